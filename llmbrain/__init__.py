@@ -1,0 +1,44 @@
+"""Neuroimaging-style analysis of language models.
+
+The public names are imported when they are first used, so that ``import llmbrain`` stays fast.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_ROOM_OF = {
+    "load_model": "models",
+    "describe_model": "models",
+    "find_sites": "models",
+    "load_corpus": "corpus",
+    "NeuronGeometry": "geometry",
+    "NeuronMask": "masks",
+    "Study": "dataset",
+    "open_recording": "dataset",
+    "record": "recording",
+    "CanICA": "networks",
+    "DictLearning": "networks",
+    "NetworkSet": "networks",
+    "perplexity": "evaluation",
+    "lesion": "lesions",
+    "LesionStudy": "lesions",
+    "prune": "pruning",
+    "run_grid": "pruning",
+    "generate_report": "reporting",
+    "run_study": "pipeline",
+}
+
+__all__ = ["__version__", *_ROOM_OF]
+
+
+def __getattr__(name):
+    if name in _ROOM_OF:
+        value = getattr(importlib.import_module(f".{_ROOM_OF[name]}", __name__), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

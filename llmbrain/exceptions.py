@@ -1,0 +1,53 @@
+"""The errors and warnings of the package: what came, what is allowed, what to do."""
+
+
+class LLMBrainError(Exception):
+    """Base class of every error that llmbrain raises on purpose."""
+
+
+class ParameterError(LLMBrainError, ValueError):
+    """An argument is outside what is allowed."""
+
+
+class UnsupportedArchitectureError(LLMBrainError, ValueError):
+    """The neurons of a model could not be found with certainty."""
+
+
+class ModelNotFoundError(LLMBrainError, FileNotFoundError):
+    """A model name, folder or file leads to no model."""
+
+
+class GeometryMismatchError(LLMBrainError, ValueError):
+    """Two objects describe the neurons of different models or sites."""
+
+
+class CorpusError(LLMBrainError, ValueError):
+    """A text source is missing, empty or unreadable."""
+
+
+class DatasetError(LLMBrainError, ValueError):
+    """A study folder or one of its files is not what it should be."""
+
+
+class RecordingError(LLMBrainError, ValueError):
+    """Activations could not be recorded faithfully."""
+
+
+class MaskError(LLMBrainError, ValueError):
+    """A set of neurons is empty, malformed or cannot be matched."""
+
+
+class LLMBrainWarning(UserWarning):
+    """Base class of the warnings of llmbrain."""
+
+
+class DoubleDippingWarning(LLMBrainWarning):
+    """A result is tested on the very text it was chosen on."""
+
+
+class HarmfulOptionWarning(LLMBrainWarning):
+    """An option that suits brains is known to destroy the signal of neurons."""
+
+
+class NumericalWarning(LLMBrainWarning):
+    """A computation ended, but not as well as it should have."""

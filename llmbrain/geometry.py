@@ -1,0 +1,361 @@
+"""The bijection between neurons and voxels.
+
+A volume is ``(layer, row, col)`` with the token as fourth axis. With the layer on axis 0 the order in which nilearn
+reads the voxels of a mask is the flat neuron index, ``offsets[layer] + unit``, so arrays and images never need a
+permutation to agree. Layers whose width does not fold exactly are padded with voxels outside the mask.
+"""
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from .exceptions import GeometryMismatchError, ParameterError
+
+__all__ = ["NIFTI1_MAX", "NeuronGeometry", "fold"]
+
+NIFTI1_MAX = 32767  # NIfTI-1 stores each axis in a signed 16-bit integer
+
+
+def fold(width):
+    """Fold ``width`` neurons into the sheet ``(rows, cols)`` that is closest to a square.
+
+    An exact fold is taken where one exists with sides no more unequal than 1 : 3; otherwise the sheet is the smallest
+    near-square one that holds all neurons, and the rest of it is padding.
+
+    Parameters
+    ----------
+    width : int
+        Neurons of the widest layer.
+
+    Returns
+    -------
+    rows, cols : int
+        ``rows >= cols`` and ``rows * cols >= width``.
+
+    Examples
+    --------
+    >>> fold(1536), fold(11008), fold(97)
+    ((48, 32), (128, 86), (10, 10))
+    """
+    for cols in range(math.isqrt(width), 0, -1):
+        if width % cols == 0:
+            rows = width // cols
+            if rows <= 3 * cols:
+                return rows, cols
+            break
+    rows = math.ceil(math.sqrt(width))
+    return rows, math.ceil(width / rows)
+
+
+@dataclass(frozen=True)
+class NeuronGeometry:
+    """Where each neuron of a recorded site lies in a volume.
+
+    Parameters
+    ----------
+    sizes : tuple of int
+        Neurons of each layer.
+    site : str
+        Which neurons these are (see :data:`llmbrain.models.sites.SITES`).
+    layers : tuple of int
+        The model's own numbers of the layers; a recording may hold only some of them.
+    n_heads : tuple of int or None
+        Attention heads of each layer, for sites whose units are grouped into heads.
+
+    Examples
+    --------
+    >>> geometry = NeuronGeometry.from_sizes([1536] * 30)
+    >>> geometry.shape, geometry.n_neurons
+    ((30, 48, 32), 46080)
+    >>> image = geometry.to_img(np.arange(46080.0))
+    >>> bool((geometry.to_array(image) == np.arange(46080)).all())
+    True
+    """
+
+    sizes: tuple
+    site: str = "mlp"
+    layers: tuple = None
+    n_heads: tuple = None
+
+    def __post_init__(self):
+        sizes = tuple(int(s) for s in self.sizes)
+        if not sizes or min(sizes) < 1:
+            raise ParameterError(f"A geometry needs at least one layer of at least one neuron; got sizes={list(sizes)}.")
+        layers = tuple(range(len(sizes))) if self.layers is None else tuple(int(i) for i in self.layers)
+        if len(layers) != len(sizes) or len(set(layers)) != len(layers):
+            raise ParameterError(f"{len(sizes)} layer sizes need as many different layer numbers; got {list(layers)}.")
+        heads = None if self.n_heads is None else tuple(int(h) for h in self.n_heads)
+        if heads is not None and (len(heads) != len(sizes) or any(h < 1 or s % h for s, h in zip(sizes, heads))):
+            raise ParameterError(f"n_heads {heads} does not divide the layer sizes {sizes} one by one.")
+        for name, value in (("sizes", sizes), ("layers", layers), ("n_heads", heads)):
+            object.__setattr__(self, name, value)
+        too_long = [n for n in self.shape if n > NIFTI1_MAX]
+        if too_long:
+            raise ParameterError(
+                f"A volume of shape {self.shape} has an axis longer than {NIFTI1_MAX}, the limit of NIfTI-1. "
+                "Record fewer layers at a time."
+            )
+
+    # -- making one -----------------------------------------------------------------------------------------------
+    @classmethod
+    def from_sizes(cls, sizes, site="mlp", layers=None, n_heads=None):
+        """Make a geometry from the number of neurons of each layer."""
+        return cls(tuple(sizes), site, layers, n_heads)
+
+    @classmethod
+    def from_model(cls, model, site="mlp", sites=None):
+        """Make the geometry of one site of a loaded model.
+
+        Parameters
+        ----------
+        model : torch.nn.Module
+            A decoder from transformers.
+        site : str
+            One of :data:`llmbrain.models.sites.SITES`.
+        sites : dict or str, optional
+            Names the modules by hand, see :func:`llmbrain.models.sites.find_sites`.
+        """
+        from .models.sites import find_sites
+
+        return cls.from_sites(find_sites(model, site, sites=sites), site)
+
+    @classmethod
+    def from_sites(cls, found, site):
+        """Make a geometry from the sites that :func:`llmbrain.models.sites.find_sites` returned."""
+        heads = [s.n_heads for s in found]
+        return cls(
+            tuple(s.size for s in found), site, tuple(s.layer for s in found), tuple(heads) if all(heads) else None
+        )
+
+    @classmethod
+    def from_dict(cls, d):
+        """Make a geometry from :meth:`to_dict`'s output, e.g. out of a sidecar."""
+        try:
+            return cls(d["sizes"], d["site"], d.get("layers"), d.get("n_heads"))
+        except (KeyError, TypeError) as error:
+            raise GeometryMismatchError(f"Not a description of a neuron geometry: {d!r}.") from error
+
+    def to_dict(self):
+        """Describe the geometry with plain lists and strings (for JSON)."""
+        return {
+            "site": self.site,
+            "sizes": list(self.sizes),
+            "layers": list(self.layers),
+            "n_heads": None if self.n_heads is None else list(self.n_heads),
+            "shape": list(self.shape),
+        }
+
+    # -- counts and indices ---------------------------------------------------------------------------------------
+    @property
+    def n_layers(self):
+        """Number of layers."""
+        return len(self.sizes)
+
+    @property
+    def n_neurons(self):
+        """Number of neurons in all layers."""
+        return int(sum(self.sizes))
+
+    @cached_property
+    def shape(self):
+        """Shape of a volume, ``(n_layers, rows, cols)``."""
+        return (len(self.sizes), *fold(max(self.sizes)))
+
+    @property
+    def n_voxels(self):
+        """Number of voxels of a volume, padding included."""
+        return math.prod(self.shape)
+
+    @cached_property
+    def offsets(self):
+        """First flat index of each layer and the total, shape ``(n_layers + 1,)``."""
+        return np.concatenate([[0], np.cumsum(self.sizes)])
+
+    @cached_property
+    def layer_of(self):
+        """Position of each neuron's layer, ``0 .. n_layers - 1``, shape ``(n_neurons,)``."""
+        return np.repeat(np.arange(self.n_layers), self.sizes)
+
+    @cached_property
+    def unit_of(self):
+        """Number of each neuron within its layer, shape ``(n_neurons,)``."""
+        return np.arange(self.n_neurons) - self.offsets[self.layer_of]
+
+    @property
+    def fingerprint(self):
+        """A short text that two geometries share only if they are the same."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
+
+    def layer_slice(self, position):
+        """Flat indices of the layer at ``position``, as a slice."""
+        return slice(int(self.offsets[position]), int(self.offsets[position + 1]))
+
+    def index(self, layer, unit):
+        """Flat index of the neuron ``unit`` of the model's layer number ``layer``."""
+        if layer not in self.layers:
+            raise ParameterError(f"Layer {layer} is not among the layers {list(self.layers)} of this geometry.")
+        position = self.layers.index(layer)
+        if not 0 <= unit < self.sizes[position]:
+            raise ParameterError(f"Layer {layer} has units 0 to {self.sizes[position] - 1}; got {unit}.")
+        return int(self.offsets[position]) + int(unit)
+
+    def split(self, array):
+        """Cut the last axis of an array into layers: a list of ``(..., size)`` views."""
+        array = np.asarray(array)
+        self._check_width(array)
+        return [array[..., self.layer_slice(i)] for i in range(self.n_layers)]
+
+    def check_same(self, other, what="the other object"):
+        """Raise :class:`GeometryMismatchError` unless ``other`` describes the same neurons."""
+        if self != other:
+            raise GeometryMismatchError(
+                f"{what} has {_short(other)}, but {_short(self)} is expected. "
+                "They come from different models, sites or choices of layers; record or fit again on the same one."
+            )
+
+    # -- images ---------------------------------------------------------------------------------------------------
+    @cached_property
+    def is_neuron(self):
+        """Which voxels hold a neuron: a boolean volume of shape :attr:`shape`."""
+        sheet = np.arange(self.shape[1] * self.shape[2])
+        return (sheet[None] < np.array(self.sizes)[:, None]).reshape(self.shape)
+
+    @cached_property
+    def disk_voxels(self):
+        """Place of each neuron in a token's volume as it lies in the file, shape ``(n_neurons,)``.
+
+        NIfTI stores axis 0 fastest, so this is the position in Fortran order.
+        """
+        position = np.arange(self.n_voxels).reshape(self.shape, order="F")
+        return position[self.is_neuron]
+
+    def to_disk(self, array):
+        """Put the neurons of ``(n_tokens, n_neurons)`` in file order, ``(n_tokens, n_voxels)``; padding is 0."""
+        array = np.asarray(array)
+        self._check_width(array)
+        out = np.zeros((*array.shape[:-1], self.n_voxels), array.dtype)
+        out[..., self.disk_voxels] = array
+        return out
+
+    def from_disk(self, block):
+        """Undo :meth:`to_disk`: take ``(n_tokens, n_voxels)`` in file order to the flat order of neurons."""
+        block = np.asarray(block)
+        if block.shape[-1] != self.n_voxels:
+            raise GeometryMismatchError(f"Expected {self.n_voxels} voxels a token; got {block.shape[-1]}.")
+        return block[..., self.disk_voxels]
+
+    def to_img(self, array):
+        """Write neurons as a NIfTI image with identity affine.
+
+        Parameters
+        ----------
+        array : ndarray of shape (n_neurons,) or (n_tokens, n_neurons)
+            One value a neuron, or a time course for each. Floats become float32; booleans become uint8.
+
+        Returns
+        -------
+        nibabel.Nifti1Image
+            3D of shape :attr:`shape`, or 4D with the token last and one token as the repetition time.
+
+        Raises
+        ------
+        GeometryMismatchError
+            If the last axis is not ``n_neurons`` long.
+        ParameterError
+            If there are more than 32767 tokens, the limit of NIfTI-1.
+        """
+        array = np.asarray(array)
+        self._check_width(array)
+        if array.ndim not in (1, 2):
+            raise ParameterError(f"Expected (n_neurons,) or (n_tokens, n_neurons); got shape {array.shape}.")
+        if array.ndim == 2 and len(array) > NIFTI1_MAX:
+            raise ParameterError(
+                f"{len(array)} tokens do not fit the fourth axis of NIfTI-1 (at most {NIFTI1_MAX}); use several runs."
+            )
+        array = array.astype(_nifti_dtype(array.dtype), copy=False)
+        volume = np.zeros((*self.shape, *array.shape[:-1]), array.dtype)
+        volume[self.is_neuron] = array.T
+        return self._img(volume)
+
+    def to_array(self, img):
+        """Read the neurons of an image, the inverse of :meth:`to_img`.
+
+        Parameters
+        ----------
+        img : nibabel image or path
+            3D or 4D, of this geometry's shape.
+
+        Returns
+        -------
+        ndarray of shape (n_neurons,) or (n_tokens, n_neurons)
+        """
+        import nibabel as nib
+
+        img = img if hasattr(img, "dataobj") else nib.load(img)
+        if img.shape[:3] != self.shape:
+            raise GeometryMismatchError(
+                f"The image has the shape {img.shape[:3]}, this geometry ({_short(self)}) has {self.shape}."
+            )
+        return np.asanyarray(img.dataobj)[self.is_neuron].T
+
+    @cached_property
+    def mask_img(self):
+        """Image of 1 for each neuron and 0 for padding (uint8)."""
+        return self._img(self.is_neuron.astype(np.uint8))
+
+    @cached_property
+    def layers_img(self):
+        """The layers as an atlas: position of the layer plus 1, 0 for padding (int16)."""
+        labels = np.arange(1, self.n_layers + 1, dtype=np.int16)[:, None, None]
+        return self._img((labels * self.is_neuron).astype(np.int16))
+
+    @cached_property
+    def heads_img(self):
+        """Attention heads as an atlas, numbered from 1 through all layers, or None for sites without heads."""
+        if self.n_heads is None:
+            return None
+        first = np.concatenate([[0], np.cumsum(self.n_heads)])[:-1]
+        width = np.array(self.sizes) // np.array(self.n_heads)
+        volume = np.zeros(self.shape, np.int32)
+        volume[self.is_neuron] = first[self.layer_of] + self.unit_of // width[self.layer_of] + 1
+        return self._img(volume)
+
+    def masker(self, **kwargs):
+        """A nilearn ``NiftiMasker`` over all neurons, without smoothing, detrending or standardising.
+
+        Keyword arguments go to the masker.
+        """
+        from nilearn.maskers import NiftiMasker
+
+        return NiftiMasker(**{"mask_img": self.mask_img, "standardize": None, **kwargs})
+
+    def _img(self, volume):
+        import nibabel as nib
+
+        img = nib.Nifti1Image(volume, np.eye(4))
+        img.header.set_xyzt_units("mm", "sec")
+        return img
+
+    def _check_width(self, array):
+        if array.shape[-1:] != (self.n_neurons,):
+            raise GeometryMismatchError(f"Expected {self.n_neurons} neurons on the last axis; got shape {array.shape}.")
+
+
+def _nifti_dtype(dtype):
+    if dtype == bool:
+        return np.uint8
+    if np.issubdtype(dtype, np.floating):
+        return np.float32
+    if dtype.itemsize > 4:
+        return np.int32
+    return dtype
+
+
+def _short(geometry):
+    sizes = sorted(set(geometry.sizes))
+    width = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+    return f"{geometry.n_layers} layers of {width} neurons at the site '{geometry.site}'"
