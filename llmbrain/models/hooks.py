@@ -1,0 +1,64 @@
+"""Reading and editing activations while a model runs, by hooks that exist only inside a ``with`` block."""
+
+import contextlib
+
+__all__ = ["site_hooks"]
+
+
+@contextlib.contextmanager
+def site_hooks(sites, fn):
+    """Call ``fn`` with the activations of each site whenever the model runs.
+
+    Parameters
+    ----------
+    sites : sequence of llmbrain.models.sites.Site
+        Where to read and write.
+    fn : callable
+        ``fn(i, x)`` gets the number of the site and its activations: the last axis has ``sites[i].size`` neurons, the
+        leading axes are the model's own, ``(batch, tokens)`` or both flattened into one. It returns None to leave the
+        activations alone, or the tensor to put in their place (same shape, dtype and device).
+
+    Yields
+    ------
+    None
+        Hooks are attached on entry, after those that are there already, and exactly these are removed on every way
+        out: normal exit, exception, interrupt, or a generator that is closed.
+    """
+    with contextlib.ExitStack() as stack:
+        for i, site in enumerate(sites):
+            handle = _attach(site, lambda x, i=i: fn(i, x))
+            stack.callback(handle.remove)
+        yield
+
+
+def _attach(site, edit):
+    if site.where == "input":
+
+        def before(module, args, kwargs):
+            if args:
+                new = _edit(site, args[0], edit)
+                return None if new is None else ((new, *args[1:]), kwargs)
+            key = next(iter(kwargs))
+            new = _edit(site, kwargs[key], edit)
+            return None if new is None else (args, {**kwargs, key: new})
+
+        return site.module.register_forward_pre_hook(before, with_kwargs=True)
+
+    def after(module, args, output):
+        if isinstance(output, tuple):
+            new = _edit(site, output[0], edit)
+            return None if new is None else (new, *output[1:])
+        return _edit(site, output, edit)
+
+    return site.module.register_forward_hook(after)
+
+
+def _edit(site, tensor, edit):
+    """Apply ``edit`` to the slice of ``tensor`` that belongs to the site; None means nothing was changed."""
+    whole = site.start == 0 and site.stop == tensor.shape[-1]
+    new = edit(tensor if whole else tensor[..., site.start : site.stop])
+    if new is None or whole:
+        return new
+    tensor = tensor.clone()
+    tensor[..., site.start : site.stop] = new
+    return tensor

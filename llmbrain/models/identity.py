@@ -1,0 +1,82 @@
+"""Who a model is: what the sidecars, masks and checkpoints name to recognise it again."""
+
+import hashlib
+import re
+from pathlib import Path
+
+__all__ = ["describe_model", "model_label", "weights_hash"]
+
+_SAMPLE = 4096  # values of each tensor that enter the hash
+
+
+def weights_hash(model):
+    """Hash the weights of a model.
+
+    The names, shapes and dtypes of all parameters and up to 4096 evenly spaced values of each enter, so that the hash
+    of a model of any size takes well under a second, and two models that differ by training, pruning or conversion
+    differ in it.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+
+    Returns
+    -------
+    str
+        16 hexadecimal digits.
+    """
+    import torch
+
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        digest.update(f"{name} {tuple(parameter.shape)}".encode())
+        if parameter.device.type == "meta":  # offloaded: its values cannot be read here
+            continue
+        flat = parameter.detach().reshape(-1)
+        step = max(1, flat.numel() // _SAMPLE)
+        digest.update(flat[::step].to("cpu", torch.float32).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def model_label(name):
+    """Turn a model's name into the letters and digits that BIDS allows in ``sub-<label>``.
+
+    Examples
+    --------
+    >>> model_label("HuggingFaceTB/SmolLM2-135M-Instruct")
+    'SmolLM2135MInstruct'
+    """
+    last = str(name).rstrip("/").rsplit("/", 1)[-1]
+    return re.sub(r"[^0-9A-Za-z]", "", last) or "model"
+
+
+def describe_model(model):
+    """Describe a loaded model.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A model from transformers.
+
+    Returns
+    -------
+    dict
+        ``id``, ``label``, ``revision``, ``architecture``, ``n_layers``, ``hidden_size``, ``n_parameters``, ``dtype``,
+        ``weights_hash``; no path of this machine is among them.
+    """
+    config = model.config
+    text = config.get_text_config()
+    name = str(getattr(config, "_name_or_path", "") or "") or type(model).__name__
+    if Path(name).is_absolute() or Path(name).exists():
+        name = Path(name).name
+    return {
+        "id": name,
+        "label": model_label(name),
+        "revision": getattr(config, "_commit_hash", None),
+        "architecture": type(model).__name__,
+        "n_layers": text.num_hidden_layers,
+        "hidden_size": text.hidden_size,
+        "n_parameters": int(sum(p.numel() for p in model.parameters())),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "weights_hash": weights_hash(model),
+    }
