@@ -84,7 +84,7 @@ class NeuronGeometry:
     def __post_init__(self):
         sizes = tuple(int(s) for s in self.sizes)
         if not sizes or min(sizes) < 1:
-            raise ParameterError(f"A geometry needs at least one layer of at least one neuron; got sizes={list(sizes)}.")
+            raise ParameterError(f"A geometry needs at least one layer of at least one neuron; got {list(sizes)}.")
         layers = tuple(range(len(sizes))) if self.layers is None else tuple(int(i) for i in self.layers)
         if len(layers) != len(sizes) or len(set(layers)) != len(layers):
             raise ParameterError(f"{len(sizes)} layer sizes need as many different layer numbers; got {list(layers)}.")
@@ -346,7 +346,7 @@ class NeuronGeometry:
 
 
 def _nifti_dtype(dtype):
-    if dtype == bool:
+    if np.issubdtype(dtype, np.bool_):
         return np.uint8
     if np.issubdtype(dtype, np.floating):
         return np.float32

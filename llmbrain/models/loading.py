@@ -101,23 +101,26 @@ def _load_gguf(path, options, device, cache):
     if importlib.util.find_spec("gguf") is None:
         raise ModelNotFoundError("Opening a .gguf file needs the package gguf. Install it with: pip install gguf")
     folder = cache_folder() / "gguf" / _file_key(path)
-    if cache and (folder / "config.json").is_file():
-        return _load_pretrained(folder, options, device), folder
-    from transformers import AutoTokenizer
-
-    read = {**options, "dtype": "float32"} if cache else options
-    model = _load_pretrained(path.parent, {**read, "gguf_file": path.name}, "cpu" if cache else device)
-    _forget_quantisation(model)
-    model.config._name_or_path = path.stem
-    if not cache:
-        return model, AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    with atomic_dir(folder) as part:
-        model.save_pretrained(part)
-        tokenizer.save_pretrained(part)
+    if not (cache and (folder / "config.json").is_file()):
+        model, tokenizer = _dequantise(path, {**options, "dtype": "float32"} if cache else options)
+        if not cache:
+            model.config._name_or_path = path.stem
+            return model.to(_plain_device(device)), tokenizer
+        with atomic_dir(folder) as part:
+            model.save_pretrained(part)
+            tokenizer.save_pretrained(part)
+        del model
     model = _load_pretrained(folder, options, device)
     model.config._name_or_path = path.stem
-    return model, tokenizer
+    return model, folder
+
+
+def _dequantise(path, options):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, **options)
+    _forget_quantisation(model)
+    return model, AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
 
 
 def _file_key(path):
@@ -135,23 +138,42 @@ def _load_pretrained(source, options, device):
     options = dict(options)
     if device == "auto":
         options["device_map"] = "auto"
+    if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
+        raise _not_found(source, "the folder holds no config.json")
+    if not Path(source).exists():
+        _check_hub(str(source), options["revision"])
     try:
         model = AutoModelForCausalLM.from_pretrained(str(source), **options)
-    except (OSError, ValueError) as error:
-        if isinstance(error, ValueError) and Path(source).exists():
-            raise
-        raise ModelNotFoundError(
-            f"No model was found under {str(source)!r}. Give a hub id such as 'HuggingFaceTB/SmolLM2-135M', a folder "
-            f"that holds config.json and safetensors, a .gguf file, or 'demo'. ({str(error).splitlines()[0]})"
-        ) from error
+    except OSError as error:
+        raise _not_found(source, str(error).splitlines()[0]) from error
     return model if device == "auto" else model.to(_plain_device(device))
+
+
+def _check_hub(name, revision):
+    """Ask the hub once whether it has a model, instead of waiting for many tries to fail."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    if name.count("/") <= 1 and isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
+        return
+    try:
+        HfApi().model_info(name, revision=revision, timeout=10)
+    except Exception as error:  # the hub's client raises errors of several libraries; all mean that it has no answer
+        raise _not_found(name, f"there is no such file or folder, and the hub answered: {error}") from error
+
+
+def _not_found(source, why):
+    return ModelNotFoundError(
+        f"No model was found under {str(source)!r}: {why}. Give a hub id such as 'HuggingFaceTB/SmolLM2-135M', "
+        "a folder that holds config.json and safetensors, a .gguf file, or 'demo'."
+    )
 
 
 def _plain_device(device):
     import torch
 
-    device = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else
-                          "cpu" if device == "auto" else device)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ParameterError("device='cuda' was asked for, but torch sees no GPU here; use device='cpu'.")
     return device
@@ -170,7 +192,7 @@ def _ready(model):
 
 
 def _tokenizer_of(model, tokenizer, options=None):
-    if hasattr(tokenizer, "encode"):
+    if hasattr(tokenizer, "convert_ids_to_tokens"):
         return tokenizer
     from transformers import AutoTokenizer
 
@@ -178,4 +200,10 @@ def _tokenizer_of(model, tokenizer, options=None):
     if not source:
         raise ParameterError("This model does not name its source; give its tokenizer with tokenizer=...")
     options = {k: v for k, v in (options or {}).items() if k in ("revision", "trust_remote_code")}
-    return AutoTokenizer.from_pretrained(str(source), **options)
+    try:
+        return AutoTokenizer.from_pretrained(str(source), **options)
+    except (OSError, ValueError) as error:
+        raise ModelNotFoundError(
+            f"The model was found, but no tokenizer under {str(source)!r}; give one with tokenizer=... "
+            f"({str(error).splitlines()[0]})"
+        ) from error
