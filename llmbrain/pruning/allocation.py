@@ -1,0 +1,277 @@
+"""How many units each layer keeps. Scores say which, allocations say how many; the two are never mixed in silence."""
+
+import numpy as np
+
+from ..exceptions import ParameterError
+
+__all__ = [
+    "ALLOCATIONS",
+    "fill_by_curves",
+    "global_standardised",
+    "global_threshold",
+    "round_counts",
+    "sensitivity_counts",
+    "smooth_curves",
+    "uniform",
+]
+
+ALLOCATIONS = ("uniform", "global", "threshold", "schur", "curves", "search")
+
+
+def _check(sizes, n_keep, floors):
+    sizes = np.asarray(sizes, dtype=np.int64)
+    floors = np.broadcast_to(np.asarray(floors, dtype=np.int64), sizes.shape).copy()
+    floors = np.minimum(floors, sizes)
+    if not floors.sum() <= n_keep <= sizes.sum():
+        raise ParameterError(
+            f"{n_keep} of {sizes.sum()} units are to be kept, but the floors and exempt layers hold {floors.sum()}; "
+            "lower the ratio, the floor, or the number of exempt layers."
+        )
+    return sizes, int(n_keep), floors
+
+
+def round_counts(wanted, sizes, n_keep, *, floors=1, round_to=1):
+    """Whole numbers nearest to ``wanted`` that sum to ``n_keep``, within floors and sizes.
+
+    Parameters
+    ----------
+    wanted : array-like, shape (n_layers,)
+        Numbers to keep, not yet whole.
+    sizes : array-like of int, shape (n_layers,)
+    n_keep : int
+        Units to keep in all.
+    floors : int or array-like of int
+        Fewest units of a layer (a layer at its size is exempt).
+    round_to : int
+        Widths become multiples of this, except where a layer keeps everything. The total then misses ``n_keep``
+        by at most about half a step.
+
+    Returns
+    -------
+    numpy.ndarray of int, shape (n_layers,)
+
+    Examples
+    --------
+    >>> round_counts([2.6, 2.6, 4.8], [4, 4, 6], 10).tolist()
+    [3, 2, 5]
+    >>> round_counts([100, 300, 200], [256, 384, 256], 600, round_to=64).tolist()
+    [64, 320, 192]
+    """
+    sizes, n_keep, floors = _check(sizes, n_keep, floors)
+    step = int(round_to)
+    if step < 1:
+        raise ParameterError(f"round_to is {round_to}; give a whole number from 1 to 256.")
+    wanted = _project(np.asarray(wanted, dtype=float), sizes, n_keep, floors)
+    low = np.minimum(np.ceil(floors / step) * step, sizes).astype(np.int64)
+    counts = np.maximum(np.floor(wanted / step + 1e-9).astype(np.int64) * step, low)
+    counts = np.where(wanted >= sizes - 1e-9, sizes, counts)
+    while True:  # steps are few: at most one a layer in each direction
+        missing = n_keep - counts.sum()
+        up = np.minimum(counts + step, sizes)
+        down = np.where(counts == sizes, (sizes - 1) // step * step, counts - step)
+        gain, loss = up - counts, counts - down
+        if missing > 0 and ((gain > 0) & (gain <= missing + step // 2)).any():
+            order = np.where((gain > 0) & (gain <= missing + step // 2), wanted - counts, -np.inf)
+            layer = int(order.argmax())
+            counts[layer] = up[layer]
+        elif missing < 0 and ((down >= low) & (loss <= -missing + step // 2 - (step > 1))).any():
+            fits = (down >= low) & (loss <= -missing + step // 2 - (step > 1))
+            layer = int(np.where(fits, counts - wanted, -np.inf).argmax())
+            counts[layer] = down[layer]
+        else:
+            return counts
+
+
+def _project(wanted, sizes, n_keep, floors):
+    """Shift what was asked for until it fits between floors and sizes and sums to ``n_keep``."""
+    low, high = (floors - wanted).min() - 1, (sizes - wanted).max() + 1
+    for _ in range(100):
+        middle = (low + high) / 2
+        if np.clip(wanted + middle, floors, sizes).sum() < n_keep:
+            low = middle
+        else:
+            high = middle
+    return np.clip(wanted + high, floors, sizes)
+
+
+def uniform(sizes, n_keep, *, floors=1, round_to=1):
+    """The same share in every layer that may be pruned.
+
+    Examples
+    --------
+    >>> uniform([8, 8, 8], 12).tolist()
+    [4, 4, 4]
+    >>> uniform([8, 8, 8], 16, floors=[8, 1, 1]).tolist()
+    [8, 4, 4]
+    """
+    sizes, n_keep, floors = _check(sizes, n_keep, floors)
+    free = floors < sizes
+    share = (n_keep - sizes[~free].sum()) / max(sizes[free].sum(), 1)
+    return round_counts(np.where(free, sizes * share, sizes), sizes, n_keep, floors=floors, round_to=round_to)
+
+
+def _pool(scores, sizes, n_keep, floors):
+    """Counts a layer of the best units of all layers together, with floors honoured."""
+    layer = np.repeat(np.arange(len(sizes)), sizes)
+    pooled = np.concatenate([np.asarray(s, dtype=float) for s in scores])
+    rank = np.concatenate([np.argsort(np.argsort(-np.asarray(s, dtype=float), kind="stable")) for s in scores])
+    pooled = np.where(rank < floors[layer], np.inf, pooled)
+    best = np.argsort(-pooled, kind="stable")[:n_keep]
+    return np.bincount(layer[best], minlength=len(sizes))
+
+
+def global_standardised(scores, n_keep, *, floors=1, round_to=1):
+    """Scores standardised within each layer, then one threshold for all (FLAP's AL-AM).
+
+    Parameters
+    ----------
+    scores : list of array-like
+        One array a layer.
+    n_keep : int
+    floors, round_to
+        See :func:`round_counts`.
+
+    Returns
+    -------
+    numpy.ndarray of int, shape (n_layers,)
+    """
+    sizes, n_keep, floors = _check([len(s) for s in scores], n_keep, floors)
+    scores = [np.asarray(s, dtype=float) for s in scores]
+    scores = [(s - s.mean()) / (s.std() or 1.0) for s in scores]
+    return round_counts(_pool(scores, sizes, n_keep, floors), sizes, n_keep, floors=floors, round_to=round_to)
+
+
+def global_threshold(scores, n_keep, *, floors=1, round_to=1):
+    """One threshold on the raw scores of all layers (the network union's rule: its t is searched for the ratio)."""
+    sizes, n_keep, floors = _check([len(s) for s in scores], n_keep, floors)
+    return round_counts(_pool(scores, sizes, n_keep, floors), sizes, n_keep, floors=floors, round_to=round_to)
+
+
+def sensitivity_counts(sensitivity, sizes, n_keep, *, exponent=0.3, clip=(0.02, 0.85), floors=1, round_to=1):
+    """Remove more where it hurts less: ``r_i = r w_i / mean(w)``, ``w_i = (mean(s) / s_i) ** exponent``.
+
+    Parameters
+    ----------
+    sensitivity : array-like, shape (n_layers,)
+        What removal costs in each layer, such as the Schur residual at half removal over the power of the residual
+        stream.
+    sizes : array-like of int, shape (n_layers,)
+    n_keep : int
+    exponent : float
+        0 is uniform.
+    clip : tuple of float
+        Smallest and largest share that is removed from a layer.
+    floors, round_to
+        See :func:`round_counts`.
+
+    Examples
+    --------
+    >>> sensitivity_counts([1.0, 4.0], [100, 100], 100, exponent=0.5).tolist()
+    [33, 67]
+    """
+    sizes, n_keep, floors = _check(sizes, n_keep, floors)
+    s = np.asarray(sensitivity, dtype=float)
+    if not np.all(np.isfinite(s)) or (s < 0).any():
+        raise ParameterError("Sensitivities must be finite and not negative.")
+    s = np.maximum(s, 1e-12 * max(s.max(), 1e-300))
+    removed = (s.mean() / s) ** exponent
+    ratio = 1 - n_keep / sizes.sum()
+    removed *= ratio / np.average(removed, weights=sizes)
+    for _ in range(50):  # clipping moves the mean; scale what is still free
+        clipped = np.clip(removed, *clip)
+        removed = clipped * ratio / max(np.average(clipped, weights=sizes), 1e-12)
+    return round_counts(sizes * (1 - np.clip(removed, *clip)), sizes, n_keep, floors=floors, round_to=round_to)
+
+
+def smooth_curves(losses, levels, *, over_layers=0.25, noise=None):
+    """Loss curves that can be trusted: rising, convex, and close to those of neighbouring layers.
+
+    Parameters
+    ----------
+    losses : array-like, shape (n_layers, n_levels)
+        Added loss when one layer alone is pruned at each level.
+    levels : array-like, shape (n_levels,)
+        Shares removed, rising, without 0.
+    over_layers : float
+        Weight that each neighbouring layer gets in the logarithm of the curve (0 leaves the layers alone). The first
+        and last layer are left alone: they are unlike their neighbours.
+    noise : float, optional
+        Losses are floored at this before the logarithm; default 2 % of the largest median loss.
+
+    Returns
+    -------
+    numpy.ndarray, shape (n_layers, n_levels + 1)
+        Convex curves at ``[0, *levels]``.
+    """
+    losses = np.asarray(losses, dtype=float)
+    levels = np.asarray(levels, dtype=float)
+    floor = noise if noise is not None else 0.02 * np.median(losses, axis=0).max()
+    logs = np.log(np.maximum(losses, max(floor, 1e-12) * levels / levels[-1]))
+    smoothed = logs.copy()
+    for i in range(1, len(logs) - 1):
+        neighbours = [j for j in (i - 1, i + 1) if 0 < j < len(logs) - 1]
+        weights = np.array([1.0] + [over_layers] * len(neighbours))
+        smoothed[i] = np.average(logs[[i, *neighbours]], axis=0, weights=weights)
+    curves = np.concatenate([np.zeros((len(losses), 1)), np.exp(smoothed)], axis=1)
+    x = np.concatenate([[0.0], levels])
+    return np.stack([_convex(x, c) for c in curves])
+
+
+def _convex(x, y):
+    """Nearest convex, non-decreasing curve through 0: isotonic regression of the slopes, weighted by the steps."""
+    steps = np.diff(x)
+    blocks = []
+    for slope, width in zip(np.maximum(np.diff(y) / steps, 0), steps):
+        blocks.append([slope, width, 1])
+        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
+            s, w, n = blocks.pop()
+            blocks[-1][0] = (blocks[-1][0] * blocks[-1][1] + s * w) / (blocks[-1][1] + w)
+            blocks[-1][1] += w
+            blocks[-1][2] += n
+    slopes = np.concatenate([[s] * n for s, _, n in blocks])
+    return np.concatenate([[0.0], np.cumsum(slopes * steps)])
+
+
+def fill_by_curves(curves, levels, sizes, n_keep, *, costs=None, extremes=0.0, floors=1, round_to=1):
+    """Spend the budget where the measured curves rise least: equal marginal loss per unit everywhere.
+
+    Parameters
+    ----------
+    curves : array-like, shape (n_layers, n_levels)
+        Convex added loss at ``levels`` (the first is 0), from :func:`smooth_curves`.
+    levels : array-like, shape (n_levels,)
+        Shares removed, from 0.
+    sizes : array-like of int, shape (n_layers,)
+    n_keep : int
+    costs : array-like, shape (n_layers,), optional
+        Cost of a unit of each layer (parameters, bytes, latency); marginal loss is divided by it.
+    extremes : float
+        Strength of a quadratic penalty ``extremes * mean slope * removed ** 2``, which keeps layers from being emptied:
+        curves of single layers underestimate what many emptied layers do together.
+    floors, round_to
+        See :func:`round_counts`.
+
+    Returns
+    -------
+    numpy.ndarray of int, shape (n_layers,)
+    """
+    curves, levels = np.asarray(curves, dtype=float), np.asarray(levels, dtype=float)
+    sizes, n_keep, floors = _check(sizes, n_keep, floors)
+    costs = np.ones(len(sizes)) if costs is None else np.asarray(costs, dtype=float)
+    grid = np.linspace(0, 1, 513)
+    # Beyond the last level the curve goes on with twice its last slope.
+    last = np.diff(curves[:, -2:], axis=1)[:, 0] / (levels[-1] - levels[-2])
+    ends = curves[:, -1] + 2 * last * (1 - levels[-1])
+    x = np.concatenate([levels, [1.0]]) if levels[-1] < 1 else levels
+    full = np.stack([np.interp(grid, x, np.append(c, e) if levels[-1] < 1 else c) for c, e in zip(curves, ends)])
+    penalty = extremes * np.median(full[:, grid.searchsorted(0.5)]) * grid**2
+    slopes = np.diff(full + penalty, axis=1) / (costs * sizes)[:, None]
+    middles = (grid[1:] + grid[:-1]) / 2
+    allowed = middles[None, :] <= 1 - (floors / sizes)[:, None]
+    price = np.where(allowed, np.maximum.accumulate(slopes, axis=1), np.inf)
+    order = np.argsort(price, axis=None, kind="stable")
+    step = np.repeat(sizes / len(middles), len(middles))[order]
+    used = np.zeros(price.size, dtype=bool)
+    used[order[np.cumsum(step) <= sizes.sum() - n_keep + 1e-9]] = True
+    removed = used.reshape(price.shape).sum(1) * sizes / len(middles)
+    return round_counts(sizes - removed, sizes, n_keep, floors=floors, round_to=round_to)
