@@ -1,0 +1,91 @@
+"""The package as a whole: it imports fast, is complete when built, and documents what it offers."""
+
+import importlib
+import inspect
+import os
+import pkgutil
+import subprocess
+import sys
+import zipfile
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+
+import llmbrain
+
+ROOT = Path(__file__).resolve().parents[1]
+MODULES = [m.name for m in pkgutil.walk_packages(llmbrain.__path__, "llmbrain.") if not m.name.endswith("__main__")]
+
+
+def run_python(code, **kwargs):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, **kwargs).stdout
+
+
+def test_import_is_fast_and_brings_no_heavy_library():
+    code = (
+        "import sys, time; start = time.perf_counter(); import llmbrain; took = time.perf_counter() - start;"
+        "heavy = {'torch', 'transformers', 'nilearn', 'matplotlib', 'pandas', 'scipy'} & set(sys.modules);"
+        "print(took, sorted(heavy))"
+    )
+    took, heavy = run_python(code).split(maxsplit=1)
+    assert float(took) < 0.5
+    assert heavy.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", [n for n in llmbrain.__all__ if n != "__version__"])
+def test_every_public_name_is_there(name):
+    assert callable(getattr(llmbrain, name))
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = llmbrain.nonsense
+
+
+def test_every_package_is_listed_for_the_wheel():
+    config = ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    listed = set(config["options"]["packages"].split())
+    found = {"llmbrain", *(m.name for m in pkgutil.walk_packages(llmbrain.__path__, "llmbrain.") if m.ispkg)}
+    assert listed == found | {"llmbrain.data"}
+
+
+def test_a_built_wheel_works_outside_the_checkout(tmp_path):
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, str(ROOT)],
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("llmbrain-*.whl")
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    code = (
+        "import llmbrain; from llmbrain import load_corpus;"
+        "print(llmbrain.__file__); print(len(load_corpus('demo')), len(load_corpus('demo', split='heldout')))"
+    )
+    out = run_python(code, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path / "site")})
+    where, counts = out.strip().splitlines()
+    assert where.startswith(str(tmp_path))
+    n_train, n_heldout = map(int, counts.split())
+    assert n_train >= 40 and n_heldout >= 6
+
+
+def public_objects():
+    for module_name in MODULES:
+        module = importlib.import_module(module_name)
+        for name in getattr(module, "__all__", []):
+            obj = getattr(module, name)
+            if (inspect.isfunction(obj) or inspect.isclass(obj)) and obj.__module__ == module_name:
+                yield f"{module_name}.{name}"
+
+
+# PR01/PR02: parameters missing or unknown, RT01: no returns section, SS03: summary without a full stop.
+DOCSTRING_RULES = {"GL08", "PR01", "PR02", "SS01", "SS03"}
+
+
+@pytest.mark.parametrize("path", sorted(public_objects()))
+def test_docstrings_follow_numpydoc(path):
+    from numpydoc.validate import validate
+
+    errors = [(code, text) for code, text in validate(path)["errors"] if code in DOCSTRING_RULES]
+    assert errors == []
