@@ -1,0 +1,212 @@
+"""Runs read in blocks of neurons, and cleaned on the way: at most one block of a run is ever copied."""
+
+import numpy as np
+import torch
+
+from ...exceptions import ParameterError
+
+__all__ = ["ArraySource", "CleanedRuns", "as_sources"]
+
+BLOCK_VALUES = 1 << 22  # float32 values of a block (16 MiB): large enough for fast products, small beside any run
+CONSTANT = 4e-7  # a standard deviation below this share of the mean is rounding of float32, not signal
+
+
+class ArraySource:
+    """One run as columns that can be read a block at a time.
+
+    Parameters
+    ----------
+    open : callable
+        Returns the run, ``(n_tokens, n_columns)``. It is called for every block and its result is dropped afterwards,
+        so that the pages of a memory map are handed back as the reading goes on.
+    n_tokens : int
+        Rows of the run.
+    columns : ndarray of int or None
+        Column of each neuron, in the order in which neurons are to be read; None if the columns are the neurons.
+    n_neurons : int
+        Number of neurons.
+    """
+
+    def __init__(self, open, n_tokens, n_neurons, columns=None):
+        self.open, self.n_tokens, self.n_neurons = open, int(n_tokens), int(n_neurons)
+        if columns is not None and np.array_equal(columns, np.arange(n_neurons)):
+            columns = None
+        self.columns = columns
+
+    def read(self, start, stop, out):
+        """Copy the neurons ``start:stop`` into ``out``, shape ``(n_tokens, stop - start)``, float32."""
+        where = slice(start, stop) if self.columns is None else _as_slice(self.columns[start:stop])
+        np.copyto(out, self.open()[:, where], casting="unsafe")
+
+
+def _as_slice(columns):
+    """Turn consecutive columns into a slice, which is read without gathering."""
+    if columns[-1] - columns[0] == len(columns) - 1 and np.all(np.diff(columns) == 1):
+        return slice(int(columns[0]), int(columns[-1]) + 1)
+    return columns
+
+
+def as_sources(runs):
+    """Turn arrays ``(n_tokens, n_neurons)`` into sources and check that they have the same neurons."""
+    sources = []
+    for i, run in enumerate(runs):
+        if not isinstance(run, ArraySource):
+            run = np.asarray(run)
+            if run.ndim != 2:
+                raise ParameterError(f"Run {i} has the shape {run.shape}; (n_tokens, n_neurons) is expected.")
+            run = ArraySource(lambda run=run: run, *run.shape)
+        sources.append(run)
+    if not sources:
+        raise ParameterError("No runs were given; at least one array (n_tokens, n_neurons) is needed.")
+    widths = {s.n_neurons for s in sources}
+    if len(widths) > 1:
+        raise ParameterError(f"All runs must have the same neurons; they have {sorted(widths)} of them.")
+    return sources
+
+
+class CleanedRuns:
+    """Runs whose neurons are centred, freed of confounds and scaled to unit variance as they are read.
+
+    The arithmetic is that of nilearn's ``signal.clean`` with ``standardize="zscore_sample"``: linear trend and
+    confounds are removed first, the standard deviation (over ``n_tokens - 1``) comes last. Neurons that are constant
+    in a run, up to the rounding of float32, or that hold a value that is not finite, become zero in it.
+
+    Parameters
+    ----------
+    runs : list of ndarray or ArraySource
+        Each ``(n_tokens, n_neurons)``.
+    confounds : list of ndarray or None
+        For each run None or ``(n_tokens, n_confounds)``.
+    detrend : bool
+        Whether to remove a linear trend over the tokens of each run.
+    standardize : bool
+        Whether to divide by the standard deviation.
+    device : torch.device or str
+        Where the blocks are put.
+
+    Attributes
+    ----------
+    scale : list of tensor (n_neurons,)
+        One over the standard deviation of each neuron in each run; 0 for neurons that were set to zero.
+    """
+
+    def __init__(self, runs, confounds=None, *, detrend=False, standardize=True, device="cpu"):
+        self.sources = as_sources(runs)
+        self.n_tokens = [s.n_tokens for s in self.sources]
+        self.n_neurons = self.sources[0].n_neurons
+        self.n_rows = sum(self.n_tokens)
+        self.device, self.standardize = torch.device(device), standardize
+        short = [t for t in self.n_tokens if t < 2]
+        if short:
+            raise ParameterError(f"Each run needs at least 2 tokens; there are runs of {short} tokens.")
+        confounds = [None] * len(self.sources) if confounds is None else list(confounds)
+        if len(confounds) != len(self.sources):
+            raise ParameterError(f"{len(self.sources)} runs need as many confounds; got {len(confounds)}.")
+        self.nuisance = [_nuisance(c, t, detrend, i) for i, (c, t) in enumerate(zip(confounds, self.n_tokens))]
+        self.mean = [torch.zeros(self.n_neurons) for _ in self.sources]
+        self.scale = [torch.zeros(self.n_neurons) for _ in self.sources]
+        self.bad = torch.zeros(self.n_neurons, dtype=torch.bool)
+        self._known = [0] * len(self.sources)
+        self._buffer = None
+
+    def blocks(self, rows=None, values=BLOCK_VALUES):
+        """Yield the slices of neurons that make blocks of about ``values`` values."""
+        size = max(256, values // max(rows or self.n_rows, 1))
+        for start in range(0, self.n_neurons, size):
+            yield start, min(start + size, self.n_neurons)
+
+    def block(self, r, start, stop, out=None):
+        """Return the cleaned neurons ``start:stop`` of run ``r``, shape ``(n_tokens, stop - start)``, float32."""
+        source = self.sources[r]
+        if out is None:
+            out = torch.empty(source.n_tokens, stop - start)
+        host = out if out.device.type == "cpu" else torch.empty(out.shape)
+        source.read(start, stop, host.numpy())
+        if host is not out:
+            out.copy_(host)
+        if self.device != out.device:
+            out = out.to(self.device)
+        if stop > self._known[r]:
+            return self._clean_first(out, r, start, stop)
+        out -= self.mean[r][start:stop].to(out.device)
+        self._remove_nuisance(out, r)
+        out *= self.scale[r][start:stop].to(out.device)
+        if bool(self.bad[start:stop].any()):
+            out[:, self.bad[start:stop].to(out.device)] = 0
+        return out
+
+    def stacked(self, start, stop):
+        """Return the cleaned neurons ``start:stop`` of all runs on top of each other, ``(n_rows, stop - start)``."""
+        if len(self.sources) == 1:
+            return self.block(0, start, stop)
+        out = torch.empty(self.n_rows, stop - start, device=self.device)
+        first = 0
+        for r, n in enumerate(self.n_tokens):
+            done = self.block(r, start, stop, out[first : first + n])
+            if done.data_ptr() != out[first].data_ptr():
+                out[first : first + n] = done
+            first += n
+        return out
+
+    def _clean_first(self, out, r, start, stop):
+        mean = out.mean(0)
+        bad = ~torch.isfinite(mean)
+        if bool(bad.any()):
+            self.bad[start:stop] |= bad.cpu()
+            out[:, bad] = 0
+            mean[bad] = 0
+        out -= mean
+        size = torch.linalg.vector_norm(out, dim=0) / (len(out) - 1) ** 0.5
+        constant = size <= CONSTANT * mean.abs() + torch.finfo(torch.float32).tiny
+        if self.nuisance[r] is not None:
+            self._remove_nuisance(out, r)
+            left = torch.linalg.vector_norm(out, dim=0) / (len(out) - 1) ** 0.5
+            constant |= left <= CONSTANT * size  # the confounds explain it all
+            size = left
+        scale = 1 / size if self.standardize else torch.ones_like(size)
+        scale[constant] = 0
+        out *= scale
+        self.mean[r][start:stop], self.scale[r][start:stop] = mean.cpu(), scale.cpu()
+        self._known[r] = stop
+        return out
+
+    def _remove_nuisance(self, out, r):
+        if self.nuisance[r] is not None:
+            basis = self.nuisance[r].to(out.device)
+            out -= basis @ (basis.T @ out)
+
+    def dead(self):
+        """Say which neurons carry no signal in any run, a boolean tensor ``(n_neurons,)``; after one pass."""
+        alive = torch.zeros(self.n_neurons, dtype=torch.bool)
+        for scale in self.scale:
+            alive |= scale > 0
+        return ~alive | self.bad
+
+    def sum_of_squares(self):
+        """Sum of squares of the standardised data; after one pass."""
+        return float(sum((n - 1) * int(((s > 0) & ~self.bad).sum()) for n, s in zip(self.n_tokens, self.scale)))
+
+
+def _nuisance(confounds, n_tokens, detrend, run):
+    """Orthonormal basis of the centred ramp and confounds of a run, ``(n_tokens, rank)`` float32, or None."""
+    columns = []
+    if confounds is not None:
+        confounds = np.asarray(confounds, np.float64)
+        confounds = confounds[:, None] if confounds.ndim == 1 else confounds
+        if len(confounds) != n_tokens or not np.all(np.isfinite(confounds)):
+            raise ParameterError(
+                f"The confounds of run {run} must be finite and have one row a token: expected {n_tokens} rows, "
+                f"got the shape {confounds.shape}."
+            )
+        columns.append(confounds)
+    if detrend:
+        columns.append(np.arange(n_tokens, dtype=np.float64)[:, None])
+    if not columns:
+        return None
+    basis = np.hstack(columns)
+    basis = basis - basis.mean(0)
+    norms = np.linalg.norm(basis, axis=0)
+    basis = basis[:, norms > 1e-12] / norms[norms > 1e-12]
+    u, s, _ = np.linalg.svd(basis, full_matrices=False)
+    u = u[:, s > 1e-8]
+    return torch.from_numpy(u.astype(np.float32)) if u.shape[1] else None

@@ -1,0 +1,173 @@
+"""From many tokens to a few rows: the subspace that independent components are sought in.
+
+Two group models are offered. ``"runs"`` is canonical ICA (Varoquaux et al. 2010): each run is reduced to its leading
+rows, the rows of all runs are brought to unit norm, and the leading subspace of the stack is kept. ``"tokens"`` takes
+the leading subspace of all tokens of all runs at once (temporal concatenation), which keeps weak networks that a
+reduction of each run loses. For a single run the two are the same.
+"""
+
+import warnings
+from dataclasses import dataclass
+
+import torch
+
+from ...exceptions import NumericalWarning, ParameterError
+from .linalg import gram, krylov_eigenpairs, leading_eigenpairs, product
+
+__all__ = ["Subspace", "group_subspace", "whiten"]
+
+GRAM_ROWS = 4096  # beyond about this many rows a Krylov space costs less than a Gram matrix
+TOKENS_AT_ONCE = 10240  # up to here "auto" decomposes all tokens at once
+
+
+@dataclass
+class Subspace:
+    """What :func:`group_subspace` found: ``X0 = sum_r projections[r] @ X_r`` has orthonormal rows."""
+
+    projections: list  # of (n_components, n_tokens) float64
+    values: torch.Tensor  # eigenvalues of the (stacked) data, descending
+    group: str
+    residual: float = 0.0
+
+
+def group_subspace(runs, n_components, *, group="auto", rows_per_run=3, do_cca=True, seed=0):
+    """Find the leading subspace of a group of runs.
+
+    Parameters
+    ----------
+    runs : CleanedRuns
+        The data.
+    n_components : int
+        Dimension of the subspace.
+    group : {"auto", "tokens", "runs"}
+        The group model; ``"auto"`` is ``"tokens"`` up to 10,240 tokens in all, else ``"runs"``.
+    rows_per_run : float
+        Rows kept of each run, as a multiple of ``n_components``. 1 is canonical ICA as nilearn computes it; more
+        rows keep weaker networks.
+    do_cca : bool
+        Whether the rows of all runs are brought to unit norm before they are stacked.
+
+    Returns
+    -------
+    Subspace
+    """
+    if group == "auto":
+        group = "tokens" if len(runs.sources) == 1 or runs.n_rows <= TOKENS_AT_ONCE else "runs"
+    if group == "tokens" or len(runs.sources) == 1:
+        values, vectors, residual = _leading_rows(runs, n_components, seed)
+        projection = vectors.T / values.sqrt()[:, None]
+        return Subspace(list(projection.split(runs.n_tokens, 1)), values, group, residual)
+    reductions = []
+    for r, n in enumerate(runs.n_tokens):
+        k = min(max(n_components, round(rows_per_run * n_components)), n - 1)
+        values, vectors, _ = _leading_rows(_OneRun(runs, r), k, seed, required=False)
+        keep = values > values[0] * 1e-10
+        scale = values[keep].rsqrt() if do_cca else torch.ones_like(values[keep])
+        reductions.append(scale[:, None] * vectors[:, keep].T)
+    stack = _Stack(runs, reductions)
+    values, vectors, residual = _leading_rows(stack, n_components, seed)
+    rows = (vectors.T / values.sqrt()[:, None]).split(stack.heights, 1)
+    return Subspace([a @ b for a, b in zip(rows, reductions)], values, group, residual)
+
+
+def whiten(runs, subspace):
+    """Project all runs on a subspace, centre the rows over neurons and make them white.
+
+    Returns
+    -------
+    tensor (n_components, n_neurons), float32
+        ``Z`` with ``Z @ Z.T / n_neurons`` the identity.
+    """
+    k, v = len(subspace.values), runs.n_neurons
+    z = torch.empty(k, v, device=runs.device)
+    sums = torch.zeros(k, dtype=torch.float64, device=runs.device)
+    products = torch.zeros(k, k, dtype=torch.float64, device=runs.device)
+    projections = [p.float() for p in subspace.projections]
+    for start, stop in runs.blocks(max(runs.n_tokens)):
+        rows = z[:, start:stop]
+        for r, projection in enumerate(projections):
+            part = product(projection, runs.block(r, start, stop))
+            rows.copy_(part) if r == 0 else rows.add_(part)
+        rows = rows.contiguous()
+        sums += rows.sum(1, dtype=torch.float64)
+        products += gram(rows).double()
+    mean = sums / v
+    values, vectors = torch.linalg.eigh(products - torch.outer(mean, mean) * v)
+    _check_rank(values, k, "after centring over neurons")
+    transform = (v**0.5 * vectors.T / values.sqrt()[:, None]).float()
+    mean = mean.float()[:, None]
+    for start in range(0, v, 1 << 15):
+        z[:, start : start + (1 << 15)] = product(transform, (z[:, start : start + (1 << 15)] - mean).contiguous())
+    return z
+
+
+class _OneRun:
+    """One run of a group, seen as the whole data."""
+
+    def __init__(self, runs, r):
+        self.runs, self.r, self.n_rows, self.device = runs, r, runs.n_tokens[r], runs.device
+
+    def blocks(self):
+        return self.runs.blocks(self.n_rows)
+
+    def stacked(self, start, stop):
+        return self.runs.block(self.r, start, stop)
+
+
+class _Stack:
+    """The reduced rows of all runs, computed anew for each block of neurons, so that they are never held whole."""
+
+    def __init__(self, runs, reductions):
+        self.runs, self.device = runs, runs.device
+        self.reductions = [p.float() for p in reductions]
+        self.heights = [len(p) for p in reductions]
+        self.n_rows = sum(self.heights)
+
+    def blocks(self):
+        return self.runs.blocks(max(self.n_rows, *self.runs.n_tokens))
+
+    def stacked(self, start, stop):
+        return torch.cat([product(p, self.runs.block(r, start, stop)) for r, p in enumerate(self.reductions)])
+
+
+def _leading_rows(data, k, seed, required=True):
+    """Leading eigenpairs of ``X X^T`` for data that comes in blocks of neurons."""
+    residual = 0.0
+    if data.n_rows <= max(GRAM_ROWS, 60 * k):
+        matrix = torch.zeros(data.n_rows, data.n_rows, dtype=torch.float64, device=data.device)
+        for start, stop in data.blocks():
+            matrix += gram(data.stacked(start, stop))
+        values, vectors = leading_eigenpairs(matrix, k, seed)
+    else:
+        values, vectors, residual = krylov_eigenpairs(
+            lambda q: _apply(data, q), data.n_rows, k, device=data.device, seed=seed, tol=1e-3
+        )
+        if residual > 0.05:
+            warnings.warn(
+                f"The leading subspace of {data.n_rows} rows did not settle (relative residual {residual:.1e}); "
+                "the weakest components may differ from run to run.",
+                NumericalWarning,
+                stacklevel=2,
+            )
+    if required:
+        _check_rank(values, k, "in the cleaned data")
+    return values, vectors, residual
+
+
+def _apply(data, q):
+    """``X (X^T q)`` in one pass over the data."""
+    out, q = torch.zeros_like(q), q.float()
+    for start, stop in data.blocks():
+        x = data.stacked(start, stop)
+        out += product(x, product(x.T, q)).double()
+    return out
+
+
+def _check_rank(values, k, where):
+    top = float(values.max())
+    rank = int((values > max(top, 0) * 1e-7).sum())
+    if rank < k:
+        raise ParameterError(
+            f"n_components={k}, but there are only {rank} independent directions {where}. Ask for at most {rank} "
+            "components, or record more tokens."
+        )

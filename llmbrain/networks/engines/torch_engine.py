@@ -1,0 +1,261 @@
+"""Group independent component analysis on arrays, on whatever device torch has."""
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ...exceptions import NumericalWarning, ParameterError
+from .blocks import CleanedRuns
+from .fixed_point import draw_rotations, fastica
+from .linalg import product
+from .reduction import group_subspace, whiten
+
+__all__ = ["GroupICA", "check_n_components", "group_ica", "least_squares_courses"]
+
+
+@dataclass
+class GroupICA:
+    """Result of :func:`group_ica`.
+
+    Attributes
+    ----------
+    maps : ndarray of shape (n_components, n_neurons), float32
+        Unit-norm maps, centred over neurons, mutually orthogonal, by falling share of variance, peak positive.
+    variance : ndarray of shape (n_components,)
+        Share of the variance of the cleaned data that each map explains.
+    n_iter, converged : ndarray of shape (n_init,)
+        Steps of each restart, and whether it met the tolerance.
+    chosen : int
+        The restart the maps come from.
+    singular_values : ndarray of shape (n_components,)
+        Of the group data.
+    dead : ndarray of bool, shape (n_neurons,)
+        Neurons that are constant or not finite in every run; their maps are 0.
+    n_nonfinite : int
+        How many of them hold values that are not finite.
+    time_courses : list of ndarray (n_tokens, n_components) or None
+        Courses of the maps scaled to unit variance over neurons.
+    rotations : ndarray of shape (n_init, n_components, n_components)
+        The rotation of each restart; rows of two restarts correlate as ``rotations[i] @ rotations[j].T``.
+    whitened : ndarray of shape (n_components, n_neurons) or None
+        White data, kept if ``keep_restarts``: the maps of restart ``i`` are ``rotations[i] @ whitened``.
+    group : str
+        Which group model was used.
+    """
+
+    maps: np.ndarray
+    variance: np.ndarray
+    n_iter: np.ndarray
+    converged: np.ndarray
+    chosen: int
+    singular_values: np.ndarray
+    dead: np.ndarray
+    n_nonfinite: int
+    time_courses: list
+    rotations: np.ndarray
+    whitened: np.ndarray
+    group: str
+
+
+def check_n_components(n_components, n_tokens, n_neurons, runs="the runs hold"):
+    """Refuse a number of components that the data cannot carry, before any work is done."""
+    if isinstance(n_components, bool) or not isinstance(n_components, (int, np.integer)) or n_components < 1:
+        raise ParameterError(f"n_components must be a positive integer; got {n_components!r}.")
+    limit = min(sum(n - 1 for n in n_tokens), n_neurons - 1)  # centring costs a direction in each run
+    if n_components > limit:
+        raise ParameterError(
+            f"n_components={n_components}, but {runs} only {sum(n_tokens)} tokens of {n_neurons} neurons, which carry at "
+            f"most {limit} components. Ask for fewer components or record more text."
+        )
+
+
+def group_ica(
+    runs,
+    n_components=20,
+    *,
+    confounds=None,
+    group="auto",
+    rows_per_run=3,
+    do_cca=True,
+    n_init=10,
+    contrast="cube",
+    max_iter=200,
+    tol=1e-4,
+    detrend=False,
+    standardize=True,
+    random_state=0,
+    device=None,
+    time_courses=True,
+    keep_restarts=False,
+    warn=True,
+):
+    """Decompose runs into spatially independent maps: reduction, whitening, FastICA from several starts.
+
+    The model is that of canonical ICA (Varoquaux et al. 2010) as nilearn computes it; ``group="runs",
+    rows_per_run=1`` follows it step by step with exact instead of randomised decompositions. The data are read in
+    blocks, so memory stays near that of the result.
+
+    Parameters
+    ----------
+    runs : list of ndarray of shape (n_tokens, n_neurons)
+        The runs; :class:`~llmbrain.networks.engines.blocks.ArraySource` objects are taken too.
+    n_components : int
+        Number of maps.
+    confounds : list of ndarray or None
+        For each run None or ``(n_tokens, n_confounds)``.
+    group : {"auto", "tokens", "runs"}
+        Group model, see :func:`~llmbrain.networks.engines.reduction.group_subspace`.
+    rows_per_run : float
+        For ``"runs"``: rows kept of each run over ``n_components``.
+    do_cca : bool
+        For ``"runs"``: bring the rows to unit norm before they are stacked.
+    n_init : int
+        Number of random starts; the one whose largest l1 norm of a map is smallest is kept, as in nilearn.
+    contrast : {"cube", "logcosh"}
+        Contrast of FastICA.
+    max_iter, tol : int, float
+        End of the iteration.
+    detrend, standardize : bool
+        Cleaning, see :class:`~llmbrain.networks.engines.blocks.CleanedRuns`.
+    random_state : int or RandomState
+        Seed of the starts. The decompositions themselves draw nothing.
+    device : str or None
+        Torch device; the CPU by default.
+    time_courses : bool
+        Whether to return the courses.
+    keep_restarts : bool
+        Whether to keep the white data, with which every restart can be inspected.
+    warn : bool
+        Whether to say that restarts did not converge or that neurons are dead.
+
+    Returns
+    -------
+    GroupICA
+
+    Raises
+    ------
+    ParameterError
+        If the data cannot carry ``n_components``.
+
+    Examples
+    --------
+    >>> rng = np.random.RandomState(0)
+    >>> maps = rng.laplace(size=(3, 500)) ** 3
+    >>> run = rng.standard_normal((60, 3)) @ maps + rng.standard_normal((60, 500))
+    >>> result = group_ica([run.astype("float32")], 3)
+    >>> result.maps.shape, bool(result.converged.all())
+    ((3, 500), True)
+    """
+    data = CleanedRuns(
+        runs, confounds, detrend=detrend, standardize=standardize, device="cpu" if device is None else device
+    )
+    check_n_components(n_components, data.n_tokens, data.n_neurons)
+    if n_init < 1:
+        raise ParameterError(f"n_init must be at least 1; got {n_init}.")
+    subspace = group_subspace(data, n_components, group=group, rows_per_run=rows_per_run, do_cca=do_cca)
+    z = whiten(data, subspace)
+    found = fastica(
+        z, draw_rotations(n_init, n_components, random_state), contrast=contrast, max_iter=max_iter, tol=tol
+    )
+    chosen = _sparsest(found.w, z)
+    maps = product(found.w[chosen].float(), z)
+    dead = data.dead()
+    maps[:, dead.to(maps.device)] = 0
+    maps, order, signs, courses, variance = _order_and_sign(data, maps)
+    w = found.w.cpu()
+    w[chosen] = w[chosen][order] * signs[:, None].double().cpu()
+    if warn:
+        _say(found, dead, data)
+    return GroupICA(
+        maps=maps.cpu().numpy(),
+        variance=variance,
+        n_iter=found.n_iter,
+        converged=found.converged,
+        chosen=chosen,
+        singular_values=subspace.values.sqrt().cpu().numpy(),
+        dead=dead.numpy(),
+        n_nonfinite=int(data.bad.sum()),
+        time_courses=courses if time_courses else None,
+        rotations=w.numpy(),
+        whitened=z.cpu().numpy() if keep_restarts else None,
+        group=subspace.group,
+    )
+
+
+def _sparsest(w, z):
+    """The restart whose largest l1 norm of a map is smallest (nilearn's rule)."""
+    r, c = w.shape[:2]
+    rows = w.reshape(r * c, c).float()
+    total = torch.zeros(r * c, dtype=torch.float64, device=z.device)
+    for start in range(0, z.shape[1], 1 << 13):
+        total += product(rows, z[:, start : start + (1 << 13)]).abs_().sum(1).double()
+    return int(total.reshape(r, c).amax(1).argmin())
+
+
+def _order_and_sign(data, maps):
+    """Sort unit-variance maps by the variance they explain, turn the peaks positive, scale to unit norm."""
+    v = maps.shape[1]
+    signs = torch.where(maps.amax(1) < -maps.amin(1), -1.0, 1.0).to(maps)
+    maps *= signs[:, None]
+    courses = [torch.zeros(n, len(maps), device=maps.device) for n in data.n_tokens]
+    for start, stop in data.blocks(max(data.n_tokens)):
+        block = maps[:, start:stop].T.contiguous()
+        for r, course in enumerate(courses):
+            course += product(data.block(r, start, stop), block)
+    energy = torch.stack([(c.double() / v).square().sum(0) for c in courses]).sum(0)
+    variance = energy * v / max(data.sum_of_squares(), 1e-30) if data.standardize else energy / energy.sum()
+    order = torch.argsort(variance, descending=True, stable=True)
+    maps = maps[order] / torch.linalg.vector_norm(maps[order], dim=1, keepdim=True)
+    courses = [(c / v)[:, order].cpu().numpy() for c in courses]
+    return maps, order.cpu(), signs[order], courses, variance[order].cpu().numpy()
+
+
+def least_squares_courses(data, maps):
+    """Time courses of any maps by least squares on cleaned runs, as nilearn's maps masker computes them.
+
+    Parameters
+    ----------
+    data : CleanedRuns
+        The runs.
+    maps : ndarray of shape (n_components, n_neurons)
+        Maps, not necessarily orthogonal; maps that are zero everywhere get zero courses.
+
+    Returns
+    -------
+    list of ndarray of shape (n_tokens, n_components), float32
+    """
+    maps = torch.from_numpy(np.ascontiguousarray(maps, np.float32)).to(data.device)
+    inverse = torch.linalg.pinv(product(maps, maps.T).double(), hermitian=True)
+    courses = [torch.zeros(n, len(maps), dtype=torch.float64, device=data.device) for n in data.n_tokens]
+    for start, stop in data.blocks(max(data.n_tokens)):
+        block = maps[:, start:stop].T.contiguous()
+        for r, course in enumerate(courses):
+            course += product(data.block(r, start, stop), block).double()
+    return [(c @ inverse).float().cpu().numpy() for c in courses]
+
+
+def _say(found, dead, data):
+    n_dead, n_bad = int(dead.sum()), int(data.bad.sum())
+    if n_bad:
+        warnings.warn(
+            f"{n_bad} of {data.n_neurons} neurons hold NaN or infinite values; they were left out (maps 0).",
+            NumericalWarning,
+            stacklevel=3,
+        )
+    if n_dead - n_bad > 0:
+        warnings.warn(
+            f"{n_dead - n_bad} of {data.n_neurons} neurons are constant in every run; they were left out (maps 0).",
+            NumericalWarning,
+            stacklevel=3,
+        )
+    if not found.converged.all():
+        n = len(found.converged)
+        warnings.warn(
+            f"{n - int(found.converged.sum())} of {n} restarts of FastICA did not converge (last change "
+            f"{found.change.max():.1e}). Components beyond the signal never do: ask for fewer components, or see which "
+            "are stable.",
+            NumericalWarning,
+            stacklevel=3,
+        )
