@@ -1,0 +1,261 @@
+"""The command line: one command a station, and one for the whole path."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from .exceptions import LLMBrainError
+
+app = typer.Typer(
+    name="llmbrain",
+    help="Neuroimaging-style analysis of language models: record activations as pseudo-fMRI, find functional networks, "
+    "lesion them, prune by them, and report. 'llmbrain run' does all of it; every other command is one station of it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Model = Annotated[str, typer.Option("--model", "-m", help="'demo', a hub id, a folder, or a .gguf file.")]
+CorpusOption = Annotated[
+    str, typer.Option("--corpus", "-c", help="'demo', a text file, a folder of texts, a .jsonl file, or hub:dataset.")
+]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write; made if it is missing.")]
+StudyFolder = Annotated[Path, typer.Argument(help="A study folder, as 'llmbrain record' or 'llmbrain run' wrote it.")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto.")]
+Seed = Annotated[int, typer.Option("--random-state", help="Seed of everything that is drawn.")]
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+):
+    """Read the options that stand before the command; main() looks for --debug itself."""
+
+
+@app.command()
+def run(
+    out: Out,
+    model: Model = "demo",
+    corpus: CorpusOption = "demo",
+    heldout: Annotated[
+        Optional[str], typer.Option(help="Text for lesions and evaluation; else a quarter of the corpus is set aside.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Less of everything: about a minute with the demo.")] = False,
+    n_components: Annotated[int, typer.Option(help="Number of networks.")] = 20,
+    threshold: Annotated[float, typer.Option(help="Neurons with a larger |z| belong to a network.")] = 3.0,
+    ratio: Annotated[float, typer.Option(help="Share of the MLP neurons that pruning removes.")] = 0.2,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    random_state: Seed = 0,
+):
+    """Do all of it: record, find networks, lesion, prune, report."""
+    from .pipeline import run_study
+
+    report = run_study(
+        model,
+        corpus,
+        out,
+        heldout=heldout,
+        quick=quick,
+        n_components=n_components,
+        threshold=threshold,
+        ratio=ratio,
+        dtype=dtype,
+        device=device,
+        random_state=random_state,
+    )
+    typer.echo(f"The report is at {report}")
+
+
+@app.command()
+def record(
+    out: Out,
+    model: Model = "demo",
+    corpus: CorpusOption = "demo",
+    site: Annotated[str, typer.Option(help="mlp, attention, mlp_gate, mlp_up, mlp_output or layer.")] = "mlp",
+    max_tokens: Annotated[Optional[int], typer.Option(help="Stop after so many tokens.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Documents in one forward pass.")] = 8,
+    run_index: Annotated[Optional[int], typer.Option(help="Record this run only, as one job of an array.")] = None,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+):
+    """Record activations as 4D NIfTI runs in a BIDS-like study folder."""
+    from .corpus import load_corpus
+    from .models import load_model
+    from .recording import record as record_
+
+    texts = load_corpus(corpus)
+    loaded, tokenizer = load_model(model, dtype=dtype, device=device)
+    options = {} if run_index is None else {"run_index": run_index}
+    recording = record_(
+        loaded, tokenizer, texts, out, site=site, max_tokens=max_tokens, batch_size=batch_size, **options
+    )
+    for path in recording.paths:
+        typer.echo(path)
+
+
+@app.command()
+def networks(
+    study: StudyFolder,
+    n_components: Annotated[int, typer.Option(help="Number of networks.")] = 20,
+    method: Annotated[str, typer.Option(help="canica or dictlearning.")] = "canica",
+    engine: Annotated[str, typer.Option(help="torch (fast) or nilearn (reference).")] = "torch",
+    threshold: Annotated[float, typer.Option(help="Neurons with a larger |z| belong to a network.")] = 3.0,
+    random_state: Seed = 0,
+):
+    """Find the functional networks of a recording."""
+    from .pipeline import find_networks
+
+    found = find_networks(
+        study,
+        n_components=n_components,
+        method=method,
+        engine=engine,
+        threshold=threshold,
+        random_state=random_state,
+    )
+    typer.echo(found.metrics.to_string(index=False))
+
+
+@app.command()
+def lesion(
+    study: StudyFolder,
+    text: Annotated[
+        Optional[str], typer.Option(help="Held-out text to measure on; the demo's own held-out part by default.")
+    ] = None,
+    model: Annotated[Optional[str], typer.Option("--model", "-m", help="Where the study's model is now.")] = None,
+    how: Annotated[str, typer.Option(help="zero or mean.")] = "zero",
+    threshold: Annotated[float, typer.Option(help="Neurons with a larger |z| belong to a network.")] = 3.0,
+    n_controls: Annotated[int, typer.Option(help="Random sets drawn for each network and control family.")] = 19,
+    max_tokens: Annotated[int, typer.Option(help="Tokens of held-out text that each condition reads.")] = 600,
+    device: Device = "cpu",
+    random_state: Seed = 0,
+):
+    """Silence each network, and matched random sets, and measure the loss on held-out text."""
+    from .pipeline import lesion_networks
+
+    result = lesion_networks(
+        study,
+        text=text,
+        model=model,
+        how=how,
+        threshold=threshold,
+        n_controls=n_controls,
+        max_tokens=max_tokens,
+        device=device,
+        random_state=random_state,
+    )
+    typer.echo(result.table.to_string(index=False))
+
+
+@app.command()
+def prune(
+    out: Out,
+    model: Model = "demo",
+    calibration: Annotated[str, typer.Option(help="Text to calibrate on.")] = "demo",
+    ratio: Annotated[float, typer.Option(help="Share to remove, between 0 and 1.")] = 0.2,
+    ratio_of: Annotated[str, typer.Option(help="neurons, decoder or all: what the ratio is a share of.")] = "neurons",
+    score: Annotated[Optional[str], typer.Option(help="How neurons are ranked.")] = None,
+    allocation: Annotated[Optional[str], typer.Option(help="How the budget is spread over layers.")] = None,
+    compensation: Annotated[Optional[str], typer.Option(help="none, bias, ridge or affine.")] = None,
+    format: Annotated[str, typer.Option("--format", help="hetero, uniform, padded or gguf.")] = "hetero",
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    random_state: Seed = 0,
+):
+    """Remove MLP neurons for good and save the smaller model."""
+    from .corpus import load_corpus
+    from .models import load_model
+    from .pruning import prune as prune_
+
+    texts = load_corpus(calibration)
+    loaded, tokenizer = load_model(model, dtype=dtype, device=device)
+    chosen = {"score": score, "allocation": allocation, "compensation": compensation}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    pruned = prune_(
+        loaded, tokenizer, calibration=texts, ratio=ratio, ratio_of=ratio_of, random_state=random_state, **chosen
+    )
+    pruned.save_pretrained(out, format=format, tokenizer=tokenizer)
+    for name, value in pruned.summary.items():
+        if not isinstance(value, (list, dict)):
+            typer.echo(f"{name}: {value}")
+    typer.echo(f"The smaller model is at {out}")
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="'demo', a hub id, a folder (also a pruned one), or a .gguf file.")],
+    text: Annotated[str, typer.Option(help="Text to measure on.")] = "demo",
+    split: Annotated[Optional[str], typer.Option(help="Part of the demo corpus or sub-folder of a folder.")] = None,
+    context: Annotated[int, typer.Option(help="Tokens of context.")] = 1024,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+):
+    """Measure token-level perplexity."""
+    from .corpus import load_corpus
+    from .evaluation import perplexity
+    from .models import load_model
+
+    texts = load_corpus(text, split=split or ("heldout" if text == "demo" else None))
+    loaded, tokenizer = load_model(model, dtype=dtype, device=device)
+    value = perplexity(loaded, tokenizer, texts, context=context)
+    typer.echo(f"perplexity {value:.3f} (token level, {context} tokens of context, {texts.name})")
+
+
+@app.command()
+def report(study: StudyFolder):
+    """Write the report of a study: one HTML file."""
+    from .reporting import generate_report
+
+    path = generate_report(study).save()
+    typer.echo(f"The report is at {path}")
+
+
+@app.command()
+def info(
+    model: Annotated[Optional[str], typer.Argument(help="A model to look into; leave out for versions.")] = None,
+    n_tokens: Annotated[int, typer.Option(help="Tokens whose recording is weighed.")] = 10_000,
+):
+    """Show the sites, sizes and geometry of a model; without one, versions and devices."""
+    from .pipeline import describe_environment, describe_sites
+
+    typer.echo(describe_environment() if model is None else describe_sites(model, n_tokens))
+
+
+def main(args=None):
+    """Run the command line; errors of llmbrain are shown without a traceback unless ``--debug`` is given.
+
+    Parameters
+    ----------
+    args : list of str, optional
+        Instead of ``sys.argv[1:]``.
+    """
+    args = list(sys.argv[1:] if args is None else args)
+    debug = "--debug" in args
+    if debug:  # accepted anywhere on the line
+        args = ["--debug", *(a for a in args if a != "--debug")]
+    try:
+        app(args, standalone_mode=False)
+    except LLMBrainError as error:
+        if debug:
+            raise
+        typer.echo(f"llmbrain: {error}", err=True)
+        sys.exit(2)
+    except typer.Exit as leave:
+        sys.exit(leave.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        typer.echo("llmbrain: interrupted; what is finished is kept, the same command goes on from there.", err=True)
+        sys.exit(130)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # a usage error of the command line itself
+            typer.echo(f"llmbrain: {error.format_message()} (see --help)", err=True)
+            sys.exit(2)
+        raise
+
+
+if __name__ == "__main__":
+    main()
