@@ -1,0 +1,37 @@
+"""Texts, and the tokens they become.
+
+``documents`` holds `Document` and `Corpus`; ``loading`` reads them from wherever they lie; ``tokens`` turns them
+into token ids and padded batches; ``stimuli`` reads the minimal pairs and localizers that ship with the package.
+Importing this package imports neither torch nor transformers.
+"""
+
+from llmbrain.corpus.documents import Corpus, Document
+from llmbrain.corpus.loading import as_corpus, data_path, load_corpus
+from llmbrain.corpus.stimuli import (
+    LOCALIZERS,
+    MinimalPair,
+    list_minimal_pairs,
+    load_localizer,
+    load_minimal_pairs,
+    shuffle_words,
+)
+from llmbrain.corpus.tokens import Batch, TokenizedDocument, batches, encode, padding_id
+
+__all__ = [
+    "LOCALIZERS",
+    "Batch",
+    "Corpus",
+    "Document",
+    "MinimalPair",
+    "TokenizedDocument",
+    "as_corpus",
+    "batches",
+    "data_path",
+    "encode",
+    "list_minimal_pairs",
+    "load_corpus",
+    "load_localizer",
+    "load_minimal_pairs",
+    "padding_id",
+    "shuffle_words",
+]
