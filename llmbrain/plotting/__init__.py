@@ -1,0 +1,45 @@
+"""Figures: network maps, carpets, matrices, curves, lesions, pruning, and words shaded by engagement.
+
+Every ``plot_*`` function returns a matplotlib figure; with ``output_file=`` it saves the figure, closes it and returns
+None. Brain outlines and anything else that assumes a spatial neighbourhood of neurons are not offered.
+"""
+
+import importlib
+
+_MODULE_OF = {
+    "plot_network_map": "maps",
+    "plot_network_maps": "maps",
+    "plot_atlas": "maps",
+    "plot_layer_profiles": "maps",
+    "plot_prob_atlas": "maps",
+    "view_map": "maps",
+    "plot_carpet": "carpet",
+    "plot_time_courses": "carpet",
+    "plot_connectivity": "matrices",
+    "plot_layer_graph": "matrices",
+    "plot_matching": "matrices",
+    "plot_coupling": "matrices",
+    "plot_stability": "curves",
+    "plot_order": "curves",
+    "plot_lesion_effects": "lesions",
+    "plot_dose_response": "lesions",
+    "plot_selectivity": "lesions",
+    "plot_pruning_grid": "pruning",
+    "plot_kept_neurons": "pruning",
+    "plot_words": "text",
+    "words_html": "text",
+}
+
+__all__ = list(_MODULE_OF)
+
+
+def __getattr__(name):
+    if name in _MODULE_OF:
+        value = getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,263 @@
+"""Activity over tokens: carpets of neurons and time courses of networks, with the words under them."""
+
+import numpy as np
+
+from ..exceptions import GeometryMismatchError, ParameterError
+from . import style as st
+from .sheets import as_maps
+
+__all__ = ["carpet_rows", "plot_carpet", "plot_time_courses"]
+
+WORDS_UP_TO = 90  # more tokens than this cannot be read under a page-wide axis
+
+
+def carpet_rows(activity, groups, n_rows=360, order_within=None):
+    """Pool neurons into the rows of a carpet, group by group.
+
+    Parameters
+    ----------
+    activity : array of shape (n_tokens, n_neurons)
+        Recorded activity; z-scored over tokens here.
+    groups : array of shape (n_neurons,)
+        Group of each neuron; negative for neurons to leave out.
+    n_rows : int
+        About how many rows to make in all; no group gets less than four if it has as many neurons.
+    order_within : array of shape (n_neurons,), optional
+        Neurons of a group are sorted by this, largest first.
+
+    Returns
+    -------
+    picture : ndarray of shape (rows, n_tokens)
+        Mean z of the neurons in each row.
+    bounds : list of (group, first row, last row + 1)
+    """
+    labels, counts = np.unique(groups[groups >= 0], return_counts=True)
+    if not len(labels):
+        raise ParameterError("No neuron belongs to any group, so there is nothing to draw; lower the threshold.")
+    # Square roots give small networks a band that can be seen beside large ones.
+    rows = np.minimum(np.maximum(4, n_rows * np.sqrt(counts) / np.sqrt(counts).sum()), counts).astype(int)
+    pictures, bounds, start = [], [], 0
+    for label, n in zip(labels, rows):
+        members = np.flatnonzero(groups == label)
+        if order_within is not None:
+            members = members[np.argsort(-order_within[members], kind="stable")]
+        x = np.asarray(activity[:, members], np.float32)
+        x = (x - x.mean(axis=0)) / np.maximum(x.std(axis=0), 1e-6)
+        edges = np.linspace(0, len(members), n + 1).astype(int)
+        picture = np.add.reduceat(x, edges[:-1], axis=1) / np.diff(edges)
+        pictures.append(picture.T)
+        bounds.append((int(label), start, start + n))
+        start += n
+    return np.concatenate(pictures), bounds
+
+
+def plot_carpet(
+    run, networks=None, geometry=None, *, tokens=None, events=None, order="network", threshold=3.0, title=None,
+    output_file=None,
+):  # fmt: skip
+    """Draw the activity of all neurons over tokens, sorted by network (or by layer), with the tokens under it.
+
+    Parameters
+    ----------
+    run : Run, or array of shape (n_tokens, n_neurons)
+        What was recorded.
+    networks : NetworkSet, estimator or array of shape (n_networks, n_neurons), optional
+        Needed for ``order="network"``: neurons are grouped by the network they load on most, positive loadings above
+        negative ones; neurons of no network are left out.
+    geometry : NeuronGeometry, optional
+        Needed where ``run`` and ``networks`` are arrays.
+    tokens : (int, int), optional
+        First token and the one after the last.
+    events : pandas.DataFrame, optional
+        ``token`` and ``kind`` or ``document`` of each row of the whole run; taken from ``run`` where it has them.
+    order : {"network", "layer"}
+        How neurons are sorted.
+    threshold : float
+        ``|z|`` above which a neuron belongs to a network.
+    title, output_file
+        See :func:`llmbrain.plotting.plot_network_map`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure or None
+
+    Examples
+    --------
+    >>> from llmbrain.geometry import NeuronGeometry
+    >>> rng = np.random.default_rng(0)
+    >>> figure = plot_carpet(rng.normal(size=(40, 300)), rng.standard_t(3, size=(4, 300)),
+    ...                      NeuronGeometry.from_sizes([100] * 3))
+    """
+    if order not in ("network", "layer") or (order == "network" and networks is None):
+        raise ParameterError(f"order={order!r} needs networks= for 'network', or must be 'layer'.")
+    activity, events, geometry, start = _activity(run, events, geometry, tokens)
+    z = None
+    if order == "network":
+        z, geometry = as_maps(networks, geometry)
+        best = np.abs(z).argmax(axis=0)
+        strength = z[best, np.arange(z.shape[1])]
+        groups = np.where(np.abs(strength) > threshold, best, -1)
+        picture, bounds = carpet_rows(activity, groups, order_within=strength)
+    else:
+        if geometry is None:
+            raise ParameterError("order='layer' on an array needs geometry=.")
+        picture, bounds = carpet_rows(activity, geometry.layer_of)
+    readable = events is not None and len(picture[0]) <= WORDS_UP_TO
+    with st.style():
+        height = 3.4 + (0.55 if readable else 0.35)
+        what = "network" if order == "network" else "layer"
+        fig = st.fixed_figure(st.PAGE, height, title or f"Activity sorted by {what}, tokens {start} to {start + len(activity) - 1}")
+        ax = st.axes_at(fig, 0.62, 0.36, st.PAGE - 1.3, 2.75)
+        limit = float(np.clip(np.percentile(np.abs(picture), 99), 0.2, 3))
+        image = ax.imshow(
+            picture, cmap=st.DIVERGING(), vmin=-limit, vmax=limit, aspect="auto", extent=(-0.5, picture.shape[1] - 0.5, len(picture), 0)
+        )
+        names = [b[0] for b in bounds] if order == "network" else [geometry.layers[b[0]] for b in bounds]
+        _group_marks(ax, bounds, names, colored=order == "network", n_colors=0 if z is None else len(z))
+        ax.set_ylabel(what, labelpad=16)
+        _token_axis(ax, events, start, readable)
+        bar = fig.colorbar(image, cax=st.axes_at(fig, st.PAGE - 0.58, 0.36, 0.08, 1.2))
+        bar.outline.set_visible(False)
+        bar.set_label("mean z of neurons")
+    return st.finish(fig, output_file)
+
+
+def plot_time_courses(courses, events=None, *, networks=None, tokens=None, title=None, output_file=None):
+    """Draw the time courses of networks over tokens, one strip a network, with the words under them.
+
+    Parameters
+    ----------
+    courses : array of shape (n_tokens, n_networks) or pandas.DataFrame
+        Time courses; each is z-scored over the whole of what is given.
+    events : pandas.DataFrame, optional
+        ``token``, and ``kind`` or ``document``, of each row of ``courses``.
+    networks : sequence of int, optional
+        Which networks; the first eight if not given.
+    tokens : (int, int), optional
+        First token and the one after the last.
+    title, output_file
+        See :func:`llmbrain.plotting.plot_network_map`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure or None
+
+    Examples
+    --------
+    >>> figure = plot_time_courses(np.random.default_rng(0).normal(size=(50, 3)))
+    """
+    values = np.asarray(courses, float)
+    if values.ndim != 2 or not len(values):
+        raise ParameterError(f"Time courses must be (n_tokens, n_networks) with at least one token; got {values.shape}.")
+    values = (values - values.mean(axis=0)) / np.maximum(values.std(axis=0), 1e-9)
+    networks = list(range(min(8, values.shape[1]))) if networks is None else [int(k) for k in networks]
+    if not networks or min(networks) < 0 or max(networks) >= values.shape[1]:
+        raise ParameterError(f"There are {values.shape[1]} time courses, 0 to {values.shape[1] - 1}; got {networks}.")
+    first, last = _token_range(tokens, len(values))
+    values = values[first:last]
+    events = None if events is None else events.iloc[first:last]
+    readable = events is not None and len(values) <= WORDS_UP_TO
+    colors = st.network_colors(max(networks) + 1)
+    with st.style():
+        strip = 0.34
+        body = strip * len(networks)
+        fig = st.fixed_figure(st.PAGE, body + 0.55 + (0.75 if readable else 0.5), title or "Time courses of networks")
+        ax = st.axes_at(fig, 0.62, 0.4, st.PAGE - 0.8, body)
+        at = np.arange(len(values))
+        for i, k in enumerate(networks):
+            y = np.clip(values[:, k], -3, 3) / 6.5
+            ax.fill_between(at, i - np.maximum(y, 0), i, color=colors[k], alpha=0.85, lw=0, step="mid")
+            ax.fill_between(at, i - np.minimum(y, 0), i, color=colors[k], alpha=0.35, lw=0, step="mid")
+            ax.axhline(i, color=st.GRID, lw=0.6, zorder=0)
+        ax.set(xlim=(-0.5, len(values) - 0.5), ylim=(len(networks) - 0.4, -0.6))
+        ax.set_yticks(range(len(networks)), networks)
+        ax.set_ylabel("network")
+        ax.spines["left"].set_visible(False)
+        ax.tick_params(axis="y", length=0)
+        _token_axis(ax, events, first, readable)
+    return st.finish(fig, output_file)
+
+
+# -- parts --------------------------------------------------------------------------------------------------------
+def _token_range(tokens, n):
+    first, last = (0, n) if tokens is None else (int(tokens[0]), min(int(tokens[1]), n))
+    if not 0 <= first < last:
+        raise ParameterError(f"tokens={tokens} picks nothing from {n} tokens; give (first, last + 1).")
+    return first, last
+
+
+def _activity(run, events, geometry, tokens):
+    """Read the wanted tokens of a run or an array."""
+    if hasattr(run, "to_array"):
+        first, last = _token_range(tokens, run.n_tokens)
+        events = run.events if events is None else events
+        geometry = run.geometry if geometry is None else geometry
+        activity = run.to_array(first, last)
+    else:
+        array = np.asarray(run)
+        if array.ndim != 2:
+            raise ParameterError(f"Activity must be (n_tokens, n_neurons); got shape {array.shape}.")
+        first, last = _token_range(tokens, len(array))
+        activity = array[first:last]
+    if geometry is not None and activity.shape[1] != geometry.n_neurons:
+        raise GeometryMismatchError(f"Activity of {activity.shape[1]} neurons; the geometry has {geometry.n_neurons}.")
+    return activity, None if events is None else events.iloc[first:last], geometry, first
+
+
+def _group_marks(ax, bounds, names, colored, n_colors):
+    from matplotlib.patches import Rectangle
+
+    width = ax.get_xlim()[1] - ax.get_xlim()[0]
+    colors = st.network_colors(n_colors) if colored else None
+    total = bounds[-1][2]
+    ticks, last = [], -np.inf
+    for (group, low, high), name in zip(bounds, names):
+        if colored:
+            ax.add_patch(
+                Rectangle((-0.5 - 0.018 * width, low), 0.012 * width, high - low, color=colors[group], lw=0, clip_on=False)
+            )
+        if low:
+            ax.axhline(low, color="white", lw=0.7)
+        centre = (low + high) / 2
+        if centre - last >= total / 26:  # labels closer than this would touch
+            ticks.append((centre, name))
+            last = centre
+    ax.set_yticks([t[0] for t in ticks], [t[1] for t in ticks])
+    ax.tick_params(axis="y", length=0, pad=9 if colored else 3)
+    ax.spines[:].set_visible(False)
+
+
+def _token_axis(ax, events, start, readable):
+    """Write the tokens under the axis, or the kinds of text where there are too many tokens."""
+    if readable:
+        words = [show_token(t) for t in events["token"]]
+        ax.set_xticks(range(len(words)), words, rotation=90, fontsize=5.2 if len(words) > 60 else 6)
+        ax.tick_params(axis="x", length=0, pad=2)
+        return
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{int(v) + start}"))
+    ax.set_xlabel("token", labelpad=1)
+    if events is None:
+        return
+    by = next((c for c in ("kind", "document") if c in events and events[c].notna().any()), None)
+    if by is None:
+        return
+    labels = events[by].astype(str).to_numpy()
+    edges = np.flatnonzero(np.r_[True, labels[1:] != labels[:-1], True])
+    n = len(labels)
+    for low, high in zip(edges[:-1], edges[1:]):
+        if low:
+            ax.axvline(low - 0.5, color=st.MUTED, lw=0.5, alpha=0.7)
+        if (high - low) / n > 0.012 * len(labels[low]):
+            ax.annotate(
+                labels[low], ((low + high - 1) / 2, 1), xycoords=("data", "axes fraction"), xytext=(0, 2),
+                textcoords="offset points", ha="center", va="bottom", fontsize=6, color=st.MUTED, annotation_clip=False,
+            )  # fmt: skip
+
+
+def show_token(token):
+    """Make white space in a token visible and escape what matplotlib would read as mathematics."""
+    text = str(token).replace("\n", "⏎").replace("\t", "⇥").strip(" ")
+    return (text or "␣").replace("$", r"\$")

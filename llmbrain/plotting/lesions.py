@@ -1,0 +1,275 @@
+"""Pictures of lesion studies: effects over their controls, dose and response, selectivity."""
+
+import numpy as np
+import pandas as pd
+
+from ..exceptions import ParameterError
+from . import style as st
+
+__all__ = ["plot_dose_response", "plot_lesion_effects", "plot_selectivity"]
+
+UNIT = "change in loss (nats per token)"
+
+
+def plot_lesion_effects(
+    result, controls=None, *, task=None, family=None, alpha=0.05, unit=UNIT, sort=True, title=None, output_file=None
+):
+    """Draw each network's lesion effect as a point with its interval over the cloud of its matched controls.
+
+    Parameters
+    ----------
+    result : LesionResult or pandas.DataFrame
+        The study, or its table with the columns ``network, effect`` and, where known, ``task, family, ci_low, ci_high,
+        n_neurons, p, q``.
+    controls : pandas.DataFrame, optional
+        ``network, effect`` of each control draw (and ``task, family``); taken from ``result`` where it has them.
+    task, family : str, optional
+        Which task and which kind of control; the first of each if not given.
+    alpha : float
+        Networks with ``q`` (or ``p`` where there is no q) below this are filled.
+    unit : str
+        Label of the effect axis.
+    sort : bool
+        Largest effect at the top.
+    title, output_file
+        See :func:`llmbrain.plotting.plot_network_map`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure or None
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"network": [0, 1], "effect": [0.4, 0.02], "q": [0.01, 0.6]})
+    >>> draws = pd.DataFrame({"network": [0, 0, 1, 1], "effect": [0.0, 0.05, 0.01, 0.03]})
+    >>> figure = plot_lesion_effects(table, draws)
+    """
+    table, controls = _tables(result, controls)
+    task, family = _first(table, "task", task), _first(table, "family", family)
+    table, controls = (_pick(frame, task=task, family=family) for frame in (table, controls))
+    if sort:
+        table = table.sort_values("effect", ascending=False, kind="stable")
+    q = "q" if "q" in table and table["q"].notna().any() else "p"
+    with st.style():
+        row = 0.19 if len(table) <= 40 else 0.14
+        body = row * len(table) + 0.1
+        name = f"Lesion effects{'' if task is None else f', {task}'}"
+        fig = st.fixed_figure(st.PAGE, body + 1.25, title or name)
+        ax = st.axes_at(fig, 0.75, 0.55, st.PAGE - 2.6, body)
+        at = np.arange(len(table))
+        _control_cloud(ax, table, controls)
+        significant = (table[q] < alpha).to_numpy() if q in table else np.zeros(len(table), bool)
+        _effect_points(ax, table, at, significant)
+        ax.axvline(0, color=st.MUTED, lw=0.7, zorder=0)
+        ax.set_yticks(at, table["network"].astype(str), fontsize=7 if row > 0.15 else 6)
+        ax.set_ylim(len(table) - 0.4, -0.6)
+        ax.set(xlabel=unit, ylabel="network lesioned")
+        ax.grid(axis="x")
+        ax.tick_params(axis="y", length=0)
+        ax.spines["left"].set_visible(False)
+        _side_columns(ax, table, at, q, significant)
+        _effect_key(fig, controls, family, significant.any(), alpha, q, body + 0.98)
+    return st.finish(fig, output_file)
+
+
+def plot_dose_response(table, *, x="strength", group="network", xlabel=None, ylabel=UNIT, title=None, output_file=None):
+    """Draw effects against the dose of a lesion, with the band of the controls.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        One row a dose and group: the columns named by ``x`` and ``group``, ``effect``, and where known ``ci_low,
+        ci_high`` (interval of the effect), ``control_mean, control_sd``.
+    x : str
+        Column of the dose.
+    group : str
+        Column that names the lines, drawn as small multiples.
+    xlabel, ylabel : str, optional
+        Axis labels.
+    title, output_file
+        See :func:`llmbrain.plotting.plot_network_map`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure or None
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"network": [0] * 3, "strength": [0, 0.5, 1], "effect": [0, 0.1, 0.4]})
+    >>> figure = plot_dose_response(table)
+    """
+    _need(table, [x, "effect"])
+    groups = list(dict.fromkeys(table[group])) if group in table else [None]
+    n_columns = min(4, len(groups))
+    n_rows = -(-len(groups) // n_columns)
+    with st.style():
+        width = st.PAGE if n_columns > 2 else st.COLUMN * max(1, n_columns)
+        fig = st.new_figure(width, 1.75 * n_rows + 0.45, title or "Dose and response")
+        axes = fig.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
+        for ax, name in zip(axes.flat, groups):
+            part = (table if name is None else table[table[group] == name]).sort_values(x)
+            _dose_line(ax, part, x)
+            if name is not None:
+                ax.set_title(f"{group} {name}", fontsize=8)
+        for ax in axes.flat[len(groups) :]:
+            ax.set_axis_off()
+        axes.flat[0].legend(loc="upper left", handlelength=1.2)
+        fig.supxlabel(xlabel or x, fontsize=8, color=st.INK)
+        fig.supylabel(ylabel, fontsize=8, color=st.INK)
+    return st.finish(fig, output_file)
+
+
+def plot_selectivity(result, *, value="effect", alpha=0.05, family=None, label=None, title=None, output_file=None):
+    """Draw which network's lesion harms which task: networks x tasks, a dot where it exceeds its controls.
+
+    Parameters
+    ----------
+    result : LesionResult or pandas.DataFrame
+        The study, or its table with ``network, task`` and the column named by ``value``; ``q`` or ``p`` where known.
+    value : str
+        What the colours show, e.g. ``"effect"`` or ``"z"``.
+    alpha : float
+        Cells with ``q`` (or ``p``) below this carry a dot.
+    family : str, optional
+        Which kind of control; the first if not given.
+    label : str, optional
+        Label of the colour bar.
+    title, output_file
+        See :func:`llmbrain.plotting.plot_network_map`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure or None
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"network": [0, 0, 1, 1], "task": ["code", "prose"] * 2, "effect": [0.4, 0.1, 0, 0.3]})
+    >>> figure = plot_selectivity(table)
+    """
+    table, _ = _tables(result, None)
+    _need(table, ["network", "task", value])
+    table = _pick(table, family=_first(table, "family", family))
+    grid = table.pivot_table(index="network", columns="task", values=value, sort=False)
+    q = next((c for c in ("q", "p") if c in table and table[c].notna().any()), None)
+    limit = float(np.nanmax(np.abs(grid.to_numpy()))) or 1.0
+    with st.style():
+        width = float(np.clip(1.6 + 0.42 * grid.shape[1], st.COLUMN, st.PAGE))
+        height = float(np.clip(1.25 + 0.17 * len(grid) + 0.06 * max(map(len, map(str, grid.columns))), 2.2, 9.5))
+        fig = st.new_figure(width, height, title or "Lesions by task")
+        ax = fig.add_subplot()
+        image = ax.imshow(grid, cmap=st.DIVERGING(), vmin=-limit, vmax=limit, aspect="auto")
+        if q is not None:
+            low = table.pivot_table(index="network", columns="task", values=q, sort=False).reindex_like(grid) < alpha
+            rows, cols = np.nonzero(low.to_numpy())
+            ax.scatter(cols, rows, s=9, color="white", edgecolor=st.INK, linewidth=0.7)
+        ax.set_xticks(range(grid.shape[1]), grid.columns, rotation=40, ha="right", rotation_mode="anchor")
+        every = 1 if len(grid) <= 45 else 4
+        ax.set_yticks(range(0, len(grid), every), grid.index[::every])
+        ax.set_ylabel("network lesioned")
+        ax.spines[:].set_visible(False)
+        bar = fig.colorbar(image, ax=ax, shrink=0.7, aspect=22, pad=0.03)
+        bar.outline.set_visible(False)
+        bar.set_label(label or (UNIT if value == "effect" else value))
+        if q is not None:
+            st.caption(fig, f"Dot: {q} < {alpha:g} against matched controls.")
+    return st.finish(fig, output_file)
+
+
+# -- parts --------------------------------------------------------------------------------------------------------
+def _tables(result, controls):
+    if isinstance(result, pd.DataFrame):
+        return result, controls
+    if not hasattr(result, "table"):
+        raise ParameterError(f"Expected a lesion result or its table; got {type(result).__name__}.")
+    return result.table, result.controls if controls is None else controls
+
+
+def _need(table, columns):
+    missing = [c for c in columns if c not in table]
+    if missing:
+        raise ParameterError(f"The table has no column {', '.join(map(repr, missing))}; it has {list(table.columns)}.")
+
+
+def _first(table, column, value):
+    if column not in table:
+        return None
+    known = list(dict.fromkeys(table[column]))
+    if value is not None and value not in known:
+        raise ParameterError(f"{column}={value!r} is not in the table; choose one of {known}.")
+    return known[0] if value is None else value
+
+
+def _pick(frame, **values):
+    if frame is None:
+        return None
+    for column, value in values.items():
+        if value is not None and column in frame:
+            frame = frame[frame[column] == value]
+    return frame
+
+
+def _control_cloud(ax, table, controls):
+    if controls is None or not len(controls):
+        return
+    place = {k: i for i, k in enumerate(table["network"])}
+    known = controls[controls["network"].isin(place)]
+    y = known["network"].map(place).to_numpy(float)
+    # The jitter only separates dots; a fixed seed keeps the picture the same.
+    y = y + np.random.default_rng(0).uniform(-0.28, 0.28, len(y))
+    ax.scatter(known["effect"], y, s=5, color=st.MUTED, alpha=0.4, lw=0, zorder=1, rasterized=len(known) > 4000)
+
+
+def _effect_points(ax, table, at, significant):
+    effect = table["effect"].to_numpy(float)
+    if {"ci_low", "ci_high"} <= set(table):
+        ax.hlines(at, table["ci_low"], table["ci_high"], color=st.POSITIVE, lw=1.3, zorder=2)
+    ax.scatter(effect[significant], at[significant], s=26, color=st.POSITIVE, ec=st.POSITIVE, zorder=3)
+    ax.scatter(effect[~significant], at[~significant], s=26, color=st.FACE, ec=st.POSITIVE, lw=1.1, zorder=3)
+
+
+def _side_columns(ax, table, at, q, significant):
+    """Write the size of the lesion and its p or q to the right of the axes."""
+    columns = []
+    if "n_neurons" in table:
+        columns.append(("neurons", [f"{int(v):,}".replace(",", "\u2009") for v in table["n_neurons"]]))
+    if q in table:
+        columns.append((q, [f"{v:.3f}" if v >= 0.001 else "<0.001" for v in table[q]]))
+    for i, (name, texts) in enumerate(columns):
+        x = 1.15 + 0.16 * i
+        ax.text(x, 1, name, transform=ax.transAxes, ha="right", va="bottom", fontsize=7, color=st.MUTED)
+        for y, text, strong in zip(at, texts, significant):
+            ax.text(
+                x, y, text, transform=ax.get_yaxis_transform(), ha="right", va="center", fontsize=6.5,
+                color=st.INK if strong else st.MUTED,
+            )  # fmt: skip
+
+
+def _effect_key(fig, controls, family, any_significant, alpha, q, top):
+    from matplotlib.lines import Line2D
+
+    def dot(face, edge, size):
+        return Line2D([], [], marker="o", ls="", mfc=face, mec=edge, ms=size)
+
+    handles = [dot(st.POSITIVE, st.POSITIVE, 5)] if any_significant else []
+    names = [f"network, {q} < {alpha:g}"] if any_significant else []
+    handles.append(dot(st.FACE, st.POSITIVE, 5))
+    names.append("network, not distinguishable from controls")
+    if controls is not None and len(controls):
+        handles.append(dot(st.MUTED, "none", 3))
+        names.append(f"control draws{'' if family is None else f' matched by {family}'}")
+    ax = st.axes_at(fig, 0.1, top, st.PAGE - 0.2, 0.2)
+    ax.set_axis_off()
+    ax.legend(handles, names, ncols=len(names), loc="center left", borderaxespad=0, columnspacing=1.4, handletextpad=0.3)
+
+
+def _dose_line(ax, part, x):
+    dose = part[x].to_numpy(float)
+    if {"control_mean", "control_sd"} <= set(part):
+        mean, sd = part["control_mean"].to_numpy(float), part["control_sd"].to_numpy(float)
+        ax.fill_between(dose, mean - 2 * sd, mean + 2 * sd, color=st.MUTED, alpha=0.22, lw=0, label="controls ± 2 sd")
+        ax.plot(dose, mean, color=st.MUTED, lw=1)
+    if {"ci_low", "ci_high"} <= set(part):
+        ax.fill_between(dose, part["ci_low"].to_numpy(float), part["ci_high"].to_numpy(float), color=st.POSITIVE, alpha=0.2, lw=0)
+    ax.plot(dose, part["effect"], color=st.POSITIVE, marker="o", ms=3.5, label="network")
+    ax.axhline(0, color=st.MUTED, lw=0.5)
+    ax.grid(axis="y")

@@ -1,0 +1,164 @@
+"""Pictures of pruning: what a smaller model costs, and which layers pay."""
+
+import numpy as np
+
+from ..exceptions import ParameterError
+from . import style as st
+
+__all__ = ["plot_kept_neurons", "plot_pruning_grid", "recipe_names"]
+
+PARTS = ("score", "allocation", "compensation")
+MARKERS = "osD^vP<X"
+
+
+def recipe_names(table):
+    """Name each row's recipe by what differs between rows: score, allocation, compensation."""
+    parts = [c for c in PARTS if c in table]
+    varying = [c for c in parts if table[c].nunique() > 1] or parts[:1]
+    if not varying:
+        raise ParameterError(f"The table names no recipe; it needs one of {list(PARTS)}, and has {list(table.columns)}.")
+    return table[varying].astype(str).agg(" + ".join, axis=1)
+
+
+def plot_pruning_grid(table, *, x=None, y="perplexity", dense=None, title=None, output_file=None):
+    """Draw the price of smallness: perplexity against size, one line a recipe, the spread of seeds as a band.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        One row a recipe, ratio and seed, as :func:`llmbrain.run_grid` makes it: ``score, allocation, compensation,
+        ratio, seed, perplexity`` and, where known, ``parameters, ratio_to_dense``.
+    x : str, optional
+        Column of the size; ``"parameters"`` where it is there, else ``"ratio"``.
+    y : str
+        Column of the price.
+    dense : float, optional
+        Value of the unpruned model, drawn as a line; derived from ``ratio_to_dense`` where it is there.
+    title, output_file
+        See :func:`llmbrain.plotting.plot_network_map`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure or None
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> table = pd.DataFrame({"score": ["flap"] * 2, "ratio": [0.1, 0.2], "perplexity": [20.0, 25.0]})
+    >>> figure = plot_pruning_grid(table)
+    """
+    x = x or ("parameters" if "parameters" in table and table["parameters"].nunique() > 1 else "ratio")
+    missing = [c for c in (x, y) if c not in table]
+    if missing or not len(table):
+        raise ParameterError(f"The pruning table lacks {missing or 'rows'}; it has the columns {list(table.columns)}.")
+    if dense is None and y == "perplexity" and "ratio_to_dense" in table:
+        dense = float((table["perplexity"] / table["ratio_to_dense"]).median())
+    table = table.assign(recipe=recipe_names(table))
+    order = table.groupby("recipe")[y].median().sort_values(ascending=False).index
+    with st.style():
+        fig = st.new_figure(st.PAGE, 3.3, title or "What a smaller model costs")
+        ax = fig.add_subplot()
+        for i, recipe in enumerate(order):
+            _recipe_line(ax, table[table["recipe"] == recipe], x, y, recipe, i)
+        if dense is not None:
+            ax.axhline(dense, color=st.INK, lw=0.9, ls=(0, (4, 2)), label="unpruned")
+        values = table[y].to_numpy(float)
+        if values.max() > 3 * max(values.min(), 1e-9) and values.min() > 0:
+            _log_axis(ax)
+        _size_axis(ax, x)
+        ax.set_ylabel(y.replace("_", " "))
+        ax.grid(axis="y")
+        fig.legend(loc="outside right upper", title="score + allocation + compensation" if " + " in order[0] else None)
+    return st.finish(fig, output_file)
+
+
+def plot_kept_neurons(kept, geometry, *, title=None, output_file=None):
+    """Draw how many neurons each layer keeps.
+
+    Parameters
+    ----------
+    kept : PrunedModel, list of index arrays, or dict of name -> either
+        Kept units of each layer; several recipes in a dict become one row each.
+    geometry : NeuronGeometry
+        The neurons before pruning.
+    title, output_file
+        See :func:`llmbrain.plotting.plot_network_map`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure or None
+
+    Examples
+    --------
+    >>> from llmbrain.geometry import NeuronGeometry
+    >>> figure = plot_kept_neurons([np.arange(80), np.arange(95)], NeuronGeometry.from_sizes([100, 100]))
+    """
+    named = kept if isinstance(kept, dict) else {"": kept}
+    share = np.stack([_kept_share(value, geometry) for value in named.values()])
+    at = np.arange(geometry.n_layers)
+    with st.style():
+        if len(named) == 1:
+            fig = st.new_figure(st.PAGE * 0.75, 2.2, title or f"Neurons kept: {100 * _total(share[0], geometry):.1f} %")
+            ax = fig.add_subplot()
+            ax.bar(at, np.full(len(at), 100.0), color=st.GRID, width=0.8)
+            ax.bar(at, 100 * share[0], color=st.SERIES[0], width=0.8)
+            ax.set(ylim=(0, 100), ylabel="% of neurons kept", xlim=(-0.7, len(at) - 0.3))
+        else:
+            fig = st.new_figure(st.PAGE, 0.95 + 0.24 * len(named), title or "Neurons kept in each layer")
+            ax = fig.add_subplot()
+            image = ax.imshow(100 * share, cmap=st.SEQUENTIAL(), aspect="auto", vmin=min(50, 100 * share.min()), vmax=100)
+            ax.set_yticks(range(len(named)), list(named))
+            bar = fig.colorbar(image, ax=ax, aspect=12, pad=0.02)
+            bar.outline.set_visible(False)
+            bar.set_label("% kept")
+        step = max(1, round(geometry.n_layers / 15))
+        ax.set_xticks(at[::step], [geometry.layers[i] for i in at[::step]])
+        ax.set_xlabel("layer")
+    return st.finish(fig, output_file)
+
+
+# -- parts --------------------------------------------------------------------------------------------------------
+def _recipe_line(ax, part, x, y, name, i):
+    by = "ratio" if "ratio" in part else x
+    grouped = part.groupby(by)
+    at, mid = grouped[x].mean().to_numpy(float), grouped[y].median().to_numpy(float)
+    low, high = grouped[y].min().to_numpy(float), grouped[y].max().to_numpy(float)
+    color = st.SERIES[i % len(st.SERIES)]
+    if (high > low).any():
+        ax.fill_between(at, low, high, color=color, alpha=0.18, lw=0)
+    dashes = "-" if i < len(st.SERIES) else (0, (3, 1.5))
+    ax.plot(at, mid, color=color, marker=MARKERS[i % len(MARKERS)], ms=4, ls=dashes, label=name)
+
+
+def _log_axis(ax):
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _size_axis(ax, x):
+    from matplotlib.ticker import FuncFormatter, PercentFormatter
+
+    if x == "parameters":
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v / 1e9:.2f} B" if v >= 1e9 else f"{v / 1e6:.0f} M"))
+        ax.set_xlabel("parameters")
+        ax.invert_xaxis()
+    elif x == "ratio":
+        ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        ax.set_xlabel("share removed")
+    else:
+        ax.set_xlabel(x.replace("_", " "))
+
+
+def _kept_share(kept, geometry):
+    kept = getattr(kept, "kept", kept)
+    if len(kept) != geometry.n_layers:
+        raise ParameterError(f"{len(kept)} lists of kept units do not fit {geometry.n_layers} layers.")
+    return np.array([len(units) / size for units, size in zip(kept, geometry.sizes)])
+
+
+def _total(share, geometry):
+    return float((share * np.array(geometry.sizes)).sum() / geometry.n_neurons)

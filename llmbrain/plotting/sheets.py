@@ -1,0 +1,171 @@
+"""Arrays behind the pictures of maps: mosaics of layer sheets, pooled units, layer profiles. No drawing here."""
+
+import numpy as np
+
+from ..exceptions import GeometryMismatchError, ParameterError
+
+__all__ = ["as_maps", "layer_profile", "mosaic_layout", "sheet_mosaic", "signed_max", "unit_mosaic", "zscore_maps"]
+
+
+def zscore_maps(maps):
+    """Standardise each map over neurons; a constant map becomes 0."""
+    maps = np.atleast_2d(np.asarray(maps, np.float32))
+    spread = maps.std(axis=1, keepdims=True)
+    return (maps - maps.mean(axis=1, keepdims=True)) / np.where(spread > 0, spread, 1)
+
+
+def as_maps(networks, geometry=None):
+    """Take what users have for maps: a network set, a fitted estimator, an array or an image.
+
+    Parameters
+    ----------
+    networks : NetworkSet, estimator with ``networks_``, array of shape (n_networks, n_neurons), or NIfTI image
+        What to draw.
+    geometry : NeuronGeometry, optional
+        Needed for arrays and images.
+
+    Returns
+    -------
+    z : ndarray of shape (n_networks, n_neurons)
+        Maps z-scored over neurons.
+    geometry : NeuronGeometry
+
+    Raises
+    ------
+    ParameterError
+        If an array comes without its geometry.
+    GeometryMismatchError
+        If the maps do not have one value a neuron.
+    """
+    networks = getattr(networks, "networks_", networks)
+    if hasattr(networks, "maps") and hasattr(networks, "geometry"):
+        return zscore_maps(networks.maps), networks.geometry
+    if hasattr(networks, "values") and hasattr(networks, "geometry"):  # one NeuronMask
+        return np.atleast_2d(np.asarray(networks.values, np.float32)), networks.geometry
+    if geometry is None:
+        raise ParameterError("Maps given as an array or image need geometry=, the NeuronGeometry they were recorded in.")
+    maps = geometry.to_array(networks) if hasattr(networks, "dataobj") else np.asarray(networks)
+    if maps.shape[-1] != geometry.n_neurons:
+        raise GeometryMismatchError(f"Maps of shape {maps.shape} do not fit a geometry of {geometry.n_neurons} neurons.")
+    return zscore_maps(maps), geometry
+
+
+def mosaic_layout(n_sheets, rows, cols, aspect=2.2):
+    """Choose how many sheets go side by side so that the whole is about ``aspect`` times as wide as high."""
+    best, chosen = np.inf, 1
+    for across in range(1, n_sheets + 1):
+        down = -(-n_sheets // across)
+        off = abs(np.log(across * cols / (down * rows) / aspect)) + 0.5 * (across * down - n_sheets) / n_sheets
+        if off < best:
+            best, chosen = off, across
+    return chosen
+
+
+def sheet_mosaic(values, geometry, topography=None, n_across=None, gap=2, aspect=2.2):
+    """Lay the sheets of all layers side by side, first layer at the top left.
+
+    Parameters
+    ----------
+    values : array of shape (n_neurons,)
+        One map.
+    geometry : NeuronGeometry
+        Its neurons.
+    topography : Topography, optional
+        Display order.
+    n_across : int, optional
+        Sheets in a row; chosen from ``aspect`` if not given.
+    gap : int
+        Empty pixels between sheets.
+    aspect : float
+        Wanted width over height.
+
+    Returns
+    -------
+    mosaic : ndarray of shape (height, width)
+        NaN between sheets and in padding.
+    corners : ndarray of shape (n_layers, 2)
+        Row and column of each sheet's first pixel.
+
+    Examples
+    --------
+    >>> from llmbrain.geometry import NeuronGeometry
+    >>> mosaic, corners = sheet_mosaic(np.arange(8.0), NeuronGeometry.from_sizes([4, 4]), n_across=2, gap=1)
+    >>> mosaic.shape, corners.tolist()
+    ((2, 5), [[0, 0], [0, 3]])
+    """
+    values = np.asarray(values, np.float32)
+    if topography is not None:
+        values = topography.arrange(values)
+    rows, cols = geometry.shape[1:]
+    n_across = n_across or mosaic_layout(geometry.n_layers, rows, cols, aspect)
+    n_down = -(-geometry.n_layers // n_across)
+    mosaic = np.full((n_down * (rows + gap) - gap, n_across * (cols + gap) - gap), np.nan, np.float32)
+    corners = np.empty((geometry.n_layers, 2), int)
+    for i, part in enumerate(geometry.split(values)):
+        sheet = np.full(rows * cols, np.nan, np.float32)
+        sheet[: len(part)] = part
+        top, left = (i // n_across) * (rows + gap), (i % n_across) * (cols + gap)
+        mosaic[top : top + rows, left : left + cols] = sheet.reshape(rows, cols)
+        corners[i] = top, left
+    return mosaic, corners
+
+
+def signed_max(array, axis=-1):
+    """Value of largest magnitude along an axis, with its sign; NaN only where all are NaN."""
+    filled = np.where(np.isnan(array), 0, array)
+    high, low = filled.max(axis=axis), filled.min(axis=axis)
+    out = np.where(high >= -low, high, low)
+    return np.where(np.isnan(array).all(axis=axis), np.nan, out)
+
+
+def unit_mosaic(values, geometry, topography=None, n_bins=None):
+    """Picture a map as layers x units, each pixel the strongest of the neurons it stands for.
+
+    Parameters
+    ----------
+    values : array of shape (n_neurons,)
+        One map.
+    geometry : NeuronGeometry
+        Its neurons.
+    topography : Topography, optional
+        Display order; neurons then follow a Hilbert curve through the sheet.
+    n_bins : int, optional
+        Pixels of the widest layer; no pooling if not given.
+
+    Returns
+    -------
+    ndarray of shape (n_layers, n_bins)
+        NaN to the right of layers that are narrower than the widest.
+    """
+    values = np.asarray(values, np.float32)
+    widest = max(geometry.sizes)
+    per_bin = max(1, -(-widest // n_bins)) if n_bins else 1
+    n_bins = -(-widest // per_bin)
+    out = np.full((geometry.n_layers, n_bins * per_bin), np.nan, np.float32)
+    rank = geometry.unit_of if topography is None else topography.rank()
+    out[geometry.layer_of, rank] = values
+    return signed_max(out.reshape(geometry.n_layers, n_bins, per_bin))
+
+
+def layer_profile(z, geometry, threshold=3.0):
+    """Share of each layer's neurons that a network takes, positive and negative apart.
+
+    Parameters
+    ----------
+    z : array of shape (n_neurons,)
+        One z-scored map.
+    geometry : NeuronGeometry
+        Its neurons.
+    threshold : float
+        Neurons with ``|z| > threshold`` belong to the network.
+
+    Returns
+    -------
+    positive, negative : ndarray of shape (n_layers,)
+    """
+    z = np.asarray(z)
+    count = np.array(geometry.sizes, float)
+    return tuple(
+        np.bincount(geometry.layer_of[side], minlength=geometry.n_layers) / count
+        for side in (z > threshold, z < -threshold)
+    )

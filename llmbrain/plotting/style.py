@@ -1,0 +1,202 @@
+"""One look for all figures: sizes, colours, colour maps, and how a figure is handed out.
+
+Colours are safe for the common colour-vision deficiencies. Text and lines use four named inks, so that a page can
+restyle a figure for a dark background by exchanging them.
+"""
+
+import contextlib
+from pathlib import Path
+
+import numpy as np
+
+from ..exceptions import ParameterError
+
+__all__ = [
+    "COLUMN",
+    "DIVERGING",
+    "GRID",
+    "INK",
+    "MUTED",
+    "NEGATIVE",
+    "PAGE",
+    "POSITIVE",
+    "SEQUENTIAL",
+    "SERIES",
+    "axes_at",
+    "caption",
+    "finish",
+    "fixed_figure",
+    "network_colors",
+    "new_figure",
+    "style",
+]
+
+COLUMN, PAGE = 3.5, 7.2  # inches: one column and two columns of a journal page
+
+INK, MUTED, GRID, FACE = "#1d2733", "#5b6776", "#d9dee5", "#fdfefe"
+POSITIVE, NEGATIVE = "#c8501e", "#2166ac"
+SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#7a5fb5", "#b8860b", "#3aa6c9", "#6b7280")
+
+_DIVERGING = ("#0a2f5c", "#2166ac", "#6ea6d4", "#c5dcee", "#f6f6f4", "#f8d3bd", "#e98f62", "#c8501e", "#7a2308")
+_SEQUENTIAL = ("#f4f7f8", "#cfe3e4", "#93c5cb", "#4d9cab", "#1f7089", "#12476a", "#0c2447")
+
+RC = {
+    "figure.dpi": 120,
+    "savefig.dpi": 200,
+    "figure.facecolor": "white",
+    "axes.facecolor": "none",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "Arial", "Helvetica"],
+    "font.size": 8,
+    "axes.titlesize": 9,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 6,
+    "axes.labelsize": 8,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlecolor": INK,
+    "axes.axisbelow": True,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": 7,
+    "lines.linewidth": 1.4,
+    "lines.solid_capstyle": "round",
+    "image.interpolation": "nearest",
+    "mathtext.default": "regular",
+    "svg.fonttype": "none",
+    "pdf.fonttype": 42,
+}
+
+
+def _colormap(name, colors):
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list(name, colors, N=256)
+
+
+class _LazyMap:
+    """Colour maps are built when first used, so that importing the package does not import matplotlib."""
+
+    def __init__(self, name, colors):
+        self.name, self.colors, self._map = name, colors, None
+
+    def __call__(self):
+        if self._map is None:
+            self._map = _colormap(self.name, self.colors)
+        return self._map
+
+
+DIVERGING = _LazyMap("llmbrain_diverging", _DIVERGING)
+SEQUENTIAL = _LazyMap("llmbrain_sequential", _SEQUENTIAL)
+
+
+@contextlib.contextmanager
+def style():
+    """Draw in the house style inside the block; the user's own settings are back afterwards."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(RC):
+        yield
+
+
+def new_figure(width=PAGE, height=3.0, title=None, **kwargs):
+    """Make a figure whose parts cannot overlap (constrained layout), with an optional bold title on the left."""
+    import matplotlib.pyplot as plt
+
+    fig = plt.figure(figsize=(width, height), layout="constrained", **kwargs)
+    fig.get_layout_engine().set(w_pad=0.05, h_pad=0.05, wspace=0.03, hspace=0.03)
+    if title:
+        fig.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold", color=INK)
+    return fig
+
+
+def fixed_figure(width=PAGE, height=3.0, title=None, note=None):
+    """Make a figure whose axes are placed by hand with :func:`axes_at`; for many panels, where layout engines are slow.
+
+    The first 0.32 inches from the top belong to the title, the last 0.2 to the note.
+    """
+    import matplotlib.pyplot as plt
+
+    fig = plt.figure(figsize=(width, height))
+    if title:
+        fig.text(0.08 / width, 1 - 0.08 / height, title, ha="left", va="top", fontsize=10, fontweight="bold", color=INK)
+    if note:
+        fig.text(0.08 / width, 0.06 / height, note, ha="left", va="bottom", fontsize=6.5, color=MUTED)
+    return fig
+
+
+def axes_at(fig, left, top, width, height):
+    """Add axes by their distance in inches from the left and from the top edge."""
+    w, h = fig.get_size_inches()
+    return fig.add_axes([left / w, 1 - (top + height) / h, width / w, height / h])
+
+
+def caption(fig, text):
+    """Write a muted line at the bottom of a figure."""
+    return fig.supxlabel(text, x=0.01, ha="left", fontsize=6.5, color=MUTED)
+
+
+def finish(fig, output_file=None):
+    """Hand a figure out: return it, or save it, close it and return None."""
+    if output_file is None:
+        return fig
+    import matplotlib.pyplot as plt
+
+    path = Path(output_file)
+    known = fig.canvas.get_supported_filetypes()
+    if path.suffix.lstrip(".").lower() not in known:
+        plt.close(fig)
+        raise ParameterError(f"output_file={str(path)!r} ends in no known format; use one of {sorted(known)}.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with style():
+        fig.savefig(path)
+    plt.close(fig)
+    return None
+
+
+def network_colors(n):
+    """Give ``n`` distinguishable colours: neighbours in the list differ in hue and in lightness.
+
+    Hue alone cannot tell many networks apart, least of all for colour-blind readers, so every figure that uses these
+    also writes the networks' numbers.
+
+    Returns
+    -------
+    ndarray of shape (n, 3)
+    """
+    hue = 2 * np.pi * ((np.arange(n) * 0.61803398875 + 0.07) % 1.0)
+    light = np.resize([0.58, 0.74, 0.48, 0.66], n)
+    return np.clip(_oklch_to_rgb(light, np.full(n, 0.13), hue), 0, 1)
+
+
+def _oklch_to_rgb(light, chroma, hue):
+    """Convert OKLCH to sRGB (Ottosson 2020, "A perceptual color space for image processing")."""
+    a, b = chroma * np.cos(hue), chroma * np.sin(hue)
+    long = (light + 0.3963377774 * a + 0.2158037573 * b) ** 3
+    mid = (light - 0.1055613458 * a - 0.0638541728 * b) ** 3
+    short = (light - 0.0894841775 * a - 1.2914855480 * b) ** 3
+    mix = np.array(
+        [
+            [4.0767416621, -3.3077115913, 0.2309699292],
+            [-1.2684380046, 2.6097574011, -0.3413193965],
+            [-0.0041960863, -0.7034186147, 1.7076147010],
+        ]
+    )
+    linear = np.clip(np.stack([long, mid, short], axis=1) @ mix.T, 0, 1)
+    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)

@@ -1,0 +1,112 @@
+"""Results with a planted structure, shaped like those of a real study, for figures and reports."""
+
+import numpy as np
+import pandas as pd
+
+from llmbrain.geometry import NeuronGeometry
+
+WORDS = (
+    " The", " river", " runs", " past", " the", " old", " mill", ",", " and", " nobody", " counts", " its", " turns", ".",
+    "\n", "def", " add", "(", "a", ",", " b", "):", "\n    ", "return", " a", " +", " b", "\n", " 12", " +", " 30", " =",
+    " 42", ".", ' "', "Are", " you", " sure", '?"', " she", " asked", ".",
+)  # fmt: skip
+KINDS = ("encyclopaedic", "narrative", "dialogue", "code", "arithmetic")
+
+
+def planted_maps(geometry, n_networks=12, seed=0, noise=1.0):
+    """Sparse maps, each around a few layers, with a positive and a smaller negative part: (n_networks, n_neurons)."""
+    rng = np.random.default_rng(seed)
+    maps = rng.normal(size=(n_networks, geometry.n_neurons)) * noise
+    depth = geometry.layer_of / max(geometry.n_layers - 1, 1)
+    centres = (np.arange(n_networks) + 0.5) / n_networks
+    for k in range(n_networks):
+        chance = 0.05 * np.exp(-0.5 * ((depth - centres[k]) / 0.13) ** 2)
+        chosen = rng.random(geometry.n_neurons) < chance
+        sign = np.where(rng.random(geometry.n_neurons) < 0.8, 1, -1)
+        maps[k] += chosen * sign * rng.gamma(4, 1.6, geometry.n_neurons)
+    return maps.astype(np.float32)
+
+
+def events(n_tokens, run="run-01", first_document=0):
+    """A table of tokens as a recording has it."""
+    length = 42
+    document = np.arange(n_tokens) // length + first_document
+    rng = np.random.default_rng(n_tokens + first_document)
+    return pd.DataFrame(
+        {
+            "onset": np.arange(n_tokens),
+            "duration": 1,
+            "token": [WORDS[i % len(WORDS)] for i in range(n_tokens)],
+            "token_id": np.arange(n_tokens) % len(WORDS),
+            "document": [f"doc-{d:02d}" for d in document],
+            "kind": [KINDS[d % len(KINDS)] for d in document],
+            "position": np.arange(n_tokens) % length,
+            "surprisal": rng.gamma(2, 1.2, n_tokens),
+            "run": run,
+        }
+    )
+
+
+def time_courses(frame, n_networks, seed=0):
+    """Autocorrelated courses, each network awake in one kind of text: (n_tokens, n_networks)."""
+    rng = np.random.default_rng(seed)
+    courses = rng.normal(size=(len(frame), n_networks))
+    for t in range(1, len(courses)):
+        courses[t] += 0.6 * courses[t - 1]
+    kind = frame["kind"].map({k: i for i, k in enumerate(KINDS)}).to_numpy()
+    for k in range(n_networks):
+        courses[:, k] += 2.0 * (kind == k % len(KINDS))
+    return ((courses - courses.mean(0)) / courses.std(0)).astype(np.float32)
+
+
+def activations(maps, courses, seed=0):
+    """Mix maps and courses into recorded activations: (n_tokens, n_neurons)."""
+    noise = np.random.default_rng(seed).normal(size=(len(courses), maps.shape[1]))
+    return (courses @ maps * 0.3 + noise).astype(np.float32)
+
+
+def lesion_tables(n_networks=12, tasks=("loss",), n_controls=20, seed=0):
+    """Effects of networks and of their controls, as a lesion study writes them: (table, controls)."""
+    rng = np.random.default_rng(seed)
+    rows, draws = [], []
+    for task in tasks:
+        for k in range(n_networks):
+            control = rng.normal(0.03, 0.02, n_controls)
+            effect = rng.normal(0.03, 0.02) + (0.4 * rng.random() if k % 3 == 0 else 0)
+            p = (1 + np.sum(control >= effect)) / (n_controls + 1)
+            rows.append(
+                {
+                    "network": k, "task": task, "family": "layer", "n_neurons": int(rng.integers(80, 900)), "share": 0.01,
+                    "effect": effect, "ci_low": effect - 0.03, "ci_high": effect + 0.03, "control_mean": control.mean(),
+                    "control_sd": control.std(), "control_max": control.max(), "n_controls": n_controls,
+                    "z": (effect - control.mean()) / control.std(), "p": p, "q": min(1.0, p * 2),
+                }
+            )  # fmt: skip
+            draws += [
+                {"network": k, "task": task, "family": "layer", "draw": d, "effect": c} for d, c in enumerate(control)
+            ]
+    return pd.DataFrame(rows), pd.DataFrame(draws)
+
+
+def prune_table(seed=0, seeds=(0, 1)):
+    """A pruning grid: perplexity of three recipes at four ratios."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    recipes = (("flap", "bias", 1.0), ("network", "affine", 1.1), ("wanda_sp", "none", 1.9), ("random", "none", 3.0))
+    for score, compensation, slope in recipes:
+        for ratio in (0.05, 0.1, 0.2, 0.3):
+            for s in seeds:
+                ratio_to_dense = float(np.exp(slope * ratio * 3 + 0.05 * rng.normal()))
+                rows.append(
+                    {
+                        "score": score, "allocation": "global", "compensation": compensation, "ratio": ratio, "seed": s,
+                        "perplexity": 18.2 * ratio_to_dense, "ratio_to_dense": ratio_to_dense,
+                        "parameters": int(134.5e6 - ratio * 80e6), "dense_perplexity": 18.2,
+                    }
+                )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def demo_geometry():
+    """The neurons of the demo model: 30 layers of 1536."""
+    return NeuronGeometry.from_sizes([1536] * 30)
