@@ -84,7 +84,7 @@ REFUSED = {
     ),
     "t5": (
         "T5Config",
-        dict(vocab_size=VOCAB, d_model=HIDDEN, d_ff=INTERMEDIATE, d_kv=8, num_layers=2, num_heads=HEADS),
+        {"vocab_size": VOCAB, "d_model": HIDDEN, "d_ff": INTERMEDIATE, "d_kv": 8, "num_layers": 2, "num_heads": HEADS},
     ),
 }
 
@@ -116,8 +116,8 @@ def tiny_model(name="llama", seed=0, scale=4.0, **overrides):
 def tiny_tokenizer(*, pad_token="<pad>", add_bos=True, chat=True):
     """A byte-level tokenizer with 256 bytes, ``<s>`` (256), ``</s>`` (257), ``<pad>`` (258): 300 ids in all.
 
-    Ids 259 to 299 are merges of frequent letter pairs, so that some tokens span two bytes. ``pad_token=None`` leaves the
-    tokenizer without one; ``pad_token="</s>"`` makes it equal to eos. ``add_bos`` prepends ``<s>``.
+    Ids 259 to 299 are merges of frequent letter pairs, so that some tokens span two bytes. ``pad_token=None`` leaves
+    the tokenizer without one; ``pad_token="</s>"`` makes it equal to eos. ``add_bos`` prepends ``<s>``.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
@@ -125,10 +125,8 @@ def tiny_tokenizer(*, pad_token="<pad>", add_bos=True, chat=True):
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {symbol: i for i, symbol in enumerate(alphabet)}
     vocab.update({"<s>": 256, "</s>": 257, "<pad>": 258})
-    pairs = (
-        "th he in er an re on at en nd ti es or te of ed is it al ar st to nt ng se ha as ou io le ve co me de hi"
-        " ri ro ic ne ea ra"
-    ).split()
+    letters = "thheineranreonatenndtiesorteofedisitalarsttontngsehaasouiolevecomedehiriroicneeara"
+    pairs = [letters[i : i + 2] for i in range(0, len(letters), 2)]
     merges = [(pair[0], pair[1]) for pair in pairs]
     vocab.update({pair: 259 + i for i, pair in enumerate(pairs)})
     assert len(vocab) == VOCAB

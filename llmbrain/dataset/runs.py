@@ -1,0 +1,248 @@
+"""Reading a recording: runs, their activations and events, and the confounds that nilearn takes."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from ..exceptions import DatasetError, ParameterError
+from ..files import read_json, read_tsv
+from ..geometry import NeuronGeometry
+from .checks import check_run
+from .study import Study
+
+__all__ = ["CONFOUNDS", "Recording", "Run", "open_recording", "read_confounds"]
+
+CONFOUNDS = ("position", "sink", "log_frequency", "surprisal")
+_TEXT = {"token": str, "document": str, "kind": str, "role": str}
+
+
+class Run:
+    """One recorded run: a 4D NIfTI file, its sidecar, its events.
+
+    Parameters
+    ----------
+    path : path-like
+        The ``_bold.nii`` file.
+    check : bool
+        Whether to compare the file with its sidecar and events first.
+
+    Raises
+    ------
+    DatasetError
+        If the file is missing, truncated, foreign, or does not match its sidecar.
+    """
+
+    def __init__(self, path, check=True):
+        self.path = Path(path)
+        if check:
+            check_run(self.path)
+
+    def __repr__(self):
+        return f"Run({self.path.name}: {self.n_tokens} tokens x {self.geometry.n_neurons} neurons)"
+
+    def __len__(self):
+        return self.n_tokens
+
+    def __fspath__(self):
+        return str(self.path)
+
+    @cached_property
+    def sidecar(self):
+        """What the JSON sidecar says, as a dict."""
+        return read_json(self.path.with_suffix(".json"))
+
+    @cached_property
+    def geometry(self):
+        """The :class:`~llmbrain.NeuronGeometry` of the volumes."""
+        return NeuronGeometry.from_dict(self.sidecar["Geometry"])
+
+    @property
+    def index(self):
+        """Number of the run, from 1."""
+        return int(self.sidecar["Run"])
+
+    @property
+    def n_tokens(self):
+        """Number of volumes."""
+        return int(self.sidecar["NumberOfTokens"])
+
+    @cached_property
+    def events(self):
+        """What each volume is: a data frame with one line a token (see the data dictionary of the study)."""
+        return read_tsv(events_path(self.path), dtype=_TEXT)
+
+    @cached_property
+    def scale(self):
+        """Factor of each neuron, shape ``(n_neurons,)``, for runs stored as int16; None for float32."""
+        name = self.sidecar.get("Scale")
+        return None if name is None else self.geometry.to_array(self.path.parent / name).astype(np.float32)
+
+    def raw(self):
+        """The file's own numbers as a memory map ``(n_tokens, n_voxels)`` in file order (layer fastest)."""
+        img = self.img()
+        return np.memmap(
+            self.path, img.get_data_dtype(), "r", img.dataobj.offset, (self.n_tokens, self.geometry.n_voxels)
+        )
+
+    def to_array(self, start=None, stop=None):
+        """Activations of the tokens ``start`` to ``stop``.
+
+        Returns
+        -------
+        ndarray of shape (n, n_neurons), float32
+            In the flat order of neurons, ``offsets[layer] + unit``.
+        """
+        array = self.geometry.from_disk(self.raw()[slice(start, stop)])
+        return array if self.scale is None else array.astype(np.float32) * self.scale
+
+    def img(self):
+        """The run as a nibabel image; its data stay on disk until they are asked for."""
+        import nibabel as nib
+
+        return nib.load(self.path)
+
+    def confounds(self, columns=CONFOUNDS):
+        """See :func:`read_confounds`."""
+        return read_confounds(self, columns)
+
+
+class Recording(Sequence):
+    """The runs of one site of one study, in order.
+
+    Parameters
+    ----------
+    study : Study
+    runs : list of Run
+    """
+
+    def __init__(self, study, runs):
+        if not runs:
+            raise DatasetError(f"{study.root} holds no finished run.")
+        self.study = study
+        self.runs = list(runs)
+        for run in self.runs[1:]:
+            self.geometry.check_same(run.geometry, run.path.name)
+
+    def __getitem__(self, i):
+        return Recording(self.study, self.runs[i]) if isinstance(i, slice) else self.runs[i]
+
+    def __len__(self):
+        return len(self.runs)
+
+    def __repr__(self):
+        g = self.geometry
+        return (
+            f"Recording({self.root}: {len(self)} runs, {self.n_tokens} tokens x {g.n_neurons} neurons "
+            f"of the site '{g.site}')"
+        )
+
+    @property
+    def root(self):
+        """Folder of the study."""
+        return self.study.root
+
+    @property
+    def geometry(self):
+        """The :class:`~llmbrain.NeuronGeometry` that all runs share."""
+        return self.runs[0].geometry
+
+    @property
+    def site(self):
+        """Name of the recorded site."""
+        return self.geometry.site
+
+    @property
+    def n_tokens(self):
+        """Number of recorded tokens in all runs."""
+        return sum(run.n_tokens for run in self.runs)
+
+    @property
+    def paths(self):
+        """Paths of the NIfTI files, as nilearn's estimators take them."""
+        return [str(run.path) for run in self.runs]
+
+    @cached_property
+    def events(self):
+        """Events of all runs in one data frame, with a column ``run``."""
+        import pandas as pd
+
+        frames = [run.events.assign(run=run.index) for run in self.runs]
+        return pd.concat(frames, ignore_index=True)
+
+    def confounds(self, columns=CONFOUNDS):
+        """One data frame a run, ready for ``fit(recording.paths, confounds=...)``; see :func:`read_confounds`."""
+        return read_confounds(self, columns)
+
+
+def read_confounds(runs, columns=CONFOUNDS):
+    """Read what may drive activations without being of interest, as nilearn takes it.
+
+    Parameters
+    ----------
+    runs : Run, path of a run, Recording or list of runs
+    columns : sequence of str
+        Numeric columns of the events. ``"log_position"`` is the logarithm of 1 + position.
+
+    Returns
+    -------
+    DataFrame of shape (n_tokens, n_columns), or a list of them
+        One for each run. A missing value (the surprisal of a document's first token) becomes the mean of its
+        column, because a regressor must be finite; a column that is constant in a run is left out, because it would
+        be confounded with the mean.
+
+    Raises
+    ------
+    ParameterError
+        If a column is unknown or not numeric.
+    """
+    if not isinstance(runs, (Run, str, Path)):
+        return [read_confounds(run, columns) for run in runs]
+    run = runs if isinstance(runs, Run) else Run(runs)
+    events = run.events.assign(log_position=np.log1p(run.events["position"]))
+    numeric = events.select_dtypes("number")
+    unknown = [name for name in columns if name not in numeric]
+    if unknown:
+        raise ParameterError(f"No numeric column {', '.join(unknown)} in the events; there are {', '.join(numeric)}.")
+    frame = numeric[list(columns)].astype(float)
+    frame = frame.fillna(frame.mean()).dropna(axis=1)
+    return frame.loc[:, frame.nunique() > 1]
+
+
+def open_recording(folder, site=None):
+    """Open the finished runs of a study and check every file.
+
+    Parameters
+    ----------
+    folder : path-like or Study
+    site : str, optional
+        Which site, if several were recorded.
+
+    Returns
+    -------
+    Recording
+
+    Raises
+    ------
+    DatasetError
+        If there is no study, no finished run, several sites to choose from, or a file that is truncated, foreign,
+        of another model or at odds with its sidecar; the message names it.
+    """
+    study = folder if isinstance(folder, Study) else Study.open(folder)
+    sites = study.sites()
+    if not sites:
+        raise DatasetError(f"{study.root} holds no finished run. Go on with it: record(..., out={str(study.root)!r}).")
+    if site is None and len(sites) > 1:
+        raise DatasetError(f"{study.root} holds the sites {', '.join(sites)}; choose one with site=.")
+    if site is not None and site not in sites:
+        raise DatasetError(f"The site {site!r} is not recorded in {study.root}; there is {', '.join(sites)}.")
+    paths = study.run_paths(site or sites[0])
+    for path in paths:
+        check_run(path, study.info["model"].get("weights_hash"))
+    return Recording(study, [Run(path, check=False) for path in paths])
+
+
+def events_path(bold):
+    """Path of the events that belong to a run."""
+    return bold.with_name(bold.name.split("_desc-")[0] + "_events.tsv")

@@ -1,0 +1,105 @@
+"""What a recording will cost, said before it starts."""
+
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ..exceptions import RecordingError
+
+__all__ = ["Forecast", "check_room", "forecast"]
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Size of a recording.
+
+    Attributes
+    ----------
+    n_documents, n_runs, n_tokens : int
+        What will be recorded.
+    n_fed : int
+        Tokens the model reads for it, special and warm-up ones included.
+    n_neurons : dict
+        Neurons of each site.
+    bytes : int
+        Size of all NIfTI files.
+    peak_memory : int
+        Bytes of main memory beyond the model itself: one batch of activations and logits, and the part of a run that
+        is on its way to the disk.
+    """
+
+    n_documents: int
+    n_runs: int
+    n_tokens: int
+    n_fed: int
+    n_neurons: dict
+    bytes: int
+    peak_memory: int
+
+    def to_dict(self):
+        """All numbers as a dict."""
+        return asdict(self)
+
+    def __str__(self):
+        neurons = ", ".join(f"{n} neurons ({site})" for site, n in self.n_neurons.items())
+        return (
+            f"{self.n_tokens} tokens of {self.n_documents} documents in {self.n_runs} runs x {neurons}: "
+            f"{_size(self.bytes)} on disk, about {_size(self.peak_memory)} of memory beside the model"
+        )
+
+
+def make_forecast(plan, geometries, batch_tokens, vocabulary, itemsize=4, dtype_bytes=4):
+    """Compute the forecast of a plan.
+
+    ``itemsize`` is the width of a stored number, ``dtype_bytes`` that of the model's own numbers.
+    """
+    neurons = {site: geometry.n_neurons for site, geometry in geometries.items()}
+    voxels = sum(geometry.n_voxels for geometry in geometries.values())
+    longest = max(len(piece) for run in plan.runs for piece in run.pieces)
+    at_once = min(max(batch_tokens, longest), plan.n_fed)
+    batch = at_once * (4 * sum(neurons.values()) + dtype_bytes * vocabulary)
+    run = max(run.n_tokens for run in plan.runs) * voxels * itemsize
+    return Forecast(
+        n_documents=len({piece.window.document for run in plan.runs for piece in run.pieces}),
+        n_runs=len(plan.runs),
+        n_tokens=plan.n_tokens,
+        n_fed=plan.n_fed,
+        n_neurons=neurons,
+        bytes=plan.n_tokens * voxels * itemsize + 352 * len(plan.runs) * len(geometries),
+        peak_memory=batch + run,
+    )
+
+
+def forecast(model, tokenizer, corpus, **options):
+    """Say what :func:`llmbrain.record` with the same options would cost, without recording.
+
+    Returns
+    -------
+    Forecast
+        Print it, or read its numbers.
+    """
+    from .recorder import prepare
+
+    return prepare(model, tokenizer, corpus, **options).forecast
+
+
+def check_room(folder, n_bytes):
+    """Raise :class:`RecordingError` if the disk of ``folder`` has less than ``n_bytes`` left."""
+    folder = Path(folder).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if n_bytes > free:
+        raise RecordingError(
+            f"The recording needs {_size(n_bytes)}, {folder} has {_size(free)} left. Record fewer tokens "
+            "(max_tokens=, every=) or layers (layers=), store int16 (dtype='int16'), or choose another disk."
+        )
+
+
+def _size(n_bytes):
+    value = float(n_bytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit in ("B", "KiB") else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
