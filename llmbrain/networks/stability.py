@@ -226,6 +226,70 @@ def stability_of(maps, repeats):
     return np.mean(scores, axis=0)
 
 
+def restart_stability(rotations, chosen):
+    """Iq of each network of one decomposition among its own restarts, at no cost.
+
+    Restarts of one whitened data set differ by a rotation only, so their maps correlate as the rows of the
+    rotations do.
+
+    Parameters
+    ----------
+    rotations : array of shape (n_init, n_components, n_components)
+        As :func:`~llmbrain.networks.group_ica` returns them.
+    chosen : int
+        The restart whose networks are judged.
+
+    Returns
+    -------
+    array of shape (n_components,)
+        NaN with a single restart.
+
+    Examples
+    --------
+    >>> restart_stability(np.stack([np.eye(2), -np.eye(2)[::-1]]), 0).tolist()
+    [1.0, 1.0]
+    """
+    n_init, n_components, _ = np.shape(rotations)
+    if n_init < 2:
+        return np.full(n_components, np.nan)
+    stacked = np.concatenate(rotations)
+    similarity = np.abs(stacked @ stacked.T)
+    labels = cluster_estimates(similarity, n_components)
+    return quality_index(similarity, labels)[labels[chosen * n_components : (chosen + 1) * n_components]]
+
+
+def score_networks(maps, clusters):
+    """Stability of given networks from an ICASSO of the same data, in their own order.
+
+    Parameters
+    ----------
+    maps : array of shape (n_networks, n_neurons)
+    clusters : Icasso
+
+    Returns
+    -------
+    DataFrame
+        network; cluster, its matched centrotype; r, their absolute correlation; iq and coverage of the cluster;
+        stable: the cluster is stable and the map is its map (r at least ``STABLE``).
+    """
+    import pandas as pd
+
+    matching = match_maps(maps, clusters.maps)
+    found = matching.index >= 0
+    r = np.where(found, np.abs(matching.score), 0.0)
+    iq, coverage = (np.where(found, x[matching.index], 0.0) for x in (clusters.iq, clusters.coverage))
+    return pd.DataFrame(
+        {
+            "network": np.arange(len(r)),
+            "cluster": matching.index,
+            "r": r,
+            "iq": iq,
+            "coverage": coverage,
+            "stable": found & clusters.stable[matching.index] & (r >= STABLE),
+        }
+    )
+
+
 def split_half(maps_a, maps_b, threshold=3.0, layer_of=None, n_draws=100, random_state=0):
     r"""Test-retest reliability of the networks of two halves of a corpus.
 
