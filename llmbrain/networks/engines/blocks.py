@@ -7,7 +7,8 @@ from ...exceptions import ParameterError
 
 __all__ = ["ArraySource", "CleanedRuns", "as_sources"]
 
-BLOCK_VALUES = 1 << 22  # float32 values of a block (16 MiB): large enough for fast products, small beside any run
+BLOCK_VALUES = 1 << 20  # float32 values of a block on the CPU (4 MiB): fast products, and most of it stays in the cache
+BLOCK_VALUES_GPU = 1 << 26
 CONSTANT = 4e-7  # a standard deviation below this share of the mean is rounding of float32, not signal
 
 
@@ -104,13 +105,12 @@ class CleanedRuns:
             raise ParameterError(f"{len(self.sources)} runs need as many confounds; got {len(confounds)}.")
         self.nuisance = [_nuisance(c, t, detrend, i) for i, (c, t) in enumerate(zip(confounds, self.n_tokens))]
         self.mean = [torch.zeros(self.n_neurons) for _ in self.sources]
-        self.scale = [torch.zeros(self.n_neurons) for _ in self.sources]
+        self.scale = [torch.full((self.n_neurons,), torch.nan) for _ in self.sources]  # unknown until the first pass
         self.bad = torch.zeros(self.n_neurons, dtype=torch.bool)
-        self._known = [0] * len(self.sources)
-        self._buffer = None
 
-    def blocks(self, rows=None, values=BLOCK_VALUES):
-        """Yield the slices of neurons that make blocks of about ``values`` values."""
+    def blocks(self, rows=None):
+        """Yield the slices of neurons that make blocks of a few megabytes for so many rows."""
+        values = BLOCK_VALUES if self.device.type == "cpu" else BLOCK_VALUES_GPU
         size = max(256, values // max(rows or self.n_rows, 1))
         for start in range(0, self.n_neurons, size):
             yield start, min(start + size, self.n_neurons)
@@ -126,7 +126,7 @@ class CleanedRuns:
             out.copy_(host)
         if self.device != out.device:
             out = out.to(self.device)
-        if stop > self._known[r]:
+        if bool(self.scale[r][start:stop].isnan().any()):
             return self._clean_first(out, r, start, stop)
         out -= self.mean[r][start:stop].to(out.device)
         self._remove_nuisance(out, r)
@@ -167,7 +167,6 @@ class CleanedRuns:
         scale[constant] = 0
         out *= scale
         self.mean[r][start:stop], self.scale[r][start:stop] = mean.cpu(), scale.cpu()
-        self._known[r] = stop
         return out
 
     def _remove_nuisance(self, out, r):

@@ -12,6 +12,7 @@ import torch
 
 from ...exceptions import ParameterError
 from .linalg import gram, product, symmetric_decorrelation
+from .parallel import block_map
 
 __all__ = ["CONTRASTS", "Rotations", "draw_rotations", "fastica"]
 
@@ -113,19 +114,34 @@ class _Step:
         rows = w.reshape(r * c, c).float()
         outer = torch.zeros(r * c, c, dtype=torch.float64, device=w.device)
         slope = torch.zeros(r * c, dtype=torch.float64, device=w.device)
-        size = max(256, CACHE_VALUES // (r * c)) if w.device.type == "cpu" else self.v
-        for start in range(0, self.v, size):
-            block = self.z[:, start : start + size]
-            y = product(rows, block)
+        size = min(max(64, CACHE_VALUES // (r * c)), self.v) if w.device.type == "cpu" else self.v
+        chunk = size * max(1, -(-self.v // (16 * size)))  # 16 tasks a step, whatever the number of workers
+        tasks = [(i, min(i + chunk, self.v)) for i in range(0, self.v, chunk)]
+        for part, sums in block_map(lambda task: self._sums(rows, *task, size), tasks):
+            outer += part
+            slope += sums
+        return outer.reshape(r, c, c) / self.v - (slope / self.v).reshape(r, c, 1) * w
+
+    def _sums(self, rows, first, last, size):
+        """Sums of ``g(y) z^T`` and ``g'(y)`` over the samples ``first:last``, in pieces of ``size``."""
+        outer = torch.zeros(rows.shape, dtype=torch.float64, device=rows.device)
+        slope = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
+        buffers = torch.empty(2, len(rows), size, device=rows.device)
+        for start in range(first, last, size):
+            block = self.z[:, start : min(start + size, last)]
+            y, g = buffers if block.shape[1] == size else torch.empty(2, len(rows), block.shape[1], device=rows.device)
+            product(rows, block, out=y)
             if self.contrast == "cube":
-                g = y * y
-                slope += 3 * g.sum(1).double()
+                torch.mul(y, y, out=g)
+                slope += 3 * g.sum(1)
                 g *= y
             else:
-                g = y.tanh_()
-                slope += g.shape[1] - (g * g).sum(1).double()
-            outer += product(g, block.T).double()
-        return outer.reshape(r, c, c) / self.v - (slope / self.v).reshape(r, c, 1) * w
+                torch.tanh(y, out=y)
+                torch.mul(y, y, out=g)
+                slope += g.shape[1] - g.sum(1)
+                g = y
+            outer += product(g, block.T)
+        return outer, slope
 
     def _from_moments(self, w):
         moments, first, second, weight = self.moments
@@ -147,13 +163,16 @@ def _fourth_moments(z):
     first, second = torch.triu_indices(c, c, device=z.device)
     weight = torch.where(first == second, 1.0, 2.0).double()
     total = torch.zeros(len(first), len(first), dtype=torch.float64, device=z.device)
-    size = max(1024, (1 << 22) // len(first))
-    pairs = torch.empty(len(first), size, device=z.device)
-    for start in range(0, v, size):
-        block = z[:, start : start + size]
-        out, n = pairs[:, : block.shape[1]], 0
+    size = max(512, (1 << 19) // len(first))
+
+    def part(start):
+        block, n = z[:, start : start + size], 0
+        pairs = torch.empty(len(first), block.shape[1], device=z.device)
         for i in range(c):
-            torch.mul(block[i], block[i:], out=out[n : n + c - i])
+            torch.mul(block[i], block[i:], out=pairs[n : n + c - i])
             n += c - i
-        total += gram(out)
+        return gram(pairs)
+
+    for square in block_map(part, range(0, v, size)):
+        total += square
     return total / v, first, second, weight

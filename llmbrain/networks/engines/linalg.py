@@ -2,17 +2,18 @@
 
 import numpy as np
 import torch
+from scipy.linalg import eigh
 
 __all__ = ["gram", "krylov_eigenpairs", "leading_eigenpairs", "product", "symmetric_decorrelation"]
 
-DENSE = 1536  # up to this order a full eigendecomposition costs less than an iteration
+DENSE = 2048  # up to this order a direct eigendecomposition costs less than an iteration
 
 
-def product(a, b):
+def product(a, b, out=None):
     """Matrix product; on the CPU through numpy's BLAS, which is faster for the flat shapes met here."""
-    if a.device.type == "cpu" and not a.requires_grad:
-        return torch.from_numpy(np.matmul(a.numpy(), b.numpy()))
-    return a @ b
+    if a.device.type == "cpu":
+        return torch.from_numpy(np.matmul(a.numpy(), b.numpy(), out=None if out is None else out.numpy()))
+    return torch.matmul(a, b, out=out)
 
 
 def gram(x):
@@ -31,7 +32,10 @@ def leading_eigenpairs(matrix, k, seed=0):
     """Largest ``k`` eigenvalues (descending) and eigenvectors ``(n, k)`` of a symmetric float64 matrix."""
     n = len(matrix)
     if n <= DENSE or k > n // 8:
-        values, vectors = torch.linalg.eigh(matrix)
+        if matrix.device.type == "cpu":
+            values, vectors = map(torch.from_numpy, eigh(matrix.numpy(), subset_by_index=(n - k, n - 1)))
+        else:
+            values, vectors = torch.linalg.eigh(matrix)
         return values.flip(0)[:k], vectors.flip(1)[:, :k]
     values, vectors, _ = krylov_eigenpairs(lambda q: product(matrix, q), n, k, device=matrix.device, seed=seed)
     return values, vectors

@@ -13,10 +13,12 @@ import torch
 
 from ...exceptions import NumericalWarning, ParameterError
 from .linalg import gram, krylov_eigenpairs, leading_eigenpairs, product
+from .parallel import block_map
 
 __all__ = ["Subspace", "group_subspace", "whiten"]
 
 GRAM_ROWS = 4096  # beyond about this many rows a Krylov space costs less than a Gram matrix
+STRIDE = 1 << 14  # neurons of a block where only a few rows are left
 TOKENS_AT_ONCE = 10240  # up to here "auto" decomposes all tokens at once
 
 
@@ -83,21 +85,28 @@ def whiten(runs, subspace):
     sums = torch.zeros(k, dtype=torch.float64, device=runs.device)
     products = torch.zeros(k, k, dtype=torch.float64, device=runs.device)
     projections = [p.float() for p in subspace.projections]
-    for start, stop in runs.blocks(max(runs.n_tokens)):
-        rows = z[:, start:stop]
-        for r, projection in enumerate(projections):
-            part = product(projection, runs.block(r, start, stop))
-            rows.copy_(part) if r == 0 else rows.add_(part)
-        rows = rows.contiguous()
-        sums += rows.sum(1, dtype=torch.float64)
-        products += gram(rows).double()
+
+    def project(block):
+        rows = sum(product(p, runs.block(r, *block)) for r, p in enumerate(projections))
+        z[:, block[0] : block[1]] = rows
+        return rows.sum(1, dtype=torch.float64), gram(rows).double()
+
+    for total, square in block_map(project, runs.blocks(max(runs.n_tokens))):
+        sums += total
+        products += square
     mean = sums / v
     values, vectors = torch.linalg.eigh(products - torch.outer(mean, mean) * v)
     _check_rank(values, k, "after centring over neurons")
     transform = (v**0.5 * vectors.T / values.sqrt()[:, None]).float()
     mean = mean.float()[:, None]
-    for start in range(0, v, 1 << 15):
-        z[:, start : start + (1 << 15)] = product(transform, (z[:, start : start + (1 << 15)] - mean).contiguous())
+
+
+    def rotate(start):
+        part = z[:, start : start + STRIDE]
+        part.copy_(product(transform, part - mean))
+
+    for _ in block_map(rotate, range(0, v, STRIDE)):
+        pass
     return z
 
 
@@ -135,8 +144,8 @@ def _leading_rows(data, k, seed, required=True):
     residual = 0.0
     if data.n_rows <= max(GRAM_ROWS, 60 * k):
         matrix = torch.zeros(data.n_rows, data.n_rows, dtype=torch.float64, device=data.device)
-        for start, stop in data.blocks():
-            matrix += gram(data.stacked(start, stop))
+        for part in block_map(lambda block: gram(data.stacked(*block)), data.blocks()):
+            matrix += part
         values, vectors = leading_eigenpairs(matrix, k, seed)
     else:
         values, vectors, residual = krylov_eigenpairs(
@@ -157,9 +166,13 @@ def _leading_rows(data, k, seed, required=True):
 def _apply(data, q):
     """``X (X^T q)`` in one pass over the data."""
     out, q = torch.zeros_like(q), q.float()
-    for start, stop in data.blocks():
-        x = data.stacked(start, stop)
-        out += product(x, product(x.T, q)).double()
+
+    def twice(block):
+        x = data.stacked(*block)
+        return product(x, product(x.T, q))
+
+    for part in block_map(twice, data.blocks()):
+        out += part
     return out
 
 

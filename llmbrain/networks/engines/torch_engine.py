@@ -10,7 +10,8 @@ from ...exceptions import NumericalWarning, ParameterError
 from .blocks import CleanedRuns
 from .fixed_point import draw_rotations, fastica
 from .linalg import product
-from .reduction import group_subspace, whiten
+from .parallel import block_map, workers
+from .reduction import STRIDE, group_subspace, whiten
 
 __all__ = ["GroupICA", "check_n_components", "group_ica", "least_squares_courses"]
 
@@ -154,16 +155,16 @@ def group_ica(
     check_n_components(n_components, data.n_tokens, data.n_neurons)
     if n_init < 1:
         raise ParameterError(f"n_init must be at least 1; got {n_init}.")
-    subspace = group_subspace(data, n_components, group=group, rows_per_run=rows_per_run, do_cca=do_cca)
-    z = whiten(data, subspace)
-    found = fastica(
-        z, draw_rotations(n_init, n_components, random_state), contrast=contrast, max_iter=max_iter, tol=tol
-    )
-    chosen = _sparsest(found.w, z)
-    maps = product(found.w[chosen].float(), z)
-    dead = data.dead()
-    maps[:, dead.to(maps.device)] = 0
-    maps, order, signs, courses, variance = _order_and_sign(data, maps)
+    with workers(data.device):
+        subspace = group_subspace(data, n_components, group=group, rows_per_run=rows_per_run, do_cca=do_cca)
+        z = whiten(data, subspace)
+        starts = draw_rotations(n_init, n_components, random_state)
+        found = fastica(z, starts, contrast=contrast, max_iter=max_iter, tol=tol)
+        chosen = _sparsest(found.w, z)
+        maps = product(found.w[chosen].float(), z)
+        dead = data.dead()
+        maps[:, dead.to(maps.device)] = 0
+        maps, order, signs, courses, variance = _order_and_sign(data, maps)
     w = found.w.cpu()
     w[chosen] = w[chosen][order] * signs[:, None].double().cpu()
     if warn:
@@ -189,8 +190,10 @@ def _sparsest(w, z):
     r, c = w.shape[:2]
     rows = w.reshape(r * c, c).float()
     total = torch.zeros(r * c, dtype=torch.float64, device=z.device)
-    for start in range(0, z.shape[1], 1 << 13):
-        total += product(rows, z[:, start : start + (1 << 13)]).abs_().sum(1).double()
+    for part in block_map(
+        lambda i: product(rows, z[:, i : i + STRIDE]).abs_().sum(1, dtype=torch.float64), range(0, z.shape[1], STRIDE)
+    ):
+        total += part
     return int(total.reshape(r, c).amax(1).argmin())
 
 
@@ -199,16 +202,12 @@ def _order_and_sign(data, maps):
     v = maps.shape[1]
     signs = torch.where(maps.amax(1) < -maps.amin(1), -1.0, 1.0).to(maps)
     maps *= signs[:, None]
-    courses = [torch.zeros(n, len(maps), device=maps.device) for n in data.n_tokens]
-    for start, stop in data.blocks(max(data.n_tokens)):
-        block = maps[:, start:stop].T.contiguous()
-        for r, course in enumerate(courses):
-            course += product(data.block(r, start, stop), block)
-    energy = torch.stack([(c.double() / v).square().sum(0) for c in courses]).sum(0)
+    courses = [c / v for c in _products(data, maps)]
+    energy = torch.stack([c.square().sum(0) for c in courses]).sum(0)
     variance = energy * v / max(data.sum_of_squares(), 1e-30) if data.standardize else energy / energy.sum()
     order = torch.argsort(variance, descending=True, stable=True)
     maps = maps[order] / torch.linalg.vector_norm(maps[order], dim=1, keepdim=True)
-    courses = [(c / v)[:, order].cpu().numpy() for c in courses]
+    courses = [c[:, order].float().cpu().numpy() for c in courses]
     return maps, order.cpu(), signs[order], courses, variance[order].cpu().numpy()
 
 
@@ -228,12 +227,22 @@ def least_squares_courses(data, maps):
     """
     maps = torch.from_numpy(np.ascontiguousarray(maps, np.float32)).to(data.device)
     inverse = torch.linalg.pinv(product(maps, maps.T).double(), hermitian=True)
-    courses = [torch.zeros(n, len(maps), dtype=torch.float64, device=data.device) for n in data.n_tokens]
-    for start, stop in data.blocks(max(data.n_tokens)):
-        block = maps[:, start:stop].T.contiguous()
-        for r, course in enumerate(courses):
-            course += product(data.block(r, start, stop), block).double()
-    return [(c @ inverse).float().cpu().numpy() for c in courses]
+    with workers(data.device):
+        return [(c @ inverse).float().cpu().numpy() for c in _products(data, maps)]
+
+
+def _products(data, maps):
+    """``X_r @ maps.T`` for every run, float64, in one pass."""
+    totals = [torch.zeros(n, len(maps), dtype=torch.float64, device=data.device) for n in data.n_tokens]
+
+    def parts(block):
+        rows = maps[:, block[0] : block[1]].T
+        return [product(data.block(r, *block), rows) for r in range(len(totals))]
+
+    for part in block_map(parts, data.blocks(max(data.n_tokens))):
+        for total, p in zip(totals, part):
+            total += p
+    return totals
 
 
 def _say(found, dead, data):

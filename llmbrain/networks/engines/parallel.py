@@ -1,0 +1,67 @@
+"""Coarse threads: each worker takes whole blocks of neurons and computes them alone.
+
+Threads inside every small product and addition wait for each other at each of them, which is slow and, on a machine
+that has other work to do, slower than one thread. Here the libraries run on one thread and the blocks are spread over
+the workers; the partial results are added in the order of the blocks, so the outcome is the same for any number of
+workers.
+"""
+
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import lru_cache
+
+import torch
+from threadpoolctl import ThreadpoolController
+
+__all__ = ["block_map", "workers"]
+
+_POOL = ContextVar("pool", default=None)
+
+
+@lru_cache(maxsize=1)
+def _controller():
+    return ThreadpoolController()
+
+
+@contextmanager
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with _controller().limit(limits=1, user_api="blas"):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def workers(device="cpu", n=None):
+    """Spread the blocks of :func:`block_map` over ``n`` workers (torch's number of threads by default) on the CPU."""
+    if torch.device(device).type != "cpu" or _POOL.get() is not None:
+        yield
+        return
+    n = n or torch.get_num_threads()
+    with _one_thread(), ThreadPoolExecutor(n, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        token = _POOL.set((pool, n))
+        try:
+            yield
+        finally:
+            _POOL.reset(token)
+
+
+def block_map(function, items):
+    """Apply a function to blocks and yield the results in order; few of them wait at any time."""
+    active = _POOL.get()
+    if active is None:
+        yield from map(function, items)
+        return
+    pool, n = active
+    pending = deque()
+    for item in items:
+        pending.append(pool.submit(function, item))
+        if len(pending) > n:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
