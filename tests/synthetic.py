@@ -110,3 +110,48 @@ def prune_table(seed=0, seeds=(0, 1)):
 def demo_geometry():
     """The neurons of the demo model: 30 layers of 1536."""
     return NeuronGeometry.from_sizes([1536] * 30)
+
+
+class Networks:
+    """Shaped like a network set: maps, geometry, metrics, info, time courses."""
+
+    def __init__(self, geometry, n_networks=12, n_tokens=600, seed=0):
+        self.maps, self.geometry = planted_maps(geometry, n_networks, seed), geometry
+        rng = np.random.default_rng(seed)
+        self.metrics = pd.DataFrame(
+            {
+                "network": np.arange(n_networks), "variance": np.sort(rng.dirichlet(np.ones(n_networks)))[::-1],
+                "stability": np.clip(rng.normal(0.8, 0.15, n_networks), 0.1, 0.99),
+            }
+        )  # fmt: skip
+        self.info = {"method": "CanICA", "engine": "torch", "n_init": 10, "random_state": 0, "threshold": 3.0}
+        self.events = pd.concat([events(n_tokens // 2, 1), events(n_tokens // 2, 2, 50)], ignore_index=True)
+        courses = time_courses(self.events, n_networks, seed)
+        self.time_courses = [courses[: n_tokens // 2], courses[n_tokens // 2 :]]
+
+
+def report_data(geometry=None, n_networks=12, n_tokens=600):
+    """Everything a study report shows, without files."""
+    from llmbrain.reporting.collect import ReportData, Tables
+    from llmbrain.topography import fit_topography
+
+    geometry = geometry or demo_geometry()
+    networks = Networks(geometry, n_networks, n_tokens)
+    courses = np.concatenate(networks.time_courses)
+    table, controls = lesion_tables(n_networks, tasks=("all texts", "code", "narrative"))
+    noise = np.random.default_rng(9).normal(size=networks.maps.shape)
+    n_carpet = min(420, n_tokens)
+    return ReportData(
+        title="SmolLM2-135M-Instruct", subtitle="on the corpus “demo”",
+        model={"id": "SmolLM2-135M-Instruct", "revision": None, "architecture": "LlamaForCausalLM", "n_layers": geometry.n_layers,
+               "hidden_size": 576, "n_parameters": 134515008, "dtype": "float32", "weights_hash": "0123456789abcdef"},
+        corpus={"name": "demo", "hash": "fedcba9876543210"},
+        runs=pd.DataFrame({"run": ["run-01", "run-02"], "documents": [8, 8], "tokens": [n_tokens // 2] * 2, "size (MB)": [55.3, 55.3]}),
+        sidecar={"Corpus": "demo", "CorpusHash": "fedcba9876543210", "Context": 1024, "WarmUp": 256, "ModelDataType": "float32",
+                 "LibraryVersions": {"torch": "2.13.0"}},
+        events=networks.events, geometry=geometry, networks=networks, courses=courses, course_events=networks.events,
+        carpet=(activations(networks.maps, courses[:n_carpet]), networks.events.iloc[:n_carpet], "run-01", 0),
+        topography=fit_topography(networks.maps + 0.7 * noise, geometry, source="the odd runs (1)"),
+        lesion=Tables(table, controls, info={"how": "zero", "random_state": 0}), pruning=prune_table(),
+        files=[{"file": "study.json", "size (MB)": 0.01}, {"file": "sub-SmolLM2/func/sub-SmolLM2_task-demo_run-01_desc-mlp_bold.nii", "size (MB)": 55.3}],
+    )  # fmt: skip

@@ -5,6 +5,7 @@ import numpy as np
 from ..exceptions import GeometryMismatchError, ParameterError
 from . import style as st
 from .sheets import as_maps
+from .text import visible_token
 
 __all__ = ["carpet_rows", "plot_carpet", "plot_time_courses"]
 
@@ -230,7 +231,7 @@ def _group_marks(ax, bounds, names, colored, n_colors):
 def _token_axis(ax, events, start, readable):
     """Write the tokens under the axis, or the kinds of text where there are too many tokens."""
     if readable:
-        words = [show_token(t) for t in events["token"]]
+        words = [visible_token(t).strip(" ").replace("$", r"\$") or "␣" for t in events["token"]]
         ax.set_xticks(range(len(words)), words, rotation=90, fontsize=5.2 if len(words) > 60 else 6)
         ax.tick_params(axis="x", length=0, pad=2)
         return
@@ -255,9 +256,3 @@ def _token_axis(ax, events, start, readable):
                 labels[low], ((low + high - 1) / 2, 1), xycoords=("data", "axes fraction"), xytext=(0, 2),
                 textcoords="offset points", ha="center", va="bottom", fontsize=6, color=st.MUTED, annotation_clip=False,
             )  # fmt: skip
-
-
-def show_token(token):
-    """Make white space in a token visible and escape what matplotlib would read as mathematics."""
-    text = str(token).replace("\n", "⏎").replace("\t", "⇥").strip(" ")
-    return (text or "␣").replace("$", r"\$")

@@ -1,0 +1,144 @@
+"""Words shaded by how much a network is engaged: as HTML and as a figure."""
+
+from html import escape
+
+import numpy as np
+
+from ..exceptions import ParameterError
+from . import style as st
+
+__all__ = ["plot_words", "visible_token", "words_html"]
+
+FULL = 3.0  # |z| at which the shade is full
+_LINE_BREAKS = ("\n", "\\n")
+
+
+def visible_token(token):
+    """Text of a token as a reader should see it: newlines and tabs as signs, everything else unchanged.
+
+    Event tables write a newline as a backslash and an ``n``; both forms are understood.
+    """
+    return str(token).replace("\\n", "\n").replace("\n", "⏎").replace("\\t", "\t").replace("\t", "⇥")
+
+
+def words_html(tokens, values, scale=FULL, mark=None):
+    """Write tokens as HTML, each shaded by its value: warm for positive, cool for negative.
+
+    Parameters
+    ----------
+    tokens : sequence of str
+        Tokens with their leading spaces.
+    values : array of shape (n_tokens,)
+        Engagement, in z. NaN leaves a token unshaded.
+    scale : float
+        Value of the strongest shade.
+    mark : int, optional
+        Token to outline.
+
+    Returns
+    -------
+    str
+        A ``<span class="words">`` whose tokens carry their value as title. Text is escaped. Colours are custom
+        properties with a default, so that a page can exchange them.
+
+    Examples
+    --------
+    >>> "5 &lt; 7" in words_html(["5 < 7"], [1.0])
+    True
+    """
+    values = _checked(tokens, values)
+    out = []
+    for i, (token, value) in enumerate(zip(tokens, values)):
+        text = escape(visible_token(token))
+        weight = 0 if np.isnan(value) else round(min(abs(value) / scale, 1) * 100)
+        classes = ["pos" if value > 0 else "neg"] if weight >= 8 else []
+        classes += ["peak"] if i == mark else []
+        if not classes:
+            out.append(text)
+        else:
+            shade = "var(--pos, #e07a3f)" if value > 0 else "var(--neg, #5b9bd5)"
+            style = f"background:color-mix(in srgb, {shade} {round(weight * 0.62)}%, transparent)" if weight >= 8 else ""
+            title = f"z = {value:.1f}".replace("-", "−")
+            out.append(f'<span class="{" ".join(classes)}" style="{style}" title="{title}">{text}</span>')
+        if any(b in str(token) for b in _LINE_BREAKS):
+            out.append("<br>")
+    return f'<span class="words">{"".join(out)}</span>'
+
+
+def plot_words(tokens, values, *, scale=FULL, width=st.PAGE, title=None, output_file=None):
+    """Draw a text with each token shaded by its value.
+
+    Parameters
+    ----------
+    tokens : sequence of str
+        Tokens with their leading spaces.
+    values : array of shape (n_tokens,)
+        Engagement, in z.
+    scale : float
+        Value of the strongest shade.
+    width : float
+        Width of the figure in inches.
+    title, output_file
+        See :func:`llmbrain.plotting.plot_network_map`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure or None
+
+    Examples
+    --------
+    >>> figure = plot_words(["The", " river", " runs"], [0.1, 2.5, -1.0])
+    """
+    from matplotlib.patches import FancyBboxPatch
+
+    values = _checked(tokens, values)
+    letter, line = 0.0737, 0.19  # inches of one monospaced letter at 8.8 points, and of one line
+    per_line = int((width - 0.3) / letter)
+    placed, n_lines = _wrap(tokens, per_line)
+    top = 0.42 if title else 0.12
+    with st.style():
+        fig = st.fixed_figure(width, n_lines * line + top + 0.42, title)
+        ax = st.axes_at(fig, 0.15, top, per_line * letter, n_lines * line)
+        ax.set(xlim=(0, per_line), ylim=(n_lines, 0))
+        ax.set_axis_off()
+        colors = st.DIVERGING()
+        for text, row, col, i in placed:
+            strength = np.clip(values[i] / scale, -1, 1)
+            if not np.isnan(strength) and abs(strength) >= 0.08:
+                box = FancyBboxPatch(
+                    (col, row + 0.1), len(text), 0.8, boxstyle="round,pad=0,rounding_size=0.15", lw=0,
+                    fc=colors(0.5 + 0.33 * strength), mutation_aspect=letter / line,
+                )  # fmt: skip
+                ax.add_patch(box)
+            ax.text(col, row + 0.52, text.replace("$", r"\$"), family="monospace", fontsize=8.8, va="center")
+        bar = st.axes_at(fig, 0.15, top + n_lines * line + 0.12, 1.2, 0.08)
+        bar.imshow(np.linspace(0.17, 0.83, 100)[None], cmap=colors, vmin=0, vmax=1, aspect="auto", extent=(-scale, scale, 0, 1))
+        bar.set_yticks([])
+        bar.set_xticks([-scale, 0, scale], [f"≤ −{scale:g}", "0", f"≥ {scale:g} z"], fontsize=6.5)
+        bar.spines[:].set_visible(False)
+    return st.finish(fig, output_file)
+
+
+def _checked(tokens, values):
+    values = np.asarray(values, float)
+    if values.shape != (len(tokens),):
+        raise ParameterError(f"{len(tokens)} tokens need as many values; got an array of shape {values.shape}.")
+    return values
+
+
+def _wrap(tokens, per_line):
+    """Break tokens into lines: a list of (text, line, column, token)."""
+    placed, row, col = [], 0, 0
+    for i, token in enumerate(tokens):
+        text = visible_token(token)
+        if col and col + len(text.rstrip()) > per_line:
+            row, col = row + 1, 0
+        text = text.lstrip(" ") if col == 0 else text
+        for piece in [text[j : j + per_line] for j in range(0, len(text), per_line)] or [""]:
+            if col + len(piece) > per_line and col:
+                row, col = row + 1, 0
+            placed.append((piece, row, col, i))
+            col += len(piece)
+        if any(b in str(token) for b in _LINE_BREAKS):
+            row, col = row + 1, 0
+    return placed, row + (1 if col else 0) or 1

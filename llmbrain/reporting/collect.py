@@ -1,0 +1,266 @@
+"""Gather what a report shows, from a study folder or from single results. What is absent is named, not guessed."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ..exceptions import LLMBrainError, ParameterError
+from ..files import read_json, read_tsv
+
+__all__ = ["ReportData", "from_object", "from_study"]
+
+BYTES = 3e8  # of activity that a report reads at once, for the carpet and for the display order
+THRESHOLD = 3.0
+
+
+@dataclass
+class ReportData:
+    """Everything one report may show; what is None is left out."""
+
+    title: str
+    subtitle: str = ""
+    kind: str = "study"
+    model: dict = field(default_factory=dict)
+    corpus: dict = field(default_factory=dict)
+    runs: pd.DataFrame = None
+    sidecar: dict = field(default_factory=dict)
+    events: pd.DataFrame = None
+    geometry: object = None
+    networks: object = None
+    threshold: float = THRESHOLD
+    courses: np.ndarray = None
+    course_events: pd.DataFrame = None
+    carpet: tuple = None
+    topography: object = None
+    stability: pd.DataFrame = None
+    lesion: object = None
+    pruning: pd.DataFrame = None
+    prune_info: dict = field(default_factory=dict)
+    pruned: object = None
+    files: list = field(default_factory=list)
+    absent: list = field(default_factory=list)
+    root: Path = None
+    output: Path = None
+
+
+@dataclass
+class Tables:
+    """A lesion study as its files hold it."""
+
+    table: pd.DataFrame
+    controls: pd.DataFrame = None
+    items: pd.DataFrame = None
+    info: dict = field(default_factory=dict)
+
+
+# -- a study folder -----------------------------------------------------------------------------------------------
+def from_study(study, topography="auto"):
+    """Read a study folder; stations that have not been run yet are listed in ``absent``."""
+    model, corpus = study.info.get("model", {}), study.info.get("corpus", {})
+    data = ReportData(
+        title=short_name(model.get("id", study.subject)), subtitle=f"on the corpus “{corpus.get('name', study.task)}”",
+        model=model, corpus=corpus, root=study.root, output=study.path("report"),
+    )  # fmt: skip
+    recording = _recording(study, data)
+    _networks(study, data)
+    _lesion(study, data)
+    _pruning(study, data)
+    if recording is not None:
+        _courses(study, recording, data)
+        _activity(recording, data)
+    data.topography = _topography(data, recording, topography, study)
+    data.files = _files(study)
+    return data
+
+
+def _recording(study, data):
+    try:
+        recording = study.recording(study.sites()[0]) if study.sites() else None
+    except LLMBrainError as error:
+        data.absent.append(f"The recording cannot be read: {error}")
+        return None
+    if recording is None:
+        data.absent.append("No text has been recorded yet (llmbrain record).")
+        return None
+    _describe_recording(recording, data)
+    return recording
+
+
+def _describe_recording(recording, data):
+    data.geometry, data.events, data.sidecar = recording.geometry, recording.events, recording[0].sidecar
+    by_run = data.events.groupby("run", sort=False)
+    data.runs = pd.DataFrame(
+        {
+            "run": [run.path.name for run in recording],
+            "documents": by_run["document"].nunique().to_numpy(),
+            "tokens": [run.n_tokens for run in recording],
+            "size (MB)": [round(run.path.stat().st_size / 1e6, 1) for run in recording],
+        }
+    )
+
+
+def _networks(study, data):
+    found = sorted(study.path("components").parent.glob(study.path("components", desc="X").name.replace("desc-X", "desc-*")))
+    if not found:
+        data.absent.append("No networks have been decomposed yet (llmbrain networks).")
+        return
+    from ..networks.result import NetworkSet
+
+    desc = found[0].name.split("_desc-")[1].split("_")[0]
+    set_networks(data, NetworkSet.load(study, desc=desc))
+    path = study.path("stability", desc=desc)
+    data.stability = read_tsv(path) if path.is_file() else None
+
+
+def set_networks(data, networks):
+    """Take a network set into the report."""
+    data.networks = networks
+    data.geometry = data.geometry or networks.geometry
+    data.threshold = float((networks.info or {}).get("threshold") or THRESHOLD)
+
+
+def _lesion(study, data):
+    path = study.path("lesion_effects")
+    if not path.is_file():
+        data.absent.append("No network has been lesioned yet (llmbrain lesion).")
+        return
+
+    def optional(kind):
+        return read_tsv(study.path(kind)) if study.path(kind).is_file() else None
+
+    info = read_json(study.path("lesion_json")) if study.path("lesion_json").is_file() else {}
+    data.lesion = Tables(read_tsv(path), optional("lesion_controls"), optional("lesion_items"), info)
+
+
+def _pruning(study, data):
+    path = study.path("prune_table")
+    if not path.is_file():
+        data.absent.append("No pruning has been compared yet (llmbrain prune).")
+        return
+    data.pruning = read_tsv(path)
+    data.prune_info = read_json(study.path("prune_json")) if study.path("prune_json").is_file() else {}
+
+
+def _courses(study, recording, data):
+    """Time courses of networks, beside the tokens they belong to."""
+    if data.networks is None:
+        return
+    courses = getattr(data.networks, "time_courses", None)
+    if courses is None:
+        paths = [study.path("mixing", run=run.index) for run in recording]
+        if not all(p.is_file() for p in paths):
+            data.absent.append("The time courses of the networks are not in the study.")
+            return
+        courses = [read_tsv(p).to_numpy(float) for p in paths]
+    set_courses(data, courses, recording)
+
+
+def set_courses(data, courses, recording):
+    """Keep time courses if they belong to this recording, token by token; z-scored over all tokens."""
+    if len(courses) != len(recording) or any(len(c) != run.n_tokens for c, run in zip(courses, recording)):
+        data.absent.append("The networks were found on other runs than those of this study, so no words are shown.")
+        return
+    stacked = np.concatenate([np.asarray(c, float) for c in courses])
+    data.courses = (stacked - stacked.mean(axis=0)) / np.maximum(stacked.std(axis=0), 1e-9)
+    data.course_events = recording.events
+
+
+def _activity(recording, data, most=420):
+    """A stretch of one run for the carpet: as many tokens as fit the budget, from the middle of the recording."""
+    if data.networks is None:
+        return
+    run = recording[len(recording) // 2]
+    n = int(np.clip(BYTES / (4 * run.geometry.n_neurons), 40, most))
+    n = min(n, run.n_tokens)
+    start = (run.n_tokens - n) // 2
+    data.carpet = (run.to_array(start, start + n), run.events.iloc[start : start + n].reset_index(drop=True), run.path.name, start)
+
+
+def _topography(data, recording, wanted, study=None):
+    """The display order: the one that is asked for, the one the study holds, or a new one from half of the data."""
+    from ..topography import Topography, fit_topography, loadings_from_courses
+
+    if wanted is None or data.networks is None:
+        return None
+    if wanted != "auto":
+        data.networks.geometry.check_same(wanted.geometry, "The topography")
+        return wanted
+    path = None if study is None else topography_path(study)
+    if path is not None and path.is_file():
+        topography = Topography.load(path)
+        if topography.geometry == data.networks.geometry:
+            return topography
+    if recording is not None and recording.geometry == data.networks.geometry:
+        activity, source = half_of(recording)
+        features = loadings_from_courses(activity, len(data.networks.maps))
+    else:
+        features, source = np.asarray(data.networks.maps), "the shown maps themselves"
+    topography = fit_topography(features, data.networks.geometry, source=source)
+    if path is not None:
+        topography.save(path)
+    return topography
+
+
+def half_of(recording, budget=BYTES):
+    """Activity of one half of a recording, thinned to a budget of bytes, and the name of that half."""
+    n = max(60, int(budget / (4 * recording.geometry.n_neurons)))
+    if len(recording) > 1:
+        runs = recording[::2]
+        each = -(-n // len(runs))
+        parts = [run.to_array(0, min(each, run.n_tokens)) for run in runs]
+        return np.concatenate(parts), f"the odd runs ({', '.join(str(run.index) for run in runs)})"
+    run = recording[0]
+    half = max(run.n_tokens // 2, 1)
+    return run.to_array(0, min(n, half)), f"the first {half} tokens"
+
+
+def topography_path(study):
+    """Where a study keeps its display order."""
+    return study.path("layers_dseg").parent / study.path("components", desc="topography").name
+
+
+def _files(study):
+    rows = []
+    for path in sorted(p for p in study.root.rglob("*") if p.is_file() and ".part." not in p.name):
+        rows.append({"file": path.relative_to(study.root).as_posix(), "size (MB)": round(path.stat().st_size / 1e6, 2)})
+    return rows
+
+
+# -- single results -----------------------------------------------------------------------------------------------
+def from_object(obj, topography="auto"):
+    """Gather a report of one result: a recording, a decomposition, a lesion study, a pruned model or a grid."""
+    obj = getattr(obj, "networks_", obj)
+    if hasattr(obj, "maps") and hasattr(obj, "geometry"):
+        data = ReportData(title="Networks", kind="networks")
+        set_networks(data, obj)
+        if getattr(obj, "time_courses", None) is not None:
+            stacked = np.concatenate([np.asarray(c, float) for c in obj.time_courses])
+            data.courses = (stacked - stacked.mean(axis=0)) / np.maximum(stacked.std(axis=0), 1e-9)
+        data.model = dict((obj.info or {}).get("model") or {})
+        data.topography = _topography(data, None, topography)
+    elif hasattr(obj, "runs") and hasattr(obj, "study"):
+        data = ReportData(title="Recording", kind="recording", root=obj.root)
+        data.model, data.corpus = obj.study.info.get("model", {}), obj.study.info.get("corpus", {})
+        _describe_recording(obj, data)
+    elif hasattr(obj, "table") and hasattr(obj, "controls"):
+        data = ReportData(title="Lesions", kind="lesion", lesion=obj)
+    elif hasattr(obj, "summary") and hasattr(obj, "kept"):
+        data = ReportData(title="Pruned model", kind="pruned", pruned=obj)
+    elif isinstance(obj, pd.DataFrame) and "perplexity" in obj:
+        data = ReportData(title="Pruning", kind="pruning", pruning=obj)
+    elif isinstance(obj, pd.DataFrame) and {"network", "effect"} <= set(obj):
+        data = ReportData(title="Lesions", kind="lesion", lesion=Tables(obj))
+    else:
+        raise ParameterError(
+            f"No report is known for {type(obj).__name__}. Give a study folder, a Study, a recording, networks or a fitted "
+            "CanICA or DictLearning, a lesion result, a pruned model, or the table of run_grid."
+        )
+    data.subtitle = short_name(data.model["id"]) if data.model.get("id") else ""
+    return data
+
+
+def short_name(name):
+    """Last part of a model's name: what a reader calls it."""
+    return str(name).rstrip("/").rsplit("/", 1)[-1]

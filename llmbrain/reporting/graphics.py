@@ -1,0 +1,229 @@
+"""Pictures for a web page: rasters as data URIs, figures as inline SVG that follow the page's colours."""
+
+import base64
+import io
+import re
+import struct
+import zlib
+from html import escape
+
+import numpy as np
+
+from ..plotting import style as st
+from ..plotting.sheets import sheet_mosaic
+
+__all__ = ["MapPainter", "data_uri", "effect_strip", "figure_svg", "png_bytes", "profile_svg"]
+
+LEVELS = 24  # shades a side; more cannot be told apart
+FULL_Z = 8.0
+
+
+def png_bytes(index, palette):
+    """Write an indexed PNG.
+
+    Parameters
+    ----------
+    index : uint8 array of shape (height, width)
+        Number of each pixel's colour.
+    palette : uint8 array of shape (n_colors, 4)
+        Red, green, blue and opacity.
+
+    Returns
+    -------
+    bytes
+    """
+    index, palette = np.ascontiguousarray(index, np.uint8), np.asarray(palette, np.uint8)
+    height, width = index.shape
+    rows = np.concatenate([np.zeros((height, 1), np.uint8), index], axis=1).tobytes()
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)),
+        (b"PLTE", palette[:, :3].tobytes()),
+        (b"tRNS", palette[:, 3].tobytes()),
+        (b"IDAT", zlib.compress(rows, 9)),
+        (b"IEND", b""),
+    )
+    body = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def data_uri(png):
+    """Turn PNG bytes into the address of an image that lies in the page itself."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+class MapPainter:
+    """Paint maps of one geometry as small PNGs that read on a light and on a dark page.
+
+    Blank neurons are a faint grey and everything between sheets is transparent; strength is opacity.
+
+    Parameters
+    ----------
+    geometry : NeuronGeometry
+        The neurons.
+    topography : Topography, optional
+        Display order.
+    threshold : float
+        ``|z|`` up to which neurons stay blank.
+    aspect : float
+        Wanted width over height of the mosaic.
+    """
+
+    def __init__(self, geometry, topography=None, threshold=3.0, aspect=2.4):
+        self.geometry, self.topography, self.threshold = geometry, topography, threshold
+        number, self.corners = sheet_mosaic(np.arange(geometry.n_neurons), geometry, None, gap=2, aspect=aspect)
+        self.height, self.width = number.shape
+        self.inside = ~np.isnan(number)
+        _, natural = np.unique(number[self.inside], return_inverse=True)
+        # float32 cannot number more than 2**24 neurons apart, so the order is rebuilt from the sheets themselves.
+        self.pixel = self._pixels() if geometry.n_neurons > 2**24 else np.flatnonzero(self.inside)[np.argsort(natural)]
+        if topography is not None:
+            self.pixel = topography.restore(self.pixel)
+        shades = np.linspace(0, 1, LEVELS)
+        warm, cool = np.array([222, 98, 38]), np.array([38, 118, 196])
+        palette = np.zeros((2 + 2 * LEVELS, 4))
+        palette[1] = [128, 138, 150, 26]
+        for side, color in enumerate((warm, cool)):
+            block = palette[2 + side * LEVELS : 2 + (side + 1) * LEVELS]
+            block[:, :3] = color * (1 - 0.18 * shades[:, None])
+            block[:, 3] = 110 + 145 * shades
+        self.palette = palette.round().astype(np.uint8)
+
+    def _pixels(self):
+        rows, cols = self.geometry.shape[1:]
+        sheet = (np.arange(rows)[:, None] * self.width + np.arange(cols)).ravel()
+        return np.concatenate(
+            [sheet[:size] + top * self.width + left for size, (top, left) in zip(self.geometry.sizes, self.corners)]
+        )
+
+    def paint(self, z):
+        """Paint a map of shape (n_neurons,); returns a data URI."""
+        index = self.inside.astype(np.uint8)
+        strength = (np.abs(z) - self.threshold) / max(FULL_Z - self.threshold, 1e-6)
+        over = strength > 0
+        shade = np.clip(strength[over] * LEVELS, 0, LEVELS - 1).astype(np.uint8)
+        index.ravel()[self.pixel[over]] = 2 + shade + np.where(z[over] < 0, LEVELS, 0).astype(np.uint8)
+        return data_uri(png_bytes(index, self.palette))
+
+    def labels(self):
+        """Layer numbers as the inside of an SVG of the mosaic's size."""
+        size = max(self.geometry.shape[2] * 0.2, self.width / 90)
+        return "".join(
+            f'<text x="{left + 0.06 * self.geometry.shape[2]:.1f}" y="{top + 1.05 * size:.1f}" font-size="{size:.1f}">'
+            f"{layer}</text>"
+            for (top, left), layer in zip(self.corners, self.geometry.layers)
+        )
+
+
+def profile_svg(positive, negative, layers, label):
+    """Draw the share of each layer's neurons as bars, positive loadings up, negative ones down."""
+    n, width, height = len(positive), 600, 120
+    step, top = width / n, 100 * max(positive.max(), negative.max(), 1e-4)
+    up = max(positive.max(), 1e-9) / max(positive.max() + negative.max(), 1e-9)
+    zero = 8 + (height - 30) * (up if negative.max() > 0 else 1.0)
+    unit = (height - 30) / (100 * max(positive.max() + negative.max(), 1e-4))
+    bars = []
+    for i in range(n):
+        for share, css, sign in ((positive[i], "pos", 1), (negative[i], "neg", -1)):
+            if share > 0:
+                length = 100 * share * unit
+                y = zero - length if sign > 0 else zero
+                tip = f"layer {layers[i]}: {100 * share:.2g} % {'positive' if sign > 0 else 'negative'}"
+                bars.append(
+                    f'<rect class="{css}" x="{i * step + 0.1 * step:.1f}" y="{y:.1f}" width="{0.8 * step:.1f}" '
+                    f'height="{length:.1f}"><title>{tip}</title></rect>'
+                )
+    every = max(1, round(n / 10))
+    ticks = "".join(
+        f'<text x="{(i + 0.5) * step:.1f}" y="{height - 2}" text-anchor="middle">{layers[i]}</text>'
+        for i in range(0, n, every)
+    )
+    return (
+        f'<svg class="chart profile" viewBox="-44 0 {width + 44} {height}" role="img" aria-label="{escape(label)}">'
+        f'<line class="rule" x1="0" x2="{width}" y1="{zero:.1f}" y2="{zero:.1f}"/>{"".join(bars)}{ticks}'
+        f'<text x="-6" y="{zero - 100 * positive.max() * unit + 8:.1f}" text-anchor="end">{top:.2g} %</text>'
+        f'<text x="-6" y="{height - 2}" text-anchor="end">layer</text></svg>'
+    )
+
+
+def effect_strip(effect, low, high, controls, limits, label):
+    """Draw one lesion effect as a point with its interval over the dots of its controls."""
+    width, height = 600, 54
+    span = max(limits[1] - limits[0], 1e-9)
+
+    def x(value):
+        return 10 + (width - 20) * (value - limits[0]) / span
+
+    jitter = np.random.default_rng(0).uniform(-9, 9, len(controls))
+    dots = "".join(f'<circle class="control" cx="{x(c):.1f}" cy="{18 + j:.1f}" r="2.6"/>' for c, j in zip(controls, jitter))
+    interval = "" if low is None else f'<line class="interval" x1="{x(low):.1f}" x2="{x(high):.1f}" y1="18" y2="18"/>'
+    ticks = [limits[0], 0.0, limits[1]] if limits[0] < 0 < limits[1] else list(limits)
+    if len(ticks) == 3 and min(x(0) - x(limits[0]), x(limits[1]) - x(0)) < 60:
+        ticks = [0.0, limits[1]] if abs(limits[1]) >= abs(limits[0]) else [limits[0], 0.0]
+    marks = "".join(
+        f'<line class="rule" x1="{x(t):.1f}" x2="{x(t):.1f}" y1="34" y2="38"/><text x="{x(t):.1f}" y="51" '
+        f'text-anchor="{"start" if x(t) < 30 else "end" if x(t) > width - 30 else "middle"}">{_number(t)}</text>'
+        for t in ticks
+    )
+    return (
+        f'<svg class="chart strip" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">'
+        f'<line class="rule" x1="10" x2="{width - 10}" y1="34" y2="34"/>{marks}{dots}{interval}'
+        f'<circle class="effect" cx="{x(effect):.1f}" cy="18" r="5.5"/></svg>'
+    )
+
+
+def _number(value):
+    return f"{value:.2g}".replace("-", "−")
+
+
+def figure_svg(fig, key, label):
+    """Turn a matplotlib figure into inline SVG whose inks are the page's, and close it.
+
+    Parameters
+    ----------
+    fig : matplotlib.figure.Figure
+        Drawn in the house style.
+    key : str
+        Prefix that keeps the ids of the page apart.
+    label : str
+        What the picture shows, for those who do not see it.
+
+    Returns
+    -------
+    str
+    """
+    import matplotlib as mpl
+    import matplotlib.pyplot as plt
+
+    buffer = io.StringIO()
+    with st.style(), mpl.rc_context({"svg.hashsalt": key}):
+        fig.savefig(buffer, format="svg", transparent=True, metadata={"Date": None}, dpi=150)
+    width = fig.get_size_inches()[0] * 96
+    plt.close(fig)
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
+    svg = re.sub(r"<!--.*?-->", "", svg, flags=re.S)
+    box = re.search(r'viewBox="([^"]+)"', svg).group(1)
+    svg = re.sub(
+        r"<svg[^>]*>",
+        f'<svg class="figure" viewBox="{box}" style="max-width:{width:.0f}px" role="img" aria-label="{escape(label)}">',
+        svg, count=1,
+    )  # fmt: skip
+    used = set(re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', svg))
+    used = {a or b for a, b in used}
+    svg = re.sub(r' id="([^"]+)"', lambda m: f' id="{key}-{m[1]}"' if m[1] in used else "", svg)
+    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{key}-\1)", svg)
+    svg = re.sub(r'(xlink:)?href="#([^"]+)"', rf'href="#{key}-\2"', svg)
+    svg = re.sub(r"font(-family)?: ([^;\"']*?)'DejaVu Sans[^;\"]*", _font, svg)
+    for ink, name in ((st.INK, "ink"), (st.MUTED, "muted"), (st.GRID, "rule"), (st.FACE, "card")):
+        svg = svg.replace(ink, f"var(--{name})")
+    svg = re.sub(r"\n\s*", "\n", svg).replace("\n<", "<")
+    return re.sub(r"(\d\.\d{3})\d+", r"\1", svg)
+
+
+def _font(match):
+    if "Mono" in match[0]:
+        return match[0].replace('"', "'")
+    return f"font{match[1] or ''}: {match[2]}var(--font)"

@@ -1,0 +1,231 @@
+"""The methods paragraph and its references, written from what was really run."""
+
+import platform
+from importlib import metadata
+
+__all__ = ["bibtex", "methods_text", "versions"]
+
+PACKAGES = ("llmbrain", "nilearn", "scikit-learn", "torch", "transformers", "numpy", "scipy", "nibabel")
+
+REFERENCES = {
+    "canica": """@article{varoquaux2010canica,
+  author  = {Varoquaux, Ga{\\"e}l and Sadaghiani, Sepideh and Pinel, Philippe and Kleinschmidt, Andreas and Poline, Jean-Baptiste and Thirion, Bertrand},
+  title   = {A group model for stable multi-subject {ICA} on {fMRI} datasets},
+  journal = {NeuroImage}, volume = {51}, number = {1}, pages = {288--299}, year = {2010}
+}""",
+    "fastica": """@article{hyvarinen1999fastica,
+  author  = {Hyv{\\"a}rinen, Aapo},
+  title   = {Fast and robust fixed-point algorithms for independent component analysis},
+  journal = {IEEE Transactions on Neural Networks}, volume = {10}, number = {3}, pages = {626--634}, year = {1999}
+}""",
+    "dictlearning": """@inproceedings{mensch2016compressed,
+  author    = {Mensch, Arthur and Varoquaux, Ga{\\"e}l and Thirion, Bertrand},
+  title     = {Compressed online dictionary learning for fast resting-state {fMRI} decomposition},
+  booktitle = {IEEE International Symposium on Biomedical Imaging}, pages = {1282--1285}, year = {2016}
+}""",
+    "icasso": """@article{himberg2004icasso,
+  author  = {Himberg, Johan and Hyv{\\"a}rinen, Aapo and Esposito, Fabrizio},
+  title   = {Validating the independent components of neuroimaging time series via clustering and visualization},
+  journal = {NeuroImage}, volume = {22}, number = {3}, pages = {1214--1222}, year = {2004}
+}""",
+    "fdr": """@article{benjamini1995fdr,
+  author  = {Benjamini, Yoav and Hochberg, Yosef},
+  title   = {Controlling the false discovery rate: a practical and powerful approach to multiple testing},
+  journal = {Journal of the Royal Statistical Society B}, volume = {57}, number = {1}, pages = {289--300}, year = {1995}
+}""",
+    "permutation": """@article{phipson2010permutation,
+  author  = {Phipson, Belinda and Smyth, Gordon K.},
+  title   = {Permutation p-values should never be zero: calculating exact p-values when permutations are randomly drawn},
+  journal = {Statistical Applications in Genetics and Molecular Biology}, volume = {9}, number = {1}, pages = {39}, year = {2010}
+}""",
+    "wanda": """@inproceedings{sun2024wanda,
+  author    = {Sun, Mingjie and Liu, Zhuang and Bair, Anna and Kolter, J. Zico},
+  title     = {A simple and effective pruning approach for large language models},
+  booktitle = {International Conference on Learning Representations}, year = {2024}
+}""",
+    "flap": """@inproceedings{an2024flap,
+  author    = {An, Yongqi and Zhao, Xu and Yu, Tao and Tang, Ming and Wang, Jinqiao},
+  title     = {Fluctuation-based adaptive structured pruning for large language models},
+  booktitle = {AAAI Conference on Artificial Intelligence}, volume = {38}, pages = {10865--10873}, year = {2024}
+}""",
+    "nilearn": """@software{nilearn,
+  author = {{Nilearn contributors}},
+  title  = {nilearn}, url = {https://github.com/nilearn/nilearn}, doi = {10.5281/zenodo.8397156}
+}""",
+    "sklearn": """@article{pedregosa2011sklearn,
+  author  = {Pedregosa, Fabian and others},
+  title   = {Scikit-learn: machine learning in {Python}},
+  journal = {Journal of Machine Learning Research}, volume = {12}, pages = {2825--2830}, year = {2011}
+}""",
+    "transformers": """@inproceedings{wolf2020transformers,
+  author    = {Wolf, Thomas and others},
+  title     = {Transformers: state-of-the-art natural language processing},
+  booktitle = {EMNLP: System Demonstrations}, pages = {38--45}, year = {2020}
+}""",
+    "bids": """@article{gorgolewski2016bids,
+  author  = {Gorgolewski, Krzysztof J. and others},
+  title   = {The brain imaging data structure, a format for organizing and describing outputs of neuroimaging experiments},
+  journal = {Scientific Data}, volume = {3}, pages = {160044}, year = {2016}
+}""",
+}  # fmt: skip
+
+CITED_AS = {
+    "canica": "Varoquaux et al., 2010", "fastica": "Hyvärinen, 1999", "dictlearning": "Mensch et al., 2016",
+    "icasso": "Himberg et al., 2004", "fdr": "Benjamini & Hochberg, 1995", "permutation": "Phipson & Smyth, 2010",
+    "wanda": "Sun et al., 2024", "flap": "An et al., 2024", "nilearn": "Nilearn contributors",
+    "sklearn": "Pedregosa et al., 2011", "transformers": "Wolf et al., 2020", "bids": "Gorgolewski et al., 2016",
+}  # fmt: skip
+
+
+def versions(recorded=None):
+    """Versions of what takes part: those written down when the data were made, else those installed now."""
+    found = {"Python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    found.update(recorded or {})
+    return found
+
+
+def methods_text(data):
+    """Write the methods of a report, one paragraph a station, and collect what they cite.
+
+    Parameters
+    ----------
+    data : ReportData
+        Only what it holds is described.
+
+    Returns
+    -------
+    paragraphs : list of str
+    cited : list of str
+        Keys of :data:`REFERENCES`, in order of appearance.
+    """
+    cite = _Citations()
+    writers = (_recording, _networks, _display, _lesions, _pruning)
+    paragraphs = [text for text in (write(data, cite) for write in writers) if text]
+    seen = versions(data.sidecar.get("LibraryVersions"))
+    used = ", ".join(f"{name} {version}" for name, version in seen.items())
+    paragraphs.append(f"Software: {used}{cite('transformers', 'sklearn', 'nilearn')}.")
+    return paragraphs, cite.keys
+
+
+def bibtex(keys):
+    """BibTeX entries of the keys, in order."""
+    return "\n\n".join(REFERENCES[k] for k in keys)
+
+
+class _Citations:
+    def __init__(self):
+        self.keys = []
+
+    def __call__(self, *keys):
+        self.keys += [k for k in keys if k not in self.keys]
+        return f" ({'; '.join(CITED_AS[k] for k in keys)})"
+
+
+def _recording(data, cite):
+    if not data.sidecar:
+        return ""
+    side, geometry = data.sidecar, data.geometry
+    name = data.model.get("id", side.get("ModelID", "a model"))
+    revision = data.model.get("revision")
+    where = f", revision {revision[:12]}" if revision else ""
+    weights = f", weights {data.model['weights_hash']}" if data.model.get("weights_hash") else ""
+    n_documents = data.events["document"].nunique()
+    text = (
+        f"The language model {name} ({data.model.get('architecture', 'decoder')}{where}{weights}; {side.get('ModelDataType', 'unknown')} "
+        f"weights) read {n_documents} documents of the corpus “{side.get('Corpus', data.corpus.get('name', ''))}”"
+        f"{_hash(side.get('CorpusHash') or data.corpus.get('hash'))}. At each of {len(data.events)} tokens the {geometry.n_neurons} neurons "
+        f"of the site “{geometry.site}” ({geometry.n_layers} layers) were recorded in {side.get('DataType', 'float32')}, in "
+        f"{len(data.runs)} {'run' if len(data.runs) == 1 else 'runs'} laid out after BIDS{cite('bids')}."
+    )
+    if side.get("Context"):
+        text += f" The model read at most {side['Context']} tokens at once"
+        text += f", of which the first {side['WarmUp']} of each later window only gave context." if side.get("WarmUp") else "."
+    return text + " Special tokens and padding were left out. Repetition time means one token."
+
+
+def _networks(data, cite):
+    if data.networks is None:
+        return ""
+    info = dict(data.networks.info or {})
+    method = str(info.get("method") or info.get("estimator") or info.get("algorithm") or "")
+    n = len(data.networks.maps)
+    lowered = method.lower()
+    if "dict" in lowered:
+        text = f"Networks were found by dictionary learning{cite('dictlearning')} with {n} atoms"
+    elif "ica" in lowered:
+        text = f"Networks were found by group independent component analysis (CanICA{cite('canica')}, FastICA{cite('fastica')}) with {n} components"
+    else:
+        text = f"{n} networks were decomposed"
+    names = {"engine": "engine {}", "n_init": "{} restarts", "random_state": "seed {}", "n_components": None}
+    settings = [form.format(info[key]) for key, form in names.items() if form and info.get(key) is not None]
+    text += f" ({', '.join(settings)})." if settings else "."
+    if info.get("converged") is False:
+        text += " The decomposition did not converge; its networks are to be read with care."
+    text += f" Maps were z-scored over neurons; a neuron belongs to a network where |z| > {data.threshold:g}. No smoothing was applied."
+    if data.stability is not None or "stability" in data.networks.metrics or "iq" in data.networks.metrics:
+        text += f" Stability is the index Iq of clustered restarts{cite('icasso')}."
+    return text
+
+
+def _display(data, cite):
+    if data.topography is None:
+        return ""
+    info = data.topography.info
+    how = {
+        "transport": "by optimal transport of the neurons, placed between the anchors of their loadings, onto the layer's sheet",
+        "hilbert": "along a Hilbert curve, by dominant loading",
+    }.get(info.get("method"), "by similarity")
+    return (
+        f"For display only, neurons were ordered within each layer {how}, computed from {info.get('source') or 'their loadings'} "
+        f"(seed {info.get('seed', 'not recorded')}). No statistic depends on this order."
+    )
+
+
+def _lesions(data, cite):
+    if data.lesion is None:
+        return ""
+    table, info = data.lesion.table, dict(getattr(data.lesion, "info", None) or {})
+    how = info.get("how", "zero")
+    hows = {"zero": "set to zero", "mean": "clamped to their mean", "resample": "exchanged with those of another token"}
+    n_controls = int(table["n_controls"].max()) if "n_controls" in table else 0
+    families = [str(f) for f in dict.fromkeys(table["family"])] if "family" in table else []
+    text = f"Each of {table['network'].nunique()} networks was lesioned: its neurons were {hows.get(str(how), f'treated with “{how}”')} while the model read"
+    tasks = [str(t) for t in dict.fromkeys(table["task"])] if "task" in table else []
+    text += f" ({', '.join(tasks[:8])}{', …' if len(tasks) > 8 else ''})." if tasks else " held-out text."
+    if n_controls:
+        matched = f" matched by {', '.join(families)}" if families else ""
+        text += (
+            f" Each was compared with {n_controls} random sets of as many neurons{matched}; "
+            f"p = (1 + number of controls at least as harmful) / (controls + 1){cite('permutation')}"
+        )
+        text += f", and q controls the false discovery rate over networks{cite('fdr')}." if "q" in table else "."
+    if info.get("random_state") is not None:
+        text += f" Seed {info['random_state']}."
+    return text
+
+
+def _pruning(data, cite):
+    if data.pruning is None and data.pruned is None:
+        return ""
+    if data.pruning is None:
+        summary = data.pruned.summary
+        parts = [f"{k.replace('_', ' ')} {summary[k]}" for k in ("score", "allocation", "compensation", "ratio") if k in summary]
+        return f"MLP neurons were removed for good ({', '.join(parts)})."
+    table = data.pruning
+    scores = [str(s) for s in dict.fromkeys(table["score"])] if "score" in table else []
+    known = [key for key in ("wanda", "flap") if any(key in s.lower() for s in scores)]
+    ratios = ", ".join(f"{100 * r:g} %" for r in sorted(set(table["ratio"]))) if "ratio" in table else "several shares"
+    text = f"MLP neurons were removed for good at {ratios}"
+    text += f" by the scores {', '.join(scores)}{cite(*known) if known else ''}" if scores else ""
+    seeds = table["seed"].nunique() if "seed" in table else 0
+    text += f", with {seeds} {'seed' if seeds == 1 else 'seeds'}" if seeds else ""
+    return text + "; perplexity is the exponential of the mean loss a token in nats on held-out text."
+
+
+def _hash(value):
+    return f" (hash {value})" if value else ""

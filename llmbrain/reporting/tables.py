@@ -1,0 +1,85 @@
+"""Data frames as tables of a page: aligned, sortable, readable."""
+
+from html import escape
+
+import numpy as np
+import pandas as pd
+
+__all__ = ["html_table", "number"]
+
+LABELS = {
+    "n_neurons": "neurons", "ci_low": "95 % from", "ci_high": "to", "control_mean": "controls, mean",
+    "control_sd": "controls, sd", "control_max": "controls, max", "n_controls": "controls", "ratio_to_dense": "times unpruned",
+    "peak_layer": "peak layer", "iq": "stability (Iq)", "stability": "stability (Iq)",
+}  # fmt: skip
+PERCENT = ("share", "variance", "ratio", "coverage")
+P_VALUES = ("p", "q", "p_value", "q_value")
+
+
+def number(value, column=""):
+    """Write a number as a reader wants it: counts with thin spaces, shares in percent, p with a floor."""
+    if value is None or value is pd.NA or (isinstance(value, (float, np.floating)) and np.isnan(value)):
+        return "–"
+    if isinstance(value, (bool, np.bool_)):
+        return "yes" if value else "no"
+    if isinstance(value, (int, np.integer)):
+        return f"{int(value):,}".replace(",", "\u202f").replace("-", "−")
+    if not isinstance(value, (float, np.floating)):
+        return str(value)
+    if column in P_VALUES:
+        return f"{value:.3f}" if value >= 0.001 else "< 0.001"
+    if column in PERCENT and abs(value) <= 1:
+        return f"{100 * value:.2g}\u202f%".replace("-", "−")
+    if float(value).is_integer() and abs(value) >= 1000:
+        return number(int(value))
+    return f"{value:.3g}".replace("-", "−") if abs(value) < 1e5 else f"{value:.3e}"
+
+
+def html_table(frame, caption, columns=None, labels=None, link=None, emphasis=None):
+    """Write a data frame as a sortable table.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        The rows.
+    caption : str
+        What the table holds; the accessible name of it.
+    columns : sequence of str, optional
+        Which columns, in order; those that are missing are left out.
+    labels : dict, optional
+        Column -> heading.
+    link : (column, function), optional
+        Makes the cells of a column links; the function turns a value into an address or None.
+    emphasis : bool array, optional
+        Rows to set in bold.
+
+    Returns
+    -------
+    str
+    """
+    columns = [c for c in (columns or frame.columns) if c in frame]
+    labels = {**LABELS, **(labels or {})}
+    numeric = [pd.api.types.is_numeric_dtype(frame[c]) for c in columns]
+    head = "".join(
+        f'<th scope="col"{" class=num" if num else ""}><button type="button">{escape(labels.get(c, c.replace("_", " ")))}'
+        "</button></th>"
+        for c, num in zip(columns, numeric)
+    )
+    rows = []
+    for i, values in enumerate(frame[columns].itertuples(index=False)):
+        cells = "".join(_cell(v, c, num, link) for v, c, num in zip(values, columns, numeric))
+        rows.append(f"<tr{' class=strong' if emphasis is not None and emphasis[i] else ''}>{cells}</tr>")
+    return (
+        f'<div class="scroll" role="region" aria-label="{escape(caption)}" tabindex="0"><table class="sortable">'
+        f"<caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _cell(value, column, numeric, link):
+    text = escape(number(value, column))
+    if link is not None and column == link[0] and (address := link[1](value)):
+        text = f'<a href="{escape(address)}">{text}</a>'
+    if not numeric:
+        return f"<td>{text}</td>"
+    key = "" if pd.isna(value) else f' data-v="{float(value):.6g}"'
+    return f'<td class="num"{key}>{text}</td>'

@@ -1,0 +1,73 @@
+"""Which words a network answers to: peaks in context, and a stretch of text to read it on."""
+
+import numpy as np
+
+__all__ = ["best_stretch", "engagement_by_kind", "peaks"]
+
+
+def peaks(course, events, n=6, around=8):
+    """Find the strongest tokens of a time course that do not lie in each other's context.
+
+    Parameters
+    ----------
+    course : array of shape (n_tokens,)
+        One network, z-scored.
+    events : pandas.DataFrame
+        ``document`` of each token (and ``run``).
+    n : int
+        How many.
+    around : int
+        Tokens of context on each side.
+
+    Returns
+    -------
+    list of (peak, first, last)
+        Rows: the token, and its context within the document, ``last`` excluded.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> peaks(np.array([0, 5, 0, 0, 0, 3.0]), pd.DataFrame({"document": list("aaabbb")}), n=2, around=1)
+    [(1, 0, 3), (5, 4, 6)]
+    """
+    start, stop = _document_bounds(events)
+    found, taken = [], np.zeros(len(course), bool)
+    for i in np.argsort(-course, kind="stable"):
+        if len(found) == n or course[i] <= 0:
+            break
+        if taken[i]:
+            continue
+        first, last = max(start[i], i - around), min(stop[i], i + around + 1)
+        taken[max(0, first - around) : last + around] = True
+        found.append((int(i), int(first), int(last)))
+    return found
+
+
+def best_stretch(course, events, length=90):
+    """Find the stretch of one document in which a network is most engaged: its first row and the one after its last."""
+    start, stop = _document_bounds(events)
+    smooth = np.convolve(np.maximum(course, 0), np.ones(9) / 9, mode="same")
+    centre = int(smooth.argmax())
+    low, high = int(start[centre]), int(stop[centre])
+    first = int(np.clip(centre - length // 2, low, max(low, high - length)))
+    return first, min(high, first + length)
+
+
+def engagement_by_kind(courses, events):
+    """Mean engagement of each network in each kind of text: a data frame (kinds x networks), or None."""
+    import pandas as pd
+
+    if "kind" not in events or events["kind"].isna().all() or events["kind"].nunique() < 2:
+        return None
+    return pd.DataFrame(courses).groupby(events["kind"].to_numpy()).mean()
+
+
+def _document_bounds(events):
+    """First row, and the row after the last, of the stretch of one document that each token lies in."""
+    key = events["document"].astype(str)
+    if "run" in events:
+        key = key + "\0" + events["run"].astype(str)
+    key = key.to_numpy()
+    edges = np.flatnonzero(np.r_[True, key[1:] != key[:-1], True])
+    length = np.diff(edges)
+    return np.repeat(edges[:-1], length), np.repeat(edges[1:], length)
