@@ -1,6 +1,20 @@
 """How well a model does: losses of tokens, minimal pairs, multiple choice, generated text, lm-eval tasks."""
 
 from .losses import ScoredSequence, sequence_losses, token_losses
+from .minimal_pairs import minimal_pairs
+from .multiple_choice import Question, load_questions, multiple_choice, parse_answer, score_answers
 from .perplexity import perplexity, perplexity_report
 
-__all__ = ["ScoredSequence", "perplexity", "perplexity_report", "sequence_losses", "token_losses"]
+__all__ = [
+    "Question",
+    "ScoredSequence",
+    "load_questions",
+    "minimal_pairs",
+    "multiple_choice",
+    "parse_answer",
+    "perplexity",
+    "perplexity_report",
+    "score_answers",
+    "sequence_losses",
+    "token_losses",
+]

@@ -1,0 +1,275 @@
+"""Many lesions in one forward pass.
+
+The conditions of a study differ from the intact model only from their first lesioned layer on. One pass therefore
+starts with the rows of the intact batch; at the layer where a condition begins, a copy of the intact rows joins the
+batch as rows of their own, in which this condition's neurons are edited in every later layer. The layers before a
+lesion are thus computed once for all conditions of the pass, and the matrix products are as large as the memory allows.
+"""
+
+import contextlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..evaluation.losses import _input_device, batch_losses, model_hidden, pad, sequence_batches
+from ..models.hooks import site_hooks
+from ..models.sites import find_decoder_layers
+from .context import Lesion, refuse_compiled
+
+__all__ = ["BatchPlan", "condition_losses", "plan_batches", "row_mode"]
+
+MODES = ("prefix", "rows", "single")
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """One forward pass: which sequences, which conditions."""
+
+    sequences: np.ndarray
+    conditions: np.ndarray
+    with_intact: bool
+
+
+def plan_batches(sequences, first_layers, max_tokens):
+    """Cut a study into forward passes of at most ``max_tokens`` tokens (rows times longest sequence).
+
+    Parameters
+    ----------
+    sequences : sequence of ScoredSequence
+    first_layers : int array of shape (n_conditions,)
+        Where each condition begins; conditions that begin at similar layers share a pass.
+    max_tokens : int
+
+    Returns
+    -------
+    list of BatchPlan
+        Every pair of a sequence and a condition once, and every sequence once intact.
+    """
+    order = np.argsort(-np.asarray(first_layers), kind="stable")
+    # some sequences together keep the products large even where few conditions are left over
+    share = max(1, max_tokens // 8)
+    plans = []
+    for rows in sequence_batches(sequences, share):
+        tokens = len(rows) * max(len(sequences[i]) for i in rows)
+        at_once = max(1, max_tokens // tokens - 1)
+        n_passes = max(1, -(-len(order) // at_once))
+        for k, part in enumerate(np.array_split(order, n_passes)):
+            plans.append(BatchPlan(rows, part, k == 0))
+    return plans
+
+
+def condition_losses(model, sites, sequences, edits, *, max_tokens=4096, mode="prefix", done=None, progress=None):
+    """Sum of the losses of every sequence, intact and under every condition.
+
+    Parameters
+    ----------
+    model : transformers causal language model
+    sites : list of Site
+        The sites of the edits' geometry, in its order of layers.
+    sequences : sequence of ScoredSequence
+    edits : sequence of Edit
+    max_tokens : int
+        Tokens in one forward pass, all rows together: bounds the memory.
+    mode : {"prefix", "rows", "single"}
+        ``prefix``: conditions join where they begin; ``rows``: all rows from the first layer on; ``single``: one
+        condition at a time through :func:`llmbrain.lesion`. All give the same numbers; see :func:`row_mode`.
+    done : array of shape (1 + n_conditions, n_sequences), optional
+        What an earlier, interrupted call returned; NaN marks what is missing. Filled in place.
+    progress : callable, optional
+        Called after each pass with the number of (condition, token) pairs done and the array so far.
+
+    Returns
+    -------
+    float64 array of shape (1 + n_conditions, n_sequences)
+        Nats, summed over the counted tokens; row 0 is the intact model.
+    """
+    import torch
+
+    refuse_compiled(model)
+    sums = np.full((1 + len(edits), len(sequences)), np.nan) if done is None else done
+    first = np.array([len(sites) if e.first_layer is None else e.first_layer for e in edits], dtype=int)
+    for plan in plan_batches(sequences, first, max_tokens):
+        wanted = np.r_[0, plan.conditions + 1] if plan.with_intact else plan.conditions + 1
+        if not np.isnan(sums[np.ix_(wanted, plan.sequences)]).any():
+            continue
+        batch = [sequences[i] for i in plan.sequences]
+        chosen = [edits[c] for c in plan.conditions]
+        with torch.no_grad():
+            result = _PASSES[mode](model, sites, batch, chosen, plan.with_intact)
+        sums[np.ix_(wanted, plan.sequences)] = result
+        if progress is not None:
+            progress(len(wanted) * sum(len(s) for s in batch), sums)
+    return sums
+
+
+def row_mode(model, sites, edits, sequences=None):
+    """Find the fastest mode that gives, on a small trial, what single lesions give.
+
+    Architectures hand their blocks different arguments; rather than trusting a list of them, two short sequences are
+    run with the two edits that begin latest, in every mode.
+
+    Returns
+    -------
+    {"prefix", "rows", "single"}
+    """
+    import torch
+
+    from ..evaluation.losses import ScoredSequence
+
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    ids = np.random.default_rng(0).integers(0, vocabulary, 12)
+    trial = [ScoredSequence(ids[:7], np.ones(7, bool)), ScoredSequence(ids[7:], np.ones(5, bool))]
+    starts = [-1 if e.first_layer is None else e.first_layer for e in edits]
+    few = [edits[i] for i in sorted({int(np.argmin(starts)), int(np.argmax(starts))})]
+    with torch.no_grad():
+        expected = _pass_single(model, sites, trial, few, True)
+        for mode in MODES[:2]:
+            try:
+                got = _PASSES[mode](model, sites, trial, few, True)
+            except (RuntimeError, ValueError, IndexError, TypeError):
+                continue
+            tolerance = 1e-4 if model.dtype in (torch.float32, torch.float64) else 5e-2
+            if np.allclose(got, expected, rtol=tolerance, atol=tolerance, equal_nan=True):
+                return mode
+    return "single"
+
+
+# ------------------------------------------------------------------------------------------------ the passes
+def _pass_single(model, sites, batch, edits, with_intact):
+    """One condition after the other, each under its own lesion."""
+    sums = []
+    ids, mask = pad(batch, _input_device(model))
+    mask = None if bool(mask.all()) else mask
+    for edit in ([None] if with_intact else []) + list(edits):
+        with contextlib.nullcontext() if edit is None else Lesion.at_sites(model, edit, sites):
+            hidden, score = model_hidden(model, ids, mask)
+        sums.append(_sums(hidden, score, ids, batch))
+    return np.stack(sums)
+
+
+def _pass_rows(model, sites, batch, edits, with_intact):
+    """All conditions as rows from the first layer on."""
+    ids, mask = pad(batch, _input_device(model))
+    n_blocks = len(edits) + with_intact
+    rows = _Rows(edits, len(batch), ids.shape[1], intact=with_intact, active=range(len(edits)))
+    mask = None if bool(mask.all()) else mask.repeat(n_blocks, 1)
+    with site_hooks(sites, rows.edit):
+        hidden, score = model_hidden(model, ids.repeat(n_blocks, 1), mask)
+    return _block_sums(hidden, score, ids, batch, n_blocks)
+
+
+def _pass_prefix(model, sites, batch, edits, with_intact):
+    """Conditions join the batch at the layer where they begin."""
+    _, blocks = find_decoder_layers(model)
+    ids, mask = pad(batch, _input_device(model))
+    rows = _Rows(edits, len(batch), ids.shape[1], intact=True, active=())
+    starts = [blocks[sites[e.first_layer].layer] if e.layers else blocks[-1] for e in edits]
+    with contextlib.ExitStack() as stack:
+        for block in blocks:
+            joining = [c for c, start in enumerate(starts) if start is block]
+            before = rows.joining(joining, keep_intact=with_intact)
+            stack.callback(block.register_forward_pre_hook(before, with_kwargs=True).remove)
+        stack.enter_context(site_hooks(sites, rows.edit))
+        hidden, score = model_hidden(model, ids, None if bool(mask.all()) else mask)
+    order = rows.order
+    sums = _block_sums(hidden, score, ids, batch, len(order))
+    return sums[np.argsort(order)]  # the intact rows carry the number -1 and come first
+
+
+_PASSES = {"prefix": _pass_prefix, "rows": _pass_rows, "single": _pass_single}
+
+
+class _Rows:
+    """Which blocks of rows a pass holds at the moment, and the editing of each.
+
+    ``order`` lists the conditions in the order of their rows; -1 are the intact rows.
+    """
+
+    def __init__(self, edits, batch, n_tokens, *, intact, active):
+        self.edits, self.batch, self.n_tokens = edits, batch, n_tokens
+        self.states = [edit.state() for edit in edits]
+        self.order = ([-1] if intact else []) + list(active)
+        self.left = len(edits) - len(self.order) + intact
+        self._masks = {}
+
+    # -- rows come and go -----------------------------------------------------------------------------------------
+    def joining(self, conditions, keep_intact):
+        """A pre-hook of a block that lets conditions join, and repeats what else belongs to the rows."""
+
+        def before(module, args, kwargs):
+            args, kwargs = list(args), dict(kwargs)
+            hidden = args[0] if args else kwargs["hidden_states"]
+            if conditions:
+                hidden = self._join(hidden, conditions, keep_intact)
+            n_blocks = hidden.shape[0] // self.batch
+            args[1:] = [self._repeat(a, n_blocks) for a in args[1:]]
+            kwargs = {k: v if k == "hidden_states" else self._repeat(v, n_blocks) for k, v in kwargs.items()}
+            if args:
+                args[0] = hidden
+            else:
+                kwargs["hidden_states"] = hidden
+            return tuple(args), kwargs
+
+        return before
+
+    def _join(self, hidden, conditions, keep_intact):
+        import torch
+
+        intact = hidden[: self.batch]  # block 0 until it leaves, which is when the last condition has joined
+        self.order += conditions
+        self.left -= len(conditions)
+        new = intact.repeat(len(conditions), *[1] * (hidden.ndim - 1))
+        if not self.left and not keep_intact:
+            self.order.remove(-1)
+            hidden = hidden[self.batch :]
+        return torch.cat([hidden, new])
+
+    def _repeat(self, value, n_blocks):
+        import torch
+
+        if isinstance(value, (tuple, list)):
+            return type(value)(self._repeat(v, n_blocks) for v in value)
+        if not isinstance(value, torch.Tensor) or value.ndim < 2 or n_blocks == 1:
+            return value
+        # with one sequence everything has a first axis of 1 and is broadcast
+        of_rows = self.batch > 1 and value.shape[0] == self.batch
+        return value.repeat(n_blocks, *[1] * (value.ndim - 1)) if of_rows else value
+
+    # -- editing --------------------------------------------------------------------------------------------------
+    def edit(self, layer, x):
+        """Edit every block's own neurons in a layer (:func:`llmbrain.models.hooks.site_hooks`)."""
+        touched = [(k, c) for k, c in enumerate(self.order) if c >= 0 and self.edits[c].units[layer].size]
+        touched = [(k, c) for k, c in touched if self.edits[c].strength]
+        if not touched:
+            return None
+        blocks = x.reshape(len(self.order), self.batch * self.n_tokens, x.shape[-1])
+        if all(self.edits[c].is_removal for _, c in touched):
+            return blocks.masked_fill(self._mask(layer, x.device), 0.0).reshape(x.shape)
+        blocks = blocks.clone()
+        for k, c in touched:
+            units = self.states[c].units(layer, x.device)
+            old = blocks[k][:, units].reshape(self.batch, self.n_tokens, -1)
+            blocks[k][:, units] = self.states[c].new_values(layer, old).reshape(-1, len(units))
+        return blocks.reshape(x.shape)
+
+    def _mask(self, layer, device):
+        import torch
+
+        key = (layer, device, tuple(self.order))
+        if key not in self._masks:
+            lesioned = [
+                self.edits[c].mask_of(layer) if c >= 0 else np.zeros_like(self.edits[0].mask_of(layer))
+                for c in self.order
+            ]
+            self._masks[key] = torch.from_numpy(np.stack(lesioned))[:, None].to(device)
+        return self._masks[key]
+
+
+def _block_sums(hidden, score, ids, batch, n_blocks):
+    """Sums of losses of each block of rows, shape ``(n_blocks, n_sequences)``."""
+    blocks = hidden.reshape(n_blocks, len(batch), *hidden.shape[1:])
+    return np.stack([_sums(block, score, ids, batch) for block in blocks])
+
+
+def _sums(hidden, score, ids, batch):
+    return np.array([part.sum(dtype=np.float64) for part in batch_losses(hidden, score, ids, batch)])

@@ -1,0 +1,185 @@
+"""What a lesion puts in the place of the selected neurons' values.
+
+With ``x`` the value of a neuron at a token and ``s`` the strength, every kind is ``x + s (target - x)``:
+
+========  ==========================================================================
+kind      target
+========  ==========================================================================
+zero      0
+mean      the neuron's mean over a reference text
+resample  the neuron's value at another token of a reference text; all neurons of the
+          lesion take theirs from the same token, so that their coordination is kept
+scale     ``value * x``: above 1 amplifies, below 1 weakens, -1 inverts
+add       ``x + value``, the amplification of the first paper
+clamp     ``value``
+========  ==========================================================================
+"""
+
+import numpy as np
+
+from ..exceptions import GeometryMismatchError, MaskError, ParameterError
+
+__all__ = ["KINDS", "Edit"]
+
+KINDS = ("zero", "mean", "resample", "scale", "add", "clamp")
+_NEEDS_VALUE = ("scale", "add", "clamp")
+_NEEDS_REFERENCE = ("mean", "resample")
+
+
+class Edit:
+    """A mask together with what happens to its neurons: plain data, checked when it is made.
+
+    Parameters
+    ----------
+    mask : NeuronMask
+    how : {"zero", "mean", "resample", "scale", "add", "clamp"}
+    value : float or array of shape (n_neurons,), optional
+        For ``scale``, ``add`` and ``clamp``: one number, or one for each neuron of the geometry.
+    strength : float
+        From 0 (nothing happens) to 1 (the whole lesion).
+    reference : NeuronStatistics or array, optional
+        For ``mean``: statistics, or the means ``(n_neurons,)``. For ``resample``: statistics with samples, or values at
+        tokens of a reference text ``(n_tokens, n_neurons)``.
+    random_state : int
+        Which tokens ``resample`` draws.
+    allow_empty : bool
+        Accept a mask without neurons, which does nothing.
+
+    Raises
+    ------
+    MaskError, ParameterError, GeometryMismatchError
+    """
+
+    def __init__(
+        self, mask, how="zero", *, value=None, strength=1.0, reference=None, random_state=0, allow_empty=False
+    ):
+        if how not in KINDS:
+            raise ParameterError(f"how={how!r} is unknown; choose from {', '.join(KINDS)}.")
+        if (value is None) == (how in _NEEDS_VALUE):
+            word = "needs" if value is None else "takes no"
+            raise ParameterError(f"how={how!r} {word} value=; scale, add and clamp take one, a number or one a neuron.")
+        if not 0.0 <= strength <= 1.0:
+            raise ParameterError(
+                f"strength lies between 0 (no lesion) and 1; got {strength}. To amplify, use how='scale'."
+            )
+        if not mask.count and not allow_empty:
+            raise MaskError(
+                f"The mask {mask.name or ''} is empty: the lesion would do nothing. Lower its threshold, or pass "
+                "allow_empty=True if that is meant.".replace("  ", " ")
+            )
+        self.mask, self.how, self.strength, self.random_state = mask, how, float(strength), random_state
+        self.units = mask.units
+        self._targets = _targets(mask, how, value, reference)
+        self.layers = [] if self.strength == 0 else [i for i, units in enumerate(self.units) if units.size]
+
+    @property
+    def first_layer(self):
+        """Position of the first layer that changes, or None."""
+        return self.layers[0] if self.layers else None
+
+    @property
+    def is_removal(self):
+        """Whether the neurons are set to zero outright."""
+        return self.how == "zero" and self.strength == 1.0
+
+    def mask_of(self, layer):
+        """Which units of a layer change, shape ``(n_units,)``; none at strength 0."""
+        if not self.strength:
+            return np.zeros(self.mask.geometry.sizes[layer], dtype=bool)
+        return self.mask.values[self.mask.geometry.layer_slice(layer)]
+
+    def state(self):
+        """Begin a run of the model: what remembers tensors by device and the tokens already drawn."""
+        return EditState(self)
+
+
+class EditState:
+    """An :class:`Edit` at work: tensors on the device where the activations are."""
+
+    def __init__(self, edit):
+        self.edit = edit
+        self._tensors = {}
+        self._generators = {}
+
+    def units(self, layer, device):
+        """Units of a layer as an index tensor."""
+        return self._tensor(("units", layer), device, None, lambda: self.edit.units[layer])
+
+    def new_values(self, layer, x):
+        """What stands in the place of ``x``, the selected columns of a layer, ``(..., n_selected)``."""
+        edit = self.edit
+        target = self._target(layer, x)
+        if edit.strength != 1.0:
+            target = x + edit.strength * (target - x)
+        return target.to(x.dtype)
+
+    def _target(self, layer, x):
+        how, device = self.edit.how, x.device
+        if how == "zero":
+            return x.new_zeros(()).expand_as(x)
+        given = self._tensor(("target", layer), device, x.dtype, lambda: self.edit._targets[layer])
+        if how == "scale":
+            return x * given
+        if how == "add":
+            return x + given
+        if how == "resample":
+            return given[self._drawn(layer, x.shape[:-1], len(given)).to(device)]
+        return given.expand_as(x)
+
+    def _drawn(self, layer, shape, n_rows):
+        import torch
+
+        # One generator a layer, all with one seed: in a forward pass every layer draws the same tokens.
+        if layer not in self._generators:
+            self._generators[layer] = torch.Generator().manual_seed(int(self.edit.random_state))
+        return torch.randint(n_rows, tuple(shape), generator=self._generators[layer])
+
+    def _tensor(self, name, device, dtype, make):
+        import torch
+
+        key = (*name, device, dtype)
+        if key not in self._tensors:
+            with torch.inference_mode(False):  # an inference tensor could not serve a later pass with gradients
+                self._tensors[key] = torch.as_tensor(np.ascontiguousarray(make())).to(device, dtype)
+        return self._tensors[key]
+
+
+def _targets(mask, how, value, reference):
+    """Per layer, the numbers that a kind needs for the selected neurons; None for zero."""
+    if how in _NEEDS_VALUE:
+        value = np.asarray(value, dtype=np.float32)
+        if value.ndim and value.shape != mask.values.shape:
+            raise GeometryMismatchError(
+                f"value is a number or an array of {mask.values.size} (one a neuron); got shape {value.shape}."
+            )
+        numbers = np.broadcast_to(value, mask.values.shape)
+    elif how in _NEEDS_REFERENCE:
+        numbers = _reference_values(mask, how, reference)
+    else:
+        return None
+    if not np.isfinite(numbers[..., mask.values]).all():
+        raise ParameterError(f"The values for how={how!r} hold NaN or infinite numbers.")
+    return [part[..., units] for part, units in zip(mask.geometry.split(numbers), mask.units)]
+
+
+def _reference_values(mask, how, reference):
+    if reference is None:
+        raise ParameterError(
+            f"how={how!r} needs reference=, e.g. neuron_statistics(model, tokenizer, texts"
+            + (", n_samples=1000)." if how == "resample" else ").")
+        )
+    if hasattr(reference, "geometry"):
+        mask.geometry.check_same(reference.geometry, "The reference")
+        reference = reference.mean if how == "mean" else reference.samples
+        if reference is None:
+            raise ParameterError(
+                "how='resample' needs statistics with samples: neuron_statistics(..., n_samples=1000)."
+            )
+    values = np.asarray(reference, dtype=np.float32)
+    expected = 1 if how == "mean" else 2
+    if values.ndim != expected or values.shape[-1] != mask.values.size:
+        shape = "(n_neurons,)" if how == "mean" else "(n_tokens, n_neurons)"
+        raise GeometryMismatchError(
+            f"The reference for how={how!r} has the shape {shape} with {mask.values.size} neurons; got {values.shape}."
+        )
+    return values

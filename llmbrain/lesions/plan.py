@@ -1,0 +1,373 @@
+"""A lesion study made ready for one model: its controls drawn, its passes run, its tables filled."""
+
+import warnings
+
+import numpy as np
+import pandas as pd
+
+from .. import controls as control_sets
+from ..exceptions import DoubleDippingWarning, MaskError, ParameterError
+from ..masks import NeuronMask
+from .batched import condition_losses, row_mode
+from .checkpoint import Checkpoint
+from .context import Lesion, sites_of
+from .families import draw_control, parse_family
+from .kinds import Edit
+from .result import power_note
+from .statistics import NeuronStatistics, neuron_statistics
+from .tasks import as_tasks
+
+__all__ = ["OPTIONS", "Plan", "default_max_tokens"]
+
+OPTIONS = {
+    "value": None,
+    "strength": 1.0,
+    "importance": "fluctuation",
+    "n_nearest": 10,
+    "maps": None,
+    "fitted_on": None,
+    "alternative": "greater",
+    "n_bootstrap": 2000,
+    "level": 0.95,
+    "max_tokens": None,
+    "mode": "auto",
+    "check_model": True,
+}
+
+
+CONTROL_COLUMNS = ["network", "task", "family", "draw", "n_neurons", "overlap", "importance_ratio", "effect"]
+
+
+class Plan:
+    """A study and a model: everything that can go wrong early goes wrong here."""
+
+    def __init__(self, study, model, tokenizer):
+        self.study, self.model, self.tokenizer = study, model, tokenizer
+        unknown = sorted(set(study.options or {}) - set(OPTIONS))
+        if unknown:
+            raise ParameterError(f"Unknown options {unknown}; a lesion study knows {', '.join(OPTIONS)}.")
+        self.options = {**OPTIONS, **(study.options or {})}
+        self.masks, self.maps = _named_masks(study.masks, self.options["maps"])
+        self.geometry = self.masks[0].geometry
+        for mask in self.masks:
+            self.geometry.check_same(mask.geometry, f"The mask {mask.name}")
+        self.sites = sites_of(model, self.masks[0], check_model=self.options["check_model"])
+        if not isinstance(study.n_controls, (int, np.integer)) or study.n_controls < 1:
+            raise ParameterError(f"n_controls is a whole number of at least 1; got {study.n_controls!r}.")
+        by = self.options["importance"]
+        self.families = [parse_family(f, by if isinstance(by, str) else "given") for f in _listed(study.controls)]
+        if not self.families or len({f.label for f in self.families}) < len(self.families):
+            raise ParameterError(f"controls names each family once, at least one; got {study.controls!r}.")
+        if any(f.rule == "anti" for f in self.families) and self.maps is None:
+            raise ParameterError("The family 'anti' needs the maps of the networks: options={'maps': maps}.")
+        self.tasks = [task.prepare(model, tokenizer) for task in as_tasks(study.tasks)]
+        self.statistics = self._statistics()
+        self.conditions = self._conditions()
+
+    # -- reference and importance ---------------------------------------------------------------------------------
+    def _statistics(self):
+        study, reference = self.study, self.study.reference
+        by_name = isinstance(self.options["importance"], str)
+        importances = any(f.importance is not None for f in self.families) and by_name
+        if not importances and study.how not in ("mean", "resample"):
+            return reference if isinstance(reference, NeuronStatistics) else None
+        if isinstance(reference, NeuronStatistics):
+            self.geometry.check_same(reference.geometry, "The reference")
+            return reference
+        reference = "demo" if reference is None else reference
+        n_samples = 1000 if study.how == "resample" else 0
+        seed = study.random_state
+        return neuron_statistics(
+            self.model, self.tokenizer, reference, site=self.geometry.site, n_samples=n_samples, random_state=seed
+        )
+
+    def importance(self, family):
+        """Values that a family matches or ranks by, or None."""
+        given = self.options["importance"]
+        if family.importance is None:
+            return None
+        if family.importance == "given":
+            given = np.asarray(given, dtype=float)
+            if given.shape != (self.geometry.n_neurons,):
+                raise ParameterError(f"importance needs {self.geometry.n_neurons} values; got shape {given.shape}.")
+            return given
+        return self.statistics.importance(family.importance)
+
+    # -- conditions -----------------------------------------------------------------------------------------------
+    def _conditions(self):
+        """All lesions of the study: networks first, then ``(family, network, draw, mask)``."""
+        conditions = [(None, k, 0, mask) for k, mask in enumerate(self.masks)]
+        for number, family in enumerate(self.families):
+            if family.rule == "others":
+                continue
+            importance = self.importance(family)
+            for k, mask in enumerate(self.masks):
+                for draw in range(1 if family.rule == "top" else self.study.n_controls):
+                    # a permutation is shared by all networks, so that their overlaps survive it
+                    seed = [self.study.random_state, number, 0 if family.rule == "permuted" else k + 1, draw]
+                    values = draw_control(
+                        family,
+                        mask,
+                        seed,
+                        importance=importance,
+                        map=None if self.maps is None else self.maps[k],
+                        n_nearest=self.options["n_nearest"],
+                    )
+                    conditions.append((family, k, draw, NeuronMask(values, self.geometry)))
+        return conditions
+
+    def edit(self, mask):
+        """The lesion of a condition."""
+        options = {name: self.options[name] for name in ("value", "strength")}
+        reference = self.statistics if self.study.how in ("mean", "resample") else None
+        return Edit(mask, self.study.how, reference=reference, random_state=self.study.random_state, **options)
+
+    # -- running --------------------------------------------------------------------------------------------------
+    def execute(self, progress, checkpoint):
+        """Item values of every task, ``(1 + n_conditions, n_items)`` each; row 0 is the intact model."""
+        edits = [self.edit(mask) for *_, mask in self.conditions]
+        sequences = [s for task in self.tasks for s in task.sequences]
+        sums = self._score(sequences, edits, progress, checkpoint) if sequences else None
+        values, start = [], 0
+        for task in self.tasks:
+            if task.call is not None:
+                values.append(self._call(task, edits, progress))
+                continue
+            stop = start + len(task.sequences)
+            values.append(task.values(sums[:, start:stop]))
+            start = stop
+        return values
+
+    def _score(self, sequences, edits, progress, checkpoint):
+        mode = self.options["mode"]
+        mode = row_mode(self.model, self.sites, edits) if mode == "auto" else mode
+        max_tokens = self.options["max_tokens"] or default_max_tokens(self.model)
+        total = (1 + len(edits)) * sum(len(s) for s in sequences)
+        keeper = Checkpoint(checkpoint, self._key(edits, sequences), (1 + len(edits), len(sequences)))
+        with _bar(total, "lesions", progress) as bar:
+
+            def step(n_tokens, sums):
+                bar.update(n_tokens)
+                keeper.keep(sums)
+
+            sums = keeper.sums
+            bar.update(int((~np.isnan(sums)).sum(axis=0) @ [len(s) for s in sequences]))
+            try:
+                condition_losses(
+                    self.model, self.sites, sequences, edits, max_tokens=max_tokens, mode=mode, done=sums, progress=step
+                )
+            finally:
+                keeper.keep(sums, now=True)
+        self.mode = mode
+        return sums
+
+    def _key(self, edits, sequences):
+        from ..models.identity import weights_hash
+
+        parts = [weights_hash(self.model), self.study.how, repr([self.options["value"], self.options["strength"]])]
+        parts += [e.mask.values.tobytes() for e in edits] + [s.ids.tobytes() + s.counted.tobytes() for s in sequences]
+        return parts
+
+    def _call(self, task, edits, progress):
+        rows = [task.call(self.model, self.tokenizer)]
+        with _bar(len(edits), task.name, progress) as bar:
+            for edit in edits:
+                with Lesion.at_sites(self.model, edit, self.sites):
+                    rows.append(task.call(self.model, self.tokenizer))
+                bar.update(1)
+        if len({len(row) for row in rows}) > 1:
+            raise ParameterError(f"The task {task.name!r} returned different numbers of items under different lesions.")
+        return np.stack(rows)
+
+    # -- tables ---------------------------------------------------------------------------------------------------
+    def tables(self, values):
+        """The items of the networks, and the effects of the controls."""
+        items, draws = [], []
+        facts = [self._facts(condition) for condition in self.conditions]
+        for task, value in zip(self.tasks, values):
+            effects = value[1:] - value[0]
+            for label, members in task.groups.items():
+                weights = task.weights[members]
+                means = effects[:, members] @ weights / weights.sum()
+                for k, mask in enumerate(self.masks):
+                    items.append(
+                        pd.DataFrame(
+                            {
+                                "network": mask.name,
+                                "task": label,
+                                "item": [task.items[i] for i in members],
+                                "kind": [task.kinds[i] for i in members],
+                                "weight": weights,
+                                "intact": value[0, members],
+                                "effect": effects[k, members],
+                            }
+                        )
+                    )
+                draws += [{**fact, "task": label, "effect": means[c]} for c, fact in enumerate(facts) if fact]
+                draws += self._others(label, means)
+        return pd.concat(items, ignore_index=True), pd.DataFrame(draws, columns=CONTROL_COLUMNS)
+
+    def _facts(self, condition):
+        """What a control is, beside its effect; None for a network."""
+        family, k, draw, control = condition
+        if family is None:
+            return None
+        network = self.masks[k]
+        ratio = np.nan
+        if family.importance or self.statistics is not None:
+            by = self.importance(family) if family.importance else self.statistics.importance()
+            ratio = float(by[control.values].sum() / by[network.values].sum())
+        return {
+            "network": network.name,
+            "family": family.label,
+            "draw": draw,
+            "n_neurons": control.count,
+            "overlap": control_sets.overlap_share(network.values, control.values),
+            "importance_ratio": ratio,
+        }
+
+    def _others(self, label, means):
+        if not any(f.rule == "others" for f in self.families):
+            return []
+        rows = []
+        for k, mask in enumerate(self.masks):
+            for draw, j in enumerate(j for j in range(len(self.masks)) if j != k):
+                other = self.masks[j]
+                rows.append(
+                    {
+                        "network": mask.name,
+                        "task": label,
+                        "family": "others",
+                        "draw": draw,
+                        "n_neurons": other.count,
+                        "overlap": control_sets.overlap_share(mask.values, other.values),
+                        "importance_ratio": np.nan,
+                        "effect": means[j],
+                    }
+                )
+        return rows
+
+    # -- guards and description -----------------------------------------------------------------------------------
+    def warn_of_double_dipping(self):
+        """Warn where a task's text is one that networks, thresholds or importances come from."""
+        sources = {"networks": _hashes(self.options["fitted_on"])}
+        for mask in self.masks:
+            sources["networks"] |= _hashes(mask.info)
+        sources["importances and reference values"] = _hashes(getattr(self.statistics, "info", None))
+        self.checked = bool(sources["networks"])
+        messages = []
+        for task in self.tasks:
+            tested = _hashes(task.info)
+            for what, known in sources.items():
+                shared = tested & known
+                if shared:
+                    messages.append(
+                        f"Double dipping: the task {task.name!r} tests on text that the {what} come from "
+                        f"({len(shared)} texts in common). Its effects are biased upwards; test on other text."
+                    )
+        for message in messages:
+            warnings.warn(message, DoubleDippingWarning, stacklevel=4)
+        return messages
+
+    def describe(self):
+        """What the sidecar says of the study."""
+        from .. import __version__
+        from ..models.identity import describe_model
+
+        largest = max(
+            (f for f in self.families if f.rule not in ("top", "others")), default=None, key=lambda f: f.label
+        )
+        n_controls = self.study.n_controls if largest else len(self.masks) - 1
+        statistics = self.statistics
+        return {
+            "llmbrain": __version__,
+            "model": describe_model(self.model),
+            "geometry": self.geometry.to_dict(),
+            "lesion": {
+                "how": self.study.how,
+                "value": _plain(self.options["value"]),
+                "strength": self.options["strength"],
+            },
+            "families": {f.label: f.description for f in self.families},
+            "n_controls": int(self.study.n_controls),
+            "alternative": self.options["alternative"],
+            "interval": {"level": self.options["level"], "n_bootstrap": self.options["n_bootstrap"], "over": "items"},
+            "correction": "FDR (Benjamini-Hochberg) over the networks of one task and family",
+            "random_state": self.study.random_state,
+            "tasks": {t.name: {"unit": t.unit, "n_items": len(t.items), **_public(t.info)} for t in self.tasks},
+            "reference": _public(statistics.info) | {"n_tokens": statistics.n_tokens} if statistics else None,
+            "double_dipping_checked": self.checked,
+            "power": power_note(n_controls, len(self.masks)),
+            "mode": getattr(self, "mode", None),
+            "counts_per_layer": {m.name: m.counts_per_layer.tolist() for m in self.masks},
+        }
+
+
+def default_max_tokens(model):
+    """Tokens of a forward pass: enough to keep the processor busy, few enough for the memory at hand."""
+    import torch
+
+    device = model.get_input_embeddings().weight.device
+    if device.type != "cuda":
+        return 4096
+    config = model.config.get_text_config()
+    width = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    # about ten copies of the widest activation live at a time; a third of the free memory may go to them
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(np.clip(free / 3 / (10 * width * 4), 4096, 131072))
+
+
+def _named_masks(masks, maps):
+    if hasattr(masks, "masks") and hasattr(masks, "z"):  # a NetworkSet
+        maps = masks.z if maps is None else maps
+        masks = masks.masks()
+    masks = list(masks) if isinstance(masks, (list, tuple)) else [masks]
+    if not masks or not all(isinstance(m, NeuronMask) for m in masks):
+        raise MaskError("A lesion study needs a list of NeuronMask, at least one, e.g. networks.masks(threshold=3.0).")
+    named = [
+        m if m.name else NeuronMask(m.values, m.geometry, f"network-{i + 1:02d}", m.info) for i, m in enumerate(masks)
+    ]
+    names = [m.name for m in named]
+    if len(set(names)) < len(names):
+        raise MaskError(f"Networks need different names; got {names}.")
+    empty = [m.name for m in named if not m.count]
+    if empty:
+        raise MaskError(f"Empty masks: {', '.join(empty)}. Lower the threshold, or leave these networks out.")
+    if maps is not None and np.shape(maps) != (len(named), named[0].geometry.n_neurons):
+        raise ParameterError(f"maps has the shape {np.shape(maps)}; a map for each of {len(named)} masks is needed.")
+    return named, maps
+
+
+def _listed(controls):
+    # ("layer", "importance") alone is one family, though it is a tuple of strings
+    if controls is None or isinstance(controls, str) or tuple(controls) == ("layer", "importance"):
+        return [controls]
+    return list(controls)
+
+
+def _hashes(source):
+    """Hashes of texts that are known of a corpus, an info dict, a list of hashes."""
+    if source is None:
+        return set()
+    if isinstance(source, str):
+        return {source}
+    if hasattr(source, "documents"):
+        return {source.hash, *(d.hash for d in source)}
+    if isinstance(source, dict):
+        found = [source.get("corpus_hash"), *(source.get("document_hashes") or [])]
+        return {h for part in found if part for h in ([part] if isinstance(part, str) else part)}
+    return set(source)
+
+
+def _public(info):
+    return {k: v for k, v in info.items() if k != "document_hashes"}
+
+
+def _plain(value):
+    return value if value is None or np.ndim(value) == 0 else "one value a neuron"
+
+
+def _bar(total, name, show):
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, desc=name, unit="tok", unit_scale=True, disable=not show, leave=False)
