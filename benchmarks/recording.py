@@ -1,0 +1,112 @@
+"""What recording costs over the plain forward pass, and what bounds it.
+
+    python benchmarks/recording.py                                        # the demo model on the CPU
+    python benchmarks/recording.py --model llama-7b --device cuda --dtype bfloat16 --folder /dev/shm
+
+Plain passes and recordings of the same batches alternate, so that a machine that slows down does so for both. The
+plain pass computes what recording needs as well (all logits, no cache). Printed are the medians over the repeats of
+tokens per second, the share that recording reaches, and the speed of the parts: copying from the GPU, ordering and
+writing.
+"""
+
+import argparse
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+import llmbrain
+from llmbrain.corpus import Corpus, batches
+from llmbrain.recording.recorder import _batch_tokens, prepare, record
+
+
+def main():
+    """Measure and print."""
+    args = arguments()
+    model, tokenizer, corpus = subject(args)
+    options = {"max_tokens": args.tokens, "tokens_per_run": args.tokens_per_run, "batch_size": args.batch_size}
+    if args.layers:
+        options["layers"] = range(args.layers)
+    options["site"] = args.sites if len(args.sites) > 1 else args.sites[0]
+    job = prepare(model, tokenizer, corpus, **options)
+    print(f"llmbrain {llmbrain.__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads, {args.device}")
+    print(job.forecast)
+    plain(job, args)  # warm up
+    rows = []
+    for _ in range(args.repeats):
+        rows.append((plain(job, args), recorded(model, tokenizer, corpus, options, args)))
+        print(f"plain {job.plan.n_fed / rows[-1][0]:.1f} tokens/s, recording {job.plan.n_fed / rows[-1][1]:.1f}")
+    median_plain, median_recording = (statistics.median(column) for column in zip(*rows))
+    ratios = sorted(a / b for a, b in rows)
+    print(
+        f"median: plain {job.plan.n_fed / median_plain:.1f} tokens/s, recording {job.plan.n_fed / median_recording:.1f}, "
+        f"share {statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f}), "
+        f"{job.forecast.bytes / median_recording / 2**20:.0f} MiB/s written"
+    )
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", default="demo", help="what load_model takes, or llama-7b for a random one")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--tokens-per-run", type=int, default=2048)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--layers", type=int, default=None, help="record only the first so many layers")
+    parser.add_argument("--sites", nargs="+", default=["mlp"])
+    parser.add_argument("--folder", default=None, help="where the recordings go for a moment")
+    return parser.parse_args()
+
+
+def subject(args):
+    """The model, its tokenizer, and enough texts."""
+    if args.model != "llama-7b":
+        model, tokenizer = llmbrain.load_model(args.model, device=args.device, dtype=args.dtype)
+        return model, tokenizer, llmbrain.load_corpus("demo")
+    import sys
+
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+    from tiny import tiny_tokenizer
+
+    torch.set_default_dtype(getattr(torch, args.dtype))
+    with torch.device(args.device):
+        model = LlamaForCausalLM(LlamaConfig()).eval().requires_grad_(False)  # the defaults are those of the 7B model
+    torch.set_default_dtype(torch.float32)
+    length = 1000
+    words = "the state of all neurons at one token is a volume and a block of documents is a run ".split()
+    texts = [" ".join(words[(i * 7 + j * (1 + i % 5)) % len(words)] for j in range(length)) for i in range(64)]
+    return model, tiny_tokenizer(), Corpus(llmbrain.load_corpus(texts).documents, "words")
+
+
+def plain(job, args):
+    """Seconds that the forward passes of a recording take without it."""
+    start = time.perf_counter()
+    with torch.no_grad():
+        for run in job.plan.runs:
+            for batch in batches(run.pieces, args.batch_size, max_batch_tokens=_batch_tokens(run), bucket=True):
+                job.model(**batch.to(args.device).inputs, use_cache=False)
+    if args.device != "cpu":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def recorded(model, tokenizer, corpus, options, args):
+    """Seconds that recording takes, from the texts to the last sidecar."""
+    folder = Path(tempfile.mkdtemp(dir=args.folder))
+    try:
+        start = time.perf_counter()
+        record(model, tokenizer, corpus, folder / "study", progress=False, **options)
+        return time.perf_counter() - start
+    finally:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
