@@ -26,10 +26,12 @@ class ArraySource:
         Column of each neuron, in the order in which neurons are to be read; None if the columns are the neurons.
     n_neurons : int
         Number of neurons.
+    scale : ndarray of shape (n_neurons,) or None
+        Factor of each neuron, for runs that are stored as integers.
     """
 
-    def __init__(self, open, n_tokens, n_neurons, columns=None):
-        self.open, self.n_tokens, self.n_neurons = open, int(n_tokens), int(n_neurons)
+    def __init__(self, open, n_tokens, n_neurons, columns=None, scale=None):
+        self.open, self.n_tokens, self.n_neurons, self.scale = open, int(n_tokens), int(n_neurons), scale
         if columns is not None and np.array_equal(columns, np.arange(n_neurons)):
             columns = None
         self.columns = columns
@@ -38,6 +40,12 @@ class ArraySource:
         """Copy the neurons ``start:stop`` into ``out``, shape ``(n_tokens, stop - start)``, float32."""
         where = slice(start, stop) if self.columns is None else _as_slice(self.columns[start:stop])
         np.copyto(out, self.open()[:, where], casting="unsafe")
+        if self.scale is not None:
+            out *= self.scale[start:stop]
+
+    def scaled(self, where):
+        """Factors of the neurons ``where``, or None."""
+        return None if self.scale is None else self.scale[where]
 
 
 def _as_slice(columns):

@@ -15,7 +15,7 @@ from ...exceptions import NumericalWarning, ParameterError
 from .linalg import gram, krylov_eigenpairs, leading_eigenpairs, product
 from .parallel import block_map
 
-__all__ = ["Subspace", "group_subspace", "whiten"]
+__all__ = ["Subspace", "group_subspace", "project", "whiten", "whiten_rows"]
 
 GRAM_ROWS = 4096  # beyond about this many rows a Krylov space costs less than a Gram matrix
 STRIDE = 1 << 14  # neurons of a block where only a few rows are left
@@ -72,6 +72,19 @@ def group_subspace(runs, n_components, *, group="auto", rows_per_run=3, do_cca=T
     return Subspace([a @ b for a, b in zip(rows, reductions)], values, group, residual)
 
 
+def project(runs, subspace):
+    """Project all runs on a subspace: orthonormal rows ``(n_components, n_neurons)``, float32, not centred."""
+    z = torch.empty(len(subspace.values), runs.n_neurons, device=runs.device)
+    projections = [p.float() for p in subspace.projections]
+
+    def part(block):
+        z[:, block[0] : block[1]] = sum(product(p, runs.block(r, *block)) for r, p in enumerate(projections))
+
+    for _ in block_map(part, runs.blocks(max(runs.n_tokens))):
+        pass
+    return z
+
+
 def whiten(runs, subspace):
     """Project all runs on a subspace, centre the rows over neurons and make them white.
 
@@ -80,18 +93,20 @@ def whiten(runs, subspace):
     tensor (n_components, n_neurons), float32
         ``Z`` with ``Z @ Z.T / n_neurons`` the identity.
     """
-    k, v = len(subspace.values), runs.n_neurons
-    z = torch.empty(k, v, device=runs.device)
-    sums = torch.zeros(k, dtype=torch.float64, device=runs.device)
-    products = torch.zeros(k, k, dtype=torch.float64, device=runs.device)
-    projections = [p.float() for p in subspace.projections]
+    return whiten_rows(project(runs, subspace))
 
-    def project(block):
-        rows = sum(product(p, runs.block(r, *block)) for r, p in enumerate(projections))
-        z[:, block[0] : block[1]] = rows
-        return rows.sum(1, dtype=torch.float64), gram(rows).double()
 
-    for total, square in block_map(project, runs.blocks(max(runs.n_tokens))):
+def whiten_rows(z):
+    """Centre rows and make them white, in place."""
+    k, v = z.shape
+    sums = torch.zeros(k, dtype=torch.float64, device=z.device)
+    products = torch.zeros(k, k, dtype=torch.float64, device=z.device)
+
+    def moments(start):
+        part = z[:, start : start + STRIDE]
+        return part.sum(1, dtype=torch.float64), gram(part).double()
+
+    for total, square in block_map(moments, range(0, v, STRIDE)):
         sums += total
         products += square
     mean = sums / v
@@ -99,7 +114,6 @@ def whiten(runs, subspace):
     _check_rank(values, k, "after centring over neurons")
     transform = (v**0.5 * vectors.T / values.sqrt()[:, None]).float()
     mean = mean.float()[:, None]
-
 
     def rotate(start):
         part = z[:, start : start + STRIDE]

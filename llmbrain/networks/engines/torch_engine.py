@@ -13,7 +13,7 @@ from .linalg import product
 from .parallel import block_map, workers
 from .reduction import STRIDE, group_subspace, whiten
 
-__all__ = ["GroupICA", "check_n_components", "group_ica", "least_squares_courses"]
+__all__ = ["GroupICA", "check_n_components", "group_ica", "least_squares_courses", "order_maps", "sparsest"]
 
 
 @dataclass
@@ -37,7 +37,7 @@ class GroupICA:
     n_nonfinite : int
         How many of them hold values that are not finite.
     time_courses : list of ndarray (n_tokens, n_components) or None
-        Courses of the maps scaled to unit variance over neurons.
+        Courses of the maps by least squares on the cleaned runs.
     rotations : ndarray of shape (n_init, n_components, n_components)
         The rotation of each restart; rows of two restarts correlate as ``rotations[i] @ rotations[j].T``.
     whitened : ndarray of shape (n_components, n_neurons) or None
@@ -160,7 +160,7 @@ def group_ica(
         z = whiten(data, subspace)
         starts = draw_rotations(n_init, n_components, random_state)
         found = fastica(z, starts, contrast=contrast, max_iter=max_iter, tol=tol)
-        chosen = _sparsest(found.w, z)
+        chosen = sparsest(found.w, z)
         maps = product(found.w[chosen].float(), z)
         dead = data.dead()
         maps[:, dead.to(maps.device)] = 0
@@ -185,7 +185,7 @@ def group_ica(
     )
 
 
-def _sparsest(w, z):
+def sparsest(w, z):
     """The restart whose largest l1 norm of a map is smallest (nilearn's rule)."""
     r, c = w.shape[:2]
     rows = w.reshape(r * c, c).float()
@@ -207,8 +207,41 @@ def _order_and_sign(data, maps):
     variance = energy * v / max(data.sum_of_squares(), 1e-30) if data.standardize else energy / energy.sum()
     order = torch.argsort(variance, descending=True, stable=True)
     maps = maps[order] / torch.linalg.vector_norm(maps[order], dim=1, keepdim=True)
-    courses = [c[:, order].float().cpu().numpy() for c in courses]
+    courses = [(c[:, order] * v**0.5).float().cpu().numpy() for c in courses]
     return maps, order.cpu(), signs[order], courses, variance[order].cpu().numpy()
+
+
+def order_maps(data, maps):
+    """Sort any maps by the variance they explain alone, with their peaks positive and unit norm.
+
+    Parameters
+    ----------
+    data : CleanedRuns
+        The runs.
+    maps : ndarray of shape (n_components, n_neurons)
+        In the reading order of the runs.
+
+    Returns
+    -------
+    maps : ndarray of shape (n_components, n_neurons), float32
+    courses : list of ndarray of shape (n_tokens, n_components)
+        By least squares.
+    variance : ndarray of shape (n_components,)
+        Share of the variance of the cleaned data.
+    """
+    maps = np.array(maps, np.float32)
+    maps[maps.max(1) < -maps.min(1)] *= -1
+    norms = np.linalg.norm(maps, axis=1, keepdims=True)
+    maps /= np.where(norms > 0, norms, 1)
+    with workers(data.device):
+        products = _products(data, torch.from_numpy(maps).to(data.device))
+    energy = sum(p.square().sum(0) for p in products).cpu().numpy()
+    total = data.sum_of_squares() if data.standardize else energy.sum()
+    order = np.argsort(-energy, kind="stable")
+    maps = maps[order]
+    inverse = torch.linalg.pinv(torch.from_numpy(maps @ maps.T).double(), hermitian=True)
+    courses = [(p.cpu()[:, order] @ inverse).float().numpy() for p in products]
+    return maps, courses, (energy / max(total, 1e-30))[order]
 
 
 def least_squares_courses(data, maps):

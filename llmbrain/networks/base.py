@@ -1,0 +1,205 @@
+"""What the estimators share: inputs, checks, sorted results, time courses, scores, nilearn's maskers."""
+
+import warnings
+from functools import cached_property
+
+import numpy as np
+
+from ..exceptions import NumericalWarning, ParameterError
+from .engines.blocks import CleanedRuns
+from .engines.torch_engine import check_n_components, least_squares_courses
+from .inputs import as_confounds, load_runs
+from .options import check_options
+from .result import NetworkSet, describe_maps, zscore_maps
+
+__all__ = ["NetworkEstimator"]
+
+_LAZY = ("components_img_", "masker_", "maps_masker_", "mask_img_")
+
+
+class NetworkEstimator:
+    """Mixin of :class:`CanICA` and :class:`DictLearning` over nilearn's classes of the same names."""
+
+    def fit(self, imgs, y=None, confounds=None):
+        """Find the networks of a recording.
+
+        Parameters
+        ----------
+        imgs : Recording, Run, path of a study, or list of runs, images, paths or arrays (n_tokens, n_neurons)
+            The runs, which are decomposed as a group.
+        y : None
+            Ignored.
+        confounds : list of ndarray, DataFrame or path, optional
+            For each run ``(n_tokens, n_confounds)``; removed from every neuron before it is scaled.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ParameterError
+            If a parameter is not allowed, or the runs cannot carry so many components.
+        """
+        del y
+        check_options(self)
+        runs = load_runs(imgs, self.geometry)
+        confounds = as_confounds(confounds, len(runs.sources))
+        check_n_components(self.n_components, runs.n_tokens, runs.geometry.n_neurons)
+        self._check(runs)
+        for name in _LAZY:
+            self.__dict__.pop(name, None)
+        self.geometry_ = runs.geometry
+        self._decompose(runs, confounds)
+        return self
+
+    def _check(self, runs):
+        """Check the parameters of one estimator alone."""
+
+    def _solver(self, **defaults):
+        """The options of the fast engine, completed by their defaults."""
+        given = dict(self.solver_params or {})
+        unknown = sorted(set(given) - set(defaults))
+        if unknown:
+            raise ParameterError(f"solver_params has no {', '.join(unknown)}; it takes {', '.join(defaults)}.")
+        return {**defaults, **given}
+
+    def _finish(self, runs, components, *, courses, variance, stability=None, info=None, support=None):
+        """Store a decomposition: components sorted, in flat order, thresholded or not."""
+        self.components_ = components
+        self.variance_ = variance
+        self.n_features_in_ = components.shape[1]
+        z = zscore_maps(components, support, runs.geometry.layer_of)
+        metrics = describe_maps(z, runs.geometry, variance=variance, stability=stability, support=support)
+        info = {
+            "method": type(self).__name__,
+            "engine": self.engine_,
+            "n_components": int(self.n_components),
+            "n_tokens": runs.n_tokens,
+            "threshold": 3.0,
+            "parameters": {k: v for k, v in self.get_params().items() if _is_plain(v)},
+            **(info or {}),
+            **runs.info,
+        }
+        self.networks_ = NetworkSet(components, runs.geometry, metrics, info, courses, support)
+        empty = [k for k, row in enumerate(components) if not row.any()]
+        if empty:
+            warnings.warn(
+                f"{len(empty)} of {len(components)} networks are empty (numbers {empty}); they are flagged.",
+                NumericalWarning,
+                stacklevel=4,
+            )
+
+    def _clean(self, imgs, confounds):
+        runs = load_runs(imgs, self.geometry_)
+        return self._clean_runs(runs, as_confounds(confounds, len(runs.sources)))
+
+    def _clean_runs(self, runs, confounds):
+        scaled = self.standardize not in (None, False)
+        return CleanedRuns(runs.sources, confounds, detrend=bool(self.detrend), standardize=scaled), runs
+
+    def transform(self, imgs, confounds=None):
+        """Time courses of the networks in any runs.
+
+        The runs are cleaned as in the fit (centred and z-scored neuron by neuron within each run), then regressed on the
+        maps by least squares. nilearn's own ``transform`` regresses the raw data.
+
+        Parameters
+        ----------
+        imgs, confounds
+            As in :meth:`fit`.
+
+        Returns
+        -------
+        list of ndarray of shape (n_tokens, n_components)
+            One for each run.
+        """
+        self._check_fitted()
+        data, runs = self._clean(imgs, confounds)
+        return least_squares_courses(data, runs.read_order(self.components_))
+
+    def score(self, imgs, y=None, confounds=None, per_component=False):
+        """Share of the variance of cleaned runs that the maps explain.
+
+        Parameters
+        ----------
+        imgs, confounds
+            As in :meth:`fit`.
+        y : None
+            Ignored.
+        per_component : bool
+            Whether to give what each map explains alone, rather than all of them together.
+
+        Returns
+        -------
+        float or ndarray of shape (n_components,)
+        """
+        del y
+        self._check_fitted()
+        data, runs = self._clean(imgs, confounds)
+        maps = runs.read_order(self.components_).astype(np.float64)
+        courses = least_squares_courses(data, maps)
+        table = sum(c.astype(np.float64).T @ c for c in courses)
+        gram = maps @ maps.T
+        if not per_component:
+            return float(np.sum(table * gram) / data.sum_of_squares())
+        norms = np.maximum(np.diag(gram), 1e-30)
+        alone = np.einsum("ij,jk,ki->i", gram, table, gram) / norms
+        return alone / data.sum_of_squares()
+
+    def masks(self, threshold=3.0, two_sided=True):
+        """Networks as sets of neurons, by \\|z\\| of the maps over neurons; see :meth:`NetworkSet.masks`."""
+        self._check_fitted()
+        return self.networks_.masks(threshold, two_sided)
+
+    def _check_fitted(self):
+        from sklearn.utils.validation import check_is_fitted
+
+        check_is_fitted(self)
+
+    def __sklearn_is_fitted__(self):
+        return "components_" in self.__dict__
+
+    # -- what nilearn's estimators carry, made when it is asked for ------------------------------------------------
+    @cached_property
+    def components_img_(self):
+        """The maps as a 4D NIfTI image."""
+        self._check_fitted()
+        return self.geometry_.to_img(self.components_)
+
+    @cached_property
+    def mask_img_(self):
+        """Image of the neurons."""
+        self._check_fitted()
+        return self.geometry_.mask_img
+
+    @cached_property
+    def masker_(self):
+        """nilearn's masker of the neurons, fitted, with the cleaning of the fit."""
+        from nilearn.maskers import MultiNiftiMasker
+
+        self._check_fitted()
+        standardize = "zscore_sample" if self.standardize is True else self.standardize or None
+        return MultiNiftiMasker(
+            self.geometry_.mask_img,
+            standardize=standardize,
+            detrend=self.detrend,
+            smoothing_fwhm=self.smoothing_fwhm,
+            standardize_confounds=self.standardize_confounds,
+        ).fit()
+
+    @cached_property
+    def maps_masker_(self):
+        """nilearn's masker of the maps, fitted."""
+        from nilearn.maskers import NiftiMapsMasker
+
+        self._check_fitted()
+        return NiftiMapsMasker(
+            self.components_img_, self.geometry_.mask_img, resampling_target="maps", standardize=None
+        ).fit()
+
+
+def _is_plain(value):
+    if isinstance(value, dict):
+        return all(_is_plain(v) for v in value.values())
+    return value is None or isinstance(value, (str, bool, int, float))

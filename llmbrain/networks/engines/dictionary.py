@@ -1,0 +1,230 @@
+"""Sparse dictionaries by full passes over all neurons.
+
+The problem is that of Mensch et al. (2016) as nilearn poses it: reduced rows ``X`` (n_rows, n_neurons) are written as
+``D C`` with unit atoms ``D`` (n_rows, n_components) and sparse maps ``C``, minimising ``1/2 |X - D C|^2 + alpha |C|_1``.
+nilearn learns it online from a few thousand neurons drawn at random; here every pass codes all neurons and then solves
+for the atoms, so that nothing depends on a draw, no neuron goes unseen, and the number of passes means what it says.
+"""
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ...exceptions import NumericalWarning, ParameterError
+from .blocks import CleanedRuns
+from .fixed_point import draw_rotations, fastica
+from .linalg import gram, product
+from .parallel import block_map, workers
+from .reduction import group_subspace, project, whiten_rows
+from .torch_engine import GroupICA, check_n_components, order_maps, sparsest
+
+__all__ = ["group_dictionary", "sparse_dictionary"]
+
+BLOCK = 1 << 16  # values of a block of codes, which stays in the cache through a whole sweep
+
+
+@dataclass
+class Dictionary:
+    """Outcome of :func:`sparse_dictionary`."""
+
+    codes: torch.Tensor  # (n_components, n_neurons)
+    atoms: torch.Tensor  # (n_rows, n_components)
+    objective: list
+    converged: bool
+
+
+def sparse_dictionary(x, codes, alpha, *, n_epochs=100, sweeps=3, tol=1e-4):
+    """Alternate between coding all neurons by coordinate descent and updating the atoms.
+
+    Parameters
+    ----------
+    x : tensor of shape (n_rows, n_neurons)
+        Data.
+    codes : tensor of shape (n_components, n_neurons)
+        Maps to begin with; overwritten.
+    alpha : float
+        Weight of the l1 norm, in units of ``x``.
+    n_epochs : int
+        Largest number of passes over all neurons.
+    sweeps : int
+        Sweeps of coordinate descent over the components in each pass.
+    tol : float
+        The iteration ends when the objective falls by less than this share.
+
+    Returns
+    -------
+    Dictionary
+
+    References
+    ----------
+    Mairal et al. (2010), JMLR 11, 19-60, algorithm 2, for the update of the atoms.
+    """
+    total = float(x.double().square().sum()) if x.numel() < 1 << 22 else float(sum(float(r.double().square().sum()) for r in x))
+    atoms = _first_atoms(x, codes)
+    codes.zero_()
+    history, converged = [], False
+    for _ in range(n_epochs):
+        inner, cross, l1 = _code(x, codes, atoms, alpha, sweeps)
+        fit = total - 2 * float((cross * atoms).sum()) + float((gram(atoms.T) * inner).sum())
+        history.append(0.5 * fit + alpha * l1)
+        if len(history) > 1 and history[-2] - history[-1] < tol * history[-2]:
+            converged = True
+            break
+        atoms = _update_atoms(atoms, inner, cross)
+    return Dictionary(codes, atoms, history, converged)
+
+
+def _first_atoms(x, maps):
+    """Unit loadings of maps by least squares, float64."""
+    cross = sum(block_map(lambda b: product(x[:, b], maps[:, b].T).double(), _slices(x)))
+    inner = sum(block_map(lambda b: gram(maps[:, b]).double(), _slices(x)))
+    atoms = cross @ torch.linalg.pinv(inner, hermitian=True)
+    norms = torch.linalg.vector_norm(atoms, dim=0)
+    return atoms / torch.where(norms > 0, norms, 1)
+
+
+def _slices(x, size=1 << 14):
+    return [slice(i, min(i + size, x.shape[1])) for i in range(0, x.shape[1], size)]
+
+
+def _code(x, codes, atoms, alpha, sweeps):
+    """Coordinate descent on the codes of all neurons, in place; returns ``C C^T``, ``X C^T`` and ``|C|_1``."""
+    n = len(codes)
+    small, d = gram(atoms.T.contiguous()), atoms.float()
+    diagonal = small.diagonal().clone()
+    used = torch.nonzero(diagonal > 1e-12).ravel().tolist()
+    off = (small - torch.diag(diagonal)).float()
+    inverse = (1 / diagonal.clamp_min(1e-12)).tolist()
+
+    def work(block):
+        c, target = codes[:, block].contiguous(), product(d.T.contiguous(), x[:, block])
+        for _ in range(sweeps):
+            for j in used:
+                row = target[j] - product(off[j : j + 1], c)[0]
+                c[j] = torch.nn.functional.softshrink(row, alpha).mul_(inverse[j])
+        codes[:, block] = c
+        return gram(c).double(), product(x[:, block], c.T).double(), float(c.abs().sum(dtype=torch.float64))
+
+    inner = torch.zeros(n, n, dtype=torch.float64, device=x.device)
+    cross, l1 = torch.zeros(len(x), n, dtype=torch.float64, device=x.device), 0.0
+    size = max(256, BLOCK // n) if x.device.type == "cpu" else x.shape[1]
+    for a, b, s in block_map(work, _slices(x, size)):
+        inner += a
+        cross += b
+        l1 += s
+    return inner, cross, l1
+
+
+def _update_atoms(atoms, inner, cross, passes=2):
+    """Block coordinate descent over the atoms; atoms that no neuron uses stay as they are."""
+    atoms = atoms.clone()
+    scale = inner.diagonal().max()
+    for _ in range(passes):
+        for j in range(atoms.shape[1]):
+            weight = inner[j, j]
+            if weight <= 1e-12 * scale:
+                continue
+            new = atoms[:, j] + (cross[:, j] - atoms @ inner[:, j]) / weight
+            atoms[:, j] = new / torch.linalg.vector_norm(new).clamp_min(1e-30)
+    return atoms
+
+
+def group_dictionary(
+    runs,
+    n_components=20,
+    *,
+    alpha="auto",
+    init=None,
+    confounds=None,
+    group="auto",
+    rows_per_run=2,
+    n_epochs=100,
+    tol=1e-4,
+    detrend=False,
+    standardize=True,
+    random_state=0,
+    device=None,
+    warn=True,
+):
+    """Decompose runs into sparse maps, begun from independent components.
+
+    Parameters
+    ----------
+    runs, n_components, confounds, group, detrend, standardize, random_state, device, warn
+        As in :func:`~llmbrain.networks.group_ica`.
+    alpha : "auto" or float
+        Weight of the l1 norm. The data are sums over tokens, so what it means grows with the square root of their number:
+        ``"auto"`` is ``0.1 * sqrt(n_tokens)``.
+    init : ndarray of shape (n_components, n_neurons), optional
+        Maps to begin with, instead of independent components.
+    rows_per_run : float
+        Rows kept of the data, over ``n_components``.
+    n_epochs, tol : int, float
+        End of the iteration, see :func:`sparse_dictionary`.
+
+    Returns
+    -------
+    GroupICA
+        ``n_iter`` and ``converged`` have one element.
+
+    Raises
+    ------
+    ParameterError
+        If ``alpha`` leaves no neuron in any map.
+    """
+    data = CleanedRuns(
+        runs, confounds, detrend=detrend, standardize=standardize, device="cpu" if device is None else device
+    )
+    check_n_components(n_components, data.n_tokens, data.n_neurons)
+    alpha = 0.1 * data.n_rows**0.5 if alpha == "auto" else float(alpha)
+    with workers(data.device):
+        rows = min(round(rows_per_run * n_components), sum(n - 1 for n in data.n_tokens), data.n_neurons - 1)
+        subspace = group_subspace(data, rows, group=group, rows_per_run=1, do_cca=False)
+        x = project(data, subspace)
+        x *= subspace.values.sqrt().float()[:, None]
+        codes = _begin(x, subspace, n_components, random_state) if init is None else _given(init, data)
+        found = sparse_dictionary(x, codes, alpha, n_epochs=n_epochs, tol=tol)
+    alive = (found.codes != 0).any(1)
+    if not bool(alive.any()):
+        raise ParameterError(f"alpha={alpha:g} leaves no neuron in any map; use a smaller one (0.1 * sqrt(n_tokens)).")
+    if warn and not found.converged:
+        warnings.warn(
+            f"The dictionary did not settle in {n_epochs} passes (last change of the objective "
+            f"{1 - found.objective[-1] / found.objective[-2] if n_epochs > 1 else float('nan'):.1e}).",
+            NumericalWarning,
+            stacklevel=2,
+        )
+    dead = data.dead()
+    found.codes[:, dead.to(found.codes.device)] = 0
+    maps, courses, variance = order_maps(data, found.codes.cpu().numpy())
+    return GroupICA(
+        maps=maps,
+        variance=variance,
+        n_iter=np.array([len(found.objective)]),
+        converged=np.array([found.converged]),
+        chosen=0,
+        singular_values=subspace.values.sqrt().cpu().numpy(),
+        dead=dead.numpy(),
+        n_nonfinite=int(data.bad.sum()),
+        time_courses=courses,
+        rotations=np.eye(n_components)[None],
+        whitened=None,
+        group=subspace.group,
+    )
+
+
+def _begin(x, subspace, n_components, random_state):
+    """Independent components of the leading rows, one start."""
+    z = x[:n_components] / subspace.values[:n_components].sqrt().float()[:, None]
+    z = whiten_rows(z)
+    w = fastica(z, draw_rotations(1, n_components, random_state)).w
+    return product(w[sparsest(w, z)].float(), z)
+
+
+def _given(init, data):
+    maps = np.array(init, np.float32)
+    if maps.ndim != 2 or maps.shape[1] != data.n_neurons:
+        raise ParameterError(f"init must be (n_components, {data.n_neurons}); got {maps.shape}.")
+    return torch.from_numpy(maps).to(data.device)

@@ -1,0 +1,54 @@
+"""The reference: nilearn's own estimators with the options that are right for neurons."""
+
+import warnings
+
+import numpy as np
+
+__all__ = ["fit_stock"]
+
+_SHARED = (
+    "n_components random_state smoothing_fwhm standardize standardize_confounds detrend low_pass high_pass t_r dtype "
+    "target_affine target_shape mask_args memory memory_level n_jobs verbose"
+).split()
+
+
+def fit_stock(stock, estimator, images, mask_img, confounds=None, **special):
+    """Fit one of nilearn's decomposition classes with the parameters of one of ours.
+
+    Parameters
+    ----------
+    stock : class
+        ``nilearn.decomposition.CanICA`` or ``DictLearning``.
+    estimator : estimator
+        Ours, whose parameters of the same names are handed over.
+    images : list
+        Images or paths, one a run.
+    mask_img : image
+        The neurons.
+    confounds : list or None
+        One array a run.
+    **special
+        Parameters of this class alone.
+
+    Returns
+    -------
+    estimator
+        nilearn's, fitted.
+    converged : bool
+        False if scikit-learn said of any restart that it did not converge.
+    """
+    params = {name: getattr(estimator, name) for name in _SHARED}
+    if params["standardize"] in (True, False):
+        params["standardize"] = "zscore_sample" if params["standardize"] else None
+    fitted = stock(mask=mask_img, **params, **special)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fitted.fit(images, confounds=confounds)
+    converged = True
+    for warning in caught:
+        if "did not converge" in str(warning.message):
+            converged = False
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    fitted.components_ = np.ascontiguousarray(fitted.components_, np.float32)
+    return fitted, converged

@@ -1,0 +1,273 @@
+"""What ``fit`` and ``transform`` take, turned into runs that can be read in blocks, with their geometry."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ..exceptions import DatasetError, GeometryMismatchError, ParameterError
+from ..geometry import NeuronGeometry
+from .engines.blocks import ArraySource
+
+__all__ = ["Runs", "as_confounds", "load_runs"]
+
+
+@dataclass
+class Runs:
+    """Runs of one site, ready to be read.
+
+    Attributes
+    ----------
+    sources : list of ArraySource
+        They read the neurons in the order ``order``.
+    geometry : NeuronGeometry
+    order : ndarray of shape (n_neurons,) or None
+        Flat index of each neuron in reading order; None if it is the flat order. Files are read as they lie, since no
+        step of the decomposition minds the order of neurons, and only the final maps are put in place.
+    images : list of callable
+        Each returns a run as something that nilearn reads.
+    info : dict
+        Where the runs come from.
+    """
+
+    sources: list
+    geometry: NeuronGeometry
+    order: np.ndarray
+    images: list
+    info: dict = field(default_factory=dict)
+
+    @property
+    def n_tokens(self):
+        """Tokens of each run, a list."""
+        return [s.n_tokens for s in self.sources]
+
+    def read_order(self, maps):
+        """Put maps ``(n, n_neurons)`` from the flat order in the reading order."""
+        return maps if self.order is None else maps[..., self.order]
+
+    def flat_order(self, maps):
+        """Put maps from the reading order in the flat order of neurons."""
+        if self.order is None:
+            return maps
+        out = np.empty_like(maps)
+        out[..., self.order] = maps
+        return out
+
+    def part(self, neurons):
+        """Sources of some neurons only, in the order of the flat indices ``neurons``."""
+        rank = np.empty(self.geometry.n_neurons, int)
+        rank[np.arange(len(rank)) if self.order is None else self.order] = np.arange(len(rank))
+        where = rank[neurons]
+        return [
+            ArraySource(s.open, s.n_tokens, len(where), where if s.columns is None else s.columns[where], s.scaled(where))
+            for s in self.sources
+        ]
+
+
+@dataclass
+class _Item:
+    """One run before the common order is known."""
+
+    open: object
+    n_tokens: int
+    geometry: NeuronGeometry
+    columns: np.ndarray  # column of each neuron in flat order, or None
+    image: object
+    on_disk: bool = False
+    scale: np.ndarray = None
+
+
+def load_runs(runs, geometry=None):
+    """Accept whatever holds runs.
+
+    Parameters
+    ----------
+    runs : Recording, Run, Study, path, image, ndarray, or a list of runs, paths, images or arrays
+        A folder is a study; a file is a NIfTI image or a ``.npy`` array; arrays are ``(n_tokens, n_neurons)``.
+    geometry : NeuronGeometry, optional
+        Where the neurons of arrays, or of images without a sidecar, lie. Arrays without a geometry are one layer.
+
+    Returns
+    -------
+    Runs
+
+    Raises
+    ------
+    ParameterError, DatasetError, GeometryMismatchError
+        Saying what came and what is expected.
+    """
+    info = {}
+    runs = _open_study(runs)
+    if hasattr(runs, "study") and hasattr(runs, "runs"):  # a Recording
+        info = _describe(runs)
+        runs = list(runs.runs)
+    elif not isinstance(runs, (list, tuple)):
+        runs = [runs]
+    if not len(runs):
+        raise ParameterError("An empty list of runs was given; at least one recording, image or array is needed.")
+    items = []
+    for i, run in enumerate(runs):
+        item = _item(run, geometry, i)
+        first = items[0].geometry if items else geometry
+        if first is not None and item.geometry != first:
+            first.check_same(item.geometry, f"Run {i}")
+        items.append(item)
+    return _common_order(items, info)
+
+
+def _open_study(runs):
+    if isinstance(runs, (str, Path)) and Path(runs).is_dir():
+        from ..dataset import open_recording
+
+        return open_recording(runs)
+    if hasattr(runs, "recording") and hasattr(runs, "root"):  # a Study
+        return runs.recording()
+    return runs
+
+
+def _describe(recording):
+    study = getattr(recording.study, "info", {}) or {}
+    corpus, model = study.get("corpus", {}), study.get("model", {})
+    return {
+        "model": model,
+        "corpus": corpus,
+        "corpus_hash": corpus.get("hash"),
+        "runs": [run.index for run in recording.runs],
+        "files": [run.path.name for run in recording.runs],
+    }
+
+
+def _item(run, geometry, i):
+    if isinstance(run, (str, Path)):
+        return _from_path(Path(run), geometry, i)
+    if hasattr(run, "raw") and hasattr(run, "geometry"):
+        return _from_run(run)
+    if hasattr(run, "dataobj"):
+        return _from_image(run, geometry, i)
+    return _from_array(_try_array(run, i), geometry, i)
+
+
+def _try_array(run, i):
+    try:
+        array = np.asarray(run)
+    except ValueError as error:
+        raise ParameterError(f"Run {i} is not an array: {error}.") from error
+    if array.dtype.kind not in "fiub":
+        raise ParameterError(
+            f"Run {i} is a {type(run).__name__} of type {array.dtype}; a Run, a path, an image or a real array "
+            "(n_tokens, n_neurons) is expected."
+        )
+    return array
+
+
+def _from_path(path, geometry, i):
+    if not path.exists():
+        raise DatasetError(f"Run {i}: {path} does not exist.")
+    if path.suffix == ".npy":
+        return _from_array(np.load(path, mmap_mode="r", allow_pickle=False), geometry, i)
+    if not path.name.endswith((".nii", ".nii.gz")):
+        raise ParameterError(f"Run {i}: {path.name} is neither a NIfTI image (.nii, .nii.gz) nor an array (.npy).")
+    if geometry is None and path.name.endswith("_bold.nii") and path.with_suffix(".json").is_file():
+        from ..dataset import Run
+
+        return _from_run(Run(path))
+    import nibabel as nib
+
+    return _from_image(nib.load(path), geometry, i, path)
+
+
+def _from_run(run):
+    g = run.geometry
+    return _Item(run.raw, run.n_tokens, g, g.disk_voxels, lambda: str(run.path), True, run.scale)
+
+
+def _from_image(img, geometry, i, path=None):
+    if len(img.shape) != 4:
+        raise ParameterError(
+            f"Run {i} is an image of shape {img.shape}; four axes (layer, row, col, token) are expected."
+        )
+    if geometry is None:
+        geometry = _guess(img, i)
+    if img.shape[:3] != geometry.shape:
+        raise GeometryMismatchError(f"Run {i} has volumes of shape {img.shape[:3]}; the geometry has {geometry.shape}.")
+    n = img.shape[3]
+
+    def image():
+        return str(path) if path is not None else img
+
+    proxy = img.dataobj
+    if path is not None and path.suffix == ".nii" and _unscaled(proxy):
+
+        def raw():
+            return np.memmap(path, img.get_data_dtype(), "r", proxy.offset, (n, geometry.n_voxels))
+
+        return _Item(raw, n, geometry, geometry.disk_voxels, image, True)
+    volumes = np.asanyarray(proxy)
+    if volumes.flags.f_contiguous:
+        return _Item(lambda: volumes.reshape(-1, n, order="F").T, n, geometry, geometry.disk_voxels, image, True)
+    columns = np.flatnonzero(geometry.is_neuron.ravel())
+    return _Item(lambda: volumes.reshape(-1, n).T, n, geometry, columns, image)
+
+
+def _unscaled(proxy):
+    slope, inter = getattr(proxy, "slope", None), getattr(proxy, "inter", None)
+    return slope in (None, 1) and inter in (None, 0)
+
+
+def _guess(img, i):
+    """Geometry of an image without a sidecar: every voxel a neuron, every position on axis 0 a layer."""
+    layers, rows, cols = img.shape[:3]
+    geometry = NeuronGeometry.from_sizes([rows * cols] * layers)
+    if geometry.shape != img.shape[:3]:
+        raise ParameterError(
+            f"Run {i} has volumes of shape {img.shape[:3]}, which are not those of full layers of {rows * cols} neurons "
+            f"{geometry.shape}; say with geometry= which neurons they are."
+        )
+    return geometry
+
+
+def _from_array(array, geometry, i):
+    if array.ndim != 2 or not all(array.shape):
+        raise ParameterError(f"Run {i} has the shape {array.shape}; (n_tokens, n_neurons) is expected.")
+    if geometry is None:
+        geometry = NeuronGeometry.from_sizes([array.shape[1]])
+    if array.shape[1] != geometry.n_neurons:
+        raise GeometryMismatchError(f"Run {i} has {array.shape[1]} neurons; the geometry has {geometry.n_neurons}.")
+    return _Item(lambda: array, len(array), geometry, None, lambda: geometry.to_img(array))
+
+
+def _common_order(items, info):
+    geometry = items[0].geometry
+    order = np.argsort(geometry.disk_voxels) if any(item.on_disk for item in items) else None
+    sources = []
+    for item in items:
+        columns, scale = item.columns, item.scale
+        if order is not None:
+            columns = order if columns is None else columns[order]
+            scale = None if scale is None else scale[order]
+        sources.append(ArraySource(item.open, item.n_tokens, geometry.n_neurons, columns, scale))
+    return Runs(sources, geometry, order, [item.image for item in items], info)
+
+
+def as_confounds(confounds, n_runs):
+    """Turn confounds into a list of arrays or None, one for each run.
+
+    Accepts None, one array or data frame for a single run, or a list of arrays, data frames or paths of tables.
+    """
+    if confounds is None:
+        return None
+    if n_runs == 1 and (hasattr(confounds, "columns") or getattr(confounds, "ndim", 0) in (1, 2)):
+        confounds = [confounds]
+    if len(confounds) != n_runs:
+        raise ParameterError(f"{n_runs} runs need as many confounds, one table each; got {len(confounds)}.")
+    return [_table(c) for c in confounds]
+
+
+def _table(confounds):
+    if confounds is None:
+        return None
+    if isinstance(confounds, (str, Path)):
+        import pandas as pd
+
+        confounds = pd.read_csv(confounds, sep="\t" if str(confounds).endswith(".tsv") else ",")
+    return np.asarray(confounds, np.float64)

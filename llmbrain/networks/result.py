@@ -1,0 +1,289 @@
+"""Networks as a result: maps over neurons, what they cover, their time courses, and their files."""
+
+from functools import cached_property
+
+import numpy as np
+
+from ..exceptions import DatasetError, ParameterError
+from ..files import read_json, read_tsv, save_img, write_json, write_tsv
+from ..geometry import NeuronGeometry
+
+__all__ = ["NetworkSet", "describe_maps", "zscore_maps"]
+
+STABLE = 0.7  # bar on the stability under which a network is flagged
+
+
+class NetworkSet:
+    """Networks found in a recording.
+
+    Parameters
+    ----------
+    maps : ndarray of shape (n_networks, n_neurons)
+        Weights in flat order; stored as float32.
+    geometry : NeuronGeometry
+        Where the neurons are.
+    metrics : DataFrame, optional
+        One row a network; computed by :func:`describe_maps` if not given.
+    info : dict, optional
+        How they were found: estimator, parameters, model, corpus, convergence.
+    time_courses : list of ndarray (n_tokens, n_networks), optional
+        One for each run.
+    support : ndarray of bool, shape (n_networks, n_layers), optional
+        Layers that a network was sought in, where that is not all of them.
+
+    Attributes
+    ----------
+    maps, geometry, metrics, info, time_courses, support
+
+    Examples
+    --------
+    >>> geometry = NeuronGeometry.from_sizes([50, 50])
+    >>> maps = np.random.default_rng(0).laplace(size=(2, 100)) ** 3
+    >>> networks = NetworkSet(maps, geometry)
+    >>> networks
+    NetworkSet(2 networks, 100 neurons in 2 layers)
+    >>> [mask.name for mask in networks.masks(2.0)]
+    ['network-00', 'network-01']
+    """
+
+    def __init__(self, maps, geometry, metrics=None, info=None, time_courses=None, support=None):
+        maps = np.ascontiguousarray(maps, dtype=np.float32)
+        if maps.ndim != 2 or not len(maps):
+            raise ParameterError(f"maps must be (n_networks, n_neurons) with at least one network; got {maps.shape}.")
+        if maps.shape[1] != geometry.n_neurons:
+            raise ParameterError(f"maps has {maps.shape[1]} neurons, the geometry {geometry.n_neurons}.")
+        if not np.isfinite(maps).all():
+            raise ParameterError(f"{int((~np.isfinite(maps)).any(1).sum())} of the maps hold NaN or infinite values.")
+        if support is not None:
+            support = np.asarray(support, bool)
+        self.maps, self.geometry, self.support = maps, geometry, support
+        self.info = dict(info or {})
+        self.time_courses = time_courses
+        self.metrics = describe_maps(self.z, geometry, support=support) if metrics is None else metrics
+
+    @property
+    def n_networks(self):
+        """Number of networks."""
+        return len(self.maps)
+
+    def __len__(self):
+        return len(self.maps)
+
+    def __repr__(self):
+        g = self.geometry
+        return f"NetworkSet({len(self)} networks, {g.n_neurons} neurons in {g.n_layers} layers)"
+
+    @property
+    def z(self):
+        """Maps z-scored over the neurons they were sought in, ``(n_networks, n_neurons)`` float32."""
+        return zscore_maps(self.maps, self.support, self.geometry.layer_of)
+
+    @cached_property
+    def img(self):
+        """The maps as a 4D NIfTI image, one volume a network."""
+        return self.geometry.to_img(self.maps)
+
+    def masks(self, threshold=3.0, two_sided=True):
+        """Networks as sets of neurons.
+
+        Parameters
+        ----------
+        threshold : float or sequence of n_networks floats
+            Neurons whose \\|z\\| over neurons is larger belong to the network.
+        two_sided : bool
+            Whether the negative side belongs to it too. The sign of a component is arbitrary, so one side alone loses
+            half of a network that has both.
+
+        Returns
+        -------
+        list of NeuronMask
+            ``masks[k]`` is network ``k`` and is called ``network-k``. A network without a neuron above the threshold
+            gives an empty mask; the metrics flag it.
+        """
+        from ..masks import masks_from_maps
+
+        info = {k: self.info[k] for k in ("model", "corpus_hash", "method") if self.info.get(k)}
+        names = [f"network-{k:02d}" for k in range(len(self))]
+        return masks_from_maps(self.z, self.geometry, threshold, two_sided, names=names, info=info)
+
+    # -- files ----------------------------------------------------------------------------------------------------
+    def save(self, study, desc=None):
+        """Write maps, description, metrics and time courses into a study.
+
+        Parameters
+        ----------
+        study : Study or path
+        desc : str, optional
+            Name of the analysis in the file names; the estimator's by default.
+
+        Returns
+        -------
+        list of Path
+            The files, the maps first.
+        """
+        study = _study(study)
+        desc = desc or self.info.get("method", "networks").lower()
+        info = {**self.info, "geometry": self.geometry.to_dict(), "n_networks": len(self)}
+        if self.support is not None:
+            info["support"] = [[int(row.argmax()), int(len(row) - row[::-1].argmax())] for row in self.support]
+        written = [
+            save_img(study.path("components", desc=desc), self.img),
+            write_tsv(study.path("metrics", desc=desc), self.metrics),
+        ]
+        written += self._save_courses(study, desc)
+        return [*written, write_json(study.path("components_json", desc=desc), info)]
+
+    def _save_courses(self, study, desc):
+        import pandas as pd
+
+        names = [f"network-{k:02d}" for k in range(len(self))]
+        runs = self.info.get("runs") or range(1, len(self.time_courses or []) + 1)
+        return [
+            write_tsv(study.path("mixing", run=run, desc=desc), pd.DataFrame(course, columns=names))
+            for run, course in zip(runs, self.time_courses or [])
+        ]
+
+    @classmethod
+    def load(cls, study, desc=None):
+        """Read what :meth:`save` wrote.
+
+        Parameters
+        ----------
+        study : Study or path
+        desc : str, optional
+            Name of the analysis, if the study holds several.
+
+        Raises
+        ------
+        DatasetError
+            If the study holds no such networks, or several and ``desc`` does not choose.
+        """
+        import nibabel as nib
+
+        study = _study(study)
+        desc = desc or _only_analysis(study)
+        path = study.path("components", desc=desc)
+        if not path.is_file() or not study.path("components_json", desc=desc).is_file():
+            raise DatasetError(f"There are no networks {desc!r} in {study.root}; {path.name} or its description is missing.")
+        info = read_json(study.path("components_json", desc=desc))
+        geometry = NeuronGeometry.from_dict(info.pop("geometry"))
+        ranges = info.pop("support", None)
+        support = None if ranges is None else np.array([(np.arange(geometry.n_layers) >= a) & (np.arange(geometry.n_layers) < b) for a, b in ranges])
+        courses = [study.path("mixing", run=run, desc=desc) for run in info.get("runs") or []]
+        if not courses:
+            courses = _numbered(study, desc)
+        courses = [read_tsv(c).to_numpy(np.float32) for c in courses] if courses and all(c.is_file() for c in courses) else None
+        metrics = read_tsv(study.path("metrics", desc=desc)) if study.path("metrics", desc=desc).is_file() else None
+        return cls(geometry.to_array(nib.load(path)), geometry, metrics, info, courses, support)
+
+
+def zscore_maps(maps, support=None, layer_of=None):
+    """Z-scores of maps over their neurons, ``(n_networks, n_neurons)`` float32; a constant map gives zeros.
+
+    Parameters
+    ----------
+    maps : ndarray of shape (n_networks, n_neurons)
+    support : ndarray of bool, shape (n_networks, n_layers), optional
+        Layers that count; neurons of the others are 0.
+    layer_of : ndarray of shape (n_neurons,), optional
+        Layer of each neuron, needed with ``support``.
+
+    Examples
+    --------
+    >>> zscore_maps(np.array([[1.0, 2.0, 3.0]])).round(3).tolist()
+    [[-1.225, 0.0, 1.225]]
+    """
+    maps = np.asarray(maps, np.float32)
+    weights = None if support is None else np.asarray(support, np.float32)[:, layer_of]
+    if weights is None:
+        mean = maps.mean(1, dtype=np.float64, keepdims=True)
+        deviation = maps - mean.astype(np.float32)
+        sd = np.sqrt(np.mean(np.square(deviation), 1, dtype=np.float64, keepdims=True))
+    else:
+        n = np.maximum(weights.sum(1, dtype=np.float64, keepdims=True), 1)
+        deviation = (maps - (np.sum(maps * weights, 1, dtype=np.float64, keepdims=True) / n).astype(np.float32)) * weights
+        sd = np.sqrt(np.sum(np.square(deviation), 1, dtype=np.float64, keepdims=True) / n)
+    return (deviation / np.where(sd > 0, sd, 1)).astype(np.float32)
+
+
+def describe_maps(z, geometry, *, threshold=3.0, variance=None, stability=None, support=None):
+    """Summarise networks, a row each.
+
+    Parameters
+    ----------
+    z : ndarray of shape (n_networks, n_neurons)
+        Z-scored maps.
+    geometry : NeuronGeometry
+    threshold : float
+        Neurons with a larger \\|z\\| are the network's.
+    variance : ndarray of shape (n_networks,), optional
+        Share of the variance of the data.
+    stability : ndarray of shape (n_networks,), optional
+        Index of stability, 0 to 1.
+    support : ndarray of bool, shape (n_networks, n_layers), optional
+        Layers that each network was sought in.
+
+    Returns
+    -------
+    DataFrame
+        ``network``; ``n_neurons`` above the threshold and their ``share`` of all; ``variance``; ``peak_layer``, which
+        holds most of the squared z of these neurons, and ``first_layer`` to ``last_layer``, between which 90 % of it
+        lies (the model's layer numbers); ``positive``, the share of positive signs; excess ``kurtosis`` of the map;
+        ``stability``; ``flagged`` if it is empty or its stability is under 0.7, else False.
+    """
+    import pandas as pd
+
+    layers = np.asarray(geometry.layers)
+    rows = []
+    for k, row in enumerate(z):
+        inside = slice(None) if support is None else support[k][geometry.layer_of]
+        chosen = np.abs(row) > threshold
+        n = int(chosen.sum())
+        energy = np.bincount(geometry.layer_of, np.square(row) * (chosen if n else 1), geometry.n_layers)
+        reached = np.cumsum(energy) / max(energy.sum(), 1e-30)
+        known = stability is not None and np.isfinite(stability[k])
+        rows.append(
+            {
+                "network": k,
+                "n_neurons": n,
+                "share": n / geometry.n_neurons,
+                "variance": np.nan if variance is None else float(variance[k]),
+                "peak_layer": int(layers[energy.argmax()]),
+                "first_layer": int(layers[np.searchsorted(reached, 0.05)]),
+                "last_layer": int(layers[min(np.searchsorted(reached, 0.95), len(layers) - 1)]),
+                "positive": float((row[chosen] > 0).mean()) if n else np.nan,
+                "kurtosis": float(np.mean(np.square(np.square(row[inside])), dtype=np.float64) - 3),
+                "stability": float(stability[k]) if known else np.nan,
+                "flagged": bool(n == 0 or (known and stability[k] < STABLE)),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _study(study):
+    if hasattr(study, "path"):
+        return study
+    from ..dataset import Study
+
+    return Study.open(study)
+
+
+def _pattern(study, kind, **entities):
+    path = study.path(kind, **entities)
+    return path.parent, path.name.replace("DESC", "*").replace("run-00", "run-*")
+
+
+def _only_analysis(study):
+    folder, pattern = _pattern(study, "components_json", desc="DESC")
+    found = sorted(p.name.split("_desc-")[1].split("_")[0] for p in folder.glob(pattern))
+    if "canica" in found:
+        return "canica"
+    if len(found) != 1:
+        held = f"the analyses {', '.join(found)}; choose one with desc=" if found else "no networks; find some first"
+        raise DatasetError(f"{study.root} holds {held}.")
+    return found[0]
+
+
+def _numbered(study, desc):
+    folder, pattern = _pattern(study, "mixing", run=0, desc=desc)
+    return sorted(folder.glob(pattern), key=lambda p: (len(p.name), p.name))

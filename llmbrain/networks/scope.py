@@ -1,0 +1,126 @@
+"""Which neurons are decomposed together: the whole model, each layer by itself, or windows of layers."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..exceptions import MaskError, ParameterError
+
+__all__ = ["Part", "decompose_parts", "parts_of"]
+
+
+@dataclass
+class Part:
+    """Neurons that are decomposed together."""
+
+    neurons: np.ndarray  # flat indices, ascending
+    layers: np.ndarray  # bool (n_layers,), the layers it reaches over
+
+
+@dataclass
+class Parts:
+    """Decompositions of all parts, put together."""
+
+    maps: np.ndarray
+    variance: np.ndarray
+    stability: np.ndarray
+    n_iter: np.ndarray
+    converged: np.ndarray
+    dead: np.ndarray
+    time_courses: list
+    support: np.ndarray
+    group: str
+
+
+def parts_of(geometry, scope, mask=None):
+    """Cut the neurons into parts.
+
+    Parameters
+    ----------
+    geometry : NeuronGeometry
+    scope : "model", "layer" or int
+        The whole model, each layer, or all windows of so many consecutive layers.
+    mask : None, NeuronMask, image, path or nilearn masker
+        Neurons that take part at all.
+
+    Returns
+    -------
+    list of Part
+    """
+    allowed = _allowed(geometry, mask)
+    n = geometry.n_layers
+    if scope == "model":
+        width = n
+    elif scope == "layer":
+        width = 1
+    elif isinstance(scope, (int, np.integer)) and not isinstance(scope, bool) and 1 <= scope <= n:
+        width = int(scope)
+    else:
+        raise ParameterError(f"scope must be 'model', 'layer' or a window of 1 to {n} layers; got {scope!r}.")
+    parts = []
+    for first in range(n - width + 1):
+        layers = np.zeros(n, bool)
+        layers[first : first + width] = True
+        parts.append(Part(np.flatnonzero(allowed & layers[geometry.layer_of]), layers))
+    return parts
+
+
+def _allowed(geometry, mask):
+    if mask is None:
+        return np.ones(geometry.n_neurons, bool)
+    if hasattr(mask, "values") and hasattr(mask, "geometry"):
+        geometry.check_same(mask.geometry, "The mask")
+        allowed = mask.values
+    else:
+        img = getattr(mask, "mask_img_", getattr(mask, "mask_img", mask))
+        if not isinstance(img, (str, Path)) and not hasattr(img, "dataobj"):
+            raise MaskError(f"mask must be a NeuronMask, an image, a path or a masker with one; got {type(mask).__name__}.")
+        allowed = geometry.to_array(img) > 0
+    if not allowed.any():
+        raise MaskError("The mask holds no neuron.")
+    return np.asarray(allowed, bool)
+
+
+def decompose_parts(runs, parts, decompose):
+    """Decompose every part and put the maps together, in the flat order of neurons.
+
+    Parameters
+    ----------
+    runs : Runs
+    parts : list of Part
+    decompose : callable
+        Takes the sources of a part, returns a :class:`~llmbrain.networks.engines.torch_engine.GroupICA`.
+
+    Returns
+    -------
+    Parts
+    """
+    from .stability import restart_stability
+
+    n_neurons = runs.geometry.n_neurons
+    whole = len(parts) == 1 and len(parts[0].neurons) == n_neurons
+    results = [decompose(runs.sources if whole else runs.part(p.neurons)) for p in parts]
+    maps = np.zeros((sum(len(r.maps) for r in results), n_neurons), np.float32)
+    dead, first = np.zeros(n_neurons, bool), 0
+    for part, result in zip(parts, results):
+        rows = slice(first, first + len(result.maps))
+        if whole:
+            maps[rows] = runs.flat_order(result.maps)
+            dead = runs.flat_order(result.dead)
+        else:
+            maps[rows, part.neurons] = result.maps
+            dead[part.neurons] |= result.dead
+        first += len(result.maps)
+    single = len(results) == 1
+    return Parts(
+        maps=maps,
+        variance=np.concatenate([r.variance * len(p.neurons) / n_neurons for p, r in zip(parts, results)]),
+        stability=np.concatenate([restart_stability(r.rotations, r.chosen) for r in results]),
+        n_iter=results[0].n_iter if single else np.stack([r.n_iter for r in results]),
+        converged=results[0].converged if single else np.stack([r.converged for r in results]),
+        dead=dead,
+        time_courses=[np.hstack(c) for c in zip(*(r.time_courses for r in results))],
+        support=None if whole else np.repeat([p.layers for p in parts], [len(r.maps) for r in results], axis=0),
+        group=results[0].group,
+    )
