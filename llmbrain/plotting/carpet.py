@@ -107,8 +107,9 @@ def plot_carpet(
     with st.style():
         height = 3.4 + (0.55 if readable else 0.35)
         what = "network" if order == "network" else "layer"
-        fig = st.fixed_figure(st.PAGE, height, title or f"Activity sorted by {what}, tokens {start} to {start + len(activity) - 1}")
-        ax = st.axes_at(fig, 0.62, 0.36, st.PAGE - 1.3, 2.75)
+        title = f"Activity sorted by {what}, tokens {start} to {start + len(activity) - 1}" if title is None else title
+        fig, place = st.fixed_figure(st.PAGE, height - 0.1, title)
+        ax = place(0.62, 0.22, st.PAGE - 1.3, 2.75)
         limit = float(np.clip(np.percentile(np.abs(picture), 99), 0.2, 3))
         image = ax.imshow(
             picture, cmap=st.DIVERGING(), vmin=-limit, vmax=limit, aspect="auto", extent=(-0.5, picture.shape[1] - 0.5, len(picture), 0)
@@ -117,7 +118,7 @@ def plot_carpet(
         _group_marks(ax, bounds, names, colored=order == "network", n_colors=0 if z is None else len(z))
         ax.set_ylabel(what, labelpad=16)
         _token_axis(ax, events, start, readable)
-        bar = fig.colorbar(image, cax=st.axes_at(fig, st.PAGE - 0.58, 0.36, 0.08, 1.2))
+        bar = fig.colorbar(image, cax=place(st.PAGE - 0.58, 0.22, 0.08, 1.2))
         bar.outline.set_visible(False)
         bar.set_label("mean z of neurons")
     return st.finish(fig, output_file)
@@ -162,8 +163,9 @@ def plot_time_courses(courses, events=None, *, networks=None, tokens=None, title
     with st.style():
         strip = 0.34
         body = strip * len(networks)
-        fig = st.fixed_figure(st.PAGE, body + 0.55 + (0.75 if readable else 0.5), title or "Time courses of networks")
-        ax = st.axes_at(fig, 0.62, 0.4, st.PAGE - 0.8, body)
+        title = "Time courses of networks" if title is None else title
+        fig, place = st.fixed_figure(st.PAGE, body + 0.25 + (0.7 if readable else 0.45), title)
+        ax = place(0.62, 0.2, st.PAGE - 0.8, body)
         at = np.arange(len(values))
         for i, k in enumerate(networks):
             y = np.clip(values[:, k], -3, 3) / 6.5
@@ -218,7 +220,7 @@ def _group_marks(ax, bounds, names, colored, n_colors):
                 Rectangle((-0.5 - 0.018 * width, low), 0.012 * width, high - low, color=colors[group], lw=0, clip_on=False)
             )
         if low:
-            ax.axhline(low, color="white", lw=0.7)
+            ax.axhline(low, color=st.FACE, lw=0.7)
         centre = (low + high) / 2
         if centre - last >= total / 26:  # labels closer than this would touch
             ticks.append((centre, name))
@@ -245,14 +247,32 @@ def _token_axis(ax, events, start, readable):
     by = next((c for c in ("kind", "document") if c in events and events[c].notna().any()), None)
     if by is None:
         return
-    labels = events[by].astype(str).to_numpy()
+    _kind_strip(ax, events[by].astype(str).to_numpy())
+
+
+def _kind_strip(ax, labels):
+    """Mark above the axes where each kind of text lies; where the names have no room, a key gives them."""
+    n, width = len(labels), ax.get_position().width * ax.figure.get_size_inches()[0]
     edges = np.flatnonzero(np.r_[True, labels[1:] != labels[:-1], True])
-    n = len(labels)
+    names = list(dict.fromkeys(labels))
+    room = {name: 0.065 * len(name) * n / width for name in names}
+    named = all(high - low >= room[labels[low]] for low, high in zip(edges[:-1], edges[1:]))
+    names = names if len(names) <= len(st.SERIES) else []
     for low, high in zip(edges[:-1], edges[1:]):
         if low:
-            ax.axvline(low - 0.5, color=st.MUTED, lw=0.5, alpha=0.7)
-        if (high - low) / n > 0.012 * len(labels[low]):
+            ax.axvline(low - 0.5, color=st.MUTED, lw=0.5, alpha=0.6)
+        if names:
+            color = st.SERIES[names.index(labels[low])]
+            ax.plot([low - 0.5, high - 0.5], [1.012, 1.012], transform=ax.get_xaxis_transform(), color=color, lw=2.5,
+                    solid_capstyle="butt", clip_on=False)  # fmt: skip
+        if named:
             ax.annotate(
-                labels[low], ((low + high - 1) / 2, 1), xycoords=("data", "axes fraction"), xytext=(0, 2),
+                labels[low], ((low + high - 1) / 2, 1), xycoords=("data", "axes fraction"), xytext=(0, 4),
                 textcoords="offset points", ha="center", va="bottom", fontsize=6, color=st.MUTED, annotation_clip=False,
             )  # fmt: skip
+    if names and not named:
+        from matplotlib.lines import Line2D
+
+        handles = [Line2D([], [], color=st.SERIES[i], lw=2.5) for i in range(len(names))]
+        ax.legend(handles, names, ncols=len(names), loc="lower right", bbox_to_anchor=(1, 1.0), fontsize=6, borderaxespad=0.35,
+                  handlelength=0.9, columnspacing=1.0, handletextpad=0.4)  # fmt: skip

@@ -51,3 +51,66 @@ def plot_stability(values, *, bar=0.7, label="stability (Iq)", title=None, outpu
         ax.tick_params(axis="x", length=0)
         ax.set(xlabel="network", ylabel=label, ylim=(min(0, np.nanmin(values) * 1.1), 1.03), xlim=(-0.8, len(values) - 0.2))
     return st.finish(fig, output_file)
+
+
+def plot_order(curves, x="n_components", *, chosen=None, ylabel=None, title=None, output_file=None):
+    """Draw what speaks for one number of networks or another: one panel a criterion.
+
+    Parameters
+    ----------
+    curves : pandas.DataFrame
+        One row a number of networks: the column named by ``x`` and one column a criterion, e.g. reproducibility of
+        split halves or explained variance. ``<criterion>_low`` and ``<criterion>_high`` become a band, and
+        ``<criterion>_null`` a dashed line.
+    x : str
+        Column of the number of networks.
+    chosen : int or dict, optional
+        The number to mark, for all panels or for each criterion.
+    ylabel : dict, optional
+        Criterion -> label.
+    title, output_file
+        See :func:`llmbrain.plotting.plot_network_map`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure or None
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> table = pd.DataFrame({"n_components": [5, 10, 20], "reproducibility": [0.6, 0.9, 0.7]})
+    >>> figure = plot_order(table, chosen=10)
+    """
+    if x not in curves:
+        raise ParameterError(f"The table has no column {x!r}; it has {list(curves.columns)}.")
+    helpers = ("_low", "_high", "_null")
+    names = [c for c in curves.select_dtypes("number").columns if c != x and not c.endswith(helpers)]
+    if not names:
+        raise ParameterError(f"The table has no criterion beside {x!r}; it has {list(curves.columns)}.")
+    curves = curves.sort_values(x)
+    at = curves[x].to_numpy(float)
+    n_columns = min(3, len(names))
+    n_rows = -(-len(names) // n_columns)
+    with st.style():
+        width = st.COLUMN if n_columns == 1 else st.PAGE
+        fig = st.new_figure(width, 2.0 * n_rows + 0.4, "How many networks" if title is None else title)
+        axes = fig.subplots(n_rows, n_columns, sharex=True, squeeze=False).ravel()
+        for ax, name in zip(axes, names):
+            if {f"{name}_low", f"{name}_high"} <= set(curves):
+                low, high = (curves[f"{name}{end}"].to_numpy(float) for end in ("_low", "_high"))
+                ax.fill_between(at, low, high, color=st.SERIES[0], alpha=0.18, lw=0)
+            if f"{name}_null" in curves:
+                ax.plot(at, curves[f"{name}_null"], color=st.MUTED, lw=1, ls=(0, (4, 2)), label="chance")
+                ax.legend(loc="best")
+            ax.plot(at, curves[name], color=st.SERIES[0], marker="o", ms=3.5)
+            best = chosen.get(name) if isinstance(chosen, dict) else chosen
+            if best is not None:
+                ax.axvline(best, color=st.POSITIVE, lw=1)
+                ax.annotate(f"{best:g}", (best, 1), xycoords=("data", "axes fraction"), xytext=(0, 1), textcoords="offset points",
+                            ha="center", va="bottom", fontsize=7, color=st.POSITIVE, annotation_clip=False)  # fmt: skip
+            ax.set_ylabel((ylabel or {}).get(name, name.replace("_", " ")))
+            ax.grid(axis="y")
+        for ax in axes[len(names) :]:
+            ax.set_axis_off()
+        fig.supxlabel("number of networks" if x == "n_components" else x.replace("_", " "), fontsize=8, color=st.INK)
+    return st.finish(fig, output_file)

@@ -54,8 +54,8 @@ def plot_lesion_effects(
         row = 0.19 if len(table) <= 40 else 0.14
         body = row * len(table) + 0.1
         name = f"Lesion effects{'' if task is None else f', {task}'}"
-        fig = st.fixed_figure(st.PAGE, body + 1.25, title or name)
-        ax = st.axes_at(fig, 0.75, 0.55, st.PAGE - 2.6, body)
+        fig, place = st.fixed_figure(st.PAGE, body + 0.95, name if title is None else title)
+        ax = place(0.75, 0.22, st.PAGE - 2.6, body)
         at = np.arange(len(table))
         _control_cloud(ax, table, controls)
         significant = (table[q] < alpha).to_numpy() if q in table else np.zeros(len(table), bool)
@@ -68,7 +68,7 @@ def plot_lesion_effects(
         ax.tick_params(axis="y", length=0)
         ax.spines["left"].set_visible(False)
         _side_columns(ax, table, at, q, significant)
-        _effect_key(fig, controls, family, significant.any(), alpha, q, body + 0.98)
+        _effect_key(place(0.1, body + 0.68, st.PAGE - 0.2, 0.2), controls, family, significant.any(), alpha, q)
     return st.finish(fig, output_file)
 
 
@@ -104,7 +104,7 @@ def plot_dose_response(table, *, x="strength", group="network", xlabel=None, yla
     n_rows = -(-len(groups) // n_columns)
     with st.style():
         width = st.PAGE if n_columns > 2 else st.COLUMN * max(1, n_columns)
-        fig = st.new_figure(width, 1.75 * n_rows + 0.45, title or "Dose and response")
+        fig = st.new_figure(width, 1.75 * n_rows + 0.45, "Dose and response" if title is None else title)
         axes = fig.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
         for ax, name in zip(axes.flat, groups):
             part = (table if name is None else table[table[group] == name]).sort_values(x)
@@ -155,7 +155,7 @@ def plot_selectivity(result, *, value="effect", alpha=0.05, family=None, label=N
     with st.style():
         width = float(np.clip(1.6 + 0.42 * grid.shape[1], st.COLUMN, st.PAGE))
         height = float(np.clip(1.25 + 0.17 * len(grid) + 0.06 * max(map(len, map(str, grid.columns))), 2.2, 9.5))
-        fig = st.new_figure(width, height, title or "Lesions by task")
+        fig = st.new_figure(width, height, "Lesions by task" if title is None else title)
         ax = fig.add_subplot()
         image = ax.imshow(grid, cmap=st.DIVERGING(), vmin=-limit, vmax=limit, aspect="auto")
         if q is not None:
@@ -244,7 +244,7 @@ def _side_columns(ax, table, at, q, significant):
             )  # fmt: skip
 
 
-def _effect_key(fig, controls, family, any_significant, alpha, q, top):
+def _effect_key(ax, controls, family, any_significant, alpha, q):
     from matplotlib.lines import Line2D
 
     def dot(face, edge, size):
@@ -257,7 +257,6 @@ def _effect_key(fig, controls, family, any_significant, alpha, q, top):
     if controls is not None and len(controls):
         handles.append(dot(st.MUTED, "none", 3))
         names.append(f"control draws{'' if family is None else f' matched by {family}'}")
-    ax = st.axes_at(fig, 0.1, top, st.PAGE - 0.2, 0.2)
     ax.set_axis_off()
     ax.legend(handles, names, ncols=len(names), loc="center left", borderaxespad=0, columnspacing=1.4, handletextpad=0.3)
 

@@ -52,14 +52,14 @@ def plot_network_map(networks, network=0, geometry=None, *, threshold=3.0, topog
     height = float(np.clip(width * mosaic.shape[0] / mosaic.shape[1], 1.5, 8))
     with st.style():
         note = None if topography is None else topography.note
-        title = title or _title(network, count, threshold, geometry)
-        fig = st.fixed_figure(st.PAGE, height + 1.1, title, note)
-        image = _draw_sheets(st.axes_at(fig, 0.1, 0.38, width, height), mosaic, corners, geometry)
-        side = st.axes_at(fig, width + 0.55, 0.38, st.PAGE - width - 0.7, height)
+        title = _title(network, count, threshold, geometry) if title is None else title
+        fig, place = st.fixed_figure(st.PAGE, height + 0.78, title, note)
+        image = _draw_sheets(place(0.1, 0.08, width, height), mosaic, corners, geometry)
+        side = place(width + 0.55, 0.08, st.PAGE - width - 0.7, height)
         _draw_profile(side, *layer_profile(z, geometry, threshold), geometry)
         side.set_ylabel("layer", labelpad=1)
         side.set_xlabel("% of the\nlayer's neurons")
-        _colorbar(fig, image, st.axes_at(fig, 0.1, height + 0.5, 2.2, 0.09), threshold)
+        _colorbar(fig, image, place(0.1, height + 0.2, 2.2, 0.09), threshold)
     return st.finish(fig, output_file)
 
 
@@ -105,19 +105,19 @@ def plot_network_maps(
     high = wide * (0.62 if kind == "units" else 0.5)
     note = "Bars: share of each layer's neurons, own scale each." + (f" {topography.note}" if topography else "")
     with st.style():
-        title = title or f"{len(z)} networks, |z| > {threshold:g}"
-        fig = st.fixed_figure(st.PAGE, 0.4 + n_rows * (high + 0.2) + 0.62, title, note)
+        title = f"{len(z)} networks, |z| > {threshold:g}" if title is None else title
+        fig, place = st.fixed_figure(st.PAGE, 0.05 + n_rows * (high + 0.2) + 0.62, title, note)
         for k in range(len(z)):
-            left, top = 0.4 + wide * (k % n_columns), 0.56 + (high + 0.2) * (k // n_columns)
-            ax = st.axes_at(fig, left, top, 0.74 * wide, high)
+            left, top = 0.4 + wide * (k % n_columns), 0.2 + (high + 0.2) * (k // n_columns)
+            ax = place(left, top, 0.74 * wide, high)
             image = _draw_small(ax, z[k], geometry, threshold, topography, kind)
             ax.set_title(str(k), fontsize=7, pad=1.5)
-            side = st.axes_at(fig, left + 0.75 * wide, top, 0.18 * wide, high)
+            side = place(left + 0.75 * wide, top, 0.18 * wide, high)
             _draw_profile(side, *layer_profile(z[k], geometry, threshold), geometry, labels=False)
             if k % n_columns == 0 and kind == "units":
                 _layer_ticks(ax, geometry, 3)
                 ax.set_ylabel("layer", fontsize=7, labelpad=1)
-        bar = st.axes_at(fig, 0.4, 0.4 + n_rows * (high + 0.2) + 0.1, 2.2, 0.08)
+        bar = place(0.4, n_rows * (high + 0.2) + 0.16, 2.2, 0.08)
         _colorbar(fig, image, bar, threshold)
     return st.finish(fig, output_file)
 
@@ -147,18 +147,18 @@ def plot_atlas(networks, geometry=None, *, threshold=3.0, topography=None, title
         width = st.PAGE - 0.2
         height = min(width * mosaic.shape[0] / mosaic.shape[1], 8.5)
         key = 0.22 * -(-len(z) // 20)
-        title = title or f"Dominant network of each neuron, |z| > {threshold:g}"
-        fig = st.fixed_figure(st.PAGE, height + key + 0.72, title, None if topography is None else topography.note)
+        title = f"Dominant network of each neuron, |z| > {threshold:g}" if title is None else title
+        fig, place = st.fixed_figure(st.PAGE, height + key + 0.4, title, None if topography is None else topography.note)
         colors = st.network_colors(len(z))
         rgba = np.zeros((*mosaic.shape, 4))
         inside = ~np.isnan(mosaic)
-        rgba[inside] = [0.955, 0.96, 0.965, 1]
+        rgba[inside] = [0.5, 0.55, 0.6, 0.1]  # faint on white and on dark alike
         taken = inside & (mosaic >= 0)
-        rgba[taken, :3] = colors[mosaic[taken].astype(int)]
-        ax = st.axes_at(fig, 0.1, 0.38, width, height)
+        rgba[taken, :3], rgba[taken, 3] = colors[mosaic[taken].astype(int)], 1
+        ax = place(0.1, 0.08, width, height)
         ax.imshow(rgba)
         _frame_sheets(ax, corners, geometry)
-        _color_key(st.axes_at(fig, 0.1, height + 0.46, width, key), colors)
+        _color_key(place(0.1, height + 0.14, width, key), colors)
     return st.finish(fig, output_file)
 
 
@@ -184,7 +184,7 @@ def plot_layer_profiles(networks, geometry=None, *, threshold=3.0, title=None, o
     share = 100 * np.stack([sum(layer_profile(row, geometry, threshold)) for row in z])
     with st.style():
         height = float(np.clip(0.9 + 0.17 * len(z), 1.8, 9))
-        fig = st.new_figure(st.PAGE * 0.75, height, title or "Where in depth each network lies")
+        fig = st.new_figure(st.PAGE * 0.75, height, "Where in depth each network lies" if title is None else title)
         ax = fig.add_subplot()
         image = ax.imshow(share, cmap=st.SEQUENTIAL(), aspect="auto", vmin=0)
         step = max(1, round(geometry.n_layers / 15))

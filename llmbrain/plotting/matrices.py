@@ -4,6 +4,7 @@ import numpy as np
 
 from ..exceptions import ParameterError
 from . import style as st
+from .text import visible_token
 
 __all__ = ["plot_connectivity", "plot_coupling", "plot_layer_graph", "plot_matching", "similarity_order"]
 
@@ -63,6 +64,223 @@ def plot_connectivity(matrix, labels=None, *, reorder=True, label="correlation",
     return st.finish(fig, output_file)
 
 
+def plot_matching(similarity, pairs=None, *, names=("first", "second"), label="|correlation| of maps", title=None,
+                  output_file=None):  # fmt: skip
+    """Draw how the networks of two decompositions, or two models, correspond; matched pairs are outlined.
+
+    Parameters
+    ----------
+    similarity : array of shape (n_first, n_second)
+        Similarity of each pair, 0 to 1 or -1 to 1.
+    pairs : array of shape (n_pairs, 2), optional
+        Matched rows and columns; the best one-to-one assignment by absolute value if not given.
+    names : (str, str)
+        Names of the two decompositions.
+    label : str
+        Name of the colour bar.
+    title, output_file
+        See :func:`llmbrain.plotting.plot_network_map`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure or None
+        Columns are reordered so that matched pairs lie on the diagonal, best match first.
+
+    Examples
+    --------
+    >>> figure = plot_matching(np.array([[0.1, 0.9], [0.7, 0.2], [0.0, 0.1]]))
+    """
+    similarity = np.asarray(similarity, float)
+    if similarity.ndim != 2:
+        raise ParameterError(f"Similarity must be (n_first, n_second); got shape {similarity.shape}.")
+    rows, cols, pairs = _matched_order(similarity, pairs)
+    with st.style():
+        shown = similarity[np.ix_(rows, cols)]
+        width = float(np.clip(1.8 + 0.15 * len(cols), st.COLUMN, st.PAGE))
+        height = float(np.clip(1.2 + 0.15 * len(rows), 2.4, 8.5))
+        fig = st.new_figure(width, height, "Matched networks" if title is None else title)
+        ax = fig.add_subplot()
+        signed = shown.min() < 0
+        limit = max(np.abs(shown).max(), 1e-9)
+        cmap = st.DIVERGING() if signed else st.SEQUENTIAL()
+        image = ax.imshow(shown, cmap=cmap, vmin=-limit if signed else 0, vmax=limit if signed else max(1.0, limit))
+        _outline(ax, len(pairs))
+        _name_axes(ax, rows, cols)
+        ax.set(xlabel=f"network, {names[1]}", ylabel=f"network, {names[0]}")
+        _bar(fig, image, ax, label)
+    return st.finish(fig, output_file)
+
+
+def plot_coupling(first, second, *, events=None, names=("first model", "second model"), n_pairs=3, tokens=None, title=None,
+                  output_file=None):  # fmt: skip
+    """Draw how the networks of two models move together over the same words.
+
+    Parameters
+    ----------
+    first, second : array of shape (n_words, n_networks)
+        Time courses of two models on the same text, pooled to the same words.
+    events : pandas.DataFrame, optional
+        ``token`` (or ``word``) of each row, written under the courses where they can be read.
+    names : (str, str)
+        Names of the models.
+    n_pairs : int
+        How many of the best matched pairs to draw as courses.
+    tokens : (int, int), optional
+        Rows whose courses are drawn; the first 80 if not given.
+    title, output_file
+        See :func:`llmbrain.plotting.plot_network_map`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure or None
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> course = rng.normal(size=(40, 3))
+    >>> figure = plot_coupling(course, course[:, ::-1] + rng.normal(size=(40, 3)))
+    """
+    first, second = (_standard(x) for x in (first, second))
+    if len(first) != len(second):
+        raise ParameterError(f"The courses have {len(first)} and {len(second)} rows; pool both models to the same words first.")
+    r = first.T @ second / len(first)
+    rows, cols, pairs = _matched_order(r, None)
+    start, stop = (0, min(80, len(first))) if tokens is None else tokens
+    pairs = pairs[:n_pairs]
+    with st.style():
+        fig = st.new_figure(st.PAGE, 1.4 + max(1.5, 0.72 * len(pairs)), "Coupling of two models" if title is None else title)
+        left, right = fig.subfigures(1, 2, width_ratios=[1, 1.75])
+        ax = left.add_subplot()
+        limit = max(np.abs(r).max(), 1e-9)
+        image = ax.imshow(r[np.ix_(rows, cols)], cmap=st.DIVERGING(), vmin=-limit, vmax=limit)
+        _outline(ax, min(r.shape))
+        _name_axes(ax, rows, cols, turn_over=10)
+        ax.set(xlabel=names[1], ylabel=names[0])
+        bar = left.colorbar(image, ax=ax, location="bottom", shrink=0.7, aspect=22, pad=0.02)
+        bar.outline.set_visible(False)
+        bar.set_label("correlation of time courses")
+        axes = right.subplots(len(pairs), 1, sharex=True, squeeze=False)[:, 0]
+        for course_ax, (i, j) in zip(axes, pairs):
+            sign = -1 if r[i, j] < 0 else 1
+            at = np.arange(start, stop)
+            course_ax.plot(at, first[start:stop, i], color=st.SERIES[0], lw=1.1, label=f"{names[0]}, network {i}")
+            course_ax.plot(at, sign * second[start:stop, j], color=st.SERIES[1], lw=1.1, label=f"{names[1]}, network {j}")
+            turned = ", turned over" if sign < 0 else ""
+            course_ax.set_title(f"r = {r[i, j]:.2f}{turned}".replace("-", "−"), fontsize=7, loc="right", fontweight="normal", pad=2)
+            course_ax.set_title(f"networks {i} and {j}", fontsize=7, loc="left", pad=2)
+            course_ax.axhline(0, color=st.GRID, lw=0.6, zorder=0)
+            course_ax.set_yticks([])
+            course_ax.spines["left"].set_visible(False)
+        _word_axis(axes[-1], events, start, stop)
+        handles = axes[0].get_lines()[:2]
+        right.legend(handles, names, loc="outside lower center", ncols=2, handlelength=1.2)
+    return st.finish(fig, output_file)
+
+
+def plot_layer_graph(matrix, layers=None, *, keep=0.1, label="correlation", title=None, output_file=None):
+    """Draw the strongest links between layers as arcs: warm above the line for positive, cool below it for negative.
+
+    Parameters
+    ----------
+    matrix : array of shape (n_layers, n_layers)
+        Symmetric link strengths, e.g. correlations of layers' mean time courses.
+    layers : sequence of int, optional
+        Numbers of the layers.
+    keep : float
+        Share of the links to draw, the strongest ones.
+    label : str
+        What the strength is.
+    title, output_file
+        See :func:`llmbrain.plotting.plot_network_map`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure or None
+
+    Examples
+    --------
+    >>> figure = plot_layer_graph(np.corrcoef(np.random.default_rng(0).normal(size=(8, 50))), keep=0.3)
+    """
+    from matplotlib.patches import Arc
+
+    matrix = np.asarray(matrix, float)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or len(matrix) < 2:
+        raise ParameterError(f"Links between layers must be a square matrix of at least two; got shape {matrix.shape}.")
+    if not 0 < keep <= 1:
+        raise ParameterError(f"keep is the share of links to draw, above 0 and at most 1; got {keep}.")
+    n = len(matrix)
+    layers = _labels(layers, n)
+    i, j = np.triu_indices(n, 1)
+    strength = np.nan_to_num(matrix[i, j])
+    n_kept = max(1, round(keep * len(strength)))
+    chosen = np.argsort(-np.abs(strength), kind="stable")[:n_kept]
+    chosen = chosen[np.argsort(np.abs(strength[chosen]), kind="stable")]  # the strongest on top
+    strong = max(np.abs(strength[chosen]).max(), 1e-9)
+    up = max([j[k] - i[k] for k in chosen if strength[k] >= 0], default=0) / 2
+    down = max([j[k] - i[k] for k in chosen if strength[k] < 0], default=0) / 2
+    with st.style():
+        unit = (st.PAGE - 0.6) / n
+        fig = st.new_figure(st.PAGE, float(np.clip(unit * (up + down) * 0.8 + 1.0, 1.8, 6)), "Links between layers" if title is None else title)
+        ax = fig.add_subplot()
+        for k in chosen:
+            weight = abs(strength[k]) / strong
+            positive = strength[k] >= 0
+            span = float(j[k] - i[k])
+            ax.add_patch(
+                Arc(((i[k] + j[k]) / 2, 0), span, span, theta1=0 if positive else 180, theta2=180 if positive else 360,
+                    color=st.POSITIVE if positive else st.NEGATIVE, lw=0.4 + 2.2 * weight, alpha=0.2 + 0.7 * weight)
+            )  # fmt: skip
+        ax.scatter(np.arange(n), np.zeros(n), s=16, color=st.INK, zorder=3)
+        ax.set(xlim=(-0.7, n - 0.3), ylim=(-down - 0.8, up + 0.4))
+        ax.set_yticks([])
+        every = max(1, round(n / 20))
+        ax.set_xticks(range(0, n, every), layers[::every])
+        ax.spines[:].set_visible(False)
+        ax.tick_params(length=0)
+        ax.set_xlabel("layer")
+        weakest = f"{np.abs(strength[chosen]).min():.2f}"
+        st.caption(fig, f"The strongest {100 * keep:g} % of links, |{label}| ≥ {weakest}; width and depth of colour follow it.")
+    return st.finish(fig, output_file)
+
+
+# -- parts --------------------------------------------------------------------------------------------------------
+def _standard(x):
+    x = np.asarray(x, float)
+    if x.ndim != 2:
+        raise ParameterError(f"Time courses must be (n_words, n_networks); got shape {x.shape}.")
+    return (x - x.mean(axis=0)) / np.maximum(x.std(axis=0), 1e-9)
+
+
+def _matched_order(similarity, pairs):
+    """Rows and columns such that matched pairs come first, on the diagonal, best first."""
+    from scipy.optimize import linear_sum_assignment
+
+    if pairs is None:
+        pairs = np.stack(linear_sum_assignment(-np.abs(similarity)), axis=1)
+    pairs = np.asarray(pairs, int).reshape(-1, 2)
+    pairs = pairs[np.argsort(-np.abs(similarity[pairs[:, 0], pairs[:, 1]]), kind="stable")]
+    rows = [*pairs[:, 0], *sorted(set(range(similarity.shape[0])) - set(pairs[:, 0].tolist()))]
+    cols = [*pairs[:, 1], *sorted(set(range(similarity.shape[1])) - set(pairs[:, 1].tolist()))]
+    return [int(i) for i in rows], [int(j) for j in cols], pairs
+
+
+def _outline(ax, n):
+    from matplotlib.patches import Rectangle
+
+    for i in range(n):
+        ax.add_patch(Rectangle((i - 0.5, i - 0.5), 1, 1, fill=False, ec=st.INK, lw=0.9, clip_on=False))
+
+
+def _word_axis(ax, events, start, stop):
+    column = None if events is None else next((c for c in ("word", "token") if c in events), None)
+    if column is None or stop - start > 70:
+        ax.set_xlabel("word")
+        return
+    words = [visible_token(w).strip(" ").replace("$", r"\$") or "␣" for w in events[column].iloc[start:stop]]
+    ax.set_xticks(range(start, stop), words, rotation=90, fontsize=5.5)
+    ax.tick_params(axis="x", length=0, pad=1)
+
+
 def _labels(labels, n):
     labels = [str(i) for i in range(n)] if labels is None else [str(x) for x in labels]
     if len(labels) != n:
@@ -70,13 +288,14 @@ def _labels(labels, n):
     return labels
 
 
-def _name_axes(ax, rows, columns, most=40):
+def _name_axes(ax, rows, columns, most=40, turn_over=24):
+    rows, columns = ([str(x) for x in names] for names in (rows, columns))
     for axis, names in ((ax.yaxis, rows), (ax.xaxis, columns)):
         every = 1 if len(names) <= most else -(-len(names) // 20)
         axis.set_ticks(range(0, len(names), every), names[::every])
     size = 7 if max(len(rows), len(columns)) <= 24 else 5.5
     ax.tick_params(length=0, labelsize=size)
-    if max(map(len, columns), default=0) > 2 or len(columns) > 24:
+    if max(map(len, columns), default=0) > 2 or len(columns) > turn_over:
         ax.tick_params(axis="x", rotation=90)
     ax.spines[:].set_visible(False)
 

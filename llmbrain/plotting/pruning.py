@@ -12,12 +12,20 @@ MARKERS = "osD^vP<X"
 
 
 def recipe_names(table):
-    """Name each row's recipe by what differs between rows: score, allocation, compensation."""
+    """Name each row's recipe by what differs between rows.
+
+    Returns
+    -------
+    names : pandas.Series
+        Such as ``"flap + bias"``.
+    parts : str
+        What the names are made of, such as ``"score + compensation"``.
+    """
     parts = [c for c in PARTS if c in table]
     varying = [c for c in parts if table[c].nunique() > 1] or parts[:1]
     if not varying:
         raise ParameterError(f"The table names no recipe; it needs one of {list(PARTS)}, and has {list(table.columns)}.")
-    return table[varying].astype(str).agg(" + ".join, axis=1)
+    return table[varying].astype(str).agg(" + ".join, axis=1), " + ".join(varying)
 
 
 def plot_pruning_grid(table, *, x=None, y="perplexity", dense=None, title=None, output_file=None):
@@ -53,10 +61,11 @@ def plot_pruning_grid(table, *, x=None, y="perplexity", dense=None, title=None, 
         raise ParameterError(f"The pruning table lacks {missing or 'rows'}; it has the columns {list(table.columns)}.")
     if dense is None and y == "perplexity" and "ratio_to_dense" in table:
         dense = float((table["perplexity"] / table["ratio_to_dense"]).median())
-    table = table.assign(recipe=recipe_names(table))
+    names, parts = recipe_names(table)
+    table = table.assign(recipe=names)
     order = table.groupby("recipe")[y].median().sort_values(ascending=False).index
     with st.style():
-        fig = st.new_figure(st.PAGE, 3.3, title or "What a smaller model costs")
+        fig = st.new_figure(st.PAGE, 3.3, "What a smaller model costs" if title is None else title)
         ax = fig.add_subplot()
         for i, recipe in enumerate(order):
             _recipe_line(ax, table[table["recipe"] == recipe], x, y, recipe, i)
@@ -68,7 +77,7 @@ def plot_pruning_grid(table, *, x=None, y="perplexity", dense=None, title=None, 
         _size_axis(ax, x)
         ax.set_ylabel(y.replace("_", " "))
         ax.grid(axis="y")
-        fig.legend(loc="outside right upper", title="score + allocation + compensation" if " + " in order[0] else None)
+        fig.legend(loc="outside right upper", title=parts)
     return st.finish(fig, output_file)
 
 
@@ -98,13 +107,15 @@ def plot_kept_neurons(kept, geometry, *, title=None, output_file=None):
     at = np.arange(geometry.n_layers)
     with st.style():
         if len(named) == 1:
-            fig = st.new_figure(st.PAGE * 0.75, 2.2, title or f"Neurons kept: {100 * _total(share[0], geometry):.1f} %")
+            title = f"Neurons kept: {100 * _total(share[0], geometry):.1f} %" if title is None else title
+            fig = st.new_figure(st.PAGE * 0.75, 2.2, title)
             ax = fig.add_subplot()
             ax.bar(at, np.full(len(at), 100.0), color=st.GRID, width=0.8)
             ax.bar(at, 100 * share[0], color=st.SERIES[0], width=0.8)
             ax.set(ylim=(0, 100), ylabel="% of neurons kept", xlim=(-0.7, len(at) - 0.3))
         else:
-            fig = st.new_figure(st.PAGE, 0.95 + 0.24 * len(named), title or "Neurons kept in each layer")
+            title = "Neurons kept in each layer" if title is None else title
+            fig = st.new_figure(st.PAGE, 0.95 + 0.24 * len(named), title)
             ax = fig.add_subplot()
             image = ax.imshow(100 * share, cmap=st.SEQUENTIAL(), aspect="auto", vmin=min(50, 100 * share.min()), vmax=100)
             ax.set_yticks(range(len(named)), list(named))
@@ -143,7 +154,8 @@ def _size_axis(ax, x):
     from matplotlib.ticker import FuncFormatter, PercentFormatter
 
     if x == "parameters":
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v / 1e9:.2f} B" if v >= 1e9 else f"{v / 1e6:.0f} M"))
+        unit, name = (1e9, "B") if ax.get_xlim()[1] >= 1e9 else (1e6, "M")
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v / unit:g} {name}"))
         ax.set_xlabel("parameters")
         ax.invert_xaxis()
     elif x == "ratio":

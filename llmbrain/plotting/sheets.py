@@ -55,7 +55,7 @@ def mosaic_layout(n_sheets, rows, cols, aspect=2.2):
     best, chosen = np.inf, 1
     for across in range(1, n_sheets + 1):
         down = -(-n_sheets // across)
-        off = abs(np.log(across * cols / (down * rows) / aspect)) + 0.5 * (across * down - n_sheets) / n_sheets
+        off = abs(np.log(across * cols / (down * rows) / aspect)) + 1.5 * (across * down - n_sheets) / n_sheets
         if off < best:
             best, chosen = off, across
     return chosen

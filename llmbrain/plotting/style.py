@@ -22,7 +22,6 @@ __all__ = [
     "POSITIVE",
     "SEQUENTIAL",
     "SERIES",
-    "axes_at",
     "caption",
     "finish",
     "fixed_figure",
@@ -127,24 +126,38 @@ def new_figure(width=PAGE, height=3.0, title=None, **kwargs):
 
 
 def fixed_figure(width=PAGE, height=3.0, title=None, note=None):
-    """Make a figure whose axes are placed by hand with :func:`axes_at`; for many panels, where layout engines are slow.
+    """Make a figure whose axes are placed by hand; for many panels, where layout engines are slow.
 
-    The first 0.32 inches from the top belong to the title, the last 0.2 to the note.
+    Parameters
+    ----------
+    width, height : float
+        Inches, without the title.
+    title : str, optional
+        Bold line at the top; takes 0.3 inches more.
+    note : str, optional
+        Muted line at the bottom, within the height.
+
+    Returns
+    -------
+    fig : matplotlib.figure.Figure
+    place : callable
+        ``place(left, top, width, height)`` adds axes by their distance in inches from the left edge and from the title.
     """
     import matplotlib.pyplot as plt
 
-    fig = plt.figure(figsize=(width, height))
+    header = 0.3 if title else 0.0
+    total = height + header
+    fig = plt.figure(figsize=(width, total))
     if title:
-        fig.text(0.08 / width, 1 - 0.08 / height, title, ha="left", va="top", fontsize=10, fontweight="bold", color=INK)
+        fig.text(0.08 / width, 1 - 0.08 / total, title, ha="left", va="top", fontsize=10, fontweight="bold", color=INK)
     if note:
-        fig.text(0.08 / width, 0.06 / height, note, ha="left", va="bottom", fontsize=6.5, color=MUTED)
-    return fig
+        fig.text(0.08 / width, 0.05 / total, note, ha="left", va="bottom", fontsize=6.5, color=MUTED)
 
+    def place(left, top, width_in, height_in):
+        where = [left / width, 1 - (header + top + height_in) / total, width_in / width, height_in / total]
+        return fig.add_axes(where)
 
-def axes_at(fig, left, top, width, height):
-    """Add axes by their distance in inches from the left and from the top edge."""
-    w, h = fig.get_size_inches()
-    return fig.add_axes([left / w, 1 - (top + height) / h, width / w, height / h])
+    return fig, place
 
 
 def caption(fig, text):

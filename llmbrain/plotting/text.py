@@ -10,7 +10,6 @@ from . import style as st
 __all__ = ["plot_words", "visible_token", "words_html"]
 
 FULL = 3.0  # |z| at which the shade is full
-_LINE_BREAKS = ("\n", "\\n")
 
 
 def visible_token(token):
@@ -38,7 +37,7 @@ def words_html(tokens, values, scale=FULL, mark=None):
     Returns
     -------
     str
-        A ``<span class="words">`` whose tokens carry their value as title. Text is escaped. Colours are custom
+        A ``<span class="words">``, to be shown with white space kept (``white-space: pre-wrap``), whose tokens carry their value as title. Text is escaped. Colours are custom
         properties with a default, so that a page can exchange them.
 
     Examples
@@ -49,7 +48,7 @@ def words_html(tokens, values, scale=FULL, mark=None):
     values = _checked(tokens, values)
     out = []
     for i, (token, value) in enumerate(zip(tokens, values)):
-        text = escape(visible_token(token))
+        text = escape(visible_token(token)).replace("⏎", "⏎\n")
         weight = 0 if np.isnan(value) else round(min(abs(value) / scale, 1) * 100)
         classes = ["pos" if value > 0 else "neg"] if weight >= 8 else []
         classes += ["peak"] if i == mark else []
@@ -60,8 +59,6 @@ def words_html(tokens, values, scale=FULL, mark=None):
             style = f"background:color-mix(in srgb, {shade} {round(weight * 0.62)}%, transparent)" if weight >= 8 else ""
             title = f"z = {value:.1f}".replace("-", "−")
             out.append(f'<span class="{" ".join(classes)}" style="{style}" title="{title}">{text}</span>')
-        if any(b in str(token) for b in _LINE_BREAKS):
-            out.append("<br>")
     return f'<span class="words">{"".join(out)}</span>'
 
 
@@ -95,10 +92,9 @@ def plot_words(tokens, values, *, scale=FULL, width=st.PAGE, title=None, output_
     letter, line = 0.0737, 0.19  # inches of one monospaced letter at 8.8 points, and of one line
     per_line = int((width - 0.3) / letter)
     placed, n_lines = _wrap(tokens, per_line)
-    top = 0.42 if title else 0.12
     with st.style():
-        fig = st.fixed_figure(width, n_lines * line + top + 0.42, title)
-        ax = st.axes_at(fig, 0.15, top, per_line * letter, n_lines * line)
+        fig, place = st.fixed_figure(width, n_lines * line + 0.5, title)
+        ax = place(0.15, 0.1, per_line * letter, n_lines * line)
         ax.set(xlim=(0, per_line), ylim=(n_lines, 0))
         ax.set_axis_off()
         colors = st.DIVERGING()
@@ -111,7 +107,7 @@ def plot_words(tokens, values, *, scale=FULL, width=st.PAGE, title=None, output_
                 )  # fmt: skip
                 ax.add_patch(box)
             ax.text(col, row + 0.52, text.replace("$", r"\$"), family="monospace", fontsize=8.8, va="center")
-        bar = st.axes_at(fig, 0.15, top + n_lines * line + 0.12, 1.2, 0.08)
+        bar = place(0.15, n_lines * line + 0.2, 1.2, 0.08)
         bar.imshow(np.linspace(0.17, 0.83, 100)[None], cmap=colors, vmin=0, vmax=1, aspect="auto", extent=(-scale, scale, 0, 1))
         bar.set_yticks([])
         bar.set_xticks([-scale, 0, scale], [f"≤ −{scale:g}", "0", f"≥ {scale:g} z"], fontsize=6.5)
@@ -134,11 +130,12 @@ def _wrap(tokens, per_line):
         if col and col + len(text.rstrip()) > per_line:
             row, col = row + 1, 0
         text = text.lstrip(" ") if col == 0 else text
-        for piece in [text[j : j + per_line] for j in range(0, len(text), per_line)] or [""]:
-            if col + len(piece) > per_line and col:
+        for n, line in enumerate(text.replace("⏎", "⏎\n").split("\n")):
+            if n:
                 row, col = row + 1, 0
-            placed.append((piece, row, col, i))
-            col += len(piece)
-        if any(b in str(token) for b in _LINE_BREAKS):
-            row, col = row + 1, 0
-    return placed, row + (1 if col else 0) or 1
+            for piece in (line[j : j + per_line] for j in range(0, len(line), per_line)):
+                if col + len(piece) > per_line and col:
+                    row, col = row + 1, 0
+                placed.append((piece, row, col, i))
+                col += len(piece)
+    return placed, row + bool(col) or 1

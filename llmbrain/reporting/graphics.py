@@ -140,7 +140,7 @@ def profile_svg(positive, negative, layers, label):
         for i in range(0, n, every)
     )
     return (
-        f'<svg class="chart profile" viewBox="-44 0 {width + 44} {height}" role="img" aria-label="{escape(label)}">'
+        f'<svg class="chart profile" viewBox="-62 0 {width + 62} {height}" role="img" aria-label="{escape(label)}">'
         f'<line class="rule" x1="0" x2="{width}" y1="{zero:.1f}" y2="{zero:.1f}"/>{"".join(bars)}{ticks}'
         f'<text x="-6" y="{zero - 100 * positive.max() * unit + 8:.1f}" text-anchor="end">{top:.2g} %</text>'
         f'<text x="-6" y="{height - 2}" text-anchor="end">layer</text></svg>'
@@ -177,7 +177,7 @@ def _number(value):
     return f"{value:.2g}".replace("-", "−")
 
 
-def figure_svg(fig, key, label):
+def figure_svg(fig, key, label, fixed_colors=False):
     """Turn a matplotlib figure into inline SVG whose inks are the page's, and close it.
 
     Parameters
@@ -188,6 +188,9 @@ def figure_svg(fig, key, label):
         Prefix that keeps the ids of the page apart.
     label : str
         What the picture shows, for those who do not see it.
+    fixed_colors : bool
+        The colours of its images mean something beyond light and dark (a legend names them), so a dark page must not
+        turn them over.
 
     Returns
     -------
@@ -208,7 +211,7 @@ def figure_svg(fig, key, label):
     box = re.search(r'viewBox="([^"]+)"', svg).group(1)
     svg = re.sub(
         r"<svg[^>]*>",
-        f'<svg class="figure" viewBox="{box}" style="max-width:{width:.0f}px" role="img" aria-label="{escape(label)}">',
+        f'<svg class="figure{" fixed" if fixed_colors else ""}" viewBox="{box}" style="max-width:{1.2 * width:.0f}px" role="img" aria-label="{escape(label)}">',
         svg, count=1,
     )  # fmt: skip
     used = set(re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', svg))

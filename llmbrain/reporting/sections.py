@@ -1,7 +1,6 @@
 """The sections of a report: each takes what was gathered and returns HTML, or None where there is nothing to show."""
 
 from dataclasses import dataclass
-from html import escape
 
 import numpy as np
 import pandas as pd
@@ -124,7 +123,8 @@ def networks(data, render):
     parts = [
         _figure(render, plotting.plot_atlas(data.networks, title="", **where, **order), "fig-atlas",
                 f"Dominant network of each neuron with |z| > {data.threshold:g}; one sheet for each layer, numbered at its corner.",
-                f"Mosaic of {data.geometry.n_layers} layer sheets, neurons coloured by the network they load on most."),
+                f"Mosaic of {data.geometry.n_layers} layer sheets, neurons coloured by the network they load on most.",
+                fixed_colors=True),
         _figure(render, plotting.plot_layer_profiles(data.networks, title="", **where), "fig-depth",
                 "Share of each layer's neurons that belong to each network.",
                 f"Heat map of {n} networks by {data.geometry.n_layers} layers."),
@@ -400,5 +400,5 @@ def files(data, render):
     return Section("files", "Files", render("details.html", title=f"{len(data.files)} files", inside=table))
 
 
-def _figure(render, fig, key, caption, label):
-    return render("figure.html", svg=figure_svg(fig, key, label), id=key, caption=escape(caption))
+def _figure(render, fig, key, caption, label, fixed_colors=False):
+    return render("figure.html", svg=figure_svg(fig, key, label, fixed_colors), id=key, caption=caption)

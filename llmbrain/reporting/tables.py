@@ -80,6 +80,6 @@ def _cell(value, column, numeric, link):
     if link is not None and column == link[0] and (address := link[1](value)):
         text = f'<a href="{escape(address)}">{text}</a>'
     if not numeric:
-        return f"<td>{text}</td>"
+        return f"<td{' class=long' if len(text) > 32 else ''}>{text}</td>"
     key = "" if pd.isna(value) else f' data-v="{float(value):.6g}"'
     return f'<td class="num"{key}>{text}</td>'
