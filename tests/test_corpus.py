@@ -340,9 +340,7 @@ documents_of_ids = st.lists(st.lists(st.integers(0, 299), min_size=1, max_size=2
 @settings(max_examples=150, deadline=None)
 def test_unpadding_returns_exactly_the_documents(ids, batch_size, max_batch_tokens, pad, bucket):
     tokenized = [_token_document(row, str(i)) for i, row in enumerate(ids)]
-    made = list(
-        batches(tokenized, batch_size, max_batch_tokens=max_batch_tokens, pad_token_id=pad, bucket=bucket)
-    )
+    made = list(batches(tokenized, batch_size, max_batch_tokens=max_batch_tokens, pad_token_id=pad, bucket=bucket))
     back = {}
     for batch in made:
         rows, longest = batch.input_ids.shape
@@ -515,3 +513,39 @@ def test_minimal_pair_files(tmp_path):
         load_minimal_pairs(path)
     with pytest.raises(CorpusError, match="Allowed: 'all'"):
         load_minimal_pairs("no_such_set")
+
+
+# ---------------------------------------------------------------- with the real tokenizer
+
+
+@pytest.mark.demo
+def test_demo_tokenizer_gets_bos_and_readable_tokens(demo_model):
+    _, tokenizer = demo_model
+    assert tokenizer("Hello world")["input_ids"] == [19556, 905]  # no BOS of its own accord
+    (document,) = encode(["Hello world"], tokenizer)
+    assert document.ids.tolist() == [tokenizer.bos_token_id, 19556, 905] == [1, 19556, 905]
+    assert document.tokens == ["<|im_start|>", "Hello", " world"]
+    assert document.is_special.tolist() == [True, False, False]
+    assert encode(["two lines\n<repo_name>"], tokenizer)[0].is_special.tolist()[-1]
+
+
+@pytest.mark.demo
+def test_localizer_conditions_have_like_token_counts(demo_model):
+    _, tokenizer = demo_model
+    for name, conditions in LOCALIZERS.items():
+        corpus = load_localizer(name)
+        totals = [
+            sum(len(d) for d in encode(corpus.select(kind=kind), tokenizer, add_special_tokens=False))
+            for kind in conditions
+        ]
+        assert 0.95 < totals[0] / totals[1] < 1.05, (name, totals)
+
+
+@pytest.mark.demo
+def test_demo_corpus_has_about_the_promised_size(demo_model):
+    _, tokenizer = demo_model
+    for split, low, high in (("train", 20_000, 26_000), ("heldout", 6_000, 8_000)):
+        tokenized = encode(load_corpus("demo", split=split), tokenizer, add_special_tokens=False)
+        assert low < sum(len(d) for d in tokenized) < high
+        assert not any(d.is_special.any() for d in tokenized)
+        assert all(300 <= len(d) <= 800 for d in tokenized)

@@ -1,12 +1,15 @@
 """Texts, and the tokens they become.
 
-``documents`` holds `Document` and `Corpus`; ``loading`` reads them from wherever they lie; ``tokens`` turns them
-into token ids and padded batches; ``stimuli`` reads the minimal pairs and localizers that ship with the package.
+``documents`` holds `Document` and `Corpus`; ``loading`` gets them from wherever they lie, with ``reading`` for the
+files themselves; ``tokens`` turns them into token ids and ``batching`` into padded batches; ``stimuli`` reads the
+minimal pairs and localizers that ship with the package.
 Importing this package imports neither torch nor transformers.
 """
 
+from llmbrain.corpus.batching import Batch, batches, padding_id
 from llmbrain.corpus.documents import Corpus, Document
-from llmbrain.corpus.loading import as_corpus, data_path, load_corpus
+from llmbrain.corpus.loading import as_corpus, load_corpus
+from llmbrain.corpus.reading import data_path
 from llmbrain.corpus.stimuli import (
     LOCALIZERS,
     MinimalPair,
@@ -15,7 +18,7 @@ from llmbrain.corpus.stimuli import (
     load_minimal_pairs,
     shuffle_words,
 )
-from llmbrain.corpus.tokens import Batch, TokenizedDocument, batches, encode, padding_id
+from llmbrain.corpus.tokens import TokenizedDocument, encode
 
 __all__ = [
     "LOCALIZERS",

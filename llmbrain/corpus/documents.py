@@ -229,9 +229,7 @@ class Corpus(Sequence):
             If ``n`` is not between 1 and the number of documents.
         """
         if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or not 1 <= n <= len(self):
-            raise ParameterError(
-                f"n={n!r}: a sample of corpus {self.name!r} has between 1 and {len(self)} documents."
-            )
+            raise ParameterError(f"n={n!r}: a sample of corpus {self.name!r} has between 1 and {len(self)} documents.")
         drawn = np.random.default_rng(random_state).choice(len(self), size=int(n), replace=False)
         return Corpus([self.documents[i] for i in sorted(drawn)], self.name)
 

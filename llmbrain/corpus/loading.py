@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import os
 import warnings
 from collections import Counter
@@ -11,6 +9,7 @@ from itertools import chain, zip_longest
 from pathlib import Path
 
 from llmbrain.corpus.documents import Corpus, Document, _some
+from llmbrain.corpus.reading import data_path, read_jsonl, read_text, shorten
 from llmbrain.exceptions import CorpusError, LLMBrainWarning, ParameterError
 
 DEMO_SPLITS = ("train", "heldout", "all")
@@ -96,82 +95,6 @@ def as_corpus(texts) -> Corpus:
     return load_corpus(texts)
 
 
-def data_path(*parts: str) -> Path:
-    """Locate a file or folder of the data that ships with the package.
-
-    Parameters
-    ----------
-    *parts : str
-        Path below the data folder, such as ``"demo", "train"``.
-
-    Returns
-    -------
-    path : Path
-        Inside the installed package, or in the checkout beside it.
-
-    Raises
-    ------
-    CorpusError
-        If the data are not there.
-
-    Examples
-    --------
-    >>> from llmbrain.corpus import data_path
-    >>> data_path("demo", "train").is_dir()
-    True
-    """
-    spec = importlib.util.find_spec("llmbrain.data")  # None in a checkout that is not installed
-    installed = list(spec.submodule_search_locations or []) if spec else []
-    candidates = [*map(Path, installed), Path(__file__).resolve().parents[2] / "data"]
-    for root in candidates:
-        path = root.joinpath(*parts)
-        if path.exists():
-            return path
-    raise CorpusError(
-        f"The data file {'/'.join(parts)!r} that belongs to llmbrain was not found; looked in "
-        f"{' and '.join(str(c) for c in candidates)}. Install the package anew."
-    )
-
-
-def read_jsonl(path: Path) -> list[tuple[int, dict]]:
-    """Read the objects of a JSONL file with their line numbers.
-
-    Parameters
-    ----------
-    path : Path
-        The file; blank lines are allowed.
-
-    Returns
-    -------
-    rows : list of (int, dict)
-        Line number, from 1, and the object on that line.
-
-    Raises
-    ------
-    CorpusError
-        If the file is no text, a line is no JSON object, or there is no row.
-    """
-    rows = []
-    for number, line in enumerate(_read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise CorpusError(
-                f"{path}, line {number}: not valid JSON ({error.msg}). A .jsonl file has one object a line."
-            ) from error
-        if not isinstance(row, dict):
-            raise CorpusError(
-                f"{path}, line {number}: a {type(row).__name__} where an object is needed, as in "
-                '{"text": "..."}.'
-            )
-        rows.append((number, row))
-    if not rows:
-        raise CorpusError(f"{path} is empty. A .jsonl file has one object a line, as in {{\"text\": \"...\"}}.")
-    return rows
-
-
 def _documents(source, split, limit) -> tuple[list[Document], str]:
     """Read the documents of any source, and the name the corpus gets if none is given."""
     if isinstance(source, Corpus):
@@ -195,7 +118,7 @@ def _documents(source, split, limit) -> tuple[list[Document], str]:
     _refuse_split(split, "a single file")
     if path.suffix.lower() == ".jsonl":
         return _from_jsonl(path), path.stem
-    return [Document(_read_text(path), id=path.stem)], path.stem
+    return [Document(read_text(path), id=path.stem)], path.stem
 
 
 def _refuse_split(split, what: str) -> None:
@@ -244,9 +167,7 @@ def _from_list(items) -> list[Document]:
         elif isinstance(item, str):
             documents.append(Document(item, id=f"text-{i:04d}"))
         else:
-            raise CorpusError(
-                f"Item {i} of the list is of type {type(item).__name__}; a list of texts holds strings."
-            )
+            raise CorpusError(f"Item {i} of the list is of type {type(item).__name__}; a list of texts holds strings.")
     return documents
 
 
@@ -257,7 +178,7 @@ def _from_jsonl(path: Path, prefix: str | None = None, kind: str | None = None) 
     for number, row in read_jsonl(path):
         text = row.get("text")
         if not isinstance(text, str) or not text.strip():
-            found = "no field 'text'" if "text" not in row else f"'text' is {_short(text)}"
+            found = "no field 'text'" if "text" not in row else f"'text' is {shorten(text)}"
             raise CorpusError(
                 f"{path}, line {number}: {found} (fields: {_some(row)}). Every row needs a text that is not empty."
             )
@@ -296,7 +217,7 @@ def _from_folder(folder: Path, split) -> list[Document]:
         if path.suffix.lower() == ".jsonl":
             documents = _from_jsonl(path, prefix=key, kind=kind)
         else:
-            documents = [Document(_read_text(path), id=key, kind=kind)]
+            documents = [Document(read_text(path), id=key, kind=kind)]
         for document in documents:
             by_kind.setdefault(document.kind, []).append(document)
     turns = zip_longest(*by_kind.values())
@@ -339,33 +260,3 @@ def _from_hub(source: str, split, limit) -> tuple[list[Document], str]:
     if n_empty:
         warnings.warn(f"{source!r}: {n_empty} rows without text were left out.", LLMBrainWarning, stacklevel=4)
     return documents, path.rpartition("/")[2]
-
-
-def _read_text(path: Path) -> str:
-    """Read a UTF-8 text; line ends become newlines. Binary content is refused, not guessed at."""
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise CorpusError(f"{path} cannot be read: {error.strerror or error}.") from error
-    if b"\x00" in raw:
-        raise CorpusError(
-            f"{path} is not a text: byte {raw.index(0)} is NUL (a binary file, or UTF-16). "
-            "Give plain text in UTF-8, or take the file out of the folder."
-        )
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise CorpusError(
-            f"{path} is not UTF-8 text (byte {error.start} is 0x{raw[error.start]:02x}). "
-            "Convert it, for instance with: iconv -f latin1 -t utf8"
-        ) from error
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    if not text.strip():
-        raise CorpusError(f"{path} is empty ({len(raw)} bytes, no character but white space).")
-    return text
-
-
-def _short(value) -> str:
-    """Show a value in an error message without flooding it."""
-    shown = repr(value)
-    return shown if len(shown) <= 60 else shown[:57] + "..."
