@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -42,7 +42,7 @@ def run(
     model: Model = "demo",
     corpus: CorpusOption = "demo",
     heldout: Annotated[
-        Optional[str], typer.Option(help="Text for lesions and evaluation; else a quarter of the corpus is set aside.")
+        str | None, typer.Option(help="Text for lesions and evaluation; else a quarter of the corpus is set aside.")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Less of everything: about a minute with the demo.")] = False,
     n_components: Annotated[int, typer.Option(help="Number of networks.")] = 20,
@@ -77,9 +77,9 @@ def record(
     model: Model = "demo",
     corpus: CorpusOption = "demo",
     site: Annotated[str, typer.Option(help="mlp, attention, mlp_gate, mlp_up, mlp_output or layer.")] = "mlp",
-    max_tokens: Annotated[Optional[int], typer.Option(help="Stop after so many tokens.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Stop after so many tokens.")] = None,
     batch_size: Annotated[int, typer.Option(help="Documents in one forward pass.")] = 8,
-    run_index: Annotated[Optional[int], typer.Option(help="Record this run only, as one job of an array.")] = None,
+    run_index: Annotated[int | None, typer.Option(help="Record this run only, as one job of an array.")] = None,
     dtype: Dtype = "float32",
     device: Device = "cpu",
 ):
@@ -125,9 +125,9 @@ def networks(
 def lesion(
     study: StudyFolder,
     text: Annotated[
-        Optional[str], typer.Option(help="Held-out text to measure on; the demo's own held-out part by default.")
+        str | None, typer.Option(help="Held-out text to measure on; the demo's own held-out part by default.")
     ] = None,
-    model: Annotated[Optional[str], typer.Option("--model", "-m", help="Where the study's model is now.")] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Where the study's model is now.")] = None,
     how: Annotated[str, typer.Option(help="zero or mean.")] = "zero",
     threshold: Annotated[float, typer.Option(help="Neurons with a larger |z| belong to a network.")] = 3.0,
     n_controls: Annotated[int, typer.Option(help="Random sets drawn for each network and control family.")] = 19,
@@ -159,9 +159,9 @@ def prune(
     calibration: Annotated[str, typer.Option(help="Text to calibrate on.")] = "demo",
     ratio: Annotated[float, typer.Option(help="Share to remove, between 0 and 1.")] = 0.2,
     ratio_of: Annotated[str, typer.Option(help="neurons, decoder or all: what the ratio is a share of.")] = "neurons",
-    score: Annotated[Optional[str], typer.Option(help="How neurons are ranked.")] = None,
-    allocation: Annotated[Optional[str], typer.Option(help="How the budget is spread over layers.")] = None,
-    compensation: Annotated[Optional[str], typer.Option(help="none, bias, ridge or affine.")] = None,
+    score: Annotated[str | None, typer.Option(help="How neurons are ranked.")] = None,
+    allocation: Annotated[str | None, typer.Option(help="How the budget is spread over layers.")] = None,
+    compensation: Annotated[str | None, typer.Option(help="none, bias, ridge or affine.")] = None,
     format: Annotated[str, typer.Option("--format", help="hetero, uniform, padded or gguf.")] = "hetero",
     dtype: Dtype = "float32",
     device: Device = "cpu",
@@ -190,7 +190,7 @@ def prune(
 def evaluate(
     model: Annotated[str, typer.Argument(help="'demo', a hub id, a folder (also a pruned one), or a .gguf file.")],
     text: Annotated[str, typer.Option(help="Text to measure on.")] = "demo",
-    split: Annotated[Optional[str], typer.Option(help="Part of the demo corpus or sub-folder of a folder.")] = None,
+    split: Annotated[str | None, typer.Option(help="Part of the demo corpus or sub-folder of a folder.")] = None,
     context: Annotated[int, typer.Option(help="Tokens of context.")] = 1024,
     dtype: Dtype = "float32",
     device: Device = "cpu",
@@ -217,7 +217,7 @@ def report(study: StudyFolder):
 
 @app.command()
 def info(
-    model: Annotated[Optional[str], typer.Argument(help="A model to look into; leave out for versions.")] = None,
+    model: Annotated[str | None, typer.Argument(help="A model to look into; leave out for versions.")] = None,
     n_tokens: Annotated[int, typer.Option(help="Tokens whose recording is weighed.")] = 10_000,
 ):
     """Show the sites, sizes and geometry of a model; without one, versions and devices."""

@@ -19,6 +19,7 @@ FILES = {
     "participants": "participants.tsv",
     "participants_json": "participants.json",
     "study_json": "study.json",
+    "progress_json": "progress.json",
     "report": "report.html",
     "bold": "{func}/{stem}_run-{run}_desc-{site}_bold.nii",
     "bold_json": "{func}/{stem}_run-{run}_desc-{site}_bold.json",
@@ -52,6 +53,7 @@ _DESC = {"lesion": "lesion", "prune": "prune"}  # first part of the kind -> defa
 # Suffixes that BIDS has no name for yet, and folders of other formats: tools skip them.
 BIDSIGNORE = (
     "study.json",
+    "progress.json",
     "report.html",
     "models/",
     "**/*_components.*",
