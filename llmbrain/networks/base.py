@@ -7,12 +7,13 @@ import numpy as np
 
 from ..exceptions import NumericalWarning, ParameterError
 from .engines.blocks import CleanedRuns
-from .engines.torch_engine import check_n_components, least_squares_courses
+from .engines.torch_engine import check_n_components, least_squares_courses, order_maps
 from .inputs import as_confounds, load_runs
-from .options import check_options
+from .options import check_options, needs_nilearn
 from .result import NetworkSet, describe_maps, zscore_maps
+from .scope import decompose_parts, parts_of
 
-__all__ = ["NetworkEstimator"]
+__all__ = ["NetworkEstimator", "threshold_maps"]
 
 _LAZY = ("components_img_", "masker_", "maps_masker_", "mask_img_")
 
@@ -55,6 +56,60 @@ class NetworkEstimator:
 
     def _check(self, runs):
         """Check the parameters of one estimator alone."""
+
+    def _threshold(self, maps):
+        """Cut the maps, in place."""
+
+    def _decompose(self, runs, confounds):
+        if needs_nilearn(self):
+            self.engine_ = "nilearn"
+            if self.solver_params:
+                raise ParameterError("solver_params are options of engine='torch'; nilearn's chain has none of them.")
+            self._decompose_stock(runs, confounds)
+        else:
+            self.engine_ = "torch"
+            self._decompose_fast(runs, confounds)
+
+    def _finish_parts(self, runs, decompose, info):
+        """Decompose the parts that the scope asks for on the fast engine, and store them."""
+        found = decompose_parts(runs, parts_of(runs.geometry, self.scope, self.mask), decompose)
+        self._threshold(found.maps)
+        self.n_iter_, self.converged_, self.dead_ = found.n_iter, found.converged, found.dead
+        info = {
+            **info,
+            "group": found.group,
+            "n_iter": np.asarray(found.n_iter).tolist(),
+            "converged": np.asarray(found.converged).tolist(),
+            "n_dead": int(found.dead.sum()),
+        }
+        self._finish(
+            runs,
+            found.maps,
+            courses=found.time_courses,
+            variance=found.variance,
+            stability=found.stability,
+            info=info,
+            support=found.support,
+        )
+
+    def _finish_stock(self, runs, confounds, stock, info, **special):
+        """Fit nilearn's own estimator and store its maps."""
+        from .engines.nilearn_engine import fit_stock
+
+        neurons = parts_of(runs.geometry, "model", self.mask)[0].neurons
+        chosen = np.zeros(runs.geometry.n_neurons, bool)
+        chosen[neurons] = True
+        images = [image() for image in runs.images]
+        fitted, converged = fit_stock(stock, self, images, runs.geometry.to_img(chosen), confounds, **special)
+        if not converged:
+            warnings.warn("At least one start of FastICA did not converge.", NumericalWarning, stacklevel=5)
+        self.n_iter_, self.converged_ = np.array([-1]), np.array([converged])
+        maps = np.zeros((len(fitted.components_), runs.geometry.n_neurons), np.float32)
+        maps[:, neurons] = fitted.components_
+        data, _ = self._clean_runs(runs, confounds)
+        components, courses, variance = order_maps(data, runs.read_order(maps))
+        info = {**info, "group": "runs", "converged": [converged]}
+        self._finish(runs, runs.flat_order(components), courses=courses, variance=variance, info=info)
 
     def _solver(self, **defaults):
         """The options of the fast engine, completed by their defaults."""
@@ -101,8 +156,8 @@ class NetworkEstimator:
     def transform(self, imgs, confounds=None):
         """Time courses of the networks in any runs.
 
-        The runs are cleaned as in the fit (centred and z-scored neuron by neuron within each run), then regressed on the
-        maps by least squares. nilearn's own ``transform`` regresses the raw data.
+        The runs are cleaned as in the fit (each neuron centred and z-scored within each run), then regressed on the maps
+        by least squares. nilearn's own ``transform`` regresses the raw data.
 
         Parameters
         ----------
@@ -116,7 +171,16 @@ class NetworkEstimator:
         """
         self._check_fitted()
         data, runs = self._clean(imgs, confounds)
-        return least_squares_courses(data, runs.read_order(self.components_))
+        maps, support = runs.read_order(self.components_), self.networks_.support
+        if support is None:
+            return least_squares_courses(data, maps)
+        _, group = np.unique(support, axis=0, return_inverse=True)  # each layer or window is regressed by itself
+        courses = [np.zeros((n, len(maps)), np.float32) for n in runs.n_tokens]
+        for k in np.unique(group):
+            rows = np.flatnonzero(group.ravel() == k)
+            for course, part in zip(courses, least_squares_courses(data, maps[rows])):
+                course[:, rows] = part
+        return courses
 
     def score(self, imgs, y=None, confounds=None, per_component=False):
         """Share of the variance of cleaned runs that the maps explain.
@@ -203,3 +267,12 @@ def _is_plain(value):
     if isinstance(value, dict):
         return all(_is_plain(v) for v in value.values())
     return value is None or isinstance(value, (str, bool, int, float))
+
+
+def threshold_maps(maps, ratio):
+    """Set all but the largest values to zero, in place: ``ratio * n_neurons`` of all maps together are kept."""
+    if ratio is None or ratio >= len(maps):
+        return
+    sizes = np.abs(maps).ravel()
+    drop = sizes.size - round(ratio * maps.shape[1])
+    maps[np.abs(maps) < np.partition(sizes, drop)[drop]] = 0

@@ -1,14 +1,11 @@
 """Canonical independent component analysis of a recording."""
 
-import warnings
-
 import numpy as np
 from nilearn.decomposition import CanICA as StockCanICA
 
-from ..exceptions import NumericalWarning, ParameterError
-from .base import NetworkEstimator
-from .engines.torch_engine import group_ica, order_maps
-from .options import needs_nilearn
+from ..exceptions import ParameterError
+from .base import NetworkEstimator, threshold_maps
+from .engines.torch_engine import group_ica
 
 __all__ = ["CanICA"]
 
@@ -25,8 +22,8 @@ class CanICA(NetworkEstimator, StockCanICA):
     n_components : int
         Number of networks. Too many cost time, too few merge networks.
     engine : {"torch", "nilearn"}
-        ``"torch"`` computes the same model with exact, truncated decompositions, many times faster; ``"nilearn"`` is the
-        stock estimator, the reference. Options that only nilearn knows (smoothing, filters) always run on it.
+        ``"torch"`` computes the same model with exact, truncated decompositions, many times faster; ``"nilearn"`` is
+        the stock estimator, the reference. Options that only nilearn knows (smoothing, filters) always run on it.
     geometry : NeuronGeometry, optional
         Where the neurons of arrays lie; a recording brings its own.
     threshold : None, "auto" or float
@@ -142,7 +139,8 @@ target_affine, target_shape, mask_strategy, mask_args, memory, memory_level, n_j
         ratio = self._ratio()
         if ratio is not None and not 0 < ratio <= self.n_components:
             raise ParameterError(
-                f"threshold={self.threshold!r} must lie between 0 and n_components={self.n_components}, be 'auto' or None."
+                f"threshold={self.threshold!r} must be None, 'auto', or lie between 0 and "
+                f"n_components={self.n_components}."
             )
         if not isinstance(self.n_init, (int, np.integer)) or self.n_init < 1:
             raise ParameterError(f"n_init must be a positive integer; got {self.n_init!r}.")
@@ -156,22 +154,11 @@ target_affine, target_shape, mask_strategy, mask_args, memory, memory_level, n_j
             raise ParameterError(f"threshold must be None, 'auto' or a number; got {self.threshold!r}.")
         return float(self.threshold)
 
-    def _decompose(self, runs, confounds):
-        if needs_nilearn(self):
-            self._decompose_stock(runs, confounds)
-        else:
-            self._decompose_fast(runs, confounds)
-
     def _decompose_fast(self, runs, confounds):
-        from .scope import decompose_parts, parts_of
-
         solver = self._solver(group="auto", rows_per_run=3, contrast="cube", max_iter=200, tol=1e-4, device=None)
-        self.engine_ = "torch"
-        parts = parts_of(runs.geometry, self.scope, self.mask)
-        found = decompose_parts(
-            runs,
-            parts,
-            lambda sources: group_ica(
+
+        def decompose(sources, neurons):
+            return group_ica(
                 sources,
                 self.n_components,
                 confounds=confounds,
@@ -181,67 +168,13 @@ target_affine, target_shape, mask_strategy, mask_args, memory, memory_level, n_j
                 standardize=self.standardize not in (None, False),
                 random_state=self.random_state,
                 **solver,
-            ),
-        )
-        components = found.maps
-        threshold_maps(components, self._ratio())
-        self.n_iter_, self.converged_, self.dead_ = found.n_iter, found.converged, found.dead
-        info = {
-            "group": found.group,
-            "n_iter": np.asarray(found.n_iter).tolist(),
-            "converged": np.asarray(found.converged).tolist(),
-            "n_dead": int(found.dead.sum()),
-        }
-        self._finish(
-            runs,
-            components,
-            courses=found.time_courses,
-            variance=found.variance,
-            stability=found.stability,
-            info=info,
-            support=found.support,
-        )
+            )
+
+        self._finish_parts(runs, decompose, {})
+
+    def _threshold(self, maps):
+        threshold_maps(maps, self._ratio())
 
     def _decompose_stock(self, runs, confounds):
-        from .engines.nilearn_engine import fit_stock
-        from .scope import parts_of
-
-        if self.solver_params:
-            raise ParameterError("solver_params are options of engine='torch'; nilearn's chain has none of them.")
-        self.engine_ = "nilearn"
-        neurons = parts_of(runs.geometry, "model", self.mask)[0].neurons
-        chosen = np.zeros(runs.geometry.n_neurons, bool)
-        chosen[neurons] = True
-        stock, converged = fit_stock(
-            StockCanICA,
-            self,
-            [image() for image in runs.images],
-            runs.geometry.to_img(chosen),
-            confounds,
-            do_cca=self.do_cca,
-            threshold=float(self._ratio()) if self._ratio() is not None else None,
-            n_init=self.n_init,
-        )
-        if not converged:
-            warnings.warn("At least one start of FastICA did not converge.", NumericalWarning, stacklevel=4)
-        self.n_iter_, self.converged_ = np.array([-1]), np.array([converged])
-        maps = np.zeros((len(stock.components_), runs.geometry.n_neurons), np.float32)
-        maps[:, neurons] = stock.components_
-        data, _ = self._clean_runs(runs, confounds)
-        components, courses, variance = order_maps(data, runs.read_order(maps))
-        self._finish(
-            runs,
-            runs.flat_order(components),
-            courses=courses,
-            variance=variance,
-            info={"group": "runs", "converged": [converged]},
-        )
-
-
-def threshold_maps(maps, ratio):
-    """Set all but the largest values to zero, in place: ``ratio * n_neurons`` of all maps together are kept."""
-    if ratio is None or ratio >= len(maps):
-        return
-    sizes = np.abs(maps).ravel()
-    drop = sizes.size - round(ratio * maps.shape[1])
-    maps[np.abs(maps) < np.partition(sizes, drop)[drop]] = 0
+        ratio = self._ratio()
+        self._finish_stock(runs, confounds, StockCanICA, {}, do_cca=self.do_cca, n_init=self.n_init, threshold=ratio)

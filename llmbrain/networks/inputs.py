@@ -58,10 +58,8 @@ class Runs:
         rank = np.empty(self.geometry.n_neurons, int)
         rank[np.arange(len(rank)) if self.order is None else self.order] = np.arange(len(rank))
         where = rank[neurons]
-        return [
-            ArraySource(s.open, s.n_tokens, len(where), where if s.columns is None else s.columns[where], s.scaled(where))
-            for s in self.sources
-        ]
+        columns = [where if s.columns is None else s.columns[where] for s in self.sources]
+        return [ArraySource(s.open, s.n_tokens, len(where), c, s.scaled(where)) for s, c in zip(self.sources, columns)]
 
 
 @dataclass
@@ -220,8 +218,8 @@ def _guess(img, i):
     geometry = NeuronGeometry.from_sizes([rows * cols] * layers)
     if geometry.shape != img.shape[:3]:
         raise ParameterError(
-            f"Run {i} has volumes of shape {img.shape[:3]}, which are not those of full layers of {rows * cols} neurons "
-            f"{geometry.shape}; say with geometry= which neurons they are."
+            f"Run {i} has volumes of shape {img.shape[:3]}; full layers of {rows * cols} neurons would have "
+            f"{geometry.shape}. Say with geometry= which neurons they hold."
         )
     return geometry
 

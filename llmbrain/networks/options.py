@@ -14,8 +14,8 @@ __all__ = ["NEEDS_NILEARN", "check_options"]
 NEEDS_NILEARN = ("smoothing_fwhm", "low_pass", "high_pass", "target_affine", "target_shape")
 
 _SMOOTHING = (
-    "smoothing_fwhm={value!r} averages neurons that merely lie side by side in the image, across layers as well. Planted "
-    "networks were then found with a correlation of 0.16 (6 mm) or 0.31 (4 mm) instead of 0.97. Use None."
+    "smoothing_fwhm={value!r} averages neurons that merely lie side by side in the image, across layers as well. "
+    "Planted networks were then found with a correlation of 0.16 (6 mm) or 0.31 (4 mm) instead of 0.97. Use None."
 )
 _STRATEGY = (
     "mask_strategy={value!r} takes neurons with a high mean for brain and the rest for air: it left 3,681 of 20,000 "
@@ -30,13 +30,13 @@ _PSC = (
     "correlation of 0.03 instead of 0.97. Use 'zscore_sample'."
 )
 _RAW = (
-    "standardize={value!r} leaves each neuron its own gain: with the gains that models have, planted networks were found "
-    "with a correlation of 0.66 instead of 0.97. Use 'zscore_sample'."
+    "standardize={value!r} leaves each neuron its own gain: with the gains that models have, planted networks were "
+    "found with a correlation of 0.66 instead of 0.97. Use 'zscore_sample'."
 )
 _TARGET = "{name} resamples the image, which mixes neurons that merely lie side by side. Use None."
 _FILTER = (
-    "{name}={value!r} filters time courses over tokens, across the ends of texts as well, and removes networks that are "
-    "faster or slower. Use None."
+    "{name}={value!r} filters time courses over tokens, across the ends of texts as well, and removes networks that "
+    "are faster or slower. Use None."
 )
 
 

@@ -164,15 +164,17 @@ class NetworkSet:
         desc = desc or _only_analysis(study)
         path = study.path("components", desc=desc)
         if not path.is_file() or not study.path("components_json", desc=desc).is_file():
-            raise DatasetError(f"There are no networks {desc!r} in {study.root}; {path.name} or its description is missing.")
+            raise DatasetError(
+                f"There are no networks {desc!r} in {study.root}; {path.name} or its sidecar is missing."
+            )
         info = read_json(study.path("components_json", desc=desc))
         geometry = NeuronGeometry.from_dict(info.pop("geometry"))
-        ranges = info.pop("support", None)
-        support = None if ranges is None else np.array([(np.arange(geometry.n_layers) >= a) & (np.arange(geometry.n_layers) < b) for a, b in ranges])
+        ranges, layers = info.pop("support", None), np.arange(geometry.n_layers)
+        support = None if ranges is None else np.array([(layers >= a) & (layers < b) for a, b in ranges])
         courses = [study.path("mixing", run=run, desc=desc) for run in info.get("runs") or []]
-        if not courses:
-            courses = _numbered(study, desc)
-        courses = [read_tsv(c).to_numpy(np.float32) for c in courses] if courses and all(c.is_file() for c in courses) else None
+        courses = courses or _numbered(study, desc)
+        complete = bool(courses) and all(c.is_file() for c in courses)
+        courses = [read_tsv(c).to_numpy(np.float32) for c in courses] if complete else None
         metrics = read_tsv(study.path("metrics", desc=desc)) if study.path("metrics", desc=desc).is_file() else None
         return cls(geometry.to_array(nib.load(path)), geometry, metrics, info, courses, support)
 
@@ -201,7 +203,8 @@ def zscore_maps(maps, support=None, layer_of=None):
         sd = np.sqrt(np.mean(np.square(deviation), 1, dtype=np.float64, keepdims=True))
     else:
         n = np.maximum(weights.sum(1, dtype=np.float64, keepdims=True), 1)
-        deviation = (maps - (np.sum(maps * weights, 1, dtype=np.float64, keepdims=True) / n).astype(np.float32)) * weights
+        mean = np.sum(maps * weights, 1, dtype=np.float64, keepdims=True) / n
+        deviation = (maps - mean.astype(np.float32)) * weights
         sd = np.sqrt(np.sum(np.square(deviation), 1, dtype=np.float64, keepdims=True) / n)
     return (deviation / np.where(sd > 0, sd, 1)).astype(np.float32)
 

@@ -75,11 +75,17 @@ def _allowed(geometry, mask):
     else:
         img = getattr(mask, "mask_img_", getattr(mask, "mask_img", mask))
         if not isinstance(img, (str, Path)) and not hasattr(img, "dataobj"):
-            raise MaskError(f"mask must be a NeuronMask, an image, a path or a masker with one; got {type(mask).__name__}.")
+            raise MaskError(f"mask must be a NeuronMask, an image, a path or a masker; got {type(mask).__name__}.")
         allowed = geometry.to_array(img) > 0
     if not allowed.any():
         raise MaskError("The mask holds no neuron.")
     return np.asarray(allowed, bool)
+
+
+def _read(runs, part, whole):
+    if not whole:
+        return runs.part(part.neurons), part.neurons
+    return runs.sources, part.neurons if runs.order is None else runs.order
 
 
 def decompose_parts(runs, parts, decompose):
@@ -90,7 +96,8 @@ def decompose_parts(runs, parts, decompose):
     runs : Runs
     parts : list of Part
     decompose : callable
-        Takes the sources of a part, returns a :class:`~llmbrain.networks.engines.torch_engine.GroupICA`.
+        Takes the sources of a part and their flat indices in the order in which they are read; returns a
+        :class:`~llmbrain.networks.engines.torch_engine.GroupICA`.
 
     Returns
     -------
@@ -100,7 +107,7 @@ def decompose_parts(runs, parts, decompose):
 
     n_neurons = runs.geometry.n_neurons
     whole = len(parts) == 1 and len(parts[0].neurons) == n_neurons
-    results = [decompose(runs.sources if whole else runs.part(p.neurons)) for p in parts]
+    results = [decompose(*_read(runs, p, whole)) for p in parts]
     maps = np.zeros((sum(len(r.maps) for r in results), n_neurons), np.float32)
     dead, first = np.zeros(n_neurons, bool), 0
     for part, result in zip(parts, results):

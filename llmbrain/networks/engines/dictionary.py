@@ -1,8 +1,8 @@
 """Sparse dictionaries by full passes over all neurons.
 
-The problem is that of Mensch et al. (2016) as nilearn poses it: reduced rows ``X`` (n_rows, n_neurons) are written as
-``D C`` with unit atoms ``D`` (n_rows, n_components) and sparse maps ``C``, minimising ``1/2 |X - D C|^2 + alpha |C|_1``.
-nilearn learns it online from a few thousand neurons drawn at random; here every pass codes all neurons and then solves
+The problem is that of Mensch et al. (2016) as nilearn poses it: reduced rows ``X`` (n_rows, n_neurons) are written
+as ``D C`` with unit atoms ``D`` (n_rows, n_components) and sparse maps ``C`` so that
+``1/2 |X - D C|^2 + alpha |C|_1`` is least. nilearn learns it online from a few thousand neurons drawn at random; here every pass codes all neurons and then solves
 for the atoms, so that nothing depends on a draw, no neuron goes unseen, and the number of passes means what it says.
 """
 
@@ -61,7 +61,7 @@ def sparse_dictionary(x, codes, alpha, *, n_epochs=100, sweeps=3, tol=1e-4):
     ----------
     Mairal et al. (2010), JMLR 11, 19-60, algorithm 2, for the update of the atoms.
     """
-    total = float(x.double().square().sum()) if x.numel() < 1 << 22 else float(sum(float(r.double().square().sum()) for r in x))
+    total = sum(block_map(lambda b: float(x[:, b].square().sum(dtype=torch.float64)), _slices(x)))
     atoms = _first_atoms(x, codes)
     codes.zero_()
     history, converged = [], False
@@ -155,8 +155,8 @@ def group_dictionary(
     runs, n_components, confounds, group, detrend, standardize, random_state, device, warn
         As in :func:`~llmbrain.networks.group_ica`.
     alpha : "auto" or float
-        Weight of the l1 norm. The data are sums over tokens, so what it means grows with the square root of their number:
-        ``"auto"`` is ``0.1 * sqrt(n_tokens)``.
+        Weight of the l1 norm. The data are sums over tokens, so what it means grows with the square root of their
+        number: ``"auto"`` is ``0.1 * sqrt(n_tokens)``.
     init : ndarray of shape (n_components, n_neurons), optional
         Maps to begin with, instead of independent components.
     rows_per_run : float

@@ -7,9 +7,24 @@ import numpy as np
 __all__ = ["fit_stock"]
 
 _SHARED = (
-    "n_components random_state smoothing_fwhm standardize standardize_confounds detrend low_pass high_pass t_r dtype "
-    "target_affine target_shape mask_args memory memory_level n_jobs verbose"
-).split()
+    "n_components",
+    "random_state",
+    "smoothing_fwhm",
+    "standardize",
+    "standardize_confounds",
+    "detrend",
+    "low_pass",
+    "high_pass",
+    "t_r",
+    "dtype",
+    "target_affine",
+    "target_shape",
+    "mask_args",
+    "memory",
+    "memory_level",
+    "n_jobs",
+    "verbose",
+)
 
 
 def fit_stock(stock, estimator, images, mask_img, confounds=None, **special):

@@ -53,6 +53,8 @@ def group_subspace(runs, n_components, *, group="auto", rows_per_run=3, do_cca=T
     -------
     Subspace
     """
+    if group not in ("auto", "tokens", "runs"):
+        raise ParameterError(f"group must be 'auto', 'tokens' or 'runs'; got {group!r}.")
     if group == "auto":
         group = "tokens" if len(runs.sources) == 1 or runs.n_rows <= TOKENS_AT_ONCE else "runs"
     if group == "tokens" or len(runs.sources) == 1:

@@ -8,7 +8,7 @@ import torch
 
 from ...exceptions import NumericalWarning, ParameterError
 from .blocks import CleanedRuns
-from .fixed_point import draw_rotations, fastica
+from .fixed_point import CONTRASTS, draw_rotations, fastica
 from .linalg import product
 from .parallel import block_map, workers
 from .reduction import STRIDE, group_subspace, whiten
@@ -67,8 +67,8 @@ def check_n_components(n_components, n_tokens, n_neurons, runs="the runs hold"):
     limit = min(sum(n - 1 for n in n_tokens), n_neurons - 1)  # centring costs a direction in each run
     if n_components > limit:
         raise ParameterError(
-            f"n_components={n_components}, but {runs} only {sum(n_tokens)} tokens of {n_neurons} neurons, which carry at "
-            f"most {limit} components. Ask for fewer components or record more text."
+            f"n_components={n_components}, but {runs} only {sum(n_tokens)} tokens of {n_neurons} neurons, which carry "
+            f"at most {limit} components. Ask for fewer components or record more text."
         )
 
 
@@ -153,8 +153,7 @@ def group_ica(
         runs, confounds, detrend=detrend, standardize=standardize, device="cpu" if device is None else device
     )
     check_n_components(n_components, data.n_tokens, data.n_neurons)
-    if n_init < 1:
-        raise ParameterError(f"n_init must be at least 1; got {n_init}.")
+    _check_search(n_init, contrast, max_iter, tol)
     with workers(data.device):
         subspace = group_subspace(data, n_components, group=group, rows_per_run=rows_per_run, do_cca=do_cca)
         z = whiten(data, subspace)
@@ -183,6 +182,16 @@ def group_ica(
         whitened=z.cpu().numpy() if keep_restarts else None,
         group=subspace.group,
     )
+
+
+def _check_search(n_init, contrast, max_iter, tol):
+    if n_init < 1 or max_iter < 1 or not tol > 0:
+        raise ParameterError(
+            f"n_init and max_iter must be at least 1 and tol positive; got n_init={n_init}, max_iter={max_iter}, "
+            f"tol={tol}."
+        )
+    if contrast not in CONTRASTS:
+        raise ParameterError(f"contrast is one of {', '.join(CONTRASTS)}; got {contrast!r}.")
 
 
 def sparsest(w, z):
