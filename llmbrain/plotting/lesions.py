@@ -1,5 +1,7 @@
 """Pictures of lesion studies: effects over their controls, dose and response, selectivity."""
 
+import re
+
 import numpy as np
 import pandas as pd
 
@@ -61,7 +63,7 @@ def plot_lesion_effects(
         significant = (table[q] < alpha).to_numpy() if q in table else np.zeros(len(table), bool)
         _effect_points(ax, table, at, significant)
         ax.axvline(0, color=st.MUTED, lw=0.7, zorder=0)
-        ax.set_yticks(at, table["network"].astype(str), fontsize=7 if row > 0.15 else 6)
+        ax.set_yticks(at, [short_name(n) for n in table["network"]], fontsize=7 if row > 0.15 else 6)
         ax.set_ylim(len(table) - 0.4, -0.6)
         ax.set(xlabel=unit, ylabel="network lesioned")
         ax.grid(axis="x")
@@ -164,7 +166,7 @@ def plot_selectivity(result, *, value="effect", alpha=0.05, family=None, label=N
             ax.scatter(cols, rows, s=9, color="white", edgecolor=st.INK, linewidth=0.7)
         ax.set_xticks(range(grid.shape[1]), grid.columns, rotation=40, ha="right", rotation_mode="anchor")
         every = 1 if len(grid) <= 45 else 4
-        ax.set_yticks(range(0, len(grid), every), grid.index[::every])
+        ax.set_yticks(range(0, len(grid), every), [short_name(n) for n in grid.index[::every]])
         ax.set_ylabel("network lesioned")
         ax.spines[:].set_visible(False)
         bar = fig.colorbar(image, ax=ax, shrink=0.7, aspect=22, pad=0.03)
@@ -173,6 +175,12 @@ def plot_selectivity(result, *, value="effect", alpha=0.05, family=None, label=N
         if q is not None:
             st.caption(fig, f"Dot: {q} < {alpha:g} against matched controls.")
     return st.finish(fig, output_file)
+
+
+def short_name(network):
+    """Name of a network on an axis: its number where that is all it says."""
+    found = re.fullmatch(r"network-0*(\d+)", str(network))
+    return found[1] if found else str(network)
 
 
 # -- parts --------------------------------------------------------------------------------------------------------

@@ -39,7 +39,8 @@ def as_maps(networks, geometry=None):
     """
     networks = getattr(networks, "networks_", networks)
     if hasattr(networks, "maps") and hasattr(networks, "geometry"):
-        return zscore_maps(networks.maps), networks.geometry
+        # A network set knows which layers its maps were sought in, and standardises over those alone.
+        return networks.z if hasattr(networks, "z") else zscore_maps(networks.maps), networks.geometry
     if hasattr(networks, "values") and hasattr(networks, "geometry"):  # one NeuronMask
         return np.atleast_2d(np.asarray(networks.values, np.float32)), networks.geometry
     if geometry is None:

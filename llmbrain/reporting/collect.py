@@ -13,6 +13,7 @@ __all__ = ["ReportData", "from_object", "from_study"]
 
 BYTES = 3e8  # of activity that a report reads at once, for the carpet and for the display order
 THRESHOLD = 3.0
+TOPOGRAPHY = "topography"  # name of the display order among the analyses of a study
 
 
 @dataclass
@@ -41,6 +42,7 @@ class ReportData:
     pruned: object = None
     files: list = field(default_factory=list)
     absent: list = field(default_factory=list)
+    warnings: list = field(default_factory=list)
     root: Path = None
     output: Path = None
 
@@ -68,7 +70,7 @@ def from_study(study, topography="auto"):
     _lesion(study, data)
     _pruning(study, data)
     if recording is not None:
-        _courses(study, recording, data)
+        _courses(recording, data)
         _activity(recording, data)
     data.topography = _topography(data, recording, topography, study)
     data.files = _files(study)
@@ -102,14 +104,19 @@ def _describe_recording(recording, data):
 
 
 def _networks(study, data):
-    found = sorted(study.path("components").parent.glob(study.path("components", desc="X").name.replace("desc-X", "desc-*")))
+    pattern = study.path("components_json", desc="X").name.replace("desc-X", "desc-*")
+    found = sorted(p.name.split("_desc-")[1].split("_")[0] for p in study.path("components_json").parent.glob(pattern))
+    found = [desc for desc in found if desc != TOPOGRAPHY]
     if not found:
         data.absent.append("No networks have been decomposed yet (llmbrain networks).")
         return
     from ..networks.result import NetworkSet
 
-    desc = found[0].name.split("_desc-")[1].split("_")[0]
+    desc = "canica" if "canica" in found else found[0]
     set_networks(data, NetworkSet.load(study, desc=desc))
+    others = [name for name in found if name != desc]
+    if others:
+        data.absent.append(f"The study also holds the decompositions {', '.join(others)}; this report shows {desc}.")
     path = study.path("stability", desc=desc)
     data.stability = read_tsv(path) if path.is_file() else None
 
@@ -122,16 +129,13 @@ def set_networks(data, networks):
 
 
 def _lesion(study, data):
-    path = study.path("lesion_effects")
-    if not path.is_file():
+    if not study.path("lesion_effects").is_file():
         data.absent.append("No network has been lesioned yet (llmbrain lesion).")
         return
+    from ..lesions.result import LesionResult
 
-    def optional(kind):
-        return read_tsv(study.path(kind)) if study.path(kind).is_file() else None
-
-    info = read_json(study.path("lesion_json")) if study.path("lesion_json").is_file() else {}
-    data.lesion = Tables(read_tsv(path), optional("lesion_controls"), optional("lesion_items"), info)
+    data.lesion = LesionResult.load(study)
+    data.warnings += data.lesion.info.get("warnings") or []
 
 
 def _pruning(study, data):
@@ -143,28 +147,27 @@ def _pruning(study, data):
     data.prune_info = read_json(study.path("prune_json")) if study.path("prune_json").is_file() else {}
 
 
-def _courses(study, recording, data):
+def _courses(recording, data):
     """Time courses of networks, beside the tokens they belong to."""
     if data.networks is None:
         return
-    courses = getattr(data.networks, "time_courses", None)
+    courses = data.networks.time_courses
     if courses is None:
-        paths = [study.path("mixing", run=run.index) for run in recording]
-        if not all(p.is_file() for p in paths):
-            data.absent.append("The time courses of the networks are not in the study.")
-            return
-        courses = [read_tsv(p).to_numpy(float) for p in paths]
-    set_courses(data, courses, recording)
-
-
-def set_courses(data, courses, recording):
-    """Keep time courses if they belong to this recording, token by token; z-scored over all tokens."""
-    if len(courses) != len(recording) or any(len(c) != run.n_tokens for c, run in zip(courses, recording)):
+        data.absent.append("The time courses of the networks are not in the study, so no words are shown.")
+        return
+    wanted = data.networks.info.get("runs") or [run.index for run in recording]
+    runs = [run for index in wanted for run in recording if run.index == index]
+    if len(courses) != len(runs) or any(len(c) != run.n_tokens for c, run in zip(courses, runs)):
         data.absent.append("The networks were found on other runs than those of this study, so no words are shown.")
         return
+    data.courses = stack_courses(courses)
+    data.course_events = pd.concat([run.events.assign(run=run.index) for run in runs], ignore_index=True)
+
+
+def stack_courses(courses):
+    """Time courses of all runs, one under the other, z-scored over all tokens."""
     stacked = np.concatenate([np.asarray(c, float) for c in courses])
-    data.courses = (stacked - stacked.mean(axis=0)) / np.maximum(stacked.std(axis=0), 1e-9)
-    data.course_events = recording.events
+    return (stacked - stacked.mean(axis=0)) / np.maximum(stacked.std(axis=0), 1e-9)
 
 
 def _activity(recording, data, most=420):
@@ -218,7 +221,7 @@ def half_of(recording, budget=BYTES):
 
 def topography_path(study):
     """Where a study keeps its display order."""
-    return study.path("layers_dseg").parent / study.path("components", desc="topography").name
+    return study.path("components", desc=TOPOGRAPHY)
 
 
 def _files(study):
@@ -236,8 +239,7 @@ def from_object(obj, topography="auto"):
         data = ReportData(title="Networks", kind="networks")
         set_networks(data, obj)
         if getattr(obj, "time_courses", None) is not None:
-            stacked = np.concatenate([np.asarray(c, float) for c in obj.time_courses])
-            data.courses = (stacked - stacked.mean(axis=0)) / np.maximum(stacked.std(axis=0), 1e-9)
+            data.courses = stack_courses(obj.time_courses)
         data.model = dict((obj.info or {}).get("model") or {})
         data.topography = _topography(data, None, topography)
     elif hasattr(obj, "runs") and hasattr(obj, "study"):

@@ -190,8 +190,8 @@ def _lesions(data, cite):
     if data.lesion is None:
         return ""
     table, info = data.lesion.table, dict(getattr(data.lesion, "info", None) or {})
-    how = info.get("how", "zero")
-    hows = {"zero": "set to zero", "mean": "clamped to their mean", "resample": "exchanged with those of another token"}
+    how = (info.get("lesion") or {}).get("how") or info.get("how", "zero")
+    hows = {"zero": "set to zero", "mean": "clamped to their mean", "resample": "exchanged with those of other tokens"}
     n_controls = int(table["n_controls"].max()) if "n_controls" in table else 0
     families = [str(f) for f in dict.fromkeys(table["family"])] if "family" in table else []
     text = f"Each of {table['network'].nunique()} networks was lesioned: its neurons were {hows.get(str(how), f'treated with “{how}”')} while the model read"

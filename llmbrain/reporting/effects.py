@@ -1,0 +1,130 @@
+"""Sections on what happens when something is taken away: lesions and pruning."""
+
+import pandas as pd
+
+from .. import plotting
+from .page import Section, figure, network_number, page_of
+from .tables import html_table, number
+
+__all__ = ["lesions", "lesions_by_number", "main_controls", "main_lesions", "pruned", "pruning", "q_column"]
+
+COLUMNS = (
+    "network", "task", "family", "n_neurons", "share", "effect", "ci_low", "ci_high", "control_mean", "control_max",
+    "n_controls", "z", "p", "q",
+)  # fmt: skip
+
+
+def main_lesions(data):
+    """The rows of the first task and control family: what the summary and the network pages speak of."""
+    return _first_rows(data.lesion.table, data.lesion.table)
+
+
+def main_controls(data):
+    """The control draws that belong to :func:`main_lesions`, or None."""
+    controls = getattr(data.lesion, "controls", None)
+    return None if controls is None or not len(controls) else _first_rows(controls, data.lesion.table)
+
+
+def _first_rows(frame, table):
+    for column in ("task", "family"):
+        if column in frame and column in table and len(table):
+            frame = frame[frame[column] == table[column].iloc[0]]
+    return frame
+
+
+def q_column(table):
+    """The column to judge by: q, or p where there is no q, or None."""
+    return next((c for c in ("q", "p") if c in table and table[c].notna().any()), None)
+
+
+def unit_of(data, task):
+    """Unit of a task's effect."""
+    tasks = (getattr(data.lesion, "info", None) or {}).get("tasks") or {}
+    known = tasks.get(task) if isinstance(tasks, dict) else None
+    return (known or {}).get("unit") or "nats per token"
+
+
+def lesions(data, render):
+    """What each network's lesion does, against its controls, one figure a family of controls."""
+    if data.lesion is None:
+        return None
+    table, info = data.lesion.table, dict(getattr(data.lesion, "info", None) or {})
+    families = list(dict.fromkeys(table["family"])) if "family" in table else [None]
+    tasks = list(dict.fromkeys(table["task"])) if "task" in table else [None]
+    unit, n = unit_of(data, tasks[0]), table["network"].nunique()
+    task = "" if tasks[0] is None else f" on the task “{tasks[0]}”"
+    parts = []
+    for i, family in enumerate(families):
+        what = (info.get("families") or {}).get(family) or (f"matched by {family}" if family else "random sets of neurons")
+        fig = plotting.plot_lesion_effects(data.lesion, family=family, unit=f"harm ({unit})", title="")
+        caption = f"Harm done{task} when a network is silenced (point, 95 % interval) and by its control sets (grey): {what}."
+        parts.append(figure(render, fig, f"fig-lesion-{i}", caption, f"Lesion effects of {n} networks over their controls."))
+    if (info.get("power") or {}).get("note"):
+        parts.append(render("note.html", text=info["power"]["note"]))
+    if len(tasks) > 1:
+        parts.append(_by_task(data, table, tasks, render))
+    keep = [c for c in COLUMNS if not (c in ("task", "family") and c in table and table[c].nunique() == 1)]
+    q = q_column(table)
+    parts.append(
+        html_table(
+            table, f"Lesion effects; larger is worse, {unit}" if len(tasks) == 1 else "Lesion effects; larger is worse",
+            keep, emphasis=(table[q] < 0.05).to_numpy() if q else None, link=None if data.networks is None else ("network", page_of),
+        )
+    )  # fmt: skip
+    return Section("lesions", "Lesions", "".join(parts))
+
+
+def _by_task(data, table, tasks, render):
+    units = {unit_of(data, task) for task in tasks}
+    # Effects in different units cannot share a colour scale; distances from the controls can.
+    value, label = ("effect", f"harm ({units.pop()})") if len(units) == 1 else ("z", "z against controls")
+    if value not in table:
+        return ""
+    fig = plotting.plot_selectivity(data.lesion, value=value, label=label, title="")
+    caption = "Which network's lesion harms which task; a dot marks effects beyond the controls."
+    alt = f"Matrix of {table['network'].nunique()} networks by {len(tasks)} tasks."
+    return figure(render, fig, "fig-selectivity", caption, alt)
+
+
+def pruning(data, render):
+    """What smaller models cost, recipe by recipe."""
+    if data.pruning is None:
+        return None
+    table = data.pruning
+    fig = plotting.plot_pruning_grid(table, title="")
+    caption = "Perplexity on held-out text against size; one line a recipe, the band spans the seeds."
+    parts = [figure(render, fig, "fig-pruning", caption, f"Pruning curves of {len(table)} pruned models.")]
+    keys = [c for c in ("score", "allocation", "compensation", "ratio") if c in table]
+    values = [c for c in ("perplexity", "ratio_to_dense", "parameters") if c in table]
+    mean = table.groupby(keys, sort=False, dropna=False)[values].mean().reset_index()
+    if "seed" in table and table["seed"].nunique() > 1:
+        mean["seeds"] = table.groupby(keys, sort=False, dropna=False)["seed"].nunique().to_numpy()
+    if "parameters" in mean:
+        mean["parameters"] = mean["parameters"].round().astype("Int64")
+    best = None
+    if "ratio" in mean:
+        best = (mean["perplexity"] == mean.groupby("ratio")["perplexity"].transform("min")).to_numpy()
+    labels = {"ratio": "removed", "perplexity": "perplexity"}
+    parts.append(html_table(mean, "Pruning recipes; the best of each size in bold", labels=labels, emphasis=best))
+    return Section("pruning", "Pruning", "".join(parts))
+
+
+def pruned(data, render):
+    """One pruned model: its summary and what each layer kept."""
+    if data.pruned is None:
+        return None
+    simple = {k: v for k, v in data.pruned.summary.items() if isinstance(v, (str, int, float, bool))}
+    html = render("facts.html", facts=[(k.replace("_", " "), number(v, k)) for k, v in simple.items()])
+    geometry = data.geometry or getattr(data.pruned, "geometry", None)
+    if geometry is not None:
+        fig = plotting.plot_kept_neurons(data.pruned, geometry, title="")
+        alt = "Bar chart of the share of neurons kept in each layer."
+        html += figure(render, fig, "fig-kept", "Neurons that each layer keeps.", alt)
+    return Section("pruned", "Pruned model", html)
+
+
+def lesions_by_number(data):
+    """:func:`main_lesions` indexed by the number of the network, for those whose name has one."""
+    table = main_lesions(data)
+    numbers = table["network"].map(network_number)
+    return table[numbers.notna()].set_index(pd.Index(numbers.dropna().astype(int), name="number"))

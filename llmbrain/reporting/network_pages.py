@@ -1,0 +1,228 @@
+"""Sections on networks: all at a glance, and a page for each."""
+
+import numpy as np
+import pandas as pd
+
+from .. import plotting
+from ..plotting.sheets import as_maps, layer_profile
+from .effects import lesions_by_number, main_controls, main_lesions, q_column, unit_of
+from .graphics import MapPainter, effect_strip, profile_svg
+from .page import Section, figure, page_of
+from .tables import html_table, number
+from .words import best_stretch, engagement_by_kind, peaks
+
+__all__ = ["browser", "network_table", "networks"]
+
+METRICS = ("variance", "first_layer", "last_layer", "positive", "stability", "iq", "label")
+MAPS_UP_TO = 40  # small multiples of more networks are too small to read
+
+
+def networks(data, render):
+    """All networks at a glance: atlas, depth, maps, carpet, connectivity, stability, table."""
+    if data.networks is None:
+        return None
+    makers = (_atlas, _depth, _maps, _carpet, _connectivity, _stability)
+    parts = [html for html in (make(data, render) for make in makers) if html]
+    caption = "Networks; a number leads to the network's page below"
+    parts.append(html_table(network_table(data), caption, link=("network", page_of)))
+    return Section("networks", "Networks", "".join(parts))
+
+
+def _atlas(data, render):
+    fig = plotting.plot_atlas(data.networks, threshold=data.threshold, topography=data.topography, title="")
+    caption = f"Dominant network of each neuron with |z| > {data.threshold:g}; one sheet for each layer, numbered at its corner."
+    alt = f"Mosaic of {data.geometry.n_layers} layer sheets, neurons coloured by the network they load on most."
+    return figure(render, fig, "fig-atlas", caption, alt, fixed_colors=True)
+
+
+def _depth(data, render):
+    fig = plotting.plot_layer_profiles(data.networks, threshold=data.threshold, title="")
+    alt = f"Heat map of {len(data.networks.maps)} networks by {data.geometry.n_layers} layers."
+    return figure(render, fig, "fig-depth", "Share of each layer's neurons that belong to each network.", alt)
+
+
+def _maps(data, render):
+    n = len(data.networks.maps)
+    if n > MAPS_UP_TO:
+        return ""
+    fig = plotting.plot_network_maps(data.networks, threshold=data.threshold, topography=data.topography, title="")
+    caption = "Every network as layers × units, each pixel the strongest of the neurons it stands for."
+    return figure(render, fig, "fig-maps", caption, f"Small multiples of {n} network maps with their layer profiles.")
+
+
+def _carpet(data, render):
+    if data.carpet is None:
+        return ""
+    activity, events, run, start = data.carpet
+    try:
+        fig = plotting.plot_carpet(activity, data.networks, events=events, threshold=data.threshold, title="")
+    except ValueError:  # no neuron above the threshold: the table says so
+        return ""
+    caption = f"Carpet: {len(events)} tokens of {run} from token {start}; neurons are sorted by the network they load on most."
+    alt = "Carpet plot of activity: rows are neurons grouped by network, columns are tokens."
+    return figure(render, fig, "fig-carpet", caption, alt)
+
+
+def _connectivity(data, render):
+    if data.courses is None or data.courses.shape[1] < 3:
+        return ""
+    fig = plotting.plot_connectivity(np.corrcoef(data.courses.T), title="")
+    caption = "Functional connectivity: correlation of the networks' time courses, similar networks side by side."
+    return figure(render, fig, "fig-connectivity", caption, f"Correlation matrix of {data.courses.shape[1]} networks.")
+
+
+def _stability(data, render):
+    metrics = data.networks.metrics
+    for frame in (data.stability, metrics):
+        for name in ("iq", "stability"):
+            if frame is not None and name in frame and frame[name].notna().any() and len(frame) == len(data.networks.maps):
+                fig = plotting.plot_stability(frame[name].to_numpy(float), label="stability", title="")
+                caption = "Stability of each network over repeated decompositions; hollow points are unstable."
+                alt = f"Dot plot of the stability of {len(frame)} networks."
+                return figure(render, fig, "fig-stability", caption, alt)
+    return ""
+
+
+def network_table(data):
+    """One row a network: size, depth, variance, stability, kind of text it answers to, lesion effect, flags."""
+    z, geometry = as_maps(data.networks)
+    profile = [sum(layer_profile(row, geometry, data.threshold)) for row in z]
+    size = (np.abs(z) > data.threshold).sum(axis=1)
+    table = pd.DataFrame({"network": np.arange(len(z)), "n_neurons": size, "share": size / z.shape[1]})
+    table["peak_layer"] = [geometry.layers[int(p.argmax())] for p in profile]
+    metrics = data.networks.metrics
+    for name in METRICS:
+        if metrics is not None and name in metrics and len(metrics) == len(table) and metrics[name].notna().any():
+            table[name] = metrics[name].to_numpy()
+    kinds = _kinds(data)
+    if kinds is not None:
+        table["answers to"] = kinds.idxmax().to_numpy()
+    if data.lesion is not None:
+        lesioned = lesions_by_number(data)
+        table["lesion effect"] = lesioned["effect"].reindex(table["network"]).to_numpy()
+        q = q_column(lesioned)
+        if q:
+            table[q] = lesioned[q].reindex(table["network"]).to_numpy()
+    if metrics is not None and "flagged" in metrics and len(metrics) == len(table):
+        table["flagged"] = metrics["flagged"].to_numpy()
+    return table
+
+
+def _kinds(data):
+    if data.courses is None or data.course_events is None:
+        return None
+    return engagement_by_kind(data.courses, data.course_events)
+
+
+def browser(data, render):
+    """A page for each network, one shown at a time."""
+    if data.networks is None:
+        return None
+    z, geometry = as_maps(data.networks)
+    painter = MapPainter(geometry, data.topography, data.threshold)
+    table, kinds = network_table(data), _kinds(data)
+    lesioned = None if data.lesion is None else lesions_by_number(data)
+    cards = [
+        {
+            **_head(data, k, z[k], table.iloc[k], painter),
+            "kinds": _kind_bars(kinds, k),
+            "lesion": None if lesioned is None else _lesion_strip(data, k, lesioned),
+            **_words(data, k),
+        }
+        for k in range(len(z))
+    ]
+    note = "Neurons in natural order." if data.topography is None else data.topography.note
+    html = render(
+        "browser.html", cards=cards, note=note, labels=painter.labels(), width=painter.width, height=painter.height,
+        threshold=data.threshold,
+    )  # fmt: skip
+    return Section("browse", "Network by network", html)
+
+
+def _head(data, k, z, row, painter):
+    n, layer = int(row["n_neurons"]), int(row["peak_layer"])
+    facts = [("neurons", f"{number(n)} ({number(float(row['share']), 'share')})"), ("peak layer", str(layer))]
+    if "first_layer" in row:
+        facts.append(("90 % of its energy in layers", f"{int(row['first_layer'])} to {int(row['last_layer'])}"))
+    names = (("variance", "share of variance"), ("stability", "stability"), ("iq", "stability (Iq)"), ("label", "label"))
+    facts += [(label, number(row[name], name)) for name, label in names if name in row and pd.notna(row[name])]
+    positive, negative = layer_profile(z, data.geometry, data.threshold)
+    return {
+        "k": k, "id": f"network-{k:02d}", "facts": facts, "map": painter.paint(z), "warnings": _warnings(row, n),
+        "alt": f"Network {k}: {n} of {len(z)} neurons over {data.geometry.n_layers} layers, most in layer {layer}.",
+        "profile": profile_svg(positive, negative, data.geometry.layers, f"Share of each layer's neurons in network {k}"),
+    }  # fmt: skip
+
+
+def _warnings(row, n_neurons):
+    """What speaks against believing in a network."""
+    found = []
+    if n_neurons == 0:
+        found.append("no neuron lies above the threshold.")
+    stability = next((row[c] for c in ("stability", "iq") if c in row and pd.notna(row[c])), None)
+    if stability is not None and stability < 0.7:
+        found.append(f"repeated decompositions do not agree on it (stability {stability:.2f}).")
+    flagged = row.get("flagged")
+    if isinstance(flagged, str) and flagged.strip().lower() not in ("", "false", "true", "no", "n/a", "none"):
+        found.append(flagged)
+    elif isinstance(flagged, (bool, np.bool_)) and flagged and not found:
+        found.append("flagged as a possible artefact.")
+    return found
+
+
+def _kind_bars(kinds, k):
+    if kinds is None:
+        return None
+    values = kinds[k].sort_values(ascending=False)
+    top = max(float(values.abs().max()), 1e-9)
+    return [
+        {
+            "kind": str(kind), "value": number(round(float(v), 2)), "width": round(100 * abs(v) / top),
+            "css": "pos" if v > 0 else "neg",
+        }
+        for kind, v in values.items()
+    ]  # fmt: skip
+
+
+def _words(data, k):
+    """Excerpts around the strongest tokens, and a stretch of text to read the network on."""
+    if data.courses is None or data.course_events is None:
+        return {"excerpts": [], "stretch": None}
+    course, events = data.courses[:, k], data.course_events
+    token = events["token"].astype(str).to_numpy()
+    excerpts = [
+        {
+            "z": f"{course[i]:.1f}",
+            "where": _where(events.iloc[i]),
+            "html": plotting.words_html(token[first:last], course[first:last], mark=i - first),
+        }
+        for i, first, last in peaks(course, events)
+    ]
+    first, last = best_stretch(course, events)
+    stretch = plotting.words_html(token[first:last], course[first:last])
+    return {"excerpts": excerpts, "stretch": stretch, "stretch_where": _where(events.iloc[first])}
+
+
+def _where(row):
+    kind = row.get("kind")
+    return f"{row['document']}" + (f", {kind}" if isinstance(kind, str) and kind else "")
+
+
+def _lesion_strip(data, k, lesioned):
+    if k not in lesioned.index:
+        return None
+    row, table, controls = lesioned.loc[k], main_lesions(data), main_controls(data)
+    values = np.array([])
+    everything = [*table["effect"], 0.0]
+    if controls is not None:
+        values = controls.loc[controls["network"] == row["network"], "effect"].to_numpy(float)
+        everything += [*controls["effect"]]
+    limits = (float(np.nanmin(everything)), float(np.nanmax(everything)))
+    q = q_column(table)
+    text = f"{number(float(row['effect']))} {unit_of(data, row.get('task'))}"
+    text += f", {q} = {number(float(row[q]), q)}" if q else ""
+    low, high = (row.get(c) for c in ("ci_low", "ci_high"))
+    known = pd.notna(low) and pd.notna(high)
+    ends = (float(low), float(high)) if known else (None, None)
+    label = f"Lesion of network {k}: {text}, against {len(values)} control draws"
+    return {"text": text, "svg": effect_strip(float(row["effect"]), *ends, values, limits, label), "n": len(values)}

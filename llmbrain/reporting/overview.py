@@ -1,0 +1,123 @@
+"""Sections on what was studied and how: summary, model, recording, methods, files."""
+
+import pandas as pd
+
+from .effects import main_lesions, q_column
+from .methods import bibtex, methods_text
+from .page import Section
+from .tables import html_table, number
+
+__all__ = ["files", "methods", "model", "recording", "summary"]
+
+
+def summary(data, render):
+    """Key numbers, one sentence each on what was found, and what is missing."""
+    tiles = []
+    if data.geometry is not None:
+        tiles.append((number(data.geometry.n_neurons), f"neurons in {data.geometry.n_layers} layers"))
+    if data.events is not None:
+        n_documents = number(data.events["document"].nunique())
+        tiles.append((number(len(data.events)), f"tokens of {n_documents} documents"))
+    if data.networks is not None:
+        tiles.append((number(len(data.networks.maps)), "networks"))
+    tiles += _lesion_tile(data) + _pruning_tiles(data)
+    if not tiles and not data.absent and not data.warnings:
+        return None
+    return Section("summary", "Summary", render("summary.html", tiles=tiles, absent=data.absent, warnings=data.warnings))
+
+
+def _lesion_tile(data):
+    if data.lesion is None:
+        return []
+    table = main_lesions(data)
+    q = q_column(table)
+    if q is None:
+        return [(number(len(table)), "networks lesioned")]
+    found = int((table[q] < 0.05).sum())
+    return [(f"{found} of {len(table)}", f"lesioned networks do more harm than their controls ({q} < 0.05)")]
+
+
+def _pruning_tiles(data):
+    if data.pruned is not None:
+        simple = {k: v for k, v in data.pruned.summary.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+        return [(number(v, k), k.replace("_", " ")) for k, v in list(simple.items())[:4]]
+    if data.pruning is None or not {"ratio", "ratio_to_dense"} <= set(data.pruning):
+        return []
+    table = data.pruning[data.pruning["ratio"] > 0]
+    if not len(table):
+        return []
+    best = table.loc[table.groupby("ratio")["ratio_to_dense"].idxmin()].iloc[-1]
+    removed = number(float(best["ratio"]), "ratio")
+    return [(f"× {best['ratio_to_dense']:.2f}", f"perplexity with {removed} removed, best recipe")]
+
+
+def model(data, render):
+    """Who the model is."""
+    if not data.model:
+        return None
+    names = {
+        "id": "name", "revision": "revision", "architecture": "architecture", "n_layers": "layers",
+        "hidden_size": "hidden size", "n_parameters": "parameters", "dtype": "type of weights",
+        "weights_hash": "hash of the weights",
+    }  # fmt: skip
+    known = {label: data.model.get(key) for key, label in names.items()}
+    facts = [(label, number(value)) for label, value in known.items() if value not in (None, "")]
+    return Section("model", "Model", render("facts.html", facts=facts)) if facts else None
+
+
+def recording(data, render):
+    """What was read and how much of it was recorded."""
+    if data.events is None:
+        return None
+    geometry, side = data.geometry, data.sidecar
+    shape = " × ".join(map(str, geometry.shape))
+    facts = [
+        ("corpus", str(side.get("Corpus") or data.corpus.get("name", "–"))),
+        ("site", f"{geometry.site} ({geometry.n_layers} layers of {_sizes(geometry)} neurons)"),
+        ("volume", f"{shape} (layer × row × column), one for each token"),
+    ]
+    if side.get("Context"):
+        facts.append(("context", f"at most {number(side['Context'])} tokens"))
+    parts = [render("facts.html", facts=facts)]
+    kinds = _kinds_table(data.events)
+    if kinds is not None:
+        parts.append(html_table(kinds, "Kinds of text", labels={"surprisal": "mean surprisal (nats)"}))
+    runs = html_table(data.runs, "Runs of the recording")
+    parts.append(render("details.html", title=f"Runs ({len(data.runs)})", inside=runs))
+    return Section("recording", "Recording", "".join(parts))
+
+
+def _sizes(geometry):
+    low, high = min(geometry.sizes), max(geometry.sizes)
+    return number(low) if low == high else f"{number(low)} to {number(high)}"
+
+
+def _kinds_table(events):
+    if "kind" not in events or events["kind"].isna().all():
+        return None
+    grouped = events.groupby("kind", sort=False)
+    frame = pd.DataFrame(
+        {
+            "kind": list(grouped.groups),
+            "documents": grouped["document"].nunique().to_numpy(),
+            "tokens": grouped.size().to_numpy(),
+        }
+    )
+    if "surprisal" in events:
+        frame["surprisal"] = grouped["surprisal"].mean().to_numpy()
+    return frame
+
+
+def methods(data, render):
+    """The methods paragraph and its references."""
+    paragraphs, cited = methods_text(data)
+    html = render("methods.html", paragraphs=paragraphs, bibtex=bibtex(cited), n=len(cited))
+    return Section("methods", "Methods", html)
+
+
+def files(data, render):
+    """Every file of the study."""
+    if not data.files:
+        return None
+    table = html_table(pd.DataFrame(data.files), "Files of the study")
+    return Section("files", "Files", render("details.html", title=f"{len(data.files)} files", inside=table))
