@@ -19,32 +19,46 @@ from pathlib import Path
 import torch
 
 import llmbrain
-from llmbrain.corpus import Corpus, batches
-from llmbrain.recording.recorder import _batch_tokens, prepare, record
+from llmbrain.corpus import Corpus
+from llmbrain.recording.job import prepare
+from llmbrain.recording.recorder import record
 
 
 def main():
     """Measure and print."""
     args = arguments()
+    if args.threads:
+        torch.set_num_threads(args.threads)
     model, tokenizer, corpus = subject(args)
-    options = {"max_tokens": args.tokens, "tokens_per_run": args.tokens_per_run, "batch_size": args.batch_size}
+    options = {
+        "max_tokens": args.tokens,
+        "tokens_per_run": args.tokens_per_run,
+        "batch_size": args.batch_size,
+    }
     if args.layers:
         options["layers"] = range(args.layers)
     options["site"] = args.sites if len(args.sites) > 1 else args.sites[0]
     job = prepare(model, tokenizer, corpus, **options)
-    print(f"llmbrain {llmbrain.__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads, {args.device}")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {args.device}, {args.dtype}")
     print(job.forecast)
     plain(job, args)  # warm up
     rows = []
     for _ in range(args.repeats):
-        rows.append((plain(job, args), recorded(model, tokenizer, corpus, options, args)))
-        print(f"plain {job.plan.n_fed / rows[-1][0]:.1f} tokens/s, recording {job.plan.n_fed / rows[-1][1]:.1f}")
-    median_plain, median_recording = (statistics.median(column) for column in zip(*rows))
-    ratios = sorted(a / b for a, b in rows)
+        rows.append((*plain(job, args), *recorded(model, tokenizer, corpus, options, args)))
+        print(
+            f"plain {job.plan.n_fed / rows[-1][0]:.1f} tokens/s, recording {job.plan.n_fed / rows[-1][2]:.1f}; "
+            f"processor time {rows[-1][1]:.1f} s and {rows[-1][3]:.1f} s"
+        )
+    median_plain, plain_cpu, median_recording, recording_cpu = (
+        statistics.median(column) for column in zip(*rows)
+    )
+    ratios = sorted(row[0] / row[2] for row in rows)
+    n_fed = job.plan.n_fed
     print(
-        f"median: plain {job.plan.n_fed / median_plain:.1f} tokens/s, recording {job.plan.n_fed / median_recording:.1f}, "
+        f"median: plain {n_fed / median_plain:.1f} tokens/s, recording {n_fed / median_recording:.1f}, "
         f"share {statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f}), "
-        f"{job.forecast.bytes / median_recording / 2**20:.0f} MiB/s written"
+        f"{job.forecast.bytes / median_recording / 2**20:.0f} MiB/s written; "
+        f"share by processor time {plain_cpu / recording_cpu:.3f}"
     )
 
 
@@ -53,6 +67,7 @@ def arguments():
     parser.add_argument("--model", default="demo", help="what load_model takes, or llama-7b for a random one")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--tokens-per-run", type=int, default=2048)
     parser.add_argument("--batch-size", type=int, default=8)
@@ -77,33 +92,60 @@ def subject(args):
 
     torch.set_default_dtype(getattr(torch, args.dtype))
     with torch.device(args.device):
-        model = LlamaForCausalLM(LlamaConfig()).eval().requires_grad_(False)  # the defaults are those of the 7B model
+        model = (
+            LlamaForCausalLM(LlamaConfig()).eval().requires_grad_(False)
+        )  # the defaults are those of the 7B model
     torch.set_default_dtype(torch.float32)
     length = 1000
-    words = "the state of all neurons at one token is a volume and a block of documents is a run ".split()
-    texts = [" ".join(words[(i * 7 + j * (1 + i % 5)) % len(words)] for j in range(length)) for i in range(64)]
+    words = [
+        "the",
+        "state",
+        "of",
+        "all",
+        "neurons",
+        "at",
+        "one",
+        "token",
+        "is",
+        "a",
+        "volume",
+        "in",
+        "a",
+        "run",
+    ]
+    texts = [
+        " ".join(words[(i * 7 + j * (1 + i % 5)) % len(words)] for j in range(length)) for i in range(64)
+    ]
     return model, tiny_tokenizer(), Corpus(llmbrain.load_corpus(texts).documents, "words")
 
 
 def plain(job, args):
-    """Seconds that the forward passes of a recording take without it."""
-    start = time.perf_counter()
+    """Seconds (by the clock, of the processor) that the forward passes of a recording take without it."""
+    start = now()
     with torch.no_grad():
         for run in job.plan.runs:
-            for batch in batches(run.pieces, args.batch_size, max_batch_tokens=_batch_tokens(run), bucket=True):
+            for batch, *_ in job.batches(run):
                 job.model(**batch.to(args.device).inputs, use_cache=False)
     if args.device != "cpu":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return since(start)
+
+
+def now():
+    return time.perf_counter(), time.process_time()
+
+
+def since(start):
+    return tuple(b - a for a, b in zip(start, now()))
 
 
 def recorded(model, tokenizer, corpus, options, args):
-    """Seconds that recording takes, from the texts to the last sidecar."""
+    """The same that recording takes, from the texts to the last sidecar."""
     folder = Path(tempfile.mkdtemp(dir=args.folder))
     try:
-        start = time.perf_counter()
+        start = now()
         record(model, tokenizer, corpus, folder / "study", progress=False, **options)
-        return time.perf_counter() - start
+        return since(start)
     finally:
         shutil.rmtree(folder)
 

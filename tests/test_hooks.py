@@ -111,7 +111,10 @@ def test_nested_blocks_act_in_the_order_of_entry():
     model = tiny_model("llama")
     site = find_sites(model)[:1]
     seen = []
-    with site_hooks(site, lambda i, x: torch.full_like(x, 2.0)), site_hooks(site, lambda i, x: seen.append(x.max())):
+    with (
+        site_hooks(site, lambda i, x: torch.full_like(x, 2.0)),
+        site_hooks(site, lambda i, x: seen.append(x.max())),
+    ):
         logits(model)
     assert seen[0] == 2.0
 
@@ -123,10 +126,19 @@ def test_generation_with_a_cache_equals_step_by_step(name):
     rows = {i: [] for i in range(N_LAYERS)}
     prompt = IDS[:1]
     with site_hooks(sites, lambda i, x: rows[i].append(x.reshape(-1, x.shape[-1]).clone())), torch.no_grad():
-        out = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=6, do_sample=False,
-                             eos_token_id=None, pad_token_id=0)
+        out = model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=6,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
     whole = {}
-    with site_hooks(sites, lambda i, x: whole.__setitem__(i, x.reshape(-1, x.shape[-1]).clone())), torch.no_grad():
+    with (
+        site_hooks(sites, lambda i, x: whole.__setitem__(i, x.reshape(-1, x.shape[-1]).clone())),
+        torch.no_grad(),
+    ):
         model(input_ids=out[:, :-1], use_cache=False)
     for i in range(N_LAYERS):
         torch.testing.assert_close(torch.cat(rows[i]), whole[i], rtol=1e-4, atol=1e-5)

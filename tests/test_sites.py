@@ -21,7 +21,10 @@ WIDTHS = {"attention": HIDDEN, "mlp_output": HIDDEN, "layer": HIDDEN}
 def captured(model, sites, ids=IDS):
     """Activations of each site, as (tokens, neurons)."""
     seen = {}
-    with torch.no_grad(), site_hooks(sites, lambda i, x: seen.__setitem__(i, x.reshape(-1, x.shape[-1]).clone())):
+    with (
+        torch.no_grad(),
+        site_hooks(sites, lambda i, x: seen.__setitem__(i, x.reshape(-1, x.shape[-1]).clone())),
+    ):
         model(input_ids=ids, use_cache=False)
     return [seen[i] for i in range(len(sites))]
 
@@ -71,7 +74,10 @@ def test_attention_site_is_what_the_heads_write(name):
     model = tiny_model(name)
     sites = find_sites(model, "attention")
     seen = {}
-    handles = [s.module.register_forward_hook(lambda m, a, y, i=i: seen.__setitem__(i, y)) for i, s in enumerate(sites)]
+    handles = [
+        s.module.register_forward_hook(lambda m, a, y, i=i: seen.__setitem__(i, y))
+        for i, s in enumerate(sites)
+    ]
     with torch.no_grad(), site_hooks(sites, lambda i, x: torch.zeros_like(x)):
         model(input_ids=IDS, use_cache=False)
     for handle in handles:
@@ -110,8 +116,14 @@ def test_a_model_without_weights_is_understood():
     import transformers
 
     with torch.device("meta"):
-        config = transformers.Phi3Config(hidden_size=64, intermediate_size=96, num_hidden_layers=2, vocab_size=64,
-                                         num_attention_heads=4, pad_token_id=0)
+        config = transformers.Phi3Config(
+            hidden_size=64,
+            intermediate_size=96,
+            num_hidden_layers=2,
+            vocab_size=64,
+            num_attention_heads=4,
+            pad_token_id=0,
+        )
         model = transformers.Phi3ForCausalLM(config)
     assert [s.size for s in find_sites(model, "mlp_up")] == [96, 96]
     assert find_sites(model, "mlp_up")[0].start == 96
@@ -129,7 +141,9 @@ def test_unequal_widths():
 @pytest.mark.parametrize("name", ["mixtral", "qwen3_moe"])
 def test_experts_are_refused_by_name(name):
     model = tiny_model(name)
-    with pytest.raises(UnsupportedArchitectureError, match=r"mixture of experts \(mlp, .*q_proj.*'attention'"):
+    with pytest.raises(
+        UnsupportedArchitectureError, match=r"mixture of experts \(mlp, .*q_proj.*'attention'"
+    ):
         find_sites(model)
     assert len(find_sites(model, "attention")) == len(find_sites(model, "layer")) == N_LAYERS
 
@@ -141,7 +155,9 @@ def test_encoder_decoders_are_refused():
 
 def test_what_is_not_understood_is_refused_with_the_modules_seen():
     model = tiny_model("gpt2")
-    model.transformer.h[1].mlp.extra = torch.nn.Sequential(torch.nn.Linear(HIDDEN, 7), torch.nn.Linear(7, HIDDEN))
+    model.transformer.h[1].mlp.extra = torch.nn.Sequential(
+        torch.nn.Linear(HIDDEN, 7), torch.nn.Linear(7, HIDDEN)
+    )
     with pytest.raises(UnsupportedArchitectureError, match=r"GPT2Block.*mlp.extra.0 \(32, 7\).*sites="):
         find_sites(model)
 
@@ -173,7 +189,9 @@ class TestByHand:
     def test_fused_half(self):
         model = tiny_model("phi3")
         by_hand = find_sites(
-            model, "mlp_up", sites={"names": r".*gate_up_proj", "start": INTERMEDIATE, "stop": 2 * INTERMEDIATE}
+            model,
+            "mlp_up",
+            sites={"names": r".*gate_up_proj", "start": INTERMEDIATE, "stop": 2 * INTERMEDIATE},
         )
         assert by_hand == find_sites(model, "mlp_up")
 

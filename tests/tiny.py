@@ -43,26 +43,57 @@ ARCHITECTURES = {
     "glm4": ("Glm4Config", dict(_GQA, head_dim=8)),
     "gpt2": (
         "GPT2Config",
-        dict(vocab_size=VOCAB, n_embd=HIDDEN, n_inner=INTERMEDIATE, n_layer=N_LAYERS, n_head=HEADS,
-             n_positions=128, **_SPECIAL_IDS),
+        dict(
+            vocab_size=VOCAB,
+            n_embd=HIDDEN,
+            n_inner=INTERMEDIATE,
+            n_layer=N_LAYERS,
+            n_head=HEADS,
+            n_positions=128,
+            **_SPECIAL_IDS,
+        ),
     ),
     "gpt_neo": (
         "GPTNeoConfig",
-        dict(vocab_size=VOCAB, hidden_size=HIDDEN, intermediate_size=INTERMEDIATE, num_layers=N_LAYERS,
-             num_heads=HEADS, attention_types=[[["global", "local"], N_LAYERS // 2]], window_size=16,
-             max_position_embeddings=128, **_SPECIAL_IDS),
+        dict(
+            vocab_size=VOCAB,
+            hidden_size=HIDDEN,
+            intermediate_size=INTERMEDIATE,
+            num_layers=N_LAYERS,
+            num_heads=HEADS,
+            attention_types=[[["global", "local"], N_LAYERS // 2]],
+            window_size=16,
+            max_position_embeddings=128,
+            **_SPECIAL_IDS,
+        ),
     ),
     "gpt_neox": ("GPTNeoXConfig", _COMMON),
     "gptj": (
         "GPTJConfig",
-        dict(vocab_size=VOCAB, n_embd=HIDDEN, n_inner=INTERMEDIATE, n_layer=N_LAYERS, n_head=HEADS,
-             rotary_dim=4, n_positions=128, tie_word_embeddings=False, **_SPECIAL_IDS),
+        dict(
+            vocab_size=VOCAB,
+            n_embd=HIDDEN,
+            n_inner=INTERMEDIATE,
+            n_layer=N_LAYERS,
+            n_head=HEADS,
+            rotary_dim=4,
+            n_positions=128,
+            tie_word_embeddings=False,
+            **_SPECIAL_IDS,
+        ),
     ),
     "opt": (
         "OPTConfig",
-        dict(vocab_size=VOCAB, hidden_size=HIDDEN, ffn_dim=INTERMEDIATE, num_hidden_layers=N_LAYERS,
-             num_attention_heads=HEADS, word_embed_proj_dim=HIDDEN, max_position_embeddings=128,
-             **_SPECIAL_IDS),
+        dict(
+            vocab_size=VOCAB,
+            hidden_size=HIDDEN,
+            ffn_dim=INTERMEDIATE,
+            num_hidden_layers=N_LAYERS,
+            num_attention_heads=HEADS,
+            word_embed_proj_dim=HIDDEN,
+            max_position_embeddings=128,
+            **_SPECIAL_IDS,
+        ),
     ),
     "bloom": (
         "BloomConfig",
@@ -70,8 +101,15 @@ ARCHITECTURES = {
     ),
     "falcon": (
         "FalconConfig",
-        dict(vocab_size=VOCAB, hidden_size=HIDDEN, ffn_hidden_size=INTERMEDIATE, num_hidden_layers=N_LAYERS,
-             num_attention_heads=HEADS, max_position_embeddings=128, **_SPECIAL_IDS),
+        dict(
+            vocab_size=VOCAB,
+            hidden_size=HIDDEN,
+            ffn_hidden_size=INTERMEDIATE,
+            num_hidden_layers=N_LAYERS,
+            num_attention_heads=HEADS,
+            max_position_embeddings=128,
+            **_SPECIAL_IDS,
+        ),
     ),
 }
 
@@ -84,7 +122,14 @@ REFUSED = {
     ),
     "t5": (
         "T5Config",
-        {"vocab_size": VOCAB, "d_model": HIDDEN, "d_ff": INTERMEDIATE, "d_kv": 8, "num_layers": 2, "num_heads": HEADS},
+        {
+            "vocab_size": VOCAB,
+            "d_model": HIDDEN,
+            "d_ff": INTERMEDIATE,
+            "d_kv": 8,
+            "num_layers": 2,
+            "num_heads": HEADS,
+        },
     ),
 }
 
@@ -139,8 +184,12 @@ def tiny_tokenizer(*, pad_token="<pad>", add_bos=True, chat=True):
             single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 256)]
         )
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token=pad_token,
-        model_max_length=128, clean_up_tokenization_spaces=False,
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token=pad_token,
+        model_max_length=128,
+        clean_up_tokenization_spaces=False,
     )
     if chat:
         fast.chat_template = (

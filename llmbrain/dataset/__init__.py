@@ -5,4 +5,13 @@ from .layout import FILES, bids_label
 from .runs import Recording, Run, open_recording, read_confounds
 from .study import Study
 
-__all__ = ["FILES", "Recording", "Run", "Study", "bids_label", "check_run", "open_recording", "read_confounds"]
+__all__ = [
+    "FILES",
+    "Recording",
+    "Run",
+    "Study",
+    "bids_label",
+    "check_run",
+    "open_recording",
+    "read_confounds",
+]

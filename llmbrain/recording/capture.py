@@ -1,4 +1,9 @@
-"""One batch through the model: activations of the recorded tokens, and the surprisal of each, from one forward pass."""
+"""Batches through the model, activations out: one forward pass gives the rows that are kept and their surprisal.
+
+A scanner takes a whole run through the model and hands each token's neurons to the writers in file order. There are
+two: one that copies to main memory at once, and one for a single CUDA device, which orders the neurons on the device
+and lets copying and writing overlap the next batch.
+"""
 
 import contextlib
 import inspect
@@ -8,120 +13,85 @@ import numpy as np
 from ..exceptions import RecordingError
 from ..models.hooks import site_hooks
 
-__all__ = ["Capture", "quiet_forward", "surprisal"]
+__all__ = ["HostScanner", "NotFiniteError", "input_device", "quiet_forward", "run_batch", "surprisal"]
 
-_CHUNK = 32  # rows of logits that are turned into probabilities at a time, so that no second copy of all is made
+_CHUNK = (
+    32  # rows of logits that are turned into probabilities at a time, so that no second copy of all is made
+)
+_ROWS = 16  # tokens that are put in file order at a time; they should fit the processor's cache
 
 
-class Capture:
-    """Run a model on batches and keep the activations of chosen tokens.
+class NotFiniteError(RecordingError):
+    """An activation is infinite or not a number.
+
+    Attributes
+    ----------
+    site : Site
+    row : int
+        Which of the kept tokens of the batch.
+    unit : int
+        Which neuron of the site.
+    value : float
+    """
+
+    def __init__(self, site, row, unit, value):
+        super().__init__(f"{site.name}, unit {unit}: {value}")
+        self.site, self.row, self.unit, self.value = site, row, unit, value
+
+
+def run_batch(model, sites, batch, places, on_rows):
+    """Run a model on a batch and hand over the activations of chosen tokens.
 
     Parameters
     ----------
     model : torch.nn.Module
-    groups : list of list of Site
-        The sites of each recording; all are read in the same forward pass.
-    n_rows : int
-        Most tokens that one batch will keep.
+    sites : list of Site
+    batch : llmbrain.corpus.Batch
+    places : list of ndarray
+        For each row of the batch, which of its tokens are kept.
+    on_rows : callable
+        ``on_rows(i, rows)`` is called once for each site with ``(n_kept, size)``, on the site's own device and in its
+        own type; the rows are a copy.
+
+    Returns
+    -------
+    Tensor of shape (n_kept,), float32
+        Surprisal in nats on the device of the logits; NaN for the first token of a row.
+
+    Raises
+    ------
+    RecordingError
+        If a site sees another number of tokens, or none.
     """
+    import torch
 
-    def __init__(self, model, groups, n_rows):
-        self.model = model
-        self.groups = groups
-        self.sites = [site for group in groups for site in group]
-        self._place = []
-        for g, group in enumerate(groups):
-            ends = np.cumsum([site.size for site in group])
-            self._place += [(g, int(end) - site.size, int(end)) for site, end in zip(group, ends)]
-        self.n_rows = n_rows
-        self._buffers = None
-        parameters = inspect.signature(model.forward).parameters
-        self._takes = None if any(p.kind is p.VAR_KEYWORD for p in parameters.values()) else set(parameters)
-        self._options = {"use_cache": False} if "use_cache" in parameters else {}
-        self._takes_positions = "position_ids" in parameters
+    width = batch.input_ids.shape[1]
+    keep = np.concatenate([row * width + np.asarray(kept) for row, kept in enumerate(places)])
+    index = {}
+    seen = set()
 
-    def __call__(self, batch, places):
-        """Run one batch.
-
-        Parameters
-        ----------
-        batch : llmbrain.corpus.Batch
-        places : list of ndarray
-            For each row of the batch, which of its tokens are kept.
-
-        Returns
-        -------
-        blocks : list of ndarray, each (n_kept, n_neurons + 1), float32
-            Activations of each group of sites in flat order, row by row, and a last column of zeros. They are
-            overwritten by the next call.
-        surprisal : ndarray of shape (n_kept,)
-            Nats; NaN for the first token of a row.
-
-        Raises
-        ------
-        RecordingError
-            If an activation is infinite or not a number; ``args[1]`` holds the position of the site, the row in the
-            block and the unit.
-        """
-        import torch
-
-        self._allocate()
-        width = batch.input_ids.shape[1]
-        keep = np.concatenate([row * width + np.asarray(kept) for row, kept in enumerate(places)])
-        index = torch.from_numpy(keep)
-        seen = set()
-
-        def keep_rows(i, x):
-            flat = x.reshape(-1, x.shape[-1])
-            g, start, stop = self._place[i]
-            if flat.shape[0] != batch.input_ids.numel():
-                raise RecordingError(
-                    f"{self.sites[i].name} saw {flat.shape[0]} tokens instead of {batch.input_ids.numel()}; its tokens "
-                    "cannot be told apart, so it cannot be recorded."
-                )
-            rows = flat.index_select(0, index.to(x.device))
-            target = self._buffers[g][: len(keep), start:stop]
-            target.copy_(rows)
-            seen.add(i)
-            # A sum that is finite proves that every term is; only then is a closer look needed.
-            if not torch.isfinite(target.sum()):
-                self._raise_if_not_finite(i, target)
-
-        inputs = batch.to(_input_device(self.model)).inputs
-        if not self._takes_positions:
-            inputs.pop("position_ids")
-        with torch.no_grad(), site_hooks(self.sites, keep_rows):
-            logits = self.model(**inputs, **self._options).logits
-            bits = surprisal(logits, inputs["input_ids"], places)
-        missing = set(range(len(self.sites))) - seen
-        if missing:
+    def keep_rows(i, x):
+        flat = x.reshape(-1, x.shape[-1])
+        if flat.shape[0] != batch.input_ids.numel():
             raise RecordingError(
-                f"{self.sites[min(missing)].name} was not reached by the forward pass, so it cannot be recorded."
+                f"{sites[i].name} saw {flat.shape[0]} tokens instead of {batch.input_ids.numel()}; its tokens cannot be "
+                "told apart, so it cannot be recorded."
             )
-        return [buffer[: len(keep)].numpy() for buffer in self._buffers], bits
+        if x.device not in index:
+            index[x.device] = torch.from_numpy(keep).to(x.device)
+        seen.add(i)
+        on_rows(i, flat.index_select(0, index[x.device]))
 
-    def _allocate(self):
-        import torch
-
-        if self._buffers is None:
-            widths = [sum(site.size for site in group) for group in self.groups]
-            self._buffers = [torch.zeros(self.n_rows, width + 1) for width in widths]
-
-    def _raise_if_not_finite(self, i, target):
-        import torch
-
-        bad = (~torch.isfinite(target)).nonzero()
-        if len(bad):
-            row, unit = (int(v) for v in bad[0])
-            raise NotFiniteError(self.sites[i], row, unit, float(target[row, unit]), len(bad))
-
-
-class NotFiniteError(RecordingError):
-    """An activation is infinite or not a number: ``site``, ``row`` in the batch, ``unit``, ``value``, ``count``."""
-
-    def __init__(self, site, row, unit, value, count):
-        super().__init__(f"{site.name}, unit {unit}: {value}")
-        self.site, self.row, self.unit, self.value, self.count = site, row, unit, value, count
+    inputs, options = _arguments(model, batch)
+    with torch.no_grad(), site_hooks(sites, keep_rows):
+        logits = model(**inputs, **options).logits
+        values = surprisal(logits, inputs["input_ids"], places)
+    missing = set(range(len(sites))) - seen
+    if missing:
+        raise RecordingError(
+            f"{sites[min(missing)].name} was not reached by the forward pass: it cannot be recorded."
+        )
+    return values
 
 
 def surprisal(logits, ids, places):
@@ -132,30 +102,28 @@ def surprisal(logits, ids, places):
     logits : Tensor of shape (batch, tokens, vocabulary)
     ids : Tensor of shape (batch, tokens)
     places : list of ndarray
-        Tokens wanted in each row.
+        Tokens wanted in each row, ascending.
 
     Returns
     -------
-    ndarray of shape (n_wanted,), float64
+    Tensor of shape (n_wanted,), float32
         ``-log p(token | tokens before)`` in nats, row after row; NaN at the first place of a row.
     """
     import torch
 
     parts = []
     for row, wanted in enumerate(places):
-        wanted = np.asarray(wanted)
         if not len(wanted):
             continue
         last = int(wanted[-1])
         values = torch.full((last + 1,), float("nan"), dtype=torch.float32, device=logits.device)
         targets = ids[row, 1 : last + 1].to(logits.device)
-        first = max(int(wanted[0]), 1)
-        for a in range(first - 1, last, _CHUNK):
+        for a in range(max(int(wanted[0]), 1) - 1, last, _CHUNK):
             chunk = logits[row, a : min(a + _CHUNK, last)].float()
             target = targets[a : a + len(chunk), None]
             values[a + 1 : a + 1 + len(chunk)] = chunk.logsumexp(-1) - chunk.gather(-1, target)[:, 0]
-        parts.append(values.cpu().numpy()[wanted])
-    return np.concatenate(parts).astype(np.float64)
+        parts.append(values[torch.from_numpy(np.asarray(wanted)).to(values.device)])
+    return torch.cat(parts)
 
 
 @contextlib.contextmanager
@@ -169,11 +137,123 @@ def quiet_forward(model):
         model.train(was_training)
 
 
-def _input_device(model):
+def input_device(model):
     """Where token ids go: the device of the embedding, or the one that accelerate runs it on."""
     embedding = model.get_input_embeddings()
-    hook = getattr(embedding, "_hf_hook", None) or getattr(model, "_hf_hook", None)
-    device = getattr(hook, "execution_device", None)
-    if device is None:
-        device = embedding.weight.device
-    return "cpu" if str(device) == "meta" else device
+    for module in (embedding, model):
+        device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+        if device is not None:
+            return device
+    return embedding.weight.device
+
+
+class HostScanner:
+    """Take runs through a model whose activations are copied to main memory as they come.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    groups : list of list of Site
+        The sites of each recording; all are read in the same forward pass.
+    n_rows : int
+        Most tokens that one batch will keep; the memory taken is that of so many rows.
+    """
+
+    def __init__(self, model, groups, n_rows):
+        self.model = model
+        self.n_rows = n_rows
+        self.sites = [site for group in groups for site in group]
+        self.place = columns_of(groups)
+        self._widths = [sum(site.size for site in group) for group in groups]
+        self._buffers = None
+
+    def scan(self, todo, writers, progress):
+        """Record a run.
+
+        Parameters
+        ----------
+        todo : list of (Batch, places, rows)
+            ``rows`` holds for each row of the batch the row of the run where its first kept token belongs.
+        writers : list of RunWriter
+            One for each group of sites.
+        progress : callable
+            Called with the number of tokens after each batch.
+
+        Returns
+        -------
+        list of ndarray
+            Surprisal of the kept tokens of each batch.
+
+        Raises
+        ------
+        NotFiniteError
+            With ``batch``, the number of the batch, set.
+        """
+        import torch
+
+        if self._buffers is None:  # one column more than neurons: zeros, which padding voxels are read from
+            self._buffers = [torch.zeros(self.n_rows, width + 1) for width in self._widths]
+        surprisals = []
+        for number, (batch, places, rows) in enumerate(todo):
+            n_kept = sum(map(len, places))
+            try:
+                values = run_batch(
+                    self.model, self.sites, batch, places, lambda i, x, n=n_kept: self._keep(i, x, n)
+                )
+            except NotFiniteError as error:
+                error.batch = number
+                raise
+            surprisals.append(values.cpu().numpy())
+            for writer, buffer in zip(writers, self._buffers):
+                _write(writer, buffer[:n_kept].numpy(), places, rows)
+            progress(n_kept)
+        return surprisals
+
+    def _keep(self, i, rows, n_kept):
+        import torch
+
+        g, start, stop = self.place[i]
+        target = self._buffers[g][:n_kept, start:stop]
+        target.copy_(rows)
+        if not torch.isfinite(
+            target.sum()
+        ):  # a finite sum proves that every term is; only else is a closer look needed
+            raise_if_not_finite(self.sites[i], target)
+
+
+def columns_of(groups):
+    """For each site of all groups in a row: its group, and where its neurons begin and end in the group's rows."""
+    place = []
+    for g, group in enumerate(groups):
+        ends = np.cumsum([site.size for site in group])
+        place += [(g, int(end) - site.size, int(end)) for site, end in zip(group, ends)]
+    return place
+
+
+def raise_if_not_finite(site, rows):
+    """Raise :class:`NotFiniteError` for the first value of ``(n_kept, size)`` that is infinite or not a number."""
+    import torch
+
+    bad = (~torch.isfinite(rows)).nonzero()
+    if len(bad):
+        row, unit = (int(v) for v in bad[0])
+        raise NotFiniteError(site, row, unit, float(rows[row, unit]))
+
+
+def _write(writer, block, places, rows):
+    """Put the rows of a batch in file order, a few at a time, and write them where they belong."""
+    start = 0
+    for kept, row in zip(places, rows):
+        for a in range(0, len(kept), _ROWS):
+            n = min(_ROWS, len(kept) - a)
+            writer.write(row + a, block[start + a : start + a + n])
+        start += len(kept)
+
+
+def _arguments(model, batch):
+    """What the model's forward takes of a batch, on the right device."""
+    parameters = inspect.signature(model.forward).parameters
+    inputs = batch.to(input_device(model)).inputs
+    if "position_ids" not in parameters:  # bloom and mpt count positions by the mask
+        inputs.pop("position_ids")
+    return inputs, {"use_cache": False} if "use_cache" in parameters else {}

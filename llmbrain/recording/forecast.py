@@ -78,7 +78,7 @@ def forecast(model, tokenizer, corpus, **options):
     Forecast
         Print it, or read its numbers.
     """
-    from .recorder import prepare
+    from .job import prepare
 
     return prepare(model, tokenizer, corpus, **options).forecast
 

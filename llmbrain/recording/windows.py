@@ -157,7 +157,11 @@ def plan_recording(documents, *, context, warmup, tokens_per_run, max_tokens=Non
         If no token is left to record.
     """
     settings = {
-        "context": context, "warmup": warmup, "tokens_per_run": tokens_per_run, "max_tokens": max_tokens, "every": every
+        "context": context,
+        "warmup": warmup,
+        "tokens_per_run": tokens_per_run,
+        "max_tokens": max_tokens,
+        "every": every,
     }
     _check_settings(settings)
     documents = list(documents)
@@ -182,7 +186,9 @@ def plan_recording(documents, *, context, warmup, tokens_per_run, max_tokens=Non
             filled += len(piece.places)
     close()
     if not runs:
-        raise CorpusError("No token is left to record: every token of the corpus is a special one. Give other texts.")
+        raise CorpusError(
+            "No token is left to record: every token of the corpus is a special one. Give other texts."
+        )
     return Plan(documents, runs, settings)
 
 
@@ -200,9 +206,15 @@ def _pieces(number, document, settings, budget):
         recorded &= np.cumsum(recorded) <= budget
     if not recorded.any():
         return []
-    n_tokens = int(np.flatnonzero(recorded)[-1]) + 1  # nothing after the last recorded token matters to a causal model
+    n_tokens = (
+        int(np.flatnonzero(recorded)[-1]) + 1
+    )  # nothing after the last recorded token matters to a causal model
     cuts = plan_windows(
-        n_tokens, settings["context"], settings["warmup"], n_head, settings["tokens_per_run"] * settings["every"]
+        n_tokens,
+        settings["context"],
+        settings["warmup"],
+        n_head,
+        settings["tokens_per_run"] * settings["every"],
     )
     pieces = []
     for i, (start, first, stop) in enumerate(cuts):

@@ -1,6 +1,7 @@
 """Writing a run: token by token into the final NIfTI layout, under a temporary name until it is whole."""
 
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,9 @@ from ..exceptions import RecordingError
 __all__ = ["RunWriter", "nifti_header"]
 
 _OFFSET = 352  # 348 bytes of header, 4 that say that no extension follows
-_ROWS = 16  # tokens that are put in file order at a time; they should fit the processor's cache
 
 
-def nifti_header(geometry, n_tokens, dtype=np.float32, slope=None):
+def nifti_header(geometry, n_tokens, dtype=np.float32):
     """Make the header of a run: the first 352 bytes of the file.
 
     Examples
@@ -27,7 +27,7 @@ def nifti_header(geometry, n_tokens, dtype=np.float32, slope=None):
     volume = np.broadcast_to(np.zeros((), dtype), (*geometry.shape, n_tokens))
     header = nib.Nifti1Image(volume, np.eye(4)).header
     header.set_xyzt_units("mm", "sec")
-    header.set_slope_inter(1.0 if slope is None else slope, 0.0)
+    header.set_slope_inter(1.0, 0.0)
     header["descrip"] = b"llmbrain: (layer, row, col, token)"
     header["vox_offset"] = _OFFSET
     return header.binaryblock + b"\0\0\0\0"
@@ -48,6 +48,15 @@ class RunWriter:
         float32, or int16 with ``scale``.
     scale : ndarray of shape (n_neurons,), optional
         What one step of int16 means for each neuron.
+
+    Attributes
+    ----------
+    columns : ndarray of shape (n_voxels,)
+        The neuron of each voxel in file order; ``n_neurons`` for padding.
+    steps : ndarray of shape (n_voxels,) or None
+        Steps of int16 for an activation of 1.
+    n_clipped : int
+        Values too large for int16.
     """
 
     def __init__(self, path, geometry, n_tokens, dtype=np.float32, scale=None):
@@ -55,37 +64,36 @@ class RunWriter:
         self.part = self.path.with_name(f".{self.path.name}.part.nii")
         self.n_tokens = n_tokens
         self.dtype = np.dtype(dtype)
-        self.n_clipped = 0
-        # Column of a block for each voxel in file order; padding reads the block's last column, which is kept at 0.
         self.columns = np.full(geometry.n_voxels, geometry.n_neurons, np.intp)
         self.columns[geometry.disk_voxels] = np.arange(geometry.n_neurons)
-        self._steps = None
+        self.steps = None
         if scale is not None:
-            self._steps = np.append(1 / np.asarray(scale, np.float32), np.float32(0))[self.columns]
-        self._bytes = n_tokens * geometry.n_voxels * self.dtype.itemsize
-        self._scratch = np.empty((_ROWS, geometry.n_voxels), np.float32)
+            self.steps = np.append(1 / np.asarray(scale, np.float32), np.float32(0))[self.columns]
+        self.n_clipped = 0
+        self._scratch = None
+        self._lock = threading.Lock()
         self.part.parent.mkdir(parents=True, exist_ok=True)
-        # Unbuffered writes at their final place rather than a writable memory map: as quick, the pages written do not
-        # count as this process's memory, and a full disk is an error instead of a crash.
+        # Writes at their final place rather than a writable memory map: as quick, the pages written do not count as
+        # this process's memory, and a full disk is an error instead of a crash.
         self.file = open(self.part, "wb", buffering=0)  # noqa: SIM115 - closed by close() or abandon()
         self.file.write(nifti_header(geometry, n_tokens, self.dtype))
-        self._reserve()
+        self._reserve(n_tokens * geometry.n_voxels * self.dtype.itemsize)
 
-    def _reserve(self):
+    def _reserve(self, n_bytes):
         try:
             if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(self.file.fileno(), _OFFSET, self._bytes)
+                os.posix_fallocate(self.file.fileno(), _OFFSET, n_bytes)
             else:
-                self.file.truncate(_OFFSET + self._bytes)
+                self.file.truncate(_OFFSET + n_bytes)
         except OSError as error:
             self.abandon()
             raise RecordingError(
-                f"{self.path.parent} has no room for a run of {self._bytes / 2**20:.0f} MiB ({error.strerror}). Free "
-                "some space, choose another folder, or record fewer layers or tokens."
+                f"{self.path.parent} has no room for a run of {n_bytes / 2**20:.0f} MiB ({error.strerror}). Free some "
+                "space, choose another folder, or record fewer layers or tokens."
             ) from error
 
     def write(self, row, block):
-        """Write tokens.
+        """Write a few tokens.
 
         Parameters
         ----------
@@ -94,22 +102,33 @@ class RunWriter:
         block : ndarray of shape (n, n_neurons + 1), float32
             Neurons in flat order, and a last column of zeros.
         """
-        for a in range(0, len(block), _ROWS):
-            rows = block[a : a + _ROWS]
-            ordered = self._scratch[: len(rows)]
-            np.take(rows, self.columns, axis=1, out=ordered, mode="clip")  # clip: without it numpy buffers the output
-            self._put(row + a, ordered if self._steps is None else self._quantise(ordered))
+        if self._scratch is None or len(self._scratch) < len(block):
+            self._scratch = np.empty((len(block), len(self.columns)), np.float32)
+        ordered = self._scratch[: len(block)]
+        np.take(
+            block, self.columns, axis=1, out=ordered, mode="clip"
+        )  # clip: without it numpy buffers the output
+        if self.steps is not None:
+            ordered *= self.steps
+            np.rint(ordered, out=ordered)
+            self.n_clipped += int(np.count_nonzero(np.abs(ordered) > 32767))
+            ordered = np.clip(ordered, -32767, 32767).astype(self.dtype)
+        self.put(row, ordered)
 
-    def _put(self, row, ordered):
-        self.file.seek(_OFFSET + row * ordered[0].nbytes)
-        left = memoryview(ordered).cast("B")
+    def put(self, row, ordered):
+        """Write tokens that are in file order and in the type of the file, ``(n, n_voxels)``; threads may share this."""
+        place = _OFFSET + row * len(self.columns) * self.dtype.itemsize
+        left = memoryview(np.ascontiguousarray(ordered)).cast("B")
         while left:  # one call may write less than it was given
-            left = left[self.file.write(left) :]
+            n = self._write_at(left, place)
+            left, place = left[n:], place + n
 
-    def _quantise(self, ordered):
-        steps = np.rint(ordered * self._steps)
-        self.n_clipped += int(np.count_nonzero(np.abs(steps) > 32767))
-        return np.clip(steps, -32767, 32767).astype(self.dtype)
+    def _write_at(self, data, place):
+        if hasattr(os, "pwrite"):
+            return os.pwrite(self.file.fileno(), data, place)
+        with self._lock:
+            self.file.seek(place)
+            return self.file.write(data)
 
     def close(self):
         """Give the file its name."""

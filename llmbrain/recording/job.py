@@ -1,0 +1,181 @@
+"""Everything about a recording that is decided before the first forward pass."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..corpus import batches, padding_id
+from ..dataset import Study
+from ..exceptions import ParameterError
+from ..files import write_json
+from ..geometry import NeuronGeometry
+from ..models.identity import describe_model
+from ..models.sites import find_sites
+from .events import EVENT_COLUMNS, log_frequencies
+from .forecast import Forecast, make_forecast
+from .sources import texts
+from .windows import Plan, RunPlan, plan_recording
+
+__all__ = ["TOKENS_PER_RUN", "Job", "prepare"]
+
+CONTEXT = 1024
+TOKENS_PER_RUN = 4096
+BATCH_TOKENS = 2048  # places of one batch, padding included: bounds the memory, and more is not faster
+
+
+@dataclass(eq=False)
+class Job:
+    """A planned recording.
+
+    Attributes
+    ----------
+    model : transformers.PreTrainedModel
+    sites : dict of list of Site
+        By the name of the site.
+    geometries : dict of NeuronGeometry
+    plan : Plan
+    forecast : Forecast
+    model_info, corpus_info : dict
+    frequencies : tuple
+        From :func:`~llmbrain.recording.events.log_frequencies`.
+    pad_token_id, batch_size : int
+    dtype : numpy dtype
+    """
+
+    model: object
+    sites: dict
+    geometries: dict
+    plan: Plan
+    forecast: Forecast
+    model_info: dict
+    corpus_info: dict
+    frequencies: tuple
+    pad_token_id: int
+    batch_size: int
+    dtype: np.dtype
+
+    def study(self, root, create=False):
+        """The study this job belongs to; refuses a folder that holds another. Only ``create`` writes anything."""
+        make = Study.create if create else Study.plan
+        settings = {**self.plan.settings, "dtype": self.dtype.name}
+        study = make(root, self.model_info, self.corpus_info, recording=settings)
+        if create:
+            for geometry in self.geometries.values():
+                study.write_atlases(geometry)
+            if not study.path("events_json").exists():
+                write_json(study.path("events_json"), EVENT_COLUMNS)
+        return study
+
+    def is_finished(self, study, run, name):
+        """Whether a run of a site counts as recorded: its sidecar, written last, is there."""
+        return study.path("bold_json", run=run.number, site=name).is_file()
+
+    def missing(self, study, wanted):
+        """Runs of ``wanted`` that are not finished, each with the sites it still lacks."""
+        rows = [
+            (run, [name for name in self.geometries if not self.is_finished(study, run, name)])
+            for run in wanted
+        ]
+        return [(run, names) for run, names in rows if names]
+
+    def wanted(self, run_index):
+        """The runs with some numbers (from 1), or all of them for None."""
+        runs = self.plan.runs
+        if run_index is None:
+            return runs
+        numbers = [run_index] if isinstance(run_index, (int, np.integer)) else list(run_index)
+        if not numbers or any(isinstance(n, bool) or not 1 <= n <= len(runs) for n in numbers):
+            raise ParameterError(f"run_index={run_index!r}: this recording has the runs 1 to {len(runs)}.")
+        return [runs[n - 1] for n in sorted(set(numbers))]
+
+    def run_bytes(self, run, names):
+        """Size of a run's files."""
+        return sum(self.dtype.itemsize * run.n_tokens * self.geometries[name].n_voxels for name in names)
+
+    def batches(self, run: RunPlan):
+        """The batches of a run: ``(batch, places, rows, pieces)``, documents of like length together.
+
+        They depend on the run alone, so that a run that is made again gets the same bytes.
+        """
+        limit = max(BATCH_TOKENS, max(len(piece) for piece in run.pieces))
+        for batch in batches(
+            run.pieces, self.batch_size, max_batch_tokens=limit, bucket=True, pad_token_id=self.pad_token_id
+        ):
+            pieces = [run.pieces[i] for i in batch.indices]
+            yield batch, [piece.places for piece in pieces], [piece.row for piece in pieces], pieces
+
+    def most_rows(self, runs):
+        """Most tokens that one batch of some runs keeps."""
+        return max(sum(map(len, places)) for run in runs for _, places, _, _ in self.batches(run))
+
+
+def prepare(
+    model,
+    tokenizer,
+    corpus,
+    *,
+    site="mlp",
+    layers=None,
+    sites=None,
+    max_tokens=None,
+    every=1,
+    context=None,
+    warmup=None,
+    tokens_per_run=TOKENS_PER_RUN,
+    batch_size=8,
+    dtype="float32",
+):
+    """Check everything and plan the recording; no activation is computed, nothing is written.
+
+    Parameters as in :func:`llmbrain.record`.
+
+    Returns
+    -------
+    Job
+    """
+    names = [site] if isinstance(site, str) else list(site)
+    if not names or len(set(names)) != len(names):
+        raise ParameterError(f"site={site!r}: name one site, or several different ones.")
+    if str(dtype) not in ("float32", "int16"):
+        raise ParameterError(f"dtype={dtype!r}: choose 'float32', or 'int16' for files of half the size.")
+    by_hand = dict.fromkeys(names, sites) if len(names) == 1 or sites is None else sites
+    if set(by_hand) != set(names):
+        raise ParameterError(f"With several sites, sites= is a dict with the keys {', '.join(names)}.")
+    found = {name: _choose_layers(find_sites(model, name, sites=by_hand[name]), layers) for name in names}
+    geometries = {name: NeuronGeometry.from_sites(group, name) for name, group in found.items()}
+    material = texts(corpus, tokenizer)
+    context = _context(model, context)
+    plan = plan_recording(
+        material.documents, context=context, warmup=context // 4 if warmup is None else warmup,
+        tokens_per_run=tokens_per_run, max_tokens=max_tokens, every=every,
+    )  # fmt: skip
+    dtype = np.dtype(str(dtype))
+    forecast = make_forecast(
+        plan, geometries, BATCH_TOKENS, getattr(model.config.get_text_config(), "vocab_size", 0),
+        itemsize=dtype.itemsize, dtype_bytes=model.dtype.itemsize,
+    )  # fmt: skip
+    return Job(
+        model, found, geometries, plan, forecast, describe_model(model), material.corpus,
+        log_frequencies(material.documents), padding_id(tokenizer), batch_size, dtype,
+    )  # fmt: skip
+
+
+def _choose_layers(group, layers):
+    if layers is None:
+        return group
+    layers = [layers] if isinstance(layers, (int, np.integer)) else list(layers)
+    known = {site.layer: site for site in group}
+    unknown = [layer for layer in layers if layer not in known]
+    if unknown or not layers:
+        raise ParameterError(f"layers={layers!r}: the model has the layers {min(known)} to {max(known)}.")
+    return [known[layer] for layer in sorted(set(layers))]
+
+
+def _context(model, context):
+    """Tokens read at once: what was asked for, within what the model can take."""
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if context is None:
+        return min(CONTEXT, longest or CONTEXT)
+    if longest and isinstance(context, (int, np.integer)) and context > longest:
+        raise ParameterError(f"context={context}: this model reads at most {longest} tokens at once.")
+    return context
