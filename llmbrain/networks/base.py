@@ -156,8 +156,8 @@ class NetworkEstimator:
     def transform(self, imgs, confounds=None):
         """Time courses of the networks in any runs.
 
-        The runs are cleaned as in the fit (each neuron centred and z-scored within each run), then regressed on the maps
-        by least squares. nilearn's own ``transform`` regresses the raw data.
+        The runs are cleaned as in the fit (each neuron centred and z-scored within each run), then regressed on the
+        maps by least squares. nilearn's own ``transform`` regresses the raw data.
 
         Parameters
         ----------

@@ -2,8 +2,9 @@
 
 The problem is that of Mensch et al. (2016) as nilearn poses it: reduced rows ``X`` (n_rows, n_neurons) are written
 as ``D C`` with unit atoms ``D`` (n_rows, n_components) and sparse maps ``C`` so that
-``1/2 |X - D C|^2 + alpha |C|_1`` is least. nilearn learns it online from a few thousand neurons drawn at random; here every pass codes all neurons and then solves
-for the atoms, so that nothing depends on a draw, no neuron goes unseen, and the number of passes means what it says.
+``1/2 |X - D C|^2 + alpha |C|_1`` is least. nilearn learns it online from a few thousand neurons drawn at random; here
+every pass codes all neurons and then solves for the atoms, so that nothing depends on a draw, no neuron is unseen, and
+the number of passes means what it says.
 """
 
 import warnings
