@@ -13,16 +13,19 @@ import numpy as np
 from ..exceptions import ParameterError
 
 __all__ = [
+    "LogitReader",
     "ScoredSequence",
     "corpus_sequences",
     "hidden_losses",
-    "model_hidden",
+    "input_device",
     "sequence_batches",
     "sequence_losses",
     "token_losses",
 ]
 
-LOGITS_AT_ONCE = 2**24  # float32 logits held at a time: 64 MiB
+# float32 logits held at a time: few enough for the caches of a CPU (24 MiB), enough to fill a GPU (1 GiB)
+LOGITS_AT_ONCE = {"cpu": 6 * 2**20}
+LOGITS_AT_ONCE_ELSEWHERE = 2**28
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,13 +138,13 @@ def sequence_losses(model, sequences, *, max_batch_tokens=4096, progress=None):
 
     _check_length(model, sequences)
     losses = [None] * len(sequences)
-    device = _input_device(model)
+    reader, device = LogitReader(model), input_device(model)
     for rows in sequence_batches(sequences, max_batch_tokens):
         batch = [sequences[i] for i in rows]
         ids, mask = pad(batch, device)
         with torch.no_grad():
-            hidden, score = model_hidden(model, ids, mask if not bool(mask.all()) else None)
-            for i, part in zip(rows, batch_losses(hidden, score, ids, batch)):
+            hidden = reader.read(ids, mask if not bool(mask.all()) else None)
+            for i, part in zip(rows, batch_losses(hidden, reader.score, ids, batch)):
                 losses[i] = part
         if progress is not None:
             progress(int(mask.sum()))
@@ -178,64 +181,81 @@ def hidden_losses(hidden, score, targets):
     """
     import torch
 
-    losses = torch.empty(len(hidden), dtype=torch.float32)
-    step = 256
-    start = 0
-    while start < len(hidden):
+    losses = torch.empty(len(targets), dtype=torch.float32)
+    start, step = 0, 64
+    while start < len(targets):
         logits = score(hidden[start : start + step]).float()
         target = targets[start : start + step].to(logits.device)
-        picked = logits.gather(-1, target[:, None])[:, 0]
-        losses[start : start + len(logits)] = (torch.logsumexp(logits, -1) - picked).cpu()
-        start += len(logits)
-        step = max(1, LOGITS_AT_ONCE // logits.shape[-1])
+        stop = start + len(target)
+        losses[start:stop] = torch.nn.functional.cross_entropy(logits, target, reduction="none")
+        limit = LOGITS_AT_ONCE.get(logits.device.type, LOGITS_AT_ONCE_ELSEWHERE)
+        start, step = stop, max(1, limit // logits.shape[-1])
     return losses
 
 
-def model_hidden(model, ids, attention_mask=None):
-    """Run a model and return what its head reads, and the head.
+class LogitReader:
+    """Runs a model up to what its head reads, and knows how the head and what follows make logits of that.
+
+    Whether head and hidden states give the model's own logits is checked on the first pass, at the last token of every
+    row. Where they do not (an unknown rescaling behind the head), the full logits of the model are taken from then on.
 
     Parameters
     ----------
     model : transformers causal language model
-    ids : int64 tensor of shape (batch, n_tokens)
-    attention_mask : tensor of the same shape, optional
-
-    Returns
-    -------
-    hidden : tensor of shape (batch, n_tokens, hidden_size)
-    score : callable
-        ``score(hidden[...])`` gives the model's own logits. Checked on the last token of every row of this very run;
-        where head and hidden states do not reproduce the logits of the model (an unknown rescaling after the head),
-        ``hidden`` holds the full logits and ``score`` returns them as they are.
     """
-    import inspect
 
-    head = model.get_output_embeddings()
-    inputs = {"input_ids": ids, "attention_mask": attention_mask, "use_cache": False}
-    if head is None or "logits_to_keep" not in inspect.signature(model.forward).parameters:
-        return model(**inputs).logits, _as_it_is
-    hidden, last = _run_without_head(model, inputs)
-    if hidden is not None:
-        for finish in _finishers(model.config.get_text_config()):
+    def __init__(self, model):
+        import inspect
 
-            def score(x, finish=finish):
-                return finish(head(x))
-
-            if _same(score(hidden[:, -1:]), last):
-                return hidden, score
-    return model(**inputs).logits, _as_it_is
-
-
-def _run_without_head(model, inputs):
-    """Last hidden states, and the logits of the last token alone."""
-    caught = []
-    with contextlib.ExitStack() as stack:
+        self.model, self.head = model, model.get_output_embeddings()
+        known = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._finish = None if known and self.head is not None else _full
         # some classes call the decoder inside their base model directly
-        for body in {getattr(model, "base_model", model), model.get_decoder()} - {model, None}:
-            handle = body.register_forward_hook(lambda module, args, output: caught.append(output[0]))
-            stack.callback(handle.remove)
-        last = model(**inputs, logits_to_keep=1).logits
-    return (caught[-1] if caught else None), last
+        self._bodies = {getattr(model, "base_model", model), model.get_decoder()} - {model, None}
+
+    def read(self, ids, attention_mask=None):
+        """Run the model.
+
+        Parameters
+        ----------
+        ids : int64 tensor of shape (batch, n_tokens)
+        attention_mask : tensor of the same shape, optional
+
+        Returns
+        -------
+        tensor of shape (rows, n_tokens, hidden_size)
+            What :meth:`score` takes, on the rows that came out (hooks may have added some).
+        """
+        import torch
+
+        inputs = {"input_ids": ids, "attention_mask": attention_mask, "use_cache": False}
+        if self._finish is None:
+            hidden, last = self._run(inputs, 1)
+            self._finish = self._find(hidden, last[:, -1])
+        elif self._finish is not _full:
+            # no logits at all: they are computed piece by piece, and only where a token is scored
+            hidden, _ = self._run(inputs, torch.zeros(0, dtype=torch.long, device=ids.device))
+        return self.model(**inputs).logits if self._finish is _full else hidden
+
+    def score(self, hidden):
+        """Logits of some hidden states, ``(..., vocabulary)``."""
+        return hidden if self._finish is _full else self._finish(self.head(hidden))
+
+    def _run(self, inputs, keep):
+        caught = []
+        with contextlib.ExitStack() as stack:
+            for body in self._bodies:
+                handle = body.register_forward_hook(lambda module, args, output: caught.append(output[0]))
+                stack.callback(handle.remove)
+            logits = self.model(**inputs, logits_to_keep=keep).logits
+        return (caught[-1] if caught else None), logits
+
+    def _find(self, hidden, expected):
+        if hidden is None:
+            return _full
+        made = self.head(hidden[:, -1])
+        candidates = _finishers(self.model.config.get_text_config())
+        return next((finish for finish in candidates if _same(finish(made), expected)), _full)
 
 
 def _finishers(config):
@@ -260,11 +280,16 @@ def _same(logits, expected):
     return torch.allclose(logits, expected, rtol=0.0, atol=tolerance * scale, equal_nan=True)
 
 
-def _as_it_is(x):
-    return x
+def _as_it_is(logits):
+    return logits
 
 
-def _input_device(model):
+def _full(logits):
+    return logits
+
+
+def input_device(model):
+    """Where a model wants its token ids, also when it is spread over devices."""
     weight = model.get_input_embeddings().weight
     return model.device if weight.device.type == "meta" else weight.device
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..evaluation.losses import _input_device, batch_losses, model_hidden, pad, sequence_batches
+from ..evaluation.losses import LogitReader, batch_losses, input_device, pad, sequence_batches
 from ..models.hooks import site_hooks
 from ..models.sites import find_decoder_layers
 from .context import Lesion, refuse_compiled
@@ -87,6 +87,7 @@ def condition_losses(model, sites, sequences, edits, *, max_tokens=4096, mode="p
 
     refuse_compiled(model)
     sums = np.full((1 + len(edits), len(sequences)), np.nan) if done is None else done
+    reader = LogitReader(model)
     first = np.array([len(sites) if e.first_layer is None else e.first_layer for e in edits], dtype=int)
     for plan in plan_batches(sequences, first, max_tokens):
         wanted = np.r_[0, plan.conditions + 1] if plan.with_intact else plan.conditions + 1
@@ -95,7 +96,7 @@ def condition_losses(model, sites, sequences, edits, *, max_tokens=4096, mode="p
         batch = [sequences[i] for i in plan.sequences]
         chosen = [edits[c] for c in plan.conditions]
         with torch.no_grad():
-            result = _PASSES[mode](model, sites, batch, chosen, plan.with_intact)
+            result = _PASSES[mode](reader, sites, batch, chosen, plan.with_intact)
         sums[np.ix_(wanted, plan.sequences)] = result
         if progress is not None:
             progress(len(wanted) * sum(len(s) for s in batch), sums)
@@ -122,10 +123,10 @@ def row_mode(model, sites, edits, sequences=None):
     starts = [-1 if e.first_layer is None else e.first_layer for e in edits]
     few = [edits[i] for i in sorted({int(np.argmin(starts)), int(np.argmax(starts))})]
     with torch.no_grad():
-        expected = _pass_single(model, sites, trial, few, True)
+        expected = _pass_single(LogitReader(model), sites, trial, few, True)
         for mode in MODES[:2]:
             try:
-                got = _PASSES[mode](model, sites, trial, few, True)
+                got = _PASSES[mode](LogitReader(model), sites, trial, few, True)
             except (RuntimeError, ValueError, IndexError, TypeError):
                 continue
             tolerance = 1e-4 if model.dtype in (torch.float32, torch.float64) else 5e-2
@@ -135,33 +136,33 @@ def row_mode(model, sites, edits, sequences=None):
 
 
 # ------------------------------------------------------------------------------------------------ the passes
-def _pass_single(model, sites, batch, edits, with_intact):
+def _pass_single(reader, sites, batch, edits, with_intact):
     """One condition after the other, each under its own lesion."""
     sums = []
-    ids, mask = pad(batch, _input_device(model))
+    ids, mask = pad(batch, input_device(reader.model))
     mask = None if bool(mask.all()) else mask
     for edit in ([None] if with_intact else []) + list(edits):
-        with contextlib.nullcontext() if edit is None else Lesion.at_sites(model, edit, sites):
-            hidden, score = model_hidden(model, ids, mask)
-        sums.append(_sums(hidden, score, ids, batch))
+        with contextlib.nullcontext() if edit is None else Lesion.at_sites(reader.model, edit, sites):
+            hidden = reader.read(ids, mask)
+        sums.append(_sums(hidden, reader, ids, batch)[0])
     return np.stack(sums)
 
 
-def _pass_rows(model, sites, batch, edits, with_intact):
+def _pass_rows(reader, sites, batch, edits, with_intact):
     """All conditions as rows from the first layer on."""
-    ids, mask = pad(batch, _input_device(model))
+    ids, mask = pad(batch, input_device(reader.model))
     n_blocks = len(edits) + with_intact
     rows = _Rows(edits, len(batch), ids.shape[1], intact=with_intact, active=range(len(edits)))
     mask = None if bool(mask.all()) else mask.repeat(n_blocks, 1)
     with site_hooks(sites, rows.edit):
-        hidden, score = model_hidden(model, ids.repeat(n_blocks, 1), mask)
-    return _block_sums(hidden, score, ids, batch, n_blocks)
+        hidden = reader.read(ids.repeat(n_blocks, 1), mask)
+    return _sums(hidden, reader, ids, batch, n_blocks)
 
 
-def _pass_prefix(model, sites, batch, edits, with_intact):
+def _pass_prefix(reader, sites, batch, edits, with_intact):
     """Conditions join the batch at the layer where they begin."""
-    _, blocks = find_decoder_layers(model)
-    ids, mask = pad(batch, _input_device(model))
+    _, blocks = find_decoder_layers(reader.model)
+    ids, mask = pad(batch, input_device(reader.model))
     rows = _Rows(edits, len(batch), ids.shape[1], intact=True, active=())
     starts = [blocks[sites[e.first_layer].layer] if e.layers else blocks[-1] for e in edits]
     with contextlib.ExitStack() as stack:
@@ -170,9 +171,9 @@ def _pass_prefix(model, sites, batch, edits, with_intact):
             before = rows.joining(joining, keep_intact=with_intact)
             stack.callback(block.register_forward_pre_hook(before, with_kwargs=True).remove)
         stack.enter_context(site_hooks(sites, rows.edit))
-        hidden, score = model_hidden(model, ids, None if bool(mask.all()) else mask)
+        hidden = reader.read(ids, None if bool(mask.all()) else mask)
     order = rows.order
-    sums = _block_sums(hidden, score, ids, batch, len(order))
+    sums = _sums(hidden, reader, ids, batch, len(order))
     return sums[np.argsort(order)]  # the intact rows carry the number -1 and come first
 
 
@@ -265,11 +266,8 @@ class _Rows:
         return self._masks[key]
 
 
-def _block_sums(hidden, score, ids, batch, n_blocks):
+def _sums(hidden, reader, ids, batch, n_blocks=1):
     """Sums of losses of each block of rows, shape ``(n_blocks, n_sequences)``."""
-    blocks = hidden.reshape(n_blocks, len(batch), *hidden.shape[1:])
-    return np.stack([_sums(block, score, ids, batch) for block in blocks])
-
-
-def _sums(hidden, score, ids, batch):
-    return np.array([part.sum(dtype=np.float64) for part in batch_losses(hidden, score, ids, batch)])
+    # one call for all blocks: the head is as large a product as the rest of the model makes
+    parts = batch_losses(hidden, reader.score, ids.repeat(n_blocks, 1), batch * n_blocks)
+    return np.array([part.sum(dtype=np.float64) for part in parts]).reshape(n_blocks, len(batch))

@@ -212,6 +212,6 @@ def power_note(n_controls, n_networks, alpha=0.05):
     one, every = stats.minimum_draws(alpha), stats.minimum_draws(alpha, n_networks)
     note = (
         f"With {n_controls} controls a network the smallest p is {smallest:.3f}. {one} controls are needed for p < "
-        f"{alpha:g} at all, and {every} for q < {alpha:g} if only one of {n_networks} networks stands out ({one} if all do)."
+        f"{alpha:g} at all, and {every} for q < {alpha:g} if one of {n_networks} networks stands out ({one} if all do)."
     )
     return {"smallest_p": smallest, "needed_for_one": one, "needed_for_all": every, "alpha": alpha, "note": note}

@@ -152,7 +152,7 @@ def _read(model, tokenizer, texts, sites, geometry, moments, max_tokens, context
     import torch
 
     from ..corpus import as_corpus
-    from ..evaluation.losses import _input_device, corpus_sequences, pad, sequence_batches
+    from ..evaluation.losses import corpus_sequences, input_device, pad, sequence_batches
     from ..models.hooks import site_hooks
 
     corpus = as_corpus(texts)
@@ -166,7 +166,7 @@ def _read(model, tokenizer, texts, sites, geometry, moments, max_tokens, context
     with site_hooks(sites, keep), torch.no_grad():
         for rows in sequence_batches(sequences, 1024):
             batch = [sequences[i] for i in rows]
-            ids, mask = pad(batch, _input_device(model))
+            ids, mask = pad(batch, input_device(model))
             flat = np.zeros(ids.shape, bool)
             for row, sequence in enumerate(batch):
                 flat[row, : len(sequence)] = sequence.counted
