@@ -18,6 +18,7 @@ from .geometry import NeuronGeometry
 __all__ = ["Topography", "assign_to_grid", "embed_features", "fit_topography", "hilbert_curve", "loadings_from_courses"]
 
 METHODS = ("transport", "hilbert")
+SAMPLE = 30_000  # neurons that the rotation is estimated on; all are then rotated
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,23 +197,26 @@ def loadings_from_courses(courses, n_features=24, random_state=0):
     ndarray of shape (n_features, n_neurons)
         Spatially independent maps of this half, z-scored over neurons.
     """
-    from sklearn.decomposition import FastICA
-    from sklearn.utils.extmath import randomized_svd
-
-    courses = np.asarray(courses, np.float32)
-    centred = courses - courses.mean(axis=0)
-    centred /= np.maximum(centred.std(axis=0), 1e-6)
-    n_features = int(min(n_features, *courses.shape))
-    maps = randomized_svd(centred, n_features, random_state=random_state)[2]
-    # A display order needs no converged decomposition: it only sorts.
-    ica = FastICA(whiten="unit-variance", max_iter=60, tol=1e-2, random_state=random_state)
     import warnings
 
+    from sklearn.decomposition import FastICA
     from sklearn.exceptions import ConvergenceWarning
 
+    courses = np.asarray(courses, np.float32)
+    scaled = courses - courses.mean(axis=0)
+    scaled /= np.maximum(scaled.std(axis=0), 1e-6)
+    n_features = int(min(n_features, *courses.shape))
+    left = np.linalg.eigh(scaled @ scaled.T)[1][:, ::-1][:, :n_features]
+    maps = (left.T @ scaled).astype(np.float64)  # float32 is too coarse for the fixed point
+    sample = np.arange(maps.shape[1])
+    if len(sample) > SAMPLE:
+        sample = np.sort(np.random.default_rng(random_state).choice(len(sample), SAMPLE, replace=False))
+    # A display order needs no converged decomposition: it only sorts.
+    ica = FastICA(whiten="unit-variance", max_iter=60, tol=1e-3, random_state=random_state)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return ica.fit_transform(maps.T).T.astype(np.float32)
+        ica.fit(maps[:, sample].T)
+    return ica.transform(maps.T).T.astype(np.float32)
 
 
 def _half_features(features):
