@@ -227,4 +227,4 @@ def schur_residual(weight, covariance, kept, ridge=0.0):
     cross = covariance[removed][:, kept]
     beta = _solve(covariance[kept][:, kept], cross, ridge)
     inner = covariance[removed][:, removed] - beta @ cross.T
-    return float(((lost @ inner) * lost).sum().clamp_min(0))
+    return float(((lost @ inner) * lost).sum().clamp_min(0).detach())

@@ -290,7 +290,7 @@ SCORES = {
     "obs": "full",
     "greedy_obs": "full",
     "leverage": "full",
-    "networks": "networks",
-    "networks_times_flap": "networks",
+    "network": "networks",
+    "network_flap": "networks",
     "participation": "networks",
 }

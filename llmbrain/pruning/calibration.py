@@ -1,0 +1,239 @@
+"""Calibration text as blocks of token ids, and a walk that carries them through the model one layer at a time."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..exceptions import CorpusError, ParameterError, UnsupportedArchitectureError
+from ..models.sites import find_decoder_layers
+
+__all__ = ["Block", "Walk", "calibration_blocks", "calibration_hash", "longest_context", "n_calibration_tokens"]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some windows of text, right-padded to one length.
+
+    Attributes
+    ----------
+    ids : torch.Tensor of int64, shape (n_windows, n_longest)
+    mask : torch.Tensor of bool, shape (n_windows, n_longest)
+        False at padding.
+    """
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+
+    @property
+    def n_tokens(self):
+        """Tokens without padding."""
+        return int(self.mask.sum())
+
+    def inputs(self, device):
+        """Keyword arguments for a model; the mask only where there is padding, which keeps attention fast."""
+        ids, mask = self.ids.to(device), self.mask.to(device)
+        if bool(self.mask.all()):
+            return {"input_ids": ids}
+        positions = (mask.long().cumsum(1) - 1).clamp_min(0)
+        return {"input_ids": ids, "attention_mask": mask.long(), "position_ids": positions}
+
+
+def calibration_blocks(tokenizer, texts, *, context=1024, n_tokens=None, batch_size=8):
+    """Cut texts into windows of at most ``context`` tokens and group them.
+
+    Parameters
+    ----------
+    tokenizer : transformers tokenizer
+    texts : Corpus, str or list of str
+        Whatever :func:`llmbrain.corpus.as_corpus` takes, or a list of arrays of token ids (then no tokenizer is used).
+    context : int
+        Longest window, tokens. Windows do not overlap.
+    n_tokens : int, optional
+        Stop after so many tokens; the last window is cut to fit.
+    batch_size : int
+        Windows in a block.
+
+    Returns
+    -------
+    list of Block
+        Windows of full length first come in the order of the text; shorter ones follow.
+
+    Raises
+    ------
+    CorpusError
+        If fewer than two tokens remain.
+    """
+    if context < 2 or batch_size < 1:
+        raise ParameterError(f"context={context} and batch_size={batch_size} must be at least 2 and 1.")
+    windows, total = [], 0
+    for ids in _token_ids(tokenizer, texts):
+        if n_tokens is not None:
+            ids = ids[: n_tokens - total]
+        pieces = [ids[i : i + context] for i in range(0, len(ids), context)]
+        pieces = [piece for piece in pieces if len(piece) >= 2]
+        windows += pieces
+        total += sum(map(len, pieces))
+        if n_tokens is not None and total >= n_tokens - 1:
+            break
+    if not windows:
+        raise CorpusError("The calibration text has fewer than two tokens.")
+    full = [w for w in windows if len(w) == context]
+    short = sorted((w for w in windows if len(w) < context), key=len, reverse=True)
+    return [
+        _pad(group[i : i + batch_size]) for group in (full, short) for i in range(0, len(group), batch_size)
+    ]
+
+
+def _token_ids(tokenizer, texts):
+    if isinstance(texts, (list, tuple)) and texts and not isinstance(texts[0], str) and np.ndim(texts[0]) == 1:
+        yield from (np.asarray(ids, dtype=np.int64) for ids in texts)
+        return
+    from ..corpus import as_corpus, encode
+
+    if isinstance(texts, str) and "\n" in texts:  # a text, not the path of one
+        texts = [texts]
+    for document in as_corpus(texts).documents:
+        yield encode([document], tokenizer)[0].ids
+
+
+def _pad(windows):
+    longest = max(map(len, windows))
+    ids = np.zeros((len(windows), longest), dtype=np.int64)
+    mask = np.zeros((len(windows), longest), dtype=bool)
+    for row, window in enumerate(windows):
+        ids[row, : len(window)] = window
+        mask[row, : len(window)] = True
+    return Block(torch.from_numpy(ids), torch.from_numpy(mask))
+
+
+def longest_context(model):
+    """Most tokens that a model reads at once, as its config says; 2048 where it does not."""
+    config = model.config.get_text_config()
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
+        value = getattr(config, name, None)
+        if isinstance(value, int) and value > 1:
+            return value
+    return 2048
+
+
+def n_calibration_tokens(blocks):
+    """Tokens in all blocks, without padding."""
+    return sum(block.n_tokens for block in blocks)
+
+
+def calibration_hash(blocks):
+    """SHA-256 over the token ids, so that two results can be known to share their calibration."""
+    digest = hashlib.sha256()
+    for block in blocks:
+        digest.update(np.ascontiguousarray(block.ids.numpy()))
+        digest.update(np.ascontiguousarray(block.mask.numpy()))
+    return digest.hexdigest()
+
+
+class Walk:
+    """Carries calibration blocks through a decoder, one layer at a time.
+
+    Only the inputs of the current layer are held: ``n_tokens * hidden_size`` numbers.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+    blocks : list of Block
+
+    Attributes
+    ----------
+    layers : list of torch.nn.Module
+    hidden : list of torch.Tensor
+        For each block the input of the layer that comes next, shape (n_windows, n_longest, hidden_size).
+    """
+
+    def __init__(self, model, blocks):
+        self.model, self.blocks = model, blocks
+        self.layers = find_decoder_layers(model)[1]
+        self.device = model.get_input_embeddings().weight.device
+        self.masks = [b.mask.to(self.device) for b in blocks]
+        self.hidden, self._arguments, self._end = [], [], None
+        for block in blocks:
+            self._capture(block)
+
+    @torch.no_grad()
+    def _capture(self, block):
+        """Run the decoder once, noting what it hands to each of its layers besides the hidden states."""
+        arguments, handles, first, last = [], [], [], []
+
+        def before(module, args, kwargs):
+            hidden = args[0] if args else kwargs["hidden_states"]
+            if not first:
+                first.append(hidden)
+            kwargs = {k: v for k, v in kwargs.items() if k != "hidden_states"}
+            arguments.append((args[1:], kwargs))
+
+        def after(module, args, output):
+            last[:] = [_first(output)]
+
+        try:
+            for layer in self.layers:
+                handles.append(layer.register_forward_pre_hook(before, with_kwargs=True))
+            handles.append(self.layers[-1].register_forward_hook(after))
+            self.model.base_model(**block.inputs(self.device), use_cache=False)
+        finally:
+            for handle in handles:
+                handle.remove()
+        if len(arguments) != len(self.layers):
+            raise UnsupportedArchitectureError(
+                f"{type(self.model).__name__} ran {len(arguments)} of its {len(self.layers)} layers; it cannot be walked "
+                "layer by layer."
+            )
+        self.hidden.append(first[0])
+        self._arguments.append(arguments)
+        if self._end is None:  # one block is enough to know that walking is what the model does
+            self._end = last[0]
+
+    @torch.no_grad()
+    def run(self, layer, block, hidden=None):
+        """Output of one layer for one block, with what the model itself would hand to it.
+
+        Parameters
+        ----------
+        layer : int
+        block : int
+        hidden : torch.Tensor, optional
+            Taken instead of ``self.hidden[block]``.
+        """
+        args, kwargs = self._arguments[block][layer]
+        return _first(self.layers[layer](self.hidden[block] if hidden is None else hidden, *args, **kwargs))
+
+    def advance(self, layer):
+        """Replace the hidden states by the outputs of ``layer``."""
+        for i in range(len(self.blocks)):
+            self.hidden[i] = self.run(layer, i)
+        if layer == len(self.layers) - 1 and self._end is not None:
+            self._end = None
+
+    def restart(self, hidden):
+        """Put other hidden states in the place of the current ones."""
+        self.hidden = list(hidden)
+
+    def check(self):
+        """Whether walking layer by layer gives what the model gives (first block).
+
+        Raises
+        ------
+        UnsupportedArchitectureError
+            If layers share state that the walk does not carry.
+        """
+        hidden = self.hidden[0]
+        for i in range(len(self.layers)):
+            hidden = self.run(i, 0, hidden)
+        gap = (hidden - self._end).abs().max()
+        if not float(gap) <= 1e-3 * float(self._end.abs().max()):
+            raise UnsupportedArchitectureError(
+                f"{type(self.model).__name__} does not give the same result layer by layer (difference {float(gap):.3g}); "
+                "its layers share state that cannot be carried."
+            )
+
+
+def _first(output):
+    return output[0] if isinstance(output, tuple) else output

@@ -1,0 +1,118 @@
+"""Everything about a pruning run that is not the ratio: defaults, checks, and what it needs to measure."""
+
+from dataclasses import asdict, dataclass, fields, replace
+
+from ..exceptions import ParameterError
+from .allocation import ALLOCATIONS
+from .compensation import COMPENSATIONS
+from .scores import SCORES
+
+__all__ = ["Options", "RATIO_OF", "check_ratio", "make_options"]
+
+RATIO_OF = ("neurons", "decoder", "all")
+_CHOICES = {
+    "propagation": ("sequential", "one-shot"),
+    "target": ("stream", "layer"),
+    "head_unit": ("group", "query"),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings of :func:`llmbrain.prune` beyond its arguments.
+
+    Attributes
+    ----------
+    context : int
+        Tokens of a calibration window.
+    n_tokens : int or None
+        Calibration tokens to use at most.
+    batch_size : int
+        Windows that pass through a layer together.
+    exempt : tuple of int
+        Layers that keep every unit; negative numbers count from the end.
+    floor : float
+        Smallest share of units that a layer keeps.
+    round_to : int
+        Widths become multiples of this.
+    propagation : {"sequential", "one-shot"}
+        Whether the statistics of a layer are taken behind the layers that are pruned already, or in the dense model.
+    target : {"stream", "layer"}
+        What a refitted linear should give: the residual stream of the dense model (which makes good for errors made
+        earlier), or its own dense output. One-shot always uses the layer.
+    ridge : float or "auto"
+        Penalty of least squares; "auto" chooses it for each layer on held-out calibration windows.
+    held_out : float
+        Share of calibration windows that are held out to choose the ridge and to measure curves.
+    exponent : float
+        Of the allocation "schur".
+    heads : bool
+        Whether attention heads are pruned too.
+    head_unit : {"group", "query"}
+        Whole key/value groups, or equally many query heads of every group.
+    """
+
+    context: int = 1024
+    n_tokens: int | None = None
+    batch_size: int = 8
+    exempt: tuple = ()
+    floor: float = 0.05
+    round_to: int = 1
+    propagation: str = "sequential"
+    target: str = "stream"
+    ridge: float | str = "auto"
+    held_out: float = 0.125
+    exponent: float = 0.3
+    heads: bool = False
+    head_unit: str = "group"
+
+    def to_dict(self):
+        """Plain values, for provenance."""
+        return asdict(self)
+
+
+def make_options(options, **overrides):
+    """Check options given as a dictionary.
+
+    Raises
+    ------
+    ParameterError
+        For an unknown name or a value out of range.
+    """
+    if isinstance(options, Options):
+        options = options.to_dict()
+    given = {**(options or {}), **overrides}
+    known = {f.name for f in fields(Options)}
+    unknown = sorted(set(given) - known)
+    if unknown:
+        raise ParameterError(f"Unknown option {', '.join(unknown)}; choose from {', '.join(sorted(known))}.")
+    made = replace(Options(), **given)
+    for name, choices in _CHOICES.items():
+        if getattr(made, name) not in choices:
+            raise ParameterError(f"{name}={getattr(made, name)!r}; choose from {', '.join(choices)}.")
+    if not 0 <= made.floor < 1 or not 0 <= made.held_out < 1:
+        raise ParameterError("floor and held_out are shares from 0 to below 1.")
+    if made.ridge != "auto" and not (isinstance(made.ridge, (int, float)) and made.ridge >= 0):
+        raise ParameterError(f"ridge={made.ridge!r}; give a number from 0, or 'auto'.")
+    if made.round_to not in range(1, 257):
+        raise ParameterError(f"round_to={made.round_to!r}; give a whole number from 1 to 256.")
+    return replace(made, exempt=tuple(int(i) for i in made.exempt))
+
+
+def check_ratio(ratio, ratio_of):
+    """A share that can be removed: from 0 (nothing, the model stays bit for bit) to below 1."""
+    if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 <= ratio < 1:
+        raise ParameterError(f"ratio={ratio!r}; give the share to remove, above 0 and below 1 (0 removes nothing).")
+    if ratio_of not in RATIO_OF:
+        raise ParameterError(f"ratio_of={ratio_of!r}; choose from {', '.join(RATIO_OF)}.")
+    return float(ratio)
+
+
+def check_recipe(score, allocation, compensation):
+    """Names that exist."""
+    if isinstance(score, str) and score not in SCORES:
+        raise ParameterError(f"Unknown score {score!r}; choose from {', '.join(SCORES)}, or give one array a layer.")
+    if isinstance(allocation, str) and allocation not in ALLOCATIONS:
+        raise ParameterError(f"Unknown allocation {allocation!r}; choose from {', '.join(ALLOCATIONS)}, or give counts.")
+    if compensation not in COMPENSATIONS:
+        raise ParameterError(f"Unknown compensation {compensation!r}; choose from {', '.join(COMPENSATIONS)}.")
