@@ -238,7 +238,7 @@ def test_missing_and_wrong_sources(tmp_path):
 
 
 def test_as_corpus(corpus):
-    assert as_corpus(corpus) == corpus
+    assert as_corpus(corpus) is corpus
     assert as_corpus(corpus[0]).ids == ["d0"]
     assert as_corpus([corpus[0], "and a string"]).ids == ["d0", "text-0002"]
     assert as_corpus("demo").name == "demo"

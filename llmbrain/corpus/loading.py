@@ -90,6 +90,8 @@ def as_corpus(texts) -> Corpus:
     >>> as_corpus(["One text."])
     Corpus('texts', 1 document)
     """
+    if isinstance(texts, Corpus):
+        return texts
     if isinstance(texts, Document):
         return Corpus([texts], name=texts.id)
     return load_corpus(texts)
