@@ -15,7 +15,7 @@ from llmbrain.exceptions import ParameterError
 class Batch:
     """Some documents, padded on the right to one length.
 
-    Attributes
+    Parameters
     ----------
     input_ids, attention_mask, position_ids : Tensor of int64, shape (n_documents, n_longest)
         What a model takes. The mask is 1 at tokens and 0 at padding; the position is its running sum minus 1.
@@ -110,10 +110,10 @@ def batches(
         Group documents of like length, which pads less. The documents then come in another order, the longest first
         (so that memory runs out at once if it does): follow ``batch.indices``. Otherwise the order is kept.
 
-    Yields
-    ------
-    batch : Batch
-        Together they hold every document exactly once.
+    Returns
+    -------
+    batches : iterator of Batch
+        Together they hold every document exactly once; each is made when it is asked for.
 
     Raises
     ------

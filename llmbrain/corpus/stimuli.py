@@ -23,7 +23,7 @@ LOCALIZERS = {
 class MinimalPair:
     """Two sentences that differ in one respect, of which a speaker accepts one.
 
-    Attributes
+    Parameters
     ----------
     good, bad : str
         The acceptable and the unacceptable sentence.

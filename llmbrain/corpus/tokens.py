@@ -14,7 +14,7 @@ from llmbrain.exceptions import CorpusError, ParameterError
 class TokenizedDocument:
     """A document as the model reads it.
 
-    Attributes
+    Parameters
     ----------
     ids : ndarray of int64, shape (n_tokens,)
         Token ids, special ones included.
