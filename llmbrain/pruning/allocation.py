@@ -95,7 +95,9 @@ def _project(wanted, sizes, n_keep, floors):
 
 
 def uniform(sizes, n_keep, *, floors=1, round_to=1):
-    """The same share in every layer that may be pruned.
+    """The same share in every layer that may be pruned; layers of equal size get equal widths.
+
+    The total misses ``n_keep`` by less than half a unit (or step) a layer.
 
     Examples
     --------
@@ -107,7 +109,9 @@ def uniform(sizes, n_keep, *, floors=1, round_to=1):
     sizes, n_keep, floors = _check(sizes, n_keep, floors)
     free = floors < sizes
     share = (n_keep - sizes[~free].sum()) / max(sizes[free].sum(), 1)
-    return round_counts(np.where(free, sizes * share, sizes), sizes, n_keep, floors=floors, round_to=round_to)
+    step = int(round_to)
+    counts = np.clip(np.rint(sizes * share / step).astype(np.int64) * step, np.maximum(floors, 1), sizes)
+    return np.where(free, counts, sizes)
 
 
 def _pool(scores, sizes, n_keep, floors):
