@@ -6,7 +6,7 @@ from ..exceptions import DatasetError, LLMBrainError
 from ..files import read_json
 from ..geometry import NeuronGeometry
 
-__all__ = ["check_run"]
+__all__ = ["check_run", "read_sidecar"]
 
 _NEEDED = ("ModelID", "WeightsHash", "Site", "Geometry", "NumberOfTokens", "Run", "DataType")
 
@@ -29,7 +29,7 @@ def check_run(path, weights_hash=None):
         Names the file, what is wrong with it, and what to do.
     """
     path = Path(path)
-    sidecar = _sidecar(path)
+    sidecar = read_sidecar(path)
     try:
         geometry = NeuronGeometry.from_dict(sidecar["Geometry"])
     except LLMBrainError as error:
@@ -46,7 +46,9 @@ def check_run(path, weights_hash=None):
 _REMEDY = "Remove the run's files and record again; the other runs are kept."
 
 
-def _sidecar(path):
+def read_sidecar(path):
+    """Read the sidecar of a run (given by its ``.nii`` or ``.json``); raises :class:`DatasetError` if it is none."""
+    path = Path(path).with_suffix(".nii")
     if not path.is_file():
         raise DatasetError(f"{path} is missing. {_REMEDY}")
     try:

@@ -55,7 +55,7 @@ BIDSIGNORE = (
     "study.json",
     "progress.json",
     "report.html",
-    "models/",
+    "models",
     "**/*_components.*",
     "**/*_metrics.tsv",
     "**/*_mixing.tsv",

@@ -8,6 +8,7 @@ import numpy as np
 from .. import __version__
 from ..exceptions import DatasetError
 from ..files import read_json, save_img, write_json, write_text, write_tsv
+from .checks import read_sidecar
 from .layout import BIDSIGNORE, bids_label, file_name
 
 __all__ = ["Study"]
@@ -173,8 +174,7 @@ class Study:
 
     def sites(self):
         """Recorded sites that have at least one finished run, e.g. ``["mlp"]``."""
-        found = {read_json(p).get("Site") for p in self._sidecars("*")}
-        return sorted(found - {None})
+        return sorted({read_sidecar(path)["Site"] for path in self._sidecars("*")})
 
     def recording(self, site=None):
         """The finished runs of one site, checked; see :func:`llmbrain.open_recording`."""

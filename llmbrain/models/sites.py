@@ -119,8 +119,8 @@ def find_sites(model, site="mlp", sites=None):
     found = [_in_block(block, i, f"{path}.{i}", site, config) for i, block in enumerate(blocks)]
     if len({id(s.module) for s in found}) < len(found):
         raise UnsupportedArchitectureError(
-            f"{found[0].name} ({type(found[0].module).__name__}) is one module for several layers, so the site '{site}' "
-            f"of {type(model).__name__} cannot be told apart by layer."
+            f"{found[0].name} ({type(found[0].module).__name__}) is one module for several layers, so the site "
+            f"'{site}' of {type(model).__name__} cannot be told apart by layer."
         )
     return found
 
@@ -141,8 +141,8 @@ def _in_block(block, layer, path, site, config):
         return _site(layer, path, block, parts.writer, "output", 0, width)
     if parts.gate is None:
         raise UnsupportedArchitectureError(
-            f"The MLP of {type(block).__name__} has no gate ({parts.up}, {parts.writer}), so there is no site '{site}'; "
-            "use 'mlp'."
+            f"The MLP of {type(block).__name__} has no gate ({parts.up}, {parts.writer}), so there is no site "
+            f"'{site}'; use 'mlp'."
         )
     if site == "mlp_gate":
         return _site(layer, path, block, parts.activation, "output", 0, parts.size)

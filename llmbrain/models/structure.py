@@ -144,8 +144,9 @@ def mlp_parts(block, width, with_gate=False):
     experts = [name for name, m in block.named_modules() if name and _EXPERTS.search(type(m).__name__)]
     if experts:
         raise UnsupportedArchitectureError(
-            f"{type(block).__name__} is a mixture of experts ({', '.join(experts)}): which neurons exist depends on the "
-            f"token. It has {_names(block)}. Its sites 'attention' and 'layer' can be used, or name modules with sites=."
+            f"{type(block).__name__} is a mixture of experts ({', '.join(experts)}): which neurons exist depends on "
+            f"the token. It has {_names(block)}. Its sites 'attention' and 'layer' can be used, or name modules with "
+            "sites=."
         )
     mlp = {name: m for name, m in linears(block).items() if not _is_attention(block, name)}
     sizes = {name: features(m) for name, m in mlp.items()}

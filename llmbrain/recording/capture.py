@@ -74,8 +74,8 @@ def run_batch(model, sites, batch, places, on_rows):
         flat = x.reshape(-1, x.shape[-1])
         if flat.shape[0] != batch.input_ids.numel():
             raise RecordingError(
-                f"{sites[i].name} saw {flat.shape[0]} tokens instead of {batch.input_ids.numel()}; its tokens cannot be "
-                "told apart, so it cannot be recorded."
+                f"{sites[i].name} saw {flat.shape[0]} tokens instead of {batch.input_ids.numel()}; its tokens cannot "
+                "be told apart, so it cannot be recorded."
             )
         if x.device not in index:
             index[x.device] = torch.from_numpy(keep).to(x.device)

@@ -143,6 +143,8 @@ def prepare(
         raise ParameterError(f"With several sites, sites= is a dict with the keys {', '.join(names)}.")
     found = {name: _choose_layers(find_sites(model, name, sites=by_hand[name]), layers) for name in names}
     geometries = {name: NeuronGeometry.from_sites(group, name) for name, group in found.items()}
+    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+        raise ParameterError(f"batch_size={batch_size!r}: it must be a whole number of at least 1.")
     material = texts(corpus, tokenizer)
     context = _context(model, context)
     plan = plan_recording(

@@ -83,8 +83,8 @@ def record(
     batch_size : int
         Most windows in a batch; a batch also has at most 2048 tokens (or one window).
     dtype : {"float32", "int16"}
-        Type of the numbers in the files. int16 halves them: each neuron is divided by a factor of its own, 1/8192 of
-        its largest activation in the first texts, kept in a ``scale`` image beside the runs.
+        Type of the numbers in the files. int16 halves them: each neuron is divided by a factor of its own, 1/4096 of
+        its largest activation in the first 2048 tokens, kept in a ``scale`` image beside the runs.
     run_index : int or sequence of int, optional
         Record only these runs (from 1). Several processes, e.g. of a job array, can so fill one folder.
     progress : bool
@@ -181,8 +181,8 @@ def _record_run(job, study, run, names, scanners, scales, bar):
     for name, writer in writers.items():
         if writer.n_clipped:
             warnings.warn(
-                f"{writer.n_clipped} values of {writer.path.name} were too large for int16 and were cut. If that is not "
-                "a small share, record with dtype='float32'.",
+                f"{writer.n_clipped} values of {writer.path.name} were too large for int16 and were cut. If that is "
+                "not a small share, record with dtype='float32'.",
                 NumericalWarning,
                 stacklevel=2,
             )

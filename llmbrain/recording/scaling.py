@@ -8,11 +8,12 @@ from .capture import quiet_forward, run_batch
 
 __all__ = ["neuron_scales"]
 
-_STEPS = 8192  # of the largest value seen; values up to four times as large still fit int16
+_STEPS = 4096  # of the largest value seen; values up to eight times as large still fit int16
+_TOKENS = 2048  # from which the largest value is taken
 
 
 def neuron_scales(job, study):
-    """The factor of each neuron, by site: read from the study, or measured on the first batch of texts and written.
+    """The factor of each neuron, by site: read from the study, or measured on the first texts and written.
 
     Parameters
     ----------
@@ -33,20 +34,32 @@ def neuron_scales(job, study):
 
 
 def _largest(job, names):
-    """Largest absolute activation of each neuron in the first batch of the first run."""
+    """Largest absolute activation of each neuron in the first texts; at least a quarter of its layer's median.
+
+    The floor keeps room for neurons that happened to be quiet.
+    """
     if not names:
         return {}
     sites = [(name, i, site) for name in names for i, site in enumerate(job.sites[name])]
     largest = {name: np.zeros(job.geometries[name].n_neurons, np.float32) for name in names}
-    batch, places, _, _ = next(job.batches(job.plan.runs[0]))
 
     def keep(i, rows):
         name, position, _ = sites[i]
-        values = rows.abs().amax(0).float().cpu().numpy()
-        largest[name][job.geometries[name].layer_slice(position)] = np.nan_to_num(values, posinf=1.0)
+        values = np.nan_to_num(rows.abs().amax(0).float().cpu().numpy(), posinf=0.0)
+        part = largest[name][job.geometries[name].layer_slice(position)]
+        np.maximum(part, values, out=part)
 
+    seen = 0
     with quiet_forward(job.model):
-        run_batch(job.model, [site for _, _, site in sites], batch, places, keep)
+        for batch, places, _, _ in (batch for run in job.plan.runs for batch in job.batches(run)):
+            run_batch(job.model, [site for _, _, site in sites], batch, places, keep)
+            seen += sum(map(len, places))
+            if seen >= _TOKENS:
+                break
+    for name, values in largest.items():
+        for layer in range(job.geometries[name].n_layers):
+            part = values[job.geometries[name].layer_slice(layer)]
+            np.maximum(part, np.median(part) / 4, out=part)
     return largest
 
 

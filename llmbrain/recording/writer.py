@@ -116,7 +116,7 @@ class RunWriter:
         self.put(row, ordered)
 
     def put(self, row, ordered):
-        """Write tokens that are in file order and in the type of the file, ``(n, n_voxels)``; threads may share this."""
+        """Write tokens in file order and in the type of the file, ``(n, n_voxels)``; threads may share a writer."""
         place = _OFFSET + row * len(self.columns) * self.dtype.itemsize
         left = memoryview(np.ascontiguousarray(ordered)).cast("B")
         while left:  # one call may write less than it was given

@@ -1,0 +1,318 @@
+"""The study folder: names, checks, and the tools of others that read it."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from tiny import tiny_model, tiny_tokenizer
+
+from llmbrain.dataset import FILES, Run, Study, bids_label, open_recording, read_confounds
+from llmbrain.dataset.layout import file_name
+from llmbrain.exceptions import DatasetError, GeometryMismatchError, LLMBrainError, ParameterError
+from llmbrain.files import read_json, write_json
+from llmbrain.models import describe_model
+from llmbrain.recording import record
+
+TEXTS = [
+    'He said "no" and left.',
+    "A tab\tand\na newline, a \\ and an é.",
+    "On the third morning the heron ate.",
+    "n/a n/a",
+]
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """A study with two sites and three runs."""
+    folder = tmp_path_factory.mktemp("studies") / "original"
+    record(
+        tiny_model("gpt2"),
+        tiny_tokenizer(),
+        TEXTS,
+        folder,
+        site=["mlp", "attention"],
+        tokens_per_run=40,
+        progress=False,
+    )
+    return folder
+
+
+@pytest.fixture
+def folder(original, tmp_path):
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(original, tmp_path / "study"))
+
+
+def bold(folder, run=1, site="mlp"):
+    return Study.open(folder).path("bold", run=run, site=site)
+
+
+# -- names ------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("kind", FILES)
+def test_every_kind_of_file_has_a_name_of_its_own(kind):
+    study = Study("root", "gpt2", "demo", session="main")
+    entities = {"run": 1, "network": 2, "site": "mlp_gate", "desc": "canica"}
+    wanted = {key: value for key, value in entities.items() if f"{{{key}}}" in FILES[kind]}
+    path = study.path(kind, **wanted)
+    others = {
+        study.path(k, **{e: v for e, v in entities.items() if f"{{{e}}}" in FILES[k]})
+        for k in FILES
+        if k != kind
+    }
+    assert path not in others and path.is_relative_to("root")
+
+
+def test_names():
+    name = file_name("bold", "gpt2", "demo", "abc", run=3, site="mlp_gate")
+    assert name == "sub-gpt2/ses-abc/func/sub-gpt2_ses-abc_task-demo_run-03_desc-mlpgate_bold.nii"
+    assert file_name("lesion_effects", "a", "b").endswith("task-b_desc-lesion_effects.tsv")
+    assert file_name("prune_table", "a", "b").endswith("task-b_desc-prune_grid.tsv")
+    assert file_name("pruned_model", "a", "b", desc="flap20") == "models/sub-a_task-b_desc-flap20"
+    assert file_name("network_mask", "a", "b", network=7).endswith("desc-canicanet07_mask.nii.gz")
+    assert bids_label("wikitext-2 (raw)") == "wikitext2raw"
+    for kind, entities, message in [
+        ("nothing", {}, "Unknown kind"),
+        ("bold", {}, "needs run"),
+        ("bold", {"run": 1, "network": 3}, "has no network"),
+    ]:
+        with pytest.raises(ParameterError, match=message):
+            file_name(kind, "a", "b", **entities)
+
+
+def test_a_study_may_be_made_and_gone_on_with_by_name_alone(folder):
+    study = Study.open(folder)
+    model = tiny_model("gpt2")
+    assert Study.create(folder, describe_model(model), study.info["corpus"]["name"]) == study
+    with pytest.raises(DatasetError, match="another model"):
+        Study.create(folder, describe_model(tiny_model("gpt2", seed=5)), study.info["corpus"]["name"])
+
+
+def test_a_revision_is_the_session(tmp_path):
+    model = {
+        **describe_model(tiny_model("gpt2")),
+        "id": "me/My-Model",
+        "label": "MyModel",
+        "revision": "0123456789abcdef",
+    }
+    study = Study.create(tmp_path / "study", model, "my corpus")
+    assert (
+        study.path("bold", run=1)
+        .as_posix()
+        .endswith(
+            "sub-MyModel/ses-0123456789ab/func/sub-MyModel_ses-0123456789ab_task-mycorpus_run-01_desc-mlp_bold.nii"
+        )
+    )
+    assert Study.open(tmp_path / "study") == study
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+def test_reading_ties_file_array_and_image(original):
+    runs = open_recording(original, "mlp")
+    assert len(runs) == 3 and runs.paths == [str(run.path) for run in runs] and len(runs[:2]) == 2
+    for run in runs:
+        array = run.to_array()
+        np.testing.assert_array_equal(array, run.geometry.to_array(run.img()))
+        np.testing.assert_array_equal(array[2:5], run.to_array(2, 5))
+        np.testing.assert_array_equal(run.geometry.to_disk(array), run.raw())
+        assert array.dtype == np.float32 and len(run) == len(run.events) == run.n_tokens
+    assert runs.events["run"].tolist() == [run.index for run in runs for _ in range(len(run))]
+    assert "192 neurons of the site 'mlp'" in repr(runs) and "tokens" in repr(runs[0])
+
+
+def test_tokens_survive_the_table(original):
+    events = open_recording(original, "mlp").events
+    tokenizer = tiny_tokenizer()
+    for number, text in enumerate(TEXTS):
+        rows = events[events["document"] == f"text-{number + 1:04d}"]
+        assert tokenizer.decode(rows["token_id"].tolist()) == text
+        spelled = "".join(rows["token"])
+        assert "\n" not in spelled and "\t" not in spelled
+    assert "".join(events.loc[events["document"] == "text-0001", "token"]) == TEXTS[0]
+    raw = pd.read_csv(next(original.rglob("*run-01_events.tsv")), sep="\t")
+    assert (
+        len(raw) == open_recording(original, "mlp")[0].n_tokens
+    )  # also for a reader that knows nothing of us
+
+
+def test_confounds_by_path_and_by_recording(original):
+    runs = open_recording(original, "mlp")
+    frames = read_confounds(runs)
+    pd.testing.assert_frame_equal(frames[1], read_confounds(runs.paths[1]))
+    assert "sink" not in frames[0]  # constant: BOS stands before every text
+
+
+# -- checks -----------------------------------------------------------------------------------------------------------
+def truncate(path):
+    with open(path, "r+b") as file:
+        file.truncate(path.stat().st_size - 4)
+
+
+def overwrite(path):
+    path.write_bytes(b"not an image" * 40)
+
+
+def edit(**changes):
+    def change(path):
+        sidecar = read_json(path.with_suffix(".json"))
+        sidecar.update(changes)
+        write_json(path.with_suffix(".json"), {k: v for k, v in sidecar.items() if v is not None})
+
+    return change
+
+
+def cut_events(path):
+    events = path.with_name(path.name.split("_desc")[0] + "_events.tsv")
+    events.write_text("".join(events.read_text().splitlines(True)[:-1]))
+
+
+def other_geometry(path):
+    sidecar = read_json(path.with_suffix(".json"))
+    edit(Geometry={**sidecar["Geometry"], "sizes": [50] * 4})(path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (truncate, r"bytes instead of \d+: it is damaged"),
+        (overwrite, "not a NIfTI file"),
+        (lambda path: path.unlink(), "is missing"),
+        (lambda path: path.with_suffix(".json").write_text("{"), "not JSON"),
+        (edit(NumberOfTokens=7), "its sidecar says"),
+        (edit(DataType="int16"), "its sidecar says int16"),
+        (edit(WeightsHash="0" * 16), "weights hash 0000"),
+        (edit(Site=None), "lacks Site"),
+        (edit(Geometry={"sizes": []}), "geometry"),
+        (other_geometry, "the shape"),
+        (cut_events, "describes"),
+        (
+            lambda path: path.with_name(path.name.split("_desc")[0] + "_events.tsv").unlink(),
+            "events.tsv is missing",
+        ),
+    ],
+)
+def test_damage_is_named(damage, message, folder):
+    path = bold(folder, run=2)
+    damage(path)
+    with pytest.raises(LLMBrainError, match=message) as error:
+        open_recording(folder, "mlp")
+    assert "run-02" in str(error.value)
+    assert Run(bold(folder, run=1)).n_tokens  # the others are as they were
+
+
+def test_a_damaged_run_can_be_made_again(folder):
+    path = bold(folder, run=2)
+    before = path.read_bytes()
+    truncate(path)
+    path.with_suffix(".json").unlink()
+    runs = record(
+        tiny_model("gpt2"),
+        tiny_tokenizer(),
+        TEXTS,
+        folder,
+        site=["mlp", "attention"],
+        tokens_per_run=40,
+        progress=False,
+    )
+    assert path.read_bytes() == before and len(runs["mlp"]) == 3
+
+
+def test_runs_of_two_geometries_do_not_mix(folder):
+    sidecar = read_json(bold(folder).with_suffix(".json"))
+    geometry = {**sidecar["Geometry"], "layers": [0, 1, 2, 9]}
+    edit(Geometry=geometry)(bold(folder))
+    with pytest.raises(GeometryMismatchError):
+        open_recording(folder, "mlp")
+
+
+@pytest.mark.parametrize(
+    ("site", "message"), [(None, "attention, mlp; choose one"), ("layer", "'layer' is not recorded")]
+)
+def test_the_site_must_be_clear(site, message, original):
+    with pytest.raises(DatasetError, match=message):
+        open_recording(original, site)
+
+
+def test_no_study(tmp_path):
+    with pytest.raises(DatasetError, match="no study"):
+        open_recording(tmp_path)
+    (tmp_path / "study.json").write_text("[]")
+    with pytest.raises(DatasetError, match="cannot be read"):
+        open_recording(tmp_path)
+
+
+def test_a_foreign_dataset_and_a_file_are_left_alone(tmp_path):
+    model = describe_model(tiny_model("gpt2"))
+    (tmp_path / "dataset_description.json").write_text("{}")
+    with pytest.raises(DatasetError, match="did not write"):
+        Study.create(tmp_path, model, "demo")
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(DatasetError, match="is a file"):
+        Study.create(tmp_path / "file", model, "demo")
+    assert (tmp_path / "dataset_description.json").read_text() == "{}" and (
+        tmp_path / "file"
+    ).read_text() == "mine"
+
+
+# -- the tools of others ----------------------------------------------------------------------------------------------
+def test_the_official_bids_validator_finds_no_error(original, tmp_path):
+    validator = shutil.which("bids-validator-deno") or Path(sys.executable).with_name("bids-validator-deno")
+    if not Path(validator).exists():
+        pytest.skip("bids-validator-deno is not installed (pip install bids-validator-deno)")
+    folder = shutil.copytree(original, tmp_path / "study")
+    study = Study.open(folder)
+    for kind in ("components", "components_json", "metrics", "mixing", "stability", "lesion_effects", "lesion_controls",
+                 "lesion_items", "lesion_json", "prune_table", "prune_json", "report"):  # fmt: skip
+        study.path(kind, **({"run": 1} if kind == "mixing" else {})).write_text("")
+    study.path("pruned_model", desc="x").mkdir(parents=True)
+    (study.path("pruned_model", desc="x") / "config.json").write_text("{}")
+    out = subprocess.run([validator, "--json", str(folder)], capture_output=True, text=True, timeout=120)
+    report = json.loads(out.stdout)
+    issues = report["issues"]["issues"]
+    errors = [issue for issue in issues if issue.get("severity") == "error"]
+    assert not errors and out.returncode == 0
+    codes = {issue["code"] for issue in issues if issue.get("severity") == "warning"}
+    # Recommended keys describe scanners and authors; there are none.
+    assert codes <= {
+        "SIDECAR_KEY_RECOMMENDED",
+        "JSON_KEY_RECOMMENDED",
+        "TOO_FEW_AUTHORS",
+        "README_FILE_SMALL",
+    }
+
+
+def test_nifti_tool_accepts_every_file(original):
+    tool = shutil.which("nifti_tool")
+    if tool is None:
+        pytest.skip("nifti_tool is not installed (Debian: apt-get install nifti-bin)")
+    files = [str(path) for path in original.rglob("*.nii*")]
+    assert len(files) == 9  # three runs of two sites, two layer atlases and one of heads
+    out = subprocess.run(
+        [tool, "-check_hdr", "-check_nim", "-infiles", *files], capture_output=True, text=True
+    )
+    assert out.returncode == 0 and out.stdout.count("IS GOOD") == 2 * len(files), out.stdout + out.stderr
+
+
+def test_nilearn_reads_it_unaided(original):
+    import matplotlib.pyplot as plt
+    from nilearn.image import load_img, mean_img
+    from nilearn.maskers import NiftiLabelsMasker, NiftiMasker
+    from nilearn.plotting import plot_carpet
+
+    runs = open_recording(original, "mlp")
+    study = runs.study
+    img = load_img(runs.paths[0])
+    assert img.shape == (*runs.geometry.shape, runs[0].n_tokens) and img.header.get_zooms()[3] == 1
+    masked = NiftiMasker(runs.geometry.mask_img, standardize=None).fit_transform(runs.paths[0])
+    np.testing.assert_array_equal(masked, runs[0].to_array())
+    layers = NiftiLabelsMasker(study.path("layers_dseg"), standardize=None).fit_transform(runs.paths[0])
+    np.testing.assert_allclose(
+        layers, [[p.mean() for p in runs.geometry.split(row)] for row in masked], rtol=1e-5
+    )
+    assert mean_img(img).shape == runs.geometry.shape
+    figure = plot_carpet(img, mask_img=load_img(study.path("layers_dseg")), t_r=1)
+    plt.close(figure)
