@@ -111,6 +111,6 @@ def plot_order(curves, x="n_components", *, chosen=None, ylabel=None, title=None
             ax.set_ylabel((ylabel or {}).get(name, name.replace("_", " ")))
             ax.grid(axis="y")
         for ax in axes[len(names) :]:
-            ax.set_axis_off()
+            ax.remove()
         fig.supxlabel("number of networks" if x == "n_components" else x.replace("_", " "), fontsize=8, color=st.INK)
     return st.finish(fig, output_file)

@@ -114,7 +114,7 @@ def plot_dose_response(table, *, x="strength", group="network", xlabel=None, yla
             if name is not None:
                 ax.set_title(f"{group} {name}", fontsize=8)
         for ax in axes.flat[len(groups) :]:
-            ax.set_axis_off()
+            ax.remove()
         axes.flat[0].legend(loc="upper left", handlelength=1.2)
         fig.supxlabel(xlabel or x, fontsize=8, color=st.INK)
         fig.supylabel(ylabel, fontsize=8, color=st.INK)

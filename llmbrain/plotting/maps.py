@@ -193,7 +193,7 @@ def plot_layer_profiles(networks, geometry=None, *, threshold=3.0, title=None, o
         ax.set_yticks(range(0, len(z), every))
         ax.set(xlabel="layer", ylabel="network")
         bar = fig.colorbar(image, ax=ax, shrink=0.9, aspect=25, pad=0.02)
-        bar.set_label(f"% of the layer's neurons with |z| > {threshold:g}")
+        bar.set_label(f"% of neurons, |z| > {threshold:g}")
         bar.outline.set_visible(False)
     return st.finish(fig, output_file)
 

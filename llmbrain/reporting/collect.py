@@ -13,6 +13,7 @@ __all__ = ["ReportData", "from_object", "from_study"]
 
 BYTES = 3e8  # of activity that a report reads at once, for the carpet and for the display order
 THRESHOLD = 3.0
+MOST_FEATURES = 32  # of the display order: more cost time and hardly move a neuron
 TOPOGRAPHY = "topography"  # name of the display order among the analyses of a study
 
 
@@ -197,7 +198,7 @@ def _topography(data, recording, wanted, study=None):
             return topography
     if recording is not None and recording.geometry == data.networks.geometry:
         activity, source = half_of(recording)
-        features = loadings_from_courses(activity, len(data.networks.maps))
+        features = loadings_from_courses(activity, min(len(data.networks.maps), MOST_FEATURES))
     else:
         features, source = np.asarray(data.networks.maps), "the shown maps themselves"
     topography = fit_topography(features, data.networks.geometry, source=source)

@@ -3,6 +3,8 @@
 import platform
 from importlib import metadata
 
+import numpy as np
+
 __all__ = ["bibtex", "methods_text", "versions"]
 
 PACKAGES = ("llmbrain", "nilearn", "scikit-learn", "torch", "transformers", "numpy", "scipy", "nibabel")
@@ -161,14 +163,19 @@ def _networks(data, cite):
         text = f"Networks were found by group independent component analysis (CanICA{cite('canica')}, FastICA{cite('fastica')}) with {n} components"
     else:
         text = f"{n} networks were decomposed"
-    names = {"engine": "engine {}", "n_init": "{} restarts", "random_state": "seed {}", "n_components": None}
-    settings = [form.format(info[key]) for key, form in names.items() if form and info.get(key) is not None]
+    parameters = {**info, **(info.get("parameters") or {})}
+    names = {"engine": "engine {}", "n_init": "{} starts", "random_state": "seed {}", "scope": "scope {}", "alpha": "alpha {}"}
+    settings = [form.format(parameters[key]) for key, form in names.items() if parameters.get(key) is not None]
     text += f" ({', '.join(settings)})." if settings else "."
-    if info.get("converged") is False:
+    converged = info.get("converged")
+    if converged is not None and not np.all(converged):
         text += " The decomposition did not converge; its networks are to be read with care."
+    if parameters.get("standardize") not in (None, False):
+        text += " Every neuron was z-scored within its run."
     text += f" Maps were z-scored over neurons; a neuron belongs to a network where |z| > {data.threshold:g}. No smoothing was applied."
-    if data.stability is not None or "stability" in data.networks.metrics or "iq" in data.networks.metrics:
-        text += f" Stability is the index Iq of clustered restarts{cite('icasso')}."
+    metrics = data.networks.metrics
+    if data.stability is not None or (metrics is not None and "stability" in metrics and metrics["stability"].notna().any()):
+        text += f" Stability compares repeated decompositions, after ICASSO{cite('icasso')}."
     return text
 
 
@@ -198,12 +205,13 @@ def _lesions(data, cite):
     tasks = [str(t) for t in dict.fromkeys(table["task"])] if "task" in table else []
     text += f" ({', '.join(tasks[:8])}{', …' if len(tasks) > 8 else ''})." if tasks else " held-out text."
     if n_controls:
-        matched = f" matched by {', '.join(families)}" if families else ""
+        known = info.get("families") or {}
+        against = "; ".join(f"“{f}”, {known[f]}" if f in known else f"matched by {f}" for f in families)
         text += (
-            f" Each was compared with {n_controls} random sets of as many neurons{matched}; "
+            f" Each was compared with up to {n_controls} control sets of neurons{f' ({against})' if against else ''}; "
             f"p = (1 + number of controls at least as harmful) / (controls + 1){cite('permutation')}"
         )
-        text += f", and q controls the false discovery rate over networks{cite('fdr')}." if "q" in table else "."
+        text += f", and q controls the false discovery rate over the networks of one task and family{cite('fdr')}." if "q" in table else "."
     if info.get("random_state") is not None:
         text += f" Seed {info['random_state']}."
     return text

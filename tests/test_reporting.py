@@ -1,0 +1,394 @@
+"""Reports: their structure, what is said where something is absent, and that nothing is loaded from elsewhere."""
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic import Networks, events, lesion_tables, prune_table, report_data
+
+from llmbrain.exceptions import DatasetError, LLMBrainError, ParameterError
+from llmbrain.geometry import NeuronGeometry
+from llmbrain.reporting import HTMLReport, generate_report
+from llmbrain.reporting import collect as collecting
+from llmbrain.reporting.collect import Tables
+from llmbrain.reporting.graphics import MapPainter, effect_strip, figure_svg, png_bytes, profile_svg
+from llmbrain.reporting.methods import CITED_AS, REFERENCES, bibtex, methods_text
+from llmbrain.reporting.page import network_number, page_of
+from llmbrain.reporting.tables import html_table, number
+from llmbrain.reporting.words import best_stretch, engagement_by_kind, peaks
+from llmbrain.topography import fit_topography
+
+GEOMETRY = NeuronGeometry.from_sizes([96] * 6)
+VOID = {"area", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "wbr"}
+
+
+class Page(HTMLParser):
+    """Ids, links, headings, images and the nesting of a page."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.ids, self.links, self.headings, self.images, self.open, self.faults = [], [], [], [], [], []
+        self.labelled, self.sources = [], []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        if "id" in attrs:
+            self.ids.append(attrs["id"])
+        if tag in ("a", "use") and "href" in attrs:
+            self.links.append(attrs["href"])
+        if re.fullmatch("h[1-6]", tag):
+            self.headings.append(int(tag[1]))
+        if tag == "img" or attrs.get("role") == "img":
+            self.images.append(attrs)
+        self.labelled += (attrs.get("aria-labelledby") or "").split()
+        self.sources += [attrs[k] for k in ("src", "href", "xlink:href") if k in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.faults.append(tag)
+
+
+def check_page(html):
+    """What must hold for every report."""
+    page = Page(html)
+    assert not page.faults and not page.open, f"tags do not match: {page.faults or page.open}"
+    doubled = {i for i in page.ids if page.ids.count(i) > 1}
+    assert not doubled, f"ids used twice: {doubled}"
+    dead = [link for link in page.links if not link.startswith("#") or link[1:] not in page.ids]
+    assert not dead, f"dead links: {dead}"
+    assert set(page.labelled) <= set(page.ids)
+    assert all(i.get("alt") or i.get("aria-label") for i in page.images), "an image without a text in its place"
+    assert page.headings[0] == 1 and page.headings.count(1) == 1
+    assert all(b <= a + 1 for a, b in zip(page.headings, page.headings[1:])), "a level of heading is left out"
+    outside = [s for s in page.sources if not s.startswith(("#", "data:"))]
+    assert not outside, f"loaded from elsewhere: {outside}"
+    assert not re.search(r"@import|url\((?!#|[\"']?data:)|<script[^>]+src|<link[^>]+stylesheet", html)
+    assert html.startswith("<!DOCTYPE html>") and '<html lang="en">' in html and 'name="viewport"' in html
+    return page
+
+
+def report_of(data, monkeypatch):
+    monkeypatch.setattr(collecting, "from_object", lambda obj, topography: data)
+    return generate_report(object())
+
+
+@pytest.fixture(scope="module")
+def data():
+    return report_data(GEOMETRY, 6, 240)
+
+
+# -- the whole report ---------------------------------------------------------------------------------------------
+def test_a_whole_report_has_all_sections_in_order(data, monkeypatch):
+    report = report_of(data, monkeypatch)
+    page = check_page(report.html)
+    expected = ["summary", "model", "recording", "networks", "browse", "lesions", "pruning", "methods", "files"]
+    assert report.sections == expected
+    assert [link for link in page.links if link[1:] in expected] == [f"#{s}" for s in expected]
+    assert {f"network-{k:02d}" for k in range(6)} <= set(page.ids)
+    figures = {"fig-atlas", "fig-depth", "fig-maps", "fig-carpet", "fig-connectivity", "fig-lesion-0", "fig-selectivity"}
+    assert figures | {"fig-pruning", "fig-stability"} <= set(page.ids)
+    assert "Display order of neurons" in report.html and "SmolLM2-135M-Instruct" in report.html
+
+
+@pytest.mark.parametrize(
+    ("missing", "gone"),
+    [
+        ({"networks": None}, {"networks", "browse"}),
+        ({"lesion": None}, {"lesions"}),
+        ({"pruning": None}, {"pruning"}),
+        ({"courses": None, "course_events": None, "carpet": None}, set()),
+        ({"topography": None, "stability": None}, set()),
+        ({"events": None, "sidecar": {}, "runs": None, "carpet": None}, {"recording"}),
+        ({"model": {}, "files": []}, {"model", "files"}),
+    ],
+)
+def test_what_is_absent_is_left_out_and_said(missing, gone, monkeypatch):
+    data = report_data(GEOMETRY, 6, 240)
+    for name, value in missing.items():
+        setattr(data, name, value)
+    data.absent = ["Something is not there yet."]
+    report = report_of(data, monkeypatch)
+    check_page(report.html)
+    everything = {"summary", "model", "recording", "networks", "browse", "lesions", "pruning", "methods", "files"}
+    assert set(report.sections) == everything - gone
+    assert "Something is not there yet." in report.html
+
+
+def test_text_from_a_corpus_cannot_break_the_page(monkeypatch):
+    data = report_data(GEOMETRY, 3, 120)
+    evil = "</script><script>alert(1)</script>"
+    data.course_events = data.course_events.assign(token=evil, kind='<i onload="x">', document="<b>")
+    data.events = data.course_events
+    data.title = data.model["id"] = "<img src=x>"
+    html = report_of(data, monkeypatch).html
+    check_page(html)
+    assert evil not in html and "<img src=x>" not in html and '<i onload="x">' not in html
+
+
+def test_many_networks_stay_small(monkeypatch):
+    data = report_data(NeuronGeometry.from_sizes([2048] * 8), 64, 240)
+    report = report_of(data, monkeypatch)
+    page = check_page(report.html)
+    assert "fig-maps" not in page.ids and len(report.html) < 6e6
+
+
+def test_layers_of_unequal_width_and_few_networks(monkeypatch):
+    for sizes, n in (([50, 97, 13], 2), ([20], 1)):
+        check_page(report_of(report_data(NeuronGeometry.from_sizes(sizes), n, 120), monkeypatch).html)
+
+
+# -- single results -----------------------------------------------------------------------------------------------
+class Pruned:
+    """Shaped like a pruned model."""
+
+    summary = {"score": "flap", "ratio": 0.2, "n_parameters_after": 110000000, "perplexity": 20.5}
+    kept = [np.arange(70 + i) for i in range(6)]
+    geometry = GEOMETRY
+
+
+@pytest.mark.parametrize("kind", ["networks", "estimator", "lesion", "lesion table", "grid", "pruned"])
+def test_every_single_result_has_its_report(kind):
+    networks = Networks(GEOMETRY, 4, 120)
+    estimator = type("Fitted", (), {"networks_": networks})()
+    table, controls = lesion_tables(4)
+    objects = {
+        "networks": (networks, "browse"), "estimator": (estimator, "networks"), "lesion": (Tables(table, controls), "lesions"),
+        "lesion table": (table, "lesions"), "grid": (prune_table(), "pruning"), "pruned": (Pruned(), "pruned"),
+    }  # fmt: skip
+    obj, section = objects[kind]
+    report = generate_report(obj, title="My title")
+    check_page(report.html)
+    assert section in report.sections and "<h1>My title</h1>" in report.html
+
+
+def test_networks_sorted_by_themselves_say_so():
+    html = generate_report(Networks(GEOMETRY, 4, 120)).html
+    assert "sorted on the shown maps themselves" in html
+    assert "Display order" not in generate_report(Networks(GEOMETRY, 4, 120), topography=None).html
+
+
+def test_a_given_display_order_is_used_or_refused():
+    networks = Networks(GEOMETRY, 4, 120)
+    given = fit_topography(networks.maps, GEOMETRY, source="another text")
+    assert "sorted on another text" in generate_report(networks, topography=given).html
+    other = NeuronGeometry.from_sizes([96] * 5)
+    with pytest.raises(LLMBrainError, match="different models"):
+        generate_report(networks, topography=fit_topography(np.zeros((2, 480)), other))
+
+
+def test_what_cannot_be_reported_is_named(tmp_path):
+    with pytest.raises(ParameterError, match="No report is known for int"):
+        generate_report(5)
+    with pytest.raises(DatasetError, match="holds no study"):
+        generate_report(tmp_path)
+
+
+# -- the object ---------------------------------------------------------------------------------------------------
+def test_a_report_saves_shows_and_frames_itself(tmp_path):
+    report = generate_report(prune_table())
+    path = report.save(tmp_path / "deep" / "report.html")
+    assert path.read_text(encoding="utf-8") == report.html == str(report) == report.get_standalone()
+    report.save_as_html(tmp_path / "again.html")
+    frame = report.resize(500, 300)._repr_html_()
+    assert frame.startswith("<iframe srcdoc=") and 'width="500"' in frame and "<script" not in frame
+    assert "pruning" in repr(report) and len(repr(report)) < 200
+    with pytest.raises(ParameterError, match="say where"):
+        HTMLReport("x").save()
+    assert generate_report(prune_table(), output_file=tmp_path / "third.html").html
+    assert (tmp_path / "third.html").is_file()
+
+
+# -- a real study, tiny -------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A study of a tiny random model that went through recording, networks and lesions."""
+    from tiny import tiny_model, tiny_tokenizer
+
+    import llmbrain as lb
+    from llmbrain.lesions import LesionStudy
+
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+    corpus = lb.load_corpus("demo")
+    root = tmp_path_factory.mktemp("report") / "study"
+    recording = lb.record(model, tokenizer, corpus, out=root, max_tokens=1200, tokens_per_run=400, progress=False)
+    networks = lb.CanICA(n_components=4, n_init=2, random_state=3).fit(recording).networks_
+    networks.save(recording.study)
+    task = lb.load_corpus("demo", split="heldout").sample(2, random_state=0)
+    tested = LesionStudy(networks.masks(2.0), tasks=[task], n_controls=4, reference=recording, random_state=0)
+    tested.run(model, tokenizer, progress=False).save(recording.study)
+    return recording.study
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_real_study_from_its_folder(study):
+    report = generate_report(study.root)
+    page = check_page(report.html)
+    assert report.save() == study.path("report") and study.path("report").is_file()
+    wanted = {"summary", "model", "recording", "networks", "browse", "lesions", "methods", "files"}
+    assert set(report.sections) == wanted
+    assert "No pruning has been compared yet" in report.html
+    assert "network-03" in page.ids and "seed 3" in report.html
+    assert study.info["model"]["weights_hash"] in report.html
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_display_order_is_kept_with_the_study_and_used_again(study):
+    from llmbrain.topography import Topography
+
+    generate_report(study)
+    path = collecting.topography_path(study)
+    first = path.read_bytes()
+    assert "odd runs" in Topography.load(path).info["source"]
+    generate_report(study)
+    assert path.read_bytes() == first
+    assert "odd runs" in generate_report(study).html
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_recording_alone(study):
+    report = generate_report(study.recording())
+    check_page(report.html)
+    assert report.sections == ["summary", "model", "recording", "methods"]
+
+
+# -- parts --------------------------------------------------------------------------------------------------------
+def test_the_painter_puts_every_neuron_where_the_mosaic_has_it():
+    from llmbrain.plotting.sheets import sheet_mosaic
+
+    for geometry in (GEOMETRY, NeuronGeometry.from_sizes([50, 97, 13])):
+        topography = fit_topography(np.random.default_rng(0).normal(size=(3, geometry.n_neurons)), geometry)
+        for order in (None, topography):
+            painter = MapPainter(geometry, order)
+            mosaic, _ = sheet_mosaic(np.arange(geometry.n_neurons), geometry, order, aspect=2.4)
+            np.testing.assert_array_equal(mosaic.ravel()[painter.pixel], np.arange(geometry.n_neurons))
+
+
+def test_a_painted_map_decodes_to_the_thresholded_map():
+    import base64
+    import io
+
+    import matplotlib.image
+
+    painter = MapPainter(GEOMETRY, threshold=3.0)
+    z = np.zeros(GEOMETRY.n_neurons)
+    z[[5, 200]] = [9, -4]
+    uri = painter.paint(z)
+    picture = matplotlib.image.imread(io.BytesIO(base64.b64decode(uri.split(",")[1])), format="png")
+    assert picture.shape == (painter.height, painter.width, 4)
+    flat = picture.reshape(-1, 4)
+    red, blue = flat[painter.pixel[5]], flat[painter.pixel[200]]
+    assert red[0] > red[2] and blue[2] > blue[0] and red[3] > blue[3]
+    coloured = np.ptp(flat[:, :3], axis=1) > 0.2
+    assert coloured.sum() == 2
+
+
+def test_png_bytes_hold_palette_and_transparency():
+    import io
+
+    import matplotlib.image
+
+    palette = [[0, 0, 0, 0], [255, 0, 0, 255], [0, 0, 255, 128]]
+    png = png_bytes(np.array([[0, 1], [2, 1]]), palette)
+    picture = (matplotlib.image.imread(io.BytesIO(png), format="png") * 255).round()
+    np.testing.assert_array_equal(picture, np.array([[[0, 0, 0, 0], [255, 0, 0, 255]], [[0, 0, 255, 128], [255, 0, 0, 255]]]))
+
+
+def test_figures_become_svg_in_the_pages_colours():
+    from llmbrain import plotting
+    from llmbrain.plotting import style
+
+    fig = plotting.plot_stability([0.9, 0.3])
+    svg = figure_svg(fig, "fig-x", 'a "label"')
+    assert svg.startswith("<svg") and 'aria-label="a &quot;label&quot;"' in svg and "viewBox" in svg
+    for ink in (style.INK, style.MUTED, style.GRID, style.FACE):
+        assert ink not in svg
+    assert "var(--ink)" in svg and "var(--font)" in svg and "<metadata" not in svg
+    assert all(i.startswith("fig-x-") for i in re.findall(r' id="([^"]+)"', svg))
+    assert svg == figure_svg(plotting.plot_stability([0.9, 0.3]), "fig-x", 'a "label"'), "the same figure, the same text"
+
+
+def test_small_charts_name_what_they_show():
+    svg = profile_svg(np.array([0.1, 0.0]), np.array([0.0, 0.2]), [4, 9], "profile")
+    assert "layer 4: 10 % positive" in svg and "layer 9: 20 % negative" in svg
+    strip = effect_strip(0.5, 0.4, 0.6, np.array([0.0, 0.1]), (-0.1, 0.7), "effect")
+    assert strip.count('class="control"') == 2 and "interval" in strip
+    assert 'class="interval"' not in effect_strip(0.5, None, None, np.array([]), (0, 1), "effect")
+
+
+def test_numbers_are_written_for_readers():
+    assert number(1234567) == "1\u202f234\u202f567" and number(-0.25) == "−0.25" and number(None) == "–"
+    assert number(float("nan")) == "–" and number(0.0004, "p") == "< 0.001" and number(0.04761, "q") == "0.048"
+    assert number(0.0123, "share") == "1.2\u202f%" and number(True) == "yes" and number("x<y") == "x<y"
+
+
+def test_tables_escape_link_and_sort_by_value():
+    frame = pd.DataFrame({"network": ["network-03", "other"], "p": [0.0001, np.nan], "note": ["<b>", "x" * 40]})
+    html = html_table(frame, "A & B", link=("network", page_of))
+    assert '<a href="#network-03">' in html and ">other<" in html and "&lt;b&gt;" in html and "A &amp; B" in html
+    assert 'data-v="0.0001"' in html and html.count("data-v") == 1 and "class=long" in html
+    assert network_number("network-12") == 12 and network_number(7) == 7 and network_number("code") is None
+
+
+def test_peaks_stay_in_their_document_and_apart():
+    frame = events(84)
+    course = np.zeros(84)
+    course[[10, 12, 41, 42, 70]] = [5, 4, 3, 2.5, 1]
+    found = peaks(course, frame, around=5)
+    assert [p for p, _, _ in found] == [10, 41, 42, 70] or [p for p, _, _ in found] == [10, 41, 70]
+    for peak, first, last in found:
+        assert first <= peak < last and frame["document"].iloc[first:last].nunique() == 1
+    first, last = best_stretch(course, frame, 20)
+    assert first <= 10 < last and last - first <= 20 and frame["document"].iloc[first:last].nunique() == 1
+    assert not peaks(-np.ones(84), frame)
+
+
+def test_engagement_by_kind_is_the_mean():
+    frame = events(84)
+    course = np.arange(84, dtype=float)[:, None]
+    means = engagement_by_kind(course, frame)
+    assert means.loc["encyclopaedic", 0] == course[:42].mean()
+    assert engagement_by_kind(course, frame.assign(kind="one")) is None
+    assert engagement_by_kind(course, frame.drop(columns="kind")) is None
+
+
+# -- methods ------------------------------------------------------------------------------------------------------
+def test_methods_say_what_was_run_and_cite_it(data):
+    paragraphs, cited = methods_text(data)
+    text = " ".join(paragraphs)
+    for said in ("weights 0123456789abcdef", "240 tokens", "seed 0", "10 starts", "|z| > 3", "matched by layer", "torch 2.13.0"):
+        assert said in text, said
+    assert {"canica", "fastica", "permutation", "fdr", "flap", "wanda", "bids"} <= set(cited)
+    assert all(key in CITED_AS for key in REFERENCES) and all(CITED_AS[key] in text for key in cited)
+    assert bibtex(cited).count("@") == len(cited)
+
+
+def test_methods_leave_out_what_was_not_run(data):
+    import dataclasses
+
+    bare = dataclasses.replace(data, networks=None, lesion=None, pruning=None, topography=None, stability=None)
+    text = " ".join(methods_text(bare)[0])
+    assert "lesioned" not in text and "CanICA" not in text and "removed for good" not in text and "display only" not in text
+    cited = methods_text(bare)[1]
+    assert "canica" not in cited and "fdr" not in cited and "flap" not in cited
+
+
+def test_methods_follow_the_settings(data):
+    import dataclasses
+
+    networks = Networks(GEOMETRY, 3, 120)
+    networks.info = {"method": "DictLearning", "parameters": {"alpha": 2, "random_state": 7}, "converged": [True, False]}
+    lesion = Tables(*lesion_tables(3), info={"lesion": {"how": "mean"}, "families": {"layer": "as many in each layer"}})
+    text = " ".join(methods_text(dataclasses.replace(data, networks=networks, lesion=lesion))[0])
+    assert "dictionary learning" in text and "seed 7" in text and "alpha 2" in text and "did not converge" in text
+    assert "clamped to their mean" in text and "as many in each layer" in text
