@@ -10,12 +10,15 @@ writing.
 """
 
 import argparse
+import os
 import shutil
 import statistics
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import llmbrain
@@ -42,6 +45,7 @@ def main():
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {args.device}, {args.dtype}")
     print(job.forecast)
     plain(job, args)  # warm up
+    parts(args)
     rows = []
     for _ in range(args.repeats):
         rows.append((*plain(job, args), *recorded(model, tokenizer, corpus, options, args)))
@@ -91,31 +95,11 @@ def subject(args):
     from tiny import tiny_tokenizer
 
     torch.set_default_dtype(getattr(torch, args.dtype))
-    with torch.device(args.device):
-        model = (
-            LlamaForCausalLM(LlamaConfig()).eval().requires_grad_(False)
-        )  # the defaults are those of the 7B model
+    with torch.device(args.device):  # the defaults of LlamaConfig are those of the 7B model
+        model = LlamaForCausalLM(LlamaConfig()).eval().requires_grad_(False)
     torch.set_default_dtype(torch.float32)
-    length = 1000
-    words = [
-        "the",
-        "state",
-        "of",
-        "all",
-        "neurons",
-        "at",
-        "one",
-        "token",
-        "is",
-        "a",
-        "volume",
-        "in",
-        "a",
-        "run",
-    ]
-    texts = [
-        " ".join(words[(i * 7 + j * (1 + i % 5)) % len(words)] for j in range(length)) for i in range(64)
-    ]
+    words = ["the", "state", "of", "all", "neurons", "at", "one", "token", "is", "a", "volume", "in", "a", "run"]
+    texts = [" ".join(words[(7 * i + j * (1 + i % 5)) % len(words)] for j in range(1000)) for i in range(64)]
     return model, tiny_tokenizer(), Corpus(llmbrain.load_corpus(texts).documents, "words")
 
 
@@ -129,6 +113,37 @@ def plain(job, args):
     if args.device != "cpu":
         torch.cuda.synchronize()
     return since(start)
+
+
+def parts(args, n_bytes=1 << 30):
+    """Print how fast bytes move: off the GPU, and into files of the folder."""
+    if args.device != "cpu":
+        on_device = torch.empty(n_bytes, dtype=torch.uint8, device=args.device)
+        pinned = torch.empty(n_bytes, dtype=torch.uint8, pin_memory=True)
+        for _ in range(2):
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            pinned.copy_(on_device, non_blocking=True)
+            torch.cuda.synchronize()
+        print(f"GPU to pinned memory: {n_bytes / 2**30 / (time.perf_counter() - start):.1f} GiB/s")
+    piece = np.random.default_rng(0).integers(0, 255, n_bytes // 16, np.uint8)
+    folder = Path(tempfile.mkdtemp(dir=args.folder))
+    for n_threads, n_files in ((1, 1), (4, 1), (4, 4), (16, 16)):
+        files = [os.open(folder / f"{n_threads}-{i}", os.O_CREAT | os.O_WRONLY) for i in range(n_files)]
+        start = time.perf_counter()
+        with ThreadPoolExecutor(n_threads) as pool:
+            list(pool.map(lambda i, f=files: os.pwrite(f[i % len(f)], piece, i * len(piece)), range(16)))
+        seconds = time.perf_counter() - start
+        print(f"writing, {n_threads} threads into {n_files} files: {n_bytes / 2**30 / seconds:.1f} GiB/s")
+        for file in files:
+            os.close(file)
+    for n_threads in (1, 4, 16):
+        mapped = np.memmap(folder / f"map-{n_threads}", np.uint8, "w+", shape=(16, len(piece)))
+        start = time.perf_counter()
+        with ThreadPoolExecutor(n_threads) as pool:
+            list(pool.map(lambda i, m=mapped: np.copyto(m[i], piece), range(16)))
+        print(f"memory map, {n_threads} threads: {n_bytes / 2**30 / (time.perf_counter() - start):.1f} GiB/s")
+    shutil.rmtree(folder)
 
 
 def now():

@@ -15,9 +15,9 @@ from ..models.hooks import site_hooks
 
 __all__ = ["HostScanner", "NotFiniteError", "input_device", "quiet_forward", "run_batch", "surprisal"]
 
-_CHUNK = (
-    32  # rows of logits that are turned into probabilities at a time, so that no second copy of all is made
-)
+# Rows of logits turned into probabilities at a time: no second copy of all of them, and the processor's cache.
+_CHUNK = 32
+_CHUNK_GPU = 1024
 _ROWS = 16  # tokens that are put in file order at a time; they should fit the processor's cache
 
 
@@ -78,7 +78,7 @@ def run_batch(model, sites, batch, places, on_rows):
                 "be told apart, so it cannot be recorded."
             )
         if x.device not in index:
-            index[x.device] = torch.from_numpy(keep).to(x.device)
+            index[x.device] = _send(keep, x.device)
         seen.add(i)
         on_rows(i, flat.index_select(0, index[x.device]))
 
@@ -118,11 +118,12 @@ def surprisal(logits, ids, places):
         last = int(wanted[-1])
         values = torch.full((last + 1,), float("nan"), dtype=torch.float32, device=logits.device)
         targets = ids[row, 1 : last + 1].to(logits.device)
-        for a in range(max(int(wanted[0]), 1) - 1, last, _CHUNK):
-            chunk = logits[row, a : min(a + _CHUNK, last)].float()
+        step = _CHUNK if logits.device.type == "cpu" else _CHUNK_GPU
+        for a in range(max(int(wanted[0]), 1) - 1, last, step):
+            chunk = logits[row, a : min(a + step, last)].float()
             target = targets[a : a + len(chunk), None]
             values[a + 1 : a + 1 + len(chunk)] = chunk.logsumexp(-1) - chunk.gather(-1, target)[:, 0]
-        parts.append(values[torch.from_numpy(np.asarray(wanted)).to(values.device)])
+        parts.append(values[_send(np.asarray(wanted), values.device)])
     return torch.cat(parts)
 
 
@@ -250,10 +251,21 @@ def _write(writer, block, places, rows):
         start += len(kept)
 
 
+def _send(array, device):
+    """A tensor of an array on a device, without waiting for what the device is computing."""
+    import torch
+
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 def _arguments(model, batch):
     """What the model's forward takes of a batch, on the right device."""
+    import torch
+
     parameters = inspect.signature(model.forward).parameters
-    inputs = batch.to(input_device(model)).inputs
+    device = torch.device(input_device(model))
+    inputs = {name: _send(tensor.numpy(), device) for name, tensor in batch.inputs.items()}
     if "position_ids" not in parameters:  # bloom and mpt count positions by the mask
         inputs.pop("position_ids")
     return inputs, {"use_cache": False} if "use_cache" in parameters else {}
