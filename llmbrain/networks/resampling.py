@@ -205,14 +205,14 @@ def resampled_networks(
     estimates = []
     for _ in range(n_repeats):
         weights = rng.multinomial(n_blocks, np.full(n_blocks, 1 / n_blocks)) if resample else np.ones(n_blocks)
-        estimates.append(_decompose(subspace, weights, n_components, rng, contrast, max_iter, tol))
+        estimates.append(decompose(subspace, weights, n_components, rng, contrast, max_iter, tol))
     stacked = np.concatenate(estimates)
     clusters = icasso(estimates, correlations=stacked @ stacked.T)
     return _as_maps(clusters, subspace.rows)
 
 
-def _decompose(subspace, weights, n_components, rng, contrast, max_iter, tol):
-    """Coordinates ``(n_components, n_rows)`` of the maps of one draw of blocks."""
+def decompose(subspace, weights, n_components, rng, contrast="cube", max_iter=200, tol=1e-4):
+    """Coordinates ``(n_components, n_rows)`` of the maps of one weighting of the blocks, from a random start."""
     import torch
 
     from .engines.fixed_point import draw_rotations, fastica

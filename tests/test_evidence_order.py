@@ -1,0 +1,103 @@
+"""How many networks: noise edges against simulation, planted factors counted, the split-half curve at its peak."""
+
+import numpy as np
+import pytest
+
+from llmbrain.exceptions import ParameterError
+from llmbrain.networks import order
+
+
+def factors(n_tokens, n_neurons, n_factors, strength=1.0, rho=0.0, seed=0, n_runs=1):
+    """Planted dense factors in noise whose tokens are correlated by `rho`."""
+    rng = np.random.default_rng(seed)
+    loadings = rng.normal(size=(n_factors, n_neurons))
+    runs = []
+    for _ in range(n_runs):
+        noise = rng.normal(size=(n_tokens, n_neurons))
+        for t in range(1, n_tokens if rho else 0):
+            noise[t] = rho * noise[t - 1] + np.sqrt(1 - rho**2) * noise[t]
+        runs.append((strength * rng.normal(size=(n_tokens, n_factors)) @ loadings + noise).astype(np.float32))
+    return runs
+
+
+@pytest.mark.parametrize(("t", "v"), [(200, 800), (600, 300)])
+def test_edge_and_bound_are_those_of_simulated_noise(t, v):
+    largest = [order.spectrum(order.standardized_sample(factors(t, v, 0, seed=s)))[0] for s in range(20)]
+    assert np.mean(largest) == pytest.approx(order.marchenko_pastur_edge(t, v), rel=0.03)
+    assert np.mean(np.array(largest) > order.noise_bound(t - 1, v)) <= 0.15
+
+
+@pytest.mark.parametrize("n_factors", [0, 1, 7])
+@pytest.mark.parametrize(("t", "v"), [(150, 600), (400, 250)])
+def test_marchenko_pastur_and_parallel_analysis_count_planted_factors(n_factors, t, v):
+    sample = order.standardized_sample(factors(t, v, n_factors, n_runs=2))
+    assert order.marchenko_pastur_count(sample)[0] == n_factors
+    for null in ("shift", "permute"):
+        parallel, eigenvalues, bound = order.parallel_analysis(sample, null=null, n_draws=10)
+        assert n_factors <= parallel <= n_factors + 1
+        assert len(bound) == len(eigenvalues)
+
+
+def test_only_the_shift_null_survives_autocorrelation():
+    # noise that is smooth over tokens and independent over neurons holds no factor at all
+    sample = order.standardized_sample(factors(300, 200, 0, rho=0.8))
+    assert order.parallel_analysis(sample, null="permute")[0] > 10
+    assert order.parallel_analysis(sample, null="shift")[0] <= 1
+
+
+def test_spectrum_does_not_care_which_side_is_longer():
+    x = order.standardized_sample(factors(80, 120, 3))
+    direct = np.linalg.eigvalsh(x[0].astype(float) @ x[0].T.astype(float) / 120)[::-1][:79]
+    assert np.allclose(order.spectrum(x), direct, atol=1e-4)
+    wide = [x[0][:, :50]]
+    assert np.allclose(order.spectrum(wide), np.linalg.eigvalsh(wide[0] @ wide[0].T / 50)[::-1][:50], atol=1e-4)
+    share, cumulative = order.explained_variance(order.spectrum(x))
+    assert cumulative[-1] == pytest.approx(1) and (np.diff(share) <= 1e-12).all()
+
+
+def test_sample_of_neurons_is_standardised_and_drops_the_dead():
+    run = factors(50, 300, 1)[0] * 5 + 3
+    run[:, 7] = 2.0
+    sample = order.standardized_sample([run], max_neurons=300)[0]
+    assert sample.shape == (50, 299) and np.allclose(sample.mean(0), 0, atol=1e-5)
+    assert np.allclose(sample.std(0, ddof=1), 1, atol=1e-4)
+    assert order.standardized_sample([run], max_neurons=40)[0].shape[1] in (39, 40)
+    with pytest.raises(ParameterError, match="constant"):
+        order.standardized_sample([np.ones((5, 5), np.float32)])
+
+
+def planted_runs(n_networks=6, n_runs=4, n_tokens=150, n_neurons=1500):
+    rng = np.random.default_rng(3)
+    maps = rng.normal(0, 3, (n_networks, n_neurons)) * (rng.random((n_networks, n_neurons)) < 0.06)
+    shape = (n_tokens, n_networks)
+    return [
+        (rng.normal(size=shape) @ maps + rng.normal(size=(n_tokens, n_neurons))).astype("f4") for _ in range(n_runs)
+    ]
+
+
+@pytest.mark.parametrize("n_runs", [1, 4])
+def test_auto_finds_the_planted_number(n_runs):
+    runs = planted_runs(n_runs=n_runs, n_tokens=600 // n_runs)
+    choice = order.choose_n_components(runs, grid=[2, 4, 6, 8, 12], n_draws=3)
+    curve = choice.curve.set_index("n_components")
+    assert curve.loc[6, "n_reproduced"] == 6 and curve.loc[6, "mean_r"] > 0.9
+    assert curve.loc[12, "n_reproduced"] <= 7 and curve.loc[12, "share"] < 0.7
+    assert choice.n_components == 6
+    assert choice.parallel == 6 and choice.marchenko_pastur == 6
+    assert {"eigenvalue", "share", "cumulative", "null"} <= set(choice.spectrum.columns)
+
+
+def test_auto_stays_within_what_parallel_analysis_allows():
+    choice = order.choose_n_components(planted_runs(), n_draws=3)
+    assert choice.n_components <= 6 and choice.curve["n_components"].max() <= 6
+
+
+def test_halves_share_no_token():
+    runs = [np.arange(40, dtype=np.float32).reshape(20, 2) + 100 * i for i in range(5)]
+    first, second = order.halves(runs)
+    assert [s.open()[0, 0] for s in first] == [0, 200, 400] and [s.open()[0, 0] for s in second] == [100, 300]
+    first, second = order.halves(runs[:1])
+    rows = np.concatenate([s.open()[:, 0] for s in (*first, *second)])
+    assert len(first) == len(second) == 4 and sorted(rows) == sorted(runs[0][:, 0])
+    with pytest.raises(ParameterError, match="grid"):
+        order.split_half_curve(runs, [100])
