@@ -53,9 +53,7 @@ def main():
             f"plain {job.plan.n_fed / rows[-1][0]:.1f} tokens/s, recording {job.plan.n_fed / rows[-1][2]:.1f}; "
             f"processor time {rows[-1][1]:.1f} s and {rows[-1][3]:.1f} s"
         )
-    median_plain, plain_cpu, median_recording, recording_cpu = (
-        statistics.median(column) for column in zip(*rows)
-    )
+    median_plain, plain_cpu, median_recording, recording_cpu = (statistics.median(column) for column in zip(*rows))
     ratios = sorted(row[0] / row[2] for row in rows)
     n_fed = job.plan.n_fed
     print(

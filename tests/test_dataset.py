@@ -60,9 +60,7 @@ def test_every_kind_of_file_has_a_name_of_its_own(kind):
     wanted = {key: value for key, value in entities.items() if f"{{{key}}}" in FILES[kind]}
     path = study.path(kind, **wanted)
     others = {
-        study.path(k, **{e: v for e, v in entities.items() if f"{{{e}}}" in FILES[k]})
-        for k in FILES
-        if k != kind
+        study.path(k, **{e: v for e, v in entities.items() if f"{{{e}}}" in FILES[k]}) for k in FILES if k != kind
     }
     assert path not in others and path.is_relative_to("root")
 
@@ -134,9 +132,7 @@ def test_tokens_survive_the_table(original):
         assert "\n" not in spelled and "\t" not in spelled
     assert "".join(events.loc[events["document"] == "text-0001", "token"]) == TEXTS[0]
     raw = pd.read_csv(next(original.rglob("*run-01_events.tsv")), sep="\t")
-    assert (
-        len(raw) == open_recording(original, "mlp")[0].n_tokens
-    )  # also for a reader that knows nothing of us
+    assert len(raw) == open_recording(original, "mlp")[0].n_tokens  # also for a reader that knows nothing of us
 
 
 def test_confounds_by_path_and_by_recording(original):
@@ -253,9 +249,7 @@ def test_a_foreign_dataset_and_a_file_are_left_alone(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(DatasetError, match="is a file"):
         Study.create(tmp_path / "file", model, "demo")
-    assert (tmp_path / "dataset_description.json").read_text() == "{}" and (
-        tmp_path / "file"
-    ).read_text() == "mine"
+    assert (tmp_path / "dataset_description.json").read_text() == "{}" and (tmp_path / "file").read_text() == "mine"
 
 
 # -- the tools of others ----------------------------------------------------------------------------------------------
@@ -291,9 +285,7 @@ def test_nifti_tool_accepts_every_file(original):
         pytest.skip("nifti_tool is not installed (Debian: apt-get install nifti-bin)")
     files = [str(path) for path in original.rglob("*.nii*")]
     assert len(files) == 9  # three runs of two sites, two layer atlases and one of heads
-    out = subprocess.run(
-        [tool, "-check_hdr", "-check_nim", "-infiles", *files], capture_output=True, text=True
-    )
+    out = subprocess.run([tool, "-check_hdr", "-check_nim", "-infiles", *files], capture_output=True, text=True)
     assert out.returncode == 0 and out.stdout.count("IS GOOD") == 2 * len(files), out.stdout + out.stderr
 
 
@@ -310,9 +302,7 @@ def test_nilearn_reads_it_unaided(original):
     masked = NiftiMasker(runs.geometry.mask_img, standardize=None).fit_transform(runs.paths[0])
     np.testing.assert_array_equal(masked, runs[0].to_array())
     layers = NiftiLabelsMasker(study.path("layers_dseg"), standardize=None).fit_transform(runs.paths[0])
-    np.testing.assert_allclose(
-        layers, [[p.mean() for p in runs.geometry.split(row)] for row in masked], rtol=1e-5
-    )
+    np.testing.assert_allclose(layers, [[p.mean() for p in runs.geometry.split(row)] for row in masked], rtol=1e-5)
     assert mean_img(img).shape == runs.geometry.shape
     figure = plot_carpet(img, mask_img=load_img(study.path("layers_dseg")), t_r=1)
     plt.close(figure)

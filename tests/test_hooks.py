@@ -10,9 +10,7 @@ IDS = torch.tensor([[256, 5, 17, 200, 44, 9], [256, 8, 8, 31, 2, 90]])
 
 
 def n_hooks(model):
-    return sum(
-        len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in model.modules()
-    )
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in model.modules())
 
 
 def logits(model):

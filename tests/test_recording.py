@@ -93,9 +93,7 @@ def test_every_architecture_and_several_sites_in_one_pass(name, tokenizer, tmp_p
     model = tiny_model(name)
     calls = []
     handle = model.register_forward_pre_hook(lambda module, args: calls.append(1))
-    recordings = quiet(
-        model, tokenizer, TEXTS, tmp_path / "study", site=["mlp", "attention", "mlp_output", "layer"]
-    )
+    recordings = quiet(model, tokenizer, TEXTS, tmp_path / "study", site=["mlp", "attention", "mlp_output", "layer"])
     handle.remove()
     assert len(calls) == 1 and list(recordings) == ["mlp", "attention", "mlp_output", "layer"]
     document = encode(TEXTS, tokenizer)[2]
@@ -131,9 +129,7 @@ def test_surprisal_in_chunks_is_cross_entropy():
     logits, ids = torch.randn(2, 100, 50), torch.randint(50, (2, 100))
     places = [np.array([0, 1, 40, 99]), np.arange(3, 90)]
     got = surprisal(logits, ids, places).numpy()
-    whole = torch.nn.functional.cross_entropy(
-        logits[:, :-1].reshape(-1, 50), ids[:, 1:].reshape(-1), reduction="none"
-    )
+    whole = torch.nn.functional.cross_entropy(logits[:, :-1].reshape(-1, 50), ids[:, 1:].reshape(-1), reduction="none")
     whole = np.concatenate([np.full((2, 1), np.nan), whole.reshape(2, 99).numpy()], 1)
     np.testing.assert_allclose(got, np.concatenate([whole[0, places[0]], whole[1, places[1]]]), rtol=1e-5)
 
@@ -234,9 +230,7 @@ def test_a_plan_records_each_token_of_each_document_once(shapes, context, tokens
 
 
 def test_runs_end_with_documents_where_they_can():
-    documents = [
-        TokenizedDocument(np.arange(n), [""] * n, np.zeros(n, bool), str(n)) for n in (30, 40, 25, 100, 5)
-    ]
+    documents = [TokenizedDocument(np.arange(n), [""] * n, np.zeros(n, bool), str(n)) for n in (30, 40, 25, 100, 5)]
     plan = plan_recording(documents, context=64, warmup=16, tokens_per_run=70)
     assert [[p.window.document for p in run.pieces] for run in plan.runs] == [[0, 1], [2], [3], [3, 4]]
     assert [run.n_tokens for run in plan.runs] == [70, 25, 64, 41]
@@ -252,11 +246,7 @@ def test_a_window_gives_what_the_model_sees_in_it(llama, tokenizer, tmp_path):
     assert (events.loc[events["window"] > 0, "window_position"] >= 24 + 1).all()
     for number, rows in events.groupby("window"):
         last, seen = int(rows["position"].iloc[-1]), int(rows["window_position"].iloc[-1])
-        ids = (
-            document.ids[: last + 1]
-            if number == 0
-            else np.append(256, document.ids[last - seen + 1 : last + 1])
-        )
+        ids = document.ids[: last + 1] if number == 0 else np.append(256, document.ids[last - seen + 1 : last + 1])
         expected, nats = alone(llama, ids)
         np.testing.assert_allclose(values[rows.index], expected[rows["window_position"]], atol=1e-5)
         np.testing.assert_allclose(rows["surprisal"], nats[rows["window_position"]], atol=1e-4)
@@ -274,9 +264,7 @@ def test_a_longer_warmup_brings_tokens_closer_to_the_whole_document(llama, token
 
 
 def test_events_say_what_each_token_is(llama, tokenizer, tmp_path):
-    corpus = Corpus(
-        [Document(TEXTS[0], "hero", "story"), Document(TEXTS[3], "add", "code")], name="my corpus"
-    )
+    corpus = Corpus([Document(TEXTS[0], "hero", "story"), Document(TEXTS[3], "add", "code")], name="my corpus")
     runs = quiet(llama, tokenizer, corpus, tmp_path / "study")
     events = runs.events
     assert len(events) == runs.n_tokens
@@ -284,9 +272,7 @@ def test_events_say_what_each_token_is(llama, tokenizer, tmp_path):
     assert "".join(events.loc[events["document"] == "hero", "token"]) == TEXTS[0]
     assert set(events["kind"]) == {"story", "code"} and 256 not in set(events["token_id"])
     counts = events["token_id"].value_counts()
-    np.testing.assert_allclose(
-        events["log_frequency"], np.log(counts[events["token_id"]] / len(events)), atol=1e-5
-    )
+    np.testing.assert_allclose(events["log_frequency"], np.log(counts[events["token_id"]] / len(events)), atol=1e-5)
     assert not events["sink"].any() and events["surprisal"].notna().all()
     assert set(json.loads(runs.study.path("events_json").read_text())) >= set(events.columns) - {"run"}
 
@@ -308,9 +294,7 @@ def test_confounds_go_into_nilearn(llama, tokenizer, tmp_path):
     runs = quiet(llama, tokenizer, TEXTS, tmp_path / "study", tokens_per_run=128)
     confounds = runs.confounds(["log_position", "surprisal"])
     assert [len(c) for c in confounds] == [run.n_tokens for run in runs]
-    cleaned = runs.geometry.masker(standardize="zscore_sample").fit_transform(
-        runs.paths[0], confounds=confounds[0]
-    )
+    cleaned = runs.geometry.masker(standardize="zscore_sample").fit_transform(runs.paths[0], confounds=confounds[0])
     correlation = np.corrcoef(cleaned.T, confounds[0].T)[:-2, -2:]
     assert np.abs(correlation).max() < 1e-3
     with pytest.raises(ParameterError, match="nothing"):
@@ -411,9 +395,7 @@ def test_int16_keeps_each_neuron_to_a_fraction_of_its_range(llama, tokenizer, tm
     step = runs[0].scale
     assert (step >= np.abs(full).max(0) / 4096 - 1e-9).all()
     assert (np.abs(runs[0].to_array() - full) <= 0.51 * step + 1e-7).all()
-    float_file, int_file = (
-        Path(r[0].path).stat().st_size - 352 for r in (open_recording(tmp_path / "full"), runs)
-    )
+    float_file, int_file = (Path(r[0].path).stat().st_size - 352 for r in (open_recording(tmp_path / "full"), runs))
     assert float_file == 2 * int_file
 
 
@@ -499,11 +481,7 @@ def test_accumulators_refuse_what_is_not_finite(tokenizer):
 
 # -- accidents --------------------------------------------------------------------------------------------------------
 def files_of(folder):
-    return {
-        p.relative_to(folder).as_posix(): p.read_bytes()
-        for p in sorted(Path(folder).rglob("*"))
-        if p.is_file()
-    }
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()}
 
 
 @pytest.mark.filterwarnings("ignore:.*too large for int16")

@@ -74,10 +74,7 @@ def test_attention_site_is_what_the_heads_write(name):
     model = tiny_model(name)
     sites = find_sites(model, "attention")
     seen = {}
-    handles = [
-        s.module.register_forward_hook(lambda m, a, y, i=i: seen.__setitem__(i, y))
-        for i, s in enumerate(sites)
-    ]
+    handles = [s.module.register_forward_hook(lambda m, a, y, i=i: seen.__setitem__(i, y)) for i, s in enumerate(sites)]
     with torch.no_grad(), site_hooks(sites, lambda i, x: torch.zeros_like(x)):
         model(input_ids=IDS, use_cache=False)
     for handle in handles:
@@ -141,9 +138,7 @@ def test_unequal_widths():
 @pytest.mark.parametrize("name", ["mixtral", "qwen3_moe"])
 def test_experts_are_refused_by_name(name):
     model = tiny_model(name)
-    with pytest.raises(
-        UnsupportedArchitectureError, match=r"mixture of experts \(mlp, .*q_proj.*'attention'"
-    ):
+    with pytest.raises(UnsupportedArchitectureError, match=r"mixture of experts \(mlp, .*q_proj.*'attention'"):
         find_sites(model)
     assert len(find_sites(model, "attention")) == len(find_sites(model, "layer")) == N_LAYERS
 
@@ -155,9 +150,7 @@ def test_encoder_decoders_are_refused():
 
 def test_what_is_not_understood_is_refused_with_the_modules_seen():
     model = tiny_model("gpt2")
-    model.transformer.h[1].mlp.extra = torch.nn.Sequential(
-        torch.nn.Linear(HIDDEN, 7), torch.nn.Linear(7, HIDDEN)
-    )
+    model.transformer.h[1].mlp.extra = torch.nn.Sequential(torch.nn.Linear(HIDDEN, 7), torch.nn.Linear(7, HIDDEN))
     with pytest.raises(UnsupportedArchitectureError, match=r"GPT2Block.*mlp.extra.0 \(32, 7\).*sites="):
         find_sites(model)
 

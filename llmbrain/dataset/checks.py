@@ -54,9 +54,7 @@ def read_sidecar(path):
     try:
         sidecar = read_json(path.with_suffix(".json"))
     except FileNotFoundError:
-        raise DatasetError(
-            f"{path} has no sidecar: it was not finished, or is not llmbrain's. {_REMEDY}"
-        ) from None
+        raise DatasetError(f"{path} has no sidecar: it was not finished, or is not llmbrain's. {_REMEDY}") from None
     except ValueError as error:
         raise DatasetError(f"{path.with_suffix('.json')} is not JSON ({error}). {_REMEDY}") from error
     missing = [key for key in _NEEDED if key not in sidecar]
@@ -78,14 +76,10 @@ def _check_header(path, sidecar, geometry):
     if img.shape != expected:
         raise DatasetError(f"{path} has the shape {img.shape}, its sidecar says {expected}. {_REMEDY}")
     if str(img.get_data_dtype().name) != sidecar["DataType"]:
-        raise DatasetError(
-            f"{path} holds {img.get_data_dtype()}, its sidecar says {sidecar['DataType']}. {_REMEDY}"
-        )
+        raise DatasetError(f"{path} holds {img.get_data_dtype()}, its sidecar says {sidecar['DataType']}. {_REMEDY}")
     size = img.dataobj.offset + geometry.n_voxels * expected[3] * img.get_data_dtype().itemsize
     if path.stat().st_size != size:
-        raise DatasetError(
-            f"{path} has {path.stat().st_size} bytes instead of {size}: it is damaged. {_REMEDY}"
-        )
+        raise DatasetError(f"{path} has {path.stat().st_size} bytes instead of {size}: it is damaged. {_REMEDY}")
 
 
 def _check_events(path, sidecar):

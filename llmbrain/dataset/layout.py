@@ -123,9 +123,7 @@ def file_name(kind, subject, task, session=None, **entities):
         raise ParameterError(f"The file {kind!r} needs {' and '.join(missing)}, e.g. {missing[0]}=1.")
     unused = set(entities) - set(needed)
     if unused:
-        raise ParameterError(
-            f"The file {kind!r} has no {' or '.join(sorted(unused))}; it has {', '.join(needed)}."
-        )
+        raise ParameterError(f"The file {kind!r} has no {' or '.join(sorted(unused))}; it has {', '.join(needed)}.")
     return FILES[kind].format(**fields)
 
 

@@ -204,9 +204,7 @@ def read_confounds(runs, columns=CONFOUNDS):
     numeric = events.select_dtypes("number")
     unknown = [name for name in columns if name not in numeric]
     if unknown:
-        raise ParameterError(
-            f"No numeric column {', '.join(unknown)} in the events; there are {', '.join(numeric)}."
-        )
+        raise ParameterError(f"No numeric column {', '.join(unknown)} in the events; there are {', '.join(numeric)}.")
     frame = numeric[list(columns)].astype(float)
     frame = frame.fillna(frame.mean()).dropna(axis=1)
     return frame.loc[:, frame.nunique() > 1]
@@ -234,9 +232,7 @@ def open_recording(folder, site=None):
     study = folder if isinstance(folder, Study) else Study.open(folder)
     sites = study.sites()
     if not sites:
-        raise DatasetError(
-            f"{study.root} holds no finished run. Go on with it: record(..., out={str(study.root)!r})."
-        )
+        raise DatasetError(f"{study.root} holds no finished run. Go on with it: record(..., out={str(study.root)!r}).")
     if site is None and len(sites) > 1:
         raise DatasetError(f"{study.root} holds the sites {', '.join(sites)}; choose one with site=.")
     if site is not None and site not in sites:

@@ -121,15 +121,11 @@ class Study:
         """
         path = Path(root) / file_name("study_json", "", "")
         if not path.is_file():
-            raise DatasetError(
-                f"{root} holds no study ({path.name} is missing). Make one with record(..., out=...)."
-            )
+            raise DatasetError(f"{root} holds no study ({path.name} is missing). Make one with record(..., out=...).")
         try:
             return cls._from_info(root, read_json(path))
         except (ValueError, KeyError, TypeError) as error:
-            raise DatasetError(
-                f"{path} cannot be read ({error}). Restore it, or record into a new folder."
-            ) from error
+            raise DatasetError(f"{path} cannot be read ({error}). Restore it, or record into a new folder.") from error
 
     @classmethod
     def _from_info(cls, root, info):
@@ -141,9 +137,7 @@ class Study:
         path = self.path("study_json")
         if not path.is_file():
             if self.path("description").is_file() or (self.root.is_dir() and any(self.root.glob("sub-*"))):
-                raise DatasetError(
-                    f"{self.root} holds a dataset that llmbrain did not write. Choose another folder."
-                )
+                raise DatasetError(f"{self.root} holds a dataset that llmbrain did not write. Choose another folder.")
             if self.root.exists() and not self.root.is_dir():
                 raise DatasetError(f"{self.root} is a file. Choose a folder.")
             return
@@ -187,9 +181,7 @@ class Study:
         return [p.with_suffix(".nii") for p in self._sidecars(bids_label(site))]
 
     def _sidecars(self, label):
-        pattern = (
-            self.path("bold_json", run=0, site="SITE").name.replace("run-00", "run-*").replace("SITE", label)
-        )
+        pattern = self.path("bold_json", run=0, site="SITE").name.replace("run-00", "run-*").replace("SITE", label)
         return sorted(self.path("bold_json", run=0).parent.glob(pattern), key=lambda p: (len(p.name), p.name))
 
     # -- writing --------------------------------------------------------------------------------------------------
@@ -217,17 +209,11 @@ class Study:
         site = geometry.site
         names = [f"layer{i:02d}" for i in geometry.layers]
         index = np.arange(1, geometry.n_layers + 1)
-        layers = pd.DataFrame(
-            {"index": index, "name": names, "layer": geometry.layers, "n_neurons": geometry.sizes}
-        )
+        layers = pd.DataFrame({"index": index, "name": names, "layer": geometry.layers, "n_neurons": geometry.sizes})
         self._write_atlas("layers", site, geometry.layers_img, layers)
         if geometry.n_heads is None:
             return
-        rows = [
-            (f"layer{i:02d}head{h:02d}", i, h)
-            for i, n in zip(geometry.layers, geometry.n_heads)
-            for h in range(n)
-        ]
+        rows = [(f"layer{i:02d}head{h:02d}", i, h) for i, n in zip(geometry.layers, geometry.n_heads) for h in range(n)]
         heads = pd.DataFrame(rows, columns=["name", "layer", "head"])
         heads.insert(0, "index", np.arange(1, len(rows) + 1))
         self._write_atlas("heads", site, geometry.heads_img, heads)
@@ -278,9 +264,7 @@ def _description(info):
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
         "License": "n/a",
-        "GeneratedBy": [
-            {"Name": "llmbrain", "Version": __version__, "Description": "Recording of a language model"}
-        ],
+        "GeneratedBy": [{"Name": "llmbrain", "Version": __version__, "Description": "Recording of a language model"}],
         "SourceDatasets": [
             {
                 "Description": f"model {model['id']}",

@@ -155,11 +155,7 @@ def _site(layer, path, block, name, where, start, size, n_heads=None):
 
 def _by_hand(model, site, given):
     """Sites that the user named."""
-    options = (
-        dict(given)
-        if isinstance(given, dict) and all(isinstance(k, str) for k in given)
-        else {"names": given}
-    )
+    options = dict(given) if isinstance(given, dict) and all(isinstance(k, str) for k in given) else {"names": given}
     unknown = set(options) - {"names", "where", "start", "stop", "size", "n_heads"}
     if unknown or "names" not in options:
         raise ParameterError(
@@ -183,28 +179,20 @@ def _resolve(names, modules):
             some = ", ".join([name for name in modules if name][:12])
             raise ParameterError(f"sites={names!r} matches no module. There are {some}, ...")
         names = matched
-    pairs = (
-        list(names.items()) if isinstance(names, dict) else [(_layer_number(name), name) for name in names]
-    )
+    pairs = list(names.items()) if isinstance(names, dict) else [(_layer_number(name), name) for name in names]
     missing = [name for _, name in pairs if name not in modules]
     if missing:
-        raise ParameterError(
-            f"The model has no module {missing[0]!r}; see dict(model.named_modules()) for the names."
-        )
+        raise ParameterError(f"The model has no module {missing[0]!r}; see dict(model.named_modules()) for the names.")
     layers = [layer for layer, _ in pairs]
     if not pairs or len(set(layers)) < len(layers):
-        raise ParameterError(
-            f"sites must name one module for each layer; got {', '.join(name for _, name in pairs)}."
-        )
+        raise ParameterError(f"sites must name one module for each layer; got {', '.join(name for _, name in pairs)}.")
     return sorted(pairs)
 
 
 def _layer_number(name):
     numbers = [int(part) for part in name.split(".") if part.isdigit()]
     if not numbers:
-        raise ParameterError(
-            f"The module {name!r} has no layer number in its name; give a dict {{layer: name}}."
-        )
+        raise ParameterError(f"The module {name!r} has no layer number in its name; give a dict {{layer: name}}.")
     return numbers[0]
 
 
@@ -214,9 +202,7 @@ def _named_site(layer, name, module, where, options, model):
         try:
             width = features(module)[0 if where == "input" else 1]
         except AttributeError:
-            width = (
-                model.config.get_text_config().hidden_size
-            )  # anything but a linear works on the residual stream
+            width = model.config.get_text_config().hidden_size  # anything but a linear works on the residual stream
     start, stop = options.get("start") or 0, options.get("stop") or width
     if not 0 <= start < stop <= width:
         raise ParameterError(f"start={start}, stop={stop}: {name} has {width} neurons.")

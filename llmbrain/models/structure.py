@@ -102,9 +102,7 @@ def decoder_blocks(model):
         blocks = list(module)
         widths = {features(linear)[0] for linear in linears(blocks[0]).values()}
         if text.hidden_size in widths and len({type(b) for b in blocks}) == 1:
-            candidates.append(
-                (len(blocks) == text.num_hidden_layers, len(blocks), -name.count("."), name, blocks)
-            )
+            candidates.append((len(blocks) == text.num_hidden_layers, len(blocks), -name.count("."), name, blocks))
     if not candidates or not max(candidates, key=lambda c: c[:3])[0]:
         raise UnsupportedArchitectureError(
             f"No list of {text.num_hidden_layers} equal blocks was found in {type(model).__name__}; it has "
@@ -153,9 +151,7 @@ def mlp_parts(block, width, with_gate=False):
     writers = [name for name, (_, outputs) in sizes.items() if outputs == width]
     if len(mlp) not in (2, 3) or not writers:
         raise UnsupportedArchitectureError(_message("a plain or gated MLP", block))
-    writer = writers[
-        -1
-    ]  # if the MLP is exactly as wide as the stream, the writer is defined after its readers
+    writer = writers[-1]  # if the MLP is exactly as wide as the stream, the writer is defined after its readers
     size = sizes[writer][0]
     readers = [name for name in mlp if name != writer]
     if any(sizes[name][0] != width for name in readers):
@@ -189,12 +185,8 @@ def _tell_gate(block, writer, readers, size):
     weight = linear.weight
     with torch.no_grad():
         try:
-            handles += [
-                block.get_submodule(name).register_forward_hook(keep_output(name)) for name in readers
-            ]
-            handles += [
-                container.get_submodule(n).register_forward_pre_hook(keep_input(prefix + n)) for n in inside
-            ]
+            handles += [block.get_submodule(name).register_forward_hook(keep_output(name)) for name in readers]
+            handles += [container.get_submodule(n).register_forward_pre_hook(keep_input(prefix + n)) for n in inside]
             dtype = weight.dtype if weight.dtype.is_floating_point else torch.float32
             device = getattr(getattr(linear, "_hf_hook", None), "execution_device", None) or weight.device
             container(torch.ones(1, 1, features(linear)[0], dtype=dtype, device=device))

@@ -84,9 +84,7 @@ def _feed(job, name, several, batch, places, pieces, first, explain):
 
     try:
         run_batch(job.model, sites, batch, places, update)
-        if not all(
-            bool(flag) for flag in finite
-        ):  # found out late on a GPU, where looking at once would stall it
+        if not all(bool(flag) for flag in finite):  # found out late on a GPU, where looking at once would stall it
             run_batch(job.model, sites, batch, places, lambda i, rows: raise_if_not_finite(sites[i], rows))
     except NotFiniteError as error:
         raise explain(error, job, pieces) from error

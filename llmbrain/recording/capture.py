@@ -88,9 +88,7 @@ def run_batch(model, sites, batch, places, on_rows):
         values = surprisal(logits, inputs["input_ids"], places)
     missing = set(range(len(sites))) - seen
     if missing:
-        raise RecordingError(
-            f"{sites[min(missing)].name} was not reached by the forward pass: it cannot be recorded."
-        )
+        raise RecordingError(f"{sites[min(missing)].name} was not reached by the forward pass: it cannot be recorded.")
     return values
 
 
@@ -198,9 +196,7 @@ class HostScanner:
         for number, (batch, places, rows) in enumerate(todo):
             n_kept = sum(map(len, places))
             try:
-                values = run_batch(
-                    self.model, self.sites, batch, places, lambda i, x, n=n_kept: self._keep(i, x, n)
-                )
+                values = run_batch(self.model, self.sites, batch, places, lambda i, x, n=n_kept: self._keep(i, x, n))
             except NotFiniteError as error:
                 error.batch = number
                 raise

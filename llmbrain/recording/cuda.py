@@ -36,8 +36,7 @@ class CudaScanner:
         dtype = floating.pop() if len(floating) == 1 else torch.float32
         widths = [sum(site.size for site in group) for group in groups]
         self._sets = [
-            [torch.zeros(n_rows, width + 1, dtype=dtype, device=self.device) for width in widths]
-            for _ in range(2)
+            [torch.zeros(n_rows, width + 1, dtype=dtype, device=self.device) for width in widths] for _ in range(2)
         ]
         self._copying = torch.cuda.Stream(self.device)
         self._slots = queue.Queue()
@@ -60,9 +59,7 @@ class CudaScanner:
                 n_kept = sum(map(len, places))
                 views = [buffer[:n_kept] for buffer in buffers]
                 surprisals.append(
-                    run_batch(
-                        self.model, self.sites, batch, places, lambda i, x, v=views: self._keep(v, i, x)
-                    )
+                    run_batch(self.model, self.sites, batch, places, lambda i, x, v=views: self._keep(v, i, x))
                 )
                 self._copying.wait_stream(torch.cuda.current_stream(self.device))
                 with torch.cuda.stream(self._copying):
@@ -97,9 +94,7 @@ class CudaScanner:
                 n = min(step, len(kept) - a)
                 ordered = order(buffer[start + a : start + a + n])
                 slot = self._slots.get()
-                target = (
-                    slot[: ordered.numel() * ordered.element_size()].view(ordered.dtype).view(ordered.shape)
-                )
+                target = slot[: ordered.numel() * ordered.element_size()].view(ordered.dtype).view(ordered.shape)
                 target.copy_(ordered, non_blocking=True)
                 arrived = torch.cuda.Event()
                 arrived.record(self._copying)

@@ -10,9 +10,7 @@ EVENT_COLUMNS = {
         "Format": "number",
     },
     "duration": {"Description": "Always 1: one token.", "Format": "number"},
-    "token": {
-        "Description": "The token, on one line: a newline is written \\n, a tab \\t. token_id is what is exact."
-    },
+    "token": {"Description": "The token, on one line: a newline is written \\n, a tab \\t. token_id is what is exact."},
     "token_id": {"Description": "Number of the token in the tokenizer's vocabulary."},
     "document": {"Description": "Id of the document in the corpus."},
     "kind": {"Description": "Kind of the document."},
@@ -22,9 +20,7 @@ EVENT_COLUMNS = {
     "window": {
         "Description": "Number of the window of the document, from 0. Long documents are read in overlapping windows."
     },
-    "window_position": {
-        "Description": "Number of the token in its window, from 0: the position that the model saw."
-    },
+    "window_position": {"Description": "Number of the token in its window, from 0: the position that the model saw."},
     "surprisal": {
         "Description": "-log p(token | tokens before it in its window), from the recorded forward pass; "
         "n/a for a document's first token if no BOS stands before it.",

@@ -72,10 +72,7 @@ class Job:
 
     def missing(self, study, wanted):
         """Runs of ``wanted`` that are not finished, each with the sites it still lacks."""
-        rows = [
-            (run, [name for name in self.geometries if not self.is_finished(study, run, name)])
-            for run in wanted
-        ]
+        rows = [(run, [name for name in self.geometries if not self.is_finished(study, run, name)]) for run in wanted]
         return [(run, names) for run, names in rows if names]
 
     def wanted(self, run_index):

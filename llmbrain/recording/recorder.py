@@ -186,9 +186,7 @@ def _record_run(job, study, run, names, scanners, scales, bar):
                 NumericalWarning,
                 stacklevel=2,
             )
-        write_json(
-            study.path("bold_json", run=run.number, site=name), _sidecar(job, study, run, name, writer)
-        )
+        write_json(study.path("bold_json", run=run.number, site=name), _sidecar(job, study, run, name, writer))
 
 
 def _fill(job, run, scanner, writers, bar):

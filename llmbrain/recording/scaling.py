@@ -28,9 +28,7 @@ def neuron_scales(job, study):
     for name, largest in _largest(job, lacking).items():
         scale = np.maximum(largest, np.finfo(np.float32).tiny * _STEPS * 2) / _STEPS
         save_img(study.path("scale", site=name), job.geometries[name].to_img(scale))
-    return {
-        name: _read(study.path("scale", site=name), geometry) for name, geometry in job.geometries.items()
-    }
+    return {name: _read(study.path("scale", site=name), geometry) for name, geometry in job.geometries.items()}
 
 
 def _largest(job, names):

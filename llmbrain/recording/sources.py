@@ -114,11 +114,7 @@ def generated(model, tokenizer, prompts, *, max_new_tokens=64, random_state=None
 
     from .capture import input_device, quiet_forward
 
-    if (
-        isinstance(max_new_tokens, bool)
-        or not isinstance(max_new_tokens, (int, np.integer))
-        or max_new_tokens < 1
-    ):
+    if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, (int, np.integer)) or max_new_tokens < 1:
         raise ParameterError(f"max_new_tokens={max_new_tokens!r}: it must be a whole number of at least 1.")
     material = texts(prompts, tokenizer)
     special = set(getattr(tokenizer, "all_special_ids", []))
@@ -130,16 +126,12 @@ def generated(model, tokenizer, prompts, *, max_new_tokens=64, random_state=None
     with quiet_forward(model), torch.no_grad(), torch.random.fork_rng():
         for number, document in enumerate(material.documents):
             if random_state is not None:
-                torch.manual_seed(
-                    int(random_state) + number
-                )  # so that a document does not depend on the others
+                torch.manual_seed(int(random_state) + number)  # so that a document does not depend on the others
             ids = torch.from_numpy(_without_end(document, tokenizer))[None].to(device)
             out = model.generate(ids, attention_mask=torch.ones_like(ids), **options)[0].cpu().numpy()
             documents.append(_join(document, ids.shape[1], out, tokenizer, special))
     settings = {"max_new_tokens": int(max_new_tokens), "random_state": random_state}
-    return Material(
-        documents, {**material.corpus, "name": f"{material.corpus['name']}-generated", **settings}
-    )
+    return Material(documents, {**material.corpus, "name": f"{material.corpus['name']}-generated", **settings})
 
 
 def _describe(corpus):
@@ -157,9 +149,7 @@ def _write_chat(identity, messages, tokenizer, add_generation_prompt):
         raise CorpusError(
             f"Conversation {identity!r} is {messages!r:.80}; it must be a list of {{'role': ..., 'content': ...}}."
         )
-    text = tokenizer.apply_chat_template(
-        list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
-    )
+    text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=add_generation_prompt)
     spans, place = [], 0
     for message in messages:
         content = message["content"].strip()
@@ -188,11 +178,7 @@ def _tokenize_chat(identity, kind, text, spans, tokenizer):
 def _without_end(document, tokenizer):
     """Ids of a prompt without an end-of-text token at its end: after that there is nothing to go on from."""
     ids = np.asarray(document.ids)
-    while (
-        len(ids) > 1
-        and ids[-1] == getattr(tokenizer, "eos_token_id", None)
-        and document.is_special[len(ids) - 1]
-    ):
+    while len(ids) > 1 and ids[-1] == getattr(tokenizer, "eos_token_id", None) and document.is_special[len(ids) - 1]:
         ids = ids[:-1]
     return ids
 
@@ -203,18 +189,13 @@ def _join(document, n_prompt, ids, tokenizer, special):
         new = new[:-1]
     spelled = _Spelling(tokenizer)(new)
     columns = {
-        **{
-            k: [*list(v)[:n_prompt], *["assistant"] * len(new)]
-            for k, v in getattr(document, "columns", {}).items()
-        },
+        **{k: [*list(v)[:n_prompt], *["assistant"] * len(new)] for k, v in getattr(document, "columns", {}).items()},
         "phase": ["prompt"] * n_prompt + ["generated"] * len(new),
     }
     return MarkedDocument(
         np.concatenate([np.asarray(document.ids)[:n_prompt], new]).astype(np.int64),
         [*list(document.tokens)[:n_prompt], *spelled],
-        np.concatenate([np.asarray(document.is_special)[:n_prompt], [int(i) in special for i in new]]).astype(
-            bool
-        ),
+        np.concatenate([np.asarray(document.is_special)[:n_prompt], [int(i) in special for i in new]]).astype(bool),
         document.id,
         document.kind,
         columns,

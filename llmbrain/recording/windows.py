@@ -186,9 +186,7 @@ def plan_recording(documents, *, context, warmup, tokens_per_run, max_tokens=Non
             filled += len(piece.places)
     close()
     if not runs:
-        raise CorpusError(
-            "No token is left to record: every token of the corpus is a special one. Give other texts."
-        )
+        raise CorpusError("No token is left to record: every token of the corpus is a special one. Give other texts.")
     return Plan(documents, runs, settings)
 
 
@@ -206,9 +204,7 @@ def _pieces(number, document, settings, budget):
         recorded &= np.cumsum(recorded) <= budget
     if not recorded.any():
         return []
-    n_tokens = (
-        int(np.flatnonzero(recorded)[-1]) + 1
-    )  # nothing after the last recorded token matters to a causal model
+    n_tokens = int(np.flatnonzero(recorded)[-1]) + 1  # a causal model need not read what comes after
     cuts = plan_windows(
         n_tokens,
         settings["context"],

@@ -105,9 +105,7 @@ class RunWriter:
         if self._scratch is None or len(self._scratch) < len(block):
             self._scratch = np.empty((len(block), len(self.columns)), np.float32)
         ordered = self._scratch[: len(block)]
-        np.take(
-            block, self.columns, axis=1, out=ordered, mode="clip"
-        )  # clip: without it numpy buffers the output
+        np.take(block, self.columns, axis=1, out=ordered, mode="clip")  # clip: without it numpy buffers the output
         if self.steps is not None:
             ordered *= self.steps
             np.rint(ordered, out=ordered)
