@@ -205,7 +205,9 @@ class Plan:
                     )
                 draws += [{**fact, "task": label, "effect": means[c]} for c, fact in enumerate(facts) if fact]
                 draws += self._others(label, means)
-        return pd.concat(items, ignore_index=True), pd.DataFrame(draws, columns=CONTROL_COLUMNS)
+        items = pd.concat(items, ignore_index=True)
+        items["kind"] = items["kind"].astype("str")  # documents without a kind are missing values
+        return items, pd.DataFrame(draws, columns=CONTROL_COLUMNS)
 
     def _facts(self, condition):
         """What a control is, beside its effect; None for a network."""

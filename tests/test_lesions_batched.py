@@ -1,0 +1,240 @@
+"""Many lesions in one pass give what single lesions give; statistics of neurons; checkpoints."""
+
+import numpy as np
+import pytest
+import torch
+from tiny import ARCHITECTURES, tiny_model, tiny_tokenizer
+
+from llmbrain.evaluation import ScoredSequence, sequence_losses
+from llmbrain.exceptions import GeometryMismatchError, ParameterError
+from llmbrain.geometry import NeuronGeometry
+from llmbrain.lesions import Edit, lesion, neuron_statistics
+from llmbrain.lesions.batched import condition_losses, plan_batches, row_mode
+from llmbrain.lesions.checkpoint import Checkpoint
+from llmbrain.lesions.statistics import output_norms
+from llmbrain.masks import NeuronMask
+from llmbrain.models.sites import find_sites
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny_tokenizer()
+
+
+def sequences(lengths=(9, 17, 5, 12, 17), seed=0):
+    rng = np.random.default_rng(seed)
+    return [ScoredSequence(rng.integers(0, 256, n), rng.random(n) < 0.8) for n in lengths]
+
+
+def some_edits(geometry, n=7, kinds=True, seed=0):
+    """Lesions that begin at different layers and do different things."""
+    rng = np.random.default_rng(seed)
+    options = [{}, {"how": "scale", "value": 1.7}, {"strength": 0.4}, {"how": "clamp", "value": 0.2}]
+    edits = []
+    for k in range(n):
+        values = (rng.random(geometry.n_neurons) < 0.2) & (geometry.layer_of >= k % geometry.n_layers)
+        edits.append(Edit(NeuronMask(values, geometry), **options[k % 4 if kinds else 0]))
+    return edits
+
+
+def one_by_one(model, edits, sites, parts):
+    """The same through the public context manager, one condition and one sequence at a time."""
+    from llmbrain.lesions import Lesion
+
+    rows = []
+    for edit in [None, *edits]:
+        if edit is None:
+            rows.append([sequence_losses(model, [s])[0].sum() for s in parts])
+            continue
+        with Lesion.at_sites(model, edit, sites):
+            rows.append([sequence_losses(model, [s])[0].sum() for s in parts])
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_batched_conditions_equal_single_lesions(name):
+    model = tiny_model(name)
+    sites = find_sites(model)
+    edits, parts = some_edits(NeuronGeometry.from_sites(sites, "mlp")), sequences()
+    mode = row_mode(model, sites, edits)
+    assert mode == ("rows" if name == "bloom" else "prefix")
+    got = condition_losses(model, sites, parts, edits, max_tokens=120, mode=mode)
+    np.testing.assert_allclose(got, one_by_one(model, edits, sites, parts), atol=2e-4)
+    assert np.ptp(got, axis=0).min() > 0.01
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize("mode", ["prefix", "rows", "single"])
+@pytest.mark.parametrize("max_tokens", [1, 60, 100000])
+def test_every_mode_and_size_gives_the_same_losses(mode, max_tokens):
+    model = tiny_model("llama")
+    sites = find_sites(model)
+    edits, parts = some_edits(NeuronGeometry.from_sites(sites, "mlp"), kinds=mode != "rows"), sequences()
+    expected = one_by_one(model, edits, sites, parts)
+    tokens = sum(s.n_counted for s in parts)
+    got = condition_losses(model, sites, parts, edits, max_tokens=max_tokens, mode=mode)
+    assert np.abs(got - expected).sum(axis=1).max() / tokens < 1e-5  # nats per token
+
+
+@pytest.mark.parametrize("site", ["attention", "mlp_output", "layer"])
+def test_other_sites_are_batched_alike(site):
+    model = tiny_model("llama")
+    sites = find_sites(model, site)
+    edits, parts = some_edits(NeuronGeometry.from_sites(sites, site)), sequences()
+    got = condition_losses(model, sites, parts, edits, max_tokens=200, mode=row_mode(model, sites, edits))
+    np.testing.assert_allclose(got, one_by_one(model, edits, sites, parts), atol=2e-4)
+
+
+def test_resampling_draws_the_same_tokens_batched_or_not():
+    model = tiny_model("llama")
+    sites = find_sites(model)
+    geometry = NeuronGeometry.from_sites(sites, "mlp")
+    bank = np.random.default_rng(0).standard_normal((30, geometry.n_neurons))
+    masks = [e.mask for e in some_edits(geometry, n=4)]
+    edits = [Edit(m, "resample", reference=bank, random_state=5) for m in masks]
+    parts = sequences((12, 12))
+    got = {
+        m: condition_losses(model, sites, parts, edits, max_tokens=2000, mode=m) for m in ("prefix", "rows", "single")
+    }
+    np.testing.assert_allclose(got["prefix"], got["single"], atol=1e-4)
+    np.testing.assert_allclose(got["rows"], got["single"], atol=1e-4)
+
+
+def test_a_condition_that_does_nothing_gives_the_intact_losses():
+    model = tiny_model("gpt2")
+    sites = find_sites(model)
+    geometry = NeuronGeometry.from_sites(sites, "mlp")
+    nothing = Edit(NeuronMask(np.zeros(geometry.n_neurons, bool), geometry), allow_empty=True)
+    edits = [nothing, *some_edits(geometry, 2), Edit(some_edits(geometry, 1)[0].mask, strength=0.0)]
+    got = condition_losses(model, sites, sequences(), edits, max_tokens=500, mode=row_mode(model, sites, edits))
+    np.testing.assert_allclose(got[[1, 4]], got[[0, 0]], atol=1e-4)
+
+
+def test_batches_are_right_for_one_sequence_and_for_half_precision():
+    model = tiny_model("llama").to(torch.bfloat16)
+    sites = find_sites(model)
+    edits, parts = some_edits(NeuronGeometry.from_sites(sites, "mlp")), sequences((14,))
+    got = condition_losses(model, sites, parts, edits, max_tokens=1000, mode=row_mode(model, sites, edits))
+    np.testing.assert_allclose(got, one_by_one(model, edits, sites, parts), rtol=2e-2)
+
+
+def test_foreign_hooks_see_the_rows_and_survive():
+    model, seen = tiny_model("llama"), []
+    handle = model.model.layers[3].register_forward_pre_hook(lambda m, a: seen.append(len(a[0])))
+    sites = find_sites(model)
+    edits = some_edits(NeuronGeometry.from_sites(sites, "mlp"), 4)
+    condition_losses(model, sites, sequences((10, 10)), edits, max_tokens=10**6, mode="prefix")
+    assert seen == [8]  # two sequences, intact and under three lesions; the fourth joins after this hook
+    assert len(model.model.layers[3]._forward_pre_hooks) == 1
+    handle.remove()
+
+
+def test_plans_cover_every_pair_once_and_stay_within_the_limit():
+    parts = sequences((40, 3, 17, 17, 9, 25))
+    first = np.array([0, 3, 1, 2, 2, 0, 1])
+    plans = plan_batches(parts, first, max_tokens=150)
+    pairs = [(c, s) for p in plans for c in p.conditions for s in p.sequences]
+    assert sorted(pairs) == [(c, s) for c in range(7) for s in range(6)]
+    assert sorted(s for p in plans if p.with_intact for s in p.sequences) == list(range(6))
+    for plan in plans:
+        longest = max(len(parts[i]) for i in plan.sequences)
+        assert len(plan.conditions) == 1 or longest * len(plan.sequences) * (1 + len(plan.conditions)) <= 150
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
+    model = tiny_model("llama")
+    sites = find_sites(model)
+    edits, parts = some_edits(NeuronGeometry.from_sites(sites, "mlp")), sequences()
+    whole = condition_losses(model, sites, parts, edits, max_tokens=80)
+    path, key, shape = tmp_path / "kept.npz", ["a", b"b"], (1 + len(edits), len(parts))
+    keeper, passes = Checkpoint(path, key, shape), []
+
+    def stop(n_tokens, sums):
+        passes.append(n_tokens)
+        keeper.keep(sums, now=True)
+        if len(passes) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        condition_losses(model, sites, parts, edits, max_tokens=80, done=keeper.sums, progress=stop)
+    again = Checkpoint(path, key, shape)
+    n_left = []
+    assert 0 < np.isnan(again.sums).sum() < again.sums.size
+    resumed = condition_losses(
+        model, sites, parts, edits, max_tokens=80, done=again.sums, progress=lambda n, s: n_left.append(n)
+    )
+    np.testing.assert_array_equal(resumed, whole)
+    assert sum(n_left) + sum(passes) == shape[0] * sum(len(p) for p in parts)
+    assert np.isnan(Checkpoint(path, ["another study"], shape).sums).all()
+
+
+# ------------------------------------------------------------------------------------------------ statistics
+def activations(model, tokenizer, texts):
+    from llmbrain.evaluation.losses import corpus_sequences
+    from llmbrain.models.hooks import site_hooks
+
+    rows = []
+    for part in corpus_sequences(texts, tokenizer)[0]:
+        seen = [None] * 4
+
+        def keep(i, x, seen=seen):
+            seen[i] = x.reshape(-1, x.shape[-1]).numpy().copy()
+
+        with site_hooks(find_sites(model), keep), torch.no_grad():
+            model(torch.from_numpy(part.ids)[None])
+        rows.append(np.concatenate(seen, axis=1)[part.counted])
+    return np.concatenate(rows).astype(np.float64)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "opt"])
+def test_statistics_are_the_moments_of_the_activations(name, tokenizer):
+    from scipy.stats import kurtosis
+
+    model, texts = tiny_model(name), ["one text about something", "and a second, longer text about other things"]
+    x = activations(model, tokenizer, texts)
+    got = neuron_statistics(model, tokenizer, texts, n_samples=5)
+    assert got.n_tokens == len(x)
+    np.testing.assert_allclose(got.mean, x.mean(0), atol=1e-5)
+    np.testing.assert_allclose(got.variance, x.var(0), rtol=1e-3, atol=1e-7)
+    np.testing.assert_allclose(got.kurtosis, np.nan_to_num(kurtosis(x, axis=0)), rtol=1e-2, atol=1e-2)
+    for sample in got.samples:
+        assert np.abs(x - sample).max(axis=1).min() < 1e-4
+    np.testing.assert_allclose(got.importance(), got.variance * got.output_norm**2)
+    np.testing.assert_allclose(got.importance("power"), (x**2).mean(0) * got.output_norm**2, rtol=1e-3, atol=1e-7)
+
+
+def test_output_norms_are_those_of_the_weights_that_write():
+    llama, gpt2 = tiny_model("llama"), tiny_model("gpt2")
+    for model, weight in (
+        (llama, llama.model.layers[1].mlp.down_proj.weight),
+        (gpt2, gpt2.transformer.h[1].mlp.c_proj.weight.T),
+    ):
+        norms = output_norms(find_sites(model))
+        np.testing.assert_allclose(norms[48:96], weight.detach().norm(dim=0).numpy(), rtol=1e-5)
+    assert (output_norms(find_sites(llama, "mlp_output")) == 1).all()
+
+
+def test_statistics_of_a_recording_equal_those_of_the_text(tokenizer, tmp_path):
+    import llmbrain as lb
+
+    model, texts = tiny_model("llama"), ["one text about something", "and a second, longer text about other things"]
+    recording = lb.record(model, tokenizer, texts, out=tmp_path / "study", progress=False)
+    direct = neuron_statistics(model, tokenizer, texts, max_tokens=None)
+    read = neuron_statistics(model, texts=recording, max_tokens=None)
+    assert read.n_tokens == direct.n_tokens
+    np.testing.assert_allclose(read.mean, direct.mean, atol=1e-5)
+    np.testing.assert_allclose(read.variance, direct.variance, rtol=1e-3, atol=1e-7)
+    assert read.info["corpus_hash"] == direct.info["corpus_hash"]
+
+
+def test_unknown_importances_and_foreign_statistics_are_refused(tokenizer):
+    model = tiny_model("llama")
+    got = neuron_statistics(model, tokenizer, ["some text here"])
+    with pytest.raises(ParameterError, match="fluctuation"):
+        got.importance("size")
+    other = tiny_model("llama", intermediate_size=40)
+    mask = NeuronMask(np.ones(160, bool), NeuronGeometry.from_model(other))
+    with pytest.raises(GeometryMismatchError):
+        lesion(other, mask, "mean", reference=got)
+    with pytest.raises(ParameterError, match="n_samples"):
+        lesion(model, NeuronMask(np.ones(192, bool), got.geometry), "resample", reference=got)
