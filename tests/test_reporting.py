@@ -247,7 +247,7 @@ def test_the_display_order_is_kept_with_the_study_and_used_again(study):
     from llmbrain.topography import Topography
 
     generate_report(study)
-    path = collecting.topography_path(study)
+    path = study.path("topography")
     first = path.read_bytes()
     assert "odd runs" in Topography.load(path).info["source"]
     generate_report(study)

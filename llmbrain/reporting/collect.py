@@ -14,7 +14,6 @@ __all__ = ["ReportData", "from_object", "from_study"]
 BYTES = 3e8  # of activity that a report reads at once, for the carpet and for the display order
 THRESHOLD = 3.0
 MOST_FEATURES = 32  # of the display order: more cost time and hardly move a neuron
-TOPOGRAPHY = "topography"  # name of the display order among the analyses of a study
 
 
 @dataclass
@@ -107,7 +106,6 @@ def _describe_recording(recording, data):
 def _networks(study, data):
     pattern = study.path("components_json", desc="X").name.replace("desc-X", "desc-*")
     found = sorted(p.name.split("_desc-")[1].split("_")[0] for p in study.path("components_json").parent.glob(pattern))
-    found = [desc for desc in found if desc != TOPOGRAPHY]
     if not found:
         data.absent.append("No networks have been decomposed yet (llmbrain networks).")
         return
@@ -191,7 +189,7 @@ def _topography(data, recording, wanted, study=None):
     if wanted != "auto":
         data.networks.geometry.check_same(wanted.geometry, "The topography")
         return wanted
-    path = None if study is None else topography_path(study)
+    path = None if study is None else study.path("topography", site=data.networks.geometry.site)
     if path is not None and path.is_file():
         topography = Topography.load(path)
         if topography.geometry == data.networks.geometry:
@@ -218,11 +216,6 @@ def half_of(recording, budget=BYTES):
     run = recording[0]
     half = max(run.n_tokens // 2, 1)
     return run.to_array(0, min(n, half)), f"the first {half} tokens"
-
-
-def topography_path(study):
-    """Where a study keeps its display order."""
-    return study.path("components", desc=TOPOGRAPHY)
 
 
 def _files(study):

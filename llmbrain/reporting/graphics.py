@@ -218,7 +218,7 @@ def figure_svg(fig, key, label, fixed_colors=False):
     used = {a or b for a, b in used}
     svg = re.sub(r' id="([^"]+)"', lambda m: f' id="{key}-{m[1]}"' if m[1] in used else "", svg)
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{key}-\1)", svg)
-    svg = re.sub(r'(xlink:)?href="#([^"]+)"', rf'href="#{key}-\2"', svg)
+    svg = re.sub(r'href="#([^"]+)"', rf'href="#{key}-\1"', svg.replace("xlink:href", "href"))
     svg = re.sub(r"font(-family)?: ([^;\"']*?)'DejaVu Sans[^;\"]*", _font, svg)
     for ink, name in ((st.INK, "ink"), (st.MUTED, "muted"), (st.GRID, "rule"), (st.FACE, "card")):
         svg = svg.replace(ink, f"var(--{name})")

@@ -57,10 +57,16 @@
     }
     function follow() { return show(decodeURIComponent(location.hash.slice(1))); }
     browser.classList.add("one");
-    if (!follow() && cards.length) { show(cards[0].id); }
-    window.addEventListener("hashchange", function () {
-      if (follow()) { document.getElementById(location.hash.slice(1)).focus({ preventScroll: true }); }
-    });
+    // the card was hidden when the browser looked for it, so it has to be brought into view
+    function arrive() {
+      if (!follow()) { return false; }
+      var card = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+      card.scrollIntoView();
+      card.focus({ preventScroll: true });
+      return true;
+    }
+    if (!arrive() && cards.length) { show(cards[0].id); }
+    window.addEventListener("hashchange", arrive);
     browser.addEventListener("click", function (event) {
       var link = event.target.closest(".chips a, .turn a");
       if (!link) { return; }

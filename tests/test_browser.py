@@ -1,0 +1,226 @@
+"""Reports in a real browser: no errors, nothing loaded, every picture decoded, every control at work, on any screen.
+
+Needs Chromium and its driver (Debian: ``apt-get install chromium chromium-driver``) and selenium; skipped without.
+"""
+
+import shutil
+
+import pytest
+from synthetic import report_data
+
+from llmbrain.geometry import NeuronGeometry
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--hide-scrollbars",
+)  # fmt: skip
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (pip install selenium)")
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason="no Chromium with its driver here (apt-get install chromium chromium-driver)"
+)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """A whole report, as a file."""
+    from llmbrain.reporting import collect, generate_report
+
+    data = report_data(NeuronGeometry.from_sizes([384] * 12), 8, 300)
+    data.absent, data.warnings = ["One station is absent."], ["One thing needs care."]
+    path = tmp_path_factory.mktemp("browser") / "report.html"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(collect, "from_object", lambda obj, topography: data)
+        generate_report(object(), output_file=path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """Headless Chromium with a fresh profile; its own network is off, so that anything loaded fails loudly."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}", "--window-size=1280,900"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    service = webdriver.ChromeService(DRIVER)
+    driver = webdriver.Chrome(options=options, service=service)
+    yield driver
+    driver.quit()
+
+
+def show(browser, report, width=1280, theme="light", fragment=""):
+    """Open the report afresh on a screen of some width."""
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600},
+    )
+    browser.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": theme}]}
+    )
+    browser.get("about:blank")
+    browser.get(report.as_uri() + fragment)
+
+
+def test_no_errors_and_nothing_loaded(browser, report):
+    import json
+
+    browser.get_log("browser"), browser.get_log("performance")
+    show(browser, report)
+    assert browser.get_log("browser") == []
+    requested = [
+        message["params"]["request"]["url"]
+        for message in (json.loads(entry["message"])["message"] for entry in browser.get_log("performance"))
+        if message["method"] == "Network.requestWillBeSent"
+    ]
+    assert [url for url in requested if not url.startswith(("data:", "about:", report.as_uri()))] == []
+
+
+def test_every_picture_is_decoded(browser, report):
+    show(browser, report)
+    failed = browser.execute_async_script(
+        """const done = arguments[0], images = [...document.querySelectorAll("img")];
+        Promise.all(images.map(i => i.decode().then(() => i.naturalWidth > 0 && i.alt, () => false)))
+          .then(r => done([images.length, r.filter(x => !x).length]));"""
+    )
+    assert failed == [8, 0]
+    inline = browser.execute_async_script(
+        """const done = arguments[0], urls = [...document.querySelectorAll("svg image")].map(i => i.getAttribute("href"));
+        Promise.all(urls.map(u => { const i = new Image(); i.src = u; return i.decode().then(() => 1, () => 0); }))
+          .then(r => done([urls.length, r.filter(x => !x).length]));"""
+    )
+    assert inline[0] >= 5 and inline[1] == 0
+
+
+def test_every_link_leads_somewhere(browser, report):
+    show(browser, report)
+    dead = browser.execute_script(
+        """return [...document.querySelectorAll("a[href]")].map(a => a.getAttribute("href"))
+           .filter(h => !h.startsWith("#") || !document.getElementById(h.slice(1)));"""
+    )
+    assert dead == []
+
+
+@pytest.mark.parametrize("width", [1280, 820, 390, 320])
+def test_no_screen_scrolls_sideways(browser, report, width):
+    show(browser, report, width)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    wide = browser.execute_script(
+        """return [...document.querySelectorAll("main *")].filter(e => !e.closest(".scroll, pre, svg, .map"))
+           .filter(e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80));"""
+    )
+    assert wide == []
+
+
+def test_one_network_is_shown_and_the_reader_can_turn_pages(browser, report):
+    show(browser, report)
+
+    def shown():
+        return browser.execute_script(
+            "return [...document.querySelectorAll('.network')].filter(e => e.offsetParent !== null).map(e => e.id)"
+        )
+
+    def click(selector):
+        browser.execute_script("document.querySelector(arguments[0]).click()", selector)
+
+    assert shown() == ["network-00"]
+    click(".network.shown .next")
+    assert shown() == ["network-01"]
+    click(".chips a[href='#network-06']")
+    assert shown() == ["network-06"]
+    assert browser.execute_script("return document.querySelector('.chips a[aria-current]').textContent") == "6"
+    click(".network.shown .next"), click(".network.shown .next")
+    assert shown() == ["network-00"]
+    browser.execute_script(
+        "document.querySelector('.network.shown').dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowLeft', bubbles: true}))"
+    )
+    assert shown() == ["network-07"]
+    show(browser, report, fragment="#network-05")
+    assert shown() == ["network-05"]
+
+
+def test_a_link_from_a_table_opens_the_network(browser, report):
+    show(browser, report)
+    browser.execute_script("document.querySelector('#networks td a[href=\"#network-04\"]').click()")
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(browser, 5).until(lambda b: b.execute_script("return document.activeElement.id") == "network-04")
+    top = "return Math.abs(document.getElementById('network-04').getBoundingClientRect().top)"
+    WebDriverWait(browser, 5).until(lambda b: b.execute_script(top) < 100)
+
+
+def test_tables_sort_both_ways_by_value(browser, report):
+    show(browser, report)
+    column = """const t = document.querySelector('#lesions table'), heads = [...t.tHead.rows[0].cells],
+        i = heads.findIndex(h => h.textContent === 'effect');
+        if (arguments[0]) heads[i].querySelector('button').click();
+        return [heads[i].getAttribute('aria-sort'), [...t.tBodies[0].rows].map(r => parseFloat(r.cells[i].dataset.v))];"""
+    _, before = browser.execute_script(column, False)
+    direction, down = browser.execute_script(column, True)
+    assert direction == "descending" and down == sorted(before, reverse=True)
+    direction, up = browser.execute_script(column, True)
+    assert direction == "ascending" and up == sorted(before)
+
+
+def test_light_and_dark_follow_the_system_and_the_button(browser, report):
+    background = "return getComputedStyle(document.body).backgroundColor"
+    show(browser, report, theme="light")
+    light = browser.execute_script(background)
+    browser.execute_script("document.getElementById('theme').click()")
+    dark = browser.execute_script(background)
+    assert light != dark and browser.execute_script("return document.getElementById('theme').textContent") == "Light"
+    show(browser, report, theme="dark")
+    assert browser.execute_script(background) == dark
+    browser.execute_script("document.getElementById('theme').click()")
+    assert browser.execute_script(background) == light
+
+
+CONTRAST = """
+const parse = c => { const m = c.match(/[\\d.]+/g).map(Number); return m.length < 4 ? [...m, 1] : m; };
+const over = (top, under) => top.slice(0, 3).map((v, i) => v * top[3] + under[i] * (1 - top[3])).concat(1);
+const lum = c => { const f = c.slice(0, 3).map(v => { v /= 255; return v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; });
+  return 0.2126 * f[0] + 0.7152 * f[1] + 0.0722 * f[2]; };
+const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
+const rgba = c => { if (c.startsWith("rgb")) return parse(c); canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = c; canvas.fillRect(0, 0, 1, 1);
+  const d = canvas.getImageData(0, 0, 1, 1).data; return [d[0], d[1], d[2], d[3] / 255]; };
+const behind = e => { const stack = []; for (let n = e; n; n = n.parentElement) stack.push(rgba(getComputedStyle(n).backgroundColor));
+  return stack.reverse().reduce((a, b) => over(b, a), [255, 255, 255, 1]); };
+const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), poor = [];
+while (walker.nextNode()) {
+  const e = walker.currentNode.parentElement;
+  if (!walker.currentNode.textContent.trim() || !e.offsetParent || e.closest("svg, script, style")) continue;
+  const style = getComputedStyle(e), under = behind(e), a = lum(over(rgba(style.color), under)), b = lum(under);
+  const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+  if (ratio < 4.5) poor.push([ratio.toFixed(2), e.outerHTML.slice(0, 90)]);
+}
+return poor;
+"""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_all_text_has_the_contrast_of_wcag_aa(browser, report, theme):
+    show(browser, report, theme=theme)
+    assert browser.execute_script(CONTRAST) == []
+
+
+def test_it_can_be_read_without_scripts(browser, report):
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        show(browser, report)
+    finally:
+        browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+    shown = browser.execute_script("return [...document.querySelectorAll('.network')].filter(e => e.offsetParent).length")
+    assert shown == 8
+
+
+def test_figure_words_do_not_overlap_or_leave_their_picture(browser, report):
+    show(browser, report)
+    outside = browser.execute_script(
+        """return [...document.querySelectorAll("svg.figure")].flatMap(svg => { const b = svg.getBoundingClientRect();
+           return [...svg.querySelectorAll("text")].map(t => [t.getBoundingClientRect(), t.textContent])
+           .filter(([r]) => r.left < b.left - 2 || r.right > b.right + 2 || r.top < b.top - 2 || r.bottom > b.bottom + 2)
+           .map(([r, text]) => svg.closest("figure").id + ": " + text); });"""
+    )
+    assert outside == []
