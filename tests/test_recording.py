@@ -387,10 +387,37 @@ def test_generation_is_recorded_as_it_happened(name, seed, tokenizer, tmp_path):
     assert (events["phase"] == "generated").any()
 
 
+def test_a_model_answers_a_chat(llama, tokenizer, tmp_path):
+    chats = conversations(["What is it?", "Who is there?"], tokenizer, add_generation_prompt=True)
+    answered = generated(llama, tokenizer, chats, max_new_tokens=5, eos_token_id=None)
+    events = quiet(llama, tokenizer, answered, tmp_path / "study").events
+    new = events[events["phase"] == "generated"]
+    assert 0 < len(new) <= 10 and set(new["role"]) == {"assistant"}
+    assert "".join(events.loc[events["role"] == "user", "token"]) == "What is it?Who is there?"
+    with pytest.raises(ParameterError, match="max_new_tokens=0"):
+        generated(llama, tokenizer, chats, max_new_tokens=0)
+
+
+@pytest.mark.demo
+def test_the_demo_model(demo_model, tmp_path):
+    model, tokenizer = demo_model
+    texts = ["The octopus has three hearts and blue blood.", "for i in range(3):\n    print(i)"]
+    runs = quiet(model, tokenizer, texts, tmp_path / "study", site=["mlp", "attention"])
+    document = encode(texts, tokenizer)[1]
+    for site, n_neurons in (("mlp", 46080), ("attention", 30 * 576)):
+        assert runs[site].geometry.n_neurons == n_neurons
+        values, nats = alone(model, document.ids, site)
+        at = runs[site].events["document"] == "text-0002"
+        scale = np.abs(values).max()
+        np.testing.assert_allclose(runs[site][0].to_array()[at], values[~document.is_special], atol=1e-5 * scale)
+        np.testing.assert_allclose(runs[site].events["surprisal"][at], nats[~document.is_special], atol=1e-3)
+    assert runs["attention"].geometry.n_heads == (9,) * 30
+
+
 # -- storage ----------------------------------------------------------------------------------------------------------
 def test_int16_keeps_each_neuron_to_a_fraction_of_its_range(llama, tokenizer, tmp_path):
     full = quiet(llama, tokenizer, TEXTS, tmp_path / "full")[0].to_array()
-    runs = quiet(llama, tokenizer, TEXTS, tmp_path / "half", dtype="int16")
+    runs = quiet(llama, tokenizer, TEXTS, tmp_path / "half", storage="int16")
     assert runs[0].img().get_data_dtype() == np.int16
     step = runs[0].scale
     assert (step >= np.abs(full).max(0) / 4096 - 1e-9).all()
@@ -400,7 +427,7 @@ def test_int16_keeps_each_neuron_to_a_fraction_of_its_range(llama, tokenizer, tm
 
 
 def test_int16_says_what_it_cut(llama, tokenizer, tmp_path):
-    options = {"dtype": "int16", "tokens_per_run": 60}
+    options = {"storage": "int16", "tokens_per_run": 60}
     first = quiet(llama, tokenizer, TEXTS, tmp_path / "study", run_index=1, **options)
     assert first[0].sidecar["ClippedValues"] == 0
     path = first.study.path("scale")
@@ -487,7 +514,7 @@ def files_of(folder):
 @pytest.mark.filterwarnings("ignore:.*too large for int16")
 def test_an_interrupt_leaves_what_is_finished_and_resuming_ends_with_the_same_bytes(tokenizer, tmp_path):
     model = tiny_model("llama")
-    options = {"tokens_per_run": 90, "site": ["mlp", "attention"], "dtype": "int16"}
+    options = {"tokens_per_run": 90, "site": ["mlp", "attention"], "storage": "int16"}
     quiet(model, tokenizer, TEXTS * 3, tmp_path / "whole", **options)
     calls = []
 
@@ -617,14 +644,14 @@ cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA de
 
 
 @cuda
-@pytest.mark.parametrize("dtype", ["float32", "int16"])
-def test_a_gpu_records_what_the_cpu_does(dtype, llama, tokenizer, tmp_path):
-    options = {"dtype": dtype, "tokens_per_run": 150, "batch_size": 2, "site": ["mlp", "layer"]}
+@pytest.mark.parametrize("storage", ["float32", "int16"])
+def test_a_gpu_records_what_the_cpu_does(storage, llama, tokenizer, tmp_path):
+    options = {"storage": storage, "tokens_per_run": 150, "batch_size": 2, "site": ["mlp", "layer"]}
     expected = quiet(llama, tokenizer, TEXTS * 3, tmp_path / "cpu", **options)
     got = quiet(tiny_model("llama").cuda(), tokenizer, TEXTS * 3, tmp_path / "gpu", **options)
     for site in options["site"]:
         for a, b in zip(expected[site], got[site]):
-            np.testing.assert_allclose(b.to_array(), a.to_array(), atol=2e-3 if dtype == "int16" else 1e-4)
+            np.testing.assert_allclose(b.to_array(), a.to_array(), atol=2e-3 if storage == "int16" else 1e-4)
             np.testing.assert_allclose(b.events["surprisal"], a.events["surprisal"], atol=1e-3)
 
 
@@ -673,7 +700,7 @@ def test_half_of_the_layers_on_a_gpu(llama, tokenizer, tmp_path):
         ({"every": 0}, "every=0"),
         ({"every": True}, "every=True"),
         ({"batch_size": 0}, "batch_size=0"),
-        ({"dtype": "float16"}, "'int16'"),
+        ({"storage": "float16"}, "'int16'"),
         ({"run_index": 5}, "runs 1 to 1"),
         ({"run_index": []}, "runs 1 to 1"),
     ],

@@ -92,7 +92,7 @@ def check_room(folder, n_bytes):
     if n_bytes > free:
         raise RecordingError(
             f"The recording needs {_size(n_bytes)}, {folder} has {_size(free)} left. Record fewer tokens "
-            "(max_tokens=, every=) or layers (layers=), store int16 (dtype='int16'), or choose another disk."
+            "(max_tokens=, every=) or layers (layers=), store int16 (storage='int16'), or choose another disk."
         )
 
 

@@ -39,7 +39,8 @@ class Job:
     frequencies : tuple
         From :func:`~llmbrain.recording.events.log_frequencies`.
     pad_token_id, batch_size : int
-    dtype : numpy dtype
+    storage : numpy dtype
+        Of the numbers in the files.
     """
 
     model: object
@@ -52,12 +53,12 @@ class Job:
     frequencies: tuple
     pad_token_id: int
     batch_size: int
-    dtype: np.dtype
+    storage: np.dtype
 
     def study(self, root, create=False):
         """The study this job belongs to; refuses a folder that holds another. Only ``create`` writes anything."""
         make = Study.create if create else Study.plan
-        settings = {**self.plan.settings, "dtype": self.dtype.name}
+        settings = {**self.plan.settings, "storage": self.storage.name}
         study = make(root, self.model_info, self.corpus_info, recording=settings)
         if create:
             for geometry in self.geometries.values():
@@ -87,7 +88,7 @@ class Job:
 
     def run_bytes(self, run, names):
         """Size of a run's files."""
-        return sum(self.dtype.itemsize * run.n_tokens * self.geometries[name].n_voxels for name in names)
+        return sum(self.storage.itemsize * run.n_tokens * self.geometries[name].n_voxels for name in names)
 
     def batches(self, run: RunPlan):
         """The batches of a run: ``(batch, places, rows, pieces)``, documents of like length together.
@@ -120,7 +121,7 @@ def prepare(
     warmup=None,
     tokens_per_run=TOKENS_PER_RUN,
     batch_size=8,
-    dtype="float32",
+    storage="float32",
 ):
     """Check everything and plan the recording; no activation is computed, nothing is written.
 
@@ -133,8 +134,8 @@ def prepare(
     names = [site] if isinstance(site, str) else list(site)
     if not names or len(set(names)) != len(names):
         raise ParameterError(f"site={site!r}: name one site, or several different ones.")
-    if str(dtype) not in ("float32", "int16"):
-        raise ParameterError(f"dtype={dtype!r}: choose 'float32', or 'int16' for files of half the size.")
+    if str(storage) not in ("float32", "int16"):
+        raise ParameterError(f"storage={storage!r}: choose 'float32', or 'int16' for files of half the size.")
     by_hand = dict.fromkeys(names, sites) if len(names) == 1 or sites is None else sites
     if set(by_hand) != set(names):
         raise ParameterError(f"With several sites, sites= is a dict with the keys {', '.join(names)}.")
@@ -148,14 +149,14 @@ def prepare(
         material.documents, context=context, warmup=context // 4 if warmup is None else warmup,
         tokens_per_run=tokens_per_run, max_tokens=max_tokens, every=every,
     )  # fmt: skip
-    dtype = np.dtype(str(dtype))
+    storage = np.dtype(str(storage))
     forecast = make_forecast(
         plan, geometries, BATCH_TOKENS, getattr(model.config.get_text_config(), "vocab_size", 0),
-        itemsize=dtype.itemsize, dtype_bytes=model.dtype.itemsize,
+        itemsize=storage.itemsize, dtype_bytes=model.dtype.itemsize,
     )  # fmt: skip
     return Job(
         model, found, geometries, plan, forecast, describe_model(model), material.corpus,
-        log_frequencies(material.documents), padding_id(tokenizer), batch_size, dtype,
+        log_frequencies(material.documents), padding_id(tokenizer), batch_size, storage,
     )  # fmt: skip
 
 

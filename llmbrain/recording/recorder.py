@@ -42,7 +42,7 @@ def record(
     warmup=None,
     tokens_per_run=TOKENS_PER_RUN,
     batch_size=8,
-    dtype="float32",
+    storage="float32",
     run_index=None,
     progress=True,
 ):
@@ -82,7 +82,7 @@ def record(
         Most tokens of a run, at most 32767; runs end with documents where that is possible.
     batch_size : int
         Most windows in a batch; a batch also has at most 2048 tokens (or one window).
-    dtype : {"float32", "int16"}
+    storage : {"float32", "int16"}
         Type of the numbers in the files. int16 halves them: each neuron is divided by a factor of its own, 1/4096 of
         its largest activation in the first 2048 tokens, kept in a ``scale`` image beside the runs.
     run_index : int or sequence of int, optional
@@ -115,7 +115,7 @@ def record(
     """
     job = prepare(
         model, tokenizer, corpus, site=site, layers=layers, sites=sites, max_tokens=max_tokens, every=every,
-        context=context, warmup=warmup, tokens_per_run=tokens_per_run, batch_size=batch_size, dtype=dtype,
+        context=context, warmup=warmup, tokens_per_run=tokens_per_run, batch_size=batch_size, storage=storage,
     )  # fmt: skip
     wanted = job.wanted(run_index)
     study = job.study(out if out is not None else _temporary())
@@ -135,7 +135,7 @@ def _record_runs(job, study, missing, progress):
 
     if not missing:
         return
-    scales = neuron_scales(job, study) if job.dtype == np.int16 else dict.fromkeys(job.geometries)
+    scales = neuron_scales(job, study) if job.storage == np.int16 else dict.fromkeys(job.geometries)
     total = sum(run.n_tokens for run, _ in missing)
     scanners = _Scanners(job, [run for run, _ in missing])
     with quiet_forward(job.model), tqdm(total=total, unit="token", disable=not progress) as bar:
@@ -169,7 +169,7 @@ def _record_run(job, study, run, names, scanners, scales, bar):
     try:
         for name in names:
             path = study.path("bold", run=run.number, site=name)
-            writers[name] = RunWriter(path, job.geometries[name], run.n_tokens, job.dtype, scales[name])
+            writers[name] = RunWriter(path, job.geometries[name], run.n_tokens, job.storage, scales[name])
         surprisals = _fill(job, run, scanners[names], list(writers.values()), bar)
         for writer in writers.values():
             writer.close()
@@ -182,7 +182,7 @@ def _record_run(job, study, run, names, scanners, scales, bar):
         if writer.n_clipped:
             warnings.warn(
                 f"{writer.n_clipped} values of {writer.path.name} were too large for int16 and were cut. If that is "
-                "not a small share, record with dtype='float32'.",
+                "not a small share, record with storage='float32'.",
                 NumericalWarning,
                 stacklevel=2,
             )
@@ -264,7 +264,7 @@ def _sidecar(job, study, run, name, writer):
         "SkullStripped": False,
         "Run": run.number,
         "NumberOfTokens": run.n_tokens,
-        "DataType": job.dtype.name,
+        "DataType": job.storage.name,
         **(scaled if writer.steps is not None else {}),
         "Site": name,
         "Modules": [found.name for found in job.sites[name]],
