@@ -147,7 +147,9 @@ def run_case(name, fast_only, repeat, folder):
         rows.append(("stock nilearn", "nilearn", "-"))
     maps, seconds = {}, {}
     for label, engine, group in rows:
-        best, maps[label] = measure(folder, engine, geometry, paths, case[4], group, 1 if engine == "nilearn" else repeat)
+        best, maps[label] = measure(
+            folder, engine, geometry, paths, case[4], group, 1 if engine == "nilearn" else repeat
+        )
         seconds[label] = best["seconds"]
         found = match(truth, maps[label])
         print(

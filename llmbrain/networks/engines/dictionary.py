@@ -220,7 +220,7 @@ def _begin(x, subspace, n_components, random_state):
     """Independent components of the leading rows, one start."""
     z = x[:n_components] / subspace.values[:n_components].sqrt().float()[:, None]
     z = whiten_rows(z)
-    w = fastica(z, draw_rotations(1, n_components, random_state)).w
+    w = fastica(z, draw_rotations(1, n_components, random_state, z.device)).w
     return product(w[sparsest(w, z)].float(), z)
 
 

@@ -12,6 +12,7 @@ import torch
 
 from .linalg import gram, product, symmetric_decorrelation
 from .parallel import block_map
+from .polar import polar_factor
 
 __all__ = ["CONTRASTS", "Rotations", "draw_rotations", "fastica"]
 
@@ -30,12 +31,13 @@ class Rotations:
     change: np.ndarray  # (n_init,) last value of the criterion
 
 
-def draw_rotations(n_init, n_components, random_state):
+def draw_rotations(n_init, n_components, random_state, device="cpu"):
     """Random orthonormal starts, ``(n_init, n_components, n_components)`` float64, drawn as nilearn does."""
     state = random_state if isinstance(random_state, np.random.RandomState) else np.random.RandomState(random_state)
     seeds = state.randint(np.iinfo(np.int32).max, size=n_init)
     draws = [np.random.RandomState(s).normal(size=(n_components, n_components)) for s in seeds]
-    return symmetric_decorrelation(torch.from_numpy(np.stack(draws)))
+    draws = torch.from_numpy(np.stack(draws)).to(device)
+    return symmetric_decorrelation(draws) if draws.device.type == "cpu" else polar_factor(draws)
 
 
 def fastica(z, starts, *, contrast="cube", max_iter=200, tol=1e-4):

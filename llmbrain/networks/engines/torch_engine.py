@@ -157,7 +157,7 @@ def group_ica(
     with workers(data.device):
         subspace = group_subspace(data, n_components, group=group, rows_per_run=rows_per_run, do_cca=do_cca)
         z = whiten(data, subspace)
-        starts = draw_rotations(n_init, n_components, random_state)
+        starts = draw_rotations(n_init, n_components, random_state, data.device)
         found = fastica(z, starts, contrast=contrast, max_iter=max_iter, tol=tol)
         chosen = sparsest(found.w, z)
         maps = product(found.w[chosen].float(), z)
