@@ -13,7 +13,7 @@ from .options import check_options, needs_nilearn
 from .result import NetworkSet, describe_maps, zscore_maps
 from .scope import decompose_parts, parts_of
 
-__all__ = ["NetworkEstimator", "threshold_maps"]
+__all__ = ["NetworkEstimator", "settings_of", "threshold_maps"]
 
 _LAZY = ("components_img_", "masker_", "maps_masker_", "mask_img_")
 
@@ -126,16 +126,7 @@ class NetworkEstimator:
         self.n_features_in_ = components.shape[1]
         z = zscore_maps(components, support, runs.geometry.layer_of)
         metrics = describe_maps(z, runs.geometry, variance=variance, stability=stability, support=support)
-        info = {
-            "method": type(self).__name__,
-            "engine": self.engine_,
-            "n_components": int(self.n_components),
-            "n_tokens": runs.n_tokens,
-            "threshold": 3.0,
-            "parameters": {k: v for k, v in self.get_params().items() if _is_plain(v)},
-            **(info or {}),
-            **runs.info,
-        }
+        info = {**settings_of(self, runs), "engine": self.engine_, **(info or {})}
         self.networks_ = NetworkSet(components, runs.geometry, metrics, info, courses, support)
         empty = [k for k, row in enumerate(components) if not row.any()]
         if empty:
@@ -261,6 +252,18 @@ class NetworkEstimator:
         return NiftiMapsMasker(
             self.components_img_, self.geometry_.mask_img, resampling_target="maps", standardize=None
         ).fit()
+
+
+def settings_of(estimator, runs):
+    """What a result should say about how it was made."""
+    return {
+        "method": type(estimator).__name__,
+        "n_components": int(estimator.n_components),
+        "n_tokens": runs.n_tokens,
+        "threshold": 3.0,
+        "parameters": {k: v for k, v in estimator.get_params().items() if _is_plain(v)},
+        **runs.info,
+    }
 
 
 def _is_plain(value):

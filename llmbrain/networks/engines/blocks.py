@@ -92,6 +92,8 @@ class CleanedRuns:
         Whether to divide by the standard deviation.
     device : torch.device or str
         Where the blocks are put.
+    min_tokens : int
+        Fewest tokens of a run; a deviation needs two.
 
     Attributes
     ----------
@@ -99,15 +101,15 @@ class CleanedRuns:
         One over the standard deviation of each neuron in each run; 0 for neurons that were set to zero.
     """
 
-    def __init__(self, runs, confounds=None, *, detrend=False, standardize=True, device="cpu"):
+    def __init__(self, runs, confounds=None, *, detrend=False, standardize=True, device="cpu", min_tokens=2):
         self.sources = as_sources(runs)
         self.n_tokens = [s.n_tokens for s in self.sources]
         self.n_neurons = self.sources[0].n_neurons
         self.n_rows = sum(self.n_tokens)
         self.device, self.standardize = torch.device(device), standardize
-        short = [t for t in self.n_tokens if t < 2]
+        short = [t for t in self.n_tokens if t < min_tokens]
         if short:
-            raise ParameterError(f"Each run needs at least 2 tokens; there are runs of {short} tokens.")
+            raise ParameterError(f"Each run needs at least {min_tokens} tokens; there are runs of {short} tokens.")
         confounds = [None] * len(self.sources) if confounds is None else list(confounds)
         if len(confounds) != len(self.sources):
             raise ParameterError(f"{len(self.sources)} runs need as many confounds; got {len(confounds)}.")

@@ -15,7 +15,7 @@ from ...exceptions import NumericalWarning, ParameterError
 from .linalg import gram, krylov_eigenpairs, leading_eigenpairs, product
 from .parallel import block_map
 
-__all__ = ["Subspace", "group_subspace", "project", "whiten", "whiten_rows"]
+__all__ = ["Subspace", "group_subspace", "leading_rows", "project", "whiten", "whiten_rows"]
 
 GRAM_ROWS = 4096  # beyond about this many rows a Krylov space costs less than a Gram matrix
 STRIDE = 1 << 14  # neurons of a block where only a few rows are left
@@ -58,18 +58,18 @@ def group_subspace(runs, n_components, *, group="auto", rows_per_run=3, do_cca=T
     if group == "auto":
         group = "tokens" if len(runs.sources) == 1 or runs.n_rows <= TOKENS_AT_ONCE else "runs"
     if group == "tokens" or len(runs.sources) == 1:
-        values, vectors, residual = _leading_rows(runs, n_components, seed)
+        values, vectors, residual = leading_rows(runs, n_components, seed)
         projection = vectors.T / values.sqrt()[:, None]
         return Subspace(list(projection.split(runs.n_tokens, 1)), values, group, residual)
     reductions = []
     for r, n in enumerate(runs.n_tokens):
         k = min(max(n_components, round(rows_per_run * n_components)), n - 1)
-        values, vectors, _ = _leading_rows(_OneRun(runs, r), k, seed, required=False)
+        values, vectors, _ = leading_rows(_OneRun(runs, r), k, seed, required=False)
         keep = values > values[0] * 1e-10
         scale = values[keep].rsqrt() if do_cca else torch.ones_like(values[keep])
         reductions.append(scale[:, None] * vectors[:, keep].T)
     stack = _Stack(runs, reductions)
-    values, vectors, residual = _leading_rows(stack, n_components, seed)
+    values, vectors, residual = leading_rows(stack, n_components, seed)
     rows = (vectors.T / values.sqrt()[:, None]).split(stack.heights, 1)
     return Subspace([a @ b for a, b in zip(rows, reductions)], values, group, residual)
 
@@ -155,7 +155,7 @@ class _Stack:
         return torch.cat([product(p, self.runs.block(r, start, stop)) for r, p in enumerate(self.reductions)])
 
 
-def _leading_rows(data, k, seed, required=True):
+def leading_rows(data, k, seed=0, required=True):
     """Leading eigenpairs of ``X X^T`` for data that comes in blocks of neurons."""
     residual = 0.0
     if data.n_rows <= max(GRAM_ROWS, 60 * k):

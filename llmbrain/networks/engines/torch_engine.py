@@ -13,7 +13,17 @@ from .linalg import product
 from .parallel import block_map, workers
 from .reduction import STRIDE, group_subspace, whiten
 
-__all__ = ["GroupICA", "check_n_components", "group_ica", "least_squares_courses", "order_maps", "sparsest"]
+__all__ = [
+    "GroupICA",
+    "check_n_components",
+    "group_ica",
+    "largest_norms",
+    "least_squares_courses",
+    "order_maps",
+    "say_convergence",
+    "say_dead",
+    "sparsest",
+]
 
 
 @dataclass
@@ -167,7 +177,8 @@ def group_ica(
     w = found.w.cpu()
     w[chosen] = w[chosen][order] * signs[:, None].double().cpu()
     if warn:
-        _say(found, dead, data)
+        say_dead(dead, data)
+        say_convergence(found)
     return GroupICA(
         maps=maps.cpu().numpy(),
         variance=variance,
@@ -196,14 +207,26 @@ def _check_search(n_init, contrast, max_iter, tol):
 
 def sparsest(w, z):
     """The restart whose largest l1 norm of a map is smallest (nilearn's rule)."""
+    return int(_sums(w, z, torch.abs).amax(1).argmin())
+
+
+def largest_norms(w, z, function):
+    """The restart with the largest sum over rows of the squared mean of ``function(y)``."""
+    return int((_sums(w, z, function) / z.shape[1]).square().sum(1).argmax())
+
+
+def _sums(w, z, function):
+    """Sums over samples of ``function(W z)`` for every restart and row, float64."""
     r, c = w.shape[:2]
     rows = w.reshape(r * c, c).float()
     total = torch.zeros(r * c, dtype=torch.float64, device=z.device)
-    for part in block_map(
-        lambda i: product(rows, z[:, i : i + STRIDE]).abs_().sum(1, dtype=torch.float64), range(0, z.shape[1], STRIDE)
-    ):
-        total += part
-    return int(total.reshape(r, c).amax(1).argmin())
+
+    def part(i):
+        return function(product(rows, z[:, i : i + STRIDE])).sum(1, dtype=torch.float64)
+
+    for sums in block_map(part, range(0, z.shape[1], STRIDE)):
+        total += sums
+    return total.reshape(r, c)
 
 
 def _order_and_sign(data, maps):
@@ -287,7 +310,8 @@ def _products(data, maps):
     return totals
 
 
-def _say(found, dead, data):
+def say_dead(dead, data):
+    """Warn about neurons that were left out."""
     n_dead, n_bad = int(dead.sum()), int(data.bad.sum())
     if n_bad:
         warnings.warn(
@@ -301,6 +325,10 @@ def _say(found, dead, data):
             NumericalWarning,
             stacklevel=3,
         )
+
+
+def say_convergence(found):
+    """Warn about starts that did not converge."""
     if not found.converged.all():
         n = len(found.converged)
         warnings.warn(

@@ -1,0 +1,276 @@
+"""Temporal independent component analysis, the method of the first studies of networks in language models."""
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from ..exceptions import ParameterError
+from .base import settings_of
+from .engines.blocks import ArraySource, CleanedRuns
+from .engines.fixed_point import CONTRASTS, draw_rotations, fastica
+from .engines.linalg import product
+from .engines.parallel import block_map, workers
+from .engines.reduction import leading_rows
+from .engines.torch_engine import check_n_components, largest_norms, least_squares_courses, say_convergence, say_dead
+from .inputs import as_confounds, load_runs
+from .result import NetworkSet, describe_maps
+from .stability import restart_stability
+
+__all__ = ["TemporalICA"]
+
+
+class TemporalICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Networks whose time courses, rather than maps, are independent.
+
+    Tokens are the samples and neurons the features of FastICA, as in scikit-learn's ``FastICA`` applied to the texts
+    laid end to end; a map is a column of the mixing matrix. The decomposition is exact and reads neurons in blocks.
+
+    Parameters
+    ----------
+    n_components : int
+        Number of networks.
+    geometry : NeuronGeometry, optional
+        Where the neurons of arrays lie; a recording brings its own.
+    standardize : None or "zscore_sample"
+        Whether each neuron is z-scored over all tokens. The published method does not, so neurons of large variance
+        decide.
+    contrast : {"logcosh", "cube"}
+        Contrast of FastICA.
+    n_init : int
+        Random starts; the one whose courses are farthest from Gaussian (largest mean squared deviation of the
+        contrast from its Gaussian value) is kept.
+    max_iter, tol : int, float
+        End of the iteration.
+    random_state : int, RandomState or None
+        Seed.
+
+    Attributes
+    ----------
+    components_ : ndarray of shape (n_components, n_neurons), float32
+        Maps: columns of the mixing matrix, by falling share of variance, peak positive.
+    mean_ : ndarray of shape (n_neurons,)
+        Mean of each neuron over all tokens.
+    variance_ : ndarray of shape (n_components,)
+        Share of the variance that each network explains.
+    networks_ : NetworkSet
+        Maps with metrics and the time courses, which have unit variance over all tokens.
+    n_iter_, converged_ : ndarray of shape (n_init,)
+    n_features_in_ : int
+
+    References
+    ----------
+    Hyvärinen (1999), IEEE Trans. Neural Networks 10(3), 626-634; used on language models by Liu et al. (2025), arXiv
+    2502.20408.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> run = rng.laplace(size=(300, 3)) @ rng.normal(size=(3, 50))
+    >>> ica = TemporalICA(3).fit(run)
+    >>> ica.components_.shape, ica.transform(run).shape
+    ((3, 50), (300, 3))
+    """
+
+    def __init__(
+        self,
+        n_components=10,
+        *,
+        geometry=None,
+        standardize=None,
+        contrast="logcosh",
+        n_init=1,
+        max_iter=200,
+        tol=1e-4,
+        random_state=0,
+    ):
+        self.n_components = n_components
+        self.geometry = geometry
+        self.standardize = standardize
+        self.contrast = contrast
+        self.n_init = n_init
+        self.max_iter = max_iter
+        self.tol = tol
+        self.random_state = random_state
+
+    def fit(self, X, y=None, confounds=None):
+        """Find the networks of a recording, whose runs are laid end to end.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_tokens, n_neurons), Recording, or list of runs, paths, images or arrays
+        y : None
+            Ignored.
+        confounds : list of ndarray, DataFrame or path, optional
+            For each run ``(n_tokens, n_confounds)``; removed from every neuron over all tokens.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ParameterError
+            If a parameter is not allowed, or the tokens cannot carry so many components.
+        """
+        del y
+        self._check_parameters()
+        runs, _ = self._load(X, reset=True)
+        confounds = as_confounds(confounds, len(runs.sources))
+        check_n_components(self.n_components, [sum(runs.n_tokens)], runs.geometry.n_neurons)
+        data = self._clean(runs, confounds)
+        with workers():
+            values, vectors, _ = leading_rows(data, self.n_components)
+            z = (vectors.T * len(vectors) ** 0.5).float().contiguous()
+            starts = draw_rotations(self.n_init, self.n_components, self.random_state)
+            found = fastica(z, starts, contrast=self.contrast, max_iter=self.max_iter, tol=self.tol)
+            chosen = self._choose(found.w, z)
+            courses = product(found.w[chosen].float(), z)
+            maps = _mix(data, courses)
+        self._store(runs, data, maps, courses, found, chosen)
+        return self
+
+    def fit_transform(self, X, y=None, confounds=None):
+        """Fit, and return the time courses of the same runs; see :meth:`fit` and :meth:`transform`."""
+        return self.fit(X, y, confounds=confounds).transform(X, confounds=confounds)
+
+    def transform(self, X, confounds=None):
+        """Time courses by least squares on the maps.
+
+        Parameters
+        ----------
+        X, confounds
+            As in :meth:`fit`.
+
+        Returns
+        -------
+        ndarray of shape (n_tokens, n_components), or a list of them
+            A list if several runs were given, or one in a list.
+        """
+        check_is_fitted(self)
+        runs, single = self._load(X, reset=False)
+        data = self._clean(runs, as_confounds(confounds, len(runs.sources)), self.mean_, self.scale_)
+        courses = least_squares_courses(data, runs.read_order(self.components_))[0]
+        parts = np.split(courses, np.cumsum(runs.n_tokens)[:-1])
+        return parts[0].astype(np.result_type(getattr(X, "dtype", np.float32), np.float32)) if single else parts
+
+    def masks(self, threshold=3.0, two_sided=True):
+        """Networks as sets of neurons; see :meth:`NetworkSet.masks`."""
+        check_is_fitted(self)
+        return self.networks_.masks(threshold, two_sided)
+
+    # -- inside ---------------------------------------------------------------------------------------------------
+    def _check_parameters(self):
+        if self.standardize not in (None, "zscore_sample"):
+            raise ParameterError(f"standardize must be None or 'zscore_sample'; got {self.standardize!r}.")
+        if self.contrast not in CONTRASTS:
+            raise ParameterError(f"contrast is one of {', '.join(CONTRASTS)}; got {self.contrast!r}.")
+        if not self.n_init >= 1 or not self.max_iter >= 1 or not self.tol > 0:
+            raise ParameterError("n_init and max_iter must be at least 1 and tol positive.")
+
+    def _load(self, X, reset):
+        """Runs, and whether they came as one array."""
+        single = not isinstance(X, (list, tuple)) or (len(X) and np.ndim(X[0]) < 2 and np.isscalar(np.ravel(X[0])[0]))
+        plain = single and not hasattr(X, "runs") and not hasattr(X, "raw") and not hasattr(X, "dataobj")
+        if plain and not hasattr(X, "__fspath__") and not isinstance(X, str):
+            X = validate_data(
+                self,
+                X,
+                reset=reset,
+                dtype=None,
+                ensure_all_finite=False,
+                ensure_min_samples=2 if reset else 1,
+                ensure_min_features=2 if reset else 1,
+            )
+            if X.dtype.kind not in "fiub":
+                X = X.astype(np.float64)
+        return load_runs(X, self.geometry if reset else self.geometry_), single
+
+    def _clean(self, runs, confounds, mean=None, scale=None):
+        """All runs as one."""
+        source = _Concatenated(runs.sources)
+        if confounds is not None:
+            confounds = [np.concatenate(confounds)]
+        data = CleanedRuns(
+            [source], confounds, standardize=self.standardize is not None, min_tokens=2 if mean is None else 1
+        )
+        if mean is not None:
+            data.mean[0], data.scale[0] = (torch.from_numpy(runs.read_order(a)) for a in (mean, scale))
+        return data
+
+    def _choose(self, w, z):
+        if self.n_init == 1:
+            return 0
+        if self.contrast == "cube":
+            return largest_norms(w, z, lambda y: y.square().square() - 3)
+        gaussian = 0.374567  # E[log cosh] of a standard normal variable
+        return largest_norms(w, z, lambda y: torch.log(torch.cosh(y)) - gaussian)
+
+    def _store(self, runs, data, maps, courses, found, chosen):
+        energy = maps.double().square().sum(1) * courses.shape[1]
+        order = torch.argsort(energy, descending=True, stable=True)
+        signs = torch.where(maps.amax(1) < -maps.amin(1), -1.0, 1.0)[order]
+        dead = data.dead()
+        maps = maps[order] * signs[:, None]
+        maps[:, dead] = 0
+        self.geometry_ = runs.geometry
+        self.components_ = runs.flat_order(maps.numpy())
+        self.mean_ = runs.flat_order(data.mean[0].numpy())
+        self.scale_ = runs.flat_order(data.scale[0].numpy())
+        self.dead_ = runs.flat_order(dead.numpy())
+        self.variance_ = (energy[order] / data.total).numpy()
+        self.n_iter_, self.converged_ = found.n_iter, found.converged
+        self.n_features_in_ = runs.geometry.n_neurons
+        self._n_features_out = self.n_components
+        say_dead(dead, data)
+        say_convergence(found)
+        courses = (courses[order] * signs[:, None]).T.contiguous().numpy()
+        stability = restart_stability(found.w.numpy(), chosen)[order.numpy()]
+        info = {
+            **settings_of(self, runs),
+            "n_iter": found.n_iter.tolist(),
+            "converged": found.converged.tolist(),
+            "n_dead": int(dead.sum()),
+        }
+        self.networks_ = NetworkSet(
+            self.components_,
+            runs.geometry,
+            info=info,
+            time_courses=np.split(courses, np.cumsum(runs.n_tokens)[:-1]),
+        )
+        self.networks_.metrics = describe_maps(
+            self.networks_.z, runs.geometry, variance=self.variance_, stability=stability
+        )
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True  # neurons that hold NaN are counted and left out
+        return tags
+
+
+class _Concatenated(ArraySource):
+    """Runs laid end to end."""
+
+    def __init__(self, sources):
+        super().__init__(None, sum(s.n_tokens for s in sources), sources[0].n_neurons)
+        self.sources = sources
+
+    def read(self, start, stop, out):
+        """Read the neurons of every run into its rows of ``out``."""
+        first = 0
+        for source in self.sources:
+            source.read(start, stop, out[first : first + source.n_tokens])
+            first += source.n_tokens
+
+
+def _mix(data, courses):
+    """Columns of the mixing matrix, ``(n_components, n_neurons)``, and the sum of squares of the data on the way."""
+    maps = torch.empty(len(courses), data.n_neurons)
+
+    def part(block):
+        x = data.block(0, *block)
+        maps[:, block[0] : block[1]] = product(courses, x) / courses.shape[1]
+        return float(x.square().sum(dtype=torch.float64))
+
+    data.total = sum(block_map(part, data.blocks()))
+    return maps
