@@ -6,9 +6,9 @@ import pandas as pd
 from llmbrain.geometry import NeuronGeometry
 
 WORDS = (
-    " The", " river", " runs", " past", " the", " old", " mill", ",", " and", " nobody", " counts", " its", " turns", ".",
-    "\n", "def", " add", "(", "a", ",", " b", "):", "\n    ", "return", " a", " +", " b", "\n", " 12", " +", " 30", " =",
-    " 42", ".", ' "', "Are", " you", " sure", '?"', " she", " asked", ".",
+    " The", " river", " runs", " past", " the", " old", " mill", ",", " and", " nobody", " counts", " its", " turns",
+    ".", "\n", "def", " add", "(", "a", ",", " b", "):", "\n    ", "return", " a", " +", " b", "\n", " 12", " +", " 30",
+    " =", " 42", ".", ' "', "Are", " you", " sure", '?"', " she", " asked", ".",
 )  # fmt: skip
 KINDS = ("encyclopaedic", "narrative", "dialogue", "code", "arithmetic")
 
@@ -76,7 +76,8 @@ def lesion_tables(n_networks=12, tasks=("loss",), n_controls=20, seed=0):
             p = (1 + np.sum(control >= effect)) / (n_controls + 1)
             rows.append(
                 {
-                    "network": k, "task": task, "family": "layer", "n_neurons": int(rng.integers(80, 900)), "share": 0.01,
+                    "network": k, "task": task, "family": "layer", "n_neurons": int(rng.integers(80, 900)),
+                    "share": 0.01,
                     "effect": effect, "ci_low": effect - 0.03, "ci_high": effect + 0.03, "control_mean": control.mean(),
                     "control_sd": control.std(), "control_max": control.max(), "n_controls": n_controls,
                     "z": (effect - control.mean()) / control.std(), "p": p, "q": min(1.0, p * 2),
@@ -143,15 +144,17 @@ def report_data(geometry=None, n_networks=12, n_tokens=600):
     n_carpet = min(420, n_tokens)
     return ReportData(
         title="SmolLM2-135M-Instruct", subtitle="on the corpus “demo”",
-        model={"id": "SmolLM2-135M-Instruct", "revision": None, "architecture": "LlamaForCausalLM", "n_layers": geometry.n_layers,
-               "hidden_size": 576, "n_parameters": 134515008, "dtype": "float32", "weights_hash": "0123456789abcdef"},
+        model={"id": "SmolLM2-135M-Instruct", "revision": None, "architecture": "LlamaForCausalLM",
+               "n_layers": geometry.n_layers, "hidden_size": 576, "n_parameters": 134515008,
+               "dtype": "float32", "weights_hash": "0123456789abcdef"},
         corpus={"name": "demo", "hash": "fedcba9876543210"},
-        runs=pd.DataFrame({"run": ["run-01", "run-02"], "documents": [8, 8], "tokens": [n_tokens // 2] * 2, "size (MB)": [55.3, 55.3]}),
-        sidecar={"Corpus": "demo", "CorpusHash": "fedcba9876543210", "Context": 1024, "WarmUp": 256, "ModelDataType": "float32",
-                 "LibraryVersions": {"torch": "2.13.0"}},
+        runs=pd.DataFrame({"run": ["run-01", "run-02"], "documents": 8, "tokens": n_tokens // 2, "size (MB)": 55.3}),
+        sidecar={"Corpus": "demo", "CorpusHash": "fedcba9876543210", "Context": 1024, "WarmUp": 256,
+                 "ModelDataType": "float32", "LibraryVersions": {"torch": "2.13.0"}},
         events=networks.events, geometry=geometry, networks=networks, courses=courses, course_events=networks.events,
         carpet=(activations(networks.maps, courses[:n_carpet]), networks.events.iloc[:n_carpet], "run-01", 0),
         topography=fit_topography(networks.maps + 0.7 * noise, geometry, source="the odd runs (1)"),
         lesion=Tables(table, controls, info={"how": "zero", "random_state": 0}), pruning=prune_table(),
-        files=[{"file": "study.json", "size (MB)": 0.01}, {"file": "sub-SmolLM2/func/sub-SmolLM2_task-demo_run-01_desc-mlp_bold.nii", "size (MB)": 55.3}],
+        files=[{"file": "study.json", "size (MB)": 0.01},
+               {"file": "sub-SmolLM2/func/sub-SmolLM2_task-demo_run-01_desc-mlp_bold.nii", "size (MB)": 55.3}],
     )  # fmt: skip

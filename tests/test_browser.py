@@ -13,8 +13,8 @@ from llmbrain.geometry import NeuronGeometry
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--hide-scrollbars",
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
 )  # fmt: skip
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (pip install selenium)")
@@ -87,7 +87,8 @@ def test_every_picture_is_decoded(browser, report):
     )
     assert failed == [8, 0]
     inline = browser.execute_async_script(
-        """const done = arguments[0], urls = [...document.querySelectorAll("svg image")].map(i => i.getAttribute("href"));
+        """const done = arguments[0];
+        const urls = [...document.querySelectorAll("svg image")].map(i => i.getAttribute("href"));
         Promise.all(urls.map(u => { const i = new Image(); i.src = u; return i.decode().then(() => 1, () => 0); }))
           .then(r => done([urls.length, r.filter(x => !x).length]));"""
     )
@@ -134,7 +135,8 @@ def test_one_network_is_shown_and_the_reader_can_turn_pages(browser, report):
     click(".network.shown .next"), click(".network.shown .next")
     assert shown() == ["network-00"]
     browser.execute_script(
-        "document.querySelector('.network.shown').dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowLeft', bubbles: true}))"
+        """document.querySelector('.network.shown')
+           .dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowLeft', bubbles: true}));"""
     )
     assert shown() == ["network-07"]
     show(browser, report, fragment="#network-05")
@@ -156,7 +158,8 @@ def test_tables_sort_both_ways_by_value(browser, report):
     column = """const t = document.querySelector('#lesions table'), heads = [...t.tHead.rows[0].cells],
         i = heads.findIndex(h => h.textContent === 'effect');
         if (arguments[0]) heads[i].querySelector('button').click();
-        return [heads[i].getAttribute('aria-sort'), [...t.tBodies[0].rows].map(r => parseFloat(r.cells[i].dataset.v))];"""
+        const values = [...t.tBodies[0].rows].map(r => parseFloat(r.cells[i].dataset.v));
+        return [heads[i].getAttribute('aria-sort'), values];"""
     _, before = browser.execute_script(column, False)
     direction, down = browser.execute_script(column, True)
     assert direction == "descending" and down == sorted(before, reverse=True)
@@ -180,12 +183,15 @@ def test_light_and_dark_follow_the_system_and_the_button(browser, report):
 CONTRAST = """
 const parse = c => { const m = c.match(/[\\d.]+/g).map(Number); return m.length < 4 ? [...m, 1] : m; };
 const over = (top, under) => top.slice(0, 3).map((v, i) => v * top[3] + under[i] * (1 - top[3])).concat(1);
-const lum = c => { const f = c.slice(0, 3).map(v => { v /= 255; return v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; });
+const linear = v => v / 255 <= 0.03928 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4;
+const lum = c => { const f = c.slice(0, 3).map(linear);
   return 0.2126 * f[0] + 0.7152 * f[1] + 0.0722 * f[2]; };
 const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
-const rgba = c => { if (c.startsWith("rgb")) return parse(c); canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = c; canvas.fillRect(0, 0, 1, 1);
+const rgba = c => { if (c.startsWith("rgb")) return parse(c);
+  canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = c; canvas.fillRect(0, 0, 1, 1);
   const d = canvas.getImageData(0, 0, 1, 1).data; return [d[0], d[1], d[2], d[3] / 255]; };
-const behind = e => { const stack = []; for (let n = e; n; n = n.parentElement) stack.push(rgba(getComputedStyle(n).backgroundColor));
+const behind = e => { const stack = [];
+  for (let n = e; n; n = n.parentElement) stack.push(rgba(getComputedStyle(n).backgroundColor));
   return stack.reverse().reduce((a, b) => over(b, a), [255, 255, 255, 1]); };
 const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), poor = [];
 while (walker.nextNode()) {
@@ -211,7 +217,9 @@ def test_it_can_be_read_without_scripts(browser, report):
         show(browser, report)
     finally:
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
-    shown = browser.execute_script("return [...document.querySelectorAll('.network')].filter(e => e.offsetParent).length")
+    shown = browser.execute_script(
+        "return [...document.querySelectorAll('.network')].filter(e => e.offsetParent).length"
+    )
     assert shown == 8
 
 
@@ -220,7 +228,8 @@ def test_figure_words_do_not_overlap_or_leave_their_picture(browser, report):
     outside = browser.execute_script(
         """return [...document.querySelectorAll("svg.figure")].flatMap(svg => { const b = svg.getBoundingClientRect();
            return [...svg.querySelectorAll("text")].map(t => [t.getBoundingClientRect(), t.textContent])
-           .filter(([r]) => r.left < b.left - 2 || r.right > b.right + 2 || r.top < b.top - 2 || r.bottom > b.bottom + 2)
+           .filter(([r]) => r.left < b.left - 2 || r.right > b.right + 2
+                            || r.top < b.top - 2 || r.bottom > b.bottom + 2)
            .map(([r, text]) => svg.closest("figure").id + ": " + text); });"""
     )
     assert outside == []

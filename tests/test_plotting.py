@@ -205,7 +205,7 @@ def test_every_figure_is_titled_fits_and_loses_no_word(name, all_figures, recwar
     fig = function(*args, **kwargs)
     title = kwargs.get("title")
     shown = texts(fig)
-    assert (title or any(len(t) > 5 for t in shown)), "a figure says what it is"
+    assert title or any(len(t) > 5 for t in shown), "a figure says what it is"
     width, height = fig.get_size_inches()
     assert 2 <= width <= style.PAGE + 0.01 and 1.2 <= height <= 13
     assert inside(fig) is True

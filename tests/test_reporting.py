@@ -96,7 +96,15 @@ def test_a_whole_report_has_all_sections_in_order(data, monkeypatch):
     assert report.sections == expected
     assert [link for link in page.links if link[1:] in expected] == [f"#{s}" for s in expected]
     assert {f"network-{k:02d}" for k in range(6)} <= set(page.ids)
-    figures = {"fig-atlas", "fig-depth", "fig-maps", "fig-carpet", "fig-connectivity", "fig-lesion-0", "fig-selectivity"}
+    figures = {
+        "fig-atlas",
+        "fig-depth",
+        "fig-maps",
+        "fig-carpet",
+        "fig-connectivity",
+        "fig-lesion-0",
+        "fig-selectivity",
+    }
     assert figures | {"fig-pruning", "fig-stability"} <= set(page.ids)
     assert "Display order of neurons" in report.html and "SmolLM2-135M-Instruct" in report.html
 
@@ -163,8 +171,9 @@ def test_every_single_result_has_its_report(kind):
     estimator = type("Fitted", (), {"networks_": networks})()
     table, controls = lesion_tables(4)
     objects = {
-        "networks": (networks, "browse"), "estimator": (estimator, "networks"), "lesion": (Tables(table, controls), "lesions"),
-        "lesion table": (table, "lesions"), "grid": (prune_table(), "pruning"), "pruned": (Pruned(), "pruned"),
+        "networks": (networks, "browse"), "estimator": (estimator, "networks"),
+        "lesion": (Tables(table, controls), "lesions"), "lesion table": (table, "lesions"),
+        "grid": (prune_table(), "pruning"), "pruned": (Pruned(), "pruned"),
     }  # fmt: skip
     obj, section = objects[kind]
     report = generate_report(obj, title="My title")
@@ -301,7 +310,9 @@ def test_png_bytes_hold_palette_and_transparency():
     palette = [[0, 0, 0, 0], [255, 0, 0, 255], [0, 0, 255, 128]]
     png = png_bytes(np.array([[0, 1], [2, 1]]), palette)
     picture = (matplotlib.image.imread(io.BytesIO(png), format="png") * 255).round()
-    np.testing.assert_array_equal(picture, np.array([[[0, 0, 0, 0], [255, 0, 0, 255]], [[0, 0, 255, 128], [255, 0, 0, 255]]]))
+    np.testing.assert_array_equal(
+        picture, np.array([[[0, 0, 0, 0], [255, 0, 0, 255]], [[0, 0, 255, 128], [255, 0, 0, 255]]])
+    )
 
 
 def test_figures_become_svg_in_the_pages_colours():
@@ -315,7 +326,9 @@ def test_figures_become_svg_in_the_pages_colours():
         assert ink not in svg
     assert "var(--ink)" in svg and "var(--font)" in svg and "<metadata" not in svg
     assert all(i.startswith("fig-x-") for i in re.findall(r' id="([^"]+)"', svg))
-    assert svg == figure_svg(plotting.plot_stability([0.9, 0.3]), "fig-x", 'a "label"'), "the same figure, the same text"
+    assert svg == figure_svg(plotting.plot_stability([0.9, 0.3]), "fig-x", 'a "label"'), (
+        "the same figure, the same text"
+    )
 
 
 def test_small_charts_name_what_they_show():
@@ -366,7 +379,15 @@ def test_engagement_by_kind_is_the_mean():
 def test_methods_say_what_was_run_and_cite_it(data):
     paragraphs, cited = methods_text(data)
     text = " ".join(paragraphs)
-    for said in ("weights 0123456789abcdef", "240 tokens", "seed 0", "10 starts", "|z| > 3", "matched by layer", "torch 2.13.0"):
+    for said in (
+        "weights 0123456789abcdef",
+        "240 tokens",
+        "seed 0",
+        "10 starts",
+        "|z| > 3",
+        "matched by layer",
+        "torch 2.13.0",
+    ):
         assert said in text, said
     assert {"canica", "fastica", "permutation", "fdr", "flap", "wanda", "bids"} <= set(cited)
     assert all(key in CITED_AS for key in REFERENCES) and all(CITED_AS[key] in text for key in cited)
@@ -378,7 +399,12 @@ def test_methods_leave_out_what_was_not_run(data):
 
     bare = dataclasses.replace(data, networks=None, lesion=None, pruning=None, topography=None, stability=None)
     text = " ".join(methods_text(bare)[0])
-    assert "lesioned" not in text and "CanICA" not in text and "removed for good" not in text and "display only" not in text
+    assert (
+        "lesioned" not in text
+        and "CanICA" not in text
+        and "removed for good" not in text
+        and "display only" not in text
+    )
     cited = methods_text(bare)[1]
     assert "canica" not in cited and "fdr" not in cited and "flap" not in cited
 
@@ -387,7 +413,11 @@ def test_methods_follow_the_settings(data):
     import dataclasses
 
     networks = Networks(GEOMETRY, 3, 120)
-    networks.info = {"method": "DictLearning", "parameters": {"alpha": 2, "random_state": 7}, "converged": [True, False]}
+    networks.info = {
+        "method": "DictLearning",
+        "parameters": {"alpha": 2, "random_state": 7},
+        "converged": [True, False],
+    }
     lesion = Tables(*lesion_tables(3), info={"lesion": {"how": "mean"}, "families": {"layer": "as many in each layer"}})
     text = " ".join(methods_text(dataclasses.replace(data, networks=networks, lesion=lesion))[0])
     assert "dictionary learning" in text and "seed 7" in text and "alpha 2" in text and "did not converge" in text

@@ -5,7 +5,7 @@ import numpy as np
 from ..exceptions import GeometryMismatchError, ParameterError
 from . import style as st
 from .sheets import as_maps
-from .text import visible_token
+from .text import axis_token
 
 __all__ = ["carpet_rows", "plot_carpet", "plot_time_courses"]
 
@@ -105,18 +105,23 @@ def plot_carpet(
         picture, bounds = carpet_rows(activity, geometry.layer_of)
     readable = events is not None and len(picture[0]) <= WORDS_UP_TO
     with st.style():
-        height = 3.4 + (0.55 if readable else 0.35)
+        height = 3.45 + (0.4 if readable else 0)
         what = "network" if order == "network" else "layer"
         title = f"Activity sorted by {what}, tokens {start} to {start + len(activity) - 1}" if title is None else title
-        fig, place = st.fixed_figure(st.PAGE, height - 0.1, title)
+        fig, place = st.fixed_figure(st.PAGE, height, title)
         ax = place(0.62, 0.22, st.PAGE - 1.3, 2.75)
         limit = float(np.clip(np.percentile(np.abs(picture), 99), 0.2, 3))
         image = ax.imshow(
-            picture, cmap=st.DIVERGING(), vmin=-limit, vmax=limit, aspect="auto", extent=(-0.5, picture.shape[1] - 0.5, len(picture), 0)
+            picture,
+            cmap=st.DIVERGING(),
+            vmin=-limit,
+            vmax=limit,
+            aspect="auto",
+            extent=(-0.5, picture.shape[1] - 0.5, len(picture), 0),
         )
         names = [b[0] for b in bounds] if order == "network" else [geometry.layers[b[0]] for b in bounds]
         _group_marks(ax, bounds, names, colored=order == "network", n_colors=0 if z is None else len(z))
-        ax.set_ylabel(what, labelpad=16)
+        ax.set_ylabel(what, labelpad=4)
         _token_axis(ax, events, start, readable)
         bar = fig.colorbar(image, cax=place(st.PAGE - 0.58, 0.22, 0.08, 1.2))
         bar.outline.set_visible(False)
@@ -150,7 +155,9 @@ def plot_time_courses(courses, events=None, *, networks=None, tokens=None, title
     """
     values = np.asarray(courses, float)
     if values.ndim != 2 or not len(values):
-        raise ParameterError(f"Time courses must be (n_tokens, n_networks) with at least one token; got {values.shape}.")
+        raise ParameterError(
+            f"Time courses must be (n_tokens, n_networks) with at least one token; got {values.shape}."
+        )
     values = (values - values.mean(axis=0)) / np.maximum(values.std(axis=0), 1e-9)
     networks = list(range(min(8, values.shape[1]))) if networks is None else [int(k) for k in networks]
     if not networks or min(networks) < 0 or max(networks) >= values.shape[1]:
@@ -217,7 +224,9 @@ def _group_marks(ax, bounds, names, colored, n_colors):
     for (group, low, high), name in zip(bounds, names):
         if colored:
             ax.add_patch(
-                Rectangle((-0.5 - 0.018 * width, low), 0.012 * width, high - low, color=colors[group], lw=0, clip_on=False)
+                Rectangle(
+                    (-0.5 - 0.018 * width, low), 0.012 * width, high - low, color=colors[group], lw=0, clip_on=False
+                )
             )
         if low:
             ax.axhline(low, color=st.FACE, lw=0.7)
@@ -233,7 +242,7 @@ def _group_marks(ax, bounds, names, colored, n_colors):
 def _token_axis(ax, events, start, readable):
     """Write the tokens under the axis, or the kinds of text where there are too many tokens."""
     if readable:
-        words = [visible_token(t).strip(" ").replace("$", r"\$") or "␣" for t in events["token"]]
+        words = [axis_token(t) for t in events["token"]]
         ax.set_xticks(range(len(words)), words, rotation=90, fontsize=5.2 if len(words) > 60 else 6)
         ax.tick_params(axis="x", length=0, pad=2)
         return
@@ -253,6 +262,7 @@ def _token_axis(ax, events, start, readable):
 def _kind_strip(ax, labels):
     """Mark above the axes where each kind of text lies; where the names have no room, a key gives them."""
     n, width = len(labels), ax.get_position().width * ax.figure.get_size_inches()[0]
+    ax.set_autoscalex_on(False)  # the marks must not move the axis
     edges = np.flatnonzero(np.r_[True, labels[1:] != labels[:-1], True])
     names = list(dict.fromkeys(labels))
     room = {name: 0.065 * len(name) * n / width for name in names}
@@ -274,5 +284,8 @@ def _kind_strip(ax, labels):
         from matplotlib.lines import Line2D
 
         handles = [Line2D([], [], color=st.SERIES[i], lw=2.5) for i in range(len(names))]
-        ax.legend(handles, names, ncols=len(names), loc="lower right", bbox_to_anchor=(1, 1.0), fontsize=6, borderaxespad=0.35,
-                  handlelength=0.9, columnspacing=1.0, handletextpad=0.4)  # fmt: skip
+        ax.legend(
+            handles, names, ncols=len(names), loc="lower right", bbox_to_anchor=(1, 1.0), fontsize=6,
+            borderaxespad=0.35,
+            handlelength=0.9, columnspacing=1.0, handletextpad=0.4,
+        )  # fmt: skip

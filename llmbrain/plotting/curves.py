@@ -45,11 +45,15 @@ def plot_stability(values, *, bar=0.7, label="stability (Iq)", title=None, outpu
         ax.scatter(at[~good], values[order][~good], s=22, color=st.FACE, ec=st.SERIES[0], lw=1, zorder=3)
         if bar is not None:
             ax.axhline(bar, color=st.MUTED, lw=0.8, ls=(0, (4, 2)))
-            ax.annotate(f"{bar:g}", (1, bar), xycoords=("axes fraction", "data"), xytext=(2, 0), textcoords="offset points",
-                        va="center", fontsize=6.5, color=st.MUTED, annotation_clip=False)  # fmt: skip
+            ax.annotate(
+                f"{bar:g}", (1, bar), xycoords=("axes fraction", "data"), xytext=(2, 0), textcoords="offset points",
+                va="center", fontsize=6.5, color=st.MUTED, annotation_clip=False,
+            )  # fmt: skip
         ax.set_xticks(at, order, rotation=90 if len(values) > 24 else 0, fontsize=7 if len(values) <= 30 else 5.5)
         ax.tick_params(axis="x", length=0)
-        ax.set(xlabel="network", ylabel=label, ylim=(min(0, np.nanmin(values) * 1.1), 1.03), xlim=(-0.8, len(values) - 0.2))
+        ax.set(
+            xlabel="network", ylabel=label, ylim=(min(0, np.nanmin(values) * 1.1), 1.03), xlim=(-0.8, len(values) - 0.2)
+        )
     return st.finish(fig, output_file)
 
 
@@ -106,8 +110,10 @@ def plot_order(curves, x="n_components", *, chosen=None, ylabel=None, title=None
             best = chosen.get(name) if isinstance(chosen, dict) else chosen
             if best is not None:
                 ax.axvline(best, color=st.POSITIVE, lw=1)
-                ax.annotate(f"{best:g}", (best, 1), xycoords=("data", "axes fraction"), xytext=(0, 1), textcoords="offset points",
-                            ha="center", va="bottom", fontsize=7, color=st.POSITIVE, annotation_clip=False)  # fmt: skip
+                ax.annotate(
+                    f"{best:g}", (best, 1), xycoords=("data", "axes fraction"), xytext=(0, 1), ha="center", va="bottom",
+                    textcoords="offset points", fontsize=7, color=st.POSITIVE, annotation_clip=False,
+                )  # fmt: skip
             ax.set_ylabel((ylabel or {}).get(name, name.replace("_", " ")))
             ax.grid(axis="y")
         for ax in axes[len(names) :]:

@@ -266,7 +266,9 @@ def _effect_key(ax, controls, family, any_significant, alpha, q):
         handles.append(dot(st.MUTED, "none", 3))
         names.append(f"control draws{'' if family is None else f' matched by {family}'}")
     ax.set_axis_off()
-    ax.legend(handles, names, ncols=len(names), loc="center left", borderaxespad=0, columnspacing=1.4, handletextpad=0.3)
+    ax.legend(
+        handles, names, ncols=len(names), loc="center left", borderaxespad=0, columnspacing=1.4, handletextpad=0.3
+    )
 
 
 def _dose_line(ax, part, x):
@@ -276,7 +278,9 @@ def _dose_line(ax, part, x):
         ax.fill_between(dose, mean - 2 * sd, mean + 2 * sd, color=st.MUTED, alpha=0.22, lw=0, label="controls ± 2 sd")
         ax.plot(dose, mean, color=st.MUTED, lw=1)
     if {"ci_low", "ci_high"} <= set(part):
-        ax.fill_between(dose, part["ci_low"].to_numpy(float), part["ci_high"].to_numpy(float), color=st.POSITIVE, alpha=0.2, lw=0)
+        ax.fill_between(
+            dose, part["ci_low"].to_numpy(float), part["ci_high"].to_numpy(float), color=st.POSITIVE, alpha=0.2, lw=0
+        )
     ax.plot(dose, part["effect"], color=st.POSITIVE, marker="o", ms=3.5, label="network")
     ax.axhline(0, color=st.MUTED, lw=0.5)
     ax.grid(axis="y")

@@ -11,7 +11,9 @@ __all__ = ["plot_atlas", "plot_layer_profiles", "plot_network_map", "plot_networ
 SHOWN = 8.0  # |z| at which the colours are full
 
 
-def plot_network_map(networks, network=0, geometry=None, *, threshold=3.0, topography=None, title=None, output_file=None):
+def plot_network_map(
+    networks, network=0, geometry=None, *, threshold=3.0, topography=None, title=None, output_file=None
+):
     """Draw one network: the sheet of every layer, and beside it the share of each layer's neurons.
 
     Parameters
@@ -64,7 +66,15 @@ def plot_network_map(networks, network=0, geometry=None, *, threshold=3.0, topog
 
 
 def plot_network_maps(
-    networks, geometry=None, *, threshold=3.0, topography=None, kind="units", n_columns=None, title=None, output_file=None
+    networks,
+    geometry=None,
+    *,
+    threshold=3.0,
+    topography=None,
+    kind="units",
+    n_columns=None,
+    title=None,
+    output_file=None,
 ):
     """Draw all networks as small multiples, each with its layer profile beside it.
 
@@ -148,7 +158,9 @@ def plot_atlas(networks, geometry=None, *, threshold=3.0, topography=None, title
         height = min(width * mosaic.shape[0] / mosaic.shape[1], 8.5)
         key = 0.22 * -(-len(z) // 20)
         title = f"Dominant network of each neuron, |z| > {threshold:g}" if title is None else title
-        fig, place = st.fixed_figure(st.PAGE, height + key + 0.4, title, None if topography is None else topography.note)
+        fig, place = st.fixed_figure(
+            st.PAGE, height + key + 0.4, title, None if topography is None else topography.note
+        )
         colors = st.network_colors(len(z))
         rgba = np.zeros((*mosaic.shape, 4))
         inside = ~np.isnan(mosaic)
@@ -188,7 +200,9 @@ def plot_layer_profiles(networks, geometry=None, *, threshold=3.0, title=None, o
         ax = fig.add_subplot()
         image = ax.imshow(share, cmap=st.SEQUENTIAL(), aspect="auto", vmin=0)
         step = max(1, round(geometry.n_layers / 15))
-        ax.set_xticks(range(0, geometry.n_layers, step), [geometry.layers[i] for i in range(0, geometry.n_layers, step)])
+        ax.set_xticks(
+            range(0, geometry.n_layers, step), [geometry.layers[i] for i in range(0, geometry.n_layers, step)]
+        )
         every = 1 if len(z) <= 40 else 4
         ax.set_yticks(range(0, len(z), every))
         ax.set(xlabel="layer", ylabel="network")
@@ -228,7 +242,8 @@ def plot_prob_atlas(networks, geometry=None, *, topography=None, layers=None, th
         display = plotting.plot_prob_atlas(
             geometry.to_img(shown), bg_img=geometry.mask_img, view_type="continuous", display_mode="x",
             cut_coords=list(map(int, layers)), draw_cross=False, annotate=False, threshold=threshold, black_bg=False,
-            title=title if topography is None else f"{title} (display order)", figure=plt.figure(figsize=(st.PAGE, 2.3)),
+            title=title if topography is None else f"{title} (display order)",
+            figure=plt.figure(figsize=(st.PAGE, 2.3)),
         )  # fmt: skip
     if output_file is None:
         return display

@@ -4,7 +4,7 @@ import numpy as np
 
 from ..exceptions import ParameterError
 from . import style as st
-from .text import visible_token
+from .text import axis_token
 
 __all__ = ["plot_connectivity", "plot_coupling", "plot_layer_graph", "plot_matching", "similarity_order"]
 
@@ -111,8 +111,10 @@ def plot_matching(similarity, pairs=None, *, names=("first", "second"), label="|
     return st.finish(fig, output_file)
 
 
-def plot_coupling(first, second, *, events=None, names=("first model", "second model"), n_pairs=3, tokens=None, title=None,
-                  output_file=None):  # fmt: skip
+def plot_coupling(
+    first, second, *, events=None, names=("first model", "second model"), n_pairs=3, tokens=None, title=None,
+    output_file=None,
+):  # fmt: skip
     """Draw how the networks of two models move together over the same words.
 
     Parameters
@@ -142,13 +144,17 @@ def plot_coupling(first, second, *, events=None, names=("first model", "second m
     """
     first, second = (_standard(x) for x in (first, second))
     if len(first) != len(second):
-        raise ParameterError(f"The courses have {len(first)} and {len(second)} rows; pool both models to the same words first.")
+        raise ParameterError(
+            f"The courses have {len(first)} and {len(second)} rows; pool both models to the same words first."
+        )
     r = first.T @ second / len(first)
     rows, cols, pairs = _matched_order(r, None)
     start, stop = (0, min(80, len(first))) if tokens is None else tokens
     pairs = pairs[:n_pairs]
     with st.style():
-        fig = st.new_figure(st.PAGE, 1.4 + max(1.5, 0.72 * len(pairs)), "Coupling of two models" if title is None else title)
+        fig = st.new_figure(
+            st.PAGE, 1.4 + max(1.5, 0.72 * len(pairs)), "Coupling of two models" if title is None else title
+        )
         left, right = fig.subfigures(1, 2, width_ratios=[1, 1.75])
         ax = left.add_subplot()
         limit = max(np.abs(r).max(), 1e-9)
@@ -164,9 +170,13 @@ def plot_coupling(first, second, *, events=None, names=("first model", "second m
             sign = -1 if r[i, j] < 0 else 1
             at = np.arange(start, stop)
             course_ax.plot(at, first[start:stop, i], color=st.SERIES[0], lw=1.1, label=f"{names[0]}, network {i}")
-            course_ax.plot(at, sign * second[start:stop, j], color=st.SERIES[1], lw=1.1, label=f"{names[1]}, network {j}")
+            course_ax.plot(
+                at, sign * second[start:stop, j], color=st.SERIES[1], lw=1.1, label=f"{names[1]}, network {j}"
+            )
             turned = ", turned over" if sign < 0 else ""
-            course_ax.set_title(f"r = {r[i, j]:.2f}{turned}".replace("-", "−"), fontsize=7, loc="right", fontweight="normal", pad=2)
+            course_ax.set_title(
+                f"r = {r[i, j]:.2f}{turned}".replace("-", "−"), fontsize=7, loc="right", fontweight="normal", pad=2
+            )
             course_ax.set_title(f"networks {i} and {j}", fontsize=7, loc="left", pad=2)
             course_ax.axhline(0, color=st.GRID, lw=0.6, zorder=0)
             course_ax.set_yticks([])
@@ -220,7 +230,11 @@ def plot_layer_graph(matrix, layers=None, *, keep=0.1, label="correlation", titl
     down = max([j[k] - i[k] for k in chosen if strength[k] < 0], default=0) / 2
     with st.style():
         unit = (st.PAGE - 0.6) / n
-        fig = st.new_figure(st.PAGE, float(np.clip(unit * (up + down) * 0.8 + 1.0, 1.8, 6)), "Links between layers" if title is None else title)
+        fig = st.new_figure(
+            st.PAGE,
+            float(np.clip(unit * (up + down) * 0.8 + 1.0, 1.8, 6)),
+            "Links between layers" if title is None else title,
+        )
         ax = fig.add_subplot()
         for k in chosen:
             weight = abs(strength[k]) / strong
@@ -239,7 +253,9 @@ def plot_layer_graph(matrix, layers=None, *, keep=0.1, label="correlation", titl
         ax.tick_params(length=0)
         ax.set_xlabel("layer")
         weakest = f"{np.abs(strength[chosen]).min():.2f}"
-        st.caption(fig, f"The strongest {100 * keep:g} % of links, |{label}| ≥ {weakest}; width and depth of colour follow it.")
+        st.caption(
+            fig, f"The strongest {100 * keep:g} % of links, |{label}| ≥ {weakest}; width and depth of colour follow it."
+        )
     return st.finish(fig, output_file)
 
 
@@ -276,7 +292,7 @@ def _word_axis(ax, events, start, stop):
     if column is None or stop - start > 70:
         ax.set_xlabel("word")
         return
-    words = [visible_token(w).strip(" ").replace("$", r"\$") or "␣" for w in events[column].iloc[start:stop]]
+    words = [axis_token(w) for w in events[column].iloc[start:stop]]
     ax.set_xticks(range(start, stop), words, rotation=90, fontsize=5.5)
     ax.tick_params(axis="x", length=0, pad=1)
 

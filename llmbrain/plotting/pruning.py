@@ -24,7 +24,9 @@ def recipe_names(table):
     parts = [c for c in PARTS if c in table]
     varying = [c for c in parts if table[c].nunique() > 1] or parts[:1]
     if not varying:
-        raise ParameterError(f"The table names no recipe; it needs one of {list(PARTS)}, and has {list(table.columns)}.")
+        raise ParameterError(
+            f"The table names no recipe; it needs one of {list(PARTS)}, and has {list(table.columns)}."
+        )
     return table[varying].astype(str).agg(" + ".join, axis=1), " + ".join(varying)
 
 
@@ -117,7 +119,9 @@ def plot_kept_neurons(kept, geometry, *, title=None, output_file=None):
             title = "Neurons kept in each layer" if title is None else title
             fig = st.new_figure(st.PAGE, 0.95 + 0.24 * len(named), title)
             ax = fig.add_subplot()
-            image = ax.imshow(100 * share, cmap=st.SEQUENTIAL(), aspect="auto", vmin=min(50, 100 * share.min()), vmax=100)
+            image = ax.imshow(
+                100 * share, cmap=st.SEQUENTIAL(), aspect="auto", vmin=min(50, 100 * share.min()), vmax=100
+            )
             ax.set_yticks(range(len(named)), list(named))
             bar = fig.colorbar(image, ax=ax, aspect=12, pad=0.02)
             bar.outline.set_visible(False)

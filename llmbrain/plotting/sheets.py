@@ -44,10 +44,14 @@ def as_maps(networks, geometry=None):
     if hasattr(networks, "values") and hasattr(networks, "geometry"):  # one NeuronMask
         return np.atleast_2d(np.asarray(networks.values, np.float32)), networks.geometry
     if geometry is None:
-        raise ParameterError("Maps given as an array or image need geometry=, the NeuronGeometry they were recorded in.")
+        raise ParameterError(
+            "Maps given as an array or image need geometry=, the NeuronGeometry they were recorded in."
+        )
     maps = geometry.to_array(networks) if hasattr(networks, "dataobj") else np.asarray(networks)
     if maps.shape[-1] != geometry.n_neurons:
-        raise GeometryMismatchError(f"Maps of shape {maps.shape} do not fit a geometry of {geometry.n_neurons} neurons.")
+        raise GeometryMismatchError(
+            f"Maps of shape {maps.shape} do not fit a geometry of {geometry.n_neurons} neurons."
+        )
     return zscore_maps(maps), geometry
 
 

@@ -20,6 +20,13 @@ def visible_token(token):
     return str(token).replace("\\n", "\n").replace("\n", "⏎").replace("\\t", "\t").replace("\t", "⇥")
 
 
+def axis_token(token, longest=14):
+    """Text of a token under an axis: without the space before it, cut if long, safe from mathematics."""
+    text = visible_token(token).strip(" ") or "␣"
+    text = text if len(text) <= longest else text[: longest - 1] + "…"
+    return text.replace("$", r"\$")
+
+
 def words_html(tokens, values, scale=FULL, mark=None):
     """Write tokens as HTML, each shaded by its value: warm for positive, cool for negative.
 
@@ -37,8 +44,9 @@ def words_html(tokens, values, scale=FULL, mark=None):
     Returns
     -------
     str
-        A ``<span class="words">``, to be shown with white space kept (``white-space: pre-wrap``), whose tokens carry their value as title. Text is escaped. Colours are custom
-        properties with a default, so that a page can exchange them.
+        A ``<span class="words">``, to be shown with white space kept (``white-space: pre-wrap``), whose tokens carry
+        their value as title. Text is escaped. Colours are custom properties with a default, so that a page can
+        exchange them.
 
     Examples
     --------
@@ -56,7 +64,9 @@ def words_html(tokens, values, scale=FULL, mark=None):
             out.append(text)
         else:
             shade = "var(--pos, #e07a3f)" if value > 0 else "var(--neg, #5b9bd5)"
-            style = f"background:color-mix(in srgb, {shade} {round(weight * 0.62)}%, transparent)" if weight >= 8 else ""
+            style = (
+                f"background:color-mix(in srgb, {shade} {round(weight * 0.62)}%, transparent)" if weight >= 8 else ""
+            )
             title = f"z = {value:.1f}".replace("-", "−")
             out.append(f'<span class="{" ".join(classes)}" style="{style}" title="{title}">{text}</span>')
     return f'<span class="words">{"".join(out)}</span>'
@@ -108,7 +118,9 @@ def plot_words(tokens, values, *, scale=FULL, width=st.PAGE, title=None, output_
                 ax.add_patch(box)
             ax.text(col, row + 0.52, text.replace("$", r"\$"), family="monospace", fontsize=8.8, va="center")
         bar = place(0.15, n_lines * line + 0.2, 1.2, 0.08)
-        bar.imshow(np.linspace(0.17, 0.83, 100)[None], cmap=colors, vmin=0, vmax=1, aspect="auto", extent=(-scale, scale, 0, 1))
+        bar.imshow(
+            np.linspace(0.17, 0.83, 100)[None], cmap=colors, vmin=0, vmax=1, aspect="auto", extent=(-scale, scale, 0, 1)
+        )
         bar.set_yticks([])
         bar.set_xticks([-scale, 0, scale], [f"≤ −{scale:g}", "0", f"≥ {scale:g} z"], fontsize=6.5)
         bar.spines[:].set_visible(False)

@@ -177,7 +177,12 @@ def _activity(recording, data, most=420):
     n = int(np.clip(BYTES / (4 * run.geometry.n_neurons), 40, most))
     n = min(n, run.n_tokens)
     start = (run.n_tokens - n) // 2
-    data.carpet = (run.to_array(start, start + n), run.events.iloc[start : start + n].reset_index(drop=True), run.path.name, start)
+    data.carpet = (
+        run.to_array(start, start + n),
+        run.events.iloc[start : start + n].reset_index(drop=True),
+        run.path.name,
+        start,
+    )
 
 
 def _topography(data, recording, wanted, study=None):
@@ -250,8 +255,8 @@ def from_object(obj, topography="auto"):
         data = ReportData(title="Lesions", kind="lesion", lesion=Tables(obj))
     else:
         raise ParameterError(
-            f"No report is known for {type(obj).__name__}. Give a study folder, a Study, a recording, networks or a fitted "
-            "CanICA or DictLearning, a lesion result, a pruned model, or the table of run_grid."
+            f"No report is known for {type(obj).__name__}. Give a study folder, a Study, a recording, networks or a "
+            "fitted CanICA or DictLearning, a lesion result, a pruned model, or the table of run_grid."
         )
     data.subtitle = short_name(data.model["id"]) if data.model.get("id") else ""
     return data

@@ -9,7 +9,7 @@ from .tables import html_table, number
 __all__ = ["lesions", "lesions_by_number", "main_controls", "main_lesions", "pruned", "pruning", "q_column"]
 
 COLUMNS = (
-    "network", "task", "family", "n_neurons", "share", "effect", "ci_low", "ci_high", "control_mean", "control_max",
+    "network", "task", "family", "n_neurons", "effect", "ci_low", "ci_high", "control_mean", "control_max",
     "n_controls", "z", "p", "q",
 )  # fmt: skip
 
@@ -55,20 +55,29 @@ def lesions(data, render):
     task = "" if tasks[0] is None else f" on the task “{tasks[0]}”"
     parts = []
     for i, family in enumerate(families):
-        what = (info.get("families") or {}).get(family) or (f"matched by {family}" if family else "random sets of neurons")
+        what = (info.get("families") or {}).get(family) or (
+            f"matched by {family}" if family else "random sets of neurons"
+        )
         fig = plotting.plot_lesion_effects(data.lesion, family=family, unit=f"harm ({unit})", title="")
-        caption = f"Harm done{task} when a network is silenced (point, 95 % interval) and by its control sets (grey): {what}."
-        parts.append(figure(render, fig, f"fig-lesion-{i}", caption, f"Lesion effects of {n} networks over their controls."))
+        caption = (
+            f"Harm done{task} when a network is silenced (point, 95 % interval) and by its control sets (grey): {what}."
+        )
+        parts.append(
+            figure(render, fig, f"fig-lesion-{i}", caption, f"Lesion effects of {n} networks over their controls.")
+        )
     if (info.get("power") or {}).get("note"):
         parts.append(render("note.html", text=info["power"]["note"]))
     if len(tasks) > 1:
         parts.append(_by_task(data, table, tasks, render))
-    keep = [c for c in COLUMNS if not (c in ("task", "family") and c in table and table[c].nunique() == 1)]
+    keep = [
+        c for c in COLUMNS if not (c in ("task", "family", "n_controls") and c in table and table[c].nunique() == 1)
+    ]
     q = q_column(table)
     parts.append(
         html_table(
             table, f"Lesion effects; larger is worse, {unit}" if len(tasks) == 1 else "Lesion effects; larger is worse",
-            keep, emphasis=(table[q] < 0.05).to_numpy() if q else None, link=None if data.networks is None else ("network", page_of),
+            keep, emphasis=(table[q] < 0.05).to_numpy() if q else None,
+            link=None if data.networks is None else ("network", page_of),
         )
     )  # fmt: skip
     return Section("lesions", "Lesions", "".join(parts))

@@ -156,7 +156,9 @@ def effect_strip(effect, low, high, controls, limits, label):
         return 10 + (width - 20) * (value - limits[0]) / span
 
     jitter = np.random.default_rng(0).uniform(-9, 9, len(controls))
-    dots = "".join(f'<circle class="control" cx="{x(c):.1f}" cy="{18 + j:.1f}" r="2.6"/>' for c, j in zip(controls, jitter))
+    dots = "".join(
+        f'<circle class="control" cx="{x(c):.1f}" cy="{18 + j:.1f}" r="2.6"/>' for c, j in zip(controls, jitter)
+    )
     interval = "" if low is None else f'<line class="interval" x1="{x(low):.1f}" x2="{x(high):.1f}" y1="18" y2="18"/>'
     ticks = [limits[0], 0.0, limits[1]] if limits[0] < 0 < limits[1] else list(limits)
     if len(ticks) == 3 and min(x(0) - x(limits[0]), x(limits[1]) - x(0)) < 60:
@@ -209,11 +211,10 @@ def figure_svg(fig, key, label, fixed_colors=False):
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
     svg = re.sub(r"<!--.*?-->", "", svg, flags=re.S)
     box = re.search(r'viewBox="([^"]+)"', svg).group(1)
-    svg = re.sub(
-        r"<svg[^>]*>",
-        f'<svg class="figure{" fixed" if fixed_colors else ""}" viewBox="{box}" style="max-width:{1.2 * width:.0f}px" role="img" aria-label="{escape(label)}">',
-        svg, count=1,
-    )  # fmt: skip
+    kind = "figure fixed" if fixed_colors else "figure"
+    head = f'<svg class="{kind}" viewBox="{box}" style="max-width:{1.2 * width:.0f}px" role="img" '
+    head += f'aria-label="{escape(label)}">'
+    svg = re.sub(r"<svg[^>]*>", lambda _: head, svg, count=1)
     used = set(re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', svg))
     used = {a or b for a, b in used}
     svg = re.sub(r' id="([^"]+)"', lambda m: f' id="{key}-{m[1]}"' if m[1] in used else "", svg)

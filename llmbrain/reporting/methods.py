@@ -11,7 +11,8 @@ PACKAGES = ("llmbrain", "nilearn", "scikit-learn", "torch", "transformers", "num
 
 REFERENCES = {
     "canica": """@article{varoquaux2010canica,
-  author  = {Varoquaux, Ga{\\"e}l and Sadaghiani, Sepideh and Pinel, Philippe and Kleinschmidt, Andreas and Poline, Jean-Baptiste and Thirion, Bertrand},
+  author  = {Varoquaux, Ga{\\"e}l and Sadaghiani, Sepideh and Pinel, Philippe and Kleinschmidt, Andreas and
+             Poline, Jean-Baptiste and Thirion, Bertrand},
   title   = {A group model for stable multi-subject {ICA} on {fMRI} datasets},
   journal = {NeuroImage}, volume = {51}, number = {1}, pages = {288--299}, year = {2010}
 }""",
@@ -37,8 +38,10 @@ REFERENCES = {
 }""",
     "permutation": """@article{phipson2010permutation,
   author  = {Phipson, Belinda and Smyth, Gordon K.},
-  title   = {Permutation p-values should never be zero: calculating exact p-values when permutations are randomly drawn},
-  journal = {Statistical Applications in Genetics and Molecular Biology}, volume = {9}, number = {1}, pages = {39}, year = {2010}
+  title   = {Permutation p-values should never be zero: calculating exact p-values when permutations are randomly
+             drawn},
+  journal = {Statistical Applications in Genetics and Molecular Biology}, volume = {9}, number = {1}, pages = {39},
+  year    = {2010}
 }""",
     "wanda": """@inproceedings{sun2024wanda,
   author    = {Sun, Mingjie and Liu, Zhuang and Bair, Anna and Kolter, J. Zico},
@@ -66,7 +69,8 @@ REFERENCES = {
 }""",
     "bids": """@article{gorgolewski2016bids,
   author  = {Gorgolewski, Krzysztof J. and others},
-  title   = {The brain imaging data structure, a format for organizing and describing outputs of neuroimaging experiments},
+  title   = {The brain imaging data structure, a format for organizing and describing outputs of neuroimaging
+             experiments},
   journal = {Scientific Data}, volume = {3}, pages = {160044}, year = {2016}
 }""",
 }  # fmt: skip
@@ -137,16 +141,23 @@ def _recording(data, cite):
     where = f", revision {revision[:12]}" if revision else ""
     weights = f", weights {data.model['weights_hash']}" if data.model.get("weights_hash") else ""
     n_documents = data.events["document"].nunique()
+    kind, dtype = data.model.get("architecture", "decoder"), side.get("ModelDataType", "unknown")
+    corpus = side.get("Corpus", data.corpus.get("name", ""))
+    corpus_hash = _hash(side.get("CorpusHash") or data.corpus.get("hash"))
+    n_runs = f"{len(data.runs)} {'run' if len(data.runs) == 1 else 'runs'}"
     text = (
-        f"The language model {name} ({data.model.get('architecture', 'decoder')}{where}{weights}; {side.get('ModelDataType', 'unknown')} "
-        f"weights) read {n_documents} documents of the corpus “{side.get('Corpus', data.corpus.get('name', ''))}”"
-        f"{_hash(side.get('CorpusHash') or data.corpus.get('hash'))}. At each of {len(data.events)} tokens the {geometry.n_neurons} neurons "
-        f"of the site “{geometry.site}” ({geometry.n_layers} layers) were recorded in {side.get('DataType', 'float32')}, in "
-        f"{len(data.runs)} {'run' if len(data.runs) == 1 else 'runs'} laid out after BIDS{cite('bids')}."
+        f"The language model {name} ({kind}{where}{weights}; {dtype} weights) read {n_documents} documents of the "
+        f"corpus “{corpus}”{corpus_hash}. At each of {len(data.events)} tokens the {geometry.n_neurons} neurons of the site "
+        f"“{geometry.site}” ({geometry.n_layers} layers) were recorded in {side.get('DataType', 'float32')}, in "
+        f"{n_runs} laid out after BIDS{cite('bids')}."
     )
     if side.get("Context"):
         text += f" The model read at most {side['Context']} tokens at once"
-        text += f", of which the first {side['WarmUp']} of each later window only gave context." if side.get("WarmUp") else "."
+        text += (
+            f", of which the first {side['WarmUp']} of each later window only gave context."
+            if side.get("WarmUp")
+            else "."
+        )
     return text + " Special tokens and padding were left out. Repetition time means one token."
 
 
@@ -160,11 +171,18 @@ def _networks(data, cite):
     if "dict" in lowered:
         text = f"Networks were found by dictionary learning{cite('dictlearning')} with {n} atoms"
     elif "ica" in lowered:
-        text = f"Networks were found by group independent component analysis (CanICA{cite('canica')}, FastICA{cite('fastica')}) with {n} components"
+        how = f"CanICA{cite('canica')}, FastICA{cite('fastica')}"
+        text = f"Networks were found by group independent component analysis ({how}) with {n} components"
     else:
         text = f"{n} networks were decomposed"
     parameters = {**info, **(info.get("parameters") or {})}
-    names = {"engine": "engine {}", "n_init": "{} starts", "random_state": "seed {}", "scope": "scope {}", "alpha": "alpha {}"}
+    names = {
+        "engine": "engine {}",
+        "n_init": "{} starts",
+        "random_state": "seed {}",
+        "scope": "scope {}",
+        "alpha": "alpha {}",
+    }
     settings = [form.format(parameters[key]) for key, form in names.items() if parameters.get(key) is not None]
     text += f" ({', '.join(settings)})." if settings else "."
     converged = info.get("converged")
@@ -172,9 +190,12 @@ def _networks(data, cite):
         text += " The decomposition did not converge; its networks are to be read with care."
     if parameters.get("standardize") not in (None, False):
         text += " Every neuron was z-scored within its run."
-    text += f" Maps were z-scored over neurons; a neuron belongs to a network where |z| > {data.threshold:g}. No smoothing was applied."
+    text += f" Maps were z-scored over neurons; a neuron belongs to a network where |z| > {data.threshold:g}."
+    text += " No smoothing was applied."
     metrics = data.networks.metrics
-    if data.stability is not None or (metrics is not None and "stability" in metrics and metrics["stability"].notna().any()):
+    if data.stability is not None or (
+        metrics is not None and "stability" in metrics and metrics["stability"].notna().any()
+    ):
         text += f" Stability compares repeated decompositions, after ICASSO{cite('icasso')}."
     return text
 
@@ -184,11 +205,12 @@ def _display(data, cite):
         return ""
     info = data.topography.info
     how = {
-        "transport": "by optimal transport of the neurons, placed between the anchors of their loadings, onto the layer's sheet",
+        "transport": "by optimal transport of neurons, placed between the anchors of their loadings, to the sheet",
         "hilbert": "along a Hilbert curve, by dominant loading",
     }.get(info.get("method"), "by similarity")
+    source = info.get("source") or "their loadings"
     return (
-        f"For display only, neurons were ordered within each layer {how}, computed from {info.get('source') or 'their loadings'} "
+        f"For display only, neurons were ordered within each layer {how}, computed from {source} "
         f"(seed {info.get('seed', 'not recorded')}). No statistic depends on this order."
     )
 
@@ -201,7 +223,9 @@ def _lesions(data, cite):
     hows = {"zero": "set to zero", "mean": "clamped to their mean", "resample": "exchanged with those of other tokens"}
     n_controls = int(table["n_controls"].max()) if "n_controls" in table else 0
     families = [str(f) for f in dict.fromkeys(table["family"])] if "family" in table else []
-    text = f"Each of {table['network'].nunique()} networks was lesioned: its neurons were {hows.get(str(how), f'treated with “{how}”')} while the model read"
+    done = hows.get(str(how), f"treated with “{how}”")
+    n = table["network"].nunique()
+    text = f"Each of {n} networks was lesioned: its neurons were {done} while the model read"
     tasks = [str(t) for t in dict.fromkeys(table["task"])] if "task" in table else []
     text += f" ({', '.join(tasks[:8])}{', …' if len(tasks) > 8 else ''})." if tasks else " held-out text."
     if n_controls:
@@ -211,7 +235,11 @@ def _lesions(data, cite):
             f" Each was compared with up to {n_controls} control sets of neurons{f' ({against})' if against else ''}; "
             f"p = (1 + number of controls at least as harmful) / (controls + 1){cite('permutation')}"
         )
-        text += f", and q controls the false discovery rate over the networks of one task and family{cite('fdr')}." if "q" in table else "."
+        text += (
+            f", and q controls the false discovery rate over the networks of one task and family{cite('fdr')}."
+            if "q" in table
+            else "."
+        )
     if info.get("random_state") is not None:
         text += f" Seed {info['random_state']}."
     return text
@@ -222,7 +250,11 @@ def _pruning(data, cite):
         return ""
     if data.pruning is None:
         summary = data.pruned.summary
-        parts = [f"{k.replace('_', ' ')} {summary[k]}" for k in ("score", "allocation", "compensation", "ratio") if k in summary]
+        parts = [
+            f"{k.replace('_', ' ')} {summary[k]}"
+            for k in ("score", "allocation", "compensation", "ratio")
+            if k in summary
+        ]
         return f"MLP neurons were removed for good ({', '.join(parts)})."
     table = data.pruning
     scores = [str(s) for s in dict.fromkeys(table["score"])] if "score" in table else []

@@ -30,7 +30,9 @@ def networks(data, render):
 
 def _atlas(data, render):
     fig = plotting.plot_atlas(data.networks, threshold=data.threshold, topography=data.topography, title="")
-    caption = f"Dominant network of each neuron with |z| > {data.threshold:g}; one sheet for each layer, numbered at its corner."
+    caption = (
+        f"Dominant network of each neuron with |z| > {data.threshold:g}; one sheet a layer, numbered at its corner."
+    )
     alt = f"Mosaic of {data.geometry.n_layers} layer sheets, neurons coloured by the network they load on most."
     return figure(render, fig, "fig-atlas", caption, alt, fixed_colors=True)
 
@@ -58,7 +60,8 @@ def _carpet(data, render):
         fig = plotting.plot_carpet(activity, data.networks, events=events, threshold=data.threshold, title="")
     except ValueError:  # no neuron above the threshold: the table says so
         return ""
-    caption = f"Carpet: {len(events)} tokens of {run} from token {start}; neurons are sorted by the network they load on most."
+    where = f"{len(events)} tokens of {run} from token {start}"
+    caption = f"Carpet: {where}; neurons are sorted by the network they load on most."
     alt = "Carpet plot of activity: rows are neurons grouped by network, columns are tokens."
     return figure(render, fig, "fig-carpet", caption, alt)
 
@@ -75,7 +78,12 @@ def _stability(data, render):
     metrics = data.networks.metrics
     for frame in (data.stability, metrics):
         for name in ("iq", "stability"):
-            if frame is not None and name in frame and frame[name].notna().any() and len(frame) == len(data.networks.maps):
+            if (
+                frame is not None
+                and name in frame
+                and frame[name].notna().any()
+                and len(frame) == len(data.networks.maps)
+            ):
                 fig = plotting.plot_stability(frame[name].to_numpy(float), label="stability", title="")
                 caption = "Stability of each network over repeated decompositions; hollow points are unstable."
                 alt = f"Dot plot of the stability of {len(frame)} networks."
@@ -144,13 +152,18 @@ def _head(data, k, z, row, painter):
     facts = [("neurons", f"{number(n)} ({number(float(row['share']), 'share')})"), ("peak layer", str(layer))]
     if "first_layer" in row:
         facts.append(("90 % of its energy in layers", f"{int(row['first_layer'])} to {int(row['last_layer'])}"))
-    names = (("variance", "share of variance"), ("stability", "stability"), ("iq", "stability (Iq)"), ("label", "label"))
+    names = (
+        ("variance", "share of variance"),
+        ("stability", "stability"),
+        ("iq", "stability (Iq)"),
+        ("label", "label"),
+    )
     facts += [(label, number(row[name], name)) for name, label in names if name in row and pd.notna(row[name])]
     positive, negative = layer_profile(z, data.geometry, data.threshold)
     return {
         "k": k, "id": f"network-{k:02d}", "facts": facts, "map": painter.paint(z), "warnings": _warnings(row, n),
         "alt": f"Network {k}: {n} of {len(z)} neurons over {data.geometry.n_layers} layers, most in layer {layer}.",
-        "profile": profile_svg(positive, negative, data.geometry.layers, f"Share of each layer's neurons in network {k}"),
+        "profile": profile_svg(positive, negative, data.geometry.layers, f"Share of each layer in network {k}"),
     }  # fmt: skip
 
 

@@ -23,7 +23,9 @@ def summary(data, render):
     tiles += _lesion_tile(data) + _pruning_tiles(data)
     if not tiles and not data.absent and not data.warnings:
         return None
-    return Section("summary", "Summary", render("summary.html", tiles=tiles, absent=data.absent, warnings=data.warnings))
+    return Section(
+        "summary", "Summary", render("summary.html", tiles=tiles, absent=data.absent, warnings=data.warnings)
+    )
 
 
 def _lesion_tile(data):
@@ -39,7 +41,9 @@ def _lesion_tile(data):
 
 def _pruning_tiles(data):
     if data.pruned is not None:
-        simple = {k: v for k, v in data.pruned.summary.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+        simple = {
+            k: v for k, v in data.pruned.summary.items() if isinstance(v, (int, float)) and not isinstance(v, bool)
+        }
         return [(number(v, k), k.replace("_", " ")) for k, v in list(simple.items())[:4]]
     if data.pruning is None or not {"ratio", "ratio_to_dense"} <= set(data.pruning):
         return []

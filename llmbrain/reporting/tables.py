@@ -9,8 +9,9 @@ __all__ = ["html_table", "number"]
 
 LABELS = {
     "n_neurons": "neurons", "ci_low": "95 % from", "ci_high": "to", "control_mean": "controls, mean",
-    "control_sd": "controls, sd", "control_max": "controls, max", "n_controls": "controls", "ratio_to_dense": "times unpruned",
-    "peak_layer": "peak layer", "iq": "stability (Iq)", "stability": "stability (Iq)",
+    "control_sd": "controls, sd", "control_max": "controls, max", "n_controls": "controls",
+    "ratio_to_dense": "times unpruned", "first_layer": "from layer", "last_layer": "to layer",
+    "peak_layer": "peak layer", "iq": "stability (Iq)",
 }  # fmt: skip
 PERCENT = ("share", "variance", "ratio", "coverage")
 P_VALUES = ("p", "q", "p_value", "q_value")
@@ -58,16 +59,17 @@ def html_table(frame, caption, columns=None, labels=None, link=None, emphasis=No
     str
     """
     columns = [c for c in (columns or frame.columns) if c in frame]
+    decimals = {c: _decimals(frame[c]) for c in columns}
     labels = {**LABELS, **(labels or {})}
     numeric = [pd.api.types.is_numeric_dtype(frame[c]) for c in columns]
+    names = [escape(labels.get(c, str(c).replace("_", " "))) for c in columns]
     head = "".join(
-        f'<th scope="col"{" class=num" if num else ""}><button type="button">{escape(labels.get(c, c.replace("_", " ")))}'
-        "</button></th>"
-        for c, num in zip(columns, numeric)
+        f'<th scope="col"{" class=num" if num else ""}><button type="button">{name}</button></th>'
+        for name, num in zip(names, numeric)
     )
     rows = []
     for i, values in enumerate(frame[columns].itertuples(index=False)):
-        cells = "".join(_cell(v, c, num, link) for v, c, num in zip(values, columns, numeric))
+        cells = "".join(_cell(v, c, num, link, decimals[c]) for v, c, num in zip(values, columns, numeric))
         rows.append(f"<tr{' class=strong' if emphasis is not None and emphasis[i] else ''}>{cells}</tr>")
     return (
         f'<div class="scroll" role="region" aria-label="{escape(caption)}" tabindex="0"><table class="sortable">'
@@ -75,8 +77,20 @@ def html_table(frame, caption, columns=None, labels=None, link=None, emphasis=No
     )
 
 
-def _cell(value, column, numeric, link):
+def _decimals(values):
+    """Decimals with which the numbers of a column line up: three digits for the largest; None for other columns."""
+    if not pd.api.types.is_float_dtype(values) or values.name in (*P_VALUES, *PERCENT) or not values.notna().any():
+        return None
+    largest = float(values.abs().max())
+    if not 1e-4 <= largest < 1e5:
+        return None
+    return int(np.clip(2 - np.floor(np.log10(largest)), 0, 5))
+
+
+def _cell(value, column, numeric, link, decimals=None):
     text = escape(number(value, column))
+    if decimals is not None and not pd.isna(value):
+        text = f"{value:.{decimals}f}".replace("-", "−")
     if link is not None and column == link[0] and (address := link[1](value)):
         text = f'<a href="{escape(address)}">{text}</a>'
     if not numeric:

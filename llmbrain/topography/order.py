@@ -1,21 +1,16 @@
-"""Display order of neurons: give the sheets of a model a neighbourhood that the eye can read.
-
-Neurons have no natural neighbours, so a thresholded map is a scatter of dots. A topography moves the neurons *within*
-each layer's sheet so that those with similar network loadings lie side by side. It serves display only: files keep the
-natural order, and nothing statistical may rely on it. Fit it on one half of the data and show maps of the other half;
-then a blob is a finding and not a product of the sorting.
-"""
+"""The display order as an object, and how it is found."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from .exceptions import GeometryMismatchError, ParameterError
-from .files import read_json, save_img, write_json
-from .geometry import NeuronGeometry
+from ..exceptions import GeometryMismatchError, ParameterError
+from ..files import read_json, save_img, write_json
+from ..geometry import NeuronGeometry
+from .layout import assign_to_grid, embed_features, hilbert_curve, two_largest
 
-__all__ = ["Topography", "assign_to_grid", "embed_features", "fit_topography", "hilbert_curve", "loadings_from_courses"]
+__all__ = ["Topography", "fit_topography", "loadings_from_courses"]
 
 METHODS = ("transport", "hilbert")
 SAMPLE = 20_000  # neurons that the rotation is estimated on; all are then rotated
@@ -52,7 +47,7 @@ class Topography:
         cells = np.asarray(self.cells).astype(np.int64)
         if cells.shape != (self.geometry.n_neurons,):
             raise GeometryMismatchError(
-                f"A display order needs one cell for each of {self.geometry.n_neurons} neurons; got shape {cells.shape}."
+                f"A display order needs a cell for each of {self.geometry.n_neurons} neurons; got shape {cells.shape}."
             )
         place = cells + self.geometry.offsets[self.geometry.layer_of]
         if not np.array_equal(np.sort(place), np.arange(len(place))):
@@ -211,7 +206,7 @@ def loadings_from_courses(courses, n_features=24, random_state=0):
     sample = np.arange(maps.shape[1])
     if len(sample) > SAMPLE:
         sample = np.sort(np.random.default_rng(random_state).choice(len(sample), SAMPLE, replace=False))
-    # Loose tolerances stop at saddle points, where networks are mixed; a rotation that goes on after 100 steps still sorts.
+    # A loose tolerance stops at saddle points, where networks are mixed; one that has not converged still sorts.
     ica = FastICA(whiten="unit-variance", max_iter=100, tol=1e-5, random_state=random_state)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -236,7 +231,9 @@ def _half_features(features):
     norm = np.sqrt((cut**2).sum(axis=1))
     distance = 1 - (cut @ cut.T) / np.maximum(np.outer(norm, norm), 1e-9)
     np.fill_diagonal(distance, 0)
-    tree = linkage(squareform(np.clip((distance + distance.T) / 2, 0, 1), checks=False), "average", optimal_ordering=True)
+    tree = linkage(
+        squareform(np.clip((distance + distance.T) / 2, 0, 1), checks=False), "average", optimal_ordering=True
+    )
     return halves, leaves_list(tree)
 
 
@@ -244,166 +241,6 @@ def _dominance(halves, order):
     """Sort key of the Hilbert order: the dominant half's place, strongest in the middle of its stretch."""
     place = np.empty(len(order))
     place[order] = np.arange(len(order))
-    best, second = _two_largest(halves)
+    best, second = two_largest(halves)
     side = np.where(place[second] >= place[best], 1.0, -1.0)
     return place[best] + 0.5 * side / (1 + halves.max(axis=0))
-
-
-def embed_features(halves, order, aspect=1.0, power=3):
-    """Place neurons on the plane, between the anchors of the two features they load on most.
-
-    Neurons that clearly belong to one feature gather around its anchor; undecided ones lie between anchors.
-
-    Parameters
-    ----------
-    halves : array of shape (n_halves, n_neurons)
-        Non-negative loadings.
-    order : array of shape (n_halves,)
-        The order in which anchors follow each other along a Hilbert curve through the plane.
-    aspect : float
-        Width of the plane over its height.
-    power : float
-        How fast the strongest loading wins over the others.
-
-    Returns
-    -------
-    ndarray of shape (n_neurons, 2)
-        Row and column coordinates, about in ``[0, 1] x [0, aspect]``.
-    """
-    n = len(halves)
-    side = max(int(np.ceil(np.sqrt(n / max(aspect, 1e-6)))), 1)
-    across = int(np.ceil(n / side))
-    grid = hilbert_curve(side, across)
-    spots = grid[np.round(np.linspace(0, len(grid) - 1, n)).astype(int)]
-    anchors = np.empty((n, 2))
-    anchors[order] = (spots + 0.5) / [side, across] * [1.0, aspect]
-    first, second = _two_largest(halves)
-    columns = np.arange(halves.shape[1])
-    weight = np.stack([halves[first, columns], halves[second, columns]]) ** power + 1e-9
-    places = weight[0][:, None] * anchors[first] + weight[1][:, None] * anchors[second]
-    return places / weight.sum(axis=0)[:, None]
-
-
-def _two_largest(halves):
-    """Rows of the largest and second largest value of each column."""
-    if len(halves) == 1:
-        return np.zeros((2, halves.shape[1]), int)
-    top = np.argpartition(halves, len(halves) - 2, axis=0)[-2:]
-    swap = np.take_along_axis(halves, top, axis=0)
-    return np.where(swap[1] >= swap[0], top[1], top[0]), np.where(swap[1] >= swap[0], top[0], top[1])
-
-
-def assign_to_grid(points, rows, cols, random_state=0, n_rounds=300):
-    """Assign points to the cells of a sheet so that the summed squared distance is small (optimal transport).
-
-    Starts from the monotone (strip by strip) assignment and exchanges pairs of cells at random offsets wherever this
-    shortens the transport; the exchanges of one round do not share cells.
-
-    Parameters
-    ----------
-    points : array of shape (n_points, 2)
-        Row and column coordinates in any unit.
-    rows, cols : int
-        The sheet; the first ``n_points`` cells, row by row, are filled.
-    random_state : int or numpy.random.Generator
-        Seed of the offsets.
-    n_rounds : int
-        Rounds of exchanges.
-
-    Returns
-    -------
-    ndarray of shape (n_points,)
-        The cell of each point, a permutation of ``0 .. n_points - 1``.
-    """
-    points = np.asarray(points, float)
-    rng = np.random.default_rng(random_state)
-    n = len(points)
-    by_row = np.argsort(points[:, 0], kind="stable")
-    owner = np.concatenate(
-        [strip[np.argsort(points[strip, 1], kind="stable")] for strip in np.split(by_row, np.arange(cols, n, cols))]
-    )
-    row, col = np.divmod(np.arange(n), cols)
-    scale = np.array([rows, cols]) / np.maximum(np.ptp(points, axis=0), 1e-9)
-    scaled = (points - points.min(axis=0)) * scale
-    reach = max(rows, cols) / 2
-    for step in range(n_rounds):
-        span = max(1, int(round(reach * (1 - step / n_rounds) ** 2)))
-        dr, dc = rng.integers(-span, span + 1, 2)
-        if dr == 0 and dc == 0:
-            continue
-        first = _disjoint_pairs(row, col, dr, dc, rows, cols, n)
-        second = first + dr * cols + dc
-        a, b = owner[first], owner[second]
-        worse = (scaled[a] - scaled[b]) @ np.array([-dr, -dc], float) < 0
-        owner[first[worse]], owner[second[worse]] = b[worse], a[worse]
-    cells = np.empty(n, np.int64)
-    cells[owner] = np.arange(n)
-    return cells
-
-
-def _disjoint_pairs(row, col, dr, dc, rows, cols, n):
-    """Cells that may be exchanged with the cell at an offset, such that no cell is in two pairs."""
-    inside = (row + dr >= 0) & (row + dr < rows) & (col + dc >= 0) & (col + dc < cols)
-    block = row // abs(dr) if dr else col // abs(dc)
-    first = np.flatnonzero(inside & (block % 2 == 0))
-    return first[first + dr * cols + dc < n]
-
-
-def hilbert_curve(rows, cols):
-    """Walk through all cells of a rectangle so that neighbours in the walk are neighbours on the sheet.
-
-    A Hilbert curve for any side lengths: the rectangle is split along its longer side, or into three parts around a
-    turn, down to lines of single cells. At odd sides a step may be diagonal.
-
-    Parameters
-    ----------
-    rows, cols : int
-        Side lengths.
-
-    Returns
-    -------
-    ndarray of shape (rows * cols, 2)
-        Row and column of each step.
-
-    Examples
-    --------
-    >>> hilbert_curve(2, 2).tolist()
-    [[0, 0], [1, 0], [1, 1], [0, 1]]
-    """
-    major, minor = ((0, cols), (rows, 0)) if cols > rows else ((rows, 0), (0, cols))
-    return np.array(list(_walk((0, 0), major, minor)), np.int64).reshape(-1, 2)
-
-
-def _walk(start, a, b):
-    """Walk the rectangle spanned by the vectors a (direction of travel) and b from its corner ``start``."""
-    length, width = abs(a[0] + a[1]), abs(b[0] + b[1])
-    da, db = _unit(a), _unit(b)
-    if width == 1 or length == 1:
-        steps, d = (length, da) if width == 1 else (width, db)
-        yield from ((start[0] + d[0] * i, start[1] + d[1] * i) for i in range(steps))
-        return
-    half_a, half_b = (a[0] // 2, a[1] // 2), (b[0] // 2, b[1] // 2)
-    if 2 * length > 3 * width:  # long: two rectangles one after the other
-        if abs(half_a[0] + half_a[1]) % 2 and length > 2:
-            half_a = _plus(half_a, da)
-        yield from _walk(start, half_a, b)
-        yield from _walk(_plus(start, half_a), _minus(a, half_a), b)
-        return
-    if abs(half_b[0] + half_b[1]) % 2 and width > 2:  # about square: up, across, down
-        half_b = _plus(half_b, db)
-    yield from _walk(start, half_b, half_a)
-    yield from _walk(_plus(start, half_b), a, _minus(b, half_b))
-    corner = _plus(start, _plus(_minus(a, da), _minus(half_b, db)))
-    yield from _walk(corner, _minus((0, 0), half_b), _minus((0, 0), _minus(a, half_a)))
-
-
-def _unit(v):
-    return (int(np.sign(v[0])), int(np.sign(v[1])))
-
-
-def _plus(u, v):
-    return (u[0] + v[0], u[1] + v[1])
-
-
-def _minus(u, v):
-    return (u[0] - v[0], u[1] - v[1])
