@@ -10,7 +10,6 @@ is its own. Data are planted: sparse, heavy-tailed, scattered maps with Gaussian
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -88,14 +87,20 @@ def child(spec):
 
     import llmbrain.networks.canica  # noqa: F401
 
-    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    base = memory("VmRSS")
     warnings.simplefilter("ignore")
     start = time.perf_counter()
     maps, n_iter = fit(spec["engine"], spec["paths"], geometry, spec["n_components"], group=spec["group"])
     seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    extra = memory("VmHWM") - base
     np.save(spec["out"], maps)
-    print(json.dumps({"seconds": seconds, "extra_gib": (peak - base) / 2**20, "n_iter": n_iter}))
+    print(json.dumps({"seconds": seconds, "extra_gib": extra, "n_iter": n_iter}))
+
+
+def memory(field):
+    """Resident memory of this process now (VmRSS) or at its highest (VmHWM), in GiB."""
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(field))
+    return int(line.split()[1]) / 2**20
 
 
 def measure(folder, engine, geometry, paths, n_components, group="auto", repeat=1):

@@ -149,10 +149,24 @@ class TemporalICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         """
         check_is_fitted(self)
         runs, single = self._load(X, reset=False)
+        if single and confounds is None and isinstance(X, np.ndarray):
+            return self._transform_array(X)
         data = self._clean(runs, as_confounds(confounds, len(runs.sources)), self.mean_, self.scale_)
         courses = least_squares_courses(data, runs.read_order(self.components_))[0]
         parts = np.split(courses, np.cumsum(runs.n_tokens)[:-1])
         return parts[0].astype(np.result_type(getattr(X, "dtype", np.float32), np.float32)) if single else parts
+
+    def _transform_array(self, X):
+        """The same for an array in memory, in float64."""
+        maps = self.components_.astype(np.float64)
+        weights = np.linalg.pinv(maps @ maps.T, hermitian=True) @ maps * self.scale_
+        step = max(1, (1 << 22) // X.shape[1])
+        courses = np.empty((len(X), len(maps)))
+        for start in range(0, len(X), step):
+            part = X[start : start + step].astype(np.float64)
+            part[:, self.dead_] = 0
+            courses[start : start + step] = (part - np.where(self.dead_, 0, self.mean_)) @ weights.T
+        return courses.astype(np.result_type(X.dtype, np.float32), copy=False)
 
     def masks(self, threshold=3.0, two_sided=True):
         """Networks as sets of neurons; see :meth:`NetworkSet.masks`."""
