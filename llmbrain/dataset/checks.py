@@ -47,7 +47,22 @@ _REMEDY = "Remove the run's files and record again; the other runs are kept."
 
 
 def read_sidecar(path):
-    """Read the sidecar of a run (given by its ``.nii`` or ``.json``); raises :class:`DatasetError` if it is none."""
+    """Read the sidecar of a run.
+
+    Parameters
+    ----------
+    path : path-like
+        The run's ``.nii`` or ``.json``.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    DatasetError
+        If one of the two is missing, or the sidecar is not one.
+    """
     path = Path(path).with_suffix(".nii")
     if not path.is_file():
         raise DatasetError(f"{path} is missing. {_REMEDY}")

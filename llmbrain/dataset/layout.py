@@ -76,6 +76,14 @@ BIDSIGNORE = (
 def bids_label(text):
     """Keep the letters and digits of a text, all that a BIDS label may hold.
 
+    Parameters
+    ----------
+    text : str
+
+    Returns
+    -------
+    str
+
     Examples
     --------
     >>> bids_label("mlp_gate"), bids_label("HuggingFaceTB/SmolLM2-135M")

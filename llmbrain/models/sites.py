@@ -16,7 +16,7 @@ _INPUT_SITES = ("mlp", "attention")
 class Site:
     """One layer's place where neurons are read and written.
 
-    Attributes
+    Parameters
     ----------
     layer : int
         Number of the layer in the model.

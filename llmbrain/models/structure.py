@@ -28,7 +28,7 @@ _EXPERTS = re.compile(r"expert|router|moe(block|layer|mlp)|sparsemo", re.IGNOREC
 class MlpParts:
     """The linears of an MLP.
 
-    Attributes
+    Parameters
     ----------
     writer : str
         Name of the linear that writes to the residual stream, within the block.
@@ -57,14 +57,31 @@ class MlpParts:
 
 @dataclass(frozen=True)
 class AttentionParts:
-    """The linear that writes the heads' outputs to the residual stream, and how many inputs it has."""
+    """The linear that writes the heads' outputs to the residual stream.
+
+    Parameters
+    ----------
+    writer : str
+        Its name within the block.
+    size : int
+        Its inputs: heads times the width of a head.
+    """
 
     writer: str
     size: int
 
 
 def features(linear):
-    """Inputs and outputs of a linear; GPT-2's Conv1D names them differently."""
+    """Inputs and outputs of a linear; GPT-2's Conv1D names them differently.
+
+    Parameters
+    ----------
+    linear : torch.nn.Module
+
+    Returns
+    -------
+    n_inputs, n_outputs : int
+    """
     if hasattr(linear, "in_features"):
         return linear.in_features, linear.out_features
     return linear.nx, linear.nf
@@ -75,6 +92,14 @@ def linears(block):
 
     Whatever has ``in_features`` and ``out_features`` counts, so quantised ones do, and Conv1D. What a linear is made
     of inside (adapters) does not.
+
+    Parameters
+    ----------
+    block : torch.nn.Module
+
+    Returns
+    -------
+    dict of torch.nn.Module
     """
     found = {}
     for name, module in block.named_modules():
@@ -87,7 +112,23 @@ def linears(block):
 
 
 def decoder_blocks(model):
-    """Find the blocks of a decoder: ``(dotted path, list of modules)``; see ``find_decoder_layers``."""
+    """Find the blocks of a decoder; see :func:`llmbrain.models.sites.find_decoder_layers`.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+
+    Returns
+    -------
+    path : str
+        Dotted path of the list of blocks.
+    blocks : list of torch.nn.Module
+
+    Raises
+    ------
+    UnsupportedArchitectureError
+        If there is not one such list.
+    """
     import torch
 
     if getattr(model.config, "is_encoder_decoder", False):
@@ -112,7 +153,24 @@ def decoder_blocks(model):
 
 
 def attention_parts(block, width):
-    """Find the linear that writes the attention's output; raises if there is not exactly one."""
+    """Find the linear that writes the attention's output.
+
+    Parameters
+    ----------
+    block : torch.nn.Module
+        A decoder block.
+    width : int
+        Width of the residual stream.
+
+    Returns
+    -------
+    AttentionParts
+
+    Raises
+    ------
+    UnsupportedArchitectureError
+        If there is not exactly one; the message names the linears of the block.
+    """
     attention = {name: m for name, m in linears(block).items() if _is_attention(block, name)}
     writers = [name for name, m in attention.items() if features(m)[1] == width]
     if len(writers) > 1:  # with as many key as query heads, those projections are square as well

@@ -24,7 +24,7 @@ _ROWS = 16  # tokens that are put in file order at a time; they should fit the p
 class NotFiniteError(RecordingError):
     """An activation is infinite or not a number.
 
-    Attributes
+    Parameters
     ----------
     site : Site
     row : int
@@ -127,7 +127,13 @@ def surprisal(logits, ids, places):
 
 @contextlib.contextmanager
 def quiet_forward(model):
-    """Put a model in evaluation mode for a while: dropout would be recorded as if it were activity."""
+    """Put a model in evaluation mode for a while: dropout would be recorded as if it were activity.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Left in the mode it was in.
+    """
     was_training = model.training
     model.eval()
     try:
@@ -137,7 +143,16 @@ def quiet_forward(model):
 
 
 def input_device(model):
-    """Where token ids go: the device of the embedding, or the one that accelerate runs it on."""
+    """Where token ids go: the device of the embedding, or the one that accelerate runs it on.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+
+    Returns
+    -------
+    torch.device, str or int
+    """
     embedding = model.get_input_embeddings()
     for module in (embedding, model):
         device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)

@@ -40,7 +40,19 @@ EVENT_COLUMNS = {
 
 
 def log_frequencies(documents):
-    """Logarithm of each token's share in a corpus, as ``(ids, values)`` with sorted ids."""
+    """Logarithm of each token's share in a corpus; special tokens are not counted.
+
+    Parameters
+    ----------
+    documents : list of llmbrain.corpus.TokenizedDocument
+
+    Returns
+    -------
+    ids : ndarray of shape (n_different,)
+        Sorted.
+    values : ndarray of shape (n_different,)
+        Nats.
+    """
     ids = np.concatenate([np.asarray(d.ids)[~np.asarray(d.is_special)] for d in documents])
     unique, counts = np.unique(ids, return_counts=True)
     return unique, np.log(counts / counts.sum())

@@ -13,7 +13,7 @@ __all__ = ["Forecast", "check_room", "forecast"]
 class Forecast:
     """Size of a recording.
 
-    Attributes
+    Parameters
     ----------
     n_documents, n_runs, n_tokens : int
         What will be recorded.
@@ -73,6 +73,13 @@ def make_forecast(plan, geometries, batch_tokens, vocabulary, itemsize=4, dtype_
 def forecast(model, tokenizer, corpus, **options):
     """Say what :func:`llmbrain.record` with the same options would cost, without recording.
 
+    Parameters
+    ----------
+    model, tokenizer, corpus
+        As in :func:`llmbrain.record`.
+    **options
+        As in :func:`llmbrain.record`, without ``out``, ``run_index`` and ``progress``.
+
     Returns
     -------
     Forecast
@@ -84,7 +91,20 @@ def forecast(model, tokenizer, corpus, **options):
 
 
 def check_room(folder, n_bytes):
-    """Raise :class:`RecordingError` if the disk of ``folder`` has less than ``n_bytes`` left."""
+    """Refuse a recording for which the disk has no room.
+
+    Parameters
+    ----------
+    folder : path-like
+        Need not exist yet.
+    n_bytes : int
+        What will be written.
+
+    Raises
+    ------
+    RecordingError
+        If less is left.
+    """
     folder = Path(folder).absolute()
     while not folder.exists():
         folder = folder.parent

@@ -27,7 +27,7 @@ BATCH_TOKENS = 2048  # places of one batch, padding included: bounds the memory,
 class Job:
     """A planned recording.
 
-    Attributes
+    Parameters
     ----------
     model : transformers.PreTrainedModel
     sites : dict of list of Site
@@ -125,7 +125,12 @@ def prepare(
 ):
     """Check everything and plan the recording; no activation is computed, nothing is written.
 
-    Parameters as in :func:`llmbrain.record`.
+    Parameters
+    ----------
+    model, tokenizer, corpus, site, layers, sites, max_tokens, every
+        As in :func:`llmbrain.record`.
+    context, warmup, tokens_per_run, batch_size, storage
+        As well.
 
     Returns
     -------

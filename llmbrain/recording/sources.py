@@ -20,14 +20,33 @@ class MarkedDocument(TokenizedDocument):
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """Tokenized documents and the description of the corpus they come from."""
+    """What a recording reads.
+
+    Parameters
+    ----------
+    documents : list of llmbrain.corpus.TokenizedDocument
+        May have ``columns``: a dict of further columns for the events, one value a token.
+    corpus : dict
+        ``name`` and ``hash`` of the corpus they come from, and whatever else describes it.
+    """
 
     documents: list
     corpus: dict
 
 
 def texts(corpus, tokenizer):
-    """Tokenize plain texts; ``corpus`` is whatever :func:`llmbrain.load_corpus` takes."""
+    """Tokenize plain texts.
+
+    Parameters
+    ----------
+    corpus : Corpus, list of str, str, path-like or Material
+        Whatever :func:`llmbrain.load_corpus` takes; a ``Material`` is returned as it is.
+    tokenizer : transformers tokenizer
+
+    Returns
+    -------
+    Material
+    """
     if isinstance(corpus, Material):
         return corpus
     corpus = corpus if isinstance(corpus, Corpus) else as_corpus(corpus)

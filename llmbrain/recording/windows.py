@@ -18,7 +18,19 @@ __all__ = ["Plan", "RunPlan", "Window", "plan_recording", "plan_windows"]
 
 @dataclass(frozen=True)
 class Window:
-    """One forward pass of one document: tokens ``start`` to ``stop`` are fed, those from ``first`` on recorded."""
+    """One forward pass of one document.
+
+    Parameters
+    ----------
+    document : int
+        Number of the document.
+    number : int
+        Number of the window in it.
+    start, stop : int
+        Which tokens are fed.
+    first : int
+        The first of them that is recorded.
+    """
 
     document: int
     number: int
@@ -31,7 +43,7 @@ class Window:
 class Piece:
     """What the model is fed for a window, and where its tokens belong.
 
-    Attributes
+    Parameters
     ----------
     window : Window
     ids : ndarray of int64, shape (n_fed,)
@@ -56,7 +68,17 @@ class Piece:
 
 @dataclass(frozen=True, eq=False)
 class RunPlan:
-    """One run: its number (from 1), its pieces in the order of the text, its number of recorded tokens."""
+    """One run.
+
+    Parameters
+    ----------
+    number : int
+        From 1.
+    pieces : list of Piece
+        In the order of the text.
+    n_tokens : int
+        Recorded tokens.
+    """
 
     number: int
     pieces: list
@@ -67,7 +89,7 @@ class RunPlan:
 class Plan:
     """A whole recording before it is made.
 
-    Attributes
+    Parameters
     ----------
     documents : list of llmbrain.corpus.TokenizedDocument
     runs : list of RunPlan

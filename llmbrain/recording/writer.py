@@ -16,6 +16,16 @@ _OFFSET = 352  # 348 bytes of header, 4 that say that no extension follows
 def nifti_header(geometry, n_tokens, dtype=np.float32):
     """Make the header of a run: the first 352 bytes of the file.
 
+    Parameters
+    ----------
+    geometry : NeuronGeometry
+    n_tokens : int
+    dtype : numpy dtype
+
+    Returns
+    -------
+    bytes
+
     Examples
     --------
     >>> from llmbrain import NeuronGeometry
