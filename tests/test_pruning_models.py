@@ -17,7 +17,8 @@ from llmbrain.exceptions import (
 )
 from llmbrain.pruning.calibration import Walk, calibration_blocks, calibration_hash, n_calibration_tokens
 from llmbrain.pruning.checkpoint import load_pruned
-from llmbrain.pruning.engine import cut, gather, writes_to_stream
+from llmbrain.pruning.cutting import cut
+from llmbrain.pruning.engine import gather, writes_to_stream
 from llmbrain.pruning.options import make_options
 from llmbrain.pruning.statistics import Moments
 from llmbrain.pruning.surgery import mask_heads, mask_mlp, slice_attention, slice_mlp

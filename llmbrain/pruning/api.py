@@ -12,9 +12,12 @@ from . import allocation as alloc
 from . import scores as sc
 from .accounting import compare_counts, count_parameters, n_units_to_remove
 from .calibration import Walk, calibration_blocks, calibration_hash, longest_context, n_calibration_tokens
-from .engine import cut, survey
+from .cutting import cut
+from .engine import stream_weighting, survey
 from .options import check_ratio, check_recipe, make_options
-from .units import find_mlp_parts, weight_of
+from .probe import LEVELS, curve_counts, measure_curves, search_counts
+from .statistics import held_out_share
+from .units import find_attention_parts, find_mlp_parts, weight_of
 
 __all__ = ["PrunedModel", "prune"]
 
@@ -170,9 +173,12 @@ def prune(
     bar = _bar(progress, 2 * len(parts) if n_remove else 0)
     if n_remove:
         found = _survey(target, blocks, parts, score, allocation, maps, random_state, options, bar)
-        counts = _allocate(allocation, found, parts, n_keep, floors, options)
+        counts = _allocate(allocation, found, parts, n_keep, floors, options, target, blocks, random_state)
         kept = [_best(layer.score, count) for layer, count in zip(found, counts)]
-        table = cut(target, blocks, parts, kept, compensation=compensation, options=options, progress=bar)
+        attention = find_attention_parts(target) if options.refit_attention else None
+        table = cut(
+            target, blocks, parts, kept, compensation=compensation, options=options, attention=attention, progress=bar
+        )
         table["sensitivity"] = [np.nan if f.sensitivity is None else f.sensitivity for f in found]
         scores = [f.score.cpu().numpy() for f in found]
     else:
@@ -254,14 +260,17 @@ def _survey(model, blocks, parts, score, allocation, maps, random_state, options
     walk = Walk(model, blocks)
     walk.check()
     by_name, full = make_score(score, maps, random_state)
-    found = survey(walk, parts, by_name, full=full, schur=allocation == "schur", progress=progress)
+    found = survey(
+        walk, parts, by_name, full=full, schur=allocation == "schur",
+        weighting=stream_weighting if options.token_weights == "stream" else None, progress=progress,
+    )
     for layer, part in zip(found, parts):
         if not bool(torch.isfinite(layer.score).all()) or layer.score.numel() != part.size:
             raise ParameterError(f"The score of layer {part.layer} must be {part.size} finite numbers.")
     return found
 
 
-def _allocate(allocation, found, parts, n_keep, floors, options):
+def _allocate(allocation, found, parts, n_keep, floors, options, model, blocks, random_state):
     sizes, rest = [p.size for p in parts], {"floors": floors, "round_to": options.round_to}
     scores = [f.score.cpu().numpy() for f in found]
     if not isinstance(allocation, str):
@@ -278,7 +287,27 @@ def _allocate(allocation, found, parts, n_keep, floors, options):
     if allocation == "schur":
         sensitivity = [f.sensitivity for f in found]
         return alloc.sensitivity_counts(sensitivity, sizes, n_keep, exponent=options.exponent, **rest)
-    raise ParameterError(f"allocation={allocation!r} is not ready.")
+    return _measured(allocation, found, parts, n_keep, floors, options, model, blocks, random_state)
+
+
+def _measured(allocation, found, parts, n_keep, floors, options, model, blocks, random_state):
+    """Allocations that measure divergence from the dense model, on windows that the refits have not seen."""
+    held = held_out_share(len(blocks), max(options.held_out, 1 / max(len(blocks), 2)))
+    fit = [b for b, h in zip(blocks, held) if not h] or blocks
+    probe_blocks = [b for b, h in zip(blocks, held) if h] or blocks
+    orders = [f.score.double().argsort(descending=True, stable=True) for f in found]
+    weighting = stream_weighting if options.token_weights == "stream" else None
+    losses, supernet, probe = measure_curves(model, parts, orders, fit, probe_blocks, weighting=weighting)
+    sizes = [p.size for p in parts]
+    rest = {"floors": floors, "round_to": options.round_to}
+    if allocation == "curves":
+        return curve_counts(losses, LEVELS, sizes, n_keep, extremes=options.extremes, **rest)
+    starts = [alloc.uniform(sizes, n_keep, floors=floors)]
+    starts += [curve_counts(losses, LEVELS, sizes, n_keep, floors=floors, extremes=e) for e in (0.0, 0.3, 1.0)]
+    counts, value, _ = search_counts(
+        supernet, probe, starts, n_keep, floors=floors, n_evaluations=options.n_evaluations, seed=random_state
+    )
+    return alloc.round_counts(counts, sizes, n_keep, **rest)
 
 
 def _nothing(parts):

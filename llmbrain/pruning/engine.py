@@ -1,19 +1,16 @@
-"""The two walks of pruning: a survey of the dense model, and the walk that cuts and refits layer by layer."""
+"""Measuring a model layer by layer: moments of the inputs of its linears, scores and sensitivities."""
 
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 
 from ..models.hooks import site_hooks
 from ..models.sites import Site
-from .calibration import Walk
-from .compensation import choose_ridge, compensate, default_ridge, schur_residual
-from .statistics import Moments, held_out_share
-from .surgery import slice_mlp
+from .compensation import schur_residual
+from .statistics import Moments
 from .units import features, weight_of
 
-__all__ = ["LayerSurvey", "cut", "gather", "survey", "writes_to_stream"]
+__all__ = ["LayerSurvey", "gather", "stream_weighting", "survey", "token_weights", "writes_to_stream"]
 
 
 @dataclass
@@ -57,7 +54,17 @@ class _Catch:
         self.value = x
 
 
-def gather(walk, layer, linear, *, full=True, targets=None, held=None, hidden=None):
+def stream_weighting(output):
+    """Weight of each token: one over the power of its residual stream, relative to the median token, at most 4.
+
+    The norm that every later layer reads through divides by that power, so errors matter relative to it; without the
+    weights, a handful of tokens with massive activations decides the fit.
+    """
+    power = output.float().square().sum(-1)
+    return (power.median() / power.clamp_min(1e-12)).clamp_max(4.0)
+
+
+def gather(walk, layer, linear, *, full=True, targets=None, held=None, hidden=None, weighting=None):
     """Moments of the inputs of one linear over all blocks.
 
     Parameters
@@ -74,6 +81,8 @@ def gather(walk, layer, linear, *, full=True, targets=None, held=None, hidden=No
         Blocks whose moments are kept apart.
     hidden : list of torch.Tensor, optional
         Inputs of the layer in the place of the walk's.
+    weighting : callable, optional
+        ``weighting(output)`` gives what each token counts, from the layer's output; by default all count the same.
 
     Returns
     -------
@@ -88,24 +97,36 @@ def gather(walk, layer, linear, *, full=True, targets=None, held=None, hidden=No
         for i in range(len(walk.blocks)):
             output = walk.run(layer, i, None if hidden is None else hidden[i])
             y = targets(i, output) if targets else None
-            mask = None if bool(walk.masks[i].all()) else walk.masks[i]
-            moments[1 if held and held[i] else 0].update(catch.value, y, mask)
+            moments[1 if held and held[i] else 0].update(catch.value, y, token_weights(walk, i, output, weighting))
     return tuple(moments)
 
 
+def token_weights(walk, block, output, weighting=None):
+    """What each token of a block counts; None where all count the same and nothing is padding."""
+    mask = walk.masks[block]
+    if weighting is None:
+        return None if bool(mask.all()) else mask
+    return weighting(output) * mask
+
+
 @torch.no_grad()
-def writes_to_stream(walk, layer, linear):
-    """Whether what a linear writes is added to the layer's output as it is (no norm or gate in between)."""
+def writes_to_stream(walk, layer, linear, silenced=None):
+    """Whether what a linear writes is added to the layer's output as it is (no norm or gate in between).
+
+    ``silenced`` is a linear whose output is held at zero meanwhile: the MLP, when attention is asked about.
+    """
     hidden = walk.hidden[0][:1]
     args, kwargs = walk._arguments[0][layer]
     kwargs = {k: _first_row(v, len(walk.hidden[0])) for k, v in kwargs.items()}
-    plain = walk.layers[layer](hidden, *args, **kwargs)
-    plain = plain[0] if isinstance(plain, tuple) else plain
-    scale = plain.float().std()
-    push = torch.linspace(-1, 1, features(linear)[1], device=plain.device) * scale
-    with site_hooks([output_site(linear)], lambda i, x: x + push.to(x.dtype)):
-        pushed = walk.layers[layer](hidden, *args, **kwargs)
-    pushed = pushed[0] if isinstance(pushed, tuple) else pushed
+    quiet = [] if silenced is None else [output_site(silenced)]
+    with site_hooks(quiet, lambda i, x: torch.zeros_like(x)):
+        plain = walk.layers[layer](hidden, *args, **kwargs)
+        plain = plain[0] if isinstance(plain, tuple) else plain
+        scale = plain.float().std()
+        push = torch.linspace(-1, 1, features(linear)[1], device=plain.device) * scale
+        with site_hooks([output_site(linear)], lambda i, x: x + push.to(x.dtype)):
+            pushed = walk.layers[layer](hidden, *args, **kwargs)
+        pushed = pushed[0] if isinstance(pushed, tuple) else pushed
     return bool(((pushed - plain).float() - push).abs().max() < 2e-2 * scale)
 
 
@@ -118,7 +139,7 @@ def _first_row(value, n):
     return value
 
 
-def survey(walk, parts, score, *, full, schur=False, progress=None):
+def survey(walk, parts, score, *, full, schur=False, weighting=None, progress=None):
     """Walk the dense model once and score every layer.
 
     Parameters
@@ -132,6 +153,8 @@ def survey(walk, parts, score, *, full, schur=False, progress=None):
         Whether the score needs covariances.
     schur : bool
         Whether the sensitivity of each layer is wanted.
+    weighting : callable, optional
+        See :func:`gather`.
     progress : callable, optional
         Called after every layer.
 
@@ -141,7 +164,7 @@ def survey(walk, parts, score, *, full, schur=False, progress=None):
     """
     found = []
     for part in parts:
-        moments, _ = gather(walk, part.layer, part.down, full=full or schur)
+        moments, _ = gather(walk, part.layer, part.down, full=full or schur, weighting=weighting)
         values = score(part, moments).to(walk.device)
         layer = LayerSurvey(moments.mean, moments.variance, values)
         walk.advance(part.layer)
@@ -159,114 +182,3 @@ def _stream_power(walk):
     """Median over tokens of the squared norm of the residual stream; the few massive tokens do not count more."""
     power = [h.float().square().sum(-1)[m] for h, m in zip(walk.hidden, walk.masks)]
     return float(torch.cat(power).median())
-
-
-def cut(model, blocks, parts, kept, *, compensation, options, progress=None):
-    """Walk the model once more, slicing and refitting every layer.
-
-    Parameters
-    ----------
-    model : transformers.PreTrainedModel
-        Changed in place.
-    blocks : list of Block
-    parts : list of MLPPart
-    kept : list of torch.Tensor
-        Neurons that stay, a layer.
-    compensation : str
-    options : Options
-    progress : callable, optional
-
-    Returns
-    -------
-    pandas.DataFrame
-        A row a layer: ``layer, n_neurons, n_kept, ridge, error`` (share of the output's variance that is lost on
-        held-out windows, else on the fitted ones).
-    """
-    import pandas as pd
-
-    simple = compensation == "none"
-    rows, walk = [], None if simple else Walk(model, blocks)
-    stream = options.target == "stream" and options.propagation == "sequential" and not simple
-    dense = None if simple else list(walk.hidden)
-    held = held_out_share(len(blocks), options.held_out) if options.ridge == "auto" and not simple else None
-    for part, keep in zip(parts, kept):
-        keep = torch.as_tensor(np.asarray(keep), dtype=torch.long)
-        row = {"layer": part.layer, "n_neurons": part.size, "n_kept": len(keep), "ridge": np.nan, "error": np.nan}
-        rows.append(row)
-        whole = len(keep) == part.size
-        if simple:
-            if not whole:
-                slice_mlp(part, keep)
-            continue
-        if stream:
-            dense = [walk.run(part.layer, i, h) for i, h in enumerate(dense)]
-        following = None
-        if not whole:
-            refit, following = _fit_layer(walk, part, keep, compensation, options, held, dense if stream else None, row)
-            slice_mlp(part, keep, refit)
-        if options.propagation == "sequential" or following is None:
-            walk.advance(part.layer)
-        else:
-            walk.restart(following)
-        if progress:
-            progress()
-    return pd.DataFrame(rows)
-
-
-def _fit_layer(walk, part, keep, compensation, options, held, dense, row):
-    """Refit one layer; with one-shot statistics, also the dense outputs that the next layer is to see."""
-    following = [] if options.propagation == "one-shot" else None
-    full = compensation in ("ridge", "affine")
-    stream = dense is not None and full and writes_to_stream(walk, part.layer, part.down)
-
-    def targets(i, output):
-        return dense[i] - output
-
-    def note(i, output):
-        following.append(output)
-
-    want = targets if stream else (note if following is not None else None)
-    if want is note:
-        fit, out = _gather_and_note(walk, part, full, held, following)
-    else:
-        fit, out = gather(walk, part.layer, part.down, full=full, targets=want, held=held if full else None)
-    weight = weight_of(part.down).detach()
-    ridge = options.ridge
-    if full and ridge == "auto":
-        if out is not None:
-            ridge, _ = choose_ridge(weight, fit, out, keep, compensation)
-        else:
-            ridge = default_ridge(fit.n, len(keep))
-    if full and out is not None:
-        row["error"] = _lost(weight, out, keep, compensate(weight, fit, keep, compensation, ridge))
-        fit = fit + out
-    refit = compensate(weight, fit, keep, compensation, ridge)
-    if full and np.isnan(row["error"]):
-        row["error"] = _lost(weight, fit, keep, refit)
-    row["ridge"] = np.nan if refit.ridge is None else refit.ridge
-    return refit, following
-
-
-def _gather_and_note(walk, part, full, held, following):
-    """Moments, and the dense outputs on the side."""
-    n_in = features(part.down)[0]
-    apart = full and held and any(held)
-    moments = [Moments(n_in, full=full, device=walk.device) for _ in range(2 if apart else 1)]
-    catch = _Catch()
-    with torch.no_grad(), site_hooks([input_site(part.down)], catch):
-        for i in range(len(walk.blocks)):
-            following.append(walk.run(part.layer, i))
-            mask = None if bool(walk.masks[i].all()) else walk.masks[i]
-            moments[1 if apart and held[i] else 0].update(catch.value, None, mask)
-    return moments[0], moments[1] if apart else None
-
-
-def _lost(weight, moments, keep, refit):
-    """Error of a refit as a share of the variance of the wanted output."""
-    from .compensation import output_error
-
-    weight = weight.to(moments.device, torch.float64)
-    power = ((weight @ moments.covariance) * weight).sum()
-    if moments.n_targets:
-        power = power + 2 * (weight * moments.cross_covariance).sum() + moments.target_variance.sum()
-    return output_error(weight, moments, keep, refit) / max(float(power), 1e-300)

@@ -14,6 +14,8 @@ _CHOICES = {
     "propagation": ("sequential", "one-shot"),
     "target": ("stream", "layer"),
     "head_unit": ("group", "query"),
+    "token_weights": ("equal", "stream"),
+    "reconstruct": ("none", "up", "all"),
 }
 
 
@@ -46,6 +48,19 @@ class Options:
         Share of calibration windows that are held out to choose the ridge and to measure curves.
     exponent : float
         Of the allocation "schur".
+    token_weights : {"equal", "stream"}
+        What tokens count in every statistic: all the same, or one over the power of their residual stream.
+    refit_attention : bool
+        Whether the output projection of each attention behind the first cut is refitted towards the dense stream.
+    reconstruct : {"none", "up", "all"}
+        Whether the rows of kept neurons are refitted too, by least squares on what the dense MLP writes: the linear that
+        is multiplied in ("up"), or the gate as well ("all").
+    n_steps : int
+        Most conjugate-gradient steps for one of these refits.
+    n_evaluations : int
+        Divergences that the allocation "search" measures.
+    extremes : float
+        Penalty on emptied layers in the allocations "curves" and "search".
     heads : bool
         Whether attention heads are pruned too.
     head_unit : {"group", "query"}
@@ -63,6 +78,12 @@ class Options:
     ridge: float | str = "auto"
     held_out: float = 0.125
     exponent: float = 0.3
+    token_weights: str = "equal"
+    refit_attention: bool = False
+    reconstruct: str = "none"
+    n_steps: int = 8
+    n_evaluations: int = 150
+    extremes: float = 0.3
     heads: bool = False
     head_unit: str = "group"
 

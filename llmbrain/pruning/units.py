@@ -1,6 +1,6 @@
 """The parts of a model that can be taken out: MLP neurons, and attention heads in ways that keep queries and keys paired."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -70,6 +70,10 @@ class MLPPart:
     down: object
     readers: tuple
     size: int
+
+    def now(self):
+        """The same MLP with the size that it has now, after slicing."""
+        return replace(self, size=features(self.down)[0])
 
     @property
     def unit_cost(self):

@@ -1,0 +1,290 @@
+"""Refitting all linears of a pruned MLP to what the dense one wrote: least squares on one layer, no loss of the model.
+
+With gates ``s_j(z)`` and readers ``u_j`` a gated MLP writes ``sum_j d_j s_j(z) (u_j . z)``: linear in the ``d_j``, and, the ``d_j``
+held, linear in the ``u_j``. The gates enter through their derivative (one Gauss-Newton step). Each problem is solved by
+conjugate gradients, whose early stop, chosen on held-out tokens, is the regularisation.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from ..exceptions import UnsupportedArchitectureError
+from .statistics import exact_matmul
+
+__all__ = ["Samples", "activation_of", "conjugate_gradients", "reconstruct", "split_readers"]
+
+
+@dataclass
+class Samples:
+    """Tokens of one layer.
+
+    Attributes
+    ----------
+    inputs : list of torch.Tensor, shape (n_tokens, width)
+        What the MLP reads, block by block, padding left out.
+    targets : list of torch.Tensor, shape (n_tokens, width)
+        What it should write.
+    weights : list of torch.Tensor, shape (n_tokens,)
+    held : list of bool
+        Blocks that are held out.
+    """
+
+    inputs: list
+    targets: list
+    weights: list
+    held: list
+
+    def part(self, held):
+        """Blocks of one side."""
+        return [b for b in zip(self.inputs, self.targets, self.weights, self.held) if b[3] == held]
+
+
+def split_readers(part):
+    """The linear that is multiplied in (``up``), and the one behind the nonlinearity (``gate``), as they are now.
+
+    Returns
+    -------
+    up, gate : tuple of (module, first row, last row) or None
+        For a plain MLP ``up`` is None.
+    """
+    size = part.down.weight.shape[1] if isinstance(part.down, torch.nn.Linear) else part.down.weight.shape[0]
+    readers = {name: module for name, module, _ in part.readers}
+    if len(part.readers) == 1:
+        (name, module, parts), = part.readers
+        if parts == 1:
+            return None, (module, 0, size)
+        return (module, size, 2 * size), (module, 0, size)
+    gate = next((m for n, m in readers.items() if "gate" in n or n in ("w1", "fc1")), None)
+    up = next((m for m in readers.values() if m is not gate), None)
+    return (up, 0, size), (gate, 0, size)
+
+
+def activation_of(part):
+    """The nonlinearity of an MLP, found among its modules or attributes.
+
+    Raises
+    ------
+    UnsupportedArchitectureError
+        If there is none.
+    """
+    for name in ("act_fn", "act", "activation_fn", "activation", "activation_function", "relu"):
+        found = getattr(part.owner, name, None)
+        if callable(found):
+            return found
+    raise UnsupportedArchitectureError(
+        f"The nonlinearity of {part.name} was not found; reconstruct='none' does without it."
+    )
+
+
+def conjugate_gradients(apply, right, precondition, n_steps, watch=None):
+    """Solve ``A x = right`` for a positive definite ``A``, keeping the iterate that ``watch`` likes best.
+
+    Parameters
+    ----------
+    apply : callable
+        ``apply(p)`` is ``A p``.
+    right : torch.Tensor
+    precondition : callable
+    n_steps : int
+    watch : callable, optional
+        ``watch(x)`` is a held-out error; iterations stop when it has risen twice.
+
+    Returns
+    -------
+    x : torch.Tensor
+    errors : list of float
+        Held-out error after each step.
+
+    Examples
+    --------
+    >>> a = torch.tensor([[2.0, 0.0], [0.0, 4.0]])
+    >>> x, _ = conjugate_gradients(lambda p: a @ p, torch.tensor([2.0, 4.0]), lambda r: r, 2)
+    >>> [round(v, 5) for v in x.tolist()]
+    [1.0, 1.0]
+    """
+    x = torch.zeros_like(right)
+    best, errors, risen = x, [] if watch is None else [watch(x)], 0
+    residual = right.clone()
+    z = precondition(residual)
+    direction, rho = z.clone(), (residual * z).sum()
+    for _ in range(n_steps):
+        if not float(rho) > 0:
+            break
+        moved = apply(direction)
+        step = rho / (direction * moved).sum()
+        x = x + step * direction
+        residual = residual - step * moved
+        if watch is not None:
+            errors.append(watch(x))
+            if errors[-1] < min(errors[:-1]):
+                best, risen = x, 0
+            else:
+                risen += 1
+                if risen == 2:
+                    break
+        z = precondition(residual)
+        rho, last = (residual * z).sum(), rho
+        direction = z + rho / last * direction
+    return (x if watch is None else best), errors
+
+
+class _Gated:
+    """One MLP as functions of its weights, for tokens in blocks."""
+
+    def __init__(self, part, activation):
+        self.part, self.activation = part, activation
+        self.up, self.gate = split_readers(part)
+
+    def rows(self, place):
+        module, start, stop = place
+        weight = module.weight if isinstance(module, torch.nn.Linear) else module.weight.T
+        bias = None if module.bias is None else module.bias[start:stop]
+        return weight[start:stop].float(), None if bias is None else bias.float()
+
+    def read(self, z, place, change=None):
+        weight, bias = self.rows(place)
+        if change is not None:
+            weight = weight + change
+        out = z @ weight.T
+        return out if bias is None else out + bias
+
+    def hidden(self, z, up_change=None, gate_change=None):
+        h = self.activation(self.read(z, self.gate, gate_change))
+        return h if self.up is None else h * self.read(z, self.up, up_change)
+
+    def factor(self, z, which):
+        """What a small change of a reader's output is multiplied by on its way to the neuron."""
+        if which == "up":
+            return self.activation(self.read(z, self.gate))
+        g = self.read(z, self.gate)
+        with torch.enable_grad():
+            leaf = g.detach().requires_grad_(True)
+            slope = torch.autograd.grad(self.activation(leaf).sum(), leaf)[0]
+        return slope if self.up is None else slope * self.read(z, self.up)
+
+
+@torch.no_grad()
+def reconstruct(part, activation, samples, *, readers=("up",), rounds=2, n_steps=8, damping=1e-3):
+    """Refit readers and writer of a pruned MLP in turn.
+
+    Parameters
+    ----------
+    part : MLPPart
+        Sliced already; its linears are changed in place.
+    activation : callable
+    samples : Samples
+    readers : tuple of {"up", "gate"}
+        Which readers are refitted. ``up`` is an exact least-squares problem; ``gate`` (and the one layer of a plain MLP) is
+        linearised.
+    rounds : int
+        Readers, then writer, so many times.
+    n_steps : int
+        Most conjugate-gradient steps for one reader.
+    damping : float
+        Penalty on the change, as a share of the mean curvature.
+
+    Returns
+    -------
+    list of float
+        Held-out error after each accepted refit, as a share of the error before.
+    """
+    mlp = _Gated(part, activation)
+    with exact_matmul():
+        errors = [_held_error(mlp, samples)]
+        for _ in range(rounds):
+            for which in readers:
+                if which == "up" and mlp.up is None:
+                    continue
+                _refit_reader(mlp, which, samples, n_steps, damping, errors)
+            _refit_writer(mlp, samples, errors)
+            if len(errors) > 3 and errors[-1] > 0.998 * errors[-3]:
+                break
+    return [e / max(errors[0], 1e-300) for e in errors]
+
+
+def _writer(mlp):
+    down = mlp.part.down
+    weight = down.weight if isinstance(down, torch.nn.Linear) else down.weight.T
+    return weight.float(), None if down.bias is None else down.bias.float()
+
+
+def _held_error(mlp, samples, up=None, gate=None):
+    """Weighted mean squared error on held-out blocks (on all, if none is held out)."""
+    weight, bias = _writer(mlp)
+    total = count = 0.0
+    for z, y, w, _ in samples.part(True) or samples.part(False):
+        gap = mlp.hidden(z.float(), up, gate) @ weight.T - y.float()
+        gap = gap if bias is None else gap + bias
+        total += float((gap.square().sum(1) * w).sum(dtype=torch.float64))
+        count += float(w.sum(dtype=torch.float64))
+    return total / max(count, 1e-300)
+
+
+def _refit_reader(mlp, which, samples, n_steps, damping, errors):
+    weight, bias = _writer(mlp)
+    place = mlp.up if which == "up" else mlp.gate
+    blocks = samples.part(False)
+    width, n_units = blocks[0][0].shape[1], weight.shape[1]
+    gram = torch.zeros(width, width, device=weight.device)
+    curvature = torch.zeros(n_units, device=weight.device)
+    right = torch.zeros(n_units, width, device=weight.device)
+    count = 0.0
+    for z, y, w, _ in blocks:
+        z = z.float()
+        factor = mlp.factor(z, which)
+        gap = y.float() - mlp.hidden(z) @ weight.T
+        gap = gap if bias is None else gap - bias
+        right += (((gap * w[:, None]) @ weight) * factor).T @ z
+        gram += (z * w[:, None]).T @ z
+        curvature += (factor.square() * w[:, None]).sum(0)
+        count += float(w.sum())
+    curvature = curvature * weight.square().sum(0) / count
+    gram, right = gram / count, right / count
+    scale = gram.diagonal().mean()
+    curvature = curvature.clamp_min(1e-6 * curvature.mean())
+    penalty = damping * scale * curvature.mean()
+    inverse = torch.linalg.inv(gram.double() + 1e-2 * float(scale) * torch.eye(width, device=gram.device)).float()
+
+    def apply(change):
+        out = penalty * change
+        for z, _, w, _ in blocks:
+            z = z.float()
+            factor = mlp.factor(z, which)
+            pushed = (factor * (z @ change.T)) @ weight.T
+            out = out + (((pushed * w[:, None]) @ weight) * factor).T @ z / count
+        return out
+
+    def watch(change):
+        return _held_error(mlp, samples, **{which: change})
+
+    change, seen = conjugate_gradients(apply, right, lambda r: (r / curvature[:, None]) @ inverse, n_steps, watch)
+    if min(seen) < errors[-1]:
+        module, start, stop = place
+        target = module.weight if isinstance(module, torch.nn.Linear) else module.weight.T
+        target[start:stop] += change.to(target.dtype)
+        errors.append(min(seen))
+
+
+def _refit_writer(mlp, samples, errors):
+    """Affine least squares of the writer on the neurons as they are now; kept only if held-out tokens agree."""
+    from .compensation import RIDGE_GRID, compensate, output_error
+    from .statistics import Moments
+    from .surgery import set_linear
+
+    weight, bias = _writer(mlp)
+    n_units, width = weight.shape[1], weight.shape[0]
+    sides = [Moments(n_units, width, device=weight.device) for _ in range(2)]
+    for z, y, w, held in zip(samples.inputs, samples.targets, samples.weights, samples.held):
+        h = mlp.hidden(z.float())
+        gap = y.float() - h @ weight.T
+        sides[int(held)].update(h, gap if bias is None else gap - bias, w)
+    fit, out = sides[0], sides[1] if sides[1].n else sides[0]
+    every = torch.arange(n_units)
+    best = min(RIDGE_GRID, key=lambda r: output_error(weight, out, every, compensate(weight, fit, every, "affine", r)))
+    refit = compensate(weight, fit, every, "affine", best)
+    error = output_error(weight, out, every, refit)
+    if error < errors[-1]:
+        new_bias = refit.bias if bias is None else refit.bias + bias
+        set_linear(mlp.part.down, refit.weight, new_bias)
+        errors.append(error)
