@@ -161,6 +161,32 @@ def test_p_values_are_uniform_when_networks_are_random_sets(draw):
     assert 0.02 < (p <= 0.05).mean() < 0.09
 
 
+def test_pooled_p_values_are_uniform_when_networks_are_random_sets():
+    p = np.concatenate([null_study(seed, n_networks=5).p_pooled for seed in range(100)])
+    spread = p - np.random.default_rng(0).random(500) / 96
+    assert scipy_stats.kstest(spread, "uniform").pvalue > 0.01
+    assert p.min() < 1 / 21  # finer than what the 19 controls of one network allow
+
+
+def test_pooled_p_is_the_rank_among_the_standardised_controls_of_all():
+    from llmbrain.lesions.result import pooled_p
+
+    rng = np.random.default_rng(0)
+    effects, draws = np.array([0.2, 5.0, np.pi]), [rng.normal(0, 1, 6), rng.normal(1, 3, 6), [1.0, 2.0]]
+    scores = []
+    for effect, part in zip(effects[:2], draws):
+        values = np.r_[effect, part]
+        scores.append(
+            [(v - np.delete(values, i).mean()) / np.delete(values, i).std(ddof=1) for i, v in enumerate(values)]
+        )
+    pool = np.concatenate([s[1:] for s in scores])
+    expected = [(1 + (pool >= s[0]).sum()) / 13 for s in scores]
+    got = pooled_p(effects, draws)
+    assert got[:2].tolist() == pytest.approx(expected)
+    assert np.isnan(got[2])  # two controls say nothing of a spread
+    np.testing.assert_allclose(pooled_p(effects * 7 + 3, [np.array(d) * 7 + 3 for d in draws])[:2], expected)
+
+
 def test_the_table_is_what_its_columns_say():
     networks = pd.DataFrame({"network": ["a", "b"], "n_neurons": [3, 5], "share": [0.1, 0.2]})
     items = pd.DataFrame(

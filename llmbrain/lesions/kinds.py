@@ -15,6 +15,8 @@ clamp     ``value``
 ========  ==========================================================================
 """
 
+import hashlib
+
 import numpy as np
 
 from ..exceptions import GeometryMismatchError, MaskError, ParameterError
@@ -69,7 +71,7 @@ class Edit:
             )
         self.mask, self.how, self.strength, self.random_state = mask, how, float(strength), random_state
         self.units = mask.units
-        self._targets = _targets(mask, how, value, reference)
+        self._numbers = _numbers(mask, how, value, reference)
         self.layers = [] if self.strength == 0 else [i for i, units in enumerate(self.units) if units.size]
 
     @property
@@ -87,6 +89,19 @@ class Edit:
         if not self.strength:
             return np.zeros(self.mask.geometry.sizes[layer], dtype=bool)
         return self.mask.values[self.mask.geometry.layer_slice(layer)]
+
+    def numbers_of(self, layer):
+        """The kind's numbers for the selected neurons of a layer, ``(n_selected,)`` or ``(n_tokens, n_selected)``."""
+        return self._numbers[..., self.mask.geometry.layer_slice(layer)][..., self.units[layer]]
+
+    @property
+    def signature(self):
+        """A text that equal edits share, by which an interrupted study is known again."""
+        digest = hashlib.sha256(f"{self.how} {self.strength} {self.random_state}".encode())
+        digest.update(self.mask.values.tobytes())
+        if self._numbers is not None:
+            digest.update(np.ascontiguousarray(self._numbers[..., self.mask.values]).tobytes())
+        return digest.hexdigest()
 
     def state(self):
         """Begin a run of the model: what remembers tensors by device and the tokens already drawn."""
@@ -117,7 +132,7 @@ class EditState:
         how, device = self.edit.how, x.device
         if how == "zero":
             return x.new_zeros(()).expand_as(x)
-        given = self._tensor(("target", layer), device, x.dtype, lambda: self.edit._targets[layer])
+        given = self._tensor(("target", layer), device, x.dtype, lambda: self.edit.numbers_of(layer))
         if how == "scale":
             return x * given
         if how == "add":
@@ -144,8 +159,8 @@ class EditState:
         return self._tensors[key]
 
 
-def _targets(mask, how, value, reference):
-    """Per layer, the numbers that a kind needs for the selected neurons; None for zero."""
+def _numbers(mask, how, value, reference):
+    """What a kind needs, ``(n_neurons,)`` or ``(n_tokens, n_neurons)``; None for zero. Shared, not copied, by edits."""
     if how in _NEEDS_VALUE:
         value = np.asarray(value, dtype=np.float32)
         if value.ndim and value.shape != mask.values.shape:
@@ -159,7 +174,7 @@ def _targets(mask, how, value, reference):
         return None
     if not np.isfinite(numbers[..., mask.values]).all():
         raise ParameterError(f"The values for how={how!r} hold NaN or infinite numbers.")
-    return [part[..., units] for part, units in zip(mask.geometry.split(numbers), mask.units)]
+    return numbers
 
 
 def _reference_values(mask, how, reference):

@@ -8,16 +8,15 @@ import pandas as pd
 from .. import controls as control_sets
 from ..exceptions import DoubleDippingWarning, MaskError, ParameterError
 from ..masks import NeuronMask
-from .batched import condition_losses, row_mode
-from .checkpoint import Checkpoint
-from .context import Lesion, sites_of
+from .context import sites_of
 from .families import draw_control, parse_family
 from .kinds import Edit
 from .result import power_note
+from .running import Runner
 from .statistics import NeuronStatistics, neuron_statistics
 from .tasks import as_tasks
 
-__all__ = ["OPTIONS", "Plan", "default_max_tokens"]
+__all__ = ["OPTIONS", "Plan"]
 
 OPTIONS = {
     "value": None,
@@ -31,9 +30,9 @@ OPTIONS = {
     "level": 0.95,
     "max_tokens": None,
     "mode": "auto",
+    "autocast": None,
     "check_model": True,
 }
-
 
 CONTROL_COLUMNS = ["network", "task", "family", "draw", "n_neurons", "overlap", "importance_ratio", "effect"]
 
@@ -52,6 +51,8 @@ class Plan:
         for mask in self.masks:
             self.geometry.check_same(mask.geometry, f"The mask {mask.name}")
         self.sites = sites_of(model, self.masks[0], check_model=self.options["check_model"])
+        running = {name: self.options[name] for name in ("max_tokens", "mode", "autocast")}
+        self.runner = Runner(model, tokenizer, self.sites, **running)
         if not isinstance(study.n_controls, (int, np.integer)) or study.n_controls < 1:
             raise ParameterError(f"n_controls is a whole number of at least 1; got {study.n_controls!r}.")
         by = self.options["importance"]
@@ -122,62 +123,10 @@ class Plan:
         reference = self.statistics if self.study.how in ("mean", "resample") else None
         return Edit(mask, self.study.how, reference=reference, random_state=self.study.random_state, **options)
 
-    # -- running --------------------------------------------------------------------------------------------------
     def execute(self, progress, checkpoint):
         """Item values of every task, ``(1 + n_conditions, n_items)`` each; row 0 is the intact model."""
         edits = [self.edit(mask) for *_, mask in self.conditions]
-        sequences = [s for task in self.tasks for s in task.sequences]
-        sums = self._score(sequences, edits, progress, checkpoint) if sequences else None
-        values, start = [], 0
-        for task in self.tasks:
-            if task.call is not None:
-                values.append(self._call(task, edits, progress))
-                continue
-            stop = start + len(task.sequences)
-            values.append(task.values(sums[:, start:stop]))
-            start = stop
-        return values
-
-    def _score(self, sequences, edits, progress, checkpoint):
-        mode = self.options["mode"]
-        mode = row_mode(self.model, self.sites, edits) if mode == "auto" else mode
-        max_tokens = self.options["max_tokens"] or default_max_tokens(self.model)
-        total = (1 + len(edits)) * sum(len(s) for s in sequences)
-        keeper = Checkpoint(checkpoint, self._key(edits, sequences), (1 + len(edits), len(sequences)))
-        with _bar(total, "lesions", progress) as bar:
-
-            def step(n_tokens, sums):
-                bar.update(n_tokens)
-                keeper.keep(sums)
-
-            sums = keeper.sums
-            bar.update(int((~np.isnan(sums)).sum(axis=0) @ [len(s) for s in sequences]))
-            try:
-                condition_losses(
-                    self.model, self.sites, sequences, edits, max_tokens=max_tokens, mode=mode, done=sums, progress=step
-                )
-            finally:
-                keeper.keep(sums, now=True)
-        self.mode = mode
-        return sums
-
-    def _key(self, edits, sequences):
-        from ..models.identity import weights_hash
-
-        parts = [weights_hash(self.model), self.study.how, repr([self.options["value"], self.options["strength"]])]
-        parts += [e.mask.values.tobytes() for e in edits] + [s.ids.tobytes() + s.counted.tobytes() for s in sequences]
-        return parts
-
-    def _call(self, task, edits, progress):
-        rows = [task.call(self.model, self.tokenizer)]
-        with _bar(len(edits), task.name, progress) as bar:
-            for edit in edits:
-                with Lesion.at_sites(self.model, edit, self.sites):
-                    rows.append(task.call(self.model, self.tokenizer))
-                bar.update(1)
-        if len({len(row) for row in rows}) > 1:
-            raise ParameterError(f"The task {task.name!r} returned different numbers of items under different lesions.")
-        return np.stack(rows)
+        return self.runner.run(self.tasks, edits, progress=progress, checkpoint=checkpoint)
 
     # -- tables ---------------------------------------------------------------------------------------------------
     def tables(self, values):
@@ -300,23 +249,10 @@ class Plan:
             "reference": _public(statistics.info) | {"n_tokens": statistics.n_tokens} if statistics else None,
             "double_dipping_checked": self.checked,
             "power": power_note(n_controls, len(self.masks)),
-            "mode": getattr(self, "mode", None),
+            "mode": self.runner.mode,
+            "autocast": self.runner.autocast,
             "counts_per_layer": {m.name: m.counts_per_layer.tolist() for m in self.masks},
         }
-
-
-def default_max_tokens(model):
-    """Tokens of a forward pass: enough to keep the processor busy, few enough for the memory at hand."""
-    import torch
-
-    device = model.get_input_embeddings().weight.device
-    if device.type != "cuda":
-        return 4096
-    config = model.config.get_text_config()
-    width = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    # about ten copies of the widest activation live at a time; a third of the free memory may go to them
-    free, _ = torch.cuda.mem_get_info(device)
-    return int(np.clip(free / 3 / (10 * width * 4), 4096, 131072))
 
 
 def _named_masks(masks, maps):
@@ -367,9 +303,3 @@ def _public(info):
 
 def _plain(value):
     return value if value is None or np.ndim(value) == 0 else "one value a neuron"
-
-
-def _bar(total, name, show):
-    from tqdm.auto import tqdm
-
-    return tqdm(total=total, desc=name, unit="tok", unit_scale=True, disable=not show, leave=False)

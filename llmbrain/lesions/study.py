@@ -36,8 +36,8 @@ class LesionStudy:
         ``value``, ``strength`` (of the lesion); ``importance`` (a name, or an array ``(n_neurons,)``); ``n_nearest``
         (matching by importance); ``maps`` (n_networks, n_neurons) for the family "anti"; ``fitted_on`` (the Corpus that
         the networks were found on, to warn if it is tested on); ``alternative``, ``n_bootstrap``, ``level``;
-        ``max_tokens`` (in a forward pass, all rows together; bounds the memory), ``mode`` ("auto", "prefix", "rows",
-        "single": see :mod:`llmbrain.lesions.batched`), ``check_model``.
+        ``max_tokens`` (in a forward pass, all rows together; bounds the memory), ``mode`` and ``autocast`` (see
+        :class:`llmbrain.lesions.running.Runner`; "bfloat16" is twice as fast on many processors); ``check_model``.
 
     Examples
     --------

@@ -1,0 +1,138 @@
+"""Tasks under many lesions: the one loop behind studies and dose-response curves."""
+
+import contextlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..exceptions import ParameterError
+from .batched import MODES, condition_losses, row_mode
+from .checkpoint import Checkpoint
+from .context import Lesion
+
+__all__ = ["Runner", "default_max_tokens"]
+
+AUTOCASTS = (None, "bfloat16", "float16")
+
+
+@dataclass
+class Runner:
+    """Runs prepared tasks on the intact model and under a list of edits.
+
+    Attributes
+    ----------
+    model, tokenizer
+    sites : list of Site
+        In the order of the edits' geometry.
+    max_tokens : int, optional
+        Tokens of a forward pass, all rows together; default from the device.
+    mode : {"auto", "prefix", "rows", "single"}
+        See :mod:`llmbrain.lesions.batched`; after a run the mode that was used.
+    autocast : {None, "bfloat16", "float16"}
+        Matrix products in half precision: about twice as fast on processors that know it. Losses move by some
+        thousandths of a nat, alike for networks and controls.
+    """
+
+    model: object
+    tokenizer: object
+    sites: list
+    max_tokens: int = None
+    mode: str = "auto"
+    autocast: str = None
+
+    def __post_init__(self):
+        if self.mode not in ("auto", *MODES):
+            raise ParameterError(f"mode={self.mode!r} is unknown; choose auto, {', '.join(MODES)}.")
+        if self.autocast not in AUTOCASTS:
+            raise ParameterError(f"autocast={self.autocast!r} is unknown; choose from {AUTOCASTS}.")
+
+    def run(self, tasks, edits, *, progress=False, checkpoint=None):
+        """Item values of every task: arrays ``(1 + n_edits, n_items)``, row 0 intact, larger is worse."""
+        sequences = [s for task in tasks for s in task.sequences]
+        sums = self._score(sequences, edits, progress, checkpoint) if sequences else None
+        values, start = [], 0
+        for task in tasks:
+            if task.call is not None:
+                values.append(self._call(task, edits, progress))
+                continue
+            stop = start + len(task.sequences)
+            values.append(task.values(sums[:, start:stop]))
+            start = stop
+        return values
+
+    def _score(self, sequences, edits, progress, checkpoint):
+        if self.mode == "auto":
+            self.mode = row_mode(self.model, self.sites, edits)
+        key = [] if checkpoint is None else self._key(edits, sequences)
+        keeper = Checkpoint(checkpoint, key, (1 + len(edits), len(sequences)))
+        sums = keeper.sums
+        with _bar((1 + len(edits)) * sum(map(len, sequences)), "lesions", progress) as bar, self._precision():
+
+            def step(n_tokens, sums):
+                bar.update(n_tokens)
+                keeper.keep(sums)
+
+            bar.update(int((~np.isnan(sums)).sum(axis=0) @ [len(s) for s in sequences]))
+            try:
+                condition_losses(
+                    self.model,
+                    self.sites,
+                    sequences,
+                    edits,
+                    max_tokens=self.max_tokens or default_max_tokens(self.model),
+                    mode=self.mode,
+                    done=sums,
+                    progress=step,
+                )
+            finally:
+                keeper.keep(sums, now=True)
+        return sums
+
+    def _call(self, task, edits, progress):
+        with self._precision(), _bar(1 + len(edits), task.name, progress, unit="run") as bar:
+            rows = []
+            for edit in [None, *edits]:
+                with contextlib.nullcontext() if edit is None else Lesion.at_sites(self.model, edit, self.sites):
+                    rows.append(task.call(self.model, self.tokenizer))
+                bar.update(1)
+        if len({len(row) for row in rows}) > 1:
+            raise ParameterError(f"The task {task.name!r} returned different numbers of items under different lesions.")
+        return np.stack(rows)
+
+    def _precision(self):
+        import torch
+
+        if self.autocast is None:
+            return contextlib.nullcontext()
+        device = self.model.get_input_embeddings().weight.device.type
+        return torch.autocast(device, dtype=getattr(torch, self.autocast))
+
+    def _key(self, edits, sequences):
+        from ..models.identity import weights_hash
+
+        return [
+            weights_hash(self.model),
+            str(self.autocast),
+            *(edit.signature for edit in edits),
+            *(s.ids.tobytes() + s.counted.tobytes() for s in sequences),
+        ]
+
+
+def default_max_tokens(model):
+    """Tokens of a forward pass: enough to keep the processor busy, few enough for the memory at hand."""
+    import torch
+
+    device = model.get_input_embeddings().weight.device
+    if device.type != "cuda":
+        return 2048
+    config = model.config.get_text_config()
+    width = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    # about ten copies of the widest activation live at a time; a third of the free memory may go to them
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(np.clip(free / 3 / (10 * width * 4), 4096, 131072))
+
+
+def _bar(total, name, show, unit="tok"):
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, desc=name, unit=unit, unit_scale=unit == "tok", disable=not show, leave=False)
