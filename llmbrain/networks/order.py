@@ -244,7 +244,7 @@ def halves(runs):
             cuts = np.flatnonzero(np.diff(labels, prepend=labels[0] - 1, append=labels[-1] + 1))
             for start, stop in zip(cuts, cuts[1:]):
                 opened = lambda s=source, a=int(start), b=int(stop): s.open()[a:b]  # noqa: E731
-                pieces.append(ArraySource(opened, stop - start, source.n_neurons, source.columns))
+                pieces.append(ArraySource(opened, stop - start, source.n_neurons, source.columns, source.scale))
         sources = pieces
     return sources[::2], sources[1::2]
 
@@ -337,9 +337,10 @@ def default_grid(limit):
 def choose_n_components(runs, *, largest=80, grid=None, n_draws=5, n_init=3, random_state=0, **reduction):
     """Choose the number of components: what ``n_components="auto"`` does.
 
-    The candidates are those of the grid that parallel analysis allows. The chosen one yields the most networks that
-    are found again in the other half of the text; between numbers that differ by less than one network in twenty the
-    smaller is taken. Asking for somewhat too many is safe (surplus components are unstable and flagged), asking for
+    The candidates are those of the grid that parallel analysis allows. Chosen is the one that yields the most networks
+    found again in the other half of the text, among those of which at least half of the networks are; of equals the
+    smaller. (In a language model a larger number always brings up a few more networks, among ever more that are
+    never seen again.) Asking for somewhat too many is safe, surplus components are unstable and flagged; asking for
     too few merges networks.
 
     Parameters
@@ -382,10 +383,12 @@ def choose_n_components(runs, *, largest=80, grid=None, n_draws=5, n_init=3, ran
         }
     )
     info = {"n_tokens": n_tokens, "n_neurons_sampled": n_neurons, "noise_bound": edge, "reproduced_at": REPRODUCED}
-    return Order(_smallest_best(curve), beyond, parallel, curve, table, info)
+    return Order(_best(curve), beyond, parallel, curve, table, info)
 
 
-def _smallest_best(curve):
-    best = curve["n_reproduced"].max()
-    good = curve["n_reproduced"] >= max(1, np.ceil(0.95 * best))
-    return int(curve["n_components"][good].min()) if good.any() else int(curve["n_components"].min())
+def _best(curve):
+    """The most networks found again among numbers of which at least half are; the smaller of equals."""
+    trusted = curve[curve["share"] >= 0.5]
+    if trusted.empty:
+        return int(curve["n_components"][curve["share"].idxmax()])
+    return int(trusted["n_components"][trusted["n_reproduced"].idxmax()])

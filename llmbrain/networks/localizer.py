@@ -1,0 +1,281 @@
+"""Functional localizers: which neurons respond to one condition more than to another.
+
+A general linear model (nilearn's) with a design made from the events, a z map, and a mask at a false discovery rate;
+the mask is used like any network's.
+
+The unit of inference is the item (a sentence, a function): tokens of one item share its topic, its length and the
+model's state, so a model of tokens, even with autoregressive noise, takes one odd item for many observations. Token
+models are offered for comparison with brain imaging.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..exceptions import ParameterError
+from ..stats import fdr, overlap, permutation_p
+from .dual_regression import t_to_z
+from .localizer_design import (
+    check_conditions,
+    choose_tokens,
+    item_design,
+    item_means,
+    item_table,
+    read_tokens,
+    token_design,
+)
+from .matching import permute_neurons, standardize_maps
+
+NEURONS_AT_ONCE = 4096
+
+
+@dataclass(frozen=True)
+class Localization:
+    """The contrast of two conditions at every neuron.
+
+    Attributes
+    ----------
+    effect : array of shape (n_neurons,)
+        Mean difference of the conditions, in units of the activations.
+    z, p, q : arrays of shape (n_neurons,)
+        Two-sided p-values and Benjamini-Hochberg q-values; NaN for neurons that never change.
+    contrast : tuple of two str
+    items : DataFrame
+        One row an item: item, condition, run, n_tokens.
+    info : dict
+    """
+
+    effect: np.ndarray
+    z: np.ndarray
+    p: np.ndarray
+    q: np.ndarray
+    contrast: tuple
+    items: object
+    info: dict = field(default_factory=dict)
+
+    def selected(self, level=0.05, side="both"):
+        """Neurons at a false discovery rate, (n_neurons,) bool.
+
+        Parameters
+        ----------
+        level : float
+            Share of false neurons that is tolerated among those selected.
+        side : {"both", "more", "less"}
+            All that differ, or only those with larger, or smaller, activation in the first condition.
+        """
+        if side not in ("both", "more", "less"):
+            raise ParameterError(f'side={side!r} is unknown; choose "both", "more" or "less".')
+        chosen = np.nan_to_num(self.q, nan=1.0) <= level
+        if side != "both":
+            chosen &= (self.z > 0) == (side == "more")
+        return chosen
+
+    def mask(self, geometry, level=0.05, side="both", name=None):
+        """The selected neurons as a :class:`~llmbrain.NeuronMask`."""
+        from ..masks import NeuronMask
+
+        name = name or f"{self.contrast[0]}-{self.contrast[1]}"
+        keep = ("model", "corpus_hash")
+        info = {"localizer": name, "fdr": level, **{k: v for k, v in self.info.items() if k in keep}}
+        return NeuronMask(self.selected(level, side), geometry, name=name, info=info)
+
+
+def localize(runs, events, contrast, *, unit="item", covariates=None, pairs=None, magnitude=False, noise_model="ar1"):
+    """Contrast two conditions with a general linear model.
+
+    Parameters
+    ----------
+    runs : list of arrays of shape (n_tokens, n_neurons)
+        Activations; objects with ``to_array(start, stop)`` (a Run) are read a piece at a time.
+    events : list of DataFrames of n_tokens rows
+        With the columns document (the item) and kind (the condition); sink, if present, marks tokens to leave out.
+    contrast : tuple of two str
+        Values of kind: what is localized, and what it is compared with. Other kinds are left out.
+    unit : {"item", "token"}
+        "item": ordinary least squares on the mean activation of each item. "token": every token, with
+        `noise_model`.
+    covariates : sequence of str, optional
+        For items columns of the item table or the events (averaged); for tokens columns of the events. Default: the
+        logarithm of the length of the item; for tokens ``log_position``.
+    pairs : callable or None
+        For items: gives the pair of an item from its name, so that a sentence is compared with its own shuffled
+        version. Items of the same pair share a regressor.
+    magnitude : bool
+        Contrast absolute activations: the sign of a hidden neuron's activation need not mean more or less.
+    noise_model : str
+        For tokens: nilearn's, ``"ar1"`` or ``"ols"``.
+
+    Returns
+    -------
+    Localization
+
+    Raises
+    ------
+    ParameterError
+        If a condition is missing or has fewer than two items, or the design leaves no degrees of freedom.
+
+    References
+    ----------
+    Fedorenko et al. (2010), J. Neurophysiol. 104, 1177-1194 (language localizer);
+    AlKhamissi et al. (2025), NAACL, arXiv:2411.02280 (in language models);
+    Benjamini & Hochberg (1995), J. R. Stat. Soc. B 57, 289-300.
+    """
+    if unit not in ("item", "token"):
+        raise ParameterError(f'unit={unit!r} is unknown; choose "item" or "token".')
+    if len(contrast) != 2 or contrast[0] == contrast[1]:
+        raise ParameterError(f"contrast={contrast!r} must name two different conditions.")
+    frames = [choose_tokens(f, contrast) for f in events]
+    if len(frames) != len(runs):
+        raise ParameterError(f"{len(runs)} runs need as many tables of events; got {len(frames)}.")
+    items = item_table(frames)
+    check_conditions(items, contrast)
+    if unit == "item":
+        data = item_means(runs, frames, items, magnitude)
+        design = item_design(items, frames, contrast, covariates, pairs)
+        noise_model = "ols"
+    else:
+        data = np.concatenate([read_tokens(run, f, magnitude) for run, f in zip(runs, frames)])
+        design = token_design(frames, contrast, covariates)
+    effect, z, p, dof = contrast_glm(data, design, noise_model)
+    info = {"unit": unit, "noise_model": noise_model, "dof": dof, "magnitude": magnitude}
+    return Localization(effect, z, p, fdr(p), tuple(contrast), items, info)
+
+
+def contrast_glm(data, design, noise_model="ols"):
+    """Fit nilearn's general linear model at every neuron and test the first column of the design.
+
+    Parameters
+    ----------
+    data : array of shape (n_observations, n_neurons)
+    design : DataFrame or array of shape (n_observations, n_columns)
+    noise_model : str
+        ``"ols"`` or ``"ar1"``.
+
+    Returns
+    -------
+    effect, z, p : arrays of shape (n_neurons,), float64
+        p is two-sided; NaN (z 0) for neurons that are constant.
+    dof : int
+    """
+    from nilearn.glm import compute_contrast
+    from nilearn.glm.first_level import run_glm
+    from scipy import stats as sps
+
+    x = np.asarray(design, dtype=np.float64)
+    vector = np.eye(x.shape[1])[0]
+    n_neurons = data.shape[1]
+    effect, t, alive = np.zeros(n_neurons), np.zeros(n_neurons), np.zeros(n_neurons, dtype=bool)
+    dof = len(x) - np.linalg.matrix_rank(x)
+    for start in range(0, n_neurons, NEURONS_AT_ONCE):
+        y = np.asarray(data[:, start : start + NEURONS_AT_ONCE], dtype=np.float64)
+        moving = np.flatnonzero(y.std(axis=0) > 1e-7 * np.abs(y).max(axis=0))
+        if not len(moving):
+            continue
+        labels, results = run_glm(y[:, moving], x, noise_model=noise_model)
+        found = compute_contrast(labels, results, vector, stat_type="t")
+        effect[start + moving], t[start + moving] = found.effect_size(), found.stat()
+        alive[start + moving] = True
+    p = np.where(alive, 2.0 * sps.t.sf(np.abs(t), dof), np.nan)
+    return effect, t_to_z(t, dof), p, int(dof)
+
+
+def permuted_discoveries(data, design, *, level=0.05, n_draws=100, random_state=0):
+    """Number of neurons that a localizer would select if its labels meant nothing.
+
+    The residuals of the nuisance columns are permuted over observations (Freedman-Lane under the null of no effect),
+    and each draw goes through the same least squares and the same FDR.
+
+    Parameters
+    ----------
+    data : array of shape (n_items, n_neurons)
+    design : DataFrame or array
+        The contrast in the first column.
+    level : float
+    n_draws : int
+    random_state : int, numpy Generator or None
+
+    Returns
+    -------
+    counts : array of shape (n_draws,)
+    largest : array of shape (n_draws,)
+        Largest absolute z of each draw: its 95 % quantile is a family-wise threshold.
+
+    References
+    ----------
+    Freedman & Lane (1983), J. Bus. Econ. Stat. 1, 292-298; Winkler et al. (2014), NeuroImage 92, 381-397.
+    """
+    from scipy import stats as sps
+
+    rng = np.random.default_rng(random_state)
+    x = np.asarray(design, dtype=np.float64)
+    dof = len(x) - np.linalg.matrix_rank(x)
+    nuisance = np.linalg.qr(x[:, 1:])[0]
+    contrast = x[:, 0] - nuisance @ (nuisance.T @ x[:, 0])
+    contrast /= np.linalg.norm(contrast)
+    residual = np.asarray(data, dtype=np.float64)
+    residual = residual - nuisance @ (nuisance.T @ residual)
+    residual = residual[:, (residual**2).sum(axis=0) > 0]
+    counts, largest = np.zeros(n_draws, dtype=int), np.zeros(n_draws)
+    for draw in range(n_draws):
+        y = residual[rng.permutation(len(x))]
+        inside = nuisance.T @ y
+        effect = contrast @ y
+        rest = np.maximum((y**2).sum(axis=0) - (inside**2).sum(axis=0) - effect**2, 1e-300)
+        t = effect / np.sqrt(rest / dof)
+        counts[draw] = (fdr(2.0 * sps.t.sf(np.abs(t), dof)) <= level).sum()
+        largest[draw] = np.abs(t_to_z(t[np.argmax(np.abs(t))], dof))
+    return counts, largest
+
+
+def localizer_overlap(selected, z, maps, masks, *, layer_of=None, n_draws=199, random_state=0):
+    """Overlap of localized neurons with networks, against neurons permuted (within layers).
+
+    Parameters
+    ----------
+    selected : array of shape (n_neurons,), bool
+        Localized neurons.
+    z : array of shape (n_neurons,)
+        The localizer's z map.
+    maps : array of shape (n_networks, n_neurons)
+    masks : array of shape (n_networks, n_neurons), bool
+    layer_of : array of shape (n_neurons,), optional
+    n_draws : int
+    random_state : int, numpy Generator or None
+
+    Returns
+    -------
+    DataFrame
+        network; n_both; dice; jaccard; of_network and of_localizer (shares of each that lie in the other); expected
+        (n_both under the null); enrichment (n_both / expected); p, q (more overlap than permuted); r (of the
+        network's map with the z map, signed).
+    """
+    import pandas as pd
+
+    selected, masks = np.asarray(selected, dtype=bool), np.asarray(masks, dtype=bool)
+    if selected.shape != (masks.shape[1],) or np.shape(maps) != masks.shape:
+        raise ParameterError(f"selected {selected.shape}, maps {np.shape(maps)} and masks {masks.shape} do not fit.")
+    rng = np.random.default_rng(random_state)
+    both = (masks & selected).sum(axis=1)
+    null = np.empty((n_draws, len(masks)))
+    for draw in range(n_draws):
+        null[draw] = (masks & selected[permute_neurons(len(selected), layer_of, rng)]).sum(axis=1)
+    expected = null.mean(axis=0)
+    p = permutation_p(both, null)
+    sizes = masks.sum(axis=1)
+    return pd.DataFrame(
+        {
+            "network": np.arange(len(masks)),
+            "n_both": both,
+            "dice": overlap(masks, selected[None], "dice")[:, 0],
+            "jaccard": overlap(masks, selected[None], "jaccard")[:, 0],
+            "of_network": both / np.maximum(sizes, 1),
+            "of_localizer": both / max(selected.sum(), 1),
+            "expected": expected,
+            "enrichment": np.divide(both, expected, out=np.full(len(masks), np.nan), where=expected > 0),
+            "p": p,
+            "q": fdr(p),
+            "r": (standardize_maps(maps) @ standardize_maps(np.asarray(z, np.float32)[None]).T)[:, 0],
+        }
+    )
