@@ -10,7 +10,18 @@ __all__ = ["plot_connectivity", "plot_coupling", "plot_layer_graph", "plot_match
 
 
 def similarity_order(matrix):
-    """Order rows so that similar ones are neighbours (average linkage on 1 - r, optimal leaf order)."""
+    """Order rows so that similar ones are neighbours (average linkage on 1 - r, optimal leaf order).
+
+    Parameters
+    ----------
+    matrix : array of shape (n, n)
+        Similarities; NaN counts as 0.
+
+    Returns
+    -------
+    ndarray of shape (n,)
+        The rows in their new order.
+    """
     from scipy.cluster.hierarchy import leaves_list, linkage
     from scipy.spatial.distance import squareform
 

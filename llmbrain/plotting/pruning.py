@@ -14,6 +14,11 @@ MARKERS = "osD^vP<X"
 def recipe_names(table):
     """Name each row's recipe by what differs between rows.
 
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        With some of the columns ``score, allocation, compensation``.
+
     Returns
     -------
     names : pandas.Series

@@ -8,7 +8,17 @@ __all__ = ["as_maps", "layer_profile", "mosaic_layout", "sheet_mosaic", "signed_
 
 
 def zscore_maps(maps):
-    """Standardise each map over neurons; a constant map becomes 0."""
+    """Standardise each map over neurons.
+
+    Parameters
+    ----------
+    maps : array of shape (n_networks, n_neurons)
+        A constant map becomes 0.
+
+    Returns
+    -------
+    ndarray of shape (n_networks, n_neurons)
+    """
     maps = np.atleast_2d(np.asarray(maps, np.float32))
     spread = maps.std(axis=1, keepdims=True)
     return (maps - maps.mean(axis=1, keepdims=True)) / np.where(spread > 0, spread, 1)
@@ -56,7 +66,21 @@ def as_maps(networks, geometry=None):
 
 
 def mosaic_layout(n_sheets, rows, cols, aspect=2.2):
-    """Choose how many sheets go side by side so that the whole is about ``aspect`` times as wide as high."""
+    """Choose how many sheets go side by side.
+
+    Parameters
+    ----------
+    n_sheets : int
+        How many there are.
+    rows, cols : int
+        Size of each.
+    aspect : float
+        Wanted width over height of the whole; full rows of sheets are preferred.
+
+    Returns
+    -------
+    int
+    """
     best, chosen = np.inf, 1
     for across in range(1, n_sheets + 1):
         down = -(-n_sheets // across)
@@ -116,7 +140,20 @@ def sheet_mosaic(values, geometry, topography=None, n_across=None, gap=2, aspect
 
 
 def signed_max(array, axis=-1):
-    """Value of largest magnitude along an axis, with its sign; NaN only where all are NaN."""
+    """Value of largest magnitude along an axis, with its sign.
+
+    Parameters
+    ----------
+    array : ndarray
+        May hold NaN.
+    axis : int
+        Along which.
+
+    Returns
+    -------
+    ndarray
+        NaN only where all values are.
+    """
     filled = np.where(np.isnan(array), 0, array)
     high, low = filled.max(axis=axis), filled.min(axis=axis)
     out = np.where(high >= -low, high, low)

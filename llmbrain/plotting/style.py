@@ -114,11 +114,23 @@ def style():
         yield
 
 
-def new_figure(width=PAGE, height=3.0, title=None, **kwargs):
-    """Make a figure whose parts cannot overlap (constrained layout), with an optional bold title on the left."""
+def new_figure(width=PAGE, height=3.0, title=None):
+    """Make a figure whose parts cannot overlap (constrained layout).
+
+    Parameters
+    ----------
+    width, height : float
+        Inches.
+    title : str, optional
+        Bold, on the left.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
     import matplotlib.pyplot as plt
 
-    fig = plt.figure(figsize=(width, height), layout="constrained", **kwargs)
+    fig = plt.figure(figsize=(width, height), layout="constrained")
     fig.get_layout_engine().set(w_pad=0.05, h_pad=0.05, wspace=0.03, hspace=0.03)
     if title:
         fig.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold", color=INK)
@@ -161,12 +173,35 @@ def fixed_figure(width=PAGE, height=3.0, title=None, note=None):
 
 
 def caption(fig, text):
-    """Write a muted line at the bottom of a figure."""
+    """Write a muted line at the bottom of a figure.
+
+    Parameters
+    ----------
+    fig : matplotlib.figure.Figure
+    text : str
+    """
     return fig.supxlabel(text, x=0.01, ha="left", fontsize=6.5, color=MUTED)
 
 
 def finish(fig, output_file=None):
-    """Hand a figure out: return it, or save it, close it and return None."""
+    """Hand a figure out.
+
+    Parameters
+    ----------
+    fig : matplotlib.figure.Figure
+    output_file : path-like, optional
+        Save there and close the figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure or None
+        None if it was saved.
+
+    Raises
+    ------
+    ParameterError
+        If the file's ending is no format that matplotlib writes.
+    """
     if output_file is None:
         return fig
     import matplotlib.pyplot as plt
@@ -188,6 +223,11 @@ def network_colors(n):
 
     Hue alone cannot tell many networks apart, least of all for colour-blind readers, so every figure that uses these
     also writes the networks' numbers.
+
+    Parameters
+    ----------
+    n : int
+        How many.
 
     Returns
     -------

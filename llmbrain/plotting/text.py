@@ -15,7 +15,14 @@ FULL = 3.0  # |z| at which the shade is full
 def visible_token(token):
     """Text of a token as a reader should see it: newlines and tabs as signs, everything else unchanged.
 
-    Event tables write a newline as a backslash and an ``n``; both forms are understood.
+    Parameters
+    ----------
+    token : str
+        Event tables write a newline as a backslash and an ``n``; both forms are understood.
+
+    Returns
+    -------
+    str
     """
     return str(token).replace("\\n", "\n").replace("\n", "⏎").replace("\\t", "\t").replace("\t", "⇥")
 

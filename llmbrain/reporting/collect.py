@@ -9,7 +9,7 @@ import pandas as pd
 from ..exceptions import LLMBrainError, ParameterError
 from ..files import read_json, read_tsv
 
-__all__ = ["ReportData", "from_object", "from_study"]
+__all__ = ["from_object", "from_study"]
 
 BYTES = 3e8  # of activity that a report reads at once, for the carpet and for the display order
 THRESHOLD = 3.0
@@ -59,7 +59,18 @@ class Tables:
 
 # -- a study folder -----------------------------------------------------------------------------------------------
 def from_study(study, topography="auto"):
-    """Read a study folder; stations that have not been run yet are listed in ``absent``."""
+    """Read a study folder; stations that have not been run yet are listed in ``absent``.
+
+    Parameters
+    ----------
+    study : Study
+    topography : "auto", Topography or None
+        See :func:`llmbrain.generate_report`.
+
+    Returns
+    -------
+    ReportData
+    """
     model, corpus = study.info.get("model", {}), study.info.get("corpus", {})
     data = ReportData(
         title=short_name(model.get("id", study.subject)), subtitle=f"on the corpus “{corpus.get('name', study.task)}”",
@@ -232,7 +243,24 @@ def _files(study):
 
 # -- single results -----------------------------------------------------------------------------------------------
 def from_object(obj, topography="auto"):
-    """Gather a report of one result: a recording, a decomposition, a lesion study, a pruned model or a grid."""
+    """Gather a report of one result: a recording, a decomposition, a lesion study, a pruned model or a grid.
+
+    Parameters
+    ----------
+    obj : object
+        What to report on.
+    topography : "auto", Topography or None
+        See :func:`llmbrain.generate_report`.
+
+    Returns
+    -------
+    ReportData
+
+    Raises
+    ------
+    ParameterError
+        If nothing is known to report about the object.
+    """
     obj = getattr(obj, "networks_", obj)
     if hasattr(obj, "maps") and hasattr(obj, "geometry"):
         data = ReportData(title="Networks", kind="networks")

@@ -6,8 +6,6 @@ from .. import plotting
 from .page import Section, figure, network_number, page_of
 from .tables import html_table, number
 
-__all__ = ["lesions", "lesions_by_number", "main_controls", "main_lesions", "pruned", "pruning", "q_column"]
-
 COLUMNS = (
     "network", "task", "family", "n_neurons", "effect", "ci_low", "ci_high", "control_mean", "control_max",
     "n_controls", "z", "p", "q",

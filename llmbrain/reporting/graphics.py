@@ -49,7 +49,16 @@ def png_bytes(index, palette):
 
 
 def data_uri(png):
-    """Turn PNG bytes into the address of an image that lies in the page itself."""
+    """Turn PNG bytes into the address of an image that lies in the page itself.
+
+    Parameters
+    ----------
+    png : bytes
+
+    Returns
+    -------
+    str
+    """
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
@@ -117,7 +126,22 @@ class MapPainter:
 
 
 def profile_svg(positive, negative, layers, label):
-    """Draw the share of each layer's neurons as bars, positive loadings up, negative ones down."""
+    """Draw the share of each layer's neurons as bars, positive loadings up, negative ones down.
+
+    Parameters
+    ----------
+    positive, negative : array of shape (n_layers,)
+        Shares, 0 to 1.
+    layers : sequence of int
+        Numbers of the layers.
+    label : str
+        What the chart shows, for those who do not see it.
+
+    Returns
+    -------
+    str
+        An SVG.
+    """
     n, width, height = len(positive), 600, 120
     step, top = width / n, 100 * max(positive.max(), negative.max(), 1e-4)
     up = max(positive.max(), 1e-9) / max(positive.max() + negative.max(), 1e-9)
@@ -148,7 +172,26 @@ def profile_svg(positive, negative, layers, label):
 
 
 def effect_strip(effect, low, high, controls, limits, label):
-    """Draw one lesion effect as a point with its interval over the dots of its controls."""
+    """Draw one lesion effect as a point with its interval over the dots of its controls.
+
+    Parameters
+    ----------
+    effect : float
+        The network's.
+    low, high : float or None
+        Interval of it.
+    controls : array of shape (n_controls,)
+        Effects of the controls.
+    limits : (float, float)
+        Ends of the axis.
+    label : str
+        What the chart shows, for those who do not see it.
+
+    Returns
+    -------
+    str
+        An SVG.
+    """
     width, height = 600, 54
     span = max(limits[1] - limits[0], 1e-9)
 

@@ -84,7 +84,17 @@ CITED_AS = {
 
 
 def versions(recorded=None):
-    """Versions of what takes part: those written down when the data were made, else those installed now."""
+    """Versions of what takes part.
+
+    Parameters
+    ----------
+    recorded : dict, optional
+        Those written down when the data were made; they win over those installed now.
+
+    Returns
+    -------
+    dict
+    """
     found = {"Python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -119,7 +129,17 @@ def methods_text(data):
 
 
 def bibtex(keys):
-    """BibTeX entries of the keys, in order."""
+    """BibTeX entries of references.
+
+    Parameters
+    ----------
+    keys : sequence of str
+        Keys of :data:`REFERENCES`.
+
+    Returns
+    -------
+    str
+    """
     return "\n\n".join(REFERENCES[k] for k in keys)
 
 
@@ -147,8 +167,8 @@ def _recording(data, cite):
     n_runs = f"{len(data.runs)} {'run' if len(data.runs) == 1 else 'runs'}"
     text = (
         f"The language model {name} ({kind}{where}{weights}; {dtype} weights) read {n_documents} documents of the "
-        f"corpus “{corpus}”{corpus_hash}. At each of {len(data.events)} tokens the {geometry.n_neurons} neurons of the site "
-        f"“{geometry.site}” ({geometry.n_layers} layers) were recorded in {side.get('DataType', 'float32')}, in "
+        f"corpus “{corpus}”{corpus_hash}. At each of {len(data.events)} tokens the {geometry.n_neurons} neurons of the "
+        f"site “{geometry.site}” ({geometry.n_layers} layers) were recorded in {side.get('DataType', 'float32')}, in "
         f"{n_runs} laid out after BIDS{cite('bids')}."
     )
     if side.get("Context"):

@@ -11,8 +11,6 @@ from .page import Section, figure, page_of
 from .tables import html_table, number
 from .words import best_stretch, engagement_by_kind, peaks
 
-__all__ = ["browser", "network_table", "networks"]
-
 METRICS = ("variance", "first_layer", "last_layer", "positive", "stability", "iq", "label")
 MAPS_UP_TO = 40  # small multiples of more networks are too small to read
 

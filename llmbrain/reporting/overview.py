@@ -7,8 +7,6 @@ from .methods import bibtex, methods_text
 from .page import Section
 from .tables import html_table, number
 
-__all__ = ["files", "methods", "model", "recording", "summary"]
-
 
 def summary(data, render):
     """Key numbers, one sentence each on what was found, and what is missing."""

@@ -7,8 +7,6 @@ import numpy as np
 
 from .graphics import figure_svg
 
-__all__ = ["Section", "figure", "network_number", "page_of"]
-
 
 @dataclass
 class Section:

@@ -26,6 +26,8 @@ class HTMLReport:
         The whole page.
     path : pathlib.Path, optional
         Where :meth:`save` writes if it is not told.
+    sections : sequence of str
+        The ids of its sections, in order.
 
     Attributes
     ----------

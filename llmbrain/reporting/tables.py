@@ -18,7 +18,19 @@ P_VALUES = ("p", "q", "p_value", "q_value")
 
 
 def number(value, column=""):
-    """Write a number as a reader wants it: counts with thin spaces, shares in percent, p with a floor."""
+    """Write a value as a reader wants it: counts with thin spaces, shares in percent, p with a floor.
+
+    Parameters
+    ----------
+    value : object
+        Numbers, texts, booleans, None.
+    column : str
+        Name of what it is; decides over percent and p.
+
+    Returns
+    -------
+    str
+    """
     if value is None or value is pd.NA or (isinstance(value, (float, np.floating)) and np.isnan(value)):
         return "–"
     if isinstance(value, (bool, np.bool_)):

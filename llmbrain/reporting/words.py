@@ -44,7 +44,22 @@ def peaks(course, events, n=6, around=8):
 
 
 def best_stretch(course, events, length=90):
-    """Find the stretch of one document in which a network is most engaged: its first row and the one after its last."""
+    """Find the stretch of one document in which a network is most engaged.
+
+    Parameters
+    ----------
+    course : array of shape (n_tokens,)
+        One network, z-scored.
+    events : pandas.DataFrame
+        ``document`` of each token (and ``run``).
+    length : int
+        Tokens at most.
+
+    Returns
+    -------
+    first, last : int
+        Its rows, ``last`` excluded.
+    """
     start, stop = _document_bounds(events)
     smooth = np.convolve(np.maximum(course, 0), np.ones(9) / 9, mode="same")
     centre = int(smooth.argmax())
@@ -54,7 +69,20 @@ def best_stretch(course, events, length=90):
 
 
 def engagement_by_kind(courses, events):
-    """Mean engagement of each network in each kind of text: a data frame (kinds x networks), or None."""
+    """Mean engagement of each network in each kind of text.
+
+    Parameters
+    ----------
+    courses : array of shape (n_tokens, n_networks)
+        Z-scored over tokens.
+    events : pandas.DataFrame
+        ``kind`` of each token.
+
+    Returns
+    -------
+    pandas.DataFrame or None
+        Kinds by networks; None where there are not at least two kinds.
+    """
     import pandas as pd
 
     if "kind" not in events or events["kind"].isna().all() or events["kind"].nunique() < 2:

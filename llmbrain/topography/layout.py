@@ -41,7 +41,16 @@ def embed_features(halves, order, aspect=1.0, power=3):
 
 
 def two_largest(halves):
-    """Rows of the largest and second largest value of each column."""
+    """Rows of the largest and second largest value of each column.
+
+    Parameters
+    ----------
+    halves : array of shape (n_halves, n_neurons)
+
+    Returns
+    -------
+    first, second : ndarray of shape (n_neurons,)
+    """
     if len(halves) == 1:
         return np.zeros((2, halves.shape[1]), int)
     top = np.argpartition(halves, len(halves) - 2, axis=0)[-2:]
@@ -124,7 +133,7 @@ def hilbert_curve(rows, cols):
     Examples
     --------
     >>> hilbert_curve(2, 2).tolist()
-    [[0, 0], [1, 0], [1, 1], [0, 1]]
+    [[0, 0], [0, 1], [1, 1], [1, 0]]
     """
     major, minor = ((0, cols), (rows, 0)) if cols > rows else ((rows, 0), (0, cols))
     return np.array(list(_walk((0, 0), major, minor)), np.int64).reshape(-1, 2)
