@@ -1,5 +1,6 @@
 """The recorder: every token once, in order, with the right numbers, whatever the batches, windows and accidents."""
 
+import contextlib
 import inspect
 import json
 import os
@@ -21,7 +22,7 @@ from llmbrain.corpus import Corpus, Document, TokenizedDocument, encode
 from llmbrain.dataset import open_recording
 from llmbrain.exceptions import CorpusError, DatasetError, NumericalWarning, ParameterError, RecordingError
 from llmbrain.files import save_img
-from llmbrain.models import find_sites, site_hooks
+from llmbrain.models import describe_model, find_sites, site_hooks
 from llmbrain.recording import accumulate, conversations, forecast, generated, record
 from llmbrain.recording.accumulate import Gram, Moments, Sketch
 from llmbrain.recording.capture import surprisal
@@ -446,6 +447,7 @@ def test_padding_voxels_stay_zero(tokenizer, tmp_path):
 
 def test_the_forecast_is_right(llama, tokenizer, tmp_path):
     said = forecast(llama, tokenizer, TEXTS, site=["mlp", "layer"])
+    assert said.peak_memory == 4 * (192 + 128 + 300) * sum(len(d) for d in encode(TEXTS, tokenizer))
     recordings = quiet(llama, tokenizer, TEXTS, tmp_path / "study", site=["mlp", "layer"])
     size = sum(run.path.stat().st_size for runs in recordings.values() for run in runs)
     assert said.bytes == size and said.n_tokens == recordings["mlp"].n_tokens
@@ -455,7 +457,7 @@ def test_the_forecast_is_right(llama, tokenizer, tmp_path):
 def test_the_command_line_of_progress(llama, tokenizer, tmp_path, capsys):
     record(llama, tokenizer, TEXTS, tmp_path / "study")
     captured = capsys.readouterr()
-    assert "on disk, about" in captured.out and str(tmp_path / "study") in captured.out
+    assert "on disk, about" in captured.out and "1 runs, " in captured.out and "func/*desc-mlp*" in captured.out
     assert "token" in captured.err
 
 
@@ -625,6 +627,8 @@ def test_cpu_offload_records_the_same(tokenizer, tmp_path):
     model = tiny_model("llama")
     expected = quiet(model, tokenizer, TEXTS, tmp_path / "plain")[0].to_array()
     accelerate.cpu_offload(model, execution_device="cpu")
+    runs = quiet(model, tokenizer, TEXTS, tmp_path / "plain")  # the same model: nothing to do
+    assert describe_model(model)["weights_hash"] == runs.study.info["model"]["weights_hash"]
     runs = quiet(model, tokenizer, TEXTS, tmp_path / "offloaded")
     np.testing.assert_array_equal(runs[0].to_array(), expected)
 
@@ -728,6 +732,15 @@ def test_short_documents_are_refused(llama, tokenizer, tmp_path):
         quiet(llama, tokenizer, Material([special], {"name": "x", "hash": "y"}), tmp_path / "study")
 
 
+def other_tokens():
+    """A tokenizer that cuts the same text into other tokens."""
+    from tokenizers import models
+
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.model = models.BPE(vocab=tokenizer.get_vocab(), merges=[])
+    return tokenizer
+
+
 def test_another_study_in_the_folder_is_refused_untouched(llama, tokenizer, tmp_path):
     quiet(llama, tokenizer, TEXTS, tmp_path / "study")
     before = files_of(tmp_path / "study")
@@ -736,9 +749,15 @@ def test_another_study_in_the_folder_is_refused_untouched(llama, tokenizer, tmp_
         (other, TEXTS, {}, "another model"),
         (llama, TEXTS[:2], {}, "another corpus"),
         (llama, TEXTS, {"tokens_per_run": 50}, "tokens_per_run=4096 there, 50 now"),
+        (llama, TEXTS, {"layers": [1, 2]}, r"of the layers \[0, 1, 2, 3\] .* of the layers \[1, 2\]"),
+        (llama, TEXTS, {"sites": r".*\.o_proj"}, "Use the same layers and modules"),
+        (llama, TEXTS, {"storage": "int16"}, "storage='float32' there, 'int16' now"),
+        (llama, TEXTS, {"tokenizer": tiny_tokenizer(add_bos=False, pad_token=None)}, None),  # the same tokens
+        (llama, TEXTS, {"tokenizer": other_tokens()}, "tokens_hash"),
     ]:
-        with pytest.raises(DatasetError, match=message):
-            quiet(model, tokenizer, corpus, tmp_path / "study", **options)
+        use = options.pop("tokenizer", tokenizer)
+        with pytest.raises(DatasetError, match=message) if message else contextlib.nullcontext():
+            quiet(model, use, corpus, tmp_path / "study", **options)
         assert files_of(tmp_path / "study") == before
 
 

@@ -196,7 +196,9 @@ class Study:
         row = {"participant_id": f"sub-{self.subject}", **{k: v for k, v in model.items() if k != "label"}}
         self._once("participants", write_tsv, pd.DataFrame([row]))
         self._once("participants_json", write_json, PARTICIPANT_COLUMNS)
-        self._once("study_json", write_json, self.info)
+        path = self.path("study_json")
+        if not path.exists() or (self.info["recording"] and not read_json(path)["recording"]):
+            write_json(path, self.info)
 
     def _once(self, kind, write, content):
         if not self.path(kind).exists():

@@ -30,12 +30,25 @@ def weights_hash(model):
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
         digest.update(f"{name} {tuple(parameter.shape)}".encode())
-        if parameter.device.type == "meta":  # offloaded: its values cannot be read here
-            continue
+        if parameter.device.type == "meta":
+            parameter = _offloaded(model, name)
+            if parameter is None:  # a model without weights
+                continue
         flat = parameter.detach().reshape(-1)
         step = max(1, flat.numel() // _SAMPLE)
         digest.update(flat[::step].to("cpu", torch.float32).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _offloaded(model, name):
+    """The value of a parameter that accelerate keeps elsewhere until its module runs, or None."""
+    path, _, leaf = name.rpartition(".")
+    hook = getattr(model.get_submodule(path), "_hf_hook", None)
+    for part in getattr(hook, "hooks", [hook]):
+        weights = getattr(part, "weights_map", None)
+        if weights is not None:
+            return weights[leaf]
+    return None
 
 
 def model_label(name):

@@ -24,8 +24,7 @@ class Forecast:
     bytes : int
         Size of all NIfTI files.
     peak_memory : int
-        Bytes of main memory beyond the model itself: one batch of activations and logits, and the part of a run that
-        is on its way to the disk.
+        Bytes beyond the model itself: the activations and logits of one batch.
     """
 
     n_documents: int
@@ -57,8 +56,6 @@ def make_forecast(plan, geometries, batch_tokens, vocabulary, itemsize=4, dtype_
     voxels = sum(geometry.n_voxels for geometry in geometries.values())
     longest = max(len(piece) for run in plan.runs for piece in run.pieces)
     at_once = min(max(batch_tokens, longest), plan.n_fed)
-    batch = at_once * (4 * sum(neurons.values()) + dtype_bytes * vocabulary)
-    run = max(run.n_tokens for run in plan.runs) * voxels * itemsize
     return Forecast(
         n_documents=len({piece.window.document for run in plan.runs for piece in run.pieces}),
         n_runs=len(plan.runs),
@@ -66,7 +63,7 @@ def make_forecast(plan, geometries, batch_tokens, vocabulary, itemsize=4, dtype_
         n_fed=plan.n_fed,
         n_neurons=neurons,
         bytes=plan.n_tokens * voxels * itemsize + 352 * len(plan.runs) * len(geometries),
-        peak_memory=batch + run,
+        peak_memory=at_once * (4 * sum(neurons.values()) + dtype_bytes * vocabulary),
     )
 
 

@@ -1,12 +1,14 @@
 """Everything about a recording that is decided before the first forward pass."""
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..corpus import batches, padding_id
 from ..dataset import Study
-from ..exceptions import ParameterError
+from ..dataset.checks import read_sidecar
+from ..exceptions import DatasetError, ParameterError
 from ..files import write_json
 from ..geometry import NeuronGeometry
 from ..models.identity import describe_model
@@ -58,14 +60,35 @@ class Job:
     def study(self, root, create=False):
         """The study this job belongs to; refuses a folder that holds another. Only ``create`` writes anything."""
         make = Study.create if create else Study.plan
-        settings = {**self.plan.settings, "storage": self.storage.name}
+        settings = {**self.plan.settings, "storage": self.storage.name, "tokens_hash": self._tokens_hash()}
         study = make(root, self.model_info, self.corpus_info, recording=settings)
+        self._refuse_other_neurons(study)
         if create:
             for geometry in self.geometries.values():
                 study.write_atlases(geometry)
             if not study.path("events_json").exists():
                 write_json(study.path("events_json"), EVENT_COLUMNS)
         return study
+
+    def _tokens_hash(self):
+        """Names the token ids themselves: another tokenizer, or other generated text, is another recording."""
+        digest = hashlib.sha256()
+        for document in self.plan.documents:
+            digest.update(np.asarray(document.ids, "<i8").tobytes() + b"|")
+        return digest.hexdigest()[:16]
+
+    def _refuse_other_neurons(self, study):
+        """Refuse a folder in which the same site stands for other neurons."""
+        for name, geometry in self.geometries.items():
+            for path in study.run_paths(name)[:1]:
+                sidecar = read_sidecar(path)
+                there = NeuronGeometry.from_dict(sidecar["Geometry"])
+                if there != geometry or sidecar.get("Modules") != [site.name for site in self.sites[name]]:
+                    raise DatasetError(
+                        f"{study.root} holds the site '{name}' of the layers {list(there.layers)} "
+                        f"({there.n_neurons} neurons), this recording is of the layers {list(geometry.layers)} "
+                        f"({geometry.n_neurons}). Use the same layers and modules, or choose another folder."
+                    )
 
     def is_finished(self, study, run, name):
         """Whether a run of a site counts as recorded: its sidecar, written last, is there."""

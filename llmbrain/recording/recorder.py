@@ -126,6 +126,11 @@ def record(
         print(f"Recording {job.forecast} -> {study.root}")
     _record_runs(job, study, missing, progress)
     recordings = {name: _open(study, name, wanted) for name in job.geometries}
+    if progress:
+        for runs in recordings.values():
+            print(
+                f"{len(runs)} runs, {runs.n_tokens} tokens: {Path(runs.paths[0]).parent}/*desc-{bids_label(runs.site)}*"
+            )
     return recordings[site] if isinstance(site, str) else recordings
 
 
