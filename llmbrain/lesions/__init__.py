@@ -1,19 +1,23 @@
 """Lesions: neurons silenced, clamped or amplified while a model runs, and the studies built on them."""
 
 from .context import Lesion, lesion
+from .dose import DoseResponse, dose_response
 from .families import parse_family
 from .kinds import KINDS, Edit
 from .positions import POSITIONS
 from .result import LesionResult
+from .selectivity import double_dissociations, selectivity
 from .statistics import IMPORTANCES, NeuronStatistics, neuron_statistics
 from .study import LesionStudy
 from .tasks import CallableTask, LossTask, MinimalPairTask, MultipleChoiceTask
+from .texts import generation_task, harness_task, side_by_side
 
 __all__ = [
     "IMPORTANCES",
     "KINDS",
     "POSITIONS",
     "CallableTask",
+    "DoseResponse",
     "Edit",
     "Lesion",
     "LesionResult",
@@ -22,7 +26,13 @@ __all__ = [
     "MinimalPairTask",
     "MultipleChoiceTask",
     "NeuronStatistics",
+    "dose_response",
+    "double_dissociations",
+    "generation_task",
+    "harness_task",
     "lesion",
     "neuron_statistics",
     "parse_family",
+    "selectivity",
+    "side_by_side",
 ]

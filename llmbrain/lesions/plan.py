@@ -16,7 +16,7 @@ from .running import Runner
 from .statistics import NeuronStatistics, neuron_statistics
 from .tasks import as_tasks
 
-__all__ = ["OPTIONS", "Plan"]
+__all__ = ["OPTIONS", "Plan", "named_masks"]
 
 OPTIONS = {
     "value": None,
@@ -46,7 +46,7 @@ class Plan:
         if unknown:
             raise ParameterError(f"Unknown options {unknown}; a lesion study knows {', '.join(OPTIONS)}.")
         self.options = {**OPTIONS, **(study.options or {})}
-        self.masks, self.maps = _named_masks(study.masks, self.options["maps"])
+        self.masks, self.maps = named_masks(study.masks, self.options["maps"])
         self.geometry = self.masks[0].geometry
         for mask in self.masks:
             self.geometry.check_same(mask.geometry, f"The mask {mask.name}")
@@ -255,7 +255,8 @@ class Plan:
         }
 
 
-def _named_masks(masks, maps):
+def named_masks(masks, maps=None):
+    """Masks of a study, named, none of them empty, and their maps: from a list of masks or a NetworkSet."""
     if hasattr(masks, "masks") and hasattr(masks, "z"):  # a NetworkSet
         maps = masks.z if maps is None else maps
         masks = masks.masks()

@@ -10,7 +10,7 @@ from .. import stats
 from ..exceptions import DatasetError
 from ..files import read_json, read_tsv, write_json, write_tsv
 
-__all__ = ["LesionResult", "effects_table", "pooled_p", "power_note"]
+__all__ = ["LesionResult", "compare", "effects_table", "pooled_p", "power_note"]
 
 FILES = {"table": "effects.tsv", "controls": "controls.tsv", "items": "items.tsv", "info": "effects.json"}
 _KINDS = {"table": "lesion_effects", "controls": "lesion_controls", "items": "lesion_items", "info": "lesion_json"}
@@ -161,7 +161,7 @@ def effects_table(networks, items, controls, *, alternative="greater", n_bootstr
         intact = float(np.average(first["intact"], weights=weights))
         for family in families:
             made = [
-                _compare(interval.estimate[k], draws.get((task, family, n)), alternative) for k, n in enumerate(names)
+                compare(interval.estimate[k], draws.get((task, family, n)), alternative) for k, n in enumerate(names)
             ]
             pooled = pooled_p(interval.estimate, [draws.get((task, family, n), ()) for n in names], alternative)
             q, q_pooled = stats.fdr([row["p"] for row in made]), stats.fdr(pooled)
@@ -173,7 +173,8 @@ def effects_table(networks, items, controls, *, alternative="greater", n_bootstr
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _compare(effect, draws, alternative):
+def compare(effect, draws, alternative="greater"):
+    """Place one effect among those of its controls: mean, sd and maximum of these, z and p."""
     if draws is None or not len(draws):
         return {
             "control_mean": np.nan,

@@ -1,0 +1,85 @@
+"""Tasks of EleutherAI's lm-evaluation-harness on a live model, lesioned or not (extra ``eval``)."""
+
+from ..exceptions import LLMBrainError, ParameterError
+
+__all__ = ["harness"]
+
+
+def harness(model, tokenizer, tasks, *, limit=None, num_fewshot=None, batch_size=8, task_manager=None, **options):
+    """Run tasks of lm-eval on a model that is loaded already.
+
+    The model is used as it is, so that a lesion that is in force acts on the tasks::
+
+        with lesion(model, mask):
+            table = harness(model, tokenizer, ["arc_easy"], limit=200)
+
+    Parameters
+    ----------
+    model : transformers causal language model
+    tokenizer : transformers tokenizer
+    tasks : str or list of str
+        Names that lm-eval knows, or paths of task files.
+    limit : int, optional
+        Read only so many items of each task. Such numbers are for looking, not for printing.
+    num_fewshot : int, optional
+    batch_size : int
+    task_manager : lm_eval.tasks.TaskManager, optional
+        Knows tasks of one's own.
+    **options
+        Go to ``lm_eval.simple_evaluate``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``task, metric, filter, value, stderr, higher_is_better, n, version, lm_eval``.
+
+    Raises
+    ------
+    LLMBrainError
+        If lm-eval is not installed; the message says the command that installs it.
+    """
+    try:
+        import lm_eval
+        from lm_eval.models.huggingface import HFLM
+    except ImportError as error:
+        raise LLMBrainError("This needs lm-eval. Install it with: pip install 'llmbrain[eval]'") from error
+    import pandas as pd
+
+    tasks = [tasks] if isinstance(tasks, str) else list(tasks)
+    if not tasks:
+        raise ParameterError("tasks is empty; name at least one task of lm-eval.")
+    live = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+    found = lm_eval.simple_evaluate(
+        model=live,
+        tasks=tasks,
+        limit=limit,
+        num_fewshot=num_fewshot,
+        task_manager=task_manager,
+        bootstrap_iters=options.pop("bootstrap_iters", 1000),
+        **options,
+    )
+    rows = []
+    for task, values in found["results"].items():
+        better, count = found.get("higher_is_better", {}).get(task, {}), found.get("n-samples", {}).get(task, {})
+        for key, value in values.items():
+            metric, _, filter_name = key.partition(",")
+            if not filter_name or metric.endswith("_stderr") or not isinstance(value, (int, float)):
+                continue
+            rows.append(
+                {
+                    "task": task,
+                    "metric": metric,
+                    "filter": filter_name,
+                    "value": float(value),
+                    "stderr": values.get(f"{metric}_stderr,{filter_name}"),
+                    "higher_is_better": better.get(metric),
+                    "n": count.get("effective"),
+                    "version": found.get("versions", {}).get(task),
+                    "lm_eval": lm_eval.__version__,
+                }
+            )
+    frame = pd.DataFrame(rows)
+    if frame.empty:
+        raise LLMBrainError(f"lm-eval returned no number for {', '.join(tasks)}.")
+    frame["stderr"] = pd.to_numeric(frame["stderr"], errors="coerce")  # "N/A" where lm-eval has none
+    return frame

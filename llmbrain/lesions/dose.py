@@ -1,0 +1,238 @@
+"""Dose and response: how an effect grows with the threshold, the size, the strength of a lesion, or the gain."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from .. import stats
+from ..exceptions import MaskError, ParameterError
+from ..masks import NeuronMask
+from .context import sites_of
+from .families import draw_control, parse_family
+from .kinds import Edit
+from .plan import named_masks
+from .result import compare
+from .running import Runner
+from .statistics import NeuronStatistics, neuron_statistics
+from .tasks import as_tasks
+
+__all__ = ["DOSES", "DoseResponse", "dose_response"]
+
+DOSES = {
+    "strength": (0.0, 0.25, 0.5, 0.75, 1.0),
+    "gain": (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0),
+    "threshold": (2.0, 2.5, 3.0, 3.5, 4.0),
+    "n_neurons": (50, 100, 200, 400, 800),
+}
+
+
+@dataclass
+class DoseResponse:
+    """Curves of networks and of their controls.
+
+    Attributes
+    ----------
+    table : pandas.DataFrame
+        A row for every network and dose: ``network``, the dose under its own name, ``n_neurons, effect, ci_low,
+        ci_high, control_mean, control_sd, control_max, n_controls, z, p`` (see :class:`LesionResult`), ``control_low,
+        control_high`` (5 and 95 % of the controls). Goes into :func:`llmbrain.plotting.plot_dose_response`.
+    controls : pandas.DataFrame
+        A row for every network, dose and draw: ``effect``. With ``strength`` and ``gain`` a draw is the same set at
+        every dose, so that its rows are a curve.
+    info : dict
+    """
+
+    table: pd.DataFrame
+    controls: pd.DataFrame
+    info: dict = field(default_factory=dict)
+
+
+def dose_response(
+    model,
+    tokenizer,
+    networks,
+    over="strength",
+    doses=None,
+    *,
+    task=None,
+    how="zero",
+    n_controls=10,
+    family=("layer", "importance"),
+    reference=None,
+    random_state=0,
+    maps=None,
+    progress=True,
+    options=None,
+):
+    """Measure the effect of a lesion at several doses, for networks and matched controls.
+
+    Parameters
+    ----------
+    model : transformers causal language model
+    tokenizer : transformers tokenizer
+    networks : NeuronMask, list of NeuronMask, or NetworkSet
+    over : {"strength", "gain", "threshold", "n_neurons"}
+        ``strength``: share of the way to the lesion, 0 to 1; ``gain``: factor by which the neurons are amplified (or
+        weakened, below 1); ``threshold``: neurons of ``|map|`` above it; ``n_neurons``: so many of the highest
+        ``|map|``.
+    doses : sequence of numbers, optional
+        Default: :data:`DOSES`.
+    task : task, optional
+        See :class:`LesionStudy`; its first group counts. Default: the loss on the held-out demo corpus.
+    how : str
+        Kind of lesion (not for ``gain``).
+    n_controls : int
+        Control sets a network (and dose, where the size changes).
+    family : str or tuple
+        Family of the controls, see :func:`llmbrain.lesions.parse_family`.
+    reference
+        See :class:`LesionStudy`.
+    random_state : int
+    maps : array of shape (n_networks, n_neurons), optional
+        For ``threshold`` and ``n_neurons``; a NetworkSet brings its own.
+    progress : bool
+    options : dict, optional
+        ``max_tokens``, ``mode``, ``autocast`` (see :class:`llmbrain.lesions.running.Runner`), ``alternative``,
+        ``value`` (of the lesion), ``importance``, ``check_model``.
+
+    Returns
+    -------
+    DoseResponse
+
+    Raises
+    ------
+    ParameterError, MaskError, GeometryMismatchError
+        Before any long work; for instance if a threshold leaves a network empty.
+
+    Examples
+    --------
+    >>> curve = dose_response(model, tokenizer, masks, over="gain", doses=(0.5, 1, 2))  # doctest: +SKIP
+    >>> plot_dose_response(curve.table, x="gain")                                      # doctest: +SKIP
+    """
+    if over not in DOSES:
+        raise ParameterError(f"over={over!r} is unknown; choose from {', '.join(DOSES)}.")
+    options = {
+        "alternative": "greater",
+        "value": None,
+        "importance": "fluctuation",
+        "check_model": True,
+        **(options or {}),
+    }
+    doses = _checked_doses(over, DOSES[over] if doses is None else doses)
+    masks, maps = named_masks(networks, maps)
+    sites = sites_of(model, masks[0], check_model=options.pop("check_model"))
+    prepared = as_tasks(task)[0].prepare(model, tokenizer)
+    family = parse_family(family, options["importance"])
+    statistics = _statistics(model, tokenizer, masks[0], family, how, reference, random_state)
+    lesions = _lesions(masks, maps, over, doses, family, statistics, n_controls, random_state)
+    edits = [_edit(mask, over, dose, how, options["value"], statistics, random_state) for *_, dose, mask in lesions]
+    running = {name: options[name] for name in ("max_tokens", "mode", "autocast") if name in options}
+    runner = Runner(model, tokenizer, sites, **running)
+    (values,) = runner.run([prepared], edits, progress=progress)
+    table, controls = _tables(prepared, values, lesions, over, options["alternative"], random_state)
+    info = {
+        "over": over,
+        "doses": list(doses),
+        "how": "scale" if over == "gain" else how,
+        "task": prepared.name,
+        "unit": prepared.unit,
+        "family": {family.label: family.description},
+        "n_controls": n_controls,
+        "random_state": random_state,
+        "mode": runner.mode,
+        "autocast": runner.autocast,
+    }
+    return DoseResponse(table, controls, info)
+
+
+def _checked_doses(over, doses):
+    doses = [int(d) if over == "n_neurons" else float(d) for d in np.atleast_1d(doses)]
+    if not doses or len(set(doses)) < len(doses) or not np.isfinite(doses).all():
+        raise ParameterError(f"doses are different finite numbers, at least one; got {doses}.")
+    if over == "strength" and not all(0 <= d <= 1 for d in doses):
+        raise ParameterError(f"A strength lies between 0 and 1; got {doses}. To amplify use over='gain'.")
+    return doses
+
+
+def _statistics(model, tokenizer, mask, family, how, reference, random_state):
+    if isinstance(reference, NeuronStatistics):
+        mask.geometry.check_same(reference.geometry, "The reference")
+        return reference
+    if family.importance is None and how not in ("mean", "resample"):
+        return None
+    return neuron_statistics(
+        model,
+        tokenizer,
+        "demo" if reference is None else reference,
+        site=mask.geometry.site,
+        n_samples=1000 if how == "resample" else 0,
+        random_state=random_state,
+    )
+
+
+def _lesions(masks, maps, over, doses, family, statistics, n_controls, random_state):
+    """``(network, draw, dose, mask)``; draw -1 is the network itself."""
+    if over in ("threshold", "n_neurons") and maps is None:
+        raise ParameterError(f"over={over!r} needs the maps of the networks: maps=, or a NetworkSet.")
+    importance = None if family.importance is None else statistics.importance(family.importance)
+    lesions = []
+    for k, mask in enumerate(masks):
+        for number, dose in enumerate(doses):
+            own = _at_dose(mask, None if maps is None else maps[k], over, dose)
+            lesions.append((k, -1, dose, own))
+            for draw in range(n_controls):
+                # the same set at every strength and gain; a set of its own where the size changes
+                seed = [random_state, k, draw, number if over in ("threshold", "n_neurons") else 0]
+                values = draw_control(family, own, seed, importance=importance, map=None if maps is None else maps[k])
+                lesions.append((k, draw, dose, NeuronMask(values, mask.geometry, mask.name)))
+    return lesions
+
+
+def _at_dose(mask, map, over, dose):
+    if over == "threshold":
+        mask = NeuronMask.from_map(map, mask.geometry, dose, name=mask.name, info=mask.info)
+        if not mask.count:
+            raise MaskError(f"No neuron of {mask.name} lies above {dose:g}; leave this threshold out.")
+    elif over == "n_neurons":
+        mask = NeuronMask.top(map, dose, mask.geometry, name=mask.name, info=mask.info)
+    return mask
+
+
+def _edit(mask, over, dose, how, value, statistics, random_state):
+    if over == "gain":
+        return Edit(mask, "scale", value=dose)
+    reference = statistics if how in ("mean", "resample") else None
+    strength = dose if over == "strength" else 1.0
+    return Edit(mask, how, value=value, strength=strength, reference=reference, random_state=random_state)
+
+
+def _tables(task, values, lesions, over, alternative, random_state):
+    label, members = next(iter(task.groups.items()))
+    weights = task.weights[members]
+    effects = values[1:, members] - values[0, members]
+    means = effects @ weights / weights.sum()
+    names = {k: mask.name for k, draw, _, mask in lesions if draw < 0}
+    rows, draws = [], []
+    for i, (k, draw, dose, mask) in enumerate(lesions):
+        if draw >= 0:
+            draws.append({"network": names[k], over: dose, "draw": draw, "n_neurons": mask.count, "effect": means[i]})
+            continue
+        others = [means[j] for j, (m, d, at, _) in enumerate(lesions) if m == k and d >= 0 and at == dose]
+        interval = stats.bootstrap_interval(effects[i], weights=weights, random_state=random_state)
+        low, high = np.quantile(others, [0.05, 0.95]) if others else (np.nan, np.nan)
+        size = {} if over == "n_neurons" else {"n_neurons": mask.count}
+        rows.append(
+            {
+                "network": names[k],
+                over: dose,
+                **size,
+                "effect": interval.estimate,
+                "ci_low": interval.low,
+                "ci_high": interval.high,
+                **compare(interval.estimate, others, alternative),
+                "control_low": low,
+                "control_high": high,
+            }
+        )
+    return pd.DataFrame(rows), pd.DataFrame(draws)

@@ -1,0 +1,102 @@
+"""What a lesioned model writes, beside what the intact one writes."""
+
+import contextlib
+
+import pandas as pd
+
+from ..evaluation.generation import generate_texts, text_metrics
+from ..exceptions import ParameterError
+from .context import lesion
+from .tasks import CallableTask
+
+__all__ = ["generation_task", "harness_task", "side_by_side"]
+
+MEASURES = ("repetition", "loop", "distinct_1", "distinct_2")
+
+
+def side_by_side(model, tokenizer, prompts, masks, *, lesion_options=None, **options):
+    """Texts of the intact and the lesioned model after the same prompts.
+
+    Parameters
+    ----------
+    model : transformers causal language model
+    tokenizer : transformers tokenizer
+    prompts : str or list of str
+    masks : NeuronMask, list of NeuronMask, or dict of str to NeuronMask
+        Each is lesioned in turn.
+    lesion_options : dict, optional
+        ``how``, ``value``, ``strength``, ``positions`` and the like, see :func:`llmbrain.lesion`.
+    **options
+        Go to :func:`llmbrain.evaluation.generate_texts`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row for every prompt and condition (``intact`` first): ``condition`` and what
+        :func:`llmbrain.evaluation.text_metrics` says; ``frame.pivot(index="prompt", columns="condition",
+        values="text")`` puts the texts side by side.
+    """
+    if hasattr(masks, "geometry"):
+        masks = [masks]
+    if not isinstance(masks, dict):
+        masks = {m.name or f"lesion-{i + 1}": m for i, m in enumerate(masks)}
+    # every lesion is made before the first text is written, so that a wrong mask costs nothing
+    lesions = {name: lesion(model, mask, **(lesion_options or {})) for name, mask in masks.items()}
+    frames = []
+    for name, context in {"intact": contextlib.nullcontext(), **lesions}.items():
+        with context:
+            frame = text_metrics(generate_texts(model, tokenizer, prompts, **options))
+        frame.insert(0, "condition", name)
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
+
+
+def generation_task(prompts, measure="repetition", *, name=None, **options):
+    """A task for :class:`LesionStudy`: how repetitive the texts are that the model writes.
+
+    Parameters
+    ----------
+    prompts : list of str
+        An item each.
+    measure : {"repetition", "loop", "distinct_1", "distinct_2"}
+        See :func:`llmbrain.evaluation.text_metrics`. Texts too short for the measure count as 0.
+    name : str, optional
+    **options
+        Go to :func:`llmbrain.evaluation.generate_texts`.
+    """
+    if measure not in MEASURES:
+        raise ParameterError(f"measure={measure!r} is unknown; choose from {', '.join(MEASURES)}.")
+
+    def written(model, tokenizer):
+        frame = text_metrics(generate_texts(model, tokenizer, prompts, **options))
+        return frame[measure].fillna(0.0).to_numpy()
+
+    better = measure.startswith("distinct")
+    return CallableTask(written, name or f"text_{measure}", higher_is_better=better, unit=f"share ({measure})")
+
+
+def harness_task(task, metric="acc", *, name=None, **options):
+    """A task for :class:`LesionStudy`: one number of one lm-eval task (needs ``llmbrain[eval]``).
+
+    Parameters
+    ----------
+    task : str
+    metric : str
+        As lm-eval names it, such as ``acc``, ``acc_norm``, ``word_perplexity``.
+    name : str, optional
+    **options
+        Go to :func:`llmbrain.evaluation.harness`.
+    """
+    from ..evaluation.harness import harness
+
+    def number(model, tokenizer):
+        frame = harness(model, tokenizer, task, **options)
+        rows = frame[frame["metric"] == metric]
+        if rows.empty:
+            raise ParameterError(
+                f"lm-eval's {task} has no metric {metric!r}; it has {', '.join(set(frame['metric']))}."
+            )
+        return float(rows["value"].iloc[0])
+
+    lower_is_better = any(word in metric for word in ("perplexity", "ppl", "bits"))
+    return CallableTask(number, name or task, higher_is_better=not lower_is_better, unit=metric)
