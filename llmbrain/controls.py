@@ -213,6 +213,14 @@ def anti_network(values, layer_of, scores, random_state=None, pool=0.2):
 def overlap_share(values, control):
     """Share of the control's neurons that belong to the network, 0 to 1.
 
+    Parameters
+    ----------
+    values, control : bool array of shape (n_neurons,)
+
+    Returns
+    -------
+    float
+
     Examples
     --------
     >>> overlap_share([1, 1, 0, 0], [1, 0, 1, 0])

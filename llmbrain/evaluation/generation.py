@@ -14,7 +14,7 @@ __all__ = ["GeneratedText", "distinct_n", "generate_texts", "longest_loop", "rep
 class GeneratedText:
     """What a model wrote after a prompt.
 
-    Attributes
+    Parameters
     ----------
     prompt, text : str
     ids : int array of shape (n_new_tokens,)
@@ -140,6 +140,18 @@ def _result(tokenizer, prompt, new, ends):
 def distinct_n(ids, n):
     """Share of different n-grams among all n-grams, 0 to 1; NaN for a text shorter than n.
 
+    Parameters
+    ----------
+    ids : sequence of int
+        Tokens.
+    n : int
+
+    Returns
+    -------
+    float
+
+    References
+    ----------
     Li et al. (2016), A diversity-promoting objective function for neural conversation models, NAACL.
 
     Examples
@@ -154,6 +166,18 @@ def distinct_n(ids, n):
 def repetition_n(ids, n=4):
     """Share of n-grams that occurred before, 0 to 1 (``1 - distinct``); NaN for a text shorter than n.
 
+    Parameters
+    ----------
+    ids : sequence of int
+        Tokens.
+    n : int
+
+    Returns
+    -------
+    float
+
+    References
+    ----------
     Welleck et al. (2020), Neural text generation with unlikelihood training, ICLR (rep-n within a text).
 
     Examples
@@ -168,6 +192,15 @@ def longest_loop(ids):
     """Longest stretch of tokens in which a pattern is repeated at least once, in tokens; 0 if there is none.
 
     Patterns of up to 32 tokens count; a stretch holds at least two whole rounds of its pattern.
+
+    Parameters
+    ----------
+    ids : sequence of int
+        Tokens.
+
+    Returns
+    -------
+    int
 
     Examples
     --------

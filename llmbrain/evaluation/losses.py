@@ -32,7 +32,7 @@ LOGITS_AT_ONCE_ELSEWHERE = 2**28
 class ScoredSequence:
     """Token ids and which of them are scored.
 
-    Attributes
+    Parameters
     ----------
     ids : int array of shape (n_tokens,)
     counted : bool array of shape (n_tokens,)
@@ -94,7 +94,19 @@ def corpus_sequences(corpus, tokenizer, *, context=1024, max_tokens=None):
 
 
 def sequence_batches(sequences, max_batch_tokens=4096):
-    """Group sequences of similar length: yields integer arrays of positions, longest sequences first."""
+    """Group sequences of similar length.
+
+    Parameters
+    ----------
+    sequences : sequence of ScoredSequence
+    max_batch_tokens : int
+        Most tokens of a batch, padding included; a longer sequence is a batch of its own.
+
+    Yields
+    ------
+    int array
+        Positions of the sequences of a batch; the longest come first.
+    """
     lengths = np.array([len(s) for s in sequences])
     order = np.argsort(-lengths, kind="stable")
     start = 0
@@ -289,7 +301,16 @@ def _full(logits):
 
 
 def input_device(model):
-    """Where a model wants its token ids, also when it is spread over devices."""
+    """Find where a model wants its token ids, also when it is spread over devices.
+
+    Parameters
+    ----------
+    model : transformers causal language model
+
+    Returns
+    -------
+    torch.device
+    """
     weight = model.get_input_embeddings().weight
     return model.device if weight.device.type == "meta" else weight.device
 

@@ -20,8 +20,9 @@ def minimal_pairs(model, tokenizer, pairs="all", *, n_pairs=None, max_batch_toke
     pairs : str, path or list of MinimalPair
         What :func:`llmbrain.corpus.load_minimal_pairs` takes.
     n_pairs : int, optional
-        The first so many of each file.
+        The first so many of each phenomenon.
     max_batch_tokens : int
+        Most tokens of a batch.
 
     Returns
     -------
@@ -52,7 +53,18 @@ def minimal_pairs(model, tokenizer, pairs="all", *, n_pairs=None, max_batch_toke
 
 
 def as_pairs(pairs, n_pairs=None):
-    """Load pairs from a name or path, or take them as they are; at most ``n_pairs`` of each phenomenon."""
+    """Load pairs from a name or path, or take them as they are.
+
+    Parameters
+    ----------
+    pairs : str, path or list of MinimalPair
+    n_pairs : int, optional
+        Keep the first so many of each phenomenon.
+
+    Returns
+    -------
+    list of MinimalPair
+    """
     from ..corpus import load_minimal_pairs
 
     if isinstance(pairs, (list, tuple)):
@@ -71,7 +83,18 @@ def as_pairs(pairs, n_pairs=None):
 
 
 def pair_sequences(pairs, tokenizer):
-    """Good and bad sentence of every pair in turn, as sequences to score."""
+    """Turn the good and the bad sentence of every pair, in turn, into sequences to score.
+
+    Parameters
+    ----------
+    pairs : list of MinimalPair
+    tokenizer : transformers tokenizer
+
+    Returns
+    -------
+    list of ScoredSequence
+        Twice as many as pairs.
+    """
     from ..corpus import Corpus, Document, encode
 
     texts = [text for pair in pairs for text in (pair.good, pair.bad)]

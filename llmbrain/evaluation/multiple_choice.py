@@ -25,7 +25,7 @@ NORMALISATIONS = ("none", "token", "character")
 class Question:
     """A question with options, one of them right.
 
-    Attributes
+    Parameters
     ----------
     prompt : str
         What stands before the option.
@@ -91,7 +91,13 @@ def _question(row, i):
 
 
 def option_sequences(questions, tokenizer, normalise="none"):
-    """Every option of every question behind its prompt, with the option's tokens counted.
+    """Put every option of every question behind its prompt, with the option's tokens counted.
+
+    Parameters
+    ----------
+    questions : list of Question
+    tokenizer : transformers tokenizer
+    normalise : {"none", "token", "character"}
 
     Returns
     -------
@@ -164,6 +170,8 @@ def multiple_choice(model, tokenizer, questions, *, normalise="none", max_batch_
         See :func:`load_questions`.
     normalise : {"none", "token", "character"}
         What log likelihoods are divided by (lm-eval's ``acc`` is "none", ``acc_norm`` divides by length).
+    max_batch_tokens : int
+        Most tokens of a batch.
 
     Returns
     -------

@@ -56,7 +56,10 @@ def perplexity(model, tokenizer, text, context=1024, *, max_tokens=None, batch_s
 def perplexity_report(model, tokenizer, text, context=1024, *, max_tokens=None, batch_size=4):
     """Perplexity with everything that is needed to compare it.
 
-    Takes what :func:`perplexity` takes.
+    Parameters
+    ----------
+    model, tokenizer, text, context, max_tokens, batch_size
+        As in :func:`perplexity`.
 
     Returns
     -------

@@ -23,7 +23,15 @@ MODES = ("prefix", "rows", "single")
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """One forward pass: which sequences, which conditions."""
+    """One forward pass.
+
+    Parameters
+    ----------
+    sequences, conditions : int array
+        Positions of the sequences that are read and of the conditions they are read under.
+    with_intact : bool
+        Whether the losses of the intact model are taken as well.
+    """
 
     sequences: np.ndarray
     conditions: np.ndarray
@@ -103,11 +111,17 @@ def condition_losses(model, sites, sequences, edits, *, max_tokens=4096, mode="p
     return sums
 
 
-def row_mode(model, sites, edits, sequences=None):
+def row_mode(model, sites, edits):
     """Find the fastest mode that gives, on a small trial, what single lesions give.
 
     Architectures hand their blocks different arguments; rather than trusting a list of them, two short sequences are
-    run with the two edits that begin latest, in every mode.
+    run with the edits that begin first and last, in every mode.
+
+    Parameters
+    ----------
+    model : transformers causal language model
+    sites : list of Site
+    edits : sequence of Edit
 
     Returns
     -------

@@ -94,7 +94,18 @@ def lesion(
 
 
 class Lesion(contextlib.ContextDecorator):
-    """What :func:`lesion` returns: a lesion that acts between enter and exit."""
+    """What :func:`lesion` returns: a lesion that acts between enter and exit.
+
+    Parameters
+    ----------
+    model : transformers causal language model
+    edit : Edit
+        The neurons and what happens to them.
+    tracker : PositionTracker, optional
+        At which tokens; default everywhere.
+    sites, check_model
+        As in :func:`lesion`.
+    """
 
     def __init__(self, model, edit, tracker=None, *, sites=None, check_model=True):
         refuse_compiled(model)
@@ -159,7 +170,21 @@ class Lesion(contextlib.ContextDecorator):
 
 
 def sites_of(model, mask, *, sites=None, check_model=True):
-    """Sites of a model in the order of a mask's layers, after making sure that the mask is of this model."""
+    """Find the sites of a model in the order of a mask's layers, and make sure that the mask is of this model.
+
+    Parameters
+    ----------
+    model : transformers causal language model
+    mask : NeuronMask
+    sites : dict or str, optional
+        Names the modules by hand.
+    check_model : bool
+        Compare the weights with those that the mask's sidecar names.
+
+    Returns
+    -------
+    list of Site
+    """
     found = find_sites(model, mask.geometry.site, sites=sites)
     by_layer = {site.layer: site for site in found}
     geometry = mask.geometry
@@ -174,7 +199,19 @@ def sites_of(model, mask, *, sites=None, check_model=True):
 
 
 def check_mask(model, mask, name="The mask"):
-    """Refuse a mask that was made on other weights, as far as its sidecar tells."""
+    """Refuse a mask that was made on other weights, as far as its sidecar tells.
+
+    Parameters
+    ----------
+    model : transformers causal language model
+    mask : NeuronMask
+    name : str
+        How the message calls the mask.
+
+    Raises
+    ------
+    GeometryMismatchError
+    """
     from ..models.identity import weights_hash
 
     made_on = mask.info.get("model") or {}
@@ -193,7 +230,16 @@ def check_mask(model, mask, name="The mask"):
 
 
 def refuse_compiled(model):
-    """Raise if torch.compile was applied to the model or a part of it."""
+    """Raise if torch.compile was applied to the model or a part of it.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+
+    Raises
+    ------
+    ParameterError
+    """
     for name, module in model.named_modules():
         if type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None:
             raise ParameterError(

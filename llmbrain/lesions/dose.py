@@ -31,7 +31,7 @@ DOSES = {
 class DoseResponse:
     """Curves of networks and of their controls.
 
-    Attributes
+    Parameters
     ----------
     table : pandas.DataFrame
         A row for every network and dose: ``network``, the dose under its own name, ``n_neurons, effect, ci_low,

@@ -24,7 +24,16 @@ DESCRIPTIONS = {
 
 @dataclass(frozen=True)
 class Family:
-    """A family and the importance it matches or ranks by."""
+    """A family and the importance it matches or ranks by.
+
+    Parameters
+    ----------
+    label : str
+        As the user wrote it.
+    rule : str
+        A key of :data:`DESCRIPTIONS`.
+    importance : str, optional
+    """
 
     label: str
     rule: str

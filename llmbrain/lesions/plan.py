@@ -38,7 +38,14 @@ CONTROL_COLUMNS = ["network", "task", "family", "draw", "n_neurons", "overlap", 
 
 
 class Plan:
-    """A study and a model: everything that can go wrong early goes wrong here."""
+    """A study and a model: everything that can go wrong early goes wrong here.
+
+    Parameters
+    ----------
+    study : LesionStudy
+    model : transformers causal language model
+    tokenizer : transformers tokenizer
+    """
 
     def __init__(self, study, model, tokenizer):
         self.study, self.model, self.tokenizer = study, model, tokenizer
@@ -256,7 +263,19 @@ class Plan:
 
 
 def named_masks(masks, maps=None):
-    """Masks of a study, named, none of them empty, and their maps: from a list of masks or a NetworkSet."""
+    """Take the masks of a study, and their maps, from a list of masks or a NetworkSet.
+
+    Parameters
+    ----------
+    masks : NeuronMask, list of NeuronMask, or NetworkSet
+    maps : array of shape (n_networks, n_neurons), optional
+
+    Returns
+    -------
+    masks : list of NeuronMask
+        Each with a name of its own, none of them empty.
+    maps : array or None
+    """
     if hasattr(masks, "masks") and hasattr(masks, "z"):  # a NetworkSet
         maps = masks.z if maps is None else maps
         masks = masks.masks()

@@ -25,7 +25,7 @@ class LesionResult:
 
     An effect is lesioned minus intact, with the sign turned so that larger is worse (loss up, accuracy down).
 
-    Attributes
+    Parameters
     ----------
     table : pandas.DataFrame
         A row for every network, task and control family: ``network, task, family, n_neurons, share, intact`` (value of
@@ -174,7 +174,19 @@ def effects_table(networks, items, controls, *, alternative="greater", n_bootstr
 
 
 def compare(effect, draws, alternative="greater"):
-    """Place one effect among those of its controls: mean, sd and maximum of these, z and p."""
+    """Place one effect among those of its controls.
+
+    Parameters
+    ----------
+    effect : float
+    draws : array of shape (n_controls,) or None
+    alternative : {"greater", "less", "two-sided"}
+
+    Returns
+    -------
+    dict
+        ``control_mean, control_sd, control_max, n_controls, z, p``; NaN where there are too few controls.
+    """
     if draws is None or not len(draws):
         return {
             "control_mean": np.nan,
@@ -248,6 +260,11 @@ def _against_the_others(values):
 
 def power_note(n_controls, n_networks, alpha=0.05):
     """Say which p-values a design can reach at all.
+
+    Parameters
+    ----------
+    n_controls, n_networks : int
+    alpha : float
 
     Returns
     -------

@@ -19,7 +19,7 @@ AUTOCASTS = (None, "bfloat16", "float16")
 class Runner:
     """Runs prepared tasks on the intact model and under a list of edits.
 
-    Attributes
+    Parameters
     ----------
     model, tokenizer
     sites : list of Site
@@ -119,7 +119,16 @@ class Runner:
 
 
 def default_max_tokens(model):
-    """Tokens of a forward pass: enough to keep the processor busy, few enough for the memory at hand."""
+    """Choose the tokens of a forward pass: enough to keep the processor busy, few enough for the memory at hand.
+
+    Parameters
+    ----------
+    model : transformers causal language model
+
+    Returns
+    -------
+    int
+    """
     import torch
 
     device = model.get_input_embeddings().weight.device

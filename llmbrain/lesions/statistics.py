@@ -16,7 +16,7 @@ IMPORTANCES = ("fluctuation", "power", "variance", "mean", "kurtosis", "norm")
 class NeuronStatistics:
     """Moments of every neuron over the tokens of a reference text.
 
-    Attributes
+    Parameters
     ----------
     geometry : NeuronGeometry
     n_tokens : int
@@ -196,9 +196,16 @@ def _of_recording(model, recording, max_tokens, n_samples, random_state):
 
 
 def output_norms(sites):
-    """Norm of the weights by which each neuron writes to the residual stream, shape (n_neurons,).
+    """Norm of the weights by which each neuron writes to the residual stream.
 
-    1 for sites that are the output of a module: there the neuron is what is written, or is multiplied before it.
+    Parameters
+    ----------
+    sites : list of Site
+
+    Returns
+    -------
+    float array of shape (n_neurons,)
+        1 for sites that are the output of a module: there the neuron is what is written, or is multiplied before it.
     """
     norms = []
     for site in sites:

@@ -18,7 +18,7 @@ __all__ = ["CallableTask", "LossTask", "MinimalPairTask", "MultipleChoiceTask", 
 class Prepared:
     """A task made ready for one model.
 
-    Attributes
+    Parameters
     ----------
     name, unit : str
     items : list of str
@@ -112,7 +112,7 @@ class LossTask:
 
 @dataclass(frozen=True)
 class MinimalPairTask:
-    """Pairs of an acceptable and an unacceptable sentence: does the model prefer the right one?
+    """Pairs of an acceptable and an unacceptable sentence, of which the model should prefer the first.
 
     Parameters
     ----------
@@ -255,8 +255,16 @@ class CallableTask:
 def as_tasks(tasks):
     """Turn what a study was given into tasks.
 
-    ``None`` is the loss on the held-out demo corpus; a corpus (or list of strings) is its loss; a callable becomes a
-    :class:`CallableTask`; ``"minimal_pairs"`` is the set that ships with the package.
+    Parameters
+    ----------
+    tasks : task, list of tasks or None
+        ``None`` is the loss on the held-out demo corpus; a corpus (or list of strings) its loss; a callable becomes a
+        :class:`CallableTask`; ``"minimal_pairs"`` is the set that ships with the package.
+
+    Returns
+    -------
+    list
+        Objects with a ``name`` and a method ``prepare(model, tokenizer)``.
     """
     if tasks is None:
         return [LossTask()]
