@@ -1,0 +1,159 @@
+"""Attention heads beside neurons: scores of groups that can go together, and one budget of parameters for both."""
+
+import numpy as np
+import torch
+
+from ..exceptions import ParameterError
+from . import scores as sc
+from .engine import gather
+from .units import weight_of
+
+__all__ = ["head_scores", "heads_of", "joint_counts", "survey_heads"]
+
+
+def head_scores(name, part, moments, generator=None):
+    """Score of every query head of one layer, by the rule of the named neuron score.
+
+    Parameters
+    ----------
+    name : str
+        ``random``, ``magnitude``, ``wanda``, ``flap``, or a second-order score (all of which use the block form of OBS).
+    part : AttentionPart
+    moments : Moments
+        Of the inputs of the output projection.
+    generator : torch.Generator, optional
+
+    Returns
+    -------
+    torch.Tensor, shape (n_heads,)
+    """
+    weight, size = weight_of(part.out).detach(), part.head_dim
+    if name == "random":
+        return sc.random(part.n_heads, generator)
+    if name == "magnitude":
+        return sc.block_sum(sc.magnitude(weight), size)
+    if name == "wanda":
+        return sc.block_sum(sc.wanda_sp(weight, moments.second_moment), size)
+    if name in ("obs", "greedy_obs", "leverage"):
+        return sc.obs_blocks(weight, moments.gram, size)
+    # FLAP's rule, also for the scores that know neurons alone
+    return sc.block_sum(sc.flap(weight, moments.variance), size, "mean")
+
+
+def survey_heads(walk, parts, name, *, random_state=0, weighting=None):
+    """Walk the dense model and score the heads of every layer.
+
+    Returns
+    -------
+    list of torch.Tensor, shape (n_heads,)
+    """
+    found = []
+    for part in parts:
+        full = name in ("obs", "greedy_obs", "leverage")
+        moments, _ = gather(walk, part.layer, part.out, full=full, weighting=weighting)
+        generator = torch.Generator().manual_seed(int(random_state) * 1_000_003 + 7919 + part.layer)
+        found.append(head_scores(name, part, moments, generator).cpu())
+        walk.advance(part.layer)
+    return found
+
+
+def unit_scores(part, scores, unit):
+    """Scores of what can go in one step, the most dispensable first, and the query heads of each step.
+
+    Parameters
+    ----------
+    part : AttentionPart
+    scores : torch.Tensor, shape (n_heads,)
+    unit : {"group", "query"}
+        ``group``: a key/value head with its query heads. ``query``: the weakest query head of every group at once.
+
+    Returns
+    -------
+    values : numpy.ndarray, shape (n_units,)
+        Rising.
+    steps : list of list of int
+        Query heads that go with each unit.
+    """
+    table = scores.double().reshape(part.n_kv_heads, part.group).numpy()
+    if unit == "group":
+        values = table.sum(1)
+        order = np.argsort(values, kind="stable")
+        return values[order], [list(range(g * part.group, (g + 1) * part.group)) for g in order]
+    order = np.argsort(table, axis=1, kind="stable")
+    values = np.sort(table, axis=1).sum(0)
+    return values, [[g * part.group + int(order[g, j]) for g in range(part.n_kv_heads)] for j in range(part.group)]
+
+
+def unit_cost(part, unit):
+    """Parameters that go with one unit of heads."""
+    if unit == "group":
+        return part.unit_cost
+    from .units import features
+
+    width = features(part.out)[1]
+    reader = next(iter(part.readers.values()))
+    return part.n_kv_heads * part.head_dim * (features(reader)[0] + (reader.bias is not None) + width)
+
+
+def joint_counts(neuron_scores, unit_values, neuron_costs, unit_costs, budget, *, floors):
+    """One threshold for neurons and heads, each standardised within its layer and kind (the joint rule of FLAP).
+
+    Parameters
+    ----------
+    neuron_scores : list of array, shape (n_neurons,)
+    unit_values : list of array, shape (n_units,)
+        Rising scores of the head units of each layer; one unit always stays.
+    neuron_costs, unit_costs : sequence of float
+        Parameters of a neuron, and of a head unit, of each layer.
+    budget : float
+        Parameters to remove.
+    floors : sequence of int
+        Fewest neurons of each layer.
+
+    Returns
+    -------
+    counts : numpy.ndarray of int
+        Neurons that stay in each layer.
+    units_removed : numpy.ndarray of int
+        Head units that go from each layer.
+    """
+    rows = []
+    for i, (neurons, units) in enumerate(zip(neuron_scores, unit_values)):
+        z = _standardise(np.asarray(neurons, dtype=float))
+        order = np.argsort(z, kind="stable")[: len(z) - int(floors[i])]
+        rows += [(z[j], 0, i, neuron_costs[i]) for j in order]
+        z = _standardise(np.asarray(units, dtype=float))
+        rows += [(value, 1, i, unit_costs[i]) for value in z[: max(len(z) - 1, 0)]]
+    rows.sort(key=lambda row: row[0])
+    counts = np.array([len(s) for s in neuron_scores])
+    removed = np.zeros(len(counts), dtype=int)
+    spent = 0.0
+    for _, kind, layer, cost in rows:
+        if spent + cost / 2 > budget:
+            if kind == 0:
+                break
+            continue  # a head is too big for what is left; neurons may still fit
+        spent += cost
+        if kind:
+            removed[layer] += 1
+        else:
+            counts[layer] -= 1
+    if spent < budget - max(neuron_costs):
+        raise ParameterError("The budget is larger than what floors and last heads leave to remove; lower the ratio.")
+    return counts, removed
+
+
+def _standardise(values):
+    return (values - values.mean()) / (values.std() or 1.0)
+
+
+def heads_of(part, scores, n_removed, unit):
+    """Query heads that stay when the weakest units of a layer go.
+
+    Returns
+    -------
+    numpy.ndarray of int
+    """
+    _, steps = unit_scores(part, scores, unit)
+    gone = {h for step in steps[: int(n_removed)] for h in step}
+    return np.array([h for h in range(part.n_heads) if h not in gone])

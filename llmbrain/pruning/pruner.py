@@ -1,0 +1,249 @@
+"""What a pruning run learns about a dense model, kept so that several ratios and recipes can share it."""
+
+import copy
+
+import numpy as np
+import torch
+
+from ..exceptions import GeometryMismatchError, ParameterError
+from . import allocation as alloc
+from . import scores as sc
+from .calibration import Walk, calibration_blocks, calibration_hash, longest_context, n_calibration_tokens
+from .cutting import cut
+from .engine import stream_weighting, survey
+from .heads import heads_of, joint_counts, survey_heads, unit_cost, unit_scores
+from .options import make_options
+from .probe import LEVELS, curve_counts, measure_curves, search_counts
+from .statistics import held_out_share
+from .units import find_attention_parts, find_mlp_parts, weight_of
+
+__all__ = ["Pruner", "make_score"]
+
+
+class Pruner:
+    """A dense model, its calibration windows, and everything measured on them so far.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        Left as it is (while an allocation is measured its layers are exchanged and put back).
+    tokenizer, calibration
+        See :func:`llmbrain.prune`.
+    options : Options or dict
+    networks : NetworkSet, LayerMaps, array, "published" or "layers", optional
+    random_state : int
+    progress : callable, optional
+        ``progress(what, total)`` gives a function to be called after every step.
+    """
+
+    def __init__(self, model, tokenizer, calibration, options=None, networks=None, random_state=0, progress=None):
+        options = make_options(options)
+        self.options = make_options(options, context=min(options.context, longest_context(model)))
+        self.model, self.tokenizer, self.random_state = model, tokenizer, int(random_state)
+        self.parts = find_mlp_parts(model)
+        self.sizes = [p.size for p in self.parts]
+        self.attention = None
+        if self.options.heads or self.options.refit_attention:
+            self.attention = find_attention_parts(model)
+        self.blocks = calibration_blocks(
+            tokenizer, calibration, context=self.options.context, n_tokens=self.options.n_tokens,
+            batch_size=self.options.batch_size,
+        )  # fmt: skip
+        self.weighting = stream_weighting if self.options.token_weights == "stream" else None
+        self.maps = None if networks is None else self._maps(networks, calibration)
+        self._progress = progress or (lambda what, total: None)
+        self._surveys, self._curves, self._heads = {}, {}, {}
+
+    # -- what is measured once ----------------------------------------------------------------------------------
+    def survey(self, score, schur=False):
+        """Scores (and sensitivities) of all layers, from one walk of the dense model."""
+        key = score if isinstance(score, str) else id(score)
+        known = self._surveys.get(key)
+        if known is None or (schur and known[0].sensitivity is None):
+            walk = Walk(self.model, self.blocks)
+            if not self._surveys:
+                walk.check()
+            rule, full = make_score(score, self.maps, self.random_state)
+            known = survey(
+                walk, self.parts, rule, full=full, schur=schur, weighting=self.weighting,
+                progress=self._progress("survey", len(self.parts)),
+            )  # fmt: skip
+            for layer, part in zip(known, self.parts):
+                if layer.score.numel() != part.size or not bool(torch.isfinite(layer.score).all()):
+                    raise ParameterError(f"The score of layer {part.layer} must be {part.size} finite numbers.")
+            self._surveys[key] = known
+        return known
+
+    def curves(self, score):
+        """Divergence of the model when one layer alone is cut, with the refits it was measured on."""
+        key = score if isinstance(score, str) else id(score)
+        if key not in self._curves:
+            held = held_out_share(len(self.blocks), self.options.held_out)
+            fit = [b for b, h in zip(self.blocks, held) if not h] or self.blocks
+            probe = [b for b, h in zip(self.blocks, held) if h] or self.blocks
+            orders = [f.score.double().argsort(descending=True, stable=True) for f in self.survey(score)]
+            self._curves[key] = measure_curves(
+                self.model, self.parts, orders, fit, probe, weighting=self.weighting,
+                progress=self._progress("curves", len(self.parts)),
+            )  # fmt: skip
+        return self._curves[key]
+
+    def head_scores(self, score):
+        """Scores of the heads of all layers."""
+        key = score if isinstance(score, str) else "flap"
+        if key not in self._heads:
+            walk = Walk(self.model, self.blocks)
+            self._heads[key] = survey_heads(
+                walk, self.attention, key, random_state=self.random_state, weighting=self.weighting
+            )
+        return self._heads[key]
+
+    # -- decisions ----------------------------------------------------------------------------------------------
+    def floors(self):
+        """Fewest neurons of each layer."""
+        exempt = {i % len(self.parts) for i in self.options.exempt}
+        return np.array(
+            [p.size if i in exempt else max(1, round(self.options.floor * p.size)) for i, p in enumerate(self.parts)]
+        )
+
+    def counts(self, score, allocation, n_keep):
+        """Neurons that each layer keeps."""
+        rest = {"floors": self.floors(), "round_to": self.options.round_to}
+        if not isinstance(allocation, str):
+            counts = np.asarray(allocation, dtype=np.int64)
+            if counts.shape != (len(self.sizes),) or (counts < 1).any() or (counts > self.sizes).any():
+                raise ParameterError(
+                    f"Counts must be {len(self.sizes)} whole numbers from 1 to the width of each layer."
+                )
+            return counts
+        if allocation == "uniform":
+            return alloc.uniform(self.sizes, n_keep, **rest)
+        if allocation in ("global", "threshold"):
+            rule = alloc.global_standardised if allocation == "global" else alloc.global_threshold
+            return rule([f.score.cpu().numpy() for f in self.survey(score)], n_keep, **rest)
+        if allocation == "schur":
+            sensitivity = [f.sensitivity for f in self.survey(score, schur=True)]
+            return alloc.sensitivity_counts(sensitivity, self.sizes, n_keep, exponent=self.options.exponent, **rest)
+        losses, supernet, probe = self.curves(score)
+        if allocation == "curves":
+            return curve_counts(losses, LEVELS, self.sizes, n_keep, extremes=self.options.extremes, **rest)
+        floors = self.floors()
+        starts = [alloc.uniform(self.sizes, n_keep, floors=floors)]
+        starts += [
+            curve_counts(losses, LEVELS, self.sizes, n_keep, floors=floors, extremes=e)
+            for e in sorted({0.0, 1.0, self.options.extremes})
+        ]
+        counts, _, _ = search_counts(
+            supernet, probe, starts, n_keep, floors=floors, n_evaluations=self.options.n_evaluations,
+            seed=self.random_state, progress=self._progress("search", self.options.n_evaluations),
+        )  # fmt: skip
+        return alloc.round_counts(counts, self.sizes, n_keep, **rest)
+
+    def joint(self, score, allocation, budget):
+        """Neurons and query heads that each layer keeps, for a budget of parameters to remove."""
+        if allocation not in ("global", "uniform"):
+            raise ParameterError("With heads=True the allocation is 'global' (one threshold) or 'uniform' (equal shares).")
+        unit, scores = self.options.head_unit, self.head_scores(score)
+        values = [unit_scores(p, s, unit)[0] for p, s in zip(self.attention, scores)]
+        costs = [unit_cost(p, unit) for p in self.attention]
+        neuron_costs = [p.unit_cost for p in self.parts]
+        if allocation == "global":
+            neurons = [f.score.cpu().numpy() for f in self.survey(score)]
+            counts, removed = joint_counts(neurons, values, neuron_costs, costs, budget, floors=self.floors())
+        else:
+            whole = sum(c * len(v) for c, v in zip(costs, values)) + sum(c * n for c, n in zip(neuron_costs, self.sizes))
+            share = budget / whole
+            removed = np.array([min(round(share * len(v)), len(v) - 1) for v in values])
+            left = budget - float(np.dot(removed, costs))
+            n_keep = sum(self.sizes) - round(left / float(np.mean(neuron_costs)))
+            counts = alloc.uniform(self.sizes, n_keep, floors=self.floors(), round_to=self.options.round_to)
+        heads = [heads_of(p, s, r, unit) for p, s, r in zip(self.attention, scores, removed)]
+        return counts, heads
+
+    def best(self, score, counts):
+        """The neurons with the highest scores, in their order; ties go to the lower number."""
+        kept = []
+        for layer, count in zip(self.survey(score), counts):
+            order = torch.argsort(-layer.score.double(), stable=True)[: int(count)]
+            kept.append(order.sort().values.cpu().numpy())
+        return kept
+
+    # -- the cut ------------------------------------------------------------------------------------------------
+    def cut(self, kept, compensation, heads=None, inplace=False, options=None):
+        """Cut a copy of the model (or the model itself).
+
+        Returns
+        -------
+        model : transformers.PreTrainedModel
+        table : pandas.DataFrame
+        """
+        options = self.options if options is None else make_options(options, context=self.options.context)
+        target = self.model if inplace else copy.deepcopy(self.model)
+        attention = find_attention_parts(target) if heads is not None or options.refit_attention else None
+        table = cut(
+            target, self.blocks, find_mlp_parts(target), kept, compensation=compensation, options=options,
+            attention=attention, kept_heads=heads, progress=self._progress("cut", len(kept)),
+        )  # fmt: skip
+        return target, table
+
+    def calibration(self):
+        """What tells this calibration from another."""
+        return {"calibration_tokens": n_calibration_tokens(self.blocks), "calibration_hash": calibration_hash(self.blocks)}
+
+    # -- networks -----------------------------------------------------------------------------------------------
+    def _maps(self, networks, texts):
+        """Maps over the neurons of each layer."""
+        if isinstance(networks, str):
+            networks = self._find(networks, texts)
+        if isinstance(getattr(networks, "maps", None), list):
+            return [m.double() for m in networks.maps]
+        values = np.asarray(networks.z if hasattr(networks, "z") else networks, dtype=np.float64)
+        values = values[None] if values.ndim == 1 else values
+        if values.ndim != 2 or values.shape[1] != sum(self.sizes):
+            raise GeometryMismatchError(
+                f"The networks have maps of shape {values.shape}; this model has {sum(self.sizes)} MLP neurons in "
+                f"{len(self.sizes)} layers. Find the networks on the site 'mlp' of this very model."
+            )
+        return [torch.as_tensor(m) for m in np.split(values, np.cumsum(self.sizes)[:-1], axis=1)]
+
+    def _find(self, how, texts):
+        from .network_scores import layer_networks, published_networks
+
+        if how == "published":
+            return published_networks(self.model, self.tokenizer, texts, random_state=self.random_state)
+        if how == "layers":
+            return layer_networks(self.model, self.tokenizer, texts, random_state=self.random_state)
+        raise ParameterError(f"networks={how!r}; give a NetworkSet, maps, 'published' or 'layers'.")
+
+
+def make_score(score, maps, random_state):
+    """A function ``(part, moments) -> scores`` for a score, and whether it needs covariances."""
+    if callable(score):
+        return score, True
+    if not isinstance(score, str):
+        arrays = [torch.as_tensor(np.asarray(s), dtype=torch.float64) for s in score]
+        return (lambda part, m: arrays[part.layer]), False
+    if sc.SCORES[score] == "networks" and maps is None:
+        raise ParameterError(
+            f"score={score!r} needs networks=: the result of CanICA or DictLearning on this model, maps, or 'published' or "
+            "'layers' to find them on the calibration text."
+        )
+
+    def by_name(part, m):
+        weight = weight_of(part.down).detach()
+        generator = torch.Generator().manual_seed((int(random_state) * 1_000_003 + part.layer) % 2**63)
+        maps_here = None if maps is None else maps[part.layer].to(weight.device)
+        return {
+            "random": lambda: sc.random(part.size, generator),
+            "magnitude": lambda: sc.magnitude(weight),
+            "wanda": lambda: sc.wanda_sp(weight, m.second_moment),
+            "flap": lambda: sc.flap(weight, m.variance),
+            "obs": lambda: sc.obs_column(weight, m.gram),
+            "greedy_obs": lambda: sc.greedy_obs(weight, m.covariance),
+            "leverage": lambda: sc.ridge_leverage(m.covariance, weight=weight),
+            "network": lambda: sc.union_z(maps_here),
+            "network_flap": lambda: sc.network_times(sc.union_z(maps_here), sc.flap(weight, m.variance)),
+            "participation": lambda: sc.network_participation(maps_here, m.covariance, weight),
+        }[score]()
+
+    return by_name, sc.SCORES[score] == "full" or score == "participation"
