@@ -5,8 +5,7 @@
 
 Plain passes and recordings of the same batches alternate, so that a machine that slows down does so for both. The
 plain pass computes what recording needs as well (all logits, no cache). Printed are the medians over the repeats of
-tokens per second, the share that recording reaches, and the speed of the parts: copying from the GPU, ordering and
-writing.
+tokens per second and the share that recording reaches; with --parts also how fast bytes leave the GPU and enter files.
 """
 
 import argparse
@@ -45,7 +44,8 @@ def main():
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {args.device}, {args.dtype}")
     print(job.forecast)
     plain(job, args)  # warm up
-    parts(args)
+    if args.parts:
+        parts(args)
     rows = []
     for _ in range(args.repeats):
         rows.append((*plain(job, args), *recorded(model, tokenizer, corpus, options, args)))
@@ -76,6 +76,7 @@ def arguments():
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--layers", type=int, default=None, help="record only the first so many layers")
     parser.add_argument("--sites", nargs="+", default=["mlp"])
+    parser.add_argument("--parts", action="store_true", help="also measure the bus and the disk; writes 8 GiB")
     parser.add_argument("--folder", default=None, help="where the recordings go for a moment")
     return parser.parse_args()
 
