@@ -62,7 +62,7 @@ def plot_order(curves, x="n_components", *, chosen=None, ylabel=None, title=None
 
     Parameters
     ----------
-    curves : pandas.DataFrame
+    curves : Order, or pandas.DataFrame
         One row a number of networks: the column named by ``x`` and one column a criterion, e.g. reproducibility of
         split halves or explained variance. ``<criterion>_low`` and ``<criterion>_high`` become a band, and
         ``<criterion>_null`` a dashed line.
@@ -85,6 +85,8 @@ def plot_order(curves, x="n_components", *, chosen=None, ylabel=None, title=None
     >>> table = pd.DataFrame({"n_components": [5, 10, 20], "reproducibility": [0.6, 0.9, 0.7]})
     >>> figure = plot_order(table, chosen=10)
     """
+    if hasattr(curves, "curve") and hasattr(curves, "n_components"):
+        curves, chosen = curves.curve, curves.n_components if chosen is None else chosen
     if x not in curves:
         raise ParameterError(f"The table has no column {x!r}; it has {list(curves.columns)}.")
     helpers = ("_low", "_high", "_null")

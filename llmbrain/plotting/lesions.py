@@ -11,6 +11,7 @@ from . import style as st
 __all__ = ["plot_dose_response", "plot_lesion_effects", "plot_selectivity"]
 
 UNIT = "change in loss (nats per token)"
+DOSES = ("strength", "gain", "threshold", "n_neurons")
 
 
 def plot_lesion_effects(
@@ -74,16 +75,16 @@ def plot_lesion_effects(
     return st.finish(fig, output_file)
 
 
-def plot_dose_response(table, *, x="strength", group="network", xlabel=None, ylabel=UNIT, title=None, output_file=None):
+def plot_dose_response(table, *, x=None, group="network", xlabel=None, ylabel=UNIT, title=None, output_file=None):
     """Draw effects against the dose of a lesion, with the band of the controls.
 
     Parameters
     ----------
-    table : pandas.DataFrame
+    table : DoseResponse or pandas.DataFrame
         One row a dose and group: the columns named by ``x`` and ``group``, ``effect``, and where known ``ci_low,
-        ci_high`` (interval of the effect), ``control_mean, control_sd``.
-    x : str
-        Column of the dose.
+        ci_high`` (interval of the effect), ``control_mean``, and ``control_low, control_high`` or ``control_sd``.
+    x : str, optional
+        Column of the dose; the first of ``strength, gain, threshold`` and ``n_neurons`` that is there.
     group : str
         Column that names the lines, drawn as small multiples.
     xlabel, ylabel : str, optional
@@ -100,6 +101,8 @@ def plot_dose_response(table, *, x="strength", group="network", xlabel=None, yla
     >>> table = pd.DataFrame({"network": [0] * 3, "strength": [0, 0.5, 1], "effect": [0, 0.1, 0.4]})
     >>> figure = plot_dose_response(table)
     """
+    table = getattr(table, "table", table)
+    x = x or next((c for c in DOSES if c in table), DOSES[0])
     _need(table, [x, "effect"])
     groups = list(dict.fromkeys(table[group])) if group in table else [None]
     n_columns = min(4, len(groups))
@@ -112,11 +115,11 @@ def plot_dose_response(table, *, x="strength", group="network", xlabel=None, yla
             part = (table if name is None else table[table[group] == name]).sort_values(x)
             _dose_line(ax, part, x)
             if name is not None:
-                ax.set_title(f"{group} {name}", fontsize=8)
+                ax.set_title(f"{group} {short_name(name)}", fontsize=8)
         for ax in axes.flat[len(groups) :]:
             ax.remove()
         axes.flat[0].legend(loc="upper left", handlelength=1.2)
-        fig.supxlabel(xlabel or x, fontsize=8, color=st.INK)
+        fig.supxlabel(xlabel or x.replace("n_neurons", "neurons lesioned"), fontsize=8, color=st.INK)
         fig.supylabel(ylabel, fontsize=8, color=st.INK)
     return st.finish(fig, output_file)
 
@@ -273,10 +276,14 @@ def _effect_key(ax, controls, family, any_significant, alpha, q):
 
 def _dose_line(ax, part, x):
     dose = part[x].to_numpy(float)
-    if {"control_mean", "control_sd"} <= set(part):
+    if "control_mean" in part:
+        ax.plot(dose, part["control_mean"], color=st.MUTED, lw=1)
+    if {"control_low", "control_high"} <= set(part):
+        low, high = part["control_low"].to_numpy(float), part["control_high"].to_numpy(float)
+        ax.fill_between(dose, low, high, color=st.MUTED, alpha=0.22, lw=0, label="controls, 5 to 95 %")
+    elif {"control_mean", "control_sd"} <= set(part):
         mean, sd = part["control_mean"].to_numpy(float), part["control_sd"].to_numpy(float)
         ax.fill_between(dose, mean - 2 * sd, mean + 2 * sd, color=st.MUTED, alpha=0.22, lw=0, label="controls ± 2 sd")
-        ax.plot(dose, mean, color=st.MUTED, lw=1)
     if {"ci_low", "ci_high"} <= set(part):
         ax.fill_between(
             dose, part["ci_low"].to_numpy(float), part["ci_high"].to_numpy(float), color=st.POSITIVE, alpha=0.2, lw=0

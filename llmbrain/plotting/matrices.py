@@ -37,7 +37,7 @@ def plot_connectivity(matrix, labels=None, *, reorder=True, label="correlation",
 
     Parameters
     ----------
-    matrix : array of shape (n, n)
+    matrix : Connectivity, or array of shape (n, n)
         Symmetric, e.g. correlations; the diagonal is left blank.
     labels : sequence of str, optional
         Names of the rows; their numbers if not given.
@@ -56,6 +56,8 @@ def plot_connectivity(matrix, labels=None, *, reorder=True, label="correlation",
     --------
     >>> figure = plot_connectivity(np.corrcoef(np.random.default_rng(0).normal(size=(5, 50))))
     """
+    if hasattr(matrix, "mean") and hasattr(matrix, "kind"):
+        matrix, label = matrix.mean, matrix.kind if label == "correlation" else label
     matrix = np.array(matrix, float)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ParameterError(f"Connectivity must be a square matrix; got shape {matrix.shape}.")
@@ -75,13 +77,13 @@ def plot_connectivity(matrix, labels=None, *, reorder=True, label="correlation",
     return st.finish(fig, output_file)
 
 
-def plot_matching(similarity, pairs=None, *, names=("first", "second"), label="|correlation| of maps", title=None,
+def plot_matching(similarity, pairs=None, *, names=("first", "second"), label="correlation of maps", title=None,
                   output_file=None):  # fmt: skip
     """Draw how the networks of two decompositions, or two models, correspond; matched pairs are outlined.
 
     Parameters
     ----------
-    similarity : array of shape (n_first, n_second)
+    similarity : Matching, or array of shape (n_first, n_second)
         Similarity of each pair, 0 to 1 or -1 to 1.
     pairs : array of shape (n_pairs, 2), optional
         Matched rows and columns; the best one-to-one assignment by absolute value if not given.
@@ -101,6 +103,10 @@ def plot_matching(similarity, pairs=None, *, names=("first", "second"), label="|
     --------
     >>> figure = plot_matching(np.array([[0.1, 0.9], [0.7, 0.2], [0.0, 0.1]]))
     """
+    if hasattr(similarity, "index") and hasattr(similarity, "similarity"):
+        matching, similarity = similarity, similarity.similarity
+        found = np.flatnonzero(matching.index >= 0)
+        pairs = np.stack([found, matching.index[found]], axis=1) if pairs is None else pairs
     similarity = np.asarray(similarity, float)
     if similarity.ndim != 2:
         raise ParameterError(f"Similarity must be (n_first, n_second); got shape {similarity.shape}.")

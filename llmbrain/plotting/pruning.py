@@ -5,7 +5,7 @@ import numpy as np
 from ..exceptions import ParameterError
 from . import style as st
 
-__all__ = ["plot_kept_neurons", "plot_pruning_grid", "recipe_names"]
+__all__ = ["plot_kept_neurons", "plot_pruning_grid", "recipe_names", "split_dense"]
 
 PARTS = ("score", "allocation", "compensation")
 MARKERS = "osD^vP<X"
@@ -44,11 +44,13 @@ def plot_pruning_grid(table, *, x=None, y="perplexity", dense=None, title=None, 
         One row a recipe, ratio and seed, as :func:`llmbrain.run_grid` makes it: ``score, allocation, compensation,
         ratio, seed, perplexity`` and, where known, ``parameters, ratio_to_dense``.
     x : str, optional
-        Column of the size; ``"parameters"`` where it is there, else ``"ratio"``.
+        Column of the size; ``"parameters"`` where it is there, else ``"ratio"``. A table of one size is drawn as dots,
+        recipes one under the other.
     y : str
         Column of the price.
     dense : float, optional
-        Value of the unpruned model, drawn as a line; derived from ``ratio_to_dense`` where it is there.
+        Value of the unpruned model, drawn as a line; taken from its row (score ``"dense"`` or ratio 0) or derived from
+        ``ratio_to_dense`` where these are there.
     title, output_file
         See :func:`llmbrain.plotting.plot_network_map`.
 
@@ -62,30 +64,51 @@ def plot_pruning_grid(table, *, x=None, y="perplexity", dense=None, title=None, 
     >>> table = pd.DataFrame({"score": ["flap"] * 2, "ratio": [0.1, 0.2], "perplexity": [20.0, 25.0]})
     >>> figure = plot_pruning_grid(table)
     """
-    x = x or ("parameters" if "parameters" in table and table["parameters"].nunique() > 1 else "ratio")
-    missing = [c for c in (x, y) if c not in table]
+    missing = [c for c in (x, y) if c is not None and c not in table]
     if missing or not len(table):
         raise ParameterError(f"The pruning table lacks {missing or 'rows'}; it has the columns {list(table.columns)}.")
-    if dense is None and y == "perplexity" and "ratio_to_dense" in table:
-        dense = float((table["perplexity"] / table["ratio_to_dense"]).median())
+    table, dense = split_dense(table, y, dense)
     names, parts = recipe_names(table)
     table = table.assign(recipe=names)
-    order = table.groupby("recipe")[y].median().sort_values(ascending=False).index
+    order = list(table.groupby("recipe")[y].median().sort_values(ascending=False).index)
+    one_size = "ratio" in table and table["ratio"].nunique() == 1 and x is None
     with st.style():
-        fig = st.new_figure(st.PAGE, 3.3, "What a smaller model costs" if title is None else title)
-        ax = fig.add_subplot()
-        for i, recipe in enumerate(order):
-            _recipe_line(ax, table[table["recipe"] == recipe], x, y, recipe, i)
-        if dense is not None:
-            ax.axhline(dense, color=st.INK, lw=0.9, ls=(0, (4, 2)), label="unpruned")
-        values = table[y].to_numpy(float)
-        if values.max() > 3 * max(values.min(), 1e-9) and values.min() > 0:
-            _log_axis(ax)
-        _size_axis(ax, x)
-        ax.set_ylabel(y.replace("_", " "))
-        ax.grid(axis="y")
-        fig.legend(loc="outside right upper", title=parts)
+        title = "What a smaller model costs" if title is None else title
+        fig = (_recipe_dots if one_size else _recipe_lines)(
+            table, x, y, order[::-1] if one_size else order, dense, parts, title
+        )
     return st.finish(fig, output_file)
+
+
+def split_dense(table, y="perplexity", dense=None):
+    """Set the row of the unpruned model apart from those of recipes.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        As :func:`plot_pruning_grid` takes it; the unpruned model has the score ``"dense"`` or the ratio 0.
+    y : str
+        Column of the price.
+    dense : float, optional
+        Its value, if known otherwise.
+
+    Returns
+    -------
+    recipes : pandas.DataFrame
+        The other rows.
+    dense : float or None
+        Value of the unpruned model, derived from ``ratio_to_dense`` if it has no row.
+    """
+    is_dense = np.zeros(len(table), bool)
+    if "score" in table:
+        is_dense |= (table["score"].astype(str) == "dense").to_numpy()
+    if "ratio" in table:
+        is_dense |= (table["ratio"] == 0).to_numpy()
+    if dense is None and is_dense.any():
+        dense = float(table.loc[is_dense, y].median())
+    elif dense is None and y == "perplexity" and "ratio_to_dense" in table:
+        dense = float((table["perplexity"] / table["ratio_to_dense"]).median())
+    return (table[~is_dense] if not is_dense.all() else table), dense
 
 
 def plot_kept_neurons(kept, geometry, *, title=None, output_file=None):
@@ -138,6 +161,62 @@ def plot_kept_neurons(kept, geometry, *, title=None, output_file=None):
 
 
 # -- parts --------------------------------------------------------------------------------------------------------
+def _recipe_lines(table, x, y, order, dense, parts, title):
+    x = x or ("parameters" if "parameters" in table and table["parameters"].nunique() > 1 else "ratio")
+    fig = st.new_figure(st.PAGE, 3.3, title)
+    ax = fig.add_subplot()
+    for i, recipe in enumerate(order):
+        _recipe_line(ax, table[table["recipe"] == recipe], x, y, recipe, i)
+    if dense is not None:
+        ax.axhline(dense, color=st.INK, lw=0.9, ls=(0, (4, 2)), label="unpruned")
+    values = table[y].to_numpy(float)
+    if values.max() > 3 * max(values.min(), 1e-9) and values.min() > 0:
+        _log_axis(ax, ax.yaxis)
+    _size_axis(ax, x)
+    ax.set_ylabel(y.replace("_", " "))
+    ax.grid(axis="y")
+    fig.legend(loc="outside right upper", title=parts)
+    return fig
+
+
+def _recipe_dots(table, x, y, order, dense, parts, title):
+    """One size only: recipes one under the other, the best at the top."""
+    fig = st.new_figure(st.PAGE, 1.0 + 0.24 * len(order), title)
+    ax = fig.add_subplot()
+    for i, recipe in enumerate(order):
+        values = table.loc[table["recipe"] == recipe, y].to_numpy(float)
+        ax.hlines(i, dense if dense is not None else values.min(), values.mean(), color=st.GRID, lw=2, zorder=1)
+        ax.scatter(values, np.full(len(values), i), s=28, color=st.SERIES[0], zorder=3)
+        ax.annotate(
+            f"{values.mean():.3g}",
+            (values.max(), i),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=7,
+        )
+    if dense is not None:
+        ax.axvline(dense, color=st.INK, lw=0.9, ls=(0, (4, 2)))
+        ax.annotate(
+            f"unpruned {dense:.3g}", (dense, 1), xycoords=("data", "axes fraction"), xytext=(3, 2),
+            textcoords="offset points", fontsize=7, color=st.MUTED, annotation_clip=False,
+        )  # fmt: skip
+    everything = np.append(table[y].to_numpy(float), [] if dense is None else dense)
+    if everything.max() > 3 * everything.min() > 0:
+        _log_axis(ax, ax.xaxis)
+        ax.set_xlim(everything.min() / 1.15, everything.max() * 1.35)
+    else:
+        ax.set_xlim(everything.min() - 0.05 * np.ptp(everything), everything.max() + 0.12 * np.ptp(everything))
+    ax.set_yticks(range(len(order)), order)
+    ax.set_ylim(len(order) - 0.4, -0.6)
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    removed = f", {100 * table['ratio'].iloc[0]:.3g} % removed"
+    ax.set(xlabel=y.replace("_", " ") + removed, ylabel=parts)
+    ax.grid(axis="x")
+    return fig
+
+
 def _recipe_line(ax, part, x, y, name, i):
     by = "ratio" if "ratio" in part else x
     grouped = part.groupby(by)
@@ -150,13 +229,13 @@ def _recipe_line(ax, part, x, y, name, i):
     ax.plot(at, mid, color=color, marker=MARKERS[i % len(MARKERS)], ms=4, ls=dashes, label=name)
 
 
-def _log_axis(ax):
+def _log_axis(ax, axis):
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    ax.set_yscale("log")
-    ax.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-    ax.yaxis.set_minor_formatter(NullFormatter())
+    (ax.set_xscale if axis is ax.xaxis else ax.set_yscale)("log")
+    axis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _size_axis(ax, x):

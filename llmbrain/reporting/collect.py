@@ -13,6 +13,7 @@ __all__ = ["from_object", "from_study"]
 
 BYTES = 3e8  # of activity that a report reads at once, for the carpet and for the display order
 THRESHOLD = 3.0
+N_DRAWS = 99  # of circular shifts; names of networks are suggestions and need no finer p
 MOST_FEATURES = 32  # of the display order: more cost time and hardly move a neuron
 
 
@@ -33,6 +34,8 @@ class ReportData:
     threshold: float = THRESHOLD
     courses: np.ndarray = None
     course_events: pd.DataFrame = None
+    interpretation: object = None
+    engagement: pd.DataFrame = None
     carpet: tuple = None
     topography: object = None
     stability: pd.DataFrame = None
@@ -171,7 +174,20 @@ def _courses(recording, data):
         data.absent.append("The networks were found on other runs than those of this study, so no words are shown.")
         return
     data.courses = stack_courses(courses)
-    data.course_events = pd.concat([run.events.assign(run=run.index) for run in runs], ignore_index=True)
+    frames = [run.events.assign(run=run.index) for run in runs]
+    data.course_events = pd.concat(frames, ignore_index=True)
+    interpret_courses(data, courses, frames)
+
+
+def interpret_courses(data, courses, frames):
+    """What drives each network, and in which kinds of text it works."""
+    from ..networks.interpretation import interpret
+    from ..networks.profiles import kind_engagement
+
+    data.interpretation = interpret(courses, frames, n_draws=N_DRAWS)
+    kinds = data.course_events
+    if {"document", "kind"} <= set(kinds) and kinds["kind"].nunique() > 1:
+        data.engagement = kind_engagement(courses, frames)
 
 
 def stack_courses(courses):

@@ -3,9 +3,11 @@
 import pandas as pd
 
 from .. import plotting
+from ..plotting.pruning import split_dense
 from .page import Section, figure, network_number, page_of
 from .tables import html_table, number
 
+VERSIONS = ("llmbrain", "torch", "transformers")
 COLUMNS = (
     "network", "task", "family", "n_neurons", "effect", "ci_low", "ci_high", "control_mean", "control_max",
     "n_controls", "z", "p", "q",
@@ -97,9 +99,12 @@ def pruning(data, render):
     """What smaller models cost, recipe by recipe."""
     if data.pruning is None:
         return None
-    table = data.pruning
-    fig = plotting.plot_pruning_grid(table, title="")
-    caption = "Perplexity on held-out text against size; one line a recipe, the band spans the seeds."
+    table, dense = split_dense(data.pruning)
+    fig = plotting.plot_pruning_grid(data.pruning, title="")
+    if "ratio" in table and table["ratio"].nunique() > 1:
+        caption = "Perplexity on held-out text against size; one line a recipe, the band spans the seeds."
+    else:
+        caption = "Perplexity on held-out text by recipe; the dashed line is the unpruned model."
     parts = [figure(render, fig, "fig-pruning", caption, f"Pruning curves of {len(table)} pruned models.")]
     keys = [c for c in ("score", "allocation", "compensation", "ratio") if c in table]
     values = [c for c in ("perplexity", "ratio_to_dense", "parameters") if c in table]
@@ -111,8 +116,9 @@ def pruning(data, render):
     best = None
     if "ratio" in mean:
         best = (mean["perplexity"] == mean.groupby("ratio")["perplexity"].transform("min")).to_numpy()
-    labels = {"ratio": "removed", "perplexity": "perplexity"}
-    parts.append(html_table(mean, "Pruning recipes; the best of each size in bold", labels=labels, emphasis=best))
+    caption = "Pruning recipes; the best of each size in bold"
+    caption += "" if dense is None else f". The unpruned model has a perplexity of {number(dense)}"
+    parts.append(html_table(mean, caption, labels={"ratio": "removed"}, emphasis=best))
     return Section("pruning", "Pruning", "".join(parts))
 
 
@@ -120,7 +126,7 @@ def pruned(data, render):
     """One pruned model: its summary and what each layer kept."""
     if data.pruned is None:
         return None
-    simple = {k: v for k, v in data.pruned.summary.items() if isinstance(v, (str, int, float, bool))}
+    simple = {k: v for k, v in data.pruned.summary.items() if isinstance(v, (str, int, float)) and k not in VERSIONS}
     html = render("facts.html", facts=[(k.replace("_", " "), number(v, k)) for k, v in simple.items()])
     geometry = data.geometry or getattr(data.pruned, "geometry", None)
     if geometry is not None:

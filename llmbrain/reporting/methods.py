@@ -5,6 +5,8 @@ from importlib import metadata
 
 import numpy as np
 
+from ..plotting.pruning import split_dense
+
 __all__ = ["bibtex", "methods_text", "versions"]
 
 PACKAGES = ("llmbrain", "nilearn", "scikit-learn", "torch", "transformers", "numpy", "scipy", "nibabel")
@@ -43,6 +45,11 @@ REFERENCES = {
   journal = {Statistical Applications in Genetics and Molecular Biology}, volume = {9}, number = {1}, pages = {39},
   year    = {2010}
 }""",
+    "westfall": """@book{westfall1993resampling,
+  author    = {Westfall, Peter H. and Young, S. Stanley},
+  title     = {Resampling-based multiple testing: examples and methods for p-value adjustment},
+  publisher = {Wiley}, year = {1993}
+}""",
     "wanda": """@inproceedings{sun2024wanda,
   author    = {Sun, Mingjie and Liu, Zhuang and Bair, Anna and Kolter, J. Zico},
   title     = {A simple and effective pruning approach for large language models},
@@ -78,7 +85,7 @@ REFERENCES = {
 CITED_AS = {
     "canica": "Varoquaux et al., 2010", "fastica": "Hyvärinen, 1999", "dictlearning": "Mensch et al., 2016",
     "icasso": "Himberg et al., 2004", "fdr": "Benjamini & Hochberg, 1995", "permutation": "Phipson & Smyth, 2010",
-    "wanda": "Sun et al., 2024", "flap": "An et al., 2024", "nilearn": "Nilearn contributors",
+    "wanda": "Sun et al., 2024", "westfall": "Westfall & Young, 1993", "flap": "An et al., 2024", "nilearn": "Nilearn contributors",
     "sklearn": "Pedregosa et al., 2011", "transformers": "Wolf et al., 2020", "bids": "Gorgolewski et al., 2016",
 }  # fmt: skip
 
@@ -120,7 +127,7 @@ def methods_text(data):
         Keys of :data:`REFERENCES`, in order of appearance.
     """
     cite = _Citations()
-    writers = (_recording, _networks, _display, _lesions, _pruning)
+    writers = (_recording, _networks, _drivers, _display, _lesions, _pruning)
     paragraphs = [text for text in (write(data, cite) for write in writers) if text]
     seen = versions(data.sidecar.get("LibraryVersions"))
     used = ", ".join(f"{name} {version}" for name, version in seen.items())
@@ -220,6 +227,19 @@ def _networks(data, cite):
     return text
 
 
+def _drivers(data, cite):
+    if data.interpretation is None:
+        return ""
+    text = (
+        "Time courses of networks were correlated with token classes, position, frequency and surprisal; p comes from "
+        "circular shifts within runs and is corrected for all pairs by the largest correlation"
+        f"{cite('westfall')}. Candidate names follow from these correlations and are suggestions."
+    )
+    if data.engagement is not None:
+        text += " Kinds of text were compared by permuting kinds over documents."
+    return text
+
+
 def _display(data, cite):
     if data.topography is None:
         return ""
@@ -260,6 +280,8 @@ def _lesions(data, cite):
             if "q" in table
             else "."
         )
+    if info.get("threshold") is not None:
+        text += f" Lesioned neurons have |z| > {info['threshold']:g}."
     if info.get("random_state") is not None:
         text += f" Seed {info['random_state']}."
     return text
@@ -276,15 +298,22 @@ def _pruning(data, cite):
             if k in summary
         ]
         return f"MLP neurons were removed for good ({', '.join(parts)})."
-    table = data.pruning
+    table, _ = split_dense(data.pruning)
     scores = [str(s) for s in dict.fromkeys(table["score"])] if "score" in table else []
     known = [key for key in ("wanda", "flap") if any(key in s.lower() for s in scores)]
     ratios = ", ".join(f"{100 * r:g} %" for r in sorted(set(table["ratio"]))) if "ratio" in table else "several shares"
-    text = f"MLP neurons were removed for good at {ratios}"
+    of = data.prune_info.get("ratio_of")
+    text = f"MLP neurons were removed for good at {ratios}{f' of all {of}' if of else ''}"
     text += f" by the scores {', '.join(scores)}{cite(*known) if known else ''}" if scores else ""
     seeds = table["seed"].nunique() if "seed" in table else 0
     text += f", with {seeds} {'seed' if seeds == 1 else 'seeds'}" if seeds else ""
-    return text + "; perplexity is the exponential of the mean loss a token in nats on held-out text."
+    for role, verb in (("calibration", "statistics were taken on"), ("evaluation", "perplexity was measured on")):
+        used = data.prune_info.get(role)
+        if used:
+            text += f"; {verb} {used.get('n_tokens', 'all')} tokens of “{used.get('corpus')}”{_hash(used.get('hash'))}"
+    seed = data.prune_info.get("random_state")
+    text += "; perplexity is the exponential of the mean loss a token in nats on held-out text."
+    return text + (f" Seed {seed}." if seed is not None else "")
 
 
 def _hash(value):

@@ -11,7 +11,7 @@ from .page import Section, figure, page_of
 from .tables import html_table, number
 from .words import best_stretch, engagement_by_kind, peaks
 
-METRICS = ("variance", "first_layer", "last_layer", "positive", "stability", "iq", "label")
+METRICS = ("variance", "first_layer", "last_layer", "stability", "iq")
 MAPS_UP_TO = 40  # small multiples of more networks are too small to read
 
 
@@ -100,9 +100,11 @@ def network_table(data):
     for name in METRICS:
         if metrics is not None and name in metrics and len(metrics) == len(table) and metrics[name].notna().any():
             table[name] = metrics[name].to_numpy()
+    if data.interpretation is not None and len(data.interpretation.table) == len(table):
+        table["label"] = data.interpretation.table["label"].to_numpy()
     kinds = _kinds(data)
     if kinds is not None:
-        table["answers to"] = kinds.idxmax().to_numpy()
+        table["most engaged in"] = kinds.idxmax().to_numpy()
     if data.lesion is not None:
         lesioned = lesions_by_number(data)
         table["lesion effect"] = lesioned["effect"].reindex(table["network"]).to_numpy()
@@ -132,6 +134,7 @@ def browser(data, render):
         {
             **_head(data, k, z[k], table.iloc[k], painter),
             "kinds": _kind_bars(kinds, k),
+            "kinds_note": _kinds_note(data, k),
             "lesion": None if lesioned is None else _lesion_strip(data, k, lesioned),
             **_words(data, k),
         }
@@ -157,17 +160,43 @@ def _head(data, k, z, row, painter):
         ("label", "label"),
     )
     facts += [(label, number(row[name], name)) for name, label in names if name in row and pd.notna(row[name])]
+    facts += _drivers(data, k)
     positive, negative = layer_profile(z, data.geometry, data.threshold)
     return {
-        "k": k, "id": f"network-{k:02d}", "facts": facts, "map": painter.paint(z), "warnings": _warnings(row, n),
+        "k": k, "id": f"network-{k:02d}", "facts": facts, "map": painter.paint(z), "warnings": _warnings(data, k, row, n),
         "alt": f"Network {k}: {n} of {len(z)} neurons over {data.geometry.n_layers} layers, most in layer {layer}.",
         "profile": profile_svg(positive, negative, data.geometry.layers, f"Share of each layer in network {k}"),
     }  # fmt: skip
 
 
-def _warnings(row, n_neurons):
+def _drivers(data, k):
+    """Candidate name, the tokens and the regressor that go with a network."""
+    if data.interpretation is None:
+        return []
+    row = data.interpretation.table.iloc[k]
+    facts = [("candidate name", str(row["label"]))]
+    if isinstance(row.get("top_tokens"), str) and row["top_tokens"]:
+        facts.append(("tokens that drive it", row["top_tokens"]))
+    if pd.notna(row.get("best_r")):
+        r = number(round(float(row["best_r"]), 2))
+        facts.append(("goes most with", f"{str(row['best']).replace('_', ' ')} (r = {r})"))
+    return facts
+
+
+ARTEFACTS = {
+    "position": "it follows the position in the text ({position_r2:.0%} of its variance), as head motion would.",
+    "sink": "{sink_share:.0%} of its energy lies on attention sinks, the first tokens that the model sees.",
+    "few tokens": "{few_share:.0%} of its energy lies on the strongest 0.2 % of tokens.",
+}
+
+
+def _warnings(data, k, row, n_neurons):
     """What speaks against believing in a network."""
     found = []
+    if data.interpretation is not None:
+        driven = data.interpretation.table.iloc[k]
+        if driven["artefact"] in ARTEFACTS:
+            found.append(ARTEFACTS[driven["artefact"]].format(**driven))
     if n_neurons == 0:
         found.append("no neuron lies above the threshold.")
     stability = next((row[c] for c in ("stability", "iq") if c in row and pd.notna(row[c])), None)
@@ -182,7 +211,7 @@ def _warnings(row, n_neurons):
 
 
 def _kind_bars(kinds, k):
-    if kinds is None:
+    if kinds is None or k not in kinds:
         return None
     values = kinds[k].sort_values(ascending=False)
     top = max(float(values.abs().max()), 1e-9)
@@ -193,6 +222,15 @@ def _kind_bars(kinds, k):
         }
         for kind, v in values.items()
     ]  # fmt: skip
+
+
+def _kinds_note(data, k):
+    """Whether kinds of text differ at all, with documents as the unit."""
+    if data.engagement is None:
+        return None
+    rows = data.engagement[data.engagement["network"] == k]
+    q_mean, q_rms = (number(float(rows[c].iloc[0]), "q") for c in ("q_mean", "q_rms"))
+    return f"Do kinds differ, documents being the unit? Level: q = {q_mean}; strength of fluctuation: q = {q_rms}."
 
 
 def _words(data, k):

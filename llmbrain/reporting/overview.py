@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from ..plotting.pruning import split_dense
 from .effects import main_lesions, q_column
 from .methods import bibtex, methods_text
 from .page import Section
@@ -45,7 +46,7 @@ def _pruning_tiles(data):
         return [(number(v, k), k.replace("_", " ")) for k, v in list(simple.items())[:4]]
     if data.pruning is None or not {"ratio", "ratio_to_dense"} <= set(data.pruning):
         return []
-    table = data.pruning[data.pruning["ratio"] > 0]
+    table, _ = split_dense(data.pruning)
     if not len(table):
         return []
     best = table.loc[table.groupby("ratio")["ratio_to_dense"].idxmin()].iloc[-1]
