@@ -55,7 +55,8 @@ def published_networks(model, tokenizer, texts, *, group_size=40, n_groups=1, ra
     ----------
     model, tokenizer
     texts : Corpus, str or list of str
-        Each text is truncated at 1,024 tokens.
+        Each text is truncated at 1,024 tokens. Where there are fewer texts than a group holds, windows of 1,024 tokens
+        take their place.
     group_size, n_groups : int
         Texts in a group, and groups (1 and 80 in the paper).
     random_state : int
@@ -123,7 +124,11 @@ def _groups(tokenizer, texts, group_size, n_groups, context):
         return
     if isinstance(texts, str) and "\n" in texts:
         texts = [texts]
-    ids = [d.ids[:context] for d in encode(as_corpus(texts), tokenizer)]
+    documents = [d.ids for d in encode(as_corpus(texts), tokenizer)]
+    if len(documents) < group_size:  # few long texts: their windows stand for texts
+        ids = [w for d in documents for w in (d[i : i + context] for i in range(0, len(d), context)) if len(w) > 1]
+    else:
+        ids = [d[:context] for d in documents]
     for g in range(n_groups):
         group = ids[g * group_size : (g + 1) * group_size]
         if group:

@@ -1,0 +1,161 @@
+"""The pruning tables: baselines, compensations, allocations and this package's recipe, on WikiText-2.
+
+    python benchmarks/pruning_grid.py --preset notes --device cuda --out results
+    python benchmarks/pruning_grid.py --preset ablation --device cuda --out results
+    python benchmarks/pruning_grid.py --preset final --device cuda --out results
+
+Every preset writes one TSV into --out as rows become known, and goes on where it stopped. Calibration: the first
+--calibration-tokens tokens of --calibration, in windows of --context tokens. Perplexity: token level, windows of --context tokens
+that do not overlap.
+
+notes     rows whose values are known from elsewhere, one-shot statistics, ridge 0.01, first 200 windows of the test text
+ablation  one change at a time, measured on the REST OF THE CALIBRATION FILE; recipes are chosen by this table alone
+final     the chosen recipe and the baselines, whole test text, 20, 30 and 50 %
+networks  is there any role in which networks help: selection and small calibration sets
+heads     neurons and heads together, as a share of the decoder's parameters
+"""
+
+import argparse
+import re
+import time
+from pathlib import Path
+
+BASE = {"propagation": "sequential", "target": "stream", "ridge": "auto"}
+FULL = {**BASE, "token_weights": "stream", "reconstruct": "all", "refit_attention": True, "held_out": 0.2, "n_evaluations": 300}
+ONE_SHOT = {"propagation": "one-shot", "ridge": 0.01, "floor": 0.0}
+
+
+def clean(text, how):
+    """Deal with the <unk> of the word-level text: keep it, delete it, or drop the sentences that hold it."""
+    if how == "keep":
+        return text
+    if how == "delete":
+        return re.sub(r" ?<unk>", "", text)
+    lines = []
+    for line in text.split("\n"):
+        lines.append(" ".join(s for s in re.split(r"(?<= \.) ", line) if "<unk>" not in s))
+    return "\n".join(lines)
+
+
+def tokens_of(tokenizer, text, start, stop):
+    """A part of a text, in tokens."""
+    return tokenizer(text, verbose=False)["input_ids"][start:stop]
+
+
+def presets(args):
+    """Recipes, variants, ratios and what is measured, by name."""
+    grid = [(s, a, c) for s in ("wanda", "flap", "obs", "magnitude") for a in ("global",) for c in ("none", "bias", "affine")]
+    grid += [(s, "uniform", c) for s in ("random", "wanda", "flap", "obs") for c in ("none", "bias", "affine")]
+    network = [("network", "threshold", c, "published") for c in ("none", "bias", "affine")]
+    ablation = {
+        "base": BASE,
+        "weights": {**BASE, "token_weights": "stream"},
+        "attention": {**BASE, "refit_attention": True},
+        "up": {**BASE, "reconstruct": "up"},
+        "all": {**BASE, "reconstruct": "all"},
+        "all16": {**BASE, "reconstruct": "all", "n_steps": 16},
+        "all+weights": {**BASE, "reconstruct": "all", "token_weights": "stream"},
+        "all+attention": {**BASE, "reconstruct": "all", "refit_attention": True},
+        "full": FULL,
+        "extremes0": {**BASE, "held_out": 0.2, "extremes": 0.0},
+        "extremes1": {**BASE, "held_out": 0.2, "extremes": 1.0},
+        "held": {**BASE, "held_out": 0.2, "n_evaluations": 300},
+        "exponent0.15": {**BASE, "exponent": 0.15},
+        "exponent0.5": {**BASE, "exponent": 0.5},
+    }
+    order = [
+        ("flap", "schur", "affine", "base"), ("flap", "search", "affine", "full"), ("flap", "schur", "affine", "all"),
+        ("flap", "search", "affine", "held"), ("flap", "curves", "affine", "held"), ("flap", "schur", "affine", "weights"),
+        ("flap", "schur", "affine", "attention"), ("flap", "schur", "affine", "up"), ("flap", "uniform", "affine", "base"),
+        ("flap", "schur", "affine", "all+weights"), ("flap", "schur", "affine", "all+attention"),
+        ("flap", "schur", "affine", "all16"), ("greedy_obs", "schur", "affine", "all"), ("wanda", "schur", "affine", "all"),
+        ("leverage", "schur", "affine", "all"), ("greedy_obs", "search", "affine", "full"),
+        ("flap", "curves", "affine", "extremes0"), ("flap", "curves", "affine", "extremes1"),
+        ("flap", "schur", "affine", "exponent0.15"), ("flap", "schur", "affine", "exponent0.5"),
+    ]  # fmt: skip
+    table = {
+        "notes": {
+            "recipes": [(*r, "one-shot") for r in grid] + network,
+            "variants": {"one-shot": ONE_SHOT, "published": {**ONE_SHOT, "exempt": (0, 1, 2, -2, -1)}},
+            "networks": "published", "seeds": (0,), "max_windows": 200,
+        },
+        "ablation": {"recipes": order, "variants": ablation, "on": "dev", "ratios": (0.5, 0.2), "max_windows": 60},
+        "final": {
+            "recipes": [
+                ("flap", args.allocation, "affine", "full"), ("flap", "global", "bias", "one-shot"),
+                ("flap", "uniform", "bias", "one-shot"), ("wanda", "uniform", "none", "one-shot"),
+                ("wanda", "global", "none", "one-shot"), ("flap", "schur", "affine", "base"),
+                ("random", "uniform", "affine", "base"), ("network", "threshold", "none", "published"),
+            ],
+            "variants": {"full": FULL, "base": BASE, "one-shot": ONE_SHOT, "published": {**ONE_SHOT, "exempt": (0, 1, 2, -2, -1)}},
+            "networks": "published", "seeds": (0, 1, 2),
+        },
+        "networks": {
+            "recipes": [
+                (s, a, "affine", "base") for s in ("flap", "network", "network_flap", "participation", "greedy_obs", "random")
+                for a in ("uniform", "schur")
+            ],
+            "variants": {"base": BASE}, "networks": "layers", "seeds": (0, 1, 2), "max_windows": 100,
+        },
+        "heads": {
+            "recipes": [("flap", "global", "bias", "heads1"), ("wanda", "uniform", "none", "heads1"),
+                        ("wanda", "global", "affine", "heads"), ("flap", "global", "affine", "heads")],
+            "variants": {"heads1": {**ONE_SHOT, "heads": True}, "heads": {**FULL, "heads": True}},
+            "ratio_of": "decoder",
+        },
+    }  # fmt: skip
+    return table[args.preset]
+
+
+def main():
+    """Run one preset."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="final", choices=["notes", "ablation", "final", "networks", "heads"])
+    parser.add_argument("--model", default="demo", help="what load_model takes")
+    parser.add_argument("--calibration", default="../shared/data/wikitext-2/valid.unk.txt")
+    parser.add_argument("--evaluation", default="../shared/data/wikitext-2/test.raw.txt")
+    parser.add_argument("--clean", default="keep", choices=["keep", "delete", "drop"], help="<unk> of the calibration text")
+    parser.add_argument("--calibration-tokens", type=int, default=65536)
+    parser.add_argument("--context", type=int, default=1024)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--allocation", default="search")
+    parser.add_argument("--ratios", type=float, nargs="+")
+    parser.add_argument("--max-windows", type=int)
+    parser.add_argument("--max-seconds", type=float)
+    parser.add_argument("--pairs", help="folder of minimal pairs")
+    parser.add_argument("--out", default="results")
+    args = parser.parse_args()
+
+    import torch
+
+    from llmbrain.models import load_model
+    from llmbrain.pruning import run_grid
+
+    plan = presets(args)
+    start = time.perf_counter()
+    model, tokenizer = load_model(args.model, device=args.device)
+    text = clean(Path(args.calibration).read_text(encoding="utf-8"), args.clean)
+    ids = tokenizer(text, verbose=False)["input_ids"]
+    evaluation = Path(args.evaluation).read_text(encoding="utf-8")
+    if plan.get("on") == "dev":
+        evaluation = tokenizer.decode(ids[args.calibration_tokens :])
+    windows = args.max_windows or plan.get("max_windows")
+    out = Path(args.out) / f"{args.preset}_{args.clean}_{args.calibration_tokens}.tsv"
+    print(f"{torch.cuda.get_device_name() if args.device == 'cuda' else 'cpu'}, loaded in {time.perf_counter() - start:.0f} s")
+    table = run_grid(
+        model, tokenizer, tokenizer.decode(ids[: args.calibration_tokens]), evaluation,
+        ratios=args.ratios or plan.get("ratios", (0.2, 0.3, 0.5)), ratio_of=plan.get("ratio_of", "neurons"),
+        recipes=plan["recipes"], variants=plan["variants"], networks=plan.get("networks"), seeds=plan.get("seeds", (0,)),
+        options={"context": args.context, "n_tokens": args.calibration_tokens, "batch_size": args.batch_size},
+        context=args.context, max_tokens=windows and windows * args.context, max_seconds=args.max_seconds,
+        minimal_pairs=args.pairs, out=out,
+    )  # fmt: skip
+    print(table.drop(columns=["calibration_hash", "minimal_pairs", "context"]).to_string(index=False))
+    print(f"{time.perf_counter() - start:.0f} s; table at {out}")
+    if args.device == "cuda":
+        print(f"peak memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
+
+
+if __name__ == "__main__":
+    main()
