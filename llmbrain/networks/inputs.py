@@ -9,7 +9,43 @@ from ..exceptions import DatasetError, GeometryMismatchError, ParameterError
 from ..geometry import NeuronGeometry
 from .engines.blocks import ArraySource
 
-__all__ = ["Runs", "as_confounds", "load_runs"]
+__all__ = ["GridGeometry", "Runs", "as_confounds", "geometry_from_dict", "grid_geometry", "load_runs"]
+
+
+@dataclass(frozen=True)
+class GridGeometry(NeuronGeometry):
+    """Volumes of any shape whose every voxel is a neuron, as other programs may have written them."""
+
+    grid: tuple = None  # rows, cols
+
+    @property
+    def shape(self):
+        """Shape of a volume, ``(n_layers, rows, cols)``."""
+        return (len(self.sizes), *self.grid)
+
+    def to_dict(self):
+        """Describe the geometry with plain lists and strings (for JSON)."""
+        return {**super().to_dict(), "grid": list(self.grid)}
+
+
+def geometry_from_dict(d):
+    """Undo ``to_dict`` of either kind of geometry."""
+    if "grid" in d:
+        return grid_geometry((len(d["sizes"]), *d["grid"]))
+    return NeuronGeometry.from_dict(d)
+
+
+def grid_geometry(shape):
+    """Geometry of images without a sidecar: each position on axis 0 a layer, every voxel a neuron.
+
+    Examples
+    --------
+    >>> grid_geometry((2, 3, 5)).shape, grid_geometry((2, 3, 5)).n_neurons
+    ((2, 3, 5), 30)
+    """
+    layers, rows, cols = (int(n) for n in shape)
+    plain = NeuronGeometry.from_sizes([rows * cols] * layers)
+    return plain if plain.shape == (layers, rows, cols) else GridGeometry(plain.sizes, grid=(rows, cols))
 
 
 @dataclass
@@ -185,7 +221,7 @@ def _from_image(img, geometry, i, path=None):
             f"Run {i} is an image of shape {img.shape}; four axes (layer, row, col, token) are expected."
         )
     if geometry is None:
-        geometry = _guess(img, i)
+        geometry = grid_geometry(img.shape[:3])
     if img.shape[:3] != geometry.shape:
         raise GeometryMismatchError(f"Run {i} has volumes of shape {img.shape[:3]}; the geometry has {geometry.shape}.")
     n = img.shape[3]
@@ -210,18 +246,6 @@ def _from_image(img, geometry, i, path=None):
 def _unscaled(proxy):
     slope, inter = getattr(proxy, "slope", None), getattr(proxy, "inter", None)
     return slope in (None, 1) and inter in (None, 0)
-
-
-def _guess(img, i):
-    """Geometry of an image without a sidecar: every voxel a neuron, every position on axis 0 a layer."""
-    layers, rows, cols = img.shape[:3]
-    geometry = NeuronGeometry.from_sizes([rows * cols] * layers)
-    if geometry.shape != img.shape[:3]:
-        raise ParameterError(
-            f"Run {i} has volumes of shape {img.shape[:3]}; full layers of {rows * cols} neurons would have "
-            f"{geometry.shape}. Say with geometry= which neurons they hold."
-        )
-    return geometry
 
 
 def _from_array(array, geometry, i):

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..exceptions import DatasetError, ParameterError
 from ..files import read_json, read_tsv, save_img, write_json, write_tsv
-from ..geometry import NeuronGeometry
+from .inputs import geometry_from_dict
 
 __all__ = ["NetworkSet", "describe_maps", "zscore_maps"]
 
@@ -168,7 +168,7 @@ class NetworkSet:
                 f"There are no networks {desc!r} in {study.root}; {path.name} or its sidecar is missing."
             )
         info = read_json(study.path("components_json", desc=desc))
-        geometry = NeuronGeometry.from_dict(info.pop("geometry"))
+        geometry = geometry_from_dict(info.pop("geometry"))
         ranges, layers = info.pop("support", None), np.arange(geometry.n_layers)
         support = None if ranges is None else np.array([(layers >= a) & (layers < b) for a, b in ranges])
         courses = [study.path("mixing", run=run, desc=desc) for run in info.get("runs") or []]

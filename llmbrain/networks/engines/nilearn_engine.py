@@ -4,6 +4,8 @@ import warnings
 
 import numpy as np
 
+from ...exceptions import ParameterError
+
 __all__ = ["fit_stock"]
 
 _SHARED = (
@@ -58,7 +60,15 @@ def fit_stock(stock, estimator, images, mask_img, confounds=None, **special):
     fitted = stock(mask=mask_img, **params, **special)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        fitted.fit(images, confounds=confounds)
+        try:
+            fitted.fit(images, confounds=confounds)
+        except ValueError as error:
+            if "infs or NaNs" not in str(error) and "contains NaN" not in str(error):
+                raise
+            raise ParameterError(
+                f"nilearn's own chain came to infinite values or NaN with standardize={params['standardize']!r} "
+                "(neurons with a mean near zero, or not finite, do that). Use engine='torch' and 'zscore_sample'."
+            ) from error
     converged = True
     for warning in caught:
         if "did not converge" in str(warning.message):
