@@ -1,0 +1,186 @@
+# %% [markdown]
+# # 1. From text to pseudo-fMRI
+#
+# A language model reads a text token by token, and at every token each of its neurons has a value. Write that down as
+# an image per token and you have something a neuroimager knows how to open: a 4D NIfTI file. This notebook makes one,
+# opens it with nilearn, and looks at what is odd about it before anything is concluded from it.
+#
+# | brain imaging | here |
+# | --- | --- |
+# | subject | a model |
+# | voxel | a neuron |
+# | volume, TR | the state of all neurons at one token; one token |
+# | run | a block of texts |
+# | atlas | the layers |
+
+# %%
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import nibabel as nib
+import numpy as np
+from nilearn import plotting
+from nilearn.image import math_img
+from nilearn.maskers import NiftiLabelsMasker
+
+import llmbrain as lb
+from llmbrain.corpus import Corpus
+from llmbrain.plotting import plot_carpet
+from llmbrain.recording import forecast
+
+quick = os.environ.get("LLMBRAIN_QUICK") == "1"  # set by the tests, which take less of everything
+
+# %% [markdown]
+# ## The subject
+#
+# `"demo"` is SmolLM2-135M-Instruct, a small model of the Llama family. A hub id, a folder or a `.gguf` file would do as
+# well ([notebook 6](06_your_own_model.ipynb)).
+
+# %%
+model, tokenizer = lb.load_model("demo")
+lb.describe_model(model)
+
+# %% [markdown]
+# A **neuron** is a hidden unit of an MLP: its value is what the layer is about to write back, times one fixed direction.
+# The geometry says where each neuron lies in a volume. Every layer is folded into a sheet; the sheets are stacked along
+# the first axis.
+
+# %%
+geometry = lb.NeuronGeometry.from_model(model, site="mlp")
+print(f"{geometry.n_layers} layers, {geometry.n_neurons:,} neurons, volumes of {geometry.shape}")
+
+one = lb.NeuronMask.from_names([(12, 345)], geometry)
+print("neuron 345 of layer 12 is voxel", *np.argwhere(one.to_img().get_fdata()))
+
+# %% [markdown]
+# The place within a sheet is bookkeeping: two neurons side by side have nothing to do with each other. So nothing here
+# smooths, clusters or draws a glass brain.
+#
+# ## The task
+#
+# The demo corpus has six kinds of text. We take the beginnings of its documents, so that every kind is heard often.
+
+# %%
+n_documents = 12 if quick else 24
+corpus = Corpus([replace(d, text=d.text[:700]) for d in lb.load_corpus("demo")[:n_documents]], name="openings")
+print(len(corpus), "documents:", ", ".join(corpus.kinds))
+print("\n" + corpus[0].text[:260] + " ...")
+
+# %% [markdown]
+# ## The scan
+#
+# `forecast` says what a recording will cost; `record` makes it, straight to disk and with bounded memory. Killed half
+# way, the same call goes on where it stopped; finished, it opens what is there.
+
+# %%
+print(forecast(model, tokenizer, corpus))
+recording = lb.record(model, tokenizer, corpus, out="study", progress=False)
+for path in sorted(Path("study").rglob("*")):
+    if path.is_file():
+        print(path.as_posix())
+
+# %% [markdown]
+# That is a BIDS derivative: activations, what each token was (`events`), the layers as an atlas, and sidecars with the
+# settings and hashes. Special tokens such as the beginning of the text are read by the model, but not recorded.
+
+# %%
+run = recording[0]
+run.events.loc[40:46, ["onset", "token", "document", "kind", "position", "surprisal", "log_frequency"]]
+
+# %% [markdown]
+# ## It is a NIfTI file
+#
+# Any tool opens it: nibabel, nilearn, fsleyes, MRIcroGL. The fourth axis counts tokens.
+
+# %%
+image = nib.load(run.path)
+print(image.shape, image.get_data_dtype(), "zooms", image.header.get_zooms())
+
+# %% [markdown]
+# nilearn's maskers read it like any other scan. What they need is the mask of all neurons, and no smoothing, which
+# `geometry.masker()` sees to. The features come in the order of the neurons, so arrays and images never disagree.
+
+# %%
+few = image.slicer[..., :100]
+masked = geometry.masker().fit_transform(few)
+print("nilearn:", masked.shape, " llmbrain:", run.to_array(0, 100).shape)
+print("equal:", np.array_equal(masked, run.to_array(0, 100)))
+
+# %% [markdown]
+# The layers are a parcellation, so `NiftiLabelsMasker` gives one time series a layer. Here the mean size of the
+# activations, layer by layer, over the first hundred tokens:
+
+# %%
+layers = NiftiLabelsMasker(geometry.layers_img, standardize=None, resampling_target=None)
+loudness = layers.fit_transform(math_img("np.abs(img)", img=few))
+
+figure, ax = plt.subplots(figsize=(7.2, 2.8), layout="constrained")
+picture = ax.imshow(loudness.T, aspect="auto", origin="lower", cmap="viridis", norm="log")
+ax.set(xlabel="token", ylabel="layer", title="How loud each layer is")
+bar = figure.colorbar(picture, label="mean |activation|")
+
+# %% [markdown]
+# ## What is odd about it
+#
+# **Some tokens are not like the others.** In the picture the middle layers do much the same everywhere, except at a few
+# tokens where a band of early layers falls silent. Which tokens are these? Take all tokens whose layers 3 to 7 are four
+# times quieter than usual, and look at the layer before.
+
+# %%
+activity = run.to_array()
+by_layer = geometry.split(activity)
+early = np.mean([np.abs(by_layer[layer]).mean(axis=1) for layer in range(3, 8)], axis=0)
+silent = early < np.median(early) / 4
+
+tokens = run.events["token"].where(silent).value_counts().rename("silent").to_frame()
+tokens["of"] = run.events["token"].value_counts()
+peak = np.abs(by_layer[2]).max(axis=1)
+print(f"silent at {silent.sum()} of {len(silent)} tokens")
+print(f"largest activation in layer 2: {np.median(peak[silent]):.0f} there, {np.median(peak[~silent]):.1f} elsewhere")
+tokens.head(4)
+
+# %% [markdown]
+# At a good part of its *the*s and single spaces this model fires an enormous activation in layer 2, and the next layers
+# shut down. Such tokens are known as attention sinks, and their activations as massive: something for later tokens to
+# attend to when there is nothing to attend to. The usual sink, the beginning of the text, is left out of recordings;
+# these others are in. They are this field's head motion: no hypothesis is about them, and they will be a component.
+#
+# **Neurons differ in scale by orders of magnitude.** Unscaled, a handful of neurons would *be* the data. That is why
+# every decomposition in llmbrain z-scores each neuron over tokens first.
+
+# %%
+sd = activity.std(axis=0)
+top = np.sort(sd**2)[::-1]
+print(f"sd over tokens: median {np.median(sd):.2f}, largest {sd.max():.0f}")
+print(f"the 10 widest of {len(sd):,} neurons hold {top[:10].sum() / top.sum():.0%} of all variance")
+
+shown = [0, 2, 6, 12, 18, 24, 29]
+spread = geometry.to_img(np.log10(sd))
+figure, panels = plt.subplots(1, len(shown), figsize=(7.2, 1.3))
+for panel, layer in zip(panels, shown):
+    panel.set_title(f"layer {layer}", fontsize=9)
+    plotting.plot_img(
+        spread, bg_img=None, display_mode="x", cut_coords=[layer], axes=panel, colorbar=False, annotate=False,
+        draw_cross=False, black_bg=False, threshold=None, cmap="viridis", vmin=-1.5, vmax=1.5,
+    )  # fmt: skip
+
+# %% [markdown]
+# (Each neuron's standard deviation on a logarithmic scale, dark 0.03, bright 30, on the sheets of seven layers.)
+#
+# **Position, frequency and surprise drive activations.** The events hold them, and `confounds()` hands them over in
+# the form that nilearn's estimators and `nilearn.signal.clean` take: `CanICA(...).fit(recording, confounds=...)`.
+
+# %%
+recording.confounds()[0].describe().loc[["mean", "std", "min", "max"]].round(2)
+
+# %% [markdown]
+# ## A carpet
+#
+# All neurons over all tokens, sorted by layer and pooled into rows. Vertical stripes are tokens at which a whole layer
+# turns over; the grain between them is the rest, and looks like noise. It is not: sorted by *network* it falls into
+# bands. That is [notebook 2](02_networks.ipynb).
+
+# %%
+figure = plot_carpet(run, order="layer", tokens=(0, min(600, run.n_tokens)))

@@ -1,0 +1,118 @@
+"""Run the notebooks and write them with their outputs: ``python notebooks/build.py [01 04 ...]``.
+
+The scripts ``0?_*.py`` (py:percent) are what is edited; the notebooks of the same names are made from them, run from
+the first cell to the last. Nothing in the outputs depends on where that happened.
+"""
+
+import argparse
+import os
+import re
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jupytext
+import nbclient
+import nbformat
+
+HERE = Path(__file__).resolve().parent
+PROGRESS = re.compile(r"\d+%\||\d+(token|layer|it)\b|it/s|s/it")  # lines of tqdm
+WARNINGS = "ignore:IProgress not found"  # tqdm, where ipywidgets is missing; the bars are left out anyway
+
+
+def scripts(names=()):
+    """Paths of the scripts, all or those whose names begin with one of ``names``."""
+    found = sorted(HERE.glob("[0-9]*.py"))
+    return [path for path in found if not names or path.name.startswith(tuple(names))]
+
+
+def read(script):
+    """The notebook of a script, without outputs, with the same cell ids every time."""
+    notebook = jupytext.read(script)
+    for number, cell in enumerate(notebook.cells):
+        cell["id"] = f"{script.name[:2]}-{number:02d}"
+        cell["metadata"] = {}
+    notebook.metadata = nbformat.from_dict(
+        {
+            "jupytext": {"formats": "ipynb,py:percent"},
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"file_extension": ".py", "name": "python", "pygments_lexer": "ipython3"},
+        }
+    )
+    return notebook
+
+
+def execute(notebook, folder, *, quick=False, timeout=600):
+    """Run all cells in a folder.
+
+    Parameters
+    ----------
+    notebook : nbformat.NotebookNode
+    folder : path-like
+        Where the kernel works; recordings that notebooks share stay there.
+    quick : bool
+        Set ``LLMBRAIN_QUICK``, which the notebooks read to take less of everything.
+    timeout : int
+        Seconds for a cell.
+
+    Returns
+    -------
+    nbformat.NotebookNode
+        The same notebook, with outputs.
+    """
+    environment = {k: v for k, v in os.environ.items() if k not in ("MPLBACKEND", "LLMBRAIN_QUICK")}
+    environment.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", PYTHONWARNINGS=WARNINGS)
+    if quick:
+        environment["LLMBRAIN_QUICK"] = "1"
+    client = nbclient.NotebookClient(
+        notebook,
+        timeout=timeout,
+        kernel_name="python3",
+        record_timing=False,
+        resources={"metadata": {"path": str(folder)}},
+    )
+    kernel = notebook.metadata["language_info"]
+    client.execute(env=environment)
+    notebook.metadata["language_info"] = kernel  # the kernel writes its own version there
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = _without_progress(cell.outputs)
+    return notebook
+
+
+def _without_progress(outputs):
+    """Leave out progress bars, which are of no use once they have ended; what else was said stays."""
+    kept = []
+    for output in outputs:
+        if output.output_type == "stream" and output.name == "stderr":
+            lines = re.split(r"[\r\n]+", output.text)
+            lines = [line for line in lines if line.strip() and not PROGRESS.search(line)]
+            if not lines:
+                continue
+            output.text = "\n".join(lines) + "\n"
+        kept.append(output)
+    return kept
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="numbers of the notebooks; all if none is given")
+    parser.add_argument("--quick", action="store_true", help="less of everything; leave the notebooks here as they are")
+    parser.add_argument("--folder", type=Path, help="work here and keep it, instead of in a temporary folder")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary)
+        target = folder if options.quick else HERE
+        for script in scripts(options.names):
+            start = time.perf_counter()
+            notebook = read(script)
+            try:
+                execute(notebook, folder, quick=options.quick)
+            finally:  # also half run, to see where it stopped
+                nbformat.write(notebook, target / f"{script.stem}.ipynb")
+            print(f"{script.name}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
