@@ -33,6 +33,7 @@ class Probe:
     def __init__(self, model, blocks):
         self.model, self.blocks = model, blocks
         self.device = model.get_input_embeddings().weight.device
+        self._dense_head = model.get_output_embeddings()
         self._last = [self._final(block) for block in blocks]
 
     def _final(self, block):
@@ -40,8 +41,8 @@ class Probe:
         output = self.model.base_model(**block.inputs(self.device), use_cache=False)
         return output.last_hidden_state
 
-    def _log_probabilities(self, hidden):
-        logits = self.model.get_output_embeddings()(hidden).float()
+    def _log_probabilities(self, head, hidden):
+        logits = head(hidden).float()
         scale = getattr(self.model.config, "logit_scale", None) or 1.0
         return torch.log_softmax(logits * scale, dim=-1)
 
@@ -60,8 +61,8 @@ class Probe:
             mask = block.mask.to(self.device)
             for row in range(len(mask)):  # one window at a time: a vocabulary is wide
                 keep = mask[row]
-                wanted = self._log_probabilities(dense[row][keep])
-                given = self._log_probabilities(hidden[row][keep])
+                wanted = self._log_probabilities(self._dense_head, dense[row][keep])
+                given = self._log_probabilities(self.model.get_output_embeddings(), hidden[row][keep])
                 total += float((wanted.exp() * (wanted - given)).sum(dtype=torch.float64))
                 count += int(keep.sum())
         return total / count
