@@ -1,5 +1,7 @@
 """Runs read in blocks of neurons, and cleaned on the way: at most one block of a run is ever copied."""
 
+import os
+
 import numpy as np
 import torch
 
@@ -39,13 +41,34 @@ class ArraySource:
     def read(self, start, stop, out):
         """Copy the neurons ``start:stop`` into ``out``, shape ``(n_tokens, stop - start)``, float32."""
         where = slice(start, stop) if self.columns is None else _as_slice(self.columns[start:stop])
-        np.copyto(out, self.open()[:, where], casting="unsafe")
+        run = self.open()
+        if not _read_file(run, where, out):
+            np.copyto(out, run[:, where], casting="unsafe")
         if self.scale is not None:
             out *= self.scale[start:stop]
 
     def scaled(self, where):
         """Factors of the neurons ``where``, or None."""
         return None if self.scale is None else self.scale[where]
+
+
+def _read_file(run, where, out):
+    """Read consecutive columns of a memory map with plain reads, row by row; False if the run is something else.
+
+    Pages of a map stay resident until it is closed, and whole large pages come along with each of them, so a map would
+    hold the file in memory. Reads copy what is asked for and nothing else, and are faster.
+    """
+    plain = isinstance(run, np.memmap) and isinstance(where, slice) and run.flags.c_contiguous and hasattr(os, "preadv")
+    if not plain or run.filename is None or run.dtype != out.dtype or not out.flags.c_contiguous:
+        return False
+    first, step = run.offset + where.start * run.itemsize, run.shape[1] * run.itemsize
+    width = out.shape[1] * out.itemsize
+    with open(run.filename, "rb", buffering=0) as file:
+        fd, rows = file.fileno(), memoryview(out).cast("B")
+        for i in range(len(out)):
+            if os.preadv(fd, [rows[i * width : (i + 1) * width]], first + i * step) != width:
+                return False  # a network file system may read short
+    return True
 
 
 def _as_slice(columns):

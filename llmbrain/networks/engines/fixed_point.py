@@ -68,7 +68,7 @@ def fastica(z, starts, *, contrast="cube", max_iter=200, tol=1e-4):
     n_init = len(w)
     n_iter, converged = np.zeros(n_init, int), np.zeros(n_init, bool)
     change = np.full(n_init, np.inf)
-    step = _Step(z, contrast, n_init, max_iter)
+    step = _Step(z, contrast)
     active = np.arange(n_init)
     for _ in range(max_iter):
         old = w[active]
@@ -89,7 +89,7 @@ def fastica(z, starts, *, contrast="cube", max_iter=200, tol=1e-4):
 class _Step:
     """``E[g(y) z^T] - E[g'(y)] W`` for ``y = W z``, by passing over the data or from their fourth moments."""
 
-    def __init__(self, z, contrast, n_init, max_iter):
+    def __init__(self, z, contrast):
         self.z, self.contrast = z, contrast
         self.c, self.v = z.shape
         self.moments = None

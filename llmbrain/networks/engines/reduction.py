@@ -17,7 +17,8 @@ from .parallel import block_map
 
 __all__ = ["Subspace", "group_subspace", "leading_rows", "project", "whiten", "whiten_rows"]
 
-GRAM_ROWS = 4096  # beyond about this many rows a Krylov space costs less than a Gram matrix
+GRAM_ROWS = 4096  # up to so many rows a Gram matrix costs less than a Krylov space,
+GRAM_ROWS_PER_VECTOR = 60  # and up to so many for each vector that is asked for
 STRIDE = 1 << 14  # neurons of a block where only a few rows are left
 TOKENS_AT_ONCE = 10240  # up to here "auto" decomposes all tokens at once
 
@@ -158,7 +159,7 @@ class _Stack:
 def leading_rows(data, k, seed=0, required=True):
     """Leading eigenpairs of ``X X^T`` for data that comes in blocks of neurons."""
     residual = 0.0
-    if data.n_rows <= max(GRAM_ROWS, 60 * k):
+    if data.n_rows <= max(GRAM_ROWS, GRAM_ROWS_PER_VECTOR * k):
         matrix = torch.zeros(data.n_rows, data.n_rows, dtype=torch.float64, device=data.device)
         for part in block_map(lambda block: gram(data.stacked(*block)), data.blocks()):
             matrix += part
