@@ -54,7 +54,7 @@ def plot_lesion_effects(
         table = table.sort_values("effect", ascending=False, kind="stable")
     q = "q" if "q" in table and table["q"].notna().any() else "p"
     with st.style():
-        row = 0.19 if len(table) <= 40 else 0.14
+        row = 0.27 if len(table) <= 6 else 0.19 if len(table) <= 40 else 0.14
         body = row * len(table) + 0.1
         name = f"Lesion effects{'' if task is None else f', {task}'}"
         fig, place = st.fixed_figure(st.PAGE, body + 0.95, name if title is None else title)
@@ -159,7 +159,7 @@ def plot_selectivity(result, *, value="effect", alpha=0.05, family=None, label=N
     limit = float(np.nanmax(np.abs(grid.to_numpy()))) or 1.0
     with st.style():
         width = float(np.clip(1.6 + 0.42 * grid.shape[1], st.COLUMN, st.PAGE))
-        height = float(np.clip(1.25 + 0.17 * len(grid) + 0.06 * max(map(len, map(str, grid.columns))), 2.2, 9.5))
+        height = float(np.clip(1.25 + 0.17 * len(grid) + 0.06 * max(map(len, _short_tasks(grid.columns))), 2.2, 9.5))
         fig = st.new_figure(width, height, "Lesions by task" if title is None else title)
         ax = fig.add_subplot()
         image = ax.imshow(grid, cmap=st.DIVERGING(), vmin=-limit, vmax=limit, aspect="auto")
@@ -167,7 +167,8 @@ def plot_selectivity(result, *, value="effect", alpha=0.05, family=None, label=N
             low = table.pivot_table(index="network", columns="task", values=q, sort=False).reindex_like(grid) < alpha
             rows, cols = np.nonzero(low.to_numpy())
             ax.scatter(cols, rows, s=9, color="white", edgecolor=st.INK, linewidth=0.7)
-        ax.set_xticks(range(grid.shape[1]), grid.columns, rotation=40, ha="right", rotation_mode="anchor")
+        names = _short_tasks(grid.columns)
+        ax.set_xticks(range(grid.shape[1]), names, rotation=40, ha="right", rotation_mode="anchor")
         every = 1 if len(grid) <= 45 else 4
         ax.set_yticks(range(0, len(grid), every), [short_name(n) for n in grid.index[::every]])
         ax.set_ylabel("network lesioned")
@@ -193,6 +194,13 @@ def _tables(result, controls):
     if not hasattr(result, "table"):
         raise ParameterError(f"Expected a lesion result or its table; got {type(result).__name__}.")
     return result.table, result.controls if controls is None else controls
+
+
+def _short_tasks(tasks):
+    """Names of tasks without the part before the colon that they share: ``loss:code`` -> ``code``."""
+    tasks = [str(t) for t in tasks]
+    heads = {t.split(":", 1)[0] for t in tasks}
+    return [t.split(":", 1)[-1] for t in tasks] if len(heads) == 1 and len(tasks) > 1 else tasks
 
 
 def _need(table, columns):
@@ -264,7 +272,7 @@ def _effect_key(ax, controls, family, any_significant, alpha, q):
     handles = [dot(st.POSITIVE, st.POSITIVE, 5)] if any_significant else []
     names = [f"network, {q} < {alpha:g}"] if any_significant else []
     handles.append(dot(st.FACE, st.POSITIVE, 5))
-    names.append("network, not distinguishable from controls")
+    names.append(f"network, {q} ≥ {alpha:g}")
     if controls is not None and len(controls):
         handles.append(dot(st.MUTED, "none", 3))
         names.append(f"control draws{'' if family is None else f' matched by {family}'}")

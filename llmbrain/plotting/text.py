@@ -34,7 +34,7 @@ def axis_token(token, longest=14):
     return text.replace("$", r"\$")
 
 
-def words_html(tokens, values, scale=FULL, mark=None):
+def words_html(tokens, values, scale=FULL, mark=None, one_line=False):
     """Write tokens as HTML, each shaded by its value: warm for positive, cool for negative.
 
     Parameters
@@ -47,6 +47,8 @@ def words_html(tokens, values, scale=FULL, mark=None):
         Value of the strongest shade.
     mark : int, optional
         Token to outline.
+    one_line : bool
+        Keep on one line what has line breaks.
 
     Returns
     -------
@@ -63,7 +65,8 @@ def words_html(tokens, values, scale=FULL, mark=None):
     values = _checked(tokens, values)
     out = []
     for i, (token, value) in enumerate(zip(tokens, values)):
-        text = escape(visible_token(token)).replace("⏎", "⏎\n")
+        text = escape(visible_token(token))
+        text = text if one_line else text.replace("⏎", "⏎\n")
         weight = 0 if np.isnan(value) else round(min(abs(value) / scale, 1) * 100)
         classes = ["pos" if value > 0 else "neg"] if weight >= 8 else []
         classes += ["peak"] if i == mark else []

@@ -14,7 +14,6 @@ __all__ = ["from_object", "from_study"]
 BYTES = 3e8  # of activity that a report reads at once, for the carpet and for the display order
 THRESHOLD = 3.0
 N_DRAWS = 99  # of circular shifts; names of networks are suggestions and need no finer p
-MOST_FEATURES = 32  # of the display order: more cost time and hardly move a neuron
 
 
 @dataclass
@@ -38,6 +37,7 @@ class ReportData:
     engagement: pd.DataFrame = None
     carpet: tuple = None
     topography: object = None
+    other_half: tuple = None
     stability: pd.DataFrame = None
     lesion: object = None
     pruning: pd.DataFrame = None
@@ -87,6 +87,8 @@ def from_study(study, topography="auto"):
         _courses(recording, data)
         _activity(recording, data)
     data.topography = _topography(data, recording, topography, study)
+    if data.networks is not None:
+        data.other_half = _other_half(data, recording)
     data.files = _files(study)
     return data
 
@@ -207,14 +209,14 @@ def _activity(recording, data, most=420):
     data.carpet = (
         run.to_array(start, start + n),
         run.events.iloc[start : start + n].reset_index(drop=True),
-        run.path.name,
+        f"run {run.index}",
         start,
     )
 
 
 def _topography(data, recording, wanted, study=None):
     """The display order: the one that is asked for, the one the study holds, or a new one from half of the data."""
-    from ..topography import Topography, fit_topography, loadings_from_courses
+    from ..topography import Topography, fit_topography, loadings_from_maps
 
     if wanted is None or data.networks is None:
         return None
@@ -227,8 +229,7 @@ def _topography(data, recording, wanted, study=None):
         if topography.geometry == data.networks.geometry:
             return topography
     if recording is not None and recording.geometry == data.networks.geometry:
-        activity, source = half_of(recording)
-        features = loadings_from_courses(activity, min(len(data.networks.maps), MOST_FEATURES))
+        features, source = loadings_from_maps(half_of(recording), data.networks.maps), half_name(recording)
     else:
         features, source = np.asarray(data.networks.maps), "the shown maps themselves"
     topography = fit_topography(features, data.networks.geometry, source=source)
@@ -237,17 +238,44 @@ def _topography(data, recording, wanted, study=None):
     return topography
 
 
-def half_of(recording, budget=BYTES):
-    """Activity of one half of a recording, thinned to a budget of bytes, and the name of that half."""
+def half_of(recording, second=False, budget=BYTES):
+    """Activity of one half of a recording, thinned to a budget of bytes and z-scored in each run.
+
+    With several runs every other one, else one half of the tokens.
+    """
     n = max(60, int(budget / (4 * recording.geometry.n_neurons)))
-    if len(recording) > 1:
-        runs = recording[::2]
-        each = -(-n // len(runs))
-        parts = [run.to_array(0, min(each, run.n_tokens)) for run in runs]
-        return np.concatenate(parts), f"the odd runs ({', '.join(str(run.index) for run in runs)})"
-    run = recording[0]
-    half = max(run.n_tokens // 2, 1)
-    return run.to_array(0, min(n, half)), f"the first {half} tokens"
+    if len(recording) == 1:
+        run, half = recording[0], recording[0].n_tokens // 2
+        start, stop = (half, run.n_tokens) if second else (0, max(half, 1))
+        return _standard(run.to_array(start, min(start + n, stop)))
+    runs = recording[int(second) :: 2]
+    each = -(-n // len(runs))
+    return np.concatenate([_standard(run.to_array(0, min(each, run.n_tokens))) for run in runs])
+
+
+def half_name(recording, second=False):
+    """Name of what :func:`half_of` takes."""
+    if len(recording) == 1:
+        half = recording[0].n_tokens // 2
+        return f"the last {recording[0].n_tokens - half} tokens" if second else f"the first {half} tokens"
+    runs = recording[int(second) :: 2]
+    names = ", ".join(str(run.index) for run in runs[:12]) + (" …" if len(runs) > 12 else "")
+    return f"the {'even' if second else 'odd'} runs ({names})"
+
+
+def _standard(activity):
+    centred = activity - activity.mean(axis=0)
+    return centred / np.maximum(centred.std(axis=0), 1e-6)
+
+
+def _other_half(data, recording):
+    """Maps of the half that the display order has not seen, so that blobs in them are not made by the sorting."""
+    from ..topography import loadings_from_maps
+
+    source = str(data.topography.info.get("source")) if data.topography is not None else ""
+    if recording is None or recording.geometry != data.networks.geometry or half_name(recording) != source:
+        return None
+    return loadings_from_maps(half_of(recording, second=True), data.networks.maps), half_name(recording, second=True)
 
 
 def _files(study):

@@ -1,15 +1,17 @@
 """Sections on what happens when something is taken away: lesions and pruning."""
 
+import numpy as np
 import pandas as pd
 
 from .. import plotting
+from ..plotting.lesions import short_name
 from ..plotting.pruning import split_dense
 from .page import Section, figure, network_number, page_of
 from .tables import html_table, number
 
 VERSIONS = ("llmbrain", "torch", "transformers")
 COLUMNS = (
-    "network", "task", "family", "n_neurons", "effect", "ci_low", "ci_high", "control_mean", "control_max",
+    "network", "task", "family", "n_neurons", "effect", "interval", "control_mean", "control_max",
     "n_controls", "z", "p", "q",
 )  # fmt: skip
 
@@ -73,14 +75,27 @@ def lesions(data, render):
         c for c in COLUMNS if not (c in ("task", "family", "n_controls") and c in table and table[c].nunique() == 1)
     ]
     q = q_column(table)
-    parts.append(
-        html_table(
-            table, f"Lesion effects; larger is worse, {unit}" if len(tasks) == 1 else "Lesion effects; larger is worse",
-            keep, emphasis=(table[q] < 0.05).to_numpy() if q else None,
-            link=None if data.networks is None else ("network", page_of),
-        )
-    )  # fmt: skip
+    shown = _with_intervals(table)
+    strong = (table[q] < 0.05).to_numpy() if q else np.zeros(len(table), bool)
+    link = None if data.networks is None else ("network", page_of)
+    first = (table["task"] == tasks[0]).to_numpy() if "task" in table else np.ones(len(table), bool)
+    caption = f"Lesion effects{task}; larger is worse, {unit}"
+    parts.append(html_table(shown[first], caption, [c for c in keep if c != "task"], link=link, emphasis=strong[first]))
+    if not first.all():
+        every = html_table(shown, "Lesion effects on all tasks; larger is worse", keep, link=link, emphasis=strong)
+        parts.append(render("details.html", title=f"All {len(tasks)} tasks", inside=every))
     return Section("lesions", "Lesions", "".join(parts))
+
+
+def _with_intervals(table):
+    """The table with short names of networks and the interval as one column."""
+    shown = table.assign(network=[short_name(n) for n in table["network"]])
+    if shown["network"].str.fullmatch(r"\d+").all():
+        shown["network"] = shown["network"].astype(int)
+    if {"ci_low", "ci_high"} <= set(table):
+        ends = zip(table["ci_low"], table["ci_high"])
+        shown["interval"] = ["–" if pd.isna(a) else f"{a:.2f} to {b:.2f}".replace("-", "−") for a, b in ends]
+    return shown
 
 
 def _by_task(data, table, tasks, render):

@@ -119,8 +119,8 @@ class MapPainter:
         """Layer numbers as the inside of an SVG of the mosaic's size."""
         size = max(self.geometry.shape[2] * 0.2, self.width / 90)
         return "".join(
-            f'<text x="{left + 0.06 * self.geometry.shape[2]:.1f}" y="{top + 1.05 * size:.1f}" font-size="{size:.1f}">'
-            f"{layer}</text>"
+            f'<text fill="currentColor" font-size="{size:.1f}" x="{left + 0.06 * self.geometry.shape[2]:.1f}" '
+            f'y="{top + 1.05 * size:.1f}">{layer}</text>'
             for (top, left), layer in zip(self.corners, self.geometry.layers)
         )
 
@@ -255,7 +255,7 @@ def figure_svg(fig, key, label, fixed_colors=False):
     svg = re.sub(r"<!--.*?-->", "", svg, flags=re.S)
     box = re.search(r'viewBox="([^"]+)"', svg).group(1)
     kind = "figure fixed" if fixed_colors else "figure"
-    head = f'<svg class="{kind}" viewBox="{box}" style="max-width:{1.2 * width:.0f}px" role="img" '
+    head = f'<svg class="{kind}" viewBox="{box}" style="--w:{width:.0f}px" role="img" '
     head += f'aria-label="{escape(label)}">'
     svg = re.sub(r"<svg[^>]*>", lambda _: head, svg, count=1)
     used = set(re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', svg))

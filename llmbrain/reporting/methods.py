@@ -85,8 +85,9 @@ REFERENCES = {
 CITED_AS = {
     "canica": "Varoquaux et al., 2010", "fastica": "Hyvärinen, 1999", "dictlearning": "Mensch et al., 2016",
     "icasso": "Himberg et al., 2004", "fdr": "Benjamini & Hochberg, 1995", "permutation": "Phipson & Smyth, 2010",
-    "wanda": "Sun et al., 2024", "westfall": "Westfall & Young, 1993", "flap": "An et al., 2024", "nilearn": "Nilearn contributors",
-    "sklearn": "Pedregosa et al., 2011", "transformers": "Wolf et al., 2020", "bids": "Gorgolewski et al., 2016",
+    "wanda": "Sun et al., 2024", "westfall": "Westfall & Young, 1993", "flap": "An et al., 2024",
+    "nilearn": "Nilearn contributors", "sklearn": "Pedregosa et al., 2011", "transformers": "Wolf et al., 2020",
+    "bids": "Gorgolewski et al., 2016",
 }  # fmt: skip
 
 
@@ -317,4 +318,4 @@ def _pruning(data, cite):
 
 
 def _hash(value):
-    return f" (hash {value})" if value else ""
+    return f" (hash {str(value)[:16]})" if value else ""

@@ -11,7 +11,7 @@ from .page import Section, figure, page_of
 from .tables import html_table, number
 from .words import best_stretch, engagement_by_kind, peaks
 
-METRICS = ("variance", "first_layer", "last_layer", "stability", "iq")
+METRICS = ("variance", "stability", "iq")
 MAPS_UP_TO = 40  # small multiples of more networks are too small to read
 
 
@@ -22,15 +22,21 @@ def networks(data, render):
     makers = (_atlas, _depth, _maps, _carpet, _connectivity, _stability)
     parts = [html for html in (make(data, render) for make in makers) if html]
     caption = "Networks; a number leads to the network's page below"
-    parts.append(html_table(network_table(data), caption, link=("network", page_of)))
+    parts.append(html_table(network_table(data).drop(columns="share"), caption, link=("network", page_of)))
     return Section("networks", "Networks", "".join(parts))
 
 
 def _atlas(data, render):
-    fig = plotting.plot_atlas(data.networks, threshold=data.threshold, topography=data.topography, title="")
-    caption = (
-        f"Dominant network of each neuron with |z| > {data.threshold:g}; one sheet a layer, numbered at its corner."
-    )
+    shown, note = data.networks, ""
+    if data.other_half is not None:
+        shown, half = data.other_half
+        note = (
+            f" The maps are estimated again on {half}, the order of the neurons comes from "
+            f"{data.topography.info['source']}: what lies together here was not put together by the sorting."
+        )
+    fig = plotting.plot_atlas(shown, data.geometry, threshold=data.threshold, topography=data.topography, title="")
+    what = f"Dominant network of each neuron with |z| > {data.threshold:g}"
+    caption = f"{what}; one sheet a layer, numbered at its corner.{note}"
     alt = f"Mosaic of {data.geometry.n_layers} layer sheets, neurons coloured by the network they load on most."
     return figure(render, fig, "fig-atlas", caption, alt, fixed_colors=True)
 
@@ -97,6 +103,8 @@ def network_table(data):
     table = pd.DataFrame({"network": np.arange(len(z)), "n_neurons": size, "share": size / z.shape[1]})
     table["peak_layer"] = [geometry.layers[int(p.argmax())] for p in profile]
     metrics = data.networks.metrics
+    if metrics is not None and {"first_layer", "last_layer"} <= set(metrics) and len(metrics) == len(table):
+        table["layers"] = [f"{a} to {b}" for a, b in zip(metrics["first_layer"], metrics["last_layer"])]
     for name in METRICS:
         if metrics is not None and name in metrics and len(metrics) == len(table) and metrics[name].notna().any():
             table[name] = metrics[name].to_numpy()
@@ -151,19 +159,19 @@ def browser(data, render):
 def _head(data, k, z, row, painter):
     n, layer = int(row["n_neurons"]), int(row["peak_layer"])
     facts = [("neurons", f"{number(n)} ({number(float(row['share']), 'share')})"), ("peak layer", str(layer))]
-    if "first_layer" in row:
-        facts.append(("90 % of its energy in layers", f"{int(row['first_layer'])} to {int(row['last_layer'])}"))
+    if "layers" in row:
+        facts.append(("90 % of its energy in layers", row["layers"]))
     names = (
         ("variance", "share of variance"),
         ("stability", "stability"),
         ("iq", "stability (Iq)"),
-        ("label", "label"),
     )
     facts += [(label, number(row[name], name)) for name, label in names if name in row and pd.notna(row[name])]
     facts += _drivers(data, k)
     positive, negative = layer_profile(z, data.geometry, data.threshold)
     return {
-        "k": k, "id": f"network-{k:02d}", "facts": facts, "map": painter.paint(z), "warnings": _warnings(data, k, row, n),
+        "k": k, "id": f"network-{k:02d}", "facts": facts, "map": painter.paint(z),
+        "warnings": _warnings(data, k, row, n),
         "alt": f"Network {k}: {n} of {len(z)} neurons over {data.geometry.n_layers} layers, most in layer {layer}.",
         "profile": profile_svg(positive, negative, data.geometry.layers, f"Share of each layer in network {k}"),
     }  # fmt: skip
@@ -243,7 +251,7 @@ def _words(data, k):
         {
             "z": f"{course[i]:.1f}",
             "where": _where(events.iloc[i]),
-            "html": plotting.words_html(token[first:last], course[first:last], mark=i - first),
+            "html": plotting.words_html(token[first:last], course[first:last], mark=i - first, one_line=True),
         }
         for i, first, last in peaks(course, events)
     ]
@@ -253,8 +261,8 @@ def _words(data, k):
 
 
 def _where(row):
-    kind = row.get("kind")
-    return f"{row['document']}" + (f", {kind}" if isinstance(kind, str) and kind else "")
+    document, kind = str(row["document"]), row.get("kind")
+    return document if not isinstance(kind, str) or not kind or kind in document else f"{document}, {kind}"
 
 
 def _lesion_strip(data, k, lesioned):
@@ -262,7 +270,7 @@ def _lesion_strip(data, k, lesioned):
         return None
     row, table, controls = lesioned.loc[k], main_lesions(data), main_controls(data)
     values = np.array([])
-    everything = [*table["effect"], 0.0]
+    everything = [*table["effect"], *table.get("ci_low", []), *table.get("ci_high", []), 0.0]
     if controls is not None:
         values = controls.loc[controls["network"] == row["network"], "effect"].to_numpy(float)
         everything += [*controls["effect"]]

@@ -35,7 +35,9 @@ def _lesion_tile(data):
     if q is None:
         return [(number(len(table)), "networks lesioned")]
     found = int((table[q] < 0.05).sum())
-    return [(f"{found} of {len(table)}", f"lesioned networks do more harm than their controls ({q} < 0.05)")]
+    power = (getattr(data.lesion, "info", None) or {}).get("power") or {}
+    few = "; too few controls to tell" if not found and power.get("smallest_p", 0) > 0.05 else ""
+    return [(f"{found} of {len(table)}", f"lesioned networks do more harm than their controls ({q} < 0.05){few}")]
 
 
 def _pruning_tiles(data):

@@ -8,7 +8,7 @@ import pandas as pd
 __all__ = ["html_table", "number"]
 
 LABELS = {
-    "n_neurons": "neurons", "ci_low": "95 % from", "ci_high": "to", "control_mean": "controls, mean",
+    "n_neurons": "neurons", "interval": "95 % interval", "control_mean": "controls, mean",
     "control_sd": "controls, sd", "control_max": "controls, max", "n_controls": "controls",
     "ratio_to_dense": "times unpruned", "first_layer": "from layer", "last_layer": "to layer",
     "peak_layer": "peak layer", "iq": "stability (Iq)",

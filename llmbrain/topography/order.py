@@ -10,7 +10,7 @@ from ..files import read_json, save_img, write_json
 from ..geometry import NeuronGeometry
 from .layout import assign_to_grid, embed_features, hilbert_curve, two_largest
 
-__all__ = ["Topography", "fit_topography", "loadings_from_courses"]
+__all__ = ["Topography", "fit_topography", "loadings_from_courses", "loadings_from_maps"]
 
 METHODS = ("transport", "hilbert")
 SAMPLE = 20_000  # neurons that the rotation is estimated on; all are then rotated
@@ -212,6 +212,39 @@ def loadings_from_courses(courses, n_features=24, random_state=0):
         warnings.simplefilter("ignore", ConvergenceWarning)
         ica.fit(maps[:, sample].T)
     return ica.transform(maps.T).T.astype(np.float32)
+
+
+def loadings_from_maps(courses, maps):
+    """Loadings of known networks in one part of the data, by two least-squares steps (dual regression).
+
+    Parameters
+    ----------
+    courses : array of shape (n_tokens, n_neurons)
+        Activations of one half of the data.
+    maps : array of shape (n_features, n_neurons)
+        Maps of the networks.
+
+    Returns
+    -------
+    ndarray of shape (n_features, n_neurons)
+        What each neuron of this half does with each network's time course.
+    """
+    courses, maps = np.asarray(courses, np.float32), np.asarray(maps, np.float32)
+    if courses.shape[-1] != maps.shape[-1]:
+        raise GeometryMismatchError(f"Activations of {courses.shape[-1]} neurons do not fit maps of {maps.shape[-1]}.")
+    scaled = courses - courses.mean(axis=0)
+    scaled /= np.maximum(scaled.std(axis=0), 1e-6)
+    maps = maps - maps.mean(axis=1, keepdims=True)
+    ridge = 1e-3  # of the mean eigenvalue: collinear networks and few tokens must not blow up a picture
+    found = _ridge_inverse(maps @ maps.T, ridge) @ (maps @ scaled.T)
+    found -= found.mean(axis=1, keepdims=True)
+    found /= np.maximum(found.std(axis=1, keepdims=True), 1e-9)
+    return (_ridge_inverse(found @ found.T, ridge) @ found).astype(np.float32) @ scaled
+
+
+def _ridge_inverse(gram, ridge):
+    gram = np.asarray(gram, np.float64)
+    return np.linalg.inv(gram + ridge * max(np.trace(gram) / len(gram), 1e-12) * np.eye(len(gram)))
 
 
 def _half_features(features):
