@@ -182,73 +182,98 @@ class Gram:
 
 
 class Sketch:
-    """A random projection of the tokens: few rows whose covariance over neurons is that of all tokens.
+    """The leading spatial patterns of all tokens, as a few pseudo-tokens that stand for a whole run.
 
-    With ``S`` a matrix of independent random signs divided by ``sqrt(n_rows)``, one row a pseudo-token, the sketch is
-    ``S (X - mean)``. Its Gram matrix over neurons has the expectation of the data's own, and its row space captures the
-    leading spatial patterns when ``n_rows`` is a few times their number (Halko, Martinsson and Tropp 2011, algorithm
-    4.1). Networks can be fitted to :meth:`to_array` as to a run; only time courses are lost.
+    Rows are merged with what is kept by a singular value decomposition that is cut to ``n_rows`` (Levy and Lindenbaum
+    2000; Ross et al. 2008, algorithm 1 without its mean). Unlike every n-th token, or a random projection, it averages
+    the noise of all tokens. Networks are fitted to :meth:`to_array` as to a run, with ``standardize=False`` because the
+    neurons are standardised already; only time courses are lost.
 
     Parameters
     ----------
     n_rows : int
-        Pseudo-tokens to keep.
-    random_state : int
-        Seed of the signs. They depend on the number of the token, not on the batches.
+        Patterns to keep; a few times the number of networks.
+    moments : Moments, optional
+        Of the same texts, or a part of them: each neuron is centred and divided by its standard deviation. Without
+        them loud neurons count for more.
 
     Attributes
     ----------
-    mean : ndarray of shape (n_neurons,)
     n_tokens : int
+    share : float
+        Share of the variance (sum of squares) of all tokens that the patterns hold.
+
+    Examples
+    --------
+    >>> moments = accumulate(model, tokenizer, texts, Moments())  # doctest: +SKIP
+    >>> sketch = accumulate(model, tokenizer, texts, Sketch(128, moments))  # doctest: +SKIP
+    >>> CanICA(20, geometry=sketch.geometry, standardize=False).fit([sketch.to_array()])  # doctest: +SKIP
     """
 
-    def __init__(self, n_rows=256, random_state=0):
+    def __init__(self, n_rows=128, moments=None):
         if isinstance(n_rows, bool) or not isinstance(n_rows, (int, np.integer)) or n_rows < 1:
             raise ParameterError(f"n_rows={n_rows!r}: it must be a whole number of at least 1.")
         self.n_rows = n_rows
-        self.random_state = random_state
+        self.moments = moments
 
     def begin(self, geometry, n_tokens):
         """Start empty."""
+        if self.moments is not None:
+            geometry.check_same(self.moments.geometry, "moments")
         self.geometry = geometry
         self.n_tokens = 0
-        self._rows = [None] * geometry.n_layers
-        self._sums = [None] * geometry.n_layers
-        self._signs = np.zeros(self.n_rows)
-        self._cached = (None, None)
+        self._kept = [None] * geometry.n_layers
+        self._pending = {}
+        self._scaling = {}
+        self._total = 0.0
 
     def update(self, layer, rows, first):
-        """Take tokens in."""
+        """Take tokens in; they are merged when every layer's are there."""
+        self._pending[layer] = self._standardised(layer, rows.float())
+        if len(self._pending) < self.geometry.n_layers:
+            return
+        n = len(rows)
+        for a in range(0, n, 2 * self.n_rows):
+            self._merge([self._pending[i][a : a + 2 * self.n_rows] for i in range(self.geometry.n_layers)])
+        self.n_tokens += n
+        self._pending = {}
+
+    def _standardised(self, layer, rows):
         import torch
 
-        rows = rows.float()
-        signs = self._signs_of(first, len(rows))
-        if layer == 0:
-            self._signs += signs.sum(1)
-            self.n_tokens = first + len(rows)
-        if self._rows[layer] is None:
-            self._rows[layer] = torch.zeros(self.n_rows, rows.shape[1], device=rows.device)
-            self._sums[layer] = torch.zeros(rows.shape[1], dtype=torch.float64, device=rows.device)
-        self._rows[layer] += torch.from_numpy(signs.astype(np.float32)).to(rows.device) @ rows
-        self._sums[layer] += rows.double().sum(0)
-
-    def _signs_of(self, first, n):
-        """Signs of the tokens ``first`` to ``first + n - 1``, ``(n_rows, n)``; each token has a stream of its own."""
-        if self._cached[0] != (first, n):
-            columns = [
-                np.random.default_rng([self.random_state, token]).integers(0, 2, self.n_rows, dtype=np.int8)
-                for token in range(first, first + n)
+        if self.moments is None:
+            return rows
+        if layer not in self._scaling:
+            at = self.geometry.layer_slice(layer)
+            sd = np.sqrt(self.moments.variance[at])
+            gain = np.divide(1, sd, out=np.zeros_like(sd), where=sd > 0)  # silent neurons stay silent
+            self._scaling[layer] = [
+                torch.from_numpy(v.astype(np.float32)).to(rows.device) for v in (self.moments.mean[at], gain)
             ]
-            self._cached = ((first, n), np.stack(columns, 1) * 2.0 - 1.0)
-        return self._cached[1]
+        mean, gain = self._scaling[layer]
+        return (rows - mean) * gain
+
+    def _merge(self, parts):
+        import torch
+
+        joined = [part if kept is None else torch.cat([kept, part]) for kept, part in zip(self._kept, parts)]
+        gram = sum((rows @ rows.T).double().cpu() for rows in joined)
+        n_kept = 0 if self._kept[0] is None else len(self._kept[0])
+        self._total += float(gram.diagonal()[n_kept:].sum())
+        vectors = torch.linalg.eigh(gram).eigenvectors[:, -self.n_rows :].flip(1)
+        self._kept = [vectors.T.to(rows.device, rows.dtype) @ rows for rows in joined]
 
     @property
-    def mean(self):
-        """Mean of each neuron."""
-        return np.concatenate([total.cpu().numpy() for total in self._sums]) / self.n_tokens
+    def share(self):
+        """Share of the sum of squares of all tokens that the patterns hold."""
+        return sum(float(rows.double().square().sum()) for rows in self._kept) / self._total
 
     def to_array(self):
-        """The sketch, ``(n_rows, n_neurons)`` float32, centred."""
-        rows = np.concatenate([part.double().cpu().numpy() for part in self._rows], axis=1)
-        rows -= self._signs[:, None] * self.mean
-        return (rows / np.sqrt(self.n_rows)).astype(np.float32)
+        """The patterns and their negatives, ``(2 * n_rows, n_neurons)`` float32.
+
+        The negatives make every mean exactly zero, so that centring, which any estimator does, loses nothing. Over
+        the rows each neuron has the variance that the patterns explain of it.
+        """
+        rows = np.concatenate([part.cpu().numpy() for part in self._kept], axis=1)
+        rows *= np.float32(np.sqrt(len(rows) / self.n_tokens))
+        return np.concatenate([rows, -rows])
