@@ -91,39 +91,59 @@ def _feed(job, name, several, batch, places, pieces, first, explain):
 
 
 class Moments:
-    """Mean, variance and largest absolute value of each neuron, in float64.
+    """Mean, variance and largest absolute value of each neuron, in float64 where the neurons are.
 
     Attributes
     ----------
     mean, variance, largest : ndarray of shape (n_neurons,)
+        The variance is divided by the number of tokens.
     n_tokens : int
     """
 
     def begin(self, geometry, n_tokens):
         """Start empty."""
         self.geometry = geometry
-        self.n_tokens = 0
-        self.mean, self._square, self.largest = (np.zeros(geometry.n_neurons) for _ in range(3))
-        self._seen = np.zeros(geometry.n_layers, int)
+        self._layers = [None] * geometry.n_layers  # number, mean, sum of squares around it, largest
 
     def update(self, layer, rows, first):
         """Take tokens in (Chan, Golub and LeVeque 1983: merging the moments of two parts)."""
-        at = self.geometry.layer_slice(layer)
-        n, before = len(rows), int(self._seen[layer])
-        rows = rows.float()
-        center = rows.mean(0)
-        square = ((rows - center) ** 2).sum(0).double().cpu().numpy()
-        shift = center.double().cpu().numpy() - self.mean[at]
-        self.mean[at] += shift * n / (before + n)
-        self._square[at] += square + shift**2 * before * n / (before + n)
-        self.largest[at] = np.maximum(self.largest[at], rows.abs().amax(0).double().cpu().numpy())
-        self._seen[layer] += n
-        self.n_tokens = int(self._seen.max())
+        import torch
+
+        rows = rows.double()
+        new = len(rows), rows.mean(0), rows.var(0, correction=0) * len(rows), rows.abs().amax(0)
+        if self._layers[layer] is not None:
+            n, mean, square, largest = self._layers[layer]
+            total, shift = n + new[0], new[1] - mean
+            new = (
+                total,
+                mean + shift * (new[0] / total),
+                square + new[2] + shift**2 * (n * new[0] / total),
+                torch.maximum(largest, new[3]),
+            )
+        self._layers[layer] = new
+
+    @property
+    def n_tokens(self):
+        """Tokens seen so far."""
+        return self._layers[0][0]
+
+    @property
+    def mean(self):
+        """Mean of each neuron."""
+        return self._join(1)
 
     @property
     def variance(self):
         """Variance of each neuron, divided by the number of tokens."""
-        return self._square / self.n_tokens
+        return self._join(2) / self.n_tokens
+
+    @property
+    def largest(self):
+        """Largest absolute activation of each neuron."""
+        return self._join(3)
+
+    def _join(self, i):
+        return np.concatenate([layer[i].cpu().numpy() for layer in self._layers])
 
 
 class Gram:
@@ -257,11 +277,11 @@ class Sketch:
         import torch
 
         joined = [part if kept is None else torch.cat([kept, part]) for kept, part in zip(self._kept, parts)]
-        gram = sum((rows @ rows.T).double().cpu() for rows in joined)
+        gram = sum((rows @ rows.T).to(joined[0].device).double() for rows in joined).cpu()
         n_kept = 0 if self._kept[0] is None else len(self._kept[0])
         self._total += float(gram.diagonal()[n_kept:].sum())
-        vectors = torch.linalg.eigh(gram).eigenvectors[:, -self.n_rows :].flip(1)
-        self._kept = [vectors.T.to(rows.device, rows.dtype) @ rows for rows in joined]
+        vectors = torch.linalg.eigh(gram).eigenvectors[:, -self.n_rows :].flip(1).T.contiguous()
+        self._kept = [vectors.to(rows.device, rows.dtype) @ rows for rows in joined]
 
     @property
     def share(self):
