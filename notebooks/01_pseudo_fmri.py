@@ -145,7 +145,7 @@ tokens.head(4)
 # At a good part of its *the*s and single spaces this model fires an enormous activation in layer 2, and the next layers
 # shut down. Such tokens are known as attention sinks, and their activations as massive: something for later tokens to
 # attend to when there is nothing to attend to. The usual sink, the beginning of the text, is left out of recordings;
-# these others are in. They are this field's head motion: no hypothesis is about them, and they will be a component.
+# these others are in. They are this field's head motion: known, large, and not what any hypothesis is about.
 #
 # **Neurons differ in scale by orders of magnitude.** Unscaled, a handful of neurons would *be* the data. That is why
 # every decomposition in llmbrain z-scores each neuron over tokens first.
@@ -158,9 +158,9 @@ print(f"the 10 widest of {len(sd):,} neurons hold {top[:10].sum() / top.sum():.0
 
 shown = [0, 2, 6, 12, 18, 24, 29]
 spread = geometry.to_img(np.log10(sd))
-figure, panels = plt.subplots(1, len(shown), figsize=(7.2, 1.3))
+figure, panels = plt.subplots(1, len(shown), figsize=(9, 1.2))
 for panel, layer in zip(panels, shown):
-    panel.set_title(f"layer {layer}", fontsize=9)
+    panel.set_title(f"layer {layer}", fontsize=9, pad=-6)
     plotting.plot_img(
         spread, bg_img=None, display_mode="x", cut_coords=[layer], axes=panel, colorbar=False, annotate=False,
         draw_cross=False, black_bg=False, threshold=None, cmap="viridis", vmin=-1.5, vmax=1.5,

@@ -110,8 +110,15 @@ def style():
     """Draw in the house style inside the block; the user's own settings are back afterwards."""
     import matplotlib as mpl
 
-    with mpl.rc_context(RC):
-        yield
+    interactive = mpl.is_interactive()
+    try:
+        with mpl.rc_context(RC):
+            try:
+                yield
+            finally:  # a backend that is loaded inside turns this on, as the one of notebooks does
+                interactive = mpl.is_interactive()
+    finally:
+        mpl.interactive(interactive)
 
 
 def new_figure(width=PAGE, height=3.0, title=None):
