@@ -283,7 +283,7 @@ def split_half_curve(runs, grid, *, n_init=3, random_state=0, **reduction):
     spaces = [joint_subspace(side, grid[-1], **reduction) for side in sides]
     table = []
     for k in grid:
-        a, b = (_sparsest_maps(space, k, n_init, rng) for space in spaces)
+        a, b = (sparsest_maps(space, k, n_init, rng) for space in spaces)
         r = np.abs(match_maps(a, b).score)
         found = int((r >= REPRODUCED).sum())
         table.append((k, found, found / k, r.mean(), np.median(r)))
@@ -296,7 +296,8 @@ def _group_model(sides):
     return "tokens" if sum(s.n_tokens for side in sides for s in side) <= TOKENS_AT_ONCE else "runs"
 
 
-def _sparsest_maps(space, n_components, n_init, rng):
+def sparsest_maps(space, n_components, n_init, rng):
+    """Maps of the sparsest of some decompositions of a joint subspace, (n_components, n_neurons)."""
     weights = np.ones(len(space.covariances))
     maps = [decompose(space, weights, n_components, rng).astype(np.float32) @ space.rows for _ in range(n_init)]
     return min(maps, key=lambda m: np.abs(m).sum(axis=1).max())

@@ -19,7 +19,7 @@ from ..stats import icc, overlap
 from .matching import correlate_maps, match_maps, null_matches, standardize_maps
 
 STABLE = 0.7
-"""Bar on Iq below which a network is flagged unstable."""
+"""Bar on the stability (Iq times coverage) below which a network is flagged unstable."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,17 @@ class Icasso:
     similarity: np.ndarray
 
     @property
+    def stability(self):
+        """Iq times coverage: one number that a tight cluster of two chance finds does not pass."""
+        return self.iq * self.coverage
+
+    @property
     def stable(self):
-        """Networks that pass the bar: Iq at least ``STABLE`` and found in more than half the repetitions."""
-        return (self.iq >= STABLE) & (self.coverage > 0.5)
+        """Networks whose stability is at least ``STABLE``."""
+        return self.stability >= STABLE
 
     def to_frame(self):
-        """One row a network: iq, coverage, number of estimates, stable."""
+        """One row a network: iq, coverage, stability, number of estimates, stable."""
         import pandas as pd
 
         sizes = np.bincount(self.labels[self.labels >= 0], minlength=len(self.iq))
@@ -65,6 +70,7 @@ class Icasso:
                 "network": np.arange(len(self.iq)),
                 "iq": self.iq,
                 "coverage": self.coverage,
+                "stability": self.stability,
                 "n_estimates": sizes,
                 "stable": self.stable,
             }
@@ -270,7 +276,7 @@ def score_networks(maps, clusters):
     -------
     DataFrame
         network; cluster, its matched centrotype; r, their absolute correlation; iq and coverage of the cluster;
-        stable: the cluster is stable and the map is its map (r at least ``STABLE``).
+        stability, the product of these three; stable: it is at least ``STABLE``.
     """
     import pandas as pd
 
@@ -285,7 +291,8 @@ def score_networks(maps, clusters):
             "r": r,
             "iq": iq,
             "coverage": coverage,
-            "stable": found & clusters.stable[matching.index] & (r >= STABLE),
+            "stability": r * iq * coverage,
+            "stable": r * iq * coverage >= STABLE,
         }
     )
 

@@ -1,0 +1,261 @@
+"""All the evidence on the networks of a recording, in one call: are they stable, what are they about, where are they.
+
+A thin shell over the functions of this room; each of them can be called alone on arrays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .result import NetworkSet
+
+__all__ = ["Evidence", "gather_evidence"]
+
+REPEATS = 20
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What speaks for and against the networks of a recording.
+
+    Attributes
+    ----------
+    networks : NetworkSet
+        The same networks, their metrics completed by iq, coverage, stability, split_half_r, icc, dice, label, artefact,
+        and flagged.
+    stability : DataFrame
+        One row a network: iq and coverage of its cluster, r with its centrotype, and the split-half columns.
+    interpretation : Interpretation or None
+        None without events.
+    engagement : DataFrame or None
+        None with fewer than two kinds of text.
+    profile : DataFrame
+        One row a network, one column a layer: share of the squared weights.
+    connectivity : Connectivity
+    clusters : list of Icasso
+        One for the whole model, or one a layer or window.
+    """
+
+    networks: object
+    stability: object
+    interpretation: object
+    engagement: object
+    profile: object
+    connectivity: object
+    clusters: list
+
+    def save(self, study, desc=None):
+        """Write the completed networks and every table into a study.
+
+        Parameters
+        ----------
+        study : Study or path
+        desc : str, optional
+            Name of the analysis; that of the networks by default.
+
+        Returns
+        -------
+        list of Path
+        """
+        from ..files import write_tsv
+        from .result import _study
+
+        study = _study(study)
+        desc = desc or self.networks.info.get("method", "networks").lower()
+        tables = {
+            "stability": self.stability,
+            "profile": self.profile,
+            "connectivity": self.connectivity.to_frame(),
+            "engagement": self.engagement,
+        }
+        if self.interpretation is not None:
+            tables.update(
+                correlations=self.interpretation.correlations,
+                tokens=self.interpretation.tokens,
+                contexts=self.interpretation.contexts,
+            )
+        written = self.networks.save(study, desc)
+        return written + [
+            write_tsv(study.path(kind, desc=desc), table) for kind, table in tables.items() if table is not None
+        ]
+
+
+def gather_evidence(networks, recording, *, n_repeats=REPEATS, n_draws=99, random_state=0, device="cpu"):
+    """Find out whether networks are real, and what they are about.
+
+    Parameters
+    ----------
+    networks : NetworkSet
+        As an estimator found them in the recording.
+    recording : Recording, Run, study, or list of runs, images, paths or arrays
+        The runs they were found in.
+    n_repeats : int
+        Repetitions on bootstrapped runs (ICASSO).
+    n_draws : int
+        Draws of every null.
+    random_state : int
+    device : str
+        Torch device of the decompositions.
+
+    Returns
+    -------
+    Evidence
+
+    Examples
+    --------
+    >>> from llmbrain.networks import CanICA
+    >>> rng = np.random.default_rng(0)
+    >>> maps = rng.laplace(size=(3, 400)) ** 3
+    >>> runs = [rng.normal(size=(80, 3)) @ maps + rng.normal(size=(80, 400)) for _ in range(4)]
+    >>> found = gather_evidence(CanICA(n_components=3).fit(runs).networks_, runs, n_repeats=5, n_draws=19)
+    >>> found.networks.metrics["flagged"].tolist()
+    [False, False, False]
+    """
+    from .connectivity import functional_connectivity
+    from .inputs import load_runs
+
+    runs = load_runs(recording, networks.geometry)
+    networks.geometry.check_same(runs.geometry, "the recording")
+    options = _options(networks, runs, device)
+    scores, clusters = [], []
+    for rows, neurons in _parts(networks):
+        sources = runs.sources if neurons is None else runs.part(neurons)
+        maps = runs.read_order(networks.maps[rows]) if neurons is None else networks.maps[rows][:, neurons]
+        layer_of = networks.geometry.layer_of if neurons is None else networks.geometry.layer_of[neurons]
+        layer_of = runs.read_order(layer_of) if neurons is None else layer_of
+        table, found = _stability(sources, maps, layer_of, n_repeats, n_draws, random_state, options)
+        scores.append(table.assign(network=rows))
+        clusters.append(found)
+    stability = _in_order(scores)
+    courses = networks.time_courses if networks.time_courses is not None else _courses(networks, runs)
+    interpretation, engagement = _texts(courses, recording, n_draws, random_state)
+    completed = _complete(networks, stability, interpretation)
+    live = [c[:, networks.maps.any(axis=1)] for c in courses]
+    return Evidence(
+        networks=completed,
+        stability=stability,
+        interpretation=interpretation,
+        engagement=engagement,
+        profile=_profile(networks),
+        connectivity=functional_connectivity(live),
+        clusters=clusters,
+    )
+
+
+def _options(networks, runs, device):
+    """Repeat the decomposition as it was done, as far as the networks say."""
+    from .engines.reduction import TOKENS_AT_ONCE
+
+    given = networks.info.get("parameters") or {}
+    group = networks.info.get("group")
+    if group not in ("tokens", "runs"):
+        group = "tokens" if len(runs.sources) == 1 or sum(runs.n_tokens) <= TOKENS_AT_ONCE else "runs"
+    return {
+        "group": group,
+        "detrend": bool(given.get("detrend") or False),
+        "standardize": given.get("standardize", True) not in (None, False),
+        "device": device,
+        "contrast": (given.get("solver_params") or {}).get("contrast", "cube"),
+    }
+
+
+def _parts(networks):
+    """Networks that were sought together: their rows, and their neurons (None for all)."""
+    if networks.support is None:
+        yield np.arange(len(networks)), None
+        return
+    supports, group = np.unique(networks.support, axis=0, return_inverse=True)
+    for k, support in enumerate(supports):
+        yield np.flatnonzero(group.ravel() == k), np.flatnonzero(support[networks.geometry.layer_of])
+
+
+def _stability(sources, maps, layer_of, n_repeats, n_draws, random_state, options):
+    from .matching import match_maps
+    from .order import halves, sparsest_maps
+    from .resampling import joint_subspace, resampled_networks
+    from .stability import score_networks, split_half
+
+    reduction = {k: v for k, v in options.items() if k != "contrast"}
+    alive = np.flatnonzero(maps.any(axis=1))
+    n_components = max(len(alive), 1)
+    clusters = resampled_networks(
+        sources, n_components, n_repeats=n_repeats, contrast=options["contrast"], random_state=random_state, **reduction
+    )
+    table = score_networks(maps, clusters)
+    rng = np.random.default_rng(random_state)
+    sides = halves(sources)
+    limit = min(sum(s.n_tokens - 1 for s in side) for side in sides)
+    if limit <= n_components:
+        return table.assign(split_half_r=np.nan, icc=np.nan, dice=np.nan, split_half_p=np.nan), clusters
+    found = [sparsest_maps(joint_subspace(s, n_components, **reduction), n_components, 3, rng) for s in sides]
+    # each given network stands for its match in the first half, whose fate in the second is then reported
+    own = match_maps(maps, found[0]).index
+    halves_table = split_half(*found, layer_of=layer_of, n_draws=n_draws, random_state=random_state)
+    for name, column in (("split_half_r", "r"), ("icc", "icc"), ("dice", "dice"), ("split_half_p", "p_axes")):
+        values = halves_table[column].abs() if column == "r" else halves_table[column]
+        table[name] = np.where(own >= 0, values.to_numpy()[own], np.nan)
+    return table, clusters
+
+
+def _in_order(tables):
+    import pandas as pd
+
+    return pd.concat(tables).sort_values("network").reset_index(drop=True)
+
+
+def _courses(networks, runs):
+    from .engines.blocks import CleanedRuns
+    from .engines.torch_engine import least_squares_courses
+
+    return least_squares_courses(CleanedRuns(runs.sources), runs.read_order(networks.maps))
+
+
+def _texts(courses, recording, n_draws, random_state):
+    """What the tokens say, where there are events: interpretation and engagement by kind of text."""
+    from .interpretation import interpret
+    from .profiles import kind_engagement
+
+    events = _events(recording)
+    if events is None or [len(e) for e in events] != [len(c) for c in courses]:
+        return None, None
+    interpretation = interpret(courses, events, n_draws=n_draws, random_state=random_state)
+    kinds = {k for e in events if "kind" in e and "document" in e for k in e["kind"].dropna().unique()}
+    engagement = kind_engagement(courses, events, random_state=random_state) if len(kinds) > 1 else None
+    return interpretation, engagement
+
+
+def _events(recording):
+    """Events of every run, or None if the runs have none."""
+    from .inputs import _open_study
+
+    runs = _open_study(recording)
+    runs = list(runs) if isinstance(runs, (list, tuple)) or hasattr(runs, "runs") else [runs]
+    return [run.events for run in runs] if runs and all(hasattr(run, "events") for run in runs) else None
+
+
+def _profile(networks):
+    import pandas as pd
+
+    from .profiles import layer_profile
+
+    geometry = networks.geometry
+    table = pd.DataFrame(
+        layer_profile(networks.maps, geometry.layer_of), columns=[f"layer-{n:02d}" for n in geometry.layers]
+    )
+    table.insert(0, "network", np.arange(len(table)))
+    return table
+
+
+def _complete(networks, stability, interpretation):
+    """The same networks with the evidence in their metrics."""
+    metrics = networks.metrics.copy()
+    for name in ("iq", "coverage", "stability", "split_half_r", "icc", "dice"):
+        metrics[name] = stability[name].to_numpy()
+    metrics["flagged"] = (metrics["n_neurons"] == 0) | ~stability["stable"].to_numpy()
+    if interpretation is not None:
+        metrics["label"] = interpretation.table["label"].to_numpy()
+        metrics["artefact"] = interpretation.table["artefact"].to_numpy()
+    info = {**networks.info, "stability": "ICASSO over bootstrapped runs: Iq x coverage x r of the map"}
+    return NetworkSet(networks.maps, networks.geometry, metrics, info, networks.time_courses, networks.support)

@@ -1,0 +1,96 @@
+"""The whole of the evidence on planted networks, whatever holds the runs, and its files."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from llmbrain.exceptions import GeometryMismatchError
+from llmbrain.geometry import NeuronGeometry
+from llmbrain.networks import CanICA
+from llmbrain.networks.evidence import gather_evidence
+
+
+class TextRun:
+    """An array with events, as a recorded run has them."""
+
+    def __init__(self, x, events, geometry):
+        self.x, self.events, self.geometry, self.n_tokens, self.scale = x, events, geometry, len(x), None
+        self.path = "memory"
+
+    def raw(self):
+        return self.geometry.to_disk(self.x)
+
+
+def study_like(n_runs=6, n_tokens=120, n_networks=4, surplus=2, seed=0):
+    """Four planted networks, the first awake in code, the second following the position in the text."""
+    rng = np.random.default_rng(seed)
+    geometry = NeuronGeometry.from_sizes([300] * 4)
+    v = geometry.n_neurons
+    maps = 3 * rng.gamma(4, 0.5, (n_networks, v)) * (rng.random((n_networks, v)) < 0.06)
+    runs = []
+    for r in range(n_runs):
+        frame = pd.DataFrame({"token": rng.choice([" a", " 3", ".", " cat"], n_tokens)})
+        frame["document"] = [f"d{r}-{t // 40}" for t in range(n_tokens)]
+        frame["kind"] = ["code" if t // 40 == r % 3 else "prose" for t in range(n_tokens)]
+        frame["position"] = np.arange(n_tokens) % 40
+        courses = 0.7 * rng.normal(size=(n_tokens, n_networks))
+        courses[:, 0] += 2.0 * (frame["kind"] == "code")
+        courses[:, 1] += 0.1 * (frame["position"] - 20)
+        courses[:, 2] += 2.0 * (frame["token"] == " 3")
+        x = courses @ maps + rng.normal(size=(n_tokens, v))
+        runs.append(TextRun(x.astype(np.float32), frame, geometry))
+    fitted = CanICA(n_components=n_networks + surplus, n_init=3, geometry=geometry).fit([r.x for r in runs])
+    return runs, maps, fitted.networks_
+
+
+@pytest.fixture(scope="module")
+def planted():
+    runs, maps, networks = study_like()
+    own = np.abs(np.corrcoef(maps, networks.maps)[:4, 4:]).argmax(axis=1)
+    return runs, networks, own
+
+
+@pytest.mark.filterwarnings("ignore::llmbrain.exceptions.NumericalWarning")
+def test_evidence_tells_planted_networks_from_surplus_ones(planted):
+    runs, networks, own = planted
+    found = gather_evidence(networks, runs, n_repeats=8, n_draws=39)
+    metrics = found.networks.metrics
+    surplus = np.setdiff1d(np.arange(6), own)
+    assert not metrics["flagged"][own].any() and metrics["flagged"][surplus].all()
+    assert (metrics["stability"][own] > 0.9).all() and (metrics["dice"][own] > 0.6).all()
+    assert (metrics["icc"][own] > 0.85).all() and (metrics["split_half_r"][surplus] < 0.5).all()
+    assert metrics["label"][own[2]] == "number" and metrics["artefact"][own[1]] == "position"
+    table = found.engagement[found.engagement["network"] == own[0]].set_index("kind")
+    assert abs(table["mean"]["code"] - table["mean"]["prose"]) > 0.8 and table["p_mean"].iloc[0] < 0.05
+    assert np.allclose(found.profile.drop(columns="network").sum(axis=1), 1)
+    assert found.connectivity.mean.shape == (6, 6)
+
+
+@pytest.mark.filterwarnings("ignore::llmbrain.exceptions.NumericalWarning")
+def test_evidence_of_plain_arrays_has_no_texts(planted):
+    runs, networks, _ = planted
+    plain = gather_evidence(networks, [r.x for r in runs], n_repeats=3, n_draws=9)
+    assert plain.interpretation is None and plain.engagement is None
+    from_runs = gather_evidence(networks, runs, n_repeats=3, n_draws=9)
+    # files are read in another order of neurons: only rounding may differ
+    assert np.allclose(plain.stability["iq"], from_runs.stability["iq"], atol=0.1)
+    with pytest.raises(GeometryMismatchError):
+        gather_evidence(networks, [r.x[:, :600] for r in runs])
+
+
+@pytest.mark.filterwarnings("ignore::llmbrain.exceptions.NumericalWarning")
+def test_evidence_of_layer_networks_and_its_files(planted, tmp_path):
+    runs, _, _ = planted
+    networks = CanICA(n_components=3, n_init=2, scope="layer", geometry=runs[0].geometry).fit([r.x for r in runs])
+    found = gather_evidence(networks.networks_, runs, n_repeats=3, n_draws=9)
+    assert len(found.clusters) == 4 and found.stability["network"].tolist() == list(range(12))
+    profile = found.profile.drop(columns="network").to_numpy()
+    assert np.allclose(profile.max(axis=1), 1)
+
+    class Folder:
+        def path(self, kind, **entities):
+            return tmp_path / f"{kind}_{entities.get('run', 0)}.{'nii.gz' if kind == 'components' else 'tsv'}"
+
+    files = found.save(Folder())
+    assert all(f.is_file() for f in files)
+    assert {"stability", "profile", "connectivity", "tokens", "contexts"} <= {f.name.split("_")[0] for f in files}
