@@ -1,0 +1,87 @@
+"""Calibrate, score, compensate and save a 7B-shaped model, with the time and the memory of every stage.
+
+    python benchmarks/pruning_7b.py --device cuda --out /dev/shm/pruned
+
+Random weights (the arithmetic does not depend on their values), bfloat16, 64 windows of 2,048 random tokens.
+"""
+
+import argparse
+import shutil
+import time
+
+import torch
+
+SHAPES = {
+    "7b": dict(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=32,
+               vocab_size=32000),
+    "8b": dict(hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8,
+               vocab_size=128256),
+    "tiny": dict(hidden_size=64, intermediate_size=172, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
+                 vocab_size=300),
+}  # fmt: skip
+
+
+def main():
+    """Run all stages and print what each took."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", default="7b", choices=SHAPES)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--windows", type=int, default=64)
+    parser.add_argument("--context", type=int, default=2048)
+    parser.add_argument("--ratio", type=float, default=0.2)
+    parser.add_argument("--score", default="flap")
+    parser.add_argument("--allocation", default="schur")
+    parser.add_argument("--compensation", default="affine")
+    parser.add_argument("--reconstruct", default="none")
+    parser.add_argument("--round-to", type=int, default=128)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--out", default="/dev/shm/pruned-7b")
+    args = parser.parse_args()
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from llmbrain.pruning import Pruner
+    from llmbrain.pruning.api import prune_with
+
+    times, start = {}, time.perf_counter()
+
+    def lap(name):
+        nonlocal start
+        if args.device == "cuda":
+            torch.cuda.synchronize()
+        times[name] = time.perf_counter() - start
+        memory = f", peak {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if args.device == "cuda" else ""
+        print(f"{name}: {times[name]:.1f} s{memory}", flush=True)
+        start = time.perf_counter()
+
+    config = LlamaConfig(
+        **SHAPES[args.shape], max_position_embeddings=max(args.context, 2048), tie_word_embeddings=False
+    )
+    torch.manual_seed(0)
+    with torch.device(args.device):
+        torch.set_default_dtype(torch.bfloat16)
+        model = LlamaForCausalLM(config).eval().requires_grad_(False)
+        torch.set_default_dtype(torch.float32)
+    lap("making the model")
+    if args.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    ids = list(torch.randint(0, config.vocab_size, (args.windows, args.context)).numpy())
+    options = {
+        "context": args.context, "batch_size": args.batch_size, "round_to": args.round_to, "reconstruct": args.reconstruct,
+    }  # fmt: skip
+    begin = time.perf_counter()
+    pruner = Pruner(model, None, ids, options)
+    pruner.survey(args.score, schur=args.allocation == "schur")
+    lap("survey: calibration and scores")
+    pruned = prune_with(
+        pruner, args.ratio, score=args.score, allocation=args.allocation, compensation=args.compensation, inplace=True
+    )
+    lap("cut: allocation, least squares, slicing")
+    pruned.save_pretrained(args.out)
+    lap("saving")
+    print(pruned)
+    print(f"all: {time.perf_counter() - begin:.1f} s")
+    shutil.rmtree(args.out)
+
+
+if __name__ == "__main__":
+    main()
