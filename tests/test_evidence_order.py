@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from llmbrain.exceptions import ParameterError
-from llmbrain.networks import order
+from llmbrain.networks import noise, order
 
 
 def factors(n_tokens, n_neurons, n_factors, strength=1.0, rho=0.0, seed=0, n_runs=1):
@@ -22,48 +22,48 @@ def factors(n_tokens, n_neurons, n_factors, strength=1.0, rho=0.0, seed=0, n_run
 
 @pytest.mark.parametrize(("t", "v"), [(200, 800), (600, 300)])
 def test_edge_and_bound_are_those_of_simulated_noise(t, v):
-    largest = [order.spectrum(order.standardized_sample(factors(t, v, 0, seed=s)))[0] for s in range(20)]
-    assert np.mean(largest) == pytest.approx(order.marchenko_pastur_edge(t, v), rel=0.03)
-    assert np.mean(np.array(largest) > order.noise_bound(t - 1, v)) <= 0.15
+    largest = [noise.spectrum(noise.standardized_sample(factors(t, v, 0, seed=s)))[0] for s in range(20)]
+    assert np.mean(largest) == pytest.approx(noise.marchenko_pastur_edge(t, v), rel=0.03)
+    assert np.mean(np.array(largest) > noise.noise_bound(t - 1, v)) <= 0.15
 
 
 @pytest.mark.parametrize("n_factors", [0, 1, 7])
 @pytest.mark.parametrize(("t", "v"), [(150, 600), (400, 250)])
 def test_marchenko_pastur_and_parallel_analysis_count_planted_factors(n_factors, t, v):
-    sample = order.standardized_sample(factors(t, v, n_factors, n_runs=2))
-    assert order.marchenko_pastur_count(sample)[0] == n_factors
+    sample = noise.standardized_sample(factors(t, v, n_factors, n_runs=2))
+    assert noise.marchenko_pastur_count(sample)[0] == n_factors
     for null in ("shift", "permute"):
-        parallel, eigenvalues, bound = order.parallel_analysis(sample, null=null, n_draws=10)
+        parallel, eigenvalues, bound = noise.parallel_analysis(sample, null=null, n_draws=10)
         assert n_factors <= parallel <= n_factors + 1
         assert len(bound) == len(eigenvalues)
 
 
 def test_only_the_shift_null_survives_autocorrelation():
     # noise that is smooth over tokens and independent over neurons holds no factor at all
-    sample = order.standardized_sample(factors(300, 200, 0, rho=0.8))
-    assert order.parallel_analysis(sample, null="permute")[0] > 10
-    assert order.parallel_analysis(sample, null="shift")[0] <= 1
+    sample = noise.standardized_sample(factors(300, 200, 0, rho=0.8))
+    assert noise.parallel_analysis(sample, null="permute")[0] > 10
+    assert noise.parallel_analysis(sample, null="shift")[0] <= 1
 
 
 def test_spectrum_does_not_care_which_side_is_longer():
-    x = order.standardized_sample(factors(80, 120, 3))
+    x = noise.standardized_sample(factors(80, 120, 3))
     direct = np.linalg.eigvalsh(x[0].astype(float) @ x[0].T.astype(float) / 120)[::-1][:79]
-    assert np.allclose(order.spectrum(x), direct, atol=1e-4)
+    assert np.allclose(noise.spectrum(x), direct, atol=1e-4)
     wide = [x[0][:, :50]]
-    assert np.allclose(order.spectrum(wide), np.linalg.eigvalsh(wide[0] @ wide[0].T / 50)[::-1][:50], atol=1e-4)
-    share, cumulative = order.explained_variance(order.spectrum(x))
+    assert np.allclose(noise.spectrum(wide), np.linalg.eigvalsh(wide[0] @ wide[0].T / 50)[::-1][:50], atol=1e-4)
+    share, cumulative = noise.explained_variance(noise.spectrum(x))
     assert cumulative[-1] == pytest.approx(1) and (np.diff(share) <= 1e-12).all()
 
 
 def test_sample_of_neurons_is_standardised_and_drops_the_dead():
     run = factors(50, 300, 1)[0] * 5 + 3
     run[:, 7] = 2.0
-    sample = order.standardized_sample([run], max_neurons=300)[0]
+    sample = noise.standardized_sample([run], max_neurons=300)[0]
     assert sample.shape == (50, 299) and np.allclose(sample.mean(0), 0, atol=1e-5)
     assert np.allclose(sample.std(0, ddof=1), 1, atol=1e-4)
-    assert order.standardized_sample([run], max_neurons=40)[0].shape[1] in (39, 40)
+    assert noise.standardized_sample([run], max_neurons=40)[0].shape[1] in (39, 40)
     with pytest.raises(ParameterError, match="constant"):
-        order.standardized_sample([np.ones((5, 5), np.float32)])
+        noise.standardized_sample([np.ones((5, 5), np.float32)])
 
 
 def planted_runs(n_networks=6, n_runs=4, n_tokens=150, n_neurons=1500):
@@ -94,10 +94,35 @@ def test_auto_stays_within_what_parallel_analysis_allows():
 
 def test_halves_share_no_token():
     runs = [np.arange(40, dtype=np.float32).reshape(20, 2) + 100 * i for i in range(5)]
-    first, second = order.halves(runs)
+    (first, second), nuisance = order.halves(runs, [r[:, :1] for r in runs])
+    assert [n[0, 0] for n in nuisance[1]] == [100, 300]
     assert [s.open()[0, 0] for s in first] == [0, 200, 400] and [s.open()[0, 0] for s in second] == [100, 300]
-    first, second = order.halves(runs[:1])
+    (first, second), _ = order.halves(runs[:1])
     rows = np.concatenate([s.open()[:, 0] for s in (*first, *second)])
     assert len(first) == len(second) == 4 and sorted(rows) == sorted(runs[0][:, 0])
     with pytest.raises(ParameterError, match="grid"):
         order.split_half_curve(runs, [100])
+
+
+@pytest.mark.filterwarnings("ignore::llmbrain.exceptions.NumericalWarning")
+def test_canica_auto_fits_with_the_number_chosen():
+    from sklearn.base import clone
+
+    from llmbrain.networks import CanICA
+
+    runs = planted_runs(n_tokens=120, n_neurons=800)
+    canica = CanICA(n_components="auto", n_init=2).fit(runs)
+    assert canica.n_components_ == canica.order_.n_components == len(canica.components_) <= 6
+    assert canica.n_components == "auto" and clone(canica).n_components == "auto"
+    fixed = CanICA(n_components=canica.n_components_, n_init=2).fit(runs)
+    assert np.array_equal(canica.components_, fixed.components_)
+    with pytest.raises(ParameterError, match="scope"):
+        CanICA(n_components="auto", scope="layer").fit(runs)
+
+
+def test_confounds_are_no_components():
+    rng = np.random.default_rng(4)
+    confounds = [rng.normal(size=(150, 2)) for _ in range(4)]
+    runs = [r + c.astype("f4") @ rng.normal(size=(2, 1500)).astype("f4") for r, c in zip(planted_runs(), confounds)]
+    assert order.choose_n_components(runs, grid=[6], n_draws=3).parallel >= 8
+    assert order.choose_n_components(runs, grid=[6], n_draws=3, confounds=confounds).parallel == 6

@@ -9,6 +9,17 @@ _WHERE = {
     "NetworkSet": "result",
     "group_ica": "engines.torch_engine",
     "GroupICA": "engines.torch_engine",
+    "choose_n_components": "order",
+    "functional_connectivity": "connectivity",
+    "gather_evidence": "evidence",
+    "icasso": "stability",
+    "interpret": "interpretation",
+    "kind_engagement": "profiles",
+    "layer_profile": "profiles",
+    "localize": "localizer",
+    "match_maps": "matching",
+    "resampled_networks": "resampling",
+    "split_half": "stability",
 }
 
 __all__ = sorted(_WHERE)

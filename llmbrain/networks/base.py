@@ -46,12 +46,32 @@ class NetworkEstimator:
         check_options(self)
         runs = load_runs(imgs, self.geometry)
         confounds = as_confounds(confounds, len(runs.sources))
+        if isinstance(self.n_components, str) and self.n_components == "auto":
+            return self._fit_auto(imgs, runs, confounds)
         check_n_components(self.n_components, runs.n_tokens, runs.geometry.n_neurons)
         self._check(runs)
         for name in _LAZY:
             self.__dict__.pop(name, None)
         self.geometry_ = runs.geometry
         self._decompose(runs, confounds)
+        return self
+
+    def _fit_auto(self, imgs, runs, confounds):
+        """Choose the number of components by their reproducibility, then fit with it."""
+        from sklearn.base import clone
+
+        from .order import choose_n_components
+
+        if self.scope != "model":
+            raise ParameterError(f'n_components="auto" needs scope="model"; got scope={self.scope!r}. Give a number.')
+        scaled = self.standardize not in (None, False)
+        seed = self.random_state if isinstance(self.random_state, (int, np.integer)) else 0
+        order = choose_n_components(
+            runs.sources, random_state=seed, confounds=confounds, detrend=bool(self.detrend), standardize=scaled
+        )
+        fitted = clone(self).set_params(n_components=order.n_components).fit(imgs, confounds=confounds)
+        self.__dict__.update({k: v for k, v in vars(fitted).items() if k.endswith("_") and not k.startswith("_")})
+        self.n_components_, self.order_ = order.n_components, order
         return self
 
     def _check(self, runs):

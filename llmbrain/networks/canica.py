@@ -19,8 +19,9 @@ class CanICA(NetworkEstimator, StockCanICA):
 
     Parameters
     ----------
-    n_components : int
-        Number of networks. Too many cost time, too few merge networks.
+    n_components : int or "auto"
+        Number of networks. Too many cost time, too few merge networks. ``"auto"`` takes the number with most networks
+        found again in the other half of the text (:func:`~llmbrain.networks.choose_n_components`), kept in ``order_``.
     engine : {"torch", "nilearn"}
         ``"torch"`` computes the same model with exact, truncated decompositions, many times faster; ``"nilearn"`` is
         the stock estimator, the reference. Options that only nilearn knows (smoothing, filters) always run on it.

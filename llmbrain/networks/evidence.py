@@ -185,7 +185,7 @@ def _stability(sources, maps, layer_of, n_repeats, n_draws, random_state, option
     )
     table = score_networks(maps, clusters)
     rng = np.random.default_rng(random_state)
-    sides = halves(sources)
+    sides, _ = halves(sources)
     limit = min(sum(s.n_tokens - 1 for s in side) for side in sides)
     if limit <= n_components:
         return table.assign(split_half_r=np.nan, icc=np.nan, dice=np.nan, split_half_p=np.nan), clusters
