@@ -67,7 +67,7 @@ class NeuronStatistics:
         raise ParameterError(f"importance {kind!r} is unknown; choose from {', '.join(IMPORTANCES)}.")
 
 
-class _Moments:
+class Moments:
     """Sums of powers, taken about a first guess of the mean so that nothing is lost to cancellation."""
 
     def __init__(self, n_neurons, n_samples, random_state):
@@ -143,7 +143,7 @@ def neuron_statistics(
         return _of_recording(model, texts, max_tokens, n_samples, random_state)
     sites = find_sites(model, site)
     geometry = NeuronGeometry.from_sites(sites, site)
-    moments = _Moments(geometry.n_neurons, n_samples, random_state)
+    moments = Moments(geometry.n_neurons, n_samples, random_state)
     info = _read(model, tokenizer, texts, sites, geometry, moments, max_tokens, context)
     return moments.result(geometry, output_norms(sites), info)
 
@@ -183,7 +183,7 @@ def _of_recording(model, recording, max_tokens, n_samples, random_state):
     geometry = recording.geometry
     sites = {s.layer: s for s in find_sites(model, geometry.site)}
     geometry.check_same(NeuronGeometry.from_sites([sites[i] for i in geometry.layers], geometry.site), "The model")
-    moments = _Moments(geometry.n_neurons, n_samples, random_state)
+    moments = Moments(geometry.n_neurons, n_samples, random_state)
     runs = list(recording) if not hasattr(recording, "to_array") else [recording]
     per_run = None if max_tokens is None else max(1, -(-max_tokens // len(runs)))
     for run in runs:

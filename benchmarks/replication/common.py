@@ -1,0 +1,247 @@
+"""What the replication scripts share: models, texts, networks, and the figures that the first paper prints.
+
+Nothing here needs nilearn or nibabel, so the scripts run on a bare GPU machine that has torch, transformers, pandas and
+scikit-learn.
+"""
+
+import argparse
+import json
+import os
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from llmbrain import __version__, load_corpus, load_model
+from llmbrain.corpus import Corpus, Document
+from llmbrain.evaluation.losses import LogitReader, corpus_sequences, input_device, pad, sequence_batches
+from llmbrain.geometry import NeuronGeometry
+from llmbrain.lesions import LossTask, MinimalPairTask, NeuronStatistics
+from llmbrain.lesions.statistics import Moments, output_norms
+from llmbrain.masks import NeuronMask, masks_from_maps
+from llmbrain.models.hooks import site_hooks
+from llmbrain.models.identity import describe_model
+from llmbrain.models.sites import find_sites
+from llmbrain.networks import group_ica
+
+# Liu et al. (2025), arXiv:2502.20408v1. Ten networks unless said otherwise.
+PAPER = {
+    "recurrence": {  # individual networks (of 1,000 a corpus) with IoU > 0.2, templates 1 to 10; four corpora
+        "GPT-2": "2,716 in 40 cells of 1,000",
+        "Qwen2.5-3B-Instruct": "648 in 40 cells of 1,000",
+        "ChatGLM3-6B": "19 in 40 cells of 1,000",
+    },
+    "single": "GPT-2, AG News, accuracy .8614 intact: .8538 .6643 .8391 .8439 .5749 .8500 .8482 .7042 .6753 .8471",
+    "union": "GPT-2, ten networks (under 2 % of the units): AG News .8614 -> .5557; random 15 %: .8487",
+    "retain": {  # GPT-2, AG News: accuracy and share of the 9,216 units kept
+        10: (0.6849, 86 / 9216),
+        64: (0.7039, 394 / 9216),
+        128: (0.8462, 830 / 9216),
+        256: (0.8596, 1281 / 9216),
+        512: (0.8613, 1606 / 9216),
+    },
+    "retain_intact": 0.8614,
+    "amplify": "claimed to help (abstract of v2); additive constant 1, chosen and tested on the same text; no figures",
+}
+
+
+@dataclass
+class Subject:
+    """A model and its texts."""
+
+    model: object
+    tokenizer: object
+    fit: Corpus
+    choose: Corpus
+    test: Corpus
+    sites: list
+    geometry: NeuronGeometry
+    args: argparse.Namespace
+
+    def tasks(self, corpus=None, n_tokens=None):
+        """Loss on the test text (by kind), and minimal pairs if a file was named."""
+        tasks = [
+            LossTask(corpus or self.test, "loss", n_tokens=n_tokens or self.args.test_tokens, context=self.args.context)
+        ]
+        if self.args.pairs:
+            tasks.append(
+                MinimalPairTask(self.args.pairs, "pairs", "accuracy", n_pairs=self.args.n_pairs, by_kind=False)
+            )
+        return tasks
+
+    @property
+    def options(self):
+        """Options of a lesion study."""
+        return {"max_tokens": self.args.max_tokens, "autocast": self.args.autocast, "fitted_on": self.fit}
+
+
+def parser(description):
+    """A command line with what all scripts take."""
+    p = argparse.ArgumentParser(description=description)
+    p.add_argument("--model", default="demo", help="what load_model takes: demo, a hub id, a folder, a .gguf file")
+    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    p.add_argument("--dtype", default="float32")
+    p.add_argument("--autocast", choices=["bfloat16", "float16"], help="half-precision products (twice as fast)")
+    p.add_argument("--site", default="mlp", help="mlp (hidden neurons), or mlp_output as in the paper")
+    p.add_argument("--wikitext", default=os.environ.get("LLMBRAIN_WIKITEXT"), help="folder of WikiText-2 raw splits")
+    p.add_argument("--fit", help="text that networks are found on (default: WikiText if given, else the demo corpus)")
+    p.add_argument("--test", help="text that lesions are tested on")
+    p.add_argument("--pairs", default=os.environ.get("LLMBRAIN_BLIMP"), help="minimal pairs: all, a file, a folder")
+    p.add_argument("--n-pairs", type=int, default=50, help="pairs of each phenomenon")
+    p.add_argument("--fit-tokens", type=int, default=32768)
+    p.add_argument("--test-tokens", type=int, default=8192)
+    p.add_argument("--context", type=int, default=512)
+    p.add_argument("--threshold", type=float, default=3.0)
+    p.add_argument("--n-init", type=int, default=10, help="restarts of the decomposition")
+    p.add_argument("--n-controls", type=int, default=20)
+    p.add_argument("--max-tokens", type=int, help="tokens of a forward pass, all rows together")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--out", default="replication", help="folder for the tables")
+    return p
+
+
+def subject(args):
+    """Open the model and the texts; fit, choose and test never share a document."""
+    model, tokenizer = load_model(args.model, device=args.device, dtype=args.dtype)
+    sites = find_sites(model, args.site)
+    fit, held = texts(args)
+    choose, test = held.split(0.5, random_state=args.seed)
+    return Subject(model, tokenizer, fit, choose, test, sites, NeuronGeometry.from_sites(sites, args.site), args)
+
+
+def texts(args):
+    """Corpus to fit on and corpus to test on."""
+    if args.fit or args.test:
+        if not (args.fit and args.test):
+            raise SystemExit("Give both --fit and --test, or neither.")
+        return load_corpus(args.fit), load_corpus(args.test)
+    if args.wikitext:
+        folder = Path(args.wikitext)
+        return tuple(
+            Corpus(articles(folder / f"split.{part}.raw.txt"), f"wikitext2-{part}")
+            for part in ("calibration", "evaluation")
+        )
+    return load_corpus("demo"), load_corpus("demo", split="heldout")
+
+
+def articles(path, least=400):
+    """Articles of a raw WikiText file, cut at their titles."""
+    parts = re.split(r"(?m)^ = (?!=)(.+?) = *$", Path(path).read_text(encoding="utf-8"))
+    found = [(title.strip(), body.strip()) for title, body in zip(parts[1::2], parts[2::2])]
+    return [
+        Document(f"{title}\n{body}", f"{i:04d} {title}"[:60], "wikipedia")
+        for i, (title, body) in enumerate(found)
+        if len(body) >= least
+    ]
+
+
+def activations(subject, corpus, n_tokens, per_document=None):
+    """Activations of each document, a list of float32 arrays ``(n_tokens, n_neurons)``; special tokens left out."""
+    each = per_document or max(16, -(-n_tokens // len(corpus)) + 1)
+    sequences, owners, documents = corpus_sequences(
+        corpus, subject.tokenizer, context=subject.args.context, max_tokens=each
+    )
+    geometry, blocks, block = subject.geometry, [None] * len(sequences), None
+
+    def keep(i, x):
+        block[..., geometry.layer_slice(i)] = x.reshape(*block.shape[:2], -1).float()
+
+    reader, device = LogitReader(subject.model), input_device(subject.model)
+    with site_hooks(subject.sites, keep), torch.no_grad():
+        for rows in sequence_batches(sequences, 2048):
+            ids, mask = pad([sequences[i] for i in rows], device)
+            block = torch.empty((*ids.shape, geometry.n_neurons), device=device)
+            reader.read(ids, mask if not bool(mask.all()) else None)
+            for row, i in enumerate(rows):
+                counted = torch.from_numpy(sequences[i].counted)
+                blocks[i] = block[row, : len(counted)][counted.to(device)].cpu().numpy()
+    runs = [np.concatenate([blocks[i] for i in np.flatnonzero(owners == d)]) for d in range(len(documents))]
+    return [run for run in runs if len(run) > 1]
+
+
+def networks(subject, n_components, runs=None, n_init=None):
+    """Maps of whole-brain networks, z-scored over neurons ``(n_components, n_neurons)``, and what they were made of."""
+    args = subject.args
+    runs = activations(subject, subject.fit, args.fit_tokens) if runs is None else runs
+    found = group_ica(
+        [np.concatenate(runs)],
+        n_components,
+        n_init=n_init or args.n_init,
+        random_state=args.seed,
+        device=None if args.device == "cpu" else args.device,
+        time_courses=False,
+        warn=False,
+    )
+    maps = found.maps
+    return (maps - maps.mean(1, keepdims=True)) / maps.std(1, keepdims=True), found
+
+
+def statistics_of(subject, runs):
+    """Moments of the neurons on the text that the networks were found on."""
+    moments = Moments(subject.geometry.n_neurons, 0, subject.args.seed)
+    for run in runs:
+        moments.add(run)
+    return moments.result(subject.geometry, output_norms(subject.sites), {"corpus_hash": subject.fit.hash})
+
+
+def masks_of(subject, maps, threshold=None):
+    """Masks of maps, and those that are empty, by name."""
+    info = {"corpus_hash": subject.fit.hash}
+    threshold = threshold or subject.args.threshold
+    masks = masks_from_maps(maps, subject.geometry, threshold, info=info)
+    empty = [m.name for m in masks if not m.count]
+    if empty:
+        print(f"Empty at |z| > {threshold:g}, left out: {', '.join(empty)}")
+    return [m for m in masks if m.count]
+
+
+def union_of(masks, name="all networks"):
+    """All neurons of some networks."""
+    values = np.any([m.values for m in masks], axis=0)
+    return NeuronMask(values, masks[0].geometry, name, masks[0].info)
+
+
+def write(subject, name, tables, note, begin):
+    """Write the tables as TSV and the note with its provenance as JSON, and print both."""
+    from llmbrain.files import write_json, write_tsv
+
+    folder = Path(subject.args.out)
+    for part, table in tables.items():
+        write_tsv(folder / f"{name}_{part}.tsv", table)
+    info = {
+        "llmbrain": __version__,
+        "torch": torch.__version__,
+        "model": describe_model(subject.model),
+        "fit": {"corpus": subject.fit.name, "hash": subject.fit.hash},
+        "test": {"corpus": subject.test.name, "hash": subject.test.hash},
+        "arguments": {
+            k: v for k, v in vars(subject.args).items() if k not in ("wikitext", "out", "pairs", "fit", "test")
+        },
+        "paper": PAPER.get(name),
+        "seconds": round(time.perf_counter() - begin, 1),
+        "note": note,
+    }
+    write_json(folder / f"{name}.json", info)
+    with pd.option_context("display.width", 220, "display.max_columns", 40, "display.max_rows", 200):
+        for part, table in tables.items():
+            print(f"\n## {name}: {part}\n{table.round(4).to_string(index=False)}")
+    print(f"\n{note}\n{json.dumps(info['seconds'])} s; written to {folder}/{name}*")
+
+
+__all__ = [
+    "PAPER",
+    "NeuronStatistics",
+    "Subject",
+    "activations",
+    "masks_of",
+    "networks",
+    "parser",
+    "statistics_of",
+    "subject",
+    "union_of",
+    "write",
+]
