@@ -21,7 +21,14 @@ import time
 from pathlib import Path
 
 BASE = {"propagation": "sequential", "target": "stream", "ridge": "auto"}
-FULL = {**BASE, "token_weights": "stream", "reconstruct": "all", "refit_attention": True, "held_out": 0.2, "n_evaluations": 300}
+FULL = {
+    **BASE,
+    "token_weights": "stream",
+    "reconstruct": "all",
+    "refit_attention": True,
+    "held_out": 0.2,
+    "n_evaluations": 300,
+}
 ONE_SHOT = {"propagation": "one-shot", "ridge": 0.01, "floor": 0.0}
 
 
@@ -44,7 +51,12 @@ def tokens_of(tokenizer, text, start, stop):
 
 def presets(args):
     """Recipes, variants, ratios and what is measured, by name."""
-    grid = [(s, a, c) for s in ("wanda", "flap", "obs", "magnitude") for a in ("global",) for c in ("none", "bias", "affine")]
+    grid = [
+        (s, a, c)
+        for s in ("wanda", "flap", "obs", "magnitude")
+        for a in ("global",)
+        for c in ("none", "bias", "affine")
+    ]
     grid += [(s, "uniform", c) for s in ("random", "wanda", "flap", "obs") for c in ("none", "bias", "affine")]
     network = [("network", "threshold", c, "published") for c in ("none", "bias", "affine")]
     ablation = {
@@ -114,11 +126,13 @@ def main():
     parser.add_argument("--model", default="demo", help="what load_model takes")
     parser.add_argument("--calibration", default="../shared/data/wikitext-2/valid.unk.txt")
     parser.add_argument("--evaluation", default="../shared/data/wikitext-2/test.raw.txt")
-    parser.add_argument("--clean", default="keep", choices=["keep", "delete", "drop"], help="<unk> of the calibration text")
+    parser.add_argument(
+        "--clean", default="keep", choices=["keep", "delete", "drop"], help="<unk> of the calibration text"
+    )
     parser.add_argument("--calibration-tokens", type=int, default=65536)
     parser.add_argument("--context", type=int, default=1024)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--allocation", default="search")
     parser.add_argument("--ratios", type=float, nargs="+")
     parser.add_argument("--max-windows", type=int)
@@ -142,7 +156,9 @@ def main():
         evaluation = tokenizer.decode(ids[args.calibration_tokens :])
     windows = args.max_windows or plan.get("max_windows")
     out = Path(args.out) / f"{args.preset}_{args.clean}_{args.calibration_tokens}.tsv"
-    print(f"{torch.cuda.get_device_name() if args.device == 'cuda' else 'cpu'}, loaded in {time.perf_counter() - start:.0f} s")
+    print(
+        f"{torch.cuda.get_device_name() if args.device == 'cuda' else 'cpu'}, loaded in {time.perf_counter() - start:.0f} s"
+    )
     table = run_grid(
         model, tokenizer, tokenizer.decode(ids[: args.calibration_tokens]), evaluation,
         ratios=args.ratios or plan.get("ratios", (0.2, 0.3, 0.5)), ratio_of=plan.get("ratio_of", "neurons"),

@@ -130,7 +130,7 @@ class Cutter:
             for i, hidden in enumerate(self.dense):
                 after.append(self.walk.run(layer, i, hidden))
                 if sites:
-                    written.append(hidden + caught["x"])
+                    written.append(hidden + caught["x"].reshape(hidden.shape))
         return after, written
 
     # -- attention ----------------------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ class Cutter:
         direct = dense_written and writes_to_stream(walk, part.layer, attention.out, silenced=part.down)
 
         def targets(i, output):
-            return dense_written[i] - (walk.hidden[i] + caught["x"])
+            return dense_written[i].float() - (walk.hidden[i].float() + caught["x"].reshape(walk.hidden[i].shape).float())
 
         if heads is None and not direct:
             return
@@ -171,7 +171,7 @@ class Cutter:
         direct = dense_after is not None and writes_to_stream(self.walk, part.layer, part.down)
 
         def targets(i, output):
-            return dense_after[i] - output
+            return dense_after[i].float() - output.float()
 
         targets = targets if direct else None
         samples = None

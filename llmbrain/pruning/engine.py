@@ -127,7 +127,8 @@ def writes_to_stream(walk, layer, linear, silenced=None):
         with site_hooks([output_site(linear)], lambda i, x: x + push.to(x.dtype)):
             pushed = walk.layers[layer](hidden, *args, **kwargs)
         pushed = pushed[0] if isinstance(pushed, tuple) else pushed
-    return bool(((pushed - plain).float() - push).abs().max() < 2e-2 * scale)
+    # The median: single channels with massive values have no digits left for the push in half precision.
+    return bool(((pushed.float() - plain.float()) - push).abs().median() < 2e-2 * scale)
 
 
 def _first_row(value, n):
