@@ -76,9 +76,11 @@ def statement(result, random, union):
         lines.append(
             f"Against {family}: {len(above)} of {len(single)} networks raise the loss more than each of their "
             f"{int(single.n_controls.max())} controls (effects {single.effect.min():.2f} to {single.effect.max():.2f} "
-            f"nats, controls {single.control_mean.min():.2f} to {single.control_mean.max():.2f} on average); all "
-            f"networks together ({whole.share:.1%} of the neurons): {whole.effect:.2f} against {whole.control_mean:.2f} +- "
-            f"{whole.control_sd:.2f} (p = {whole.p:.3f})."
+            f"nats, controls {single.control_mean.min():.2f} to {single.control_mean.max():.2f} on average)."
+        )
+        lines.append(
+            f"All networks together, {whole.share:.1%} of the neurons: {whole.effect:.2f} nats, controls "
+            f"{whole.control_mean:.2f} +- {whole.control_sd:.2f} (p = {whole.p:.3f})."
         )
     lines.append(f"15 % of all neurons at random: {random.effect.iloc[0]:.2f} +- {random.sd.iloc[0]:.2f} nats.")
     return "\n".join(lines)
