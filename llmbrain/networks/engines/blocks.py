@@ -11,6 +11,7 @@ __all__ = ["ArraySource", "CleanedRuns", "as_sources"]
 
 BLOCK_VALUES = 1 << 20  # float32 values of a block on the CPU (4 MiB): fast products, and most of it stays in the cache
 BLOCK_VALUES_GPU = 1 << 26
+HOLD_BYTES = 1 << 30  # cleaned data up to this size, or that of one run, are kept for the next pass
 CONSTANT = 4e-7  # a standard deviation below this share of the mean is rounding of float32, not signal
 
 
@@ -59,14 +60,14 @@ def _read_file(run, where, out):
     hold the file in memory. Reads copy what is asked for and nothing else, and are faster.
     """
     plain = isinstance(run, np.memmap) and isinstance(where, slice) and run.flags.c_contiguous and hasattr(os, "preadv")
-    if not plain or run.filename is None or run.dtype != out.dtype or not out.flags.c_contiguous:
+    if not plain or run.filename is None or run.dtype != out.dtype or out.strides[1] != out.itemsize:
         return False
     first, step = run.offset + where.start * run.itemsize, run.shape[1] * run.itemsize
     width = out.shape[1] * out.itemsize
     with open(run.filename, "rb", buffering=0) as file:
-        fd, rows = file.fileno(), memoryview(out).cast("B")
-        for i in range(len(out)):
-            if os.preadv(fd, [rows[i * width : (i + 1) * width]], first + i * step) != width:
+        fd = file.fileno()
+        for i, row in enumerate(out):
+            if os.preadv(fd, [row], first + i * step) != width:
                 return False  # a network file system may read short
     return True
 
@@ -140,6 +141,21 @@ class CleanedRuns:
         self.mean = [torch.zeros(self.n_neurons) for _ in self.sources]
         self.scale = [torch.full((self.n_neurons,), torch.nan) for _ in self.sources]  # unknown until the first pass
         self.bad = torch.zeros(self.n_neurons, dtype=torch.bool)
+        self.release()
+
+    def hold(self, r=None):
+        """Keep the cleaned data of run ``r``, or of all runs if they are small enough, from now on."""
+        self.release()
+        if r is not None:
+            self._held = {r: torch.empty(self.n_tokens[r], self.n_neurons, device=self.device)}
+        elif self.n_rows * self.n_neurons * 4 <= max(HOLD_BYTES, max(self.n_tokens) * self.n_neurons * 4):
+            self._joint = torch.empty(self.n_rows, self.n_neurons, device=self.device)
+            self._held = dict(enumerate(self._joint.split(self.n_tokens)))
+        self._filled = {i: torch.zeros(self.n_neurons, dtype=torch.bool) for i in self._held}
+
+    def release(self):
+        """Forget the cleaned data."""
+        self._held, self._filled, self._joint = {}, {}, None
 
     def blocks(self, rows=None):
         """Yield the slices of neurons that make blocks of a few megabytes for so many rows."""
@@ -150,16 +166,25 @@ class CleanedRuns:
 
     def block(self, r, start, stop, out=None):
         """Return the cleaned neurons ``start:stop`` of run ``r``, shape ``(n_tokens, stop - start)``, float32."""
-        source = self.sources[r]
+        if r in self._held:
+            out = self._held[r][:, start:stop]
+            if not self._filled[r][start:stop].all():
+                self._read(out, r, start, stop)
+                self._filled[r][start:stop] = True
+            return out
         if out is None:
-            out = torch.empty(source.n_tokens, stop - start)
+            out = torch.empty(self.n_tokens[r], stop - start)
+        return self._read(out, r, start, stop)
+
+    def _read(self, out, r, start, stop):
+        """Read and clean a block into ``out``, or into a copy on the device, which is returned."""
         host = out if out.device.type == "cpu" else torch.empty(out.shape)
-        source.read(start, stop, host.numpy())
+        self.sources[r].read(start, stop, host.numpy())
         if host is not out:
             out.copy_(host)
         if self.device != out.device:
             out = out.to(self.device)
-        if bool(self.scale[r][start:stop].isnan().any()):
+        if self.scale[r][start:stop].isnan().any():
             return self._clean_first(out, r, start, stop)
         out -= self.mean[r][start:stop].to(out.device)
         self._remove_nuisance(out, r)
@@ -172,6 +197,10 @@ class CleanedRuns:
         """Return the cleaned neurons ``start:stop`` of all runs on top of each other, ``(n_rows, stop - start)``."""
         if len(self.sources) == 1:
             return self.block(0, start, stop)
+        if self._joint is not None:
+            for r in range(len(self.sources)):
+                self.block(r, start, stop)
+            return self._joint[:, start:stop]
         out = torch.empty(self.n_rows, stop - start, device=self.device)
         first = 0
         for r, n in enumerate(self.n_tokens):

@@ -186,6 +186,7 @@ def group_dictionary(
         x = project(data, subspace)
         x *= subspace.values.sqrt().float()[:, None]
         codes = _begin(x, subspace, n_components, random_state) if init is None else _given(init, data)
+        data.release()
         found = sparse_dictionary(x, codes, alpha, n_epochs=n_epochs, tol=tol)
     alive = (found.codes != 0).any(1)
     if not bool(alive.any()):

@@ -19,6 +19,7 @@ __all__ = ["Subspace", "group_subspace", "leading_rows", "project", "whiten", "w
 
 GRAM_ROWS = 4096  # up to so many rows a Gram matrix costs less than a Krylov space,
 GRAM_ROWS_PER_VECTOR = 60  # and up to so many for each vector that is asked for
+STACK_BYTES = 1 << 29  # reduced rows of all runs that are held
 STRIDE = 1 << 14  # neurons of a block where only a few rows are left
 TOKENS_AT_ONCE = 10240  # up to here "auto" decomposes all tokens at once
 
@@ -31,6 +32,7 @@ class Subspace:
     values: torch.Tensor  # eigenvalues of the (stacked) data, descending
     group: str
     residual: float = 0.0
+    rows: torch.Tensor = None  # X0 itself, where it was at hand
 
 
 def group_subspace(runs, n_components, *, group="auto", rows_per_run=3, do_cca=True, seed=0):
@@ -59,24 +61,29 @@ def group_subspace(runs, n_components, *, group="auto", rows_per_run=3, do_cca=T
     if group == "auto":
         group = "tokens" if len(runs.sources) == 1 or runs.n_rows <= TOKENS_AT_ONCE else "runs"
     if group == "tokens" or len(runs.sources) == 1:
+        runs.hold()
         values, vectors, residual = leading_rows(runs, n_components, seed)
         projection = vectors.T / values.sqrt()[:, None]
         return Subspace(list(projection.split(runs.n_tokens, 1)), values, group, residual)
-    reductions = []
-    for r, n in enumerate(runs.n_tokens):
-        k = min(max(n_components, round(rows_per_run * n_components)), n - 1)
+    n_rows = [min(max(n_components, round(rows_per_run * n_components)), n - 1) for n in runs.n_tokens]
+    stack = _Stack(runs, n_rows)
+    for r, k in enumerate(n_rows):
+        runs.hold(r)
         values, vectors, _ = leading_rows(_OneRun(runs, r), k, seed, required=False)
         keep = values > values[0] * 1e-10
         scale = values[keep].rsqrt() if do_cca else torch.ones_like(values[keep])
-        reductions.append(scale[:, None] * vectors[:, keep].T)
-    stack = _Stack(runs, reductions)
+        stack.add(scale[:, None] * vectors[:, keep].T)
+        runs.release()
     values, vectors, residual = leading_rows(stack, n_components, seed)
-    rows = (vectors.T / values.sqrt()[:, None]).split(stack.heights, 1)
-    return Subspace([a @ b for a, b in zip(rows, reductions)], values, group, residual)
+    rows = vectors.T / values.sqrt()[:, None]
+    parts = [a @ b for a, b in zip(rows.split(stack.heights, 1), stack.reductions)]
+    return Subspace(parts, values, group, residual, stack.combine(rows))
 
 
 def project(runs, subspace):
     """Project all runs on a subspace: orthonormal rows ``(n_components, n_neurons)``, float32, not centred."""
+    if subspace.rows is not None:
+        return subspace.rows
     z = torch.empty(len(subspace.values), runs.n_neurons, device=runs.device)
     projections = [p.float() for p in subspace.projections]
 
@@ -141,19 +148,62 @@ class _OneRun:
 
 
 class _Stack:
-    """The reduced rows of all runs, computed anew for each block of neurons, so that they are never held whole."""
+    """The reduced rows of all runs: held if they are few, else computed anew for each block of neurons.
 
-    def __init__(self, runs, reductions):
+    Parameters
+    ----------
+    runs : CleanedRuns
+    n_rows : list of int
+        Rows of each run, at most.
+    """
+
+    def __init__(self, runs, n_rows):
         self.runs, self.device = runs, runs.device
-        self.reductions = [p.float() for p in reductions]
-        self.heights = [len(p) for p in reductions]
-        self.n_rows = sum(self.heights)
+        self.reductions, self.heights, self.n_rows = [], [], 0
+        size = sum(n_rows) * runs.n_neurons * 4
+        few = size <= max(STACK_BYTES, 0.4 * max(runs.n_tokens) * runs.n_neurons * 4)
+        self.held = torch.empty(sum(n_rows), runs.n_neurons, device=runs.device) if few else None
+
+    def add(self, reduction):
+        """Reduce the next run."""
+        r, first = len(self.reductions), self.n_rows
+        self.reductions.append(reduction)
+        self.heights.append(len(reduction))
+        self.n_rows += len(reduction)
+        if self.held is None:
+            return
+        rows, small = self.held[first : self.n_rows], reduction.float()
+
+        def reduce(block):
+            rows[:, block[0] : block[1]] = product(small, self.runs.block(r, *block))
+
+        for _ in block_map(reduce, self.runs.blocks(self.runs.n_tokens[r])):
+            pass
 
     def blocks(self):
-        return self.runs.blocks(max(self.n_rows, *self.runs.n_tokens))
+        """Blocks of neurons."""
+        return self.runs.blocks(self.n_rows if self.held is not None else max(self.n_rows, *self.runs.n_tokens))
 
     def stacked(self, start, stop):
-        return torch.cat([product(p, self.runs.block(r, start, stop)) for r, p in enumerate(self.reductions)])
+        """Reduced rows of all runs on top of each other."""
+        if self.held is not None:
+            return self.held[: self.n_rows, start:stop]
+        small = [p.float() for p in self.reductions]
+        return torch.cat([product(p, self.runs.block(r, start, stop)) for r, p in enumerate(small)])
+
+    def combine(self, rows):
+        """``rows @ stack`` if the stack is held, else None."""
+        if self.held is None:
+            return None
+        out = torch.empty(len(rows), self.runs.n_neurons, device=self.device)
+        small = rows.float()
+
+        def part(block):
+            out[:, block[0] : block[1]] = product(small, self.stacked(*block))
+
+        for _ in block_map(part, self.blocks()):
+            pass
+        return out
 
 
 def leading_rows(data, k, seed=0, required=True):

@@ -174,6 +174,7 @@ def group_ica(
         dead = data.dead()
         maps[:, dead.to(maps.device)] = 0
         maps, order, signs, courses, variance = _order_and_sign(data, maps)
+        data.release()
     w = found.w.cpu()
     w[chosen] = w[chosen][order] * signs[:, None].double().cpu()
     if warn:
