@@ -106,8 +106,11 @@ def presets(args):
             "recipes": [
                 (s, a, "affine", "base") for s in ("flap", "network", "network_flap", "participation", "greedy_obs", "random")
                 for a in ("uniform", "schur")
-            ],
-            "variants": {"base": BASE}, "networks": "layers", "seeds": (0, 1, 2), "max_windows": 100,
+            ] + [("flap", "schur", "affine", v) for v in ("in networks", "in components")],
+            "variants": {
+                "base": BASE, "in networks": {**BASE, "subspace": "networks"}, "in components": {**BASE, "subspace": "principal"},
+            },
+            "networks": "layers", "seeds": (0, 1, 2), "max_windows": 100,
         },
         "heads": {
             "recipes": [("flap", "global", "bias", "heads1"), ("wanda", "uniform", "none", "heads1"),

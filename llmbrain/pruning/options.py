@@ -16,6 +16,7 @@ _CHOICES = {
     "head_unit": ("group", "query"),
     "token_weights": ("equal", "stream"),
     "reconstruct": ("none", "up", "all"),
+    "subspace": ("full", "networks", "principal"),
 }
 
 
@@ -55,6 +56,11 @@ class Options:
     reconstruct : {"none", "up", "all"}
         Whether the rows of kept neurons are refitted too, by least squares on what the dense MLP writes: the linear that
         is multiplied in ("up"), or the gate as well ("all").
+    subspace : {"full", "networks", "principal"}
+        Where covariances between neurons are believed: everywhere, in the span of the networks of the layer, or in as many
+        principal components. Outside, variances alone are kept. Meant for very few calibration tokens.
+    rank : int
+        Dimension of that subspace, at most.
     n_steps : int
         Most conjugate-gradient steps for one of these refits.
     n_evaluations : int
@@ -81,6 +87,8 @@ class Options:
     token_weights: str = "equal"
     refit_attention: bool = False
     reconstruct: str = "none"
+    subspace: str = "full"
+    rank: int = 128
     n_steps: int = 8
     n_evaluations: int = 150
     extremes: float = 0.3

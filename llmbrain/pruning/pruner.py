@@ -178,11 +178,13 @@ class Pruner:
         table : pandas.DataFrame
         """
         options = self.options if options is None else make_options(options, context=self.options.context)
+        if options.subspace == "networks" and self.maps is None:
+            raise ParameterError("subspace='networks' needs networks=.")
         target = self.model if inplace else copy.deepcopy(self.model)
         attention = find_attention_parts(target) if heads is not None or options.refit_attention else None
         table = cut(
             target, self.blocks, find_mlp_parts(target), kept, compensation=compensation, options=options,
-            attention=attention, kept_heads=heads, progress=self._progress("cut", len(kept)),
+            attention=attention, kept_heads=heads, maps=self.maps, progress=self._progress("cut", len(kept)),
         )  # fmt: skip
         return target, table
 
