@@ -151,6 +151,13 @@ def dose_table():
     )  # fmt: skip
 
 
+def one_size_table():
+    """The pruning table of a study: one ratio, and a row of the unpruned model."""
+    table = prune_table(seeds=(0,))
+    dense = {"score": "dense", "allocation": "-", "compensation": "-", "ratio": 0.0, "perplexity": 18.2}
+    return pd.concat([pd.DataFrame([dense]), table[table["ratio"] == 0.2]], ignore_index=True)
+
+
 def figures():
     """Every kind of figure: name -> (function, arguments, keywords)."""
     maps, tokens = planted_maps(GEOMETRY, 6), events(120)
@@ -188,6 +195,8 @@ def figures():
         "selectivity": (plotting.plot_selectivity, (table,), {}),
         "pruning": (plotting.plot_pruning_grid, (prune_table(),), {}),
         "pruning-ratio": (plotting.plot_pruning_grid, (prune_table().drop(columns="parameters"),), {}),
+        "pruning-one-size": (plotting.plot_pruning_grid, (one_size_table(),), {}),
+        "dose-gain": (plotting.plot_dose_response, (dose_table().rename(columns={"strength": "gain"}),), {}),
         "kept": (plotting.plot_kept_neurons, (kept, GEOMETRY), {}),
         "kept-many": (plotting.plot_kept_neurons, ({"flap": kept, "random": kept[::-1]}, GEOMETRY), {}),
         "words": (plotting.plot_words, (tokens["token"][:60], courses[:60, 0]), {"title": "Network 0"}),
@@ -308,6 +317,45 @@ def test_pruning_lines_are_the_recipes_and_the_dense_model():
     }  # fmt: skip
     with pytest.raises(ParameterError, match="names no recipe"):
         plotting.plot_pruning_grid(pd.DataFrame({"ratio": [0.1], "perplexity": [3.0]}))
+
+
+def test_the_unpruned_row_is_a_line_and_no_recipe():
+    from llmbrain.plotting.pruning import split_dense
+
+    table = one_size_table()
+    recipes, dense = split_dense(table)
+    assert dense == 18.2 and len(recipes) == 4 and "dense" not in set(recipes["score"])
+    fig = plotting.plot_pruning_grid(table)
+    assert [t.get_text() for t in fig.axes[0].get_yticklabels()] == list(
+        recipes.sort_values("perplexity")["score"].str.cat(recipes["compensation"], " + ").loc[lambda s: s.index]
+    )
+    only = split_dense(table[table["score"] == "dense"])
+    assert len(only[0]) == 1 and only[1] == 18.2
+
+
+def test_results_of_other_rooms_are_taken_as_they_are(table_of_tokens):
+    from llmbrain.networks.connectivity import functional_connectivity
+    from llmbrain.networks.matching import match_maps
+    from llmbrain.networks.order import Order
+
+    courses = time_courses(table_of_tokens, 4)
+    fig = plotting.plot_connectivity(functional_connectivity([courses], "partial correlation"))
+    assert "partial correlation" in texts(fig)
+    maps = planted_maps(GEOMETRY, 4)
+    fig = plotting.plot_matching(match_maps(maps, -maps[[2, 0, 3, 1]]))
+    np.testing.assert_allclose(np.diag(fig.axes[0].images[0].get_array()), -1, atol=1e-5)
+    curve = pd.DataFrame({"n_components": [5, 10], "n_reproduced": [5, 8], "mean_r": [0.9, 0.8]})
+    assert "10" in texts(plotting.plot_order(Order(10, 80, 60, curve, pd.DataFrame())))
+
+    class Dose:
+        table = dose_table().rename(columns={"strength": "threshold"})
+
+    assert "threshold" in texts(plotting.plot_dose_response(Dose()))
+
+
+def test_shared_parts_of_task_names_are_left_out():
+    table, _ = lesion_tables(3, tasks=("loss", "loss:code", "loss:prose"))
+    assert {"loss", "code", "prose"} <= set(texts(plotting.plot_selectivity(table)))
 
 
 def test_words_are_escaped_and_shaded():

@@ -10,12 +10,13 @@ from synthetic import Networks, events, lesion_tables, prune_table, report_data
 
 from llmbrain.exceptions import DatasetError, LLMBrainError, ParameterError
 from llmbrain.geometry import NeuronGeometry
-from llmbrain.reporting import HTMLReport, generate_report
+from llmbrain.reporting import HTMLReport, generate_report, network_pages
 from llmbrain.reporting import collect as collecting
 from llmbrain.reporting.collect import Tables
 from llmbrain.reporting.graphics import MapPainter, effect_strip, figure_svg, png_bytes, profile_svg
 from llmbrain.reporting.methods import CITED_AS, REFERENCES, bibtex, methods_text
 from llmbrain.reporting.page import network_number, page_of
+from llmbrain.reporting.report import _renderer
 from llmbrain.reporting.tables import html_table, number
 from llmbrain.reporting.words import best_stretch, engagement_by_kind, peaks
 from llmbrain.topography import fit_topography
@@ -249,6 +250,40 @@ def test_a_real_study_from_its_folder(study):
     assert "No pruning has been compared yet" in report.html
     assert "network-03" in page.ids and "seed 3" in report.html
     assert study.info["model"]["weights_hash"] in report.html
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_atlas_shows_the_half_that_the_order_has_not_seen(study):
+    html = generate_report(study.root).html
+    assert "estimated again on the even runs" in html and "comes from the odd runs" in html
+    recording = study.recording()
+    first, second = collecting.half_of(recording), collecting.half_of(recording, second=True)
+    assert len(first) and len(second) and first.shape[1] == recording.geometry.n_neurons
+    # cutting the budget thins the halves and never mixes them
+    thin = collecting.half_of(recording, budget=4 * 60 * recording.geometry.n_neurons)
+    assert len(thin) < len(first)
+    one = recording[:1]
+    halves = [collecting.half_of(one, second) for second in (False, True)]
+    assert sum(map(len, halves)) == one.n_tokens
+    assert collecting.half_name(one) != collecting.half_name(one, True)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_artefacts_are_said_aloud(study):
+    """A network that follows the position in the text is marked on its page and named as an artefact."""
+    from llmbrain.networks.result import NetworkSet
+
+    networks = NetworkSet.load(study)
+    recording = study.recording()
+    for course, run in zip(networks.time_courses, recording):
+        course[:, 2] = run.events["position"]
+    data = collecting.from_study(study)
+    data.networks = networks
+    collecting.interpret_courses(data, networks.time_courses, [run.events for run in recording])
+    assert data.interpretation.table["artefact"][2] == "position"
+    html = network_pages.browser(data, _renderer()).html
+    card = html[html.index('id="network-02"') : html.index('id="network-03"')]
+    assert "as head motion would" in card and "artefact: position" in card
 
 
 @pytest.mark.filterwarnings("ignore")

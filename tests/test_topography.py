@@ -14,6 +14,7 @@ from llmbrain.topography import (
     fit_topography,
     hilbert_curve,
     loadings_from_courses,
+    loadings_from_maps,
 )
 
 
@@ -115,6 +116,21 @@ def test_loadings_from_courses_recover_planted_networks():
     # neurons are z-scored, which evens out how strongly they load; which network they load on is what counts
     r = np.abs(np.corrcoef(found, np.sign(truth))[:4, 4:])
     assert (r.max(axis=0) > 0.55).all() and len(set(r.argmax(axis=0))) == 4
+
+
+def test_loadings_from_maps_are_those_of_the_half():
+    """Two halves with the same networks and different noise: the loadings of each follow its own data."""
+    geometry = NeuronGeometry.from_sizes([400] * 3)
+    rng = np.random.default_rng(0)
+    truth = planted_maps(geometry, 4, noise=0.0)
+    other = truth.copy()
+    other[0] = np.roll(truth[0], 37)  # one network has moved in the second half
+    halves = [rng.normal(size=(150, 4)) @ m + rng.normal(size=(150, geometry.n_neurons)) for m in (truth, other)]
+    first, second = (loadings_from_maps(x, truth) for x in halves)
+    r = [np.abs(np.diag(np.corrcoef(found, np.sign(truth))[:4, 4:])) for found in (first, second)]
+    assert (r[0] > 0.5).all() and (r[1][1:] > 0.5).all() and r[1][0] < 0.5 * r[0][0]
+    with pytest.raises(GeometryMismatchError, match="do not fit"):
+        loadings_from_maps(halves[0][:, :-1], truth)
 
 
 def test_it_is_saved_with_what_it_was_computed_from(tmp_path):

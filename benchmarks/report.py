@@ -1,0 +1,94 @@
+"""What the report of a large study costs: time, memory, and the size of the page.
+
+    python benchmarks/report.py                                          # 32 layers x 11008 neurons, 64 networks
+    python benchmarks/report.py --layers 30 --width 1536 --networks 20   # the demo model's size
+
+Writes a study folder with planted networks (a real one of this size would need a real model), then times
+``generate_report`` on it twice: the first call also finds and saves the display order of neurons.
+"""
+
+import argparse
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from synthetic import activations, events, lesion_tables, planted_maps, prune_table, time_courses  # noqa: E402
+
+from llmbrain import __version__  # noqa: E402
+from llmbrain.dataset import Study  # noqa: E402
+from llmbrain.files import write_json, write_tsv  # noqa: E402
+from llmbrain.geometry import NeuronGeometry  # noqa: E402
+from llmbrain.lesions.result import LesionResult  # noqa: E402
+from llmbrain.networks.result import NetworkSet  # noqa: E402
+from llmbrain.recording.writer import RunWriter  # noqa: E402
+from llmbrain.reporting import generate_report  # noqa: E402
+
+
+def main():
+    """Measure and print."""
+    args = arguments()
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        study = write_study(Path(folder) / "study", args)
+        for name in ("with a new display order", "again"):
+            start = time.perf_counter()
+            report = generate_report(study.root)
+            path = report.save()
+            seconds, size = time.perf_counter() - start, path.stat().st_size / 1e6
+            print(f"{name}: {seconds:.1f} s, {size:.1f} MB, {len(report.sections)} sections")
+        print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB, study included")
+
+
+def arguments():
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--layers", type=int, default=32)
+    parser.add_argument("--width", type=int, default=11008)
+    parser.add_argument("--networks", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=250, help="tokens of each of two runs")
+    parser.add_argument("--folder", default=None, help="where the study is written for a while")
+    return parser.parse_args()
+
+
+def write_study(root, args):
+    """A whole study, made of planted networks."""
+    geometry = NeuronGeometry.from_sizes([args.width] * args.layers)
+    model = {"id": "planted", "revision": None, "architecture": "none", "n_layers": args.layers, "weights_hash": "0"}
+    study = Study.create(root, model, {"name": "planted", "hash": "0"})
+    maps = planted_maps(geometry, args.networks)
+    courses = []
+    for run in (1, 2):
+        frame = events(args.tokens, first_document=100 * run).drop(columns="run")
+        courses.append(time_courses(frame, args.networks, seed=run))
+        write_run(study, geometry, run, frame, activations(maps, courses[-1], seed=run))
+    info = {"method": "CanICA", "runs": [1, 2], "parameters": {"n_init": 10, "random_state": 0}}
+    NetworkSet(maps, geometry, info=info, time_courses=courses).save(study)
+    table, controls = lesion_tables(args.networks, tasks=("loss", "loss:code"), n_controls=99)
+    items = table[["network", "task", "effect"]].assign(item="a", kind="code", weight=1.0, intact=2.0)
+    for frame in (table, controls, items):
+        frame["network"] = [f"network-{k:02d}" for k in frame["network"]]
+    LesionResult(table, controls, items, {"random_state": 0}).save(study)
+    write_tsv(study.path("prune_table"), prune_table())
+    return study
+
+
+def write_run(study, geometry, run, frame, activity):
+    """One run with its sidecar and events."""
+    writer = RunWriter(study.path("bold", run=run), geometry, len(activity))
+    writer.write(0, np.pad(activity, ((0, 0), (0, 1))))
+    writer.close()
+    write_tsv(study.path("events", run=run), frame.replace("\n", "\\n", regex=False))
+    sidecar = {
+        "ModelID": "planted", "WeightsHash": "0", "Site": "mlp", "Geometry": geometry.to_dict(), "DataType": "float32",
+        "NumberOfTokens": len(activity), "Run": run, "LibraryVersions": {"llmbrain": __version__},
+    }  # fmt: skip
+    write_json(study.path("bold_json", run=run), sidecar)
+
+
+if __name__ == "__main__":
+    main()
