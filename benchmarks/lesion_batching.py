@@ -19,7 +19,7 @@ import torch
 from llmbrain import load_corpus, load_model
 from llmbrain.evaluation.losses import corpus_sequences
 from llmbrain.geometry import NeuronGeometry
-from llmbrain.lesions.batched import condition_losses, row_mode
+from llmbrain.lesions.batched import condition_losses, row_mode, start_of
 from llmbrain.lesions.kinds import Edit
 from llmbrain.lesions.running import default_max_tokens
 from llmbrain.masks import NeuronMask
@@ -86,7 +86,7 @@ def matrix_seconds(model, sites, edits, tokens, args):
     head = model.get_output_embeddings().weight.numel()
     inside = sum(p.numel() for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n and "head" not in n)
     a_layer = inside / config.num_hidden_layers
-    n_layers = sum(len(sites) - e.first_layer for e in edits) + len(sites)
+    n_layers = sum(len(sites) - start_of(e, sites) for e in edits) + len(sites)
     work = 2.0 * tokens * (n_layers * a_layer + (1 + len(edits)) * head)
     width = config.intermediate_size or 4 * config.hidden_size
     x = torch.randn(2048, config.hidden_size, device=args.device, dtype=model.dtype)

@@ -85,6 +85,17 @@ def test_other_sites_are_batched_alike(site):
     np.testing.assert_allclose(got, one_by_one(model, edits, sites, parts), atol=2e-4)
 
 
+def test_layers_in_another_order_join_where_the_model_reaches_them_first():
+    model = tiny_model("llama")
+    by_layer = {s.layer: s for s in find_sites(model)}
+    geometry = NeuronGeometry.from_sizes([48] * 3, layers=[3, 0, 2])
+    sites = [by_layer[i] for i in geometry.layers]
+    edits, parts = some_edits(geometry), sequences()
+    assert row_mode(model, sites, edits) == "prefix"
+    got = condition_losses(model, sites, parts, edits, max_tokens=300)
+    np.testing.assert_allclose(got, one_by_one(model, edits, sites, parts), atol=2e-4)
+
+
 def test_resampling_draws_the_same_tokens_batched_or_not():
     model = tiny_model("llama")
     sites = find_sites(model)

@@ -322,6 +322,16 @@ def test_all_modes_give_the_same_table(tiny, masks, mode):
     pd.testing.assert_frame_equal(got, expected, atol=2e-5)
 
 
+def test_half_precision_products_move_the_effects_little(tiny, masks):
+    exact, rough = run(tiny, masks), run(tiny, masks, options={"autocast": "bfloat16"})
+    assert rough.info["autocast"] == "bfloat16"
+    difference = (rough.table.effect - exact.table.effect).abs()
+    assert 0 < difference.max() < 0.02
+    for options in ({"autocast": "int4"}, {"mode": "fast"}):
+        with pytest.raises(ParameterError, match="unknown"):
+            run(tiny, masks, options=options)
+
+
 @pytest.mark.parametrize("how", ["mean", "resample"])
 def test_mean_and_resample_studies_take_their_values_from_the_reference(tiny, masks, how):
     model, tokenizer = tiny

@@ -16,7 +16,7 @@ from ..models.hooks import site_hooks
 from ..models.sites import find_decoder_layers
 from .context import Lesion, refuse_compiled
 
-__all__ = ["BatchPlan", "condition_losses", "plan_batches", "row_mode"]
+__all__ = ["BatchPlan", "condition_losses", "plan_batches", "row_mode", "start_of"]
 
 MODES = ("prefix", "rows", "single")
 
@@ -96,7 +96,7 @@ def condition_losses(model, sites, sequences, edits, *, max_tokens=4096, mode="p
     refuse_compiled(model)
     sums = np.full((1 + len(edits), len(sequences)), np.nan) if done is None else done
     reader = LogitReader(model)
-    first = np.array([len(sites) if e.first_layer is None else e.first_layer for e in edits], dtype=int)
+    first = np.array([start_of(edit, sites) for edit in edits], dtype=int)
     for plan in plan_batches(sequences, first, max_tokens):
         wanted = np.r_[0, plan.conditions + 1] if plan.with_intact else plan.conditions + 1
         if not np.isnan(sums[np.ix_(wanted, plan.sequences)]).any():
@@ -134,7 +134,7 @@ def row_mode(model, sites, edits):
     vocabulary = model.get_input_embeddings().weight.shape[0]
     ids = np.random.default_rng(0).integers(0, vocabulary, 12)
     trial = [ScoredSequence(ids[:7], np.ones(7, bool)), ScoredSequence(ids[7:], np.ones(5, bool))]
-    starts = [-1 if e.first_layer is None else e.first_layer for e in edits]
+    starts = [start_of(edit, sites) for edit in edits]
     few = [edits[i] for i in sorted({int(np.argmin(starts)), int(np.argmax(starts))})]
     with torch.no_grad():
         expected = _pass_single(LogitReader(model), sites, trial, few, True)
@@ -147,6 +147,22 @@ def row_mode(model, sites, edits):
             if np.allclose(got, expected, rtol=tolerance, atol=tolerance, equal_nan=True):
                 return mode
     return "single"
+
+
+def start_of(edit, sites):
+    """Find the model's first layer that an edit changes; the last layer if it changes none.
+
+    Parameters
+    ----------
+    edit : Edit
+    sites : list of Site
+        In the edit's order of layers, which need not be the model's.
+
+    Returns
+    -------
+    int
+    """
+    return min((sites[i].layer for i in edit.layers), default=max(site.layer for site in sites))
 
 
 # ------------------------------------------------------------------------------------------------ the passes
@@ -178,10 +194,10 @@ def _pass_prefix(reader, sites, batch, edits, with_intact):
     _, blocks = find_decoder_layers(reader.model)
     ids, mask = pad(batch, input_device(reader.model))
     rows = _Rows(edits, len(batch), ids.shape[1], intact=True, active=())
-    starts = [blocks[sites[e.first_layer].layer] if e.layers else blocks[-1] for e in edits]
+    starts = [start_of(edit, sites) for edit in edits]
     with contextlib.ExitStack() as stack:
-        for block in blocks:
-            joining = [c for c, start in enumerate(starts) if start is block]
+        for layer, block in enumerate(blocks):
+            joining = [c for c, start in enumerate(starts) if start == layer]
             before = rows.joining(joining, keep_intact=with_intact)
             stack.callback(block.register_forward_pre_hook(before, with_kwargs=True).remove)
         stack.enter_context(site_hooks(sites, rows.edit))

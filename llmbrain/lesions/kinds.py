@@ -75,11 +75,6 @@ class Edit:
         self.layers = [] if self.strength == 0 else [i for i, units in enumerate(self.units) if units.size]
 
     @property
-    def first_layer(self):
-        """Position of the first layer that changes, or None."""
-        return self.layers[0] if self.layers else None
-
-    @property
     def is_removal(self):
         """Whether the neurons are set to zero outright."""
         return self.how == "zero" and self.strength == 1.0
