@@ -11,17 +11,22 @@ import time
 
 import torch
 
-SHAPES = {
-    "7b": dict(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=32,
-               vocab_size=32000),
-    "8b": dict(hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8,
-               vocab_size=128256),
-    "tiny": dict(hidden_size=64, intermediate_size=172, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
-                 vocab_size=300),
-}  # fmt: skip
+SHAPES = {  # width, neurons, layers, heads, key/value heads, vocabulary
+    "7b": (4096, 11008, 32, 32, 32, 32000),
+    "8b": (4096, 14336, 32, 32, 8, 128256),
+    "tiny": (64, 172, 4, 4, 2, 300),
+}
+FIELDS = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "vocab_size",
+)
 
 
-def main():
+def main():  # noqa: PLR0915 - one stage after the other
     """Run all stages and print what each took."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", default="7b", choices=SHAPES)
@@ -66,7 +71,8 @@ def main():
         torch.cuda.reset_peak_memory_stats()
     ids = list(torch.randint(0, config.vocab_size, (args.windows, args.context)).numpy())
     options = {
-        "context": args.context, "batch_size": args.batch_size, "round_to": args.round_to, "reconstruct": args.reconstruct,
+        "context": args.context, "batch_size": args.batch_size, "round_to": args.round_to, "reconstruct":
+        args.reconstruct,
     }  # fmt: skip
     begin = time.perf_counter()
     pruner = Pruner(model, None, ids, options)

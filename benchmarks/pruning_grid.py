@@ -5,10 +5,10 @@
     python benchmarks/pruning_grid.py --preset final --device cuda --out results
 
 Every preset writes one TSV into --out as rows become known, and goes on where it stopped. Calibration: the first
---calibration-tokens tokens of --calibration, in windows of --context tokens. Perplexity: token level, windows of --context tokens
-that do not overlap.
+--calibration-tokens tokens of --calibration, in windows of --context tokens. Perplexity: token level, windows of
+--context tokens that do not overlap.
 
-notes     rows whose values are known from elsewhere, one-shot statistics, ridge 0.01, first 200 windows of the test text
+notes     rows known from elsewhere: one-shot statistics, ridge 0.01, first 200 windows of the test text
 ablation  one change at a time, measured on the REST OF THE CALIBRATION FILE; recipes are chosen by this table alone
 final     the chosen recipe and the baselines, whole test text, 20, 30 and 50 %
 networks  is there any role in which networks help: selection and small calibration sets
@@ -76,49 +76,75 @@ def presets(args):
         "exponent0.5": {**BASE, "exponent": 0.5},
     }
     order = [
-        ("flap", "schur", "affine", "base"), ("flap", "search", "affine", "full"), ("flap", "schur", "affine", "all"),
-        ("flap", "search", "affine", "held"), ("flap", "curves", "affine", "held"), ("flap", "schur", "affine", "weights"),
-        ("flap", "schur", "affine", "attention"), ("flap", "schur", "affine", "up"), ("flap", "uniform", "affine", "base"),
-        ("flap", "schur", "affine", "all+weights"), ("flap", "schur", "affine", "all+attention"),
-        ("flap", "schur", "affine", "all16"), ("greedy_obs", "schur", "affine", "all"), ("wanda", "schur", "affine", "all"),
-        ("leverage", "schur", "affine", "all"), ("greedy_obs", "search", "affine", "full"),
-        ("flap", "curves", "affine", "extremes0"), ("flap", "curves", "affine", "extremes1"),
-        ("flap", "schur", "affine", "exponent0.15"), ("flap", "schur", "affine", "exponent0.5"),
-    ]  # fmt: skip
+        ("flap", "schur", "affine", "base"),
+        ("flap", "search", "affine", "full"),
+        ("flap", "schur", "affine", "all"),
+        ("flap", "search", "affine", "held"),
+        ("flap", "curves", "affine", "held"),
+        ("flap", "schur", "affine", "weights"),
+        ("flap", "schur", "affine", "attention"),
+        ("flap", "schur", "affine", "up"),
+        ("flap", "uniform", "affine", "base"),
+        ("flap", "schur", "affine", "all+weights"),
+        ("flap", "schur", "affine", "all+attention"),
+        ("flap", "schur", "affine", "all16"),
+        ("greedy_obs", "schur", "affine", "all"),
+        ("wanda", "schur", "affine", "all"),
+        ("leverage", "schur", "affine", "all"),
+        ("greedy_obs", "search", "affine", "full"),
+        ("flap", "curves", "affine", "extremes0"),
+        ("flap", "curves", "affine", "extremes1"),
+        ("flap", "schur", "affine", "exponent0.15"),
+        ("flap", "schur", "affine", "exponent0.5"),
+    ]
+    published = {**ONE_SHOT, "exempt": (0, 1, 2, -2, -1)}
+    named = ("flap", "network", "network_flap", "participation", "greedy_obs", "random")
+    roles = [(s, a, "affine", "base") for s in named for a in ("uniform", "schur")]
     table = {
         "notes": {
             "recipes": [(*r, "one-shot") for r in grid] + network,
-            "variants": {"one-shot": ONE_SHOT, "published": {**ONE_SHOT, "exempt": (0, 1, 2, -2, -1)}},
-            "networks": "published", "seeds": (0,), "max_windows": 200,
+            "variants": {"one-shot": ONE_SHOT, "published": published},
+            "networks": "published",
+            "max_windows": 200,
         },
         "ablation": {"recipes": order, "variants": ablation, "on": "dev", "ratios": (0.5, 0.2), "max_windows": 60},
         "final": {
             "recipes": [
-                ("flap", args.allocation, "affine", "full"), ("flap", "global", "bias", "one-shot"),
-                ("flap", "uniform", "bias", "one-shot"), ("wanda", "uniform", "none", "one-shot"),
-                ("wanda", "global", "none", "one-shot"), ("flap", "schur", "affine", "base"),
-                ("random", "uniform", "affine", "base"), ("network", "threshold", "none", "published"),
+                ("flap", args.allocation, "affine", "full"),
+                ("flap", "schur", "affine", "base"),
+                ("flap", "global", "bias", "one-shot"),
+                ("flap", "uniform", "bias", "one-shot"),
+                ("wanda", "uniform", "none", "one-shot"),
+                ("wanda", "global", "none", "one-shot"),
+                ("network", "threshold", "none", "published"),
+                ("random", "uniform", "affine", "base"),
             ],
-            "variants": {"full": FULL, "base": BASE, "one-shot": ONE_SHOT, "published": {**ONE_SHOT, "exempt": (0, 1, 2, -2, -1)}},
-            "networks": "published", "seeds": (0, 1, 2),
+            "variants": {"full": FULL, "base": BASE, "one-shot": ONE_SHOT, "published": published},
+            "networks": "published",
+            "seeds": (0, 1, 2),
         },
         "networks": {
-            "recipes": [
-                (s, a, "affine", "base") for s in ("flap", "network", "network_flap", "participation", "greedy_obs", "random")
-                for a in ("uniform", "schur")
-            ] + [("flap", "schur", "affine", v) for v in ("in networks", "in components")],
+            "recipes": roles + [("flap", "schur", "affine", v) for v in ("in networks", "in components")],
             "variants": {
-                "base": BASE, "in networks": {**BASE, "subspace": "networks"}, "in components": {**BASE, "subspace": "principal"},
+                "base": BASE,
+                "in networks": {**BASE, "subspace": "networks"},
+                "in components": {**BASE, "subspace": "principal"},
             },
-            "networks": "layers", "seeds": (0, 1, 2), "max_windows": 100,
+            "networks": "layers",
+            "seeds": (0, 1, 2),
+            "max_windows": 100,
         },
         "heads": {
-            "recipes": [("flap", "global", "bias", "heads1"), ("wanda", "uniform", "none", "heads1"),
-                        ("wanda", "global", "affine", "heads"), ("flap", "global", "affine", "heads")],
-            "variants": {"heads1": {**ONE_SHOT, "heads": True}, "heads": {**FULL, "heads": True}},
+            "recipes": [
+                ("flap", "global", "bias", "one-shot"),
+                ("wanda", "uniform", "none", "one-shot"),
+                ("wanda", "global", "affine", "full"),
+                ("flap", "global", "affine", "full"),
+            ],
+            "variants": {"one-shot": {**ONE_SHOT, "heads": True}, "full": {**FULL, "heads": True}},
             "ratio_of": "decoder",
         },
-    }  # fmt: skip
+    }
     return table[args.preset]
 
 
@@ -159,17 +185,26 @@ def main():
         evaluation = tokenizer.decode(ids[args.calibration_tokens :])
     windows = args.max_windows or plan.get("max_windows")
     out = Path(args.out) / f"{args.preset}_{args.clean}_{args.calibration_tokens}.tsv"
-    print(
-        f"{torch.cuda.get_device_name() if args.device == 'cuda' else 'cpu'}, loaded in {time.perf_counter() - start:.0f} s"
-    )
+    device = torch.cuda.get_device_name() if args.device == "cuda" else "cpu"
+    print(f"{device}, loaded in {time.perf_counter() - start:.0f} s")
     table = run_grid(
-        model, tokenizer, tokenizer.decode(ids[: args.calibration_tokens]), evaluation,
-        ratios=args.ratios or plan.get("ratios", (0.2, 0.3, 0.5)), ratio_of=plan.get("ratio_of", "neurons"),
-        recipes=plan["recipes"], variants=plan["variants"], networks=plan.get("networks"), seeds=plan.get("seeds", (0,)),
+        model,
+        tokenizer,
+        tokenizer.decode(ids[: args.calibration_tokens]),
+        evaluation,
+        ratios=args.ratios or plan.get("ratios", (0.2, 0.3, 0.5)),
+        ratio_of=plan.get("ratio_of", "neurons"),
+        recipes=plan["recipes"],
+        variants=plan["variants"],
+        networks=plan.get("networks"),
+        seeds=plan.get("seeds", (0,)),
         options={"context": args.context, "n_tokens": args.calibration_tokens, "batch_size": args.batch_size},
-        context=args.context, max_tokens=windows and windows * args.context, max_seconds=args.max_seconds,
-        minimal_pairs=args.pairs, out=out,
-    )  # fmt: skip
+        context=args.context,
+        max_tokens=windows and windows * args.context,
+        max_seconds=args.max_seconds,
+        minimal_pairs=args.pairs,
+        out=out,
+    )
     print(table.drop(columns=["calibration_hash", "minimal_pairs", "context"]).to_string(index=False))
     print(f"{time.perf_counter() - start:.0f} s; table at {out}")
     if args.device == "cuda":

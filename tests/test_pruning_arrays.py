@@ -174,7 +174,10 @@ def test_ridge_follows_the_number_of_tokens():
     x = torch.randn(20_060, 40, generator=g) @ mixing / 6 + torch.randn(20_060, 40, generator=g)
     w, kept = torch.randn(5, 40, generator=g), torch.arange(30)
     held = moments_of(x[20_000:], block=5000)
-    chosen = [choose_ridge(w, moments_of(x[:n], block=5000), moments_of(x[60:20_000], block=5000), kept)[0] for n in (60, 20_000)]
+    chosen = [
+        choose_ridge(w, moments_of(x[:n], block=5000), moments_of(x[60:20_000], block=5000), kept)[0]
+        for n in (60, 20_000)
+    ]
     assert chosen[0] > chosen[1]
     assert choose_ridge(w, held, held, kept, "bias") == (None, [])
 

@@ -19,7 +19,9 @@ LLAMA3 = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq
 def pruned_llama(heads=False, **overrides):
     model = tiny_model("llama", hidden_size=64, intermediate_size=96, **overrides)
     options = {"context": 64, "heads": heads}
-    return lb.prune(model, tiny_tokenizer(add_bos=False), TEXTS, 0.3, ratio_of="decoder", allocation="global", options=options)
+    return lb.prune(
+        model, tiny_tokenizer(add_bos=False), TEXTS, 0.3, ratio_of="decoder", allocation="global", options=options
+    )
 
 
 @pytest.mark.parametrize("heads", [False, True])

@@ -280,7 +280,14 @@ def test_sequential_refit_is_least_squares_on_the_pruned_prefix(tokenizer):
     kept = [np.arange(30), np.arange(25), np.arange(48), np.arange(48)]
     dense_weight = weight_of(find_mlp_parts(model)[1].down).detach().clone()
     reference = copy.deepcopy(model)
-    cut(reference, blocks, find_mlp_parts(reference), [kept[0]] + [np.arange(48)] * 3, compensation="affine", options=options)
+    cut(
+        reference,
+        blocks,
+        find_mlp_parts(reference),
+        [kept[0]] + [np.arange(48)] * 3,
+        compensation="affine",
+        options=options,
+    )
     walk = Walk(reference, blocks)
     walk.advance(0)
     moments = gather(walk, 1, find_mlp_parts(reference)[1].down)[0]

@@ -17,7 +17,31 @@ from llmbrain.pruning.reconstruct import Samples, activation_of, conjugate_gradi
 from llmbrain.pruning.surgery import slice_mlp
 from llmbrain.pruning.units import find_attention_parts, find_mlp_parts
 
-WORDS = "the cat sat on mat and then rain in spain fell or dog ran over hills while birds sang quiet songs at noon".split()
+WORDS = [
+    "the",
+    "cat",
+    "sat",
+    "on",
+    "mat",
+    "and",
+    "then",
+    "rain",
+    "in",
+    "spain",
+    "fell",
+    "or",
+    "dog",
+    "ran",
+    "over",
+    "hills",
+    "while",
+    "birds",
+    "sang",
+    "quiet",
+    "songs",
+    "at",
+    "noon",
+]
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +68,19 @@ def test_conjugate_gradients_solve_the_system():
 def test_conjugate_gradients_stop_where_held_out_tokens_say():
     a = torch.diag(torch.tensor([1.0, 0.01]))
     x, errors = conjugate_gradients(
-        lambda p: a @ p, torch.tensor([1.0, 1.0]), lambda r: r, 50, watch=lambda x: float((x - torch.tensor([1.0, 0.0])).norm())
+        lambda p: a @ p,
+        torch.tensor([1.0, 1.0]),
+        lambda r: r,
+        50,
+        watch=lambda x: float((x - torch.tensor([1.0, 0.0])).norm()),
     )
     assert float((x - torch.tensor([1.0, 0.0])).norm()) == min(errors)
 
 
 def samples_of(part, z, wanted):
-    return Samples([z[:600], z[600:]], [wanted[:600], wanted[600:]], [torch.ones(600), torch.ones(len(z) - 600)], [False, True])
+    return Samples(
+        [z[:600], z[600:]], [wanted[:600], wanted[600:]], [torch.ones(600), torch.ones(len(z) - 600)], [False, True]
+    )
 
 
 def planted_mlp(name="llama"):
@@ -206,7 +236,9 @@ def test_prices_hold_a_budget_of_parameters():
 def test_measured_allocations_meet_the_budget(allocation, tokenizer, texts):
     model = tiny_model("llama")
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    pruned = lb.prune(model, tokenizer, texts[:10], 0.5, allocation=allocation, options={"context": 64, "n_evaluations": 10})
+    pruned = lb.prune(
+        model, tokenizer, texts[:10], 0.5, allocation=allocation, options={"context": 64, "n_evaluations": 10}
+    )
     assert sum(pruned.summary["n_kept"]) == 96
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
@@ -259,7 +291,16 @@ def test_padding_heads_changes_nothing(tokenizer, texts, tmp_path):
 
     model = tiny_model("llama")
     options = {"context": 64, "heads": True}
-    pruned = lb.prune(model, tokenizer, texts[:10], 0.3, ratio_of="decoder", allocation="global", compensation="ridge", options=options)
+    pruned = lb.prune(
+        model,
+        tokenizer,
+        texts[:10],
+        0.3,
+        ratio_of="decoder",
+        allocation="global",
+        compensation="ridge",
+        options=options,
+    )
     pruned.save_pretrained(tmp_path / "m", format="padded")
     stock = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "m").eval()
     ids = torch.randint(0, 256, (1, 12), generator=torch.Generator().manual_seed(0))
@@ -322,7 +363,9 @@ def test_the_grid_resumes_and_refuses_another_calibration(tokenizer, texts, tmp_
     assert first["score"].tolist() == ["dense", "random", "random", "flap"]
     assert first["ratio_to_dense"][0] == 1
     calls = []
-    whole = run_grid(model, tokenizer, texts[:10], texts[30:], keep=lambda row, pruned: calls.append(row["score"]), **kwargs)
+    whole = run_grid(
+        model, tokenizer, texts[:10], texts[30:], keep=lambda row, pruned: calls.append(row["score"]), **kwargs
+    )
     assert calls == ["flap"]
     assert len(whole) == 5
     assert whole["perplexity"][:4].tolist() == pytest.approx(first["perplexity"].tolist())
@@ -332,7 +375,9 @@ def test_the_grid_resumes_and_refuses_another_calibration(tokenizer, texts, tmp_
     with pytest.raises(DatasetError, match="calibration_hash"):
         run_grid(model, tokenizer, texts[1:10], texts[30:], **kwargs)
     with pytest.raises(ParameterError, match="variant"):
-        run_grid(model, tokenizer, texts[:10], texts[30:], **{**kwargs, "recipes": [("flap", "schur", "affine", "odd")]})
+        run_grid(
+            model, tokenizer, texts[:10], texts[30:], **{**kwargs, "recipes": [("flap", "schur", "affine", "odd")]}
+        )
 
 
 def test_the_grid_can_stop_and_go_on(tokenizer, texts, tmp_path):
@@ -400,8 +445,39 @@ def test_a_subspace_helps_where_tokens_are_few():
 @pytest.mark.parametrize("subspace", ["networks", "principal"])
 def test_subspaces_run(subspace, tokenizer, texts):
     model = tiny_model("llama")
-    pruned = lb.prune(model, tokenizer, texts[:5], 0.5, networks="layers", options={"context": 64, "subspace": subspace, "rank": 8})
+    pruned = lb.prune(
+        model, tokenizer, texts[:5], 0.5, networks="layers", options={"context": 64, "subspace": subspace, "rank": 8}
+    )
     assert pruned.summary["neurons_after"] == 96
     if subspace == "networks":
         with pytest.raises(ParameterError, match="networks="):
             lb.prune(model, tokenizer, texts[:5], 0.5, options={"context": 64, "subspace": subspace})
+
+
+# -- domains --------------------------------------------------------------------------------------------------------
+def test_engagement_is_the_ratio_of_variances(tokenizer, texts):
+    from llmbrain.pruning.domain import domain_scores, engagement
+
+    model = tiny_model("llama")
+    networks = layer_networks(model, tokenizer, texts[:10], n_components=4, context=64)
+    same = engagement(model, tokenizer, texts[:6], texts[:6], networks, context=64)
+    assert all(torch.allclose(g, torch.ones_like(g)) for g in same.gain)
+    digits = [" ".join(str(i * j) for i in range(30)) for j in range(1, 7)]
+    other = engagement(model, tokenizer, digits, texts[:6], networks, context=64)
+    assert any(float((g - 1).abs().max()) > 0.2 for g in other.gain)
+    plain = domain_scores(model, networks, other, power=0, balance=1)
+    flap = [f.score.numpy() for f in Pruner(model, tokenizer, texts[:6], {"context": 64}).survey("flap")]
+    for a, b in zip(plain, flap):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-9)
+
+
+def test_ways_of_keeping_a_domain_are_compared_at_one_size(tokenizer, texts):
+    from llmbrain.pruning.domain import compare_domains
+
+    digits = [" ".join(str(i * j) for i in range(30)) for j in range(1, 9)]
+    table = compare_domains(
+        tiny_model("llama"), tokenizer, digits[:6], texts[:6], {"digits": digits[6:], "words": texts[30:32]},
+        n_components=4, options={"context": 64}, context=64, progress=False,
+    )  # fmt: skip
+    assert table["way"].tolist() == ["dense", "general", "domain", "mixed", "mixed + networks"]
+    assert np.isfinite(table[["digits", "words"]].to_numpy()).all()

@@ -1,6 +1,7 @@
 """Models whose layers differ in width: the stock class of transformers with some of its linears resized.
 
-This file is also copied into every folder that llmbrain saves in the format "hetero", followed by the name of the class,
+This file is also copied into every folder that llmbrain saves in the format "hetero", followed by the name of the
+class,
 so that transformers can open the folder by itself with ``trust_remote_code=True``. It must therefore import nothing but
 torch and transformers. The config says what differs:
 
@@ -32,7 +33,11 @@ def resize_linears(model, linears, attributes):
         old = model.get_submodule(path)
         like = {"device": old.weight.device, "dtype": old.weight.dtype}
         if isinstance(old, Conv1D):
-            new = Conv1D(n_outputs, n_inputs).to(**like) if old.weight.device.type != "meta" else Conv1D(n_outputs, n_inputs)
+            new = (
+                Conv1D(n_outputs, n_inputs).to(**like)
+                if old.weight.device.type != "meta"
+                else Conv1D(n_outputs, n_inputs)
+            )
         else:
             new = torch.nn.Linear(n_inputs, n_outputs, bias=has_bias, **like)
         new.train(old.training)

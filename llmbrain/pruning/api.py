@@ -119,7 +119,8 @@ def prune(
     compensation : {"none", "bias", "ridge", "affine"}
         What the kept neurons do for the removed ones.
     networks : NetworkSet, array of shape (n_networks, n_neurons), or {"published", "layers"}, optional
-        Maps for the scores ``network``, ``network_flap`` and ``participation``. ``published`` finds those of the paper on
+        Maps for the scores ``network``, ``network_flap`` and ``participation``. ``published`` finds those of the
+        paper on
         the calibration text (:func:`llmbrain.pruning.published_networks`), ``layers`` those of each layer's neurons.
     options : dict, optional
         See :class:`llmbrain.pruning.Options`.
@@ -152,7 +153,8 @@ def prune(
     options = make_options(options)
     if isinstance(score, str) and sc.SCORES[score] == "networks" and networks is None:
         raise ParameterError(
-            f"score={score!r} needs networks=: the result of CanICA or DictLearning on this model, maps, or 'published' or "
+            f"score={score!r} needs networks=: the result of CanICA or DictLearning on this model, maps, or "
+            f"'published' or "
             "'layers' to find them on the calibration text."
         )
     check_budget(model, ratio, ratio_of, options)
@@ -174,7 +176,9 @@ def check_budget(model, ratio, ratio_of, options):
     alloc.uniform([p.size for p in parts], n_keep, floors=floors)
 
 
-def prune_with(pruner, ratio, *, ratio_of="neurons", score="flap", allocation="schur", compensation="affine", inplace=False):
+def prune_with(
+    pruner, ratio, *, ratio_of="neurons", score="flap", allocation="schur", compensation="affine", inplace=False
+):
     """Prune with what a :class:`Pruner` has measured already; arguments as for :func:`prune`.
 
     Returns

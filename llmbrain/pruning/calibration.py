@@ -81,9 +81,7 @@ def calibration_blocks(tokenizer, texts, *, context=1024, n_tokens=None, batch_s
         raise CorpusError("The calibration text has fewer than two tokens.")
     full = [w for w in windows if len(w) == context]
     short = sorted((w for w in windows if len(w) < context), key=len, reverse=True)
-    return [
-        _pad(group[i : i + batch_size]) for group in (full, short) for i in range(0, len(group), batch_size)
-    ]
+    return [_pad(group[i : i + batch_size]) for group in (full, short) for i in range(0, len(group), batch_size)]
 
 
 def _token_ids(tokenizer, texts):
@@ -183,7 +181,8 @@ class Walk:
                 handle.remove()
         if len(arguments) != len(self.layers):
             raise UnsupportedArchitectureError(
-                f"{type(self.model).__name__} ran {len(arguments)} of its {len(self.layers)} layers; it cannot be walked "
+                f"{type(self.model).__name__} ran {len(arguments)} of its {len(self.layers)} layers; it "
+                f"cannot be walked "
                 "layer by layer."
             )
         self.hidden.append(first[0])
@@ -230,7 +229,8 @@ class Walk:
         gap = (hidden - self._end).abs().max()
         if not float(gap) <= 1e-3 * float(self._end.abs().max()):
             raise UnsupportedArchitectureError(
-                f"{type(self.model).__name__} does not give the same result layer by layer (difference {float(gap):.3g}); "
+                f"{type(self.model).__name__} does not give the same result layer by layer (difference "
+                f"{float(gap):.3g}); "
                 "its layers share state that cannot be carried."
             )
 

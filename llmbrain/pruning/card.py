@@ -13,15 +13,16 @@ model, tokenizer = lb.load_model("this folder")            # runs no code out of
 from transformers import AutoModelForCausalLM
 model = AutoModelForCausalLM.from_pretrained("this folder", trust_remote_code=True)
 ```
-Without `trust_remote_code`, transformers stops at the shapes of the linears; never load with `ignore_mismatched_sizes`, which
-would fill them with random numbers.""",
+Without `trust_remote_code`, transformers stops at the shapes of the linears; never load with
+`ignore_mismatched_sizes`, which would fill them with random numbers.""",
     "uniform": """All layers have one width: any tool that opens the base model opens this one.
 
 ```python
 from transformers import AutoModelForCausalLM
 model = AutoModelForCausalLM.from_pretrained("this folder")
 ```""",
-    "padded": """Narrow layers are filled with zeros up to the widest one: any tool that opens the base model opens this one, with the
+    "padded": """Narrow layers are filled with zeros up to the widest one: any tool that opens the base model opens
+    this one, with the
 same logits, but only the width of the widest layer is saved.
 
 ```python
@@ -61,13 +62,16 @@ def model_card(pruned, format, results=None):
             f"| {label} | {s[key + '_before']:,} | {s[key + '_after']:,} | {s[key + '_removed']:.1%} |"
             for label, key in (
                 ("MLP neurons", "neurons"), ("MLP parameters", "mlp_parameters"),
-                ("decoder parameters", "decoder_parameters"), ("all parameters", "total_parameters"), ("bytes", "bytes"),
+                ("decoder parameters", "decoder_parameters"), ("all parameters", "total_parameters"),
+                ("bytes", "bytes"),
             )
         ), "",
     ]  # fmt: skip
     lines += [
-        f"Neurons were ranked by `{s['score']}`, the budget was spread over layers by `{s['allocation']}`, and the neurons that stay "
-        f"make good for the others by `{s['compensation']}` (closed forms on {s['calibration_tokens']:,} calibration tokens; no "
+        f"Neurons were ranked by `{s['score']}`, the budget was spread over layers by `{s['allocation']}`, "
+        f"and the neurons that stay "
+        f"make good for the others by `{s['compensation']}` (closed forms on {s['calibration_tokens']:,} "
+        f"calibration tokens; no "
         "gradient step was taken). Widths of the layers: "
         f"{', '.join(map(str, s['n_kept']))}.",
         "",
@@ -75,15 +79,21 @@ def model_card(pruned, format, results=None):
         "## Measured", "",
     ]  # fmt: skip
     if results is None:
-        lines += ["Nothing was measured when this card was written. Perplexity on text like yours: `llmbrain evaluate FOLDER --text FILE`."]
+        lines += [
+            "Nothing was measured when this card was written. Perplexity on text like yours: `llmbrain "
+            "evaluate FOLDER --text FILE`."
+        ]
     else:
         lines += [_table(results)]
     lines += [
         "", "## Limits", "",
-        "A pruned model knows less than its base. What was lost depends on the calibration text; test it on what you need.",
-        f"Base weights {s['base_model'].get('weights_hash', 'unknown')}, calibration {s['calibration_hash'][:16]}, seed "
+        "A pruned model knows less than its base. What was lost depends on the calibration text; test it on "
+        "what you need.",
+        f"Base weights {s['base_model'].get('weights_hash', 'unknown')}, calibration "
+        f"{s['calibration_hash'][:16]}, seed "
         f"{s.get('random_state')}, llmbrain {s['llmbrain']}, torch {s['torch']}, transformers {s['transformers']}. "
-        "Kept neurons and scores are in `llmbrain_subnetwork.safetensors`, the whole recipe in `llmbrain_pruning.json`.",
+        "Kept neurons and scores are in `llmbrain_subnetwork.safetensors`, the whole recipe in "
+        "`llmbrain_pruning.json`.",
         "",
     ]  # fmt: skip
     return "\n".join(lines)
@@ -93,5 +103,7 @@ def _table(frame):
     """A data frame as a Markdown table."""
     head = "| " + " | ".join(map(str, frame.columns)) + " |"
     rule = "| " + " | ".join("---" for _ in frame.columns) + " |"
-    rows = ["| " + " | ".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row) + " |" for row in frame.values]
+    rows = [
+        "| " + " | ".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row) + " |" for row in frame.values
+    ]
     return "\n".join([head, rule, *rows])

@@ -313,7 +313,9 @@ def _pad_attentions(parts, config):
     if len({(p.n_heads, p.n_kv_heads) for p in parts}) == 1:
         n_heads, n_kv = parts[0].n_heads, parts[0].n_kv_heads
     elif len(groups) > 1 or "qkv" in parts[0].readers:
-        raise ParameterError("Layers with different numbers of heads a group cannot be padded; save with format='hetero'.")
+        raise ParameterError(
+            "Layers with different numbers of heads a group cannot be padded; save with format='hetero'."
+        )
     else:
         n_kv = max(p.n_kv_heads for p in parts)
         n_heads = n_kv * groups.pop()
@@ -321,7 +323,9 @@ def _pad_attentions(parts, config):
             sizes = {"q": n_heads, "k": n_kv, "v": n_kv}
             for name, count in sizes.items():
                 module, rows = p.readers[name], count * p.head_dim
-                bias = None if module.bias is None else torch.nn.functional.pad(module.bias, (0, rows - len(module.bias)))
+                bias = (
+                    None if module.bias is None else torch.nn.functional.pad(module.bias, (0, rows - len(module.bias)))
+                )
                 set_linear(module, _grow(weight_of(module), n_outputs=rows), bias)
             set_linear(p.out, _grow(weight_of(p.out), n_inputs=n_heads * p.head_dim))
             set_head_counts(p.owner, n_heads, n_kv, p.head_dim)
@@ -360,14 +364,14 @@ def _check_stock(base, config, model):
     extra = [n for n in have if n not in wanted]
     if any(n.endswith(".bias") for n in extra):
         raise ParameterError(
-            f"{base.__name__} has no place for the biases that compensation made ({extra[0]}). Save with format='hetero', or "
+            f"{base.__name__} has no place for the biases that compensation made ({extra[0]}). Save with "
+            f"format='hetero', or "
             "prune with compensation='ridge', which makes none."
         )
     if have != wanted:
         odd = next(n for n in {**have, **wanted} if have.get(n) != wanted.get(n))
         raise UnsupportedArchitectureError(
-            f"{base.__name__} would not load these weights ({odd}: {have.get(odd)}, wanted {wanted.get(odd)}). Save with "
+            f"{base.__name__} would not load these weights ({odd}: {have.get(odd)}, wanted "
+            f"{wanted.get(odd)}). Save with "
             "format='hetero'."
         )
-
-

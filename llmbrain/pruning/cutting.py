@@ -41,7 +41,8 @@ def cut(
     Returns
     -------
     pandas.DataFrame
-        A row a layer: ``layer, n_neurons, n_kept, ridge, error`` (share of the power of the wanted output that is missed on
+        A row a layer: ``layer, n_neurons, n_kept, ridge, error`` (share of the power of the wanted output that is
+        missed on
         held-out windows, else on the fitted ones), ``reconstruction`` (what is left of that error once the readers are
         refitted too).
     """
@@ -146,7 +147,9 @@ class Cutter:
         direct = dense_written and writes_to_stream(walk, part.layer, attention.out, silenced=part.down)
 
         def targets(i, output):
-            return dense_written[i].float() - (walk.hidden[i].float() + caught["x"].reshape(walk.hidden[i].shape).float())
+            return dense_written[i].float() - (
+                walk.hidden[i].float() + caught["x"].reshape(walk.hidden[i].shape).float()
+            )
 
         if heads is None and not direct:
             return
@@ -185,8 +188,8 @@ class Cutter:
             fit, held, samples = self._gather_samples(part, targets)
         else:
             fit, held = gather(
-                self.walk, part.layer, part.down, full=self.full, targets=targets, held=self.held if self.full else None,
-                weighting=self.weighting,
+                self.walk, part.layer, part.down, full=self.full, targets=targets, held=self.held if self.full else
+                None, weighting=self.weighting,
             )  # fmt: skip
         fit = self._filtered(part, fit, fit if held is None else fit + held)
         refit, _ = self._solve(part.down, fit, held, keep, row)

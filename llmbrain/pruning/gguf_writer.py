@@ -1,4 +1,4 @@
-"""One GGUF file for llama.cpp, architecture ``deci``: the Llama graph with a width and a number of heads for each layer."""
+"""One GGUF file for llama.cpp, architecture ``deci``: the Llama graph, with a width and heads for each layer."""
 
 import numpy as np
 import torch
@@ -118,7 +118,9 @@ def _write_tokenizer(writer, model, tokenizer, pre):
     backend = getattr(tokenizer, "backend_tokenizer", None)
     described = json.loads(backend.to_str()) if backend is not None else {}
     if described.get("model", {}).get("type") != "BPE" or "ByteLevel" not in json.dumps(described.get("pre_tokenizer")):
-        raise UnsupportedArchitectureError("format='gguf' writes byte-level BPE tokenizers; this one is of another kind.")
+        raise UnsupportedArchitectureError(
+            "format='gguf' writes byte-level BPE tokenizers; this one is of another kind."
+        )
     added = {t["id"]: t for t in described.get("added_tokens", [])}
     tokens = [f"[PAD{i}]" for i in range(model.config.vocab_size)]
     kinds = [5] * len(tokens)  # unused

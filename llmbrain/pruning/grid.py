@@ -131,7 +131,9 @@ def run_grid(
             break
         score, allocation, compensation, variant, ratio, seed = recipe
         one = pruner(variant, seed)
-        pruned = prune_with(one, ratio, ratio_of=ratio_of, score=score, allocation=allocation, compensation=compensation)
+        pruned = prune_with(
+            one, ratio, ratio_of=ratio_of, score=score, allocation=allocation, compensation=compensation
+        )
         row = {**_row(recipe, pruned.model, pruned.summary), **constants, **measure(pruned.model)}
         row["ratio_to_dense"] = row["perplexity"] / dense
         row["seconds"] = round(time.perf_counter() - start, 1)
@@ -198,7 +200,8 @@ def _known(out, constants):
     for name, value in constants.items():
         if len(frame) and not (frame[name].astype(str) == str(value)).all():
             raise DatasetError(
-                f"{out} holds results with another {name} than this run's ({value}). Results are comparable only with one "
+                f"{out} holds results with another {name} than this run's ({value}). Results are comparable "
+                f"only with one "
                 "calibration and one context: give another file."
             )
     return frame.to_dict("records")

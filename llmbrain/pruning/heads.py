@@ -17,7 +17,8 @@ def head_scores(name, part, moments, generator=None):
     Parameters
     ----------
     name : str
-        ``random``, ``magnitude``, ``wanda``, ``flap``, or a second-order score (all of which use the block form of OBS).
+        ``random``, ``magnitude``, ``wanda``, ``flap``, or a second-order score (all of which use the block form of
+        OBS).
     part : AttentionPart
     moments : Moments
         Of the inputs of the output projection.

@@ -1,10 +1,10 @@
 """Scores from functional networks: the published union of thresholded maps, and what the networks' span holds.
 
-The published recipe (Liu et al. 2025, "Pruning LLMs by identifying and preserving functional networks", with the authors'
-code) takes for every layer the outputs of the activation function and of ``up_proj``, z-scores each signal over the tokens
-of a group of 40 texts, finds 128 spatially independent maps with the cube contrast, z-scores each map over the signals, and
-keeps the neurons that exceed a threshold in any map of any group on either signal. The threshold is what the ratio asks for:
-``score="network", allocation="threshold"`` with these maps is that rule.
+The published recipe (Liu et al. 2025, "Pruning LLMs by identifying and preserving functional networks", with the
+authors' code) takes for every layer the outputs of the activation function and of ``up_proj``, z-scores each signal
+over the tokens of a group of 40 texts, finds 128 spatially independent maps with the cube contrast, z-scores each map
+over the signals, and keeps the neurons that exceed a threshold in any map of any group on either signal. The threshold
+is what the ratio asks for: ``score="network", allocation="threshold"`` with these maps is that rule.
 """
 
 from dataclasses import dataclass
@@ -74,7 +74,16 @@ def published_networks(model, tokenizer, texts, *, group_size=40, n_groups=1, ra
 
 
 def layer_networks(
-    model, tokenizer, texts, *, signals="neuron", n_components=128, group_size=None, n_groups=1, context=1024, random_state=0
+    model,
+    tokenizer,
+    texts,
+    *,
+    signals="neuron",
+    n_components=128,
+    group_size=None,
+    n_groups=1,
+    context=1024,
+    random_state=0,
 ):
     """Spatially independent networks of every layer by itself.
 
@@ -83,7 +92,8 @@ def layer_networks(
     model, tokenizer
     texts : Corpus, str or list of str
     signals : {"neuron", "act_up"}
-        The neurons (what the linear that writes back reads), or the two factors of a gated neuron as signals of their own.
+        The neurons (what the linear that writes back reads), or the two factors of a gated neuron as signals of
+        their own.
     n_components : int
     group_size : int or None
         Texts in a group; None takes all texts as one group, cut into windows.

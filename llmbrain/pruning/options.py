@@ -54,11 +54,11 @@ class Options:
     refit_attention : bool
         Whether the output projection of each attention behind the first cut is refitted towards the dense stream.
     reconstruct : {"none", "up", "all"}
-        Whether the rows of kept neurons are refitted too, by least squares on what the dense MLP writes: the linear that
-        is multiplied in ("up"), or the gate as well ("all").
+        Whether the rows of kept neurons are refitted too, by least squares on what the dense MLP writes: the linear
+        that is multiplied in ("up"), or the gate as well ("all").
     subspace : {"full", "networks", "principal"}
-        Where covariances between neurons are believed: everywhere, in the span of the networks of the layer, or in as many
-        principal components. Outside, variances alone are kept. Meant for very few calibration tokens.
+        Where covariances between neurons are believed: everywhere, in the span of the networks of the layer, or in
+        as many principal components. Outside, variances alone are kept. Meant for very few calibration tokens.
     rank : int
         Dimension of that subspace, at most.
     n_steps : int
@@ -142,6 +142,8 @@ def check_recipe(score, allocation, compensation):
     if isinstance(score, str) and score not in SCORES:
         raise ParameterError(f"Unknown score {score!r}; choose from {', '.join(SCORES)}, or give one array a layer.")
     if isinstance(allocation, str) and allocation not in ALLOCATIONS:
-        raise ParameterError(f"Unknown allocation {allocation!r}; choose from {', '.join(ALLOCATIONS)}, or give counts.")
+        raise ParameterError(
+            f"Unknown allocation {allocation!r}; choose from {', '.join(ALLOCATIONS)}, or give counts."
+        )
     if compensation not in COMPENSATIONS:
         raise ParameterError(f"Unknown compensation {compensation!r}; choose from {', '.join(COMPENSATIONS)}.")

@@ -1,7 +1,7 @@
 """Measuring what a cut costs, on calibration windows alone: divergence from the dense model's own predictions.
 
-The Kullback-Leibler divergence to the dense model grows smoothly from 0 with every neuron removed; the difference of two
-losses on the same tokens is many times noisier, and needs labels.
+The Kullback-Leibler divergence to the dense model grows smoothly from 0 with every neuron removed; the difference of
+two losses on the same tokens is many times noisier, and needs labels.
 """
 
 import numpy as np
@@ -149,7 +149,9 @@ def _sizes(module):
 
 
 @torch.no_grad()
-def measure_curves(model, parts, orders, fit_blocks, probe_blocks, *, levels=LEVELS, n_steps=20, weighting=None, progress=None):
+def measure_curves(
+    model, parts, orders, fit_blocks, probe_blocks, *, levels=LEVELS, n_steps=20, weighting=None, progress=None
+):
     """What each layer costs when it alone is cut and refitted, at every level.
 
     Parameters
@@ -216,16 +218,14 @@ def _final_norm(model):
 def curve_counts(losses, levels, sizes, n_keep, *, floors, round_to=1, extremes=0.3, over_layers=0.25):
     """Counts from measured curves: smoothed over layers, made convex, filled at equal marginal loss."""
     curves = smooth_curves(losses, levels, over_layers=over_layers)
-    return fill_by_curves(
-        curves, [0, *levels], sizes, n_keep, extremes=extremes, floors=floors, round_to=round_to
-    )
+    return fill_by_curves(curves, [0, *levels], sizes, n_keep, extremes=extremes, floors=floors, round_to=round_to)
 
 
 def search_counts(supernet, probe, starts, n_keep, *, floors, n_evaluations=200, costs=None, seed=0, progress=None):
     """Improve an allocation by moving neurons between layers while the divergence of the whole model falls.
 
-    The model is assembled from layers that were refitted one by one; no weights are fitted during the search. Widths are
-    multiples of the supernet's steps until the last rounding.
+    The model is assembled from layers that were refitted one by one; no weights are fitted during the search. Widths
+    are multiples of the supernet's steps until the last rounding.
 
     Parameters
     ----------

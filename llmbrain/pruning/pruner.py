@@ -142,7 +142,9 @@ class Pruner:
     def joint(self, score, allocation, budget):
         """Neurons and query heads that each layer keeps, for a budget of parameters to remove."""
         if allocation not in ("global", "uniform"):
-            raise ParameterError("With heads=True the allocation is 'global' (one threshold) or 'uniform' (equal shares).")
+            raise ParameterError(
+                "With heads=True the allocation is 'global' (one threshold) or 'uniform' (equal shares)."
+            )
         unit, scores = self.options.head_unit, self.head_scores(score)
         values = [unit_scores(p, s, unit)[0] for p, s in zip(self.attention, scores)]
         costs = [unit_cost(p, unit) for p in self.attention]
@@ -151,7 +153,9 @@ class Pruner:
             neurons = [f.score.cpu().numpy() for f in self.survey(score)]
             counts, removed = joint_counts(neurons, values, neuron_costs, costs, budget, floors=self.floors())
         else:
-            whole = sum(c * len(v) for c, v in zip(costs, values)) + sum(c * n for c, n in zip(neuron_costs, self.sizes))
+            whole = sum(c * len(v) for c, v in zip(costs, values)) + sum(
+                c * n for c, n in zip(neuron_costs, self.sizes)
+            )
             share = budget / whole
             removed = np.array([min(round(share * len(v)), len(v) - 1) for v in values])
             left = budget - float(np.dot(removed, costs))
@@ -190,7 +194,10 @@ class Pruner:
 
     def calibration(self):
         """What tells this calibration from another."""
-        return {"calibration_tokens": n_calibration_tokens(self.blocks), "calibration_hash": calibration_hash(self.blocks)}
+        return {
+            "calibration_tokens": n_calibration_tokens(self.blocks),
+            "calibration_hash": calibration_hash(self.blocks),
+        }
 
     # -- networks -----------------------------------------------------------------------------------------------
     def _maps(self, networks, texts):
@@ -227,7 +234,8 @@ def make_score(score, maps, random_state):
         return (lambda part, m: arrays[part.layer]), False
     if sc.SCORES[score] == "networks" and maps is None:
         raise ParameterError(
-            f"score={score!r} needs networks=: the result of CanICA or DictLearning on this model, maps, or 'published' or "
+            f"score={score!r} needs networks=: the result of CanICA or DictLearning on this model, maps, or "
+            f"'published' or "
             "'layers' to find them on the calibration text."
         )
 

@@ -1,8 +1,8 @@
 """Refitting all linears of a pruned MLP to what the dense one wrote: least squares on one layer, no loss of the model.
 
-With gates ``s_j(z)`` and readers ``u_j`` a gated MLP writes ``sum_j d_j s_j(z) (u_j . z)``: linear in the ``d_j``, and, the ``d_j``
-held, linear in the ``u_j``. The gates enter through their derivative (one Gauss-Newton step). Each problem is solved by
-conjugate gradients, whose early stop, chosen on held-out tokens, is the regularisation.
+With gates ``s_j(z)`` and readers ``u_j`` a gated MLP writes ``sum_j d_j s_j(z) (u_j . z)``: linear in the ``d_j``, and,
+with the ``d_j`` held, linear in the ``u_j``. The gates enter through their derivative (one Gauss-Newton step). Each
+problem is solved by conjugate gradients, whose early stop, chosen on held-out tokens, is the regularisation.
 """
 
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ def split_readers(part):
     size = part.down.weight.shape[1] if isinstance(part.down, torch.nn.Linear) else part.down.weight.shape[0]
     readers = {name: module for name, module, _ in part.readers}
     if len(part.readers) == 1:
-        (name, module, parts), = part.readers
+        ((name, module, parts),) = part.readers
         if parts == 1:
             return None, (module, 0, size)
         return (module, size, 2 * size), (module, 0, size)
@@ -175,8 +175,8 @@ def reconstruct(part, activation, samples, *, readers=("up",), rounds=2, n_steps
     activation : callable
     samples : Samples
     readers : tuple of {"up", "gate"}
-        Which readers are refitted. ``up`` is an exact least-squares problem; ``gate`` (and the one layer of a plain MLP) is
-        linearised.
+        Which readers are refitted. ``up`` is an exact least-squares problem; ``gate`` (and the one layer of a plain
+        MLP) is linearised.
     rounds : int
         Readers, then writer, so many times.
     n_steps : int

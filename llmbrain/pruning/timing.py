@@ -1,4 +1,4 @@
-"""What a smaller model gains in speed: tokens per second for reading and for writing, measured, with what bounds them."""
+"""What a smaller model gains in speed: tokens per second for reading and for writing, measured."""
 
 import statistics
 import time
@@ -48,7 +48,9 @@ def measure_speed(model, *, batch_sizes=(1, 8), prompt=256, new_tokens=32, repea
                 "decode_tokens_per_second": n * new_tokens / statistics.median(r[1] for r in runs),
                 "weight_bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
                 "cache_bytes": runs[0][2],
-                "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
+                "device": torch.cuda.get_device_name(device)
+                if device.type == "cuda"
+                else f"cpu, {torch.get_num_threads()} threads",
                 "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
                 "narrowest": min(widths),
                 "widest": max(widths),

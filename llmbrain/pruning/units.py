@@ -1,4 +1,4 @@
-"""The parts of a model that can be taken out: MLP neurons, and attention heads in ways that keep queries and keys paired."""
+"""What can be taken out of a model: MLP neurons, and attention heads in ways that keep queries and keys paired."""
 
 from dataclasses import dataclass, replace
 
@@ -194,7 +194,8 @@ def _mlp_of(block, layer, path, width):
             readers.append((name, module, features(module)[1] // size))
         elif not is_linear(module) and owner is not block and any(True for _ in module.parameters()):
             raise UnsupportedArchitectureError(
-                f"{path}.{owner_name} holds {name} ({type(module).__name__}), whose parameters llmbrain does not know how "
+                f"{path}.{owner_name} holds {name} ({type(module).__name__}), whose parameters llmbrain does "
+                f"not know how "
                 "to slice together with the neurons."
             )
     if not readers or sum(parts for _, _, parts in readers) > 2:
@@ -239,11 +240,18 @@ def _attention_of(block, layer, path, config):
             n_kv = (features(fused)[1] // head_dim - n_heads) // 2
         whole = features(next(iter(readers.values())))[1]
         expected = (n_heads if len(readers) == 3 else n_heads + 2 * n_kv) * head_dim
-        if n_kv < 1 or n_heads % n_kv or whole != expected or hasattr(owner, "q_norm") and _norm_is_wide(owner, head_dim):
+        if (
+            n_kv < 1
+            or n_heads % n_kv
+            or whole != expected
+            or hasattr(owner, "q_norm")
+            and _norm_is_wide(owner, head_dim)
+        ):
             break
         return AttentionPart(layer, f"{path}.{name}.{out}", owner, children[out], readers, n_heads, n_kv, head_dim)
     raise UnsupportedArchitectureError(
-        f"Heads cannot be taken out of {path} ({type(block).__name__}): its query, key and value projections are laid out in "
+        f"Heads cannot be taken out of {path} ({type(block).__name__}): its query, key and value projections "
+        f"are laid out in "
         "a way that llmbrain does not know. Prune its MLP neurons (heads=False)."
     )
 
@@ -311,7 +319,8 @@ def even_heads(kept_heads, n_heads, n_kv_heads):
     used = counts[counts > 0]
     if int(used.min()) != int(used.max()):
         raise ParameterError(
-            f"Query heads {heads.tolist()} leave {counts.tolist()} heads to the key/value heads; keep whole groups, or the "
+            f"Query heads {heads.tolist()} leave {counts.tolist()} heads to the key/value heads; keep whole "
+            f"groups, or the "
             "same number in each group that stays."
         )
     return heads, counts.nonzero()[:, 0]
