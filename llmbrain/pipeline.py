@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from importlib import metadata
 
 from .exceptions import ModelNotFoundError, ParameterError
-from .files import read_json, write_json
+from .files import read_json, write_json, write_tsv
 
 __all__ = [
     "RunPlan",
@@ -23,15 +23,19 @@ __all__ = [
     "run_study",
 ]
 
+# What the pruning table compares, at one ratio and on one calibration text: score, allocation, compensation, and if
+# statistics are taken once in the dense model or again behind each pruned layer, as the package does by default.
 PRUNING_RECIPES = (
-    # score, allocation, compensation: the floor, the baselines, the published rule, and the package's own default
-    ("random", "uniform", "none"),
-    ("magnitude", "uniform", "none"),
-    ("wanda", "uniform", "none"),
-    ("network", "uniform", "none"),
-    ("network", "uniform", "affine"),
-    ("wanda", "uniform", "affine"),
+    ("random", "uniform", "none", "one-shot"),
+    ("magnitude", "uniform", "none", "one-shot"),
+    ("wanda", "uniform", "none", "one-shot"),
+    ("flap", "global", "bias", "one-shot"),
+    ("network", "uniform", "none", "one-shot"),
+    ("network", "uniform", "affine", "one-shot"),
+    ("wanda", "uniform", "affine", "one-shot"),
+    ("flap", "schur", "affine", "sequential"),
 )
+PRUNING_VARIANTS = {"one-shot": {"propagation": "one-shot", "ridge": 0.1}, "sequential": {}}
 
 
 @dataclass(frozen=True)
@@ -185,6 +189,72 @@ def lesion_networks(
     result.info["empty_networks"] = empty
     result.save(study)
     return result
+
+
+def compare_pruning(
+    study,
+    model,
+    tokenizer,
+    *,
+    calibration,
+    evaluation,
+    ratio=0.2,
+    calibration_tokens=8192,
+    evaluation_tokens=3000,
+    random_state=0,
+):
+    """Prune a study's model by several recipes on the same calibration text and write the table into the study.
+
+    Parameters
+    ----------
+    study : path-like or Study
+        Where the networks are, and where the table goes.
+    model, tokenizer : transformers model and tokenizer
+        The dense model; it is left as it is.
+    calibration, evaluation : Corpus
+        Text on which statistics are taken, and other text on which perplexity is measured.
+    ratio : float
+        Share of the MLP neurons that is removed.
+    calibration_tokens, evaluation_tokens : int
+        How much of each text is read.
+    random_state : int
+        Seed.
+
+    Returns
+    -------
+    pandas.DataFrame
+        See :func:`llmbrain.run_grid`.
+    """
+    from .networks import NetworkSet
+    from .pruning import run_grid
+
+    study = _study(study)
+    context = min(512, calibration_tokens)
+    table = run_grid(
+        model,
+        tokenizer,
+        calibration,
+        evaluation,
+        ratios=(ratio,),
+        recipes=PRUNING_RECIPES,
+        variants=PRUNING_VARIANTS,
+        seeds=(random_state,),
+        networks=NetworkSet.load(study).z,
+        options={"n_tokens": calibration_tokens, "context": context},
+        context=context,
+        max_tokens=evaluation_tokens,
+    )
+    write_tsv(study.path("prune_table"), table)
+    info = {
+        "calibration": {"corpus": calibration.name, "hash": calibration.hash, "n_tokens": calibration_tokens},
+        "evaluation": {"corpus": evaluation.name, "hash": evaluation.hash, "n_tokens": evaluation_tokens},
+        "context": context,
+        "random_state": random_state,
+        "ratio_of": "neurons",
+        "variants": PRUNING_VARIANTS,
+    }
+    write_json(study.path("prune_json"), info)
+    return table
 
 
 # -- the whole path -----------------------------------------------------------------------------------------------
@@ -357,8 +427,8 @@ def _model_of(study, model, tokenizer, device):
     found = describe_model(opened)["weights_hash"]
     if found != known["weights_hash"]:
         raise ModelNotFoundError(
-            f"{name!r} is not the model of this study: its weights hash is {found}, the study's {known['weights_hash']} "
-            f"({known['id']}). Say where that model is with model= (--model)."
+            f"{name!r} is not the model of this study: its weights hash is {found}, the study's "
+            f"{known['weights_hash']} ({known['id']}). Say where that model is with model= (--model)."
         )
     return opened, tokenizer
 
