@@ -180,7 +180,7 @@ def _share(pruners, key):
             new._surveys = other._surveys
             if other.options.held_out == new.options.held_out:
                 new._curves = other._curves
-            new.maps = other.maps
+            new._found = other._found
             return
 
 

@@ -50,7 +50,10 @@ class Pruner:
             batch_size=self.options.batch_size,
         )  # fmt: skip
         self.weighting = stream_weighting if self.options.token_weights == "stream" else None
-        self.maps = None if networks is None else self._maps(networks, calibration)
+        self._wanted = (networks, calibration)
+        self._found = {}
+        if networks is not None and not isinstance(networks, str):
+            self._found["maps"] = self._maps(networks)  # maps of another model are refused before any work
         self._progress = progress or (lambda what, total: None)
         self._surveys, self._curves, self._heads = {}, {}, {}
 
@@ -63,7 +66,7 @@ class Pruner:
             walk = Walk(self.model, self.blocks)
             if not self._surveys:
                 walk.check()
-            rule, full = make_score(score, self.maps, self.random_state)
+            rule, full = make_score(score, self.maps if _needs_maps(score) else None, self.random_state)
             known = survey(
                 walk, self.parts, rule, full=full, schur=schur, weighting=self.weighting,
                 progress=self._progress("survey", len(self.parts)),
@@ -182,13 +185,13 @@ class Pruner:
         table : pandas.DataFrame
         """
         options = self.options if options is None else make_options(options, context=self.options.context)
-        if options.subspace == "networks" and self.maps is None:
+        if options.subspace == "networks" and self._wanted[0] is None:
             raise ParameterError("subspace='networks' needs networks=.")
         target = self.model if inplace else copy.deepcopy(self.model)
         attention = find_attention_parts(target) if heads is not None or options.refit_attention else None
         table = cut(
             target, self.blocks, find_mlp_parts(target), kept, compensation=compensation, options=options,
-            attention=attention, kept_heads=heads, maps=self.maps, progress=self._progress("cut", len(kept)),
+            attention=attention, kept_heads=heads, maps=self.maps if options.subspace == "networks" else None, progress=self._progress("cut", len(kept)),
         )  # fmt: skip
         return target, table
 
@@ -200,10 +203,16 @@ class Pruner:
         }
 
     # -- networks -----------------------------------------------------------------------------------------------
-    def _maps(self, networks, texts):
-        """Maps over the neurons of each layer."""
-        if isinstance(networks, str):
-            networks = self._find(networks, texts)
+    @property
+    def maps(self):
+        """Maps over the neurons of each layer, found when they are first needed; None without networks."""
+        networks, texts = self._wanted
+        if not self._found and networks is not None:
+            self._found["maps"] = self._maps(self._find(networks, texts))
+        return self._found.get("maps")
+
+    def _maps(self, networks):
+        """Check maps and cut them into layers."""
         if isinstance(getattr(networks, "maps", None), list):
             return [m.double() for m in networks.maps]
         values = np.asarray(networks.z if hasattr(networks, "z") else networks, dtype=np.float64)
@@ -225,6 +234,10 @@ class Pruner:
         raise ParameterError(f"networks={how!r}; give a NetworkSet, maps, 'published' or 'layers'.")
 
 
+def _needs_maps(score):
+    return isinstance(score, str) and sc.SCORES[score] == "networks"
+
+
 def make_score(score, maps, random_state):
     """A function ``(part, moments) -> scores`` for a score, and whether it needs covariances."""
     if callable(score):
@@ -232,7 +245,7 @@ def make_score(score, maps, random_state):
     if not isinstance(score, str):
         arrays = [torch.as_tensor(np.asarray(s), dtype=torch.float64) for s in score]
         return (lambda part, m: arrays[part.layer]), False
-    if sc.SCORES[score] == "networks" and maps is None:
+    if _needs_maps(score) and maps is None:
         raise ParameterError(
             f"score={score!r} needs networks=: the result of CanICA or DictLearning on this model, maps, or "
             f"'published' or "
