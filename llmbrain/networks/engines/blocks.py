@@ -160,7 +160,7 @@ class CleanedRuns:
     def blocks(self, rows=None):
         """Yield the slices of neurons that make blocks of a few megabytes for so many rows."""
         values = BLOCK_VALUES if self.device.type == "cpu" else BLOCK_VALUES_GPU
-        size = max(256, values // max(rows or self.n_rows, 1))
+        size = max(1024, values // max(rows or self.n_rows, 1))
         for start in range(0, self.n_neurons, size):
             yield start, min(start + size, self.n_neurons)
 
