@@ -167,3 +167,33 @@ def test_mask_and_overlap_with_networks():
     # neurons of the same layer overlap by chance: expected is the hypergeometric mean of the layer
     in_layer = mask.values[:150].sum() * (maps[0, :150] > 3).sum() / 150
     assert table["expected"][0] == pytest.approx(in_layer, rel=0.1, abs=0.5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_shipped_localizer_on_a_tiny_model(tmp_path):
+    from tests.tiny import tiny_model, tiny_tokenizer
+
+    model = tiny_model("llama")
+    found = loc.run_localizer(model, tiny_tokenizer(), "arithmetic", record_options={"context": 128})
+    geometry = NeuronGeometry.from_model(model)
+    assert found.contrast == ("arithmetic", "prose") and found.z.shape == (geometry.n_neurons,)
+    assert len(found.items) == 80 and found.info["localizer"] == "arithmetic"
+    # digits against letters: even random weights tell them apart, so the mask is not empty
+    assert found.selected(0.05).any()
+
+    class Folder:
+        def path(self, kind, desc):
+            return tmp_path / f"{desc}_{kind}.nii.gz"
+
+    files = found.save(Folder(), geometry)
+    assert len(files) == 2 and all(f.is_file() for f in files)
+
+
+@pytest.mark.demo
+@pytest.mark.filterwarnings("ignore")
+def test_language_localizer_of_the_demo_model(demo_model):
+    model, tokenizer = demo_model
+    found = loc.run_localizer(model, tokenizer, "language")
+    assert set(found.items["condition"]) == {"sentences", "shuffled"}
+    # order of words matters to many neurons of a trained model, and to both sides
+    assert found.selected(0.05).mean() > 0.01

@@ -141,3 +141,16 @@ def test_connectivity_speaks_up():
         functional_connectivity([flat])
     with pytest.warns(NumericalWarning, match="tokens for 4 networks"):
         functional_connectivity([chain(10, 0)])
+
+
+def test_dual_regression_of_a_recording_finds_the_networks_again():
+    from llmbrain.networks import CanICA, regress_recording
+
+    rng = np.random.default_rng(2)
+    maps = rng.laplace(size=(3, 400)) ** 3
+    runs = [(rng.normal(size=(90, 3)) @ maps + rng.normal(size=(90, 400))) * 2.0 + 5 for _ in range(3)]
+    networks = CanICA(n_components=3, n_init=3).fit(runs[:2]).networks_
+    (new,) = regress_recording(networks, runs[2:])
+    for k in range(3):
+        assert np.corrcoef(new.maps[k], networks.maps[k])[0, 1] > 0.9
+    assert new.time_courses.shape == (90, 3)

@@ -18,7 +18,9 @@ _WHERE = {
     "layer_profile": "profiles",
     "localize": "localizer",
     "match_maps": "matching",
+    "regress_recording": "dual_regression",
     "resampled_networks": "resampling",
+    "run_localizer": "localizer",
     "split_half": "stability",
 }
 

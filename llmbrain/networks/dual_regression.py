@@ -81,6 +81,52 @@ def dual_regression(run, maps, *, demean=True, normalize=True):
     return DualRegression(courses, beta, z, dof)
 
 
+def regress_recording(networks, recording, **options):
+    """Dual regression of every run of a recording on the maps of a network set.
+
+    Neurons are z-scored within each run first, as for the decomposition.
+
+    Parameters
+    ----------
+    networks : NetworkSet
+    recording : Recording, Run, study, or list of runs, images, paths or arrays
+        Of the model that the networks are of; another corpus, checkpoint or quantisation is what it is for.
+    **options
+        Of :func:`dual_regression`.
+
+    Returns
+    -------
+    list of DualRegression
+        One for each run, maps in the flat order of neurons.
+
+    Examples
+    --------
+    >>> from llmbrain.networks import CanICA
+    >>> rng = np.random.default_rng(0)
+    >>> maps = rng.laplace(size=(2, 300)) ** 3
+    >>> runs = [rng.normal(size=(60, 2)) @ maps + rng.normal(size=(60, 300)) for _ in range(2)]
+    >>> networks = CanICA(n_components=2, n_init=2).fit(runs).networks_
+    >>> [result.maps.shape for result in regress_recording(networks, runs)]
+    [(2, 300), (2, 300)]
+    """
+    from .inputs import load_runs
+
+    runs = load_runs(recording, networks.geometry)
+    networks.geometry.check_same(runs.geometry, "the recording")
+    maps = runs.read_order(networks.maps)
+    results = []
+    for source in runs.sources:
+        x = np.empty((source.n_tokens, source.n_neurons), dtype=np.float32)
+        source.read(0, source.n_neurons, x)
+        x -= x.mean(axis=0)
+        sd = x.std(axis=0, ddof=1)
+        x /= np.where(sd > 0, sd, 1)
+        found = dual_regression(x, maps, **options)
+        flat = (runs.flat_order(found.maps), runs.flat_order(found.z))
+        results.append(DualRegression(found.time_courses, *flat, found.dof))
+    return results
+
+
 def time_courses(run, maps, *, demean=True):
     """Stage 1: least-squares time course of every network, all networks jointly.
 

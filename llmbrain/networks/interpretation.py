@@ -343,10 +343,10 @@ def _label(network, row, correlations, tokens):
     if row["artefact"]:
         return f"artefact: {row['artefact']}"
     own = correlations[(correlations["network"] == network) & (correlations["p_fwe"] <= 0.05)]
-    named = own[~own["regressor"].isin(_NOT_NAMES) & (own["r"].abs() >= 0.2)]
+    named = own[~own["regressor"].isin(_NOT_NAMES) & (own["r"].abs() >= 0.3)]
     if len(named):
         best = named.loc[named["r"].abs().idxmax()]
-        return best["regressor"] if best["r"] > 0 else f"not {best['regressor']}"
+        return best["regressor"] if best["r"] > 0 else f"{best['regressor']} (negative)"
     graded = own[own["regressor"].isin(("surprisal", "log_frequency")) & (own["r"].abs() >= 0.3)]
     if len(graded):
         best = graded.loc[graded["r"].abs().idxmax()]

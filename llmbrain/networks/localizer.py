@@ -81,6 +81,66 @@ class Localization:
         info = {"localizer": name, "fdr": level, **{k: v for k, v in self.info.items() if k in keep}}
         return NeuronMask(self.selected(level, side), geometry, name=name, info=info)
 
+    def save(self, study, geometry, desc=None):
+        """Write the z map, and the mask at a false discovery rate of 5 %, into a study.
+
+        Parameters
+        ----------
+        study : Study or path
+        geometry : NeuronGeometry
+        desc : str, optional
+            Name of the localizer in the file names; the contrast by default.
+
+        Returns
+        -------
+        list of Path
+        """
+        from ..files import save_img
+        from .result import _study
+
+        study, desc = _study(study), desc or "".join(self.contrast)
+        z_map = save_img(study.path("statmap", desc=desc), geometry.to_img(self.z.astype(np.float32)))
+        mask = self.mask(geometry)
+        if mask.count:
+            mask.save(study.path("localizer_mask", desc=desc))
+        return [z_map, *([study.path("localizer_mask", desc=desc)] if mask.count else [])]
+
+
+def run_localizer(model, tokenizer, name="language", *, out=None, record_options=None, **options):
+    """Record the stimuli of a localizer that ships with the package, and contrast its two conditions.
+
+    Parameters
+    ----------
+    model, tokenizer : transformers model and tokenizer
+    name : {"language", "code", "arithmetic"}
+        Sentences against the same words shuffled, code against prose, arithmetic against prose; see
+        :func:`llmbrain.corpus.load_localizer`.
+    out : path-like, optional
+        Study folder that keeps the recording. Default: a temporary one.
+    record_options : dict, optional
+        Of :func:`llmbrain.record`, for example ``dict(site="attention")``.
+    **options
+        Of :func:`localize`. The language localizer pairs every sentence with its own shuffled version.
+
+    Returns
+    -------
+    Localization
+    """
+    import tempfile
+
+    from ..corpus import LOCALIZERS, load_localizer
+    from ..recording import record
+
+    corpus = load_localizer(name)
+    if name == "language":
+        options.setdefault("pairs", lambda item: item.rsplit("-", 1)[1])
+    given = {"progress": False, **(record_options or {})}
+    with tempfile.TemporaryDirectory() as folder:
+        runs = record(model, tokenizer, corpus, out=out or f"{folder}/study", **given)
+        found = localize(list(runs), [run.events for run in runs], LOCALIZERS[name], **options)
+    found.info.update(localizer=name, corpus_hash=corpus.hash)
+    return found
+
 
 def localize(runs, events, contrast, *, unit="item", covariates=None, pairs=None, magnitude=False, noise_model="ar1"):
     """Contrast two conditions with a general linear model.

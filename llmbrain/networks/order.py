@@ -100,7 +100,7 @@ def split_half_curve(runs, grid, *, n_init=3, confounds=None, random_state=0, **
     limit = min(sum(s.n_tokens - 1 for s in side) for side in sides)
     if not grid or grid[0] < 1 or grid[-1] > limit:
         raise ParameterError(f"The grid {grid} must lie between 1 and {limit}, what half of the tokens carry.")
-    spaces = [joint_subspace(side, grid[-1], confounds=c, **reduction) for side, c in zip(sides, nuisance)]
+    spaces = [joint_subspace(side, 3 * grid[-1], confounds=c, **reduction) for side, c in zip(sides, nuisance)]
     table = []
     for k in grid:
         a, b = (sparsest_maps(space, k, n_init, rng) for space in spaces)

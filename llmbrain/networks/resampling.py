@@ -75,7 +75,8 @@ def joint_subspace(
     if [len(b) for b in blocks] != data.n_tokens:
         raise ParameterError(f"blocks label {[len(b) for b in blocks]} tokens, the runs have {data.n_tokens}.")
     n_rows = min(n_rows, data.n_rows - len(data.n_tokens), data.n_neurons - 1)
-    subspace = group_subspace(data, n_rows, group=group)
+    # as many rows of each run: those that canonical ICA keeps of a run, when n_rows is three times its components
+    subspace = group_subspace(data, n_rows, group=group, rows_per_run=1)
     rows = whiten(data, subspace)
     scores, covariances = [], []
     for r, labels in enumerate(blocks):
