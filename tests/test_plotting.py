@@ -175,6 +175,7 @@ def figures():
         "maps": (plotting.plot_network_maps, (maps, GEOMETRY), {"topography": topography}),
         "maps-sheets": (plotting.plot_network_maps, (maps, GEOMETRY), {"kind": "sheets"}),
         "maps-one": (plotting.plot_network_maps, (maps[:1], GEOMETRY), {}),
+        "maps-two": (plotting.plot_network_maps, (maps[:2], GEOMETRY), {"topography": topography}),
         "maps-64": (plotting.plot_network_maps, (planted_maps(GEOMETRY, 64), GEOMETRY), {}),
         "atlas": (plotting.plot_atlas, (maps, GEOMETRY), {"topography": topography}),
         "profiles": (plotting.plot_layer_profiles, (maps, GEOMETRY), {}),

@@ -175,7 +175,7 @@ def plot_time_courses(courses, events=None, *, networks=None, tokens=None, title
         ax = place(0.62, 0.2, st.PAGE - 0.8, body)
         at = np.arange(len(values))
         for i, k in enumerate(networks):
-            y = np.clip(values[:, k], -3, 3) / 6.5
+            y = np.clip(values[:, k], -3, 3) / 5.4
             ax.fill_between(at, i - np.maximum(y, 0), i, color=colors[k], alpha=0.85, lw=0, step="mid")
             ax.fill_between(at, i - np.minimum(y, 0), i, color=colors[k], alpha=0.35, lw=0, step="mid")
             ax.axhline(i, color=st.GRID, lw=0.6, zorder=0)

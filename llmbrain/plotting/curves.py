@@ -7,6 +7,13 @@ from . import style as st
 
 __all__ = ["plot_order", "plot_stability"]
 
+LABELS = {
+    "n_reproduced": "networks found again",
+    "share": "share found again",
+    "mean_r": "mean |r| of matched maps",
+    "median_r": "median |r| of matched maps",
+}
+
 
 def plot_stability(values, *, bar=0.7, label="stability (Iq)", title=None, output_file=None):
     """Draw how stable each network is over restarts, the most stable first.
@@ -116,7 +123,7 @@ def plot_order(curves, x="n_components", *, chosen=None, ylabel=None, title=None
                     f"{best:g}", (best, 1), xycoords=("data", "axes fraction"), xytext=(0, 1), ha="center", va="bottom",
                     textcoords="offset points", fontsize=7, color=st.POSITIVE, annotation_clip=False,
                 )  # fmt: skip
-            ax.set_ylabel((ylabel or {}).get(name, name.replace("_", " ")))
+            ax.set_ylabel({**LABELS, **(ylabel or {})}.get(name, name.replace("_", " ")))
             ax.grid(axis="y")
         for ax in axes[len(names) :]:
             ax.remove()

@@ -115,8 +115,9 @@ def plot_network_maps(
     high = wide * (0.62 if kind == "units" else 0.5)
     note = "Bars: share of each layer's neurons, own scale each." + (f" {topography.note}" if topography else "")
     with st.style():
-        title = f"{len(z)} networks, |z| > {threshold:g}" if title is None else title
-        fig, place = st.fixed_figure(st.PAGE, 0.05 + n_rows * (high + 0.2) + 0.62, title, note)
+        title = f"{len(z)} network{'s' if len(z) > 1 else ''}, |z| > {threshold:g}" if title is None else title
+        width = min(st.PAGE, max(0.45 + n_columns * wide, 3.0, 0.3 + 0.052 * len(note)))  # the note has to fit
+        fig, place = st.fixed_figure(width, 0.05 + n_rows * (high + 0.2) + 0.62, title, note)
         for k in range(len(z)):
             left, top = 0.4 + wide * (k % n_columns), 0.2 + (high + 0.2) * (k // n_columns)
             ax = place(left, top, 0.74 * wide, high)
