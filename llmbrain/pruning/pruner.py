@@ -190,9 +190,17 @@ class Pruner:
         target = self.model if inplace else copy.deepcopy(self.model)
         attention = find_attention_parts(target) if heads is not None or options.refit_attention else None
         table = cut(
-            target, self.blocks, find_mlp_parts(target), kept, compensation=compensation, options=options,
-            attention=attention, kept_heads=heads, maps=self.maps if options.subspace == "networks" else None, progress=self._progress("cut", len(kept)),
-        )  # fmt: skip
+            target,
+            self.blocks,
+            find_mlp_parts(target),
+            kept,
+            compensation=compensation,
+            options=options,
+            attention=attention,
+            kept_heads=heads,
+            maps=self.maps if options.subspace == "networks" else None,
+            progress=self._progress("cut", len(kept)),
+        )
         return target, table
 
     def calibration(self):
