@@ -396,6 +396,13 @@ def test_masks_and_metrics(fitted, planted):
     assert metrics["peak_layer"].le(metrics["last_layer"]).all()
 
 
+def test_another_threshold(fitted):
+    networks = NetworkSet(fitted.networks_.maps, GEOMETRY, fitted.networks_.metrics.assign(own=1)).set_threshold(4.5)
+    assert networks.metrics["n_neurons"].tolist() == [m.count for m in networks.masks(4.5)]
+    np.testing.assert_array_equal(networks.metrics["stability"], fitted.networks_.metrics["stability"])
+    assert networks.info["threshold"] == 4.5 and "own" in networks.metrics
+
+
 def test_save_and_load(fitted, tmp_path):
     from llmbrain.dataset import Study
 

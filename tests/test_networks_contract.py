@@ -5,12 +5,13 @@ import types
 from importlib import import_module
 
 import pytest
+from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from llmbrain.networks import CanICA, DictLearning
 
 
-def nilearns_checks(estimators):
-    """Checks of nilearn, whose module imports polars (for maskers of tables) and nilearn's tests (with own markers)."""
+def nilearns_checks():
+    """The module of nilearn's checks, which imports polars (for maskers of tables) and tests with other markers."""
     try:
         import_module("polars")
     except ImportError:
@@ -18,7 +19,7 @@ def nilearns_checks(estimators):
         stub.DataFrame, stub.Series = type("DataFrame", (), {}), type("Series", (), {})
     strict, pytest.mark._config = pytest.mark._config, None
     try:
-        return import_module("nilearn._utils.estimator_checks").nilearn_check_estimator(estimators=estimators)
+        return import_module("nilearn._utils.estimator_checks")
     finally:
         pytest.mark._config = strict
 
@@ -38,13 +39,17 @@ EXPECTED = {
 }
 
 
+ESTIMATORS = [CanICA(3, n_init=1), DictLearning(3, n_epochs=2)]
+MODULE = nilearns_checks()
+
+
 def _name(check, name):
     return name if isinstance(name, str) else getattr(check, "func", check).__name__
 
 
 CHECKS = [
     pytest.param(estimator, check, _name(check, name), id=f"{type(estimator).__name__}-{_name(check, name)}")
-    for estimator, check, name in nilearns_checks([CanICA(3, n_init=1), DictLearning(3, n_epochs=2)])
+    for estimator, check, name in MODULE.nilearn_check_estimator(estimators=ESTIMATORS)
 ]
 
 
@@ -53,4 +58,11 @@ CHECKS = [
 def test_nilearns_checks(estimator, check, name):
     if name in EXPECTED:
         pytest.xfail(EXPECTED[name])
+    check(estimator)
+
+
+@parametrize_with_checks(ESTIMATORS, expected_failed_checks=MODULE.return_expected_failed_checks)
+@pytest.mark.filterwarnings("ignore")
+def test_scikit_learns_checks(estimator, check):
+    """Checks that images cannot pass are those that nilearn lists for its own estimators."""
     check(estimator)

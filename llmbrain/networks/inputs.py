@@ -182,6 +182,8 @@ def _item(run, geometry, i):
 
 
 def _try_array(run, i):
+    if hasattr(run, "tocsr"):
+        raise ParameterError(f"Run {i} is a sparse matrix; give it as an array, run.toarray().")
     try:
         array = np.asarray(run)
     except ValueError as error:

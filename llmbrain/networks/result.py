@@ -106,6 +106,19 @@ class NetworkSet:
         names = [f"network-{k:02d}" for k in range(len(self))]
         return masks_from_maps(self.z, self.geometry, threshold, two_sided, names=names, info=info)
 
+    def set_threshold(self, threshold):
+        """Count neurons, layers and signs in the metrics at another \\|z\\|, and note it in ``info``.
+
+        Returns
+        -------
+        self
+        """
+        columns = {name: self.metrics[name].to_numpy() for name in ("variance", "stability")}
+        fresh = describe_maps(self.z, self.geometry, threshold=threshold, support=self.support, **columns)
+        self.metrics = self.metrics.assign(**{name: fresh[name] for name in fresh})
+        self.info["threshold"] = float(threshold)
+        return self
+
     # -- files ----------------------------------------------------------------------------------------------------
     def save(self, study, desc=None):
         """Write maps, description, metrics and time courses into a study.
