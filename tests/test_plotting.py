@@ -404,7 +404,8 @@ def test_colours_of_networks_can_be_told_apart():
 
 def test_nilearns_viewers_show_layers_not_brains(maps, tmp_path):
     view = plotting.view_map(maps, 1, GEOMETRY)
-    assert "Network 1 (x = layer)" in view.html and "MNI" not in view.html
+    assert "Network 1" in view.html and "MNI" not in view.html
+    assert '"showLR": false' in view.html and "raw.githubusercontent" not in view.html
     topography = fit_topography(maps, GEOMETRY)
     plotting.plot_prob_atlas(maps, GEOMETRY, topography=topography, layers=[2, 13], output_file=tmp_path / "atlas.png")
     assert (tmp_path / "atlas.png").stat().st_size > 2000

@@ -1,5 +1,7 @@
 """Pictures of network maps over the neurons of a model."""
 
+import re
+
 import numpy as np
 
 from ..exceptions import ParameterError
@@ -263,19 +265,24 @@ def view_map(networks, network=0, geometry=None, *, threshold=3.0, topography=No
 
     Returns
     -------
-    nilearn.plotting.html_document.HTMLDocument
-        ``save_as_html``, ``open_in_browser``, or shown by a notebook. The axes are layer, row, column.
+    nilearn's HTML document
+        ``save_as_html``, ``open_in_browser``, or shown by a notebook. x is the position of the layer, y and z are the
+        row and the column in its sheet.
     """
     from nilearn import plotting
 
     z, geometry = as_maps(networks, geometry)
     z = z[_checked(network, len(z))]
     shown = z if topography is None else topography.arrange(z)
-    title = f"Network {network} (x = layer)" + ("" if topography is None else ", display order")
-    return plotting.view_img(
+    title = f"Network {network}" + ("" if topography is None else " (display)")
+    view = plotting.view_img(
         geometry.to_img(shown), bg_img=None, threshold=threshold, cmap=st.DIVERGING(), title=title, black_bg=False,
         resampling_interpolation="nearest", draw_cross=False,
     )  # fmt: skip
+    # A layer has no left and right, and the page must not ask another server for its icon.
+    html = view.html.replace('"showLR": true', '"showLR": false')
+    view.html = re.sub(r"<link rel=\"icon\".*?/>", '<link rel="icon" href="data:,">', html, flags=re.S)
+    return view
 
 
 # -- parts --------------------------------------------------------------------------------------------------------

@@ -321,6 +321,7 @@ def from_object(obj, topography="auto"):
         data = ReportData(title="Lesions", kind="lesion", lesion=obj)
     elif hasattr(obj, "summary") and hasattr(obj, "kept"):
         data = ReportData(title="Pruned model", kind="pruned", pruned=obj)
+        data.model = dict(obj.summary.get("base_model") or {})
     elif isinstance(obj, pd.DataFrame) and "perplexity" in obj:
         data = ReportData(title="Pruning", kind="pruning", pruning=obj)
     elif isinstance(obj, pd.DataFrame) and {"network", "effect"} <= set(obj):

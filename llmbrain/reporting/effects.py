@@ -9,7 +9,6 @@ from ..plotting.pruning import split_dense
 from .page import Section, figure, network_number, page_of
 from .tables import html_table, number
 
-VERSIONS = ("llmbrain", "torch", "transformers")
 COLUMNS = (
     "network", "task", "family", "n_neurons", "effect", "interval", "control_mean", "control_max",
     "n_controls", "z", "p", "q",
@@ -141,14 +140,35 @@ def pruned(data, render):
     """One pruned model: its summary and what each layer kept."""
     if data.pruned is None:
         return None
-    simple = {k: v for k, v in data.pruned.summary.items() if isinstance(v, (str, int, float)) and k not in VERSIONS}
-    html = render("facts.html", facts=[(k.replace("_", " "), number(v, k)) for k, v in simple.items()])
+    html = render("facts.html", facts=_pruned_facts(data.pruned.summary))
     geometry = data.geometry or getattr(data.pruned, "geometry", None)
     if geometry is not None:
         fig = plotting.plot_kept_neurons(data.pruned, geometry, title="")
         alt = "Bar chart of the share of neurons kept in each layer."
         html += figure(render, fig, "fig-kept", "Neurons that each layer keeps.", alt)
     return Section("pruned", "Pruned model", html)
+
+
+def _pruned_facts(summary):
+    """Recipe, and what is left of neurons, parameters and bytes."""
+    recipe = [str(summary[k]) for k in ("score", "allocation", "compensation") if k in summary]
+    facts = [("recipe", " + ".join(recipe))] if recipe else []
+    if "ratio" in summary:
+        facts.append(
+            ("removed", f"{number(float(summary['ratio']), 'ratio')} of all {summary.get('ratio_of', 'neurons')}")
+        )
+    for name in ("neurons", "mlp_parameters", "decoder_parameters", "total_parameters", "bytes"):
+        before, after = summary.get(f"{name}_before"), summary.get(f"{name}_after")
+        if before and after is not None:
+            less = number(1 - after / before, "ratio")
+            counts = (
+                f"{before / 1e6:.1f} → {after / 1e6:.1f} MB"
+                if name == "bytes"
+                else f"{number(before)} → {number(after)}"
+            )
+            facts.append((name.replace("_", " "), f"{counts} (−{less})"))
+    names = {"calibration_tokens": "calibration tokens", "random_state": "seed", "perplexity": "perplexity"}
+    return facts + [(label, number(summary[key])) for key, label in names.items() if summary.get(key) is not None]
 
 
 def lesions_by_number(data):

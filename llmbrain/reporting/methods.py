@@ -298,7 +298,12 @@ def _pruning(data, cite):
             for k in ("score", "allocation", "compensation", "ratio")
             if k in summary
         ]
-        return f"MLP neurons were removed for good ({', '.join(parts)})."
+        text = f"MLP neurons were removed for good ({', '.join(parts)})."
+        if summary.get("calibration_tokens"):
+            used = f"{summary['calibration_tokens']} tokens{_hash(summary.get('calibration_hash'))}"
+            text += f" Statistics were taken on {used}; nothing was trained."
+        seed = summary.get("random_state")
+        return text + (f" Seed {seed}." if seed is not None else "")
     table, _ = split_dense(data.pruning)
     scores = [str(s) for s in dict.fromkeys(table["score"])] if "score" in table else []
     known = [key for key in ("wanda", "flap") if any(key in s.lower() for s in scores)]

@@ -109,7 +109,7 @@ def network_table(data):
         if metrics is not None and name in metrics and len(metrics) == len(table) and metrics[name].notna().any():
             table[name] = metrics[name].to_numpy()
     if data.interpretation is not None and len(data.interpretation.table) == len(table):
-        table["label"] = data.interpretation.table["label"].to_numpy()
+        table["label"] = [_readable(label) for label in data.interpretation.table["label"]]
     kinds = _kinds(data)
     if kinds is not None:
         table["most engaged in"] = kinds.idxmax().to_numpy()
@@ -119,7 +119,7 @@ def network_table(data):
         q = q_column(lesioned)
         if q:
             table[q] = lesioned[q].reindex(table["network"]).to_numpy()
-    if metrics is not None and "flagged" in metrics and len(metrics) == len(table):
+    if metrics is not None and "flagged" in metrics and len(metrics) == len(table) and metrics["flagged"].any():
         table["flagged"] = metrics["flagged"].to_numpy()
     return table
 
@@ -182,13 +182,19 @@ def _drivers(data, k):
     if data.interpretation is None:
         return []
     row = data.interpretation.table.iloc[k]
-    facts = [("candidate name", str(row["label"]))]
+    facts = [("candidate name", _readable(row["label"]))]
     if isinstance(row.get("top_tokens"), str) and row["top_tokens"]:
-        facts.append(("tokens that drive it", row["top_tokens"]))
+        facts.append(("tokens that drive it", _readable(row["top_tokens"])))
     if pd.notna(row.get("best_r")):
         r = number(round(float(row["best_r"]), 2))
         facts.append(("goes most with", f"{str(row['best']).replace('_', ' ')} (r = {r})"))
     return facts
+
+
+def _readable(text):
+    """A name or a list of tokens, with line breaks as signs and without underscores between words."""
+    text = str(text).replace("\\\\n", "⏎").replace("\\n", "⏎")
+    return text if "tokens" in text or "'" in text else text.replace("_", " ")
 
 
 ARTEFACTS = {

@@ -42,10 +42,13 @@ def _lesion_tile(data):
 
 def _pruning_tiles(data):
     if data.pruned is not None:
-        simple = {
-            k: v for k, v in data.pruned.summary.items() if isinstance(v, (int, float)) and not isinstance(v, bool)
+        names = {
+            "neurons_removed": "of the neurons removed",
+            "total_parameters_removed": "of all parameters removed",
+            "total_parameters_after": "parameters left",
         }
-        return [(number(v, k), k.replace("_", " ")) for k, v in list(simple.items())[:4]]
+        known = data.pruned.summary
+        return [(number(known[key], key), label) for key, label in names.items() if key in known]
     if data.pruning is None or not {"ratio", "ratio_to_dense"} <= set(data.pruning):
         return []
     table, _ = split_dense(data.pruning)

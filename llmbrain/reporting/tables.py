@@ -41,7 +41,7 @@ def number(value, column=""):
         return str(value)
     if column in P_VALUES:
         return f"{value:.3f}" if value >= 0.001 else "< 0.001"
-    if column in PERCENT and abs(value) <= 1:
+    if (column in PERCENT or column.endswith("_removed")) and abs(value) <= 1:
         return f"{100 * value:.2g}\u202f%".replace("-", "−")
     if float(value).is_integer() and abs(value) >= 1000:
         return number(int(value))
@@ -83,20 +83,23 @@ def html_table(frame, caption, columns=None, labels=None, link=None, emphasis=No
     for i, values in enumerate(frame[columns].itertuples(index=False)):
         cells = "".join(_cell(v, c, num, link, decimals[c]) for v, c, num in zip(values, columns, numeric))
         rows.append(f"<tr{' class=strong' if emphasis is not None and emphasis[i] else ''}>{cells}</tr>")
+    # The caption stands outside of what scrolls, so that a wide table does not take it along.
     return (
-        f'<div class="scroll" role="region" aria-label="{escape(caption)}" tabindex="0"><table class="sortable">'
-        f"<caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        f'<p class="caption">{escape(caption)}</p><div class="scroll" role="region" aria-label="{escape(caption)}" '
+        f'tabindex="0"><table class="sortable" aria-label="{escape(caption)}"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 
 def _decimals(values):
-    """Decimals with which the numbers of a column line up: three digits for the largest; None for other columns."""
+    """Decimals with which the numbers of a column line up: three digits for a typical one; None for other columns."""
     if not pd.api.types.is_float_dtype(values) or values.name in (*P_VALUES, *PERCENT) or not values.notna().any():
         return None
-    largest = float(values.abs().max())
-    if not 1e-4 <= largest < 1e5:
+    size = values.abs()
+    typical = float(size[size > 0].median()) if (size > 0).any() else 1.0
+    if not 1e-4 <= typical < 1e5 or float(size.max()) >= 1e6:
         return None
-    return int(np.clip(2 - np.floor(np.log10(largest)), 0, 5))
+    return int(np.clip(2 - np.floor(np.log10(typical)), 0, 4))
 
 
 def _cell(value, column, numeric, link, decimals=None):
@@ -106,6 +109,6 @@ def _cell(value, column, numeric, link, decimals=None):
     if link is not None and column == link[0] and (address := link[1](value)):
         text = f'<a href="{escape(address)}">{text}</a>'
     if not numeric:
-        return f"<td{' class=long' if len(text) > 32 else ''}>{text}</td>"
+        return f"<td{' class=long' if len(text) > 24 else ''}>{text}</td>"
     key = "" if pd.isna(value) else f' data-v="{float(value):.6g}"'
     return f'<td class="num"{key}>{text}</td>'
