@@ -14,11 +14,30 @@ from scipy import special
 
 from .exceptions import ParameterError
 
+__all__ = [
+    "ALTERNATIVES",
+    "Interval",
+    "bootstrap_interval",
+    "dice",
+    "fdr",
+    "holm",
+    "icc",
+    "jaccard",
+    "minimum_draws",
+    "overlap",
+    "permutation_p",
+]
+
 ALTERNATIVES = ("greater", "less", "two-sided")
 
 
 class Interval(NamedTuple):
-    """An estimate and its confidence interval; three floats, or three arrays for several columns."""
+    """An estimate and its confidence interval; three floats, or three arrays for several columns.
+
+    Parameters
+    ----------
+    estimate, low, high : float or array
+    """
 
     estimate: float | np.ndarray
     low: float | np.ndarray
@@ -277,9 +296,7 @@ def _checked_items(values, other, weights, clusters):
             raise ParameterError(f"Paired values must have one shape; got {values.shape} and {other.shape}.")
         values = values - other
     if values.ndim not in (1, 2) or values.shape[0] == 0:
-        raise ParameterError(
-            f"values must be (n_items,) or (n_items, n_columns) and not empty; got {values.shape}."
-        )
+        raise ParameterError(f"values must be (n_items,) or (n_items, n_columns) and not empty; got {values.shape}.")
     if not np.isfinite(values).all():
         raise ParameterError("values hold NaN or infinite entries; leave those items out, on both sides.")
     n_items = values.shape[0]
@@ -363,9 +380,7 @@ def overlap(a, b, kind="dice"):
         raise ParameterError(f'kind={kind!r} is unknown; choose "dice" or "jaccard".')
     a, b = np.asarray(a).astype(bool), np.asarray(b).astype(bool)
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
-        raise ParameterError(
-            f"Masks must be (n_a, n_neurons) and (n_b, n_neurons); got {a.shape} and {b.shape}."
-        )
+        raise ParameterError(f"Masks must be (n_a, n_neurons) and (n_b, n_neurons); got {a.shape} and {b.shape}.")
     # float32 counts are exact up to 2**24 neurons, and run as one matrix product
     dtype = np.float32 if a.shape[1] < 2**24 else np.float64
     both = (a.astype(dtype) @ b.astype(dtype).T).astype(np.float64)
@@ -377,6 +392,10 @@ def overlap(a, b, kind="dice"):
 def dice(a, b):
     """Dice coefficient of two masks of shape (n_neurons,); NaN if both are empty.
 
+    Parameters
+    ----------
+    a, b : arrays of shape (n_neurons,)
+
     Examples
     --------
     >>> round(dice([1, 1, 0], [1, 0, 0]), 3)
@@ -387,6 +406,10 @@ def dice(a, b):
 
 def jaccard(a, b):
     """Jaccard index (IoU) of two masks of shape (n_neurons,); NaN if both are empty.
+
+    Parameters
+    ----------
+    a, b : arrays of shape (n_neurons,)
 
     Examples
     --------

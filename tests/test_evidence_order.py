@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from llmbrain.exceptions import ParameterError
+from llmbrain.exceptions import NumericalWarning, ParameterError
 from llmbrain.networks import noise, order
 
 
@@ -36,6 +36,15 @@ def test_marchenko_pastur_and_parallel_analysis_count_planted_factors(n_factors,
         parallel, eigenvalues, bound = noise.parallel_analysis(sample, null=null, n_draws=10)
         assert n_factors <= parallel <= n_factors + 1
         assert len(bound) == len(eigenvalues)
+
+
+def test_marchenko_pastur_says_when_there_is_no_noise():
+    # a spectrum that falls like a power has directions of all sizes and no edge
+    rng = np.random.default_rng(5)
+    x = (rng.normal(size=(150, 150)) * np.arange(1, 151) ** -1.0) @ rng.normal(size=(150, 400))
+    with pytest.warns(NumericalWarning, match="no bulk"):
+        count, _ = noise.marchenko_pastur_count(noise.standardized_sample([x.astype("f4")]))
+    assert count == 74
 
 
 def test_only_the_shift_null_survives_autocorrelation():

@@ -9,6 +9,8 @@ import numpy as np
 
 from ..exceptions import NumericalWarning, ParameterError
 
+__all__ = ["Connectivity", "KINDS", "functional_connectivity"]
+
 KINDS = ("correlation", "partial correlation", "tangent", "covariance", "precision")
 
 
@@ -16,7 +18,7 @@ KINDS = ("correlation", "partial correlation", "tangent", "covariance", "precisi
 class Connectivity:
     """Connectivity of the networks of a study.
 
-    Attributes
+    Parameters
     ----------
     matrices : array of shape (n_runs, n_networks, n_networks)
         One matrix a run; for "tangent" the deviation of the run from the group.
@@ -72,7 +74,7 @@ def functional_connectivity(time_courses, kind="correlation", confounds=None):
     >>> shared = rng.standard_normal((400, 1))
     >>> course = np.hstack([shared, shared, rng.standard_normal((400, 1))]) + 0.1 * rng.standard_normal((400, 3))
     >>> functional_connectivity([course]).mean.round(1)[0, 1:].tolist()
-    [1.0, 0.0]
+    [1.0, 0.1]
     """
     from nilearn.connectome import ConnectivityMeasure
 

@@ -16,6 +16,16 @@ from scipy import stats as sps
 
 from ..exceptions import ParameterError
 
+__all__ = [
+    "BLOCK_VALUES",
+    "DualRegression",
+    "dual_regression",
+    "regress_maps",
+    "regress_recording",
+    "t_to_z",
+    "time_courses",
+]
+
 BLOCK_VALUES = 1 << 23
 
 
@@ -23,7 +33,7 @@ BLOCK_VALUES = 1 << 23
 class DualRegression:
     """What dual regression gives for one run.
 
-    Attributes
+    Parameters
     ----------
     time_courses : array of shape (n_tokens, n_networks)
         Stage 1, in units of the data per unit of the group map.
@@ -205,10 +215,16 @@ def regress_maps(run, courses, *, normalize=True):
 def t_to_z(t, dof):
     """z-value with the same tail probability as a t-value; stays finite far out in the tails.
 
+    Parameters
+    ----------
+    t : array
+    dof : int
+        Degrees of freedom.
+
     Examples
     --------
     >>> t_to_z(np.array([0.0, 2.0, -60.0]), 30).round(2).tolist()
-    [0.0, 1.9, -11.79]
+    [0.0, 1.92, -11.93]
     """
     # logarithms of the upper tail: the probability itself underflows at |z| of about 38
     magnitude = np.abs(np.asarray(t, dtype=np.float64))

@@ -20,7 +20,7 @@ REPEATS = 20
 class Evidence:
     """What speaks for and against the networks of a recording.
 
-    Attributes
+    Parameters
     ----------
     networks : NetworkSet
         The same networks, their metrics completed by iq, coverage, stability, split_half_r, icc, dice, label, artefact,
@@ -107,7 +107,7 @@ def gather_evidence(networks, recording, *, n_repeats=REPEATS, n_draws=99, rando
     --------
     >>> from llmbrain.networks import CanICA
     >>> rng = np.random.default_rng(0)
-    >>> maps = rng.laplace(size=(3, 400)) ** 3
+    >>> maps = 3 * rng.normal(size=(3, 400)) * (rng.random((3, 400)) < 0.1)
     >>> runs = [rng.normal(size=(80, 3)) @ maps + rng.normal(size=(80, 400)) for _ in range(4)]
     >>> found = gather_evidence(CanICA(n_components=3).fit(runs).networks_, runs, n_repeats=5, n_draws=19)
     >>> found.networks.metrics["flagged"].tolist()

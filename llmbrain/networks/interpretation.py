@@ -15,6 +15,19 @@ from ..exceptions import ParameterError
 from ..stats import permutation_p
 from .token_classes import token_regressors
 
+__all__ = [
+    "FEW_SHARE",
+    "Interpretation",
+    "POSITION_SHARE",
+    "SINK_SHARE",
+    "align_events",
+    "artefacts",
+    "correlate_events",
+    "interpret",
+    "top_contexts",
+    "top_tokens",
+]
+
 POSITION_SHARE = 0.25
 """Share of a course's variance explained by position from which it is marked position-driven."""
 SINK_SHARE = 0.5
@@ -28,7 +41,7 @@ _NOT_NAMES = ("position", "log_position", "sink", "surprisal", "log_frequency")
 class Interpretation:
     """What drives each network.
 
-    Attributes
+    Parameters
     ----------
     table : DataFrame
         One row a network: network; label (a candidate name); artefact ("position", "sink", "few tokens" or "");
@@ -105,6 +118,11 @@ def interpret(time_courses, events, *, n_top=10, width=12, n_draws=199, random_s
 
 def align_events(time_courses, events):
     """Bring courses and events of all runs together.
+
+    Parameters
+    ----------
+    time_courses : list of arrays of shape (n_tokens, n_networks), or one array
+    events : list of DataFrames, or one DataFrame
 
     Returns
     -------
@@ -231,6 +249,17 @@ def top_tokens(z, events, n_top=10, minimum=3):
 
 def top_contexts(z, events, runs, n_top=10, width=12):
     """Places in the text where each course is largest, with their surroundings; at most one within `width` tokens.
+
+    Parameters
+    ----------
+    z : array of shape (n_tokens, n_networks)
+        Standardised courses.
+    events : DataFrame of n_tokens rows
+    runs : array of shape (n_tokens,)
+        Run of each token.
+    n_top : int
+    width : int
+        Tokens of context before and after.
 
     Returns
     -------

@@ -28,6 +28,16 @@ from .localizer_design import (
 )
 from .matching import permute_neurons, standardize_maps
 
+__all__ = [
+    "Localization",
+    "NEURONS_AT_ONCE",
+    "contrast_glm",
+    "localize",
+    "localizer_overlap",
+    "permuted_discoveries",
+    "run_localizer",
+]
+
 NEURONS_AT_ONCE = 4096
 
 
@@ -35,7 +45,7 @@ NEURONS_AT_ONCE = 4096
 class Localization:
     """The contrast of two conditions at every neuron.
 
-    Attributes
+    Parameters
     ----------
     effect : array of shape (n_neurons,)
         Mean difference of the conditions, in units of the activations.

@@ -6,9 +6,26 @@ import numpy as np
 
 from ..exceptions import ParameterError
 
+__all__ = [
+    "check_conditions",
+    "choose_tokens",
+    "item_design",
+    "item_means",
+    "item_table",
+    "read_tokens",
+    "token_design",
+]
+
 
 def choose_tokens(frame, contrast):
-    """Rows of the two conditions, with their place in the run, sinks left out."""
+    """Rows of the two conditions, with their place in the run, sinks left out.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Events of a run.
+    contrast : tuple of two str
+    """
     missing = {"document", "kind"} - set(frame.columns)
     if missing:
         raise ParameterError(f"The events lack the columns {sorted(missing)}.")
@@ -19,7 +36,13 @@ def choose_tokens(frame, contrast):
 
 
 def item_table(frames):
-    """One row an item: item, condition, run, n_tokens, log_length."""
+    """One row an item: item, condition, run, n_tokens, log_length.
+
+    Parameters
+    ----------
+    frames : list of DataFrames
+        From :func:`choose_tokens`.
+    """
     import pandas as pd
 
     tables = []
@@ -32,7 +55,13 @@ def item_table(frames):
 
 
 def check_conditions(items, contrast):
-    """Refuse a contrast whose conditions have too few items."""
+    """Refuse a contrast whose conditions have too few items.
+
+    Parameters
+    ----------
+    items : DataFrame
+    contrast : tuple of two str
+    """
     counts = items["condition"].value_counts()
     for condition in contrast:
         if counts.get(condition, 0) < 2:
@@ -43,7 +72,15 @@ def check_conditions(items, contrast):
 
 
 def item_means(runs, frames, items, magnitude=False):
-    """Mean activation of every item, (n_items, n_neurons) float32."""
+    """Mean activation of every item, (n_items, n_neurons) float32.
+
+    Parameters
+    ----------
+    runs : list of arrays, or of Run
+    frames : list of DataFrames
+    items : DataFrame
+    magnitude : bool
+    """
     means = []
     for run, frame in zip(runs, frames):
         for _, rows in frame.groupby("document", sort=False):
@@ -54,7 +91,15 @@ def item_means(runs, frames, items, magnitude=False):
 
 
 def read_tokens(run, rows, magnitude):
-    """Activations of some rows of a run."""
+    """Activations of some rows of a run.
+
+    Parameters
+    ----------
+    run : array of shape (n_tokens, n_neurons), or Run
+    rows : DataFrame
+        Its column row says which tokens.
+    magnitude : bool
+    """
     index = rows["row"].to_numpy()
     start = int(index[0])
     if hasattr(run, "to_array"):
@@ -66,6 +111,14 @@ def read_tokens(run, rows, magnitude):
 
 def item_design(items, frames, contrast, covariates=None, pairs=None):
     """Design of an item model: the contrast (+-1/2) first, then constants of runs, covariates, pairs.
+
+    Parameters
+    ----------
+    items : DataFrame
+    frames : list of DataFrames
+    contrast : tuple of two str
+    covariates : sequence of str, optional
+    pairs : callable, optional
 
     Returns
     -------
@@ -91,7 +144,14 @@ def item_design(items, frames, contrast, covariates=None, pairs=None):
 
 
 def token_design(frames, contrast, covariates=None):
-    """Design of a token model: the contrast (+-1/2) first, then constants of runs and covariates."""
+    """Design of a token model: the contrast (+-1/2) first, then constants of runs and covariates.
+
+    Parameters
+    ----------
+    frames : list of DataFrames
+    contrast : tuple of two str
+    covariates : sequence of str, optional
+    """
     import pandas as pd
 
     events = pd.concat(frames, ignore_index=True)

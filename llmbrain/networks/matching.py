@@ -15,6 +15,19 @@ from scipy.optimize import linear_sum_assignment
 from ..exceptions import ParameterError
 from ..stats import overlap, permutation_p
 
+__all__ = [
+    "Matching",
+    "NULLS",
+    "assign",
+    "correlate_maps",
+    "count_matches",
+    "match_maps",
+    "match_masks",
+    "null_matches",
+    "permute_neurons",
+    "standardize_maps",
+]
+
 NULLS = ("layers", "neurons", "rotation")
 
 
@@ -22,7 +35,7 @@ NULLS = ("layers", "neurons", "rotation")
 class Matching:
     """A one-to-one assignment of the networks of `other` to those of `reference`.
 
-    Attributes
+    Parameters
     ----------
     index : array of shape (n_reference,)
         Network of `other` given to each reference network; -1 where `other` has too few.
@@ -76,6 +89,12 @@ def standardize_maps(maps, dtype=np.float32):
     """Centre each map over neurons and scale it to unit norm, so that products are correlations.
 
     A constant map (a network that vanished) becomes zeros: it correlates with nothing.
+
+    Parameters
+    ----------
+    maps : array of shape (n_networks, n_neurons)
+    dtype : numpy type
+        Of the result; the sums are float64.
     """
     maps = np.asarray(maps)
     if maps.ndim != 2 or 0 in maps.shape:
@@ -189,6 +208,12 @@ def count_matches(reference, other, threshold=0.2, kind="jaccard"):
 
     This one-to-many count is the published recurrence: one network of `other` may count for several
     references, and several networks of `other` for one reference. :func:`match_masks` is the strict form.
+
+    Parameters
+    ----------
+    reference, other : arrays of shape (n_reference, n_neurons), (n_other, n_neurons), bool
+    threshold : float
+    kind : {"jaccard", "dice"}
 
     Returns
     -------

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 
-from ..exceptions import ParameterError
+from ..exceptions import NumericalWarning, ParameterError
+
+__all__ = [
+    "LARGEST_SIDE",
+    "explained_variance",
+    "marchenko_pastur_count",
+    "marchenko_pastur_edge",
+    "noise_bound",
+    "parallel_analysis",
+    "spectrum",
+    "standardized_sample",
+]
 
 LARGEST_SIDE = 2048
 """Spectra are computed from a Gram matrix of this order at most; longer recordings use a sample of the neurons."""
@@ -75,7 +88,13 @@ def spectrum(runs):
 
 
 def explained_variance(eigenvalues):
-    """Share of the variance that each direction and all up to it explain: (share, cumulative)."""
+    """Share of the variance that each direction and all up to it explain: (share, cumulative).
+
+    Parameters
+    ----------
+    eigenvalues : array
+        All of them.
+    """
     share = np.asarray(eigenvalues, dtype=np.float64) / np.sum(eigenvalues)
     return share, np.cumsum(share)
 
@@ -84,6 +103,12 @@ def marchenko_pastur_edge(n_tokens, n_neurons, variance=1.0):
     """Largest eigenvalue of ``X X^T / n_neurons`` for independent noise, in the limit of large matrices.
 
     ``variance * (1 + sqrt(n_tokens / n_neurons))**2``
+
+    Parameters
+    ----------
+    n_tokens, n_neurons : int
+    variance : float
+        Of the noise.
 
     References
     ----------
@@ -101,6 +126,12 @@ def noise_bound(n_tokens, n_neurons, variance=1.0):
     """Value that the largest eigenvalue of independent noise exceeds in 5 % of the cases.
 
     The Marchenko-Pastur edge plus the Tracy-Widom fluctuation around it.
+
+    Parameters
+    ----------
+    n_tokens, n_neurons : int
+    variance : float
+        Of the noise.
 
     References
     ----------
@@ -124,13 +155,20 @@ def marchenko_pastur_count(runs, max_iter=10):
     is left, and the count is repeated until it stays.
 
     Valid for tokens that are independent under the null. Activations of neighbouring tokens are not quite, so this
-    overstates the number; :func:`parallel_analysis` keeps their autocorrelation.
+    overstates the number; :func:`parallel_analysis` keeps their autocorrelation. In a language model the directions
+    may never end in a bulk of noise: the count then stops at half of all directions, and says so.
 
     Parameters
     ----------
     runs : list of arrays of shape (n_tokens, n_neurons)
         Centred in each run.
     max_iter : int
+        Largest number of rounds.
+
+    Warns
+    -----
+    NumericalWarning
+        If no bulk of noise was met.
 
     Returns
     -------
@@ -150,7 +188,10 @@ def marchenko_pastur_count(runs, max_iter=10):
     for _ in range(max_iter):
         gram, tokens_side = _gram([x / np.sqrt(noise).astype(np.float32) for x in runs])
         values, vectors = np.linalg.eigh(gram)
-        count = min(int((values > bound * n_neurons).sum()), len(values) // 2, dof // 2)
+        count, most = int((values > bound * n_neurons).sum()), min(len(values), dof) // 2
+        if count >= most:
+            _no_bulk(most)
+            return most, bound
         if count in seen:
             break
         seen.append(count)
@@ -161,6 +202,15 @@ def marchenko_pastur_count(runs, max_iter=10):
             explained = noise * (vectors**2 @ values[len(values) - count :])
         noise = np.maximum(total - explained, 1e-6 * total) / (dof - count)
     return count, bound
+
+
+def _no_bulk(most):
+    warnings.warn(
+        f"More than {most} directions, half of all, lie beyond the Marchenko-Pastur edge: there is no bulk of "
+        "independent noise, so this count says nothing here. Use parallel analysis and the split-half curve.",
+        NumericalWarning,
+        stacklevel=3,
+    )
 
 
 def _gram(runs):

@@ -16,6 +16,17 @@ from .matching import match_maps
 from .noise import explained_variance, marchenko_pastur_count, parallel_analysis, standardized_sample
 from .resampling import cut_blocks, decompose, joint_subspace
 
+__all__ = [
+    "Order",
+    "REPRODUCED",
+    "choose_n_components",
+    "default_grid",
+    "half_spans",
+    "halves",
+    "sparsest_maps",
+    "split_half_curve",
+]
+
 REPRODUCED = 0.7
 """Absolute correlation of the maps of two halves from which a network counts as found again."""
 
@@ -44,6 +55,11 @@ def half_spans(n_tokens):
 
 def halves(runs, confounds=None):
     """Split runs into two halves, see :func:`half_spans`.
+
+    Parameters
+    ----------
+    runs : list of arrays of shape (n_tokens, n_neurons), or sources
+    confounds : list of arrays, optional
 
     Returns
     -------
@@ -117,7 +133,14 @@ def _group_model(sides):
 
 
 def sparsest_maps(space, n_components, n_init, rng):
-    """Maps of the sparsest of some decompositions of a joint subspace, (n_components, n_neurons)."""
+    """Maps of the sparsest of some decompositions of a joint subspace, (n_components, n_neurons).
+
+    Parameters
+    ----------
+    space : JointSubspace
+    n_components, n_init : int
+    rng : numpy Generator
+    """
     weights = np.ones(len(space.covariances))
     maps = [decompose(space, weights, n_components, rng).astype(np.float32) @ space.rows for _ in range(n_init)]
     return min(maps, key=lambda m: np.abs(m).sum(axis=1).max())
@@ -128,7 +151,7 @@ def sparsest_maps(space, n_components, n_init, rng):
 class Order:
     """A number of components, and all that speaks for it.
 
-    Attributes
+    Parameters
     ----------
     n_components : int
     marchenko_pastur, parallel : int
@@ -150,7 +173,12 @@ class Order:
 
 
 def default_grid(limit):
-    """Numbers of components worth trying: 5, 10, 15, 20, 30, 40, 60, 80, 120 ... up to `limit`."""
+    """Numbers of components worth trying: 5, 10, 15, 20, 30, 40, 60, 80, 120 ... up to `limit`.
+
+    Parameters
+    ----------
+    limit : int
+    """
     grid = [5, 10, 15, 20, 30, 40, 60, 80, 120, 160]
     return [k for k in grid if k <= limit] or [max(1, limit)]
 

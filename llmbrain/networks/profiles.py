@@ -7,6 +7,8 @@ import numpy as np
 from ..exceptions import ParameterError
 from ..stats import fdr, permutation_p
 
+__all__ = ["kind_engagement", "layer_profile"]
+
 
 def layer_profile(maps, layer_of, *, threshold=None):
     """Share of each network in each layer.

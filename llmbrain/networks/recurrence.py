@@ -15,6 +15,8 @@ from ..exceptions import ParameterError
 from ..stats import fdr, overlap, permutation_p
 from .matching import assign, correlate_maps, permute_neurons, standardize_maps
 
+__all__ = ["IOU", "Recurrence", "individual_networks", "recurrence", "recurrence_between", "threshold_maps"]
+
 IOU = 0.2
 """Overlap from which a network counts as a template's, in the published method."""
 
@@ -23,7 +25,7 @@ IOU = 0.2
 class Recurrence:
     """Recurrence of templates in the networks of other texts.
 
-    Attributes
+    Parameters
     ----------
     table : DataFrame
         One row a template: network; n_neurons; many (one-to-many count of individual networks beyond the overlap);

@@ -14,6 +14,16 @@ import numpy as np
 from ..exceptions import ParameterError
 from .stability import Icasso, icasso
 
+__all__ = [
+    "JointSubspace",
+    "LONGEST_BLOCK",
+    "MINIMUM_BLOCKS",
+    "cut_blocks",
+    "decompose",
+    "joint_subspace",
+    "resampled_networks",
+]
+
 MINIMUM_BLOCKS = 20
 """Runs are cut until so many pieces can be drawn: a bootstrap of very few pieces is mostly the same data."""
 LONGEST_BLOCK = 2048  # tokens: the Gram matrix of a piece is this large at most
@@ -23,7 +33,7 @@ LONGEST_BLOCK = 2048  # tokens: the Gram matrix of a piece is this large at most
 class JointSubspace:
     """Runs reduced once, for any number of decompositions.
 
-    Attributes
+    Parameters
     ----------
     rows : array of shape (n_rows, n_neurons), float32
         White rows, centred over neurons: ``rows @ rows.T / n_neurons`` is the identity.
@@ -189,7 +199,7 @@ def resampled_networks(
     Examples
     --------
     >>> rng = np.random.default_rng(0)
-    >>> maps = rng.laplace(size=(3, 600)) ** 3
+    >>> maps = 3 * rng.standard_normal((3, 600)) * (rng.random((3, 600)) < 0.1)
     >>> run = rng.standard_normal((200, 3)) @ maps + rng.standard_normal((200, 600))
     >>> resampled_networks([run], 3, n_repeats=5).stable.tolist()
     [True, True, True]
@@ -213,7 +223,18 @@ def resampled_networks(
 
 
 def decompose(subspace, weights, n_components, rng, contrast="cube", max_iter=200, tol=1e-4):
-    """Coordinates ``(n_components, n_rows)`` of the maps of one weighting of the blocks, from a random start."""
+    """Coordinates ``(n_components, n_rows)`` of the maps of one weighting of the blocks, from a random start.
+
+    Parameters
+    ----------
+    subspace : JointSubspace
+    weights : array of shape (n_blocks,)
+    n_components : int
+    rng : numpy Generator
+        Draws the start.
+    contrast, max_iter, tol
+        As in :func:`~llmbrain.networks.group_ica`.
+    """
     import torch
 
     from .engines.fixed_point import draw_rotations, fastica

@@ -18,6 +18,18 @@ from ..exceptions import ParameterError
 from ..stats import icc, overlap
 from .matching import correlate_maps, match_maps, null_matches, standardize_maps
 
+__all__ = [
+    "Icasso",
+    "STABLE",
+    "cluster_estimates",
+    "icasso",
+    "quality_index",
+    "restart_stability",
+    "score_networks",
+    "split_half",
+    "stability_of",
+]
+
 STABLE = 0.7
 """Bar on the stability (Iq times coverage) below which a network is flagged unstable."""
 
@@ -26,7 +38,7 @@ STABLE = 0.7
 class Icasso:
     """Clusters of repeated estimates, the most stable first.
 
-    Attributes
+    Parameters
     ----------
     maps : array of shape (n_networks, n_features)
         Centrotypes: the estimate of each cluster that is most similar to the rest of it, as it came
@@ -112,6 +124,12 @@ def quality_index(similarity, labels):
     The pairs of an estimate with itself are left out, unlike in the original formula: a cluster of one
     estimate would otherwise look perfectly tight, where it was in fact never found again. Its Iq is
     therefore at most 0.
+
+    Parameters
+    ----------
+    similarity : array of shape (n_estimates, n_estimates)
+        Absolute correlations.
+    labels : array of shape (n_estimates,), int
 
     Returns
     -------
