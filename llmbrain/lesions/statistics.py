@@ -70,7 +70,7 @@ class NeuronStatistics:
 class Moments:
     """Sums of powers, taken about a first guess of the mean so that nothing is lost to cancellation."""
 
-    def __init__(self, n_neurons, n_samples, random_state):
+    def __init__(self, n_neurons, n_samples=0, random_state=0):
         self.n = 0
         self.sums = np.zeros((4, n_neurons))
         self.shift = None
@@ -81,11 +81,13 @@ class Moments:
         """Add ``(n_tokens, n_neurons)`` float32 values."""
         if self.shift is None:
             self.shift = block.mean(axis=0, dtype=np.float64).astype(np.float32)
-        centred = block - self.shift
-        power = np.ones_like(centred)
-        for total in self.sums:
-            power *= centred
-            total += power.sum(axis=0, dtype=np.float64)
+        # some neurons at a time, so that the powers stay in the caches
+        for start in range(0, block.shape[1], 1024):
+            part = slice(start, start + 1024)
+            first = block[:, part] - self.shift[part]
+            second = first * first
+            for total, power in zip(self.sums, (first, second, second * first, second * second)):
+                total[part] += power.sum(axis=0, dtype=np.float64)
         self._sample(block)
         self.n += len(block)
 
