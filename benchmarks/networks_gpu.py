@@ -154,7 +154,7 @@ def phases(layers, k, clock, n_power):
     t1, found, _ = clock(lambda: list(_subspaces(layers, k, n_power)))
     t2, (z, _), _ = clock(lambda: batched._whiten(torch.cat([f[0] for f in found])))
     starts = draw_rotations(len(z), k, 0, z.device)[:, None]
-    t3, (w, n, _), _ = clock(lambda: batched.batched_fastica(z, starts))
+    t3, (w, *_), _ = clock(lambda: batched.batched_fastica(z, starts))
     t4, _, _ = clock(lambda: batched._cube_step(z, w))
     t5, _, _ = clock(lambda: batched.polar_factor(w))
     print(f"  phases: z-score {t0:.3f}, subspace {t1:.3f}, whitening {t2:.3f}, FastICA {t3:.3f} s; a step of the cube "

@@ -179,7 +179,7 @@ def test_restarts_are_those_run_alone():
 def test_batched_is_one_by_one():
     z = torch.stack([white(seed=s) for s in range(3)])
     starts = fixed_point.draw_rotations(6, 6, 0).reshape(3, 2, 6, 6)
-    w, n_iter, converged = batched.batched_fastica(z, starts, max_iter=100)
+    w, n_iter, converged, _ = batched.batched_fastica(z, starts, max_iter=100)
     for i in range(3):
         alone = fixed_point.fastica(z[i], starts[i], max_iter=100)
         np.testing.assert_array_equal(n_iter[i], alone.n_iter)
@@ -201,6 +201,24 @@ def test_layers_in_one_batch_are_layers_one_by_one(dtype):
         np.testing.assert_allclose(found.variance[i], alone.variance, rtol=0.02)
         np.testing.assert_allclose(maps @ maps.T / 1500, np.eye(5), atol=1e-5)
         assert recovery(truth, maps).min() > 0.8
+
+
+def test_parts_in_one_batch_have_the_same_results():
+    from llmbrain.networks.engines.layers import can_batch, group_ica_of_parts
+
+    cases = [planted_runs(900, 4, (150, 100), seed=s, snr=1.0)[0] for s in range(3)]
+    cases[1][0][:, 7], cases[1][1][:, 7] = 2, 3
+    parts = [blocks.as_sources(runs) for runs in cases]
+    assert can_batch(parts, "cuda", "tokens", "cube") and not can_batch(parts, "cpu", "tokens", "cube")
+    assert not can_batch(parts, "cuda", "runs", "cube") and not can_batch(parts[:1], "cuda", "tokens", "cube")
+    with pytest.warns(NumericalWarning, match="1 of 900"):
+        found = group_ica_of_parts(parts, 4, n_init=2, device="cpu", dtype=torch.float32)
+    for runs, result in zip(cases, found):
+        alone = group_ica(runs, 4, n_init=2, group="tokens", warn=False)
+        assert recovery(alone.maps, result.maps).min() > 0.999
+        np.testing.assert_allclose(result.variance, alone.variance, rtol=1e-2)
+        assert [c.shape for c in result.time_courses] == [(150, 4), (100, 4)]
+        np.testing.assert_array_equal(result.dead, alone.dead)
 
 
 def test_exact_engine_is_never_worse_than_stock_and_keeps_weak_networks():

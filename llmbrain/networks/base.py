@@ -90,9 +90,9 @@ class NetworkEstimator:
             self.engine_ = "torch"
             self._decompose_fast(runs, confounds)
 
-    def _finish_parts(self, runs, decompose, info):
+    def _finish_parts(self, runs, decompose, info, batch=None):
         """Decompose the parts that the scope asks for on the fast engine, and store them."""
-        found = decompose_parts(runs, parts_of(runs.geometry, self.scope, self.mask), decompose)
+        found = decompose_parts(runs, parts_of(runs.geometry, self.scope, self.mask), decompose, batch)
         self._threshold(found.maps)
         self.n_iter_, self.converged_, self.dead_ = found.n_iter, found.converged, found.dead
         info = {

@@ -5,6 +5,7 @@ from nilearn.decomposition import CanICA as StockCanICA
 
 from ..exceptions import ParameterError
 from .base import NetworkEstimator, threshold_maps
+from .engines.layers import can_batch, group_ica_of_parts
 from .engines.torch_engine import group_ica
 
 __all__ = ["CanICA"]
@@ -158,20 +159,24 @@ target_affine, target_shape, mask_strategy, mask_args, memory, memory_level, n_j
     def _decompose_fast(self, runs, confounds):
         solver = self._solver(group="auto", rows_per_run=3, contrast="cube", max_iter=200, tol=1e-4, device=None)
 
-        def decompose(sources, neurons):
-            return group_ica(
-                sources,
-                self.n_components,
-                confounds=confounds,
-                do_cca=self.do_cca,
-                n_init=self.n_init,
-                detrend=bool(self.detrend),
-                standardize=self.standardize not in (None, False),
-                random_state=self.random_state,
-                **solver,
-            )
+        shared = {
+            "confounds": confounds,
+            "n_init": self.n_init,
+            "detrend": bool(self.detrend),
+            "standardize": self.standardize not in (None, False),
+            "random_state": self.random_state,
+        }
 
-        self._finish_parts(runs, decompose, {})
+        def decompose(sources, neurons):
+            return group_ica(sources, self.n_components, do_cca=self.do_cca, **shared, **solver)
+
+        def batch(parts):
+            if not can_batch(parts, solver["device"], solver["group"], solver["contrast"]):
+                return None
+            search = {name: solver[name] for name in ("max_iter", "tol", "device")}
+            return group_ica_of_parts(parts, self.n_components, **shared, **search)
+
+        self._finish_parts(runs, decompose, {}, batch)
 
     def _threshold(self, maps):
         threshold_maps(maps, self._ratio())

@@ -88,7 +88,7 @@ def _read(runs, part, whole):
     return runs.sources, part.neurons if runs.order is None else runs.order
 
 
-def decompose_parts(runs, parts, decompose):
+def decompose_parts(runs, parts, decompose, batch=None):
     """Decompose every part and put the maps together, in the flat order of neurons.
 
     Parameters
@@ -98,6 +98,8 @@ def decompose_parts(runs, parts, decompose):
     decompose : callable
         Takes the sources of a part and their flat indices in the order in which they are read; returns a
         :class:`~llmbrain.networks.engines.torch_engine.GroupICA`.
+    batch : callable, optional
+        Takes the sources of all parts and decomposes them together, or returns None if it cannot.
 
     Returns
     -------
@@ -107,7 +109,10 @@ def decompose_parts(runs, parts, decompose):
 
     n_neurons = runs.geometry.n_neurons
     whole = len(parts) == 1 and len(parts[0].neurons) == n_neurons
-    results = [decompose(*_read(runs, p, whole)) for p in parts]
+    read = [_read(runs, part, whole) for part in parts]
+    results = batch([sources for sources, _ in read]) if batch else None
+    if results is None:
+        results = [decompose(*r) for r in read]
     maps = np.zeros((sum(len(r.maps) for r in results), n_neurons), np.float32)
     dead, first = np.zeros(n_neurons, bool), 0
     for part, result in zip(parts, results):

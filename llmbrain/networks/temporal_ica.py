@@ -237,7 +237,7 @@ class TemporalICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         self.n_features_in_ = runs.geometry.n_neurons
         self._n_features_out = self.n_components
         say_dead(dead, data)
-        say_convergence(found)
+        say_convergence(found.converged, found.change.max())
         courses = (courses[order] * signs[:, None]).T.contiguous().numpy()
         stability = restart_stability(found.w.numpy(), chosen)[order.numpy()]
         info = {

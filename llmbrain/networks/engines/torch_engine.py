@@ -179,7 +179,7 @@ def group_ica(
     w[chosen] = w[chosen][order] * signs[:, None].double().cpu()
     if warn:
         say_dead(dead, data)
-        say_convergence(found)
+        say_convergence(found.converged, found.change.max())
     return GroupICA(
         maps=maps.cpu().numpy(),
         variance=variance,
@@ -328,13 +328,13 @@ def say_dead(dead, data):
         )
 
 
-def say_convergence(found):
-    """Warn about starts that did not converge."""
-    if not found.converged.all():
-        n = len(found.converged)
+def say_convergence(converged, change):
+    """Warn about starts that did not converge; ``change`` is the largest last value of the criterion."""
+    if not converged.all():
+        n = converged.size
         warnings.warn(
-            f"{n - int(found.converged.sum())} of {n} restarts of FastICA did not converge (last change "
-            f"{found.change.max():.1e}). Components beyond the signal never do: ask for fewer components, or see which "
+            f"{n - int(converged.sum())} of {n} restarts of FastICA did not converge (last change "
+            f"{change:.1e}). Components beyond the signal never do: ask for fewer components, or see which "
             "are stable.",
             NumericalWarning,
             stacklevel=3,
