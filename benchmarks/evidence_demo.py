@@ -173,6 +173,17 @@ def _corpora(recording, args):
     del args
 
 
+def _permuted(runs, events, contrast, pairs, n_draws=20):
+    from llmbrain.networks.localizer import permuted_discoveries
+    from llmbrain.networks.localizer_design import choose_tokens, item_design, item_means, item_table
+
+    frames = [choose_tokens(frame, contrast) for frame in events]
+    items = item_table(frames)
+    design = item_design(items, frames, contrast, pairs=pairs)
+    counts, _ = permuted_discoveries(item_means(list(runs), frames, items), design, n_draws=n_draws)
+    return f"median {np.median(counts):.0f}, largest {counts.max()} in {n_draws} draws"
+
+
 def _localizers(networks, folder, args):
     import llmbrain as lb
     from llmbrain.corpus import LOCALIZERS, load_localizer
@@ -198,6 +209,7 @@ def _localizers(networks, folder, args):
             )  # fmt: skip
         print(f"{name}: {' > '.join(contrast)}, {len(item_level.items)} items")
         print(pd.DataFrame(rows).to_string(index=False))
+        print(f"labels permuted over items, neurons selected at FDR 0.05: {_permuted(runs, events, contrast, pairs)}")
         layer_of = networks.geometry.layer_of
         # neurons beyond 0.001, so that the mask is of the order of a network's
         strict = item_level.selected(0.001)

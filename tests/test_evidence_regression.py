@@ -154,3 +154,14 @@ def test_dual_regression_of_a_recording_finds_the_networks_again():
     for k in range(3):
         assert np.corrcoef(new.maps[k], networks.maps[k])[0, 1] > 0.9
     assert new.time_courses.shape == (90, 3)
+
+
+def test_pooled_maps_of_one_run_are_stage_two(planted):
+    from llmbrain.networks.dual_regression import pooled_maps
+    from llmbrain.networks.engines.blocks import as_sources
+
+    run, maps, _ = planted
+    z = (run - run.mean(0)) / run.std(0, ddof=1)
+    assert np.allclose(pooled_maps(as_sources([run]), maps), dual_regression(z, maps).maps, atol=1e-4)
+    both = pooled_maps(as_sources([run, run + 3]), maps)
+    assert np.allclose(both, dual_regression(z, maps).maps, atol=1e-4)

@@ -94,3 +94,16 @@ def test_evidence_of_layer_networks_and_its_files(planted, tmp_path):
     files = found.save(Folder())
     assert all(f.is_file() for f in files)
     assert {"stability", "profile", "connectivity", "tokens", "contexts"} <= {f.name.split("_")[0] for f in files}
+
+
+@pytest.mark.filterwarnings("ignore::llmbrain.exceptions.NumericalWarning")
+def test_evidence_of_other_runs_and_of_duplicate_networks(planted):
+    from llmbrain.networks import NetworkSet
+
+    runs, networks, _ = planted
+    fewer = gather_evidence(networks, runs[:4], n_repeats=3, n_draws=9)
+    assert len(fewer.interpretation.table) == 6
+    twins = NetworkSet(np.concatenate([networks.maps, networks.maps[:1]]), networks.geometry, info=networks.info)
+    twins.time_courses = [np.hstack([c, c[:, :1]]) for c in networks.time_courses]
+    found = gather_evidence(twins, runs, n_repeats=3, n_draws=9)
+    assert found.stability["icc"].isna().all() and len(found.stability) == 7

@@ -20,6 +20,7 @@ __all__ = [
     "BLOCK_VALUES",
     "DualRegression",
     "dual_regression",
+    "pooled_maps",
     "regress_maps",
     "regress_recording",
     "t_to_z",
@@ -126,15 +127,45 @@ def regress_recording(networks, recording, **options):
     maps = runs.read_order(networks.maps)
     results = []
     for source in runs.sources:
-        x = np.empty((source.n_tokens, source.n_neurons), dtype=np.float32)
-        source.read(0, source.n_neurons, x)
-        x -= x.mean(axis=0)
-        sd = x.std(axis=0, ddof=1)
-        x /= np.where(sd > 0, sd, 1)
-        found = dual_regression(x, maps, **options)
+        found = dual_regression(_standardized(source), maps, **options)
         flat = (runs.flat_order(found.maps), runs.flat_order(found.z))
         results.append(DualRegression(found.time_courses, *flat, found.dof))
     return results
+
+
+def pooled_maps(sources, maps):
+    """Stage 2 over several runs together: one map a network, from the normal equations of all runs.
+
+    Parameters
+    ----------
+    sources : list of sources
+        Runs that are read in blocks; each is z-scored.
+    maps : array of shape (n_networks, n_neurons)
+
+    Returns
+    -------
+    array of shape (n_networks, n_neurons)
+        Change of each z-scored neuron for one standard deviation of each course.
+    """
+    gram, products, n_tokens = 0.0, 0.0, 0
+    for source in sources:
+        x = _standardized(source)
+        courses = time_courses(x, maps)
+        courses -= courses.mean(axis=0)
+        gram = gram + courses.T @ courses
+        products = products + courses.astype(np.float32).T @ x
+        n_tokens += len(x)
+    scale = np.sqrt(np.diag(gram) / n_tokens)
+    return (_inverse(gram, "The time courses") @ products) * scale[:, None]
+
+
+def _standardized(source):
+    x = np.empty((source.n_tokens, source.n_neurons), dtype=np.float32)
+    source.read(0, source.n_neurons, x)
+    x -= x.mean(axis=0)
+    sd = x.std(axis=0, ddof=1)
+    x /= np.where(sd > 0, sd, 1)
+    return x
 
 
 def time_courses(run, maps, *, demean=True):

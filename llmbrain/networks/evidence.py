@@ -5,10 +5,12 @@ A thin shell over the functions of this room; each of them can be called alone o
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 
+from ..exceptions import NumericalWarning, ParameterError
 from .result import NetworkSet
 
 __all__ = ["Evidence", "gather_evidence"]
@@ -26,7 +28,9 @@ class Evidence:
         The same networks, their metrics completed by iq, coverage, stability, split_half_r, icc, dice, label, artefact,
         and flagged.
     stability : DataFrame
-        One row a network: iq and coverage of its cluster, r with its centrotype, and the split-half columns.
+        One row a network: iq and coverage of its cluster, r with its centrotype, stability (their product); for
+        halves of the text decomposed apart split_half_r, dice and split_half_p (of the axes, against rotations in the
+        subspace); icc, the ICC(2,1) over neurons of the network's dual-regression maps in the two halves.
     interpretation : Interpretation or None
         None without events.
     engagement : DataFrame or None
@@ -85,6 +89,8 @@ class Evidence:
 def gather_evidence(networks, recording, *, n_repeats=REPEATS, n_draws=99, random_state=0, device="cpu"):
     """Find out whether networks are real, and what they are about.
 
+    Stability is that of independent components: for networks of a dictionary it says whether they are found as such.
+
     Parameters
     ----------
     networks : NetworkSet
@@ -129,7 +135,9 @@ def gather_evidence(networks, recording, *, n_repeats=REPEATS, n_draws=99, rando
         scores.append(table.assign(network=rows))
         clusters.append(found)
     stability = _in_order(scores)
-    courses = networks.time_courses if networks.time_courses is not None else _courses(networks, runs)
+    courses = networks.time_courses
+    if courses is None or [len(c) for c in courses] != runs.n_tokens:
+        courses = _courses(networks, runs)
     interpretation, engagement = _texts(courses, recording, n_draws, random_state)
     completed = _complete(networks, stability, interpretation)
     live = [c[:, networks.maps.any(axis=1)] for c in courses]
@@ -193,10 +201,27 @@ def _stability(sources, maps, layer_of, n_repeats, n_draws, random_state, option
     # each given network stands for its match in the first half, whose fate in the second is then reported
     own = match_maps(maps, found[0]).index
     halves_table = split_half(*found, layer_of=layer_of, n_draws=n_draws, random_state=random_state)
-    for name, column in (("split_half_r", "r"), ("icc", "icc"), ("dice", "dice"), ("split_half_p", "p_axes")):
+    table["icc"] = _retest(sides, maps)
+    for name, column in (("split_half_r", "r"), ("dice", "dice"), ("split_half_p", "p_axes")):
         values = halves_table[column].abs() if column == "r" else halves_table[column]
         table[name] = np.where(own >= 0, values.to_numpy()[own], np.nan)
     return table, clusters
+
+
+def _retest(sides, maps):
+    """ICC(2,1) over neurons of the maps that dual regression finds for the given networks in the two halves."""
+    from ..stats import icc
+    from .dual_regression import pooled_maps
+
+    alive = np.flatnonzero(maps.any(axis=1))
+    values = np.full(len(maps), np.nan)
+    try:
+        first, second = (pooled_maps(side, maps[alive]) for side in sides)
+    except ParameterError as error:
+        warnings.warn(f"No test-retest ICC: {error}", NumericalWarning, stacklevel=4)
+        return values
+    values[alive] = [icc(np.stack(pair, axis=1), "ICC(2,1)") for pair in zip(first, second)]
+    return values
 
 
 def _in_order(tables):

@@ -335,7 +335,8 @@ def split_half(maps_a, maps_b, threshold=3.0, layer_of=None, n_draws=100, random
     Returns
     -------
     DataFrame
-        network, match, r (signed), icc (ICC(3,1) of the aligned z maps), dice (of the thresholded maps), and
+        network, match, r (signed), icc (ICC(3,1) of the aligned z maps: for maps of one variance, as these are, it is
+        \|r\|; that of maps in units of activity is found by dual regression), dice (of the thresholded maps), and
         family-wise p-values of the match: ``p`` against permuted maps, ``p_axes`` against random rotations
         inside the subspace of the second half (whether the axes themselves are reproducible).
 
