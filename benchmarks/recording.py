@@ -22,8 +22,8 @@ import torch
 
 import llmbrain
 from llmbrain.corpus import Corpus
+from llmbrain.recording import accumulate, record
 from llmbrain.recording.job import prepare
-from llmbrain.recording.recorder import record
 
 
 def main():
@@ -39,6 +39,7 @@ def main():
     }
     if args.layers:
         options["layers"] = range(args.layers)
+    options |= {"storage": args.storage, "every": args.every}
     options["site"] = args.sites if len(args.sites) > 1 else args.sites[0]
     job = prepare(model, tokenizer, corpus, **options)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {args.device}, {args.dtype}")
@@ -75,6 +76,9 @@ def arguments():
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--layers", type=int, default=None, help="record only the first so many layers")
+    parser.add_argument("--every", type=int, default=1, help="record only every n-th token")
+    parser.add_argument("--storage", default="float32", help="float32 or int16")
+    parser.add_argument("--accumulate", nargs="+", default=(), help="Moments, Gram, Sketch: no files at all")
     parser.add_argument("--sites", nargs="+", default=["mlp"])
     parser.add_argument("--parts", action="store_true", help="also measure the bus and the disk; writes 8 GiB")
     parser.add_argument("--folder", default=None, help="where the recordings go for a moment")
@@ -158,6 +162,11 @@ def recorded(model, tokenizer, corpus, options, args):
     folder = Path(tempfile.mkdtemp(dir=args.folder))
     try:
         start = now()
+        if args.accumulate:
+            options = {key: value for key, value in options.items() if key != "storage"}
+            kinds = [getattr(llmbrain.recording, name)() for name in args.accumulate]
+            accumulate(model, tokenizer, corpus, kinds, progress=False, **options)
+            return since(start)
         record(model, tokenizer, corpus, folder / "study", progress=False, **options)
         return since(start)
     finally:

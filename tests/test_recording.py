@@ -673,48 +673,6 @@ def test_a_device_map_with_disk_records_the_same(tokenizer, tmp_path):
     np.testing.assert_array_equal(runs[0].to_array(), expected)
 
 
-cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-
-
-@cuda
-@pytest.mark.parametrize("storage", ["float32", "int16"])
-def test_a_gpu_records_what_the_cpu_does(storage, llama, tokenizer, tmp_path):
-    options = {"storage": storage, "tokens_per_run": 150, "batch_size": 2, "site": ["mlp", "layer"]}
-    expected = quiet(llama, tokenizer, TEXTS * 3, tmp_path / "cpu", **options)
-    got = quiet(tiny_model("llama").cuda(), tokenizer, TEXTS * 3, tmp_path / "gpu", **options)
-    for site in options["site"]:
-        for a, b in zip(expected[site], got[site]):
-            np.testing.assert_allclose(b.to_array(), a.to_array(), atol=2e-3 if storage == "int16" else 1e-4)
-            np.testing.assert_allclose(b.events["surprisal"], a.events["surprisal"], atol=1e-3)
-
-
-@cuda
-def test_a_gpu_names_what_is_not_finite(tokenizer, tmp_path):
-    model = tiny_model("llama").cuda()
-
-    def break_one(module, args, output):
-        output = output.clone()
-        output[1, 20, 5] = float("nan")
-        return output
-
-    model.model.layers[2].mlp.act_fn.register_forward_hook(break_one)
-    with pytest.raises(RecordingError, match="Layer 2 .* unit 5, is nan at token 20 .*'text-0004'"):
-        quiet(model, tokenizer, TEXTS, tmp_path / "study")
-    assert not list((tmp_path / "study").rglob("*bold*"))
-
-
-@cuda
-def test_half_of_the_layers_on_a_gpu(llama, tokenizer, tmp_path):
-    """A model spread over devices takes the way through main memory."""
-    accelerate = pytest.importorskip("accelerate")
-    expected = quiet(llama, tokenizer, TEXTS, tmp_path / "plain")[0].to_array()
-    places = {"model.embed_tokens": "cpu", "model.norm": 0, "model.rotary_emb": 0, "lm_head": 0}
-    places |= {f"model.layers.{i}": 0 if i > 1 else "cpu" for i in range(N_LAYERS)}
-    model = accelerate.dispatch_model(tiny_model("llama"), places, main_device=0)
-    runs = quiet(model, tokenizer, TEXTS, tmp_path / "spread")
-    np.testing.assert_allclose(runs[0].to_array(), expected, atol=1e-4)
-
-
 # -- bad input --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("options", "message"),
