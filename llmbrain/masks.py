@@ -178,6 +178,16 @@ class NeuronMask:
         return [np.flatnonzero(part) for part in self.geometry.split(self.values)]
 
     @property
+    def heads(self):
+        """The set as a list of ``(layer, head)`` if it consists of whole attention heads, else None."""
+        held = controls.whole_heads(self.values, self.geometry)
+        if held is None:
+            return None
+        layers = np.repeat(self.geometry.layers, self.geometry.n_heads)[held]
+        numbers = np.concatenate([np.arange(n) for n in self.geometry.n_heads])[held]
+        return list(zip(layers.tolist(), numbers.tolist()))
+
+    @property
     def names(self):
         """The set as a list of ``(layer, unit)``, with the model's own layer numbers."""
         layers = np.asarray(self.geometry.layers)[self.geometry.layer_of[self.values]]
@@ -256,7 +266,8 @@ class NeuronMask:
         Returns
         -------
         NeuronMask
-            Of the same size, without the set's own neurons as far as the layers have others.
+            Of the same size, without the set's own neurons as far as the layers have others. A set of whole attention
+            heads is matched by whole heads.
 
         Raises
         ------
@@ -266,20 +277,21 @@ class NeuronMask:
             If ``by`` is unknown, or importance is missing.
         """
         by = by if by is None or isinstance(by, str) else tuple(by)
+        units = controls.ControlUnits(self.values, self.geometry)
         if by is None or by == "random":
-            values = controls.random_set(self.values, random_state)
+            drawn = controls.random_set(units.values, random_state)
         elif by in ("layer", ("layer",)):
-            values = controls.layer_matched(self.values, self.geometry.layer_of, random_state)
+            drawn = controls.layer_matched(units.values, units.layer_of, random_state)
         elif by == ("layer", "importance"):
             if importance is None:
                 raise ParameterError(
                     "Matching by importance needs importance=, one value a neuron, e.g. "
                     "neuron_statistics(model, tokenizer, texts).importance()."
                 )
-            values = controls.importance_matched(self.values, self.geometry.layer_of, importance, random_state)
+            drawn = controls.importance_matched(units.values, units.layer_of, units.total(importance), random_state)
         else:
             raise ParameterError(f'by={by!r} is unknown; choose None, "layer" or ("layer", "importance").')
-        return self._like(values, f"control of {self.name}" if self.name else None)
+        return self._like(units.neurons(drawn), f"control of {self.name}" if self.name else None)
 
     # -- files ----------------------------------------------------------------------------------------------------
     def to_img(self):

@@ -95,6 +95,22 @@ def test_from_heads_takes_all_dimensions_of_a_head():
         NeuronMask.from_heads([(2, 0)], GEOMETRY)
 
 
+def test_heads_are_told_and_matched_as_wholes():
+    geometry = NeuronGeometry.from_sizes([32, 32], site="attention", layers=[4, 7], n_heads=[4, 4])
+    mask = NeuronMask.from_heads([(4, 2), (7, 0), (7, 3)], geometry)
+    assert mask.heads == [(4, 2), (7, 0), (7, 3)]
+    assert NeuronMask.from_names([(4, 1)], geometry).heads is None
+    assert some_mask().heads is None
+    importance = np.random.default_rng(0).random(64)
+    for by in (None, "layer", ("layer", "importance")):
+        control = mask.matched_control(by=by, importance=importance, random_state=0)
+        assert len(control.heads) == 3
+        assert (control & mask).count == 0
+    assert sorted(layer for layer, _ in control.heads) == [4, 7, 7]
+    single = NeuronMask.from_names([(4, 1), (7, 3)], geometry).matched_control(random_state=0)
+    assert single.count == 2
+
+
 def test_from_layers_takes_whole_layers():
     assert NeuronMask.from_layers([5], GEOMETRY).counts_per_layer.tolist() == [0, 37, 0]
     with pytest.raises(MaskError, match="Layers \\[4\\]"):

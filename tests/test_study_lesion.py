@@ -315,6 +315,21 @@ def test_controls_do_not_depend_on_which_other_networks_are_studied(tiny, masks)
     np.testing.assert_allclose(pick(both), pick(alone), atol=1e-6)
 
 
+def test_heads_are_compared_with_heads(tiny):
+    geometry = NeuronGeometry.from_model(tiny[0], "attention")
+    heads = [
+        NeuronMask.from_heads([(0, 1), (2, 3)], geometry, "pair"),
+        NeuronMask.from_heads([(1, 0)], geometry, "one"),
+    ]
+    families = ("random", "layer", ("layer", "importance"), "permuted", "top")
+    study = LesionStudy(heads, TEXTS, n_controls=3, controls=families, reference=REFERENCE)
+    from llmbrain.lesions.plan import Plan
+
+    for family, k, _, mask in Plan(study, *tiny).conditions:
+        assert len(mask.heads) == len(heads[k].heads), family
+    assert study.run(*tiny, progress=False).table.effect.abs().min() > 0
+
+
 @pytest.mark.parametrize("mode", ["rows", "single"])
 def test_all_modes_give_the_same_table(tiny, masks, mode):
     got = run(tiny, masks, options={"mode": mode}).table

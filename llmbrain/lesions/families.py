@@ -80,7 +80,7 @@ def parse_family(family, importance="fluctuation"):
 
 
 def draw_control(family, mask, seed, *, importance=None, map=None, n_nearest=10):
-    """Draw one control of a family.
+    """Draw one control of a family; a mask of whole attention heads gets whole heads.
 
     Parameters
     ----------
@@ -99,20 +99,20 @@ def draw_control(family, mask, seed, *, importance=None, map=None, n_nearest=10)
     -------
     bool array of shape (n_neurons,)
     """
-    values, layer_of = mask.values, mask.geometry.layer_of
-    rng = np.random.default_rng(seed)
+    units, rng = controls.ControlUnits(mask.values, mask.geometry), np.random.default_rng(seed)
+    values, layer_of = units.values, units.layer_of
     if family.rule == "random":
-        return controls.random_set(values, rng)
-    if family.rule == "layer":
-        return controls.layer_matched(values, layer_of, rng)
-    if family.rule == "layer+importance":
-        return controls.importance_matched(values, layer_of, importance, rng, n_nearest)
-    if family.rule == "permuted":
-        return controls.permuted(values, layer_of, rng)
-    if family.rule == "top":
-        return controls.top_matched(values, layer_of, importance)
-    if map is None:
-        raise ParameterError(
-            "The family 'anti' needs the maps of the networks: LesionStudy(..., options={'maps': maps})."
-        )
-    return controls.anti_network(values, layer_of, map, rng)
+        drawn = controls.random_set(values, rng)
+    elif family.rule == "layer":
+        drawn = controls.layer_matched(values, layer_of, rng)
+    elif family.rule == "layer+importance":
+        drawn = controls.importance_matched(values, layer_of, units.total(importance), rng, n_nearest)
+    elif family.rule == "permuted":
+        drawn = controls.permuted(values, layer_of, rng)
+    elif family.rule == "top":
+        drawn = controls.top_matched(values, layer_of, units.total(importance))
+    elif map is None:
+        raise ParameterError("The family 'anti' needs the maps: LesionStudy(..., options={'maps': maps}).")
+    else:
+        drawn = controls.anti_network(values, layer_of, units.total(np.abs(map)), rng)
+    return units.neurons(drawn)
