@@ -40,6 +40,7 @@ def main():
             report = generate_report(study.root)
             path = report.save()
             seconds, size = time.perf_counter() - start, path.stat().st_size / 1e6
+            assert "recording" in report.sections, "the planted recording cannot be read"
             print(f"{name}: {seconds:.1f} s, {size:.1f} MB, {len(report.sections)} sections")
         print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB, study included")
 
@@ -82,7 +83,8 @@ def write_run(study, geometry, run, frame, activity):
     writer = RunWriter(study.path("bold", run=run), geometry, len(activity))
     writer.write(0, np.pad(activity, ((0, 0), (0, 1))))
     writer.close()
-    write_tsv(study.path("events", run=run), frame.replace("\n", "\\n", regex=False))
+    written = frame.assign(token=frame["token"].str.replace("\n", "\\n"))
+    write_tsv(study.path("events", run=run), written)
     sidecar = {
         "ModelID": "planted", "WeightsHash": "0", "Site": "mlp", "Geometry": geometry.to_dict(), "DataType": "float32",
         "NumberOfTokens": len(activity), "Run": run, "LibraryVersions": {"llmbrain": __version__},

@@ -173,7 +173,7 @@ def plot_selectivity(result, *, value="effect", alpha=0.05, family=None, label=N
         ax.set_yticks(range(0, len(grid), every), [short_name(n) for n in grid.index[::every]])
         ax.set_ylabel("network lesioned")
         ax.spines[:].set_visible(False)
-        bar = fig.colorbar(image, ax=ax, shrink=0.7, aspect=22, pad=0.03)
+        bar = fig.colorbar(image, ax=ax, shrink=min(0.7, 2.2 / height), aspect=20, pad=0.03)
         bar.outline.set_visible(False)
         bar.set_label(label or (UNIT if value == "effect" else value))
         if q is not None:

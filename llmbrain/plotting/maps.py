@@ -198,7 +198,7 @@ def plot_layer_profiles(networks, geometry=None, *, threshold=3.0, title=None, o
     z, geometry = as_maps(networks, geometry)
     share = 100 * np.stack([sum(layer_profile(row, geometry, threshold)) for row in z])
     with st.style():
-        height = float(np.clip(0.9 + 0.17 * len(z), 1.8, 9))
+        height = float(np.clip(0.9 + (0.17 if len(z) <= 40 else 0.1) * len(z), 1.8, 9))
         fig = st.new_figure(st.PAGE * 0.75, height, "Where in depth each network lies" if title is None else title)
         ax = fig.add_subplot()
         image = ax.imshow(share, cmap=st.SEQUENTIAL(), aspect="auto", vmin=0)
@@ -209,7 +209,7 @@ def plot_layer_profiles(networks, geometry=None, *, threshold=3.0, title=None, o
         every = 1 if len(z) <= 40 else 4
         ax.set_yticks(range(0, len(z), every))
         ax.set(xlabel="layer", ylabel="network")
-        bar = fig.colorbar(image, ax=ax, shrink=0.9, aspect=25, pad=0.02)
+        bar = fig.colorbar(image, ax=ax, shrink=min(0.9, 2.2 / height), aspect=20, pad=0.02)
         bar.set_label(f"% of neurons, |z| > {threshold:g}")
         bar.outline.set_visible(False)
     return st.finish(fig, output_file)
