@@ -188,7 +188,7 @@ def _recipe_dots(table, x, y, order, dense, parts, title):
         ax.hlines(i, dense if dense is not None else values.min(), values.mean(), color=st.GRID, lw=2, zorder=1)
         ax.scatter(values, np.full(len(values), i), s=28, color=st.SERIES[0], zorder=3)
         ax.annotate(
-            f"{values.mean():.3g}",
+            _price(values.mean()),
             (values.max(), i),
             xytext=(6, 0),
             textcoords="offset points",
@@ -198,7 +198,7 @@ def _recipe_dots(table, x, y, order, dense, parts, title):
     if dense is not None:
         ax.axvline(dense, color=st.INK, lw=0.9, ls=(0, (4, 2)))
         ax.annotate(
-            f"unpruned {dense:.3g}", (dense, 1), xycoords=("data", "axes fraction"), xytext=(3, 2),
+            f"unpruned {_price(dense)}", (dense, 1), xycoords=("data", "axes fraction"), xytext=(3, 2),
             textcoords="offset points", fontsize=7, color=st.MUTED, annotation_clip=False,
         )  # fmt: skip
     everything = np.append(table[y].to_numpy(float), [] if dense is None else dense)
@@ -227,6 +227,10 @@ def _recipe_line(ax, part, x, y, name, i):
         ax.fill_between(at, low, high, color=color, alpha=0.18, lw=0)
     dashes = "-" if i < len(st.SERIES) else (0, (3, 1.5))
     ax.plot(at, mid, color=color, marker=MARKERS[i % len(MARKERS)], ms=4, ls=dashes, label=name)
+
+
+def _price(value):
+    return f"{value:,.0f}".replace(",", "\u2009") if value >= 1000 else f"{value:.3g}"
 
 
 def _log_axis(ax, axis):
