@@ -27,8 +27,8 @@ HEAD = """# The first paper, re-tested
 Liu et al. (2025), *Brain-Inspired Exploration of Functional Networks and Key Neurons in Large Language Models*
 ([arXiv:2502.20408](https://arxiv.org/abs/2502.20408)), print their claims from masking code that applied one layer's
 mask to every layer, and from controls that were matched in nothing. Here the same questions are put with hooks that are
-tested to equal sliced weights, on text that the networks were not found on, beside matched controls. Their data sets and
-models are not these, so the figures cannot be compared one by one; the claims can.
+tested to equal sliced weights, on text that the networks were not found on, beside matched controls. Their data sets
+and models are not these, so the figures cannot be compared one by one; the claims can.
 
 Written by `python benchmarks/replication/report.py` from the tables of the scripts beside it.
 """
