@@ -88,7 +88,7 @@ def test_blocks_are_contiguous_whole_runs_if_there_are_enough(planted):
     assert len(np.unique(cut_blocks([3])[0])) == 3
     space = joint_subspace(planted[0], 12, group="tokens")
     tokens = np.concatenate(space.scores)
-    assert len(space.covariances) == 21 and np.allclose(space.covariances.sum(axis=0), tokens.T @ tokens)
+    assert len(space.covariances) == 12 and np.allclose(space.covariances.sum(axis=0), tokens.T @ tokens)
     with pytest.raises(ParameterError, match="blocks label"):
         joint_subspace(planted[0], 12, blocks=[np.zeros(3)])
 

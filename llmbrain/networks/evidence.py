@@ -181,8 +181,8 @@ def _parts(networks):
 
 def _stability(sources, maps, layer_of, n_repeats, n_draws, random_state, options):
     from .matching import match_maps
-    from .order import halves, sparsest_maps
-    from .resampling import joint_subspace, resampled_networks
+    from .order import half_subspace, halves, sparsest_maps
+    from .resampling import resampled_networks
     from .stability import score_networks, split_half
 
     reduction = {k: v for k, v in options.items() if k != "contrast"}
@@ -197,7 +197,7 @@ def _stability(sources, maps, layer_of, n_repeats, n_draws, random_state, option
     limit = min(sum(s.n_tokens - 1 for s in side) for side in sides)
     if limit <= n_components:
         return table.assign(split_half_r=np.nan, icc=np.nan, dice=np.nan, split_half_p=np.nan), clusters
-    found = [sparsest_maps(joint_subspace(s, 3 * n_components, **reduction), n_components, 3, rng) for s in sides]
+    found = [sparsest_maps(half_subspace(s, n_components, **reduction), n_components, 3, rng) for s in sides]
     # each given network stands for its match in the first half, whose fate in the second is then reported
     own = match_maps(maps, found[0]).index
     halves_table = split_half(*found, layer_of=layer_of, n_draws=n_draws, random_state=random_state)

@@ -21,6 +21,7 @@ __all__ = [
     "REPRODUCED",
     "choose_n_components",
     "default_grid",
+    "half_subspace",
     "half_spans",
     "halves",
     "sparsest_maps",
@@ -116,7 +117,7 @@ def split_half_curve(runs, grid, *, n_init=3, confounds=None, random_state=0, **
     limit = min(sum(s.n_tokens - 1 for s in side) for side in sides)
     if not grid or grid[0] < 1 or grid[-1] > limit:
         raise ParameterError(f"The grid {grid} must lie between 1 and {limit}, what half of the tokens carry.")
-    spaces = [joint_subspace(side, 3 * grid[-1], confounds=c, **reduction) for side, c in zip(sides, nuisance)]
+    spaces = [half_subspace(side, grid[-1], confounds=c, **reduction) for side, c in zip(sides, nuisance)]
     table = []
     for k in grid:
         a, b = (sparsest_maps(space, k, n_init, rng) for space in spaces)
@@ -124,6 +125,24 @@ def split_half_curve(runs, grid, *, n_init=3, confounds=None, random_state=0, **
         found = int((r >= REPRODUCED).sum())
         table.append((k, found, found / k, r.mean(), np.median(r)))
     return pd.DataFrame(table, columns=["n_components", "n_reproduced", "share", "mean_r", "median_r"])
+
+
+def half_subspace(side, n_components, **reduction):
+    """Reduce one half for decompositions into up to `n_components` networks, runs entering whole.
+
+    Parameters
+    ----------
+    side : list of sources
+    n_components : int
+    **reduction
+        Options of :func:`~llmbrain.networks.resampling.joint_subspace`.
+
+    Returns
+    -------
+    JointSubspace
+    """
+    blocks = cut_blocks([s.n_tokens for s in side], minimum=1)
+    return joint_subspace(side, 3 * n_components, blocks=blocks, **reduction)
 
 
 def _group_model(sides):

@@ -24,7 +24,7 @@ __all__ = [
     "resampled_networks",
 ]
 
-MINIMUM_BLOCKS = 20
+MINIMUM_BLOCKS = 12
 """Runs are cut until so many pieces can be drawn: a bootstrap of very few pieces is mostly the same data."""
 LONGEST_BLOCK = 2048  # tokens: the Gram matrix of a piece is this large at most
 
@@ -127,8 +127,8 @@ def _unit_rows(gram, n_rows):
 def cut_blocks(n_tokens, minimum=MINIMUM_BLOCKS):
     """Label the tokens of every run by a piece that is drawn as a whole.
 
-    Runs are the pieces if there are enough of them; otherwise each is cut into contiguous pieces of equal
-    length, so that neighbouring tokens, which are not independent, stay together.
+    Runs are the pieces if there are enough of them (a very long one is cut nevertheless); otherwise each is cut into
+    contiguous pieces of equal length, so that neighbouring tokens, which are not independent, stay together.
 
     Parameters
     ----------
