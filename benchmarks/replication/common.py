@@ -28,6 +28,8 @@ from llmbrain.models.identity import describe_model
 from llmbrain.models.sites import find_sites
 from llmbrain.networks import group_ica
 
+PATHS = ("model", "wikitext", "out", "pairs", "fit", "test", "corpora")  # may name folders of this machine
+
 # Liu et al. (2025), arXiv:2502.20408v1. Ten networks unless said otherwise.
 PAPER = {
     "recurrence": {  # individual networks (of 1,000 a corpus) with IoU > 0.2, templates 1 to 10; four corpora
@@ -218,9 +220,7 @@ def write(subject, name, tables, note, begin):
         "model": describe_model(subject.model),
         "fit": {"corpus": subject.fit.name, "hash": subject.fit.hash},
         "test": {"corpus": subject.test.name, "hash": subject.test.hash},
-        "arguments": {
-            k: v for k, v in vars(subject.args).items() if k not in ("wikitext", "out", "pairs", "fit", "test")
-        },
+        "arguments": {k: v for k, v in vars(subject.args).items() if k not in PATHS},
         "paper": PAPER.get(name),
         "seconds": round(time.perf_counter() - begin, 1),
         "note": note,
