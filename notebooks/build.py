@@ -82,15 +82,18 @@ def execute(notebook, folder, *, quick=False, timeout=600):
 
 
 def _without_progress(outputs):
-    """Leave out progress bars, which are of no use once they have ended; what else was said stays."""
+    """Leave out progress bars, which are of no use once they have ended, and join what was printed in pieces."""
     kept = []
     for output in outputs:
-        if output.output_type == "stream" and output.name == "stderr":
-            lines = re.split(r"[\r\n]+", output.text)
-            lines = [line for line in lines if line.strip() and not PROGRESS.search(line)]
-            if not lines:
+        if output.output_type == "stream":
+            if output.name == "stderr":
+                lines = re.split(r"[\r\n]+", output.text)
+                output.text = "".join(f"{line}\n" for line in lines if line.strip() and not PROGRESS.search(line))
+            if not output.text.strip():
                 continue
-            output.text = "\n".join(lines) + "\n"
+            if kept and kept[-1].output_type == "stream" and kept[-1].name == output.name:
+                kept[-1].text += output.text
+                continue
         kept.append(output)
     return kept
 

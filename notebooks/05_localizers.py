@@ -1,0 +1,184 @@
+# %% [markdown]
+# # 5. Localizers: where is code, where is arithmetic
+#
+# Before asking *how* a brain does something, imagers ask *where*: show sentences, show nonsense, and keep the voxels that
+# tell the two apart. The same design finds the neurons of a language model that respond to code, or to arithmetic. And
+# as in the scanner, a contrast always lights something up. So this notebook asks of each map
+#
+# - does it survive when the unit is the item, and not the token,
+# - what does the same analysis find when the labels mean nothing,
+# - does it come back in other items,
+# - and do the neurons *matter* for what they respond to?
+
+# %%
+import os
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from nilearn import plotting
+
+import llmbrain as lb
+from llmbrain.corpus import Corpus, load_localizer
+from llmbrain.lesions import LossTask, double_dissociations, selectivity
+from llmbrain.networks.localizer import localize
+from llmbrain.plotting import plot_lesion_effects, plot_selectivity
+
+quick = os.environ.get("LLMBRAIN_QUICK") == "1"  # set by the tests, which take less of everything
+
+# %% [markdown]
+# ## The paradigm
+#
+# Two localizers ship with the package: forty items of code, and forty of prose that says the same; forty of worked
+# arithmetic, and forty of prose of the same lengths.
+
+# %%
+n_pairs = 16 if quick else 40
+stimuli = {function: load_localizer(function)[: 2 * n_pairs] for function in ("code", "arithmetic")}
+for function, items in stimuli.items():
+    for document in items[:2]:
+        print(f"[{function} localizer: {document.kind}] {document.text.strip()}\n")
+
+# %%
+model, tokenizer = lb.load_model("demo")
+recordings = {
+    function: lb.record(model, tokenizer, items, out=f"study-{function}", progress=False)
+    for function, items in stimuli.items()
+}
+geometry = recordings["code"].geometry
+{function: f"{recording.n_tokens} tokens" for function, recording in recordings.items()}
+
+# %% [markdown]
+# The first half of the items localizes, the second is kept to see whether it was right.
+
+
+# %%
+def items_of(recording, half):
+    """Activations and events of a recording, with the items of the other half renamed, so that no contrast uses them."""
+    events = recording.events
+    number = events["document"].str.extract(r"(\d+)$", expand=False).astype(int)
+    mine = (number <= n_pairs // 2) if half == 1 else (number > n_pairs // 2)
+    return recording[0].to_array(), events.assign(kind=events["kind"].where(mine, "other half"))
+
+
+def contrast(function, half, unit="item", labels=None):
+    """The function against prose at every neuron, by nilearn's general linear model."""
+    activity, events = items_of(recordings[function], half)
+    if labels is not None:
+        events = events.assign(kind=events["document"].map(labels).where(events["kind"] != "other half", "other half"))
+    return localize([activity], [events], (function, "prose"), unit=unit, noise_model="ols")
+
+
+code = contrast("code", 1)
+arithmetic = contrast("arithmetic", 1)
+for found in (code, arithmetic):
+    more, less = found.selected(side="more").sum(), found.selected(side="less").sum()
+    print(f"{found.contrast[0]}: {more:,} neurons more active than in prose, {less:,} less, of {geometry.n_neurons:,} (FDR 5 %)")
+
+# %% [markdown]
+# ## Items, not tokens
+#
+# The model of the general linear model was fitted on the *mean of each item*. It is tempting to take every token instead,
+# which gives thirty times as many observations. But the tokens of one item are not independent: they share a topic and a
+# state. The test of a test is data in which there is nothing to find. Give half of the items, at random, the wrong label:
+
+# %%
+rng = np.random.default_rng(0)
+documents = recordings["code"].events["document"].unique()
+nothing = {"item": [], "token": []}
+for _ in range(2 if quick else 3):
+    labels = dict(zip(documents, rng.permutation(np.resize(["code", "prose"], len(documents)))))
+    for unit, counts in nothing.items():
+        counts.append(int(contrast("code", 1, unit, labels).selected().sum()))
+table = pd.DataFrame(nothing).T.rename(columns=lambda i: f"shuffled labels {i + 1}")
+table.insert(0, "true labels", [int(code.selected().sum()), int(contrast("code", 1, "token").selected().sum())])
+table
+
+# %% [markdown]
+# With items as the unit, shuffled labels give nothing or next to nothing. With tokens they "find" neurons by the
+# thousand. In brain imaging this is the difference between a fixed and a random effect of stimuli.
+#
+# ## Where
+
+# %%
+figure, ax = plt.subplots(figsize=(7.2, 2.6), layout="constrained")
+for found in (code, arithmetic):
+    for side, line in (("more", "-"), ("less", ":")):
+        share = [100 * part.mean() for part in geometry.split(found.selected(side=side))]
+        color = "C0" if found is code else "C1"
+        ax.plot(geometry.layers, share, line, color=color, label=f"{found.contrast[0]}: {side} than prose")
+ax.set(xlabel="layer", ylabel="% of the layer's neurons", ylim=(0, None))
+ax.legend(frameon=False, fontsize=8)
+
+# %% [markdown]
+# Everywhere, then, with more in some depths than in others. A z map is an image like any other; here six layers of the
+# code map, in nilearn:
+
+# %%
+layers = np.linspace(2, geometry.n_layers - 1, 6).astype(int)
+figure, panels = plt.subplots(1, len(layers), figsize=(9, 1.3))
+for panel, layer in zip(panels, layers):
+    panel.set_title(f"layer {layer}", fontsize=9, pad=-6)
+    plotting.plot_img(
+        geometry.to_img(code.z), bg_img=None, display_mode="x", cut_coords=[layer], axes=panel, colorbar=False,
+        annotate=False, draw_cross=False, black_bg=False, threshold=None, cmap="RdBu_r", vmin=-6, vmax=6,
+    )  # fmt: skip
+
+# %% [markdown]
+# ## Does it come back?
+#
+# The same contrasts in the second half of the items, which the maps above have not seen. And a question that a single
+# contrast cannot ask: are the code neurons any different from the arithmetic neurons, or are both just "not prose"?
+
+# %%
+again = {"code": contrast("code", 2), "arithmetic": contrast("arithmetic", 2)}
+rows = []
+for found in (code, arithmetic):
+    second = again[found.contrast[0]]
+    chosen = found.selected()
+    same = (np.sign(second.z) == np.sign(found.z)) & (second.p < 0.05)
+    rows.append((found.contrast[0], np.corrcoef(found.z, second.z)[0, 1], chosen.sum(), same[chosen].mean()))
+print(f"code and arithmetic maps: r = {np.corrcoef(code.z, arithmetic.z)[0, 1]:.2f}")
+both = code.selected(side="more") & arithmetic.selected(side="more")
+print(f"neurons more active in both than in prose: {both.sum():,}")
+pd.DataFrame(rows, columns=["localizer", "r of z maps between halves", "selected", "found again (p < 0.05, same sign)"]).round(2)
+
+# %% [markdown]
+# The maps are very reproducible, and they overlap: a part of what is "code" by this contrast is what code and sums have
+# in common, digits and brackets instead of sentences. So for the lesion we take the neurons that respond more to one
+# *than to the other*: the largest differences between the two z maps.
+#
+# ## Do they matter?
+#
+# Responding is not contributing. Silence the most selective one percent of each, and read the second half of the items:
+# does code suffer from the one, arithmetic from the other, and both more than from other neurons of the same layers and
+# importance?
+
+# %%
+n = geometry.n_neurons // 100
+difference = code.z - arithmetic.z
+masks = [
+    lb.NeuronMask.top(difference, n, geometry, two_sided=False, name="code"),
+    lb.NeuronMask.top(-difference, n, geometry, two_sided=False, name="arithmetic"),
+]
+n_test = 4 if quick else 10
+test = Corpus(
+    [d for function, items in stimuli.items() for d in items.select(kind=function)[n_pairs // 2 :][:n_test]], name="test"
+)
+result = lb.LesionStudy(
+    masks,
+    tasks=[LossTask(test, n_tokens=24 * len(test))],
+    n_controls=3 if quick else 9,
+    controls=(("layer", "importance"),),
+    reference=recordings["code"],
+    random_state=0,
+).run(model, tokenizer, progress=False)
+columns = ["network", "task", "effect", "ci_low", "ci_high", "control_mean", "control_max", "p"]
+result.table.query("task != 'loss'")[columns].round(3)
+
+# %%
+figure = plot_selectivity(selectivity(result), value="effect", label="change in loss")
+double_dissociations(result).round(3)
+
+# %% [markdown]
+# VERDICT
