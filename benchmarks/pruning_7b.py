@@ -59,7 +59,9 @@ def main():  # noqa: PLR0915 - one stage after the other
         start = time.perf_counter()
 
     config = LlamaConfig(
-        **SHAPES[args.shape], max_position_embeddings=max(args.context, 2048), tie_word_embeddings=False
+        **dict(zip(FIELDS, SHAPES[args.shape])),
+        max_position_embeddings=max(args.context, 2048),
+        tie_word_embeddings=False,
     )
     torch.manual_seed(0)
     with torch.device(args.device):

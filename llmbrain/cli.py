@@ -187,6 +187,53 @@ def prune(
 
 
 @app.command()
+def grid(
+    out: Annotated[Path, typer.Option("--out", "-o", help="TSV to write; rows that it holds are not run again.")],
+    model: Model = "demo",
+    calibration: Annotated[str, typer.Option(help="Text on which everything is chosen.")] = "demo",
+    evaluation: Annotated[
+        str | None, typer.Option(help="Other text, for perplexity; the demo's held-out part by default.")
+    ] = None,
+    scores: Annotated[str, typer.Option(help="Separated by commas.")] = "random,magnitude,wanda,flap",
+    allocations: Annotated[str, typer.Option(help="Separated by commas.")] = "uniform,global",
+    compensations: Annotated[str, typer.Option(help="Separated by commas.")] = "none,bias,affine",
+    ratios: Annotated[str, typer.Option(help="Separated by commas.")] = "0.2,0.3,0.5",
+    calibration_tokens: Annotated[int, typer.Option(help="Tokens to calibrate on.")] = 65536,
+    evaluation_tokens: Annotated[int | None, typer.Option(help="Tokens to evaluate on.")] = None,
+    context: Annotated[int, typer.Option(help="Tokens of context.")] = 1024,
+    device: Device = "cpu",
+):
+    """Compare pruning recipes on one calibration text: every score, allocation, compensation and ratio."""
+    from .corpus import load_corpus
+    from .exceptions import ParameterError
+    from .models import load_model
+    from .pruning import run_grid
+
+    try:
+        shares = [float(r) for r in ratios.split(",")]
+    except ValueError as error:
+        raise ParameterError(f"--ratios must be numbers separated by commas; got {ratios!r}.") from error
+    fit = load_corpus(calibration)
+    test = load_corpus("demo", split="heldout") if evaluation in (None, "demo") else load_corpus(evaluation)
+    loaded, tokenizer = load_model(model, device=device)
+    run_grid(
+        loaded,
+        tokenizer,
+        fit,
+        test,
+        ratios=shares,
+        scores=scores.split(","),
+        allocations=allocations.split(","),
+        compensations=compensations.split(","),
+        options={"n_tokens": calibration_tokens, "context": context},
+        context=context,
+        max_tokens=evaluation_tokens,
+        out=out,
+    )
+    typer.echo(f"The table is at {out}")
+
+
+@app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(help="'demo', a hub id, a folder (also a pruned one), or a .gguf file.")],
     text: Annotated[str, typer.Option(help="Text to measure on.")] = "demo",

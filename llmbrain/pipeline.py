@@ -32,10 +32,9 @@ PRUNING_RECIPES = (
     ("flap", "global", "bias", "one-shot"),
     ("network", "uniform", "none", "one-shot"),
     ("network", "uniform", "affine", "one-shot"),
-    ("wanda", "uniform", "affine", "one-shot"),
     ("flap", "schur", "affine", "sequential"),
 )
-PRUNING_VARIANTS = {"one-shot": {"propagation": "one-shot", "ridge": 0.1}, "sequential": {}}
+PRUNING_VARIANTS = {"one-shot": {"propagation": "one-shot"}, "sequential": {}}
 
 
 @dataclass(frozen=True)
@@ -62,12 +61,12 @@ class RunPlan:
 
     n_components: int = 20
     n_init: int = 10
-    record_tokens: int | None = None
-    lesion_networks: int = 10
+    record_tokens: int | None = 12_000
+    lesion_networks: int = 8
     n_controls: int = 19
-    lesion_tokens: int = 600
-    calibration_tokens: int = 8192
-    evaluation_tokens: int = 3000
+    lesion_tokens: int = 180
+    calibration_tokens: int = 4096
+    evaluation_tokens: int = 2048
 
 
 FULL = RunPlan()
@@ -75,11 +74,11 @@ QUICK = RunPlan(
     n_components=8,
     n_init=3,
     record_tokens=3000,
-    lesion_networks=4,
-    n_controls=9,
-    lesion_tokens=200,
-    calibration_tokens=2048,
-    evaluation_tokens=600,
+    lesion_networks=3,
+    n_controls=5,
+    lesion_tokens=120,
+    calibration_tokens=1024,
+    evaluation_tokens=512,
 )
 
 

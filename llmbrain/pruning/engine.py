@@ -64,7 +64,7 @@ def stream_weighting(output):
     return (power.median() / power.clamp_min(1e-12)).clamp_max(4.0)
 
 
-def gather(walk, layer, linear, *, full=True, targets=None, held=None, hidden=None, weighting=None):
+def gather(walk, layer, linear, *, full=True, targets=None, held=None, hidden=None, weighting=None, outputs=None):
     """Moments of the inputs of one linear over all blocks.
 
     Parameters
@@ -83,6 +83,8 @@ def gather(walk, layer, linear, *, full=True, targets=None, held=None, hidden=No
         Inputs of the layer in the place of the walk's.
     weighting : callable, optional
         ``weighting(output)`` gives what each token counts, from the layer's output; by default all count the same.
+    outputs : list, optional
+        The layer's outputs are appended to it, so that they need not be computed again.
 
     Returns
     -------
@@ -96,6 +98,8 @@ def gather(walk, layer, linear, *, full=True, targets=None, held=None, hidden=No
     with torch.no_grad(), site_hooks([input_site(linear)], catch):
         for i in range(len(walk.blocks)):
             output = walk.run(layer, i, None if hidden is None else hidden[i])
+            if outputs is not None:
+                outputs.append(output)
             y = targets(i, output) if targets else None
             moments[1 if held and held[i] else 0].update(catch.value, y, token_weights(walk, i, output, weighting))
     return tuple(moments)
@@ -117,6 +121,7 @@ def writes_to_stream(walk, layer, linear, silenced=None):
     """
     hidden = walk.hidden[0][:1]
     args, kwargs = walk._arguments[0][layer]
+    args = _first_row(tuple(args), len(walk.hidden[0]))  # GPT-2 passes its mask by position
     kwargs = {k: _first_row(v, len(walk.hidden[0])) for k, v in kwargs.items()}
     quiet = [] if silenced is None else [output_site(silenced)]
     with site_hooks(quiet, lambda i, x: torch.zeros_like(x)):
@@ -140,18 +145,18 @@ def _first_row(value, n):
     return value
 
 
-def survey(walk, parts, score, *, full, schur=False, weighting=None, progress=None):
-    """Walk the dense model once and score every layer.
+def survey(walk, parts, rules, *, full, schur=False, weighting=None, progress=None):
+    """Walk the dense model once and score every layer, by as many rules as are wanted.
 
     Parameters
     ----------
     walk : Walk
         At the first layer; stands behind the last one afterwards.
     parts : list of MLPPart
-    score : callable
-        ``score(part, moments)`` gives one number a neuron.
+    rules : dict of callable
+        ``rules[name](part, moments)`` gives one number a neuron.
     full : bool
-        Whether the score needs covariances.
+        Whether a rule needs covariances.
     schur : bool
         Whether the sensitivity of each layer is wanted.
     weighting : callable, optional
@@ -161,19 +166,21 @@ def survey(walk, parts, score, *, full, schur=False, weighting=None, progress=No
 
     Returns
     -------
-    list of LayerSurvey
+    dict of list of LayerSurvey
     """
-    found = []
+    found = {name: [] for name in rules}
     for part in parts:
-        moments, _ = gather(walk, part.layer, part.down, full=full or schur, weighting=weighting)
-        values = score(part, moments).to(walk.device)
-        layer = LayerSurvey(moments.mean, moments.variance, values)
-        walk.advance(part.layer)
-        if schur:
-            kept = values.topk(max(1, part.size // 2)).indices
-            residual = schur_residual(weight_of(part.down), moments.covariance, kept, 1e-2)
-            layer.sensitivity = residual / _stream_power(walk)
-        found.append(layer)
+        outputs = []
+        moments, _ = gather(walk, part.layer, part.down, full=full or schur, weighting=weighting, outputs=outputs)
+        walk.restart(outputs)
+        for name, rule in rules.items():
+            values = rule(part, moments).to(walk.device)
+            layer = LayerSurvey(moments.mean, moments.variance, values)
+            if schur:
+                kept = values.topk(max(1, part.size // 2)).indices
+                residual = schur_residual(weight_of(part.down), moments.covariance, kept, 1e-2)
+                layer.sensitivity = residual / _stream_power(walk)
+            found[name].append(layer)
         if progress:
             progress()
     return found

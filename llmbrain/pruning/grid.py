@@ -110,6 +110,7 @@ def run_grid(
         if key not in pruners:
             made = make_options({**options.to_dict(), **variants[variant]})
             pruners[key] = Pruner(model, tokenizer, calibration, made, networks, seed)
+            pruners[key].expected = tuple({r[0]: None for r in plan if (r[3], r[5]) == key})
             _share(pruners, key)
         return pruners[key]
 

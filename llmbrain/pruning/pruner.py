@@ -56,6 +56,7 @@ class Pruner:
             self._found["maps"] = self._maps(networks)  # maps of another model are refused before any work
         self._progress = progress or (lambda what, total: None)
         self._surveys, self._curves, self._heads = {}, {}, {}
+        self.expected = ()  # names of scores that will be asked for too, so that one walk measures all of them
 
     # -- what is measured once ----------------------------------------------------------------------------------
     def survey(self, score, schur=False):
@@ -63,19 +64,29 @@ class Pruner:
         key = score if isinstance(score, str) else id(score)
         known = self._surveys.get(key)
         if known is None or (schur and known[0].sensitivity is None):
-            walk = Walk(self.model, self.blocks)
-            if not self._surveys:
-                walk.check()
-            rule, full = make_score(score, self.maps if _needs_maps(score) else None, self.random_state)
-            known = survey(
-                walk, self.parts, rule, full=full, schur=schur, weighting=self.weighting,
-                progress=self._progress("survey", len(self.parts)),
-            )  # fmt: skip
-            for layer, part in zip(known, self.parts):
+            self._survey({key: score, **{name: name for name in self.expected if name not in self._surveys}}, schur)
+        return self._surveys[key]
+
+    def _survey(self, scores, schur):
+        """Measure several scores in one walk of the dense model."""
+        walk = Walk(self.model, self.blocks)
+        if not self._surveys:
+            walk.check()
+        made = {
+            key: make_score(score, self.maps if _needs_maps(score) else None, self.random_state)
+            for key, score in scores.items()
+        }
+        rules = {key: rule for key, (rule, _) in made.items()}
+        full = any(needs for _, needs in made.values())
+        found = survey(
+            walk, self.parts, rules, full=full, schur=schur, weighting=self.weighting,
+            progress=self._progress("survey", len(self.parts)),
+        )  # fmt: skip
+        for layers in found.values():
+            for layer, part in zip(layers, self.parts):
                 if layer.score.numel() != part.size or not bool(torch.isfinite(layer.score).all()):
                     raise ParameterError(f"The score of layer {part.layer} must be {part.size} finite numbers.")
-            self._surveys[key] = known
-        return known
+        self._surveys.update(found)
 
     def curves(self, score):
         """Divergence of the model when one layer alone is cut, with the refits it was measured on."""

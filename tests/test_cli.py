@@ -1,0 +1,91 @@
+"""The command line: help that reads as one text, errors without a traceback, every command on the real model."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from llmbrain import __version__
+
+COMMANDS = ["run", "record", "networks", "lesion", "prune", "grid", "evaluate", "report", "info"]
+
+
+def llmbrain(*args, **kwargs):
+    return subprocess.run(
+        [sys.executable, "-m", "llmbrain.cli", *map(str, args)], capture_output=True, text=True, timeout=500, **kwargs
+    )
+
+
+def test_help_names_every_command():
+    done = llmbrain("--help")
+    assert done.returncode == 0
+    assert all(command in done.stdout for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command):
+    done = llmbrain(command, "--help")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[2].strip().endswith((".", ";", ",", "on")) or "Usage" in done.stdout
+    assert "--help" in done.stdout
+
+
+def test_info_gives_versions():
+    done = llmbrain("info")
+    assert done.returncode == 0
+    assert f"llmbrain {__version__}" in done.stdout
+    assert "torch" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["nonsense"], "No such command"),
+        (["record", "--model", "demo"], "--out"),
+        (["record", "--corpus", "no/such/file.txt", "--out", "x"], "no/such/file.txt"),
+        (["networks", "no-study"], "no-study"),
+        (["report", "no-study"], "no-study"),
+        (["evaluate", "./no-model"], "no-model"),
+        (["prune", "--out", "x", "--ratio", "1.5"], "ratio"),
+        (["run", "--out", "x", "--ratio", "0"], "ratio"),
+    ],
+)
+def test_errors_are_one_line_and_nothing_is_written(args, says, tmp_path):
+    done = llmbrain(*args, cwd=tmp_path)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    done = llmbrain("report", "no-study", "--debug", cwd=tmp_path)
+    assert done.returncode != 0
+    assert "Traceback" in done.stderr
+
+
+@pytest.mark.demo
+@pytest.mark.usefixtures("demo_model")
+def test_the_whole_path_on_the_real_model(tmp_path):
+    """record, networks, lesions, pruning, report; then again, when everything is done already."""
+    study = tmp_path / "study"
+    done = llmbrain("run", "--quick", "--out", study)
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = study / "report.html"
+    assert str(report) in done.stdout
+    html = report.read_text(encoding="utf-8")
+    assert "http" not in html.replace("https://doi.org", "").split("<style")[0]
+    for section in ("networks", "lesion", "pruning", "methods"):
+        assert f'id="{section}' in html
+    progress = json.loads((study / "progress.json").read_text())
+    assert set(progress) == {"networks", "lesions", "pruning"}
+    before = {p: p.stat().st_mtime_ns for p in study.rglob("*.nii*")}
+    again = llmbrain("run", "--quick", "--out", study)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert again.stdout.count("done before") == 3
+    assert {p: p.stat().st_mtime_ns for p in study.rglob("*.nii*")} == before
+
+    other = llmbrain("record", "--corpus", __file__, "--out", study)
+    assert other.returncode == 2
+    assert "holds a study of another corpus" in other.stderr
