@@ -384,7 +384,7 @@ def test_tasks_of_every_sort_run_together(tiny, masks):
     ]
     result = run(tiny, masks, tasks, controls=("layer",))
     assert result.tasks == ["text", "minimal_pairs", "multiple_choice", "length"]
-    assert len(calls) == 1 + 1 + 3 + 3 * 4  # to learn the items, intact, networks, controls
+    assert len(calls) == 1 + 3 + 3 * 4  # intact, networks, controls
     items = result.items[(result.items.task == "length") & (result.items.network == masks[0].name)]
     with lesion(tiny[0], masks[0]):
         lesioned = length(*tiny)[0]
@@ -415,12 +415,17 @@ def test_likelihood_tasks_agree_with_the_functions_of_the_evaluation_room(tiny, 
     np.testing.assert_allclose(value["multiple_choice"], -choice.margin, atol=1e-4)
 
 
-def test_forecast_counts_the_work(tiny, masks):
-    study = LesionStudy(masks, [LossTask(TEXTS, by_kind=False)], n_controls=5, reference=REFERENCE)
-    forecast = study.forecast(*tiny)
-    assert forecast["n_conditions"] == 1 + 3 + 2 * 3 * 5
+def test_forecast_counts_the_work_without_doing_it(tiny, masks, monkeypatch):
+    families = ("layer", "layer+importance", "others", "top")
+    study = LesionStudy(masks, [LossTask(TEXTS, by_kind=False)], 5, families, reference=REFERENCE)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(tiny[0]), "forward", None)  # the model is not run
+        forecast = study.forecast(*tiny)
+    from llmbrain.lesions.plan import Plan
+
+    assert forecast["n_conditions"] == 1 + 3 * (1 + 2 * 5 + 1) == 1 + len(Plan(study, *tiny).conditions)
     assert forecast["n_token_forwards"] == forecast["n_conditions"] * forecast["n_tokens"]
-    assert "30 controls" in forecast["text"]
+    assert "33 controls" in forecast["text"]
 
 
 def test_the_token_budget_of_a_task_is_spread_over_the_documents(tiny):

@@ -10,7 +10,7 @@ from ..exceptions import MaskError, ParameterError
 from ..masks import NeuronMask
 from .context import sites_of
 from .families import draw_control, parse_family
-from .kinds import Edit
+from .kinds import NEEDS_REFERENCE, Edit
 from .plan import named_masks
 from .result import compare
 from .running import Runner
@@ -159,7 +159,7 @@ def _statistics(model, tokenizer, mask, family, how, reference, random_state):
     if isinstance(reference, NeuronStatistics):
         mask.geometry.check_same(reference.geometry, "The reference")
         return reference
-    if family.importance is None and how not in ("mean", "resample"):
+    if family.importance is None and how not in NEEDS_REFERENCE:
         return None
     return neuron_statistics(
         model,
@@ -202,7 +202,7 @@ def _at_dose(mask, map, over, dose):
 def _edit(mask, over, dose, how, value, statistics, random_state):
     if over == "gain":
         return Edit(mask, "scale", value=dose)
-    reference = statistics if how in ("mean", "resample") else None
+    reference = statistics if how in NEEDS_REFERENCE else None
     strength = dose if over == "strength" else 1.0
     return Edit(mask, how, value=value, strength=strength, reference=reference, random_state=random_state)
 

@@ -21,11 +21,11 @@ import numpy as np
 
 from ..exceptions import GeometryMismatchError, MaskError, ParameterError
 
-__all__ = ["KINDS", "Edit"]
+__all__ = ["KINDS", "NEEDS_REFERENCE", "Edit"]
 
 KINDS = ("zero", "mean", "resample", "scale", "add", "clamp")
 _NEEDS_VALUE = ("scale", "add", "clamp")
-_NEEDS_REFERENCE = ("mean", "resample")
+NEEDS_REFERENCE = ("mean", "resample")
 
 
 class Edit:
@@ -163,7 +163,7 @@ def _numbers(mask, how, value, reference):
                 f"value is a number or an array of {mask.values.size} (one a neuron); got shape {value.shape}."
             )
         numbers = np.broadcast_to(value, mask.values.shape)
-    elif how in _NEEDS_REFERENCE:
+    elif how in NEEDS_REFERENCE:
         numbers = _reference_values(mask, how, reference)
     else:
         return None

@@ -1,6 +1,7 @@
 """A lesion study made ready for one model: its controls drawn, its passes run, its tables filled."""
 
 import warnings
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ from ..exceptions import DoubleDippingWarning, MaskError, ParameterError
 from ..masks import NeuronMask
 from .context import sites_of
 from .families import draw_control, parse_family
-from .kinds import Edit
+from .kinds import NEEDS_REFERENCE, Edit
 from .result import power_note
 from .running import Runner
 from .statistics import NeuronStatistics, neuron_statistics
@@ -68,25 +69,36 @@ class Plan:
             raise ParameterError(f"controls names each family once, at least one; got {study.controls!r}.")
         if any(f.rule == "anti" for f in self.families) and self.maps is None:
             raise ParameterError("The family 'anti' needs the maps of the networks: options={'maps': maps}.")
+        if isinstance(study.reference, NeuronStatistics):
+            self.geometry.check_same(study.reference.geometry, "The reference")
+        if study.how not in NEEDS_REFERENCE:
+            self.edit(self.masks[0])  # says now what is wrong with the kind of lesion
         self.tasks = [task.prepare(model, tokenizer) for task in as_tasks(study.tasks)]
-        self.statistics = self._statistics()
-        self.conditions = self._conditions()
+
+    @property
+    def n_conditions(self):
+        """Number of lesions: networks and controls."""
+        each = [{"others": 0, "top": 1}.get(f.rule, self.study.n_controls) for f in self.families]
+        return len(self.masks) * (1 + sum(each))
 
     # -- reference and importance ---------------------------------------------------------------------------------
-    def _statistics(self):
+    @cached_property
+    def statistics(self):
+        """What the neurons do on the reference text, if the study needs it; read when first asked for."""
         study, reference = self.study, self.study.reference
-        by_name = isinstance(self.options["importance"], str)
-        importances = any(f.importance is not None for f in self.families) and by_name
-        if not importances and study.how not in ("mean", "resample"):
-            return reference if isinstance(reference, NeuronStatistics) else None
         if isinstance(reference, NeuronStatistics):
-            self.geometry.check_same(reference.geometry, "The reference")
             return reference
-        reference = "demo" if reference is None else reference
-        n_samples = 1000 if study.how == "resample" else 0
-        seed = study.random_state
+        by_name = isinstance(self.options["importance"], str)
+        importances = by_name and any(f.importance is not None for f in self.families)
+        if not importances and study.how not in NEEDS_REFERENCE:
+            return None
         return neuron_statistics(
-            self.model, self.tokenizer, reference, site=self.geometry.site, n_samples=n_samples, random_state=seed
+            self.model,
+            self.tokenizer,
+            "demo" if reference is None else reference,
+            site=self.geometry.site,
+            n_samples=1000 if study.how == "resample" else 0,
+            random_state=study.random_state,
         )
 
     def importance(self, family):
@@ -102,8 +114,9 @@ class Plan:
         return self.statistics.importance(family.importance)
 
     # -- conditions -----------------------------------------------------------------------------------------------
-    def _conditions(self):
-        """All lesions of the study: networks first, then ``(family, network, draw, mask)``."""
+    @cached_property
+    def conditions(self):
+        """All lesions of the study, ``(family, network, draw, mask)``; the networks come first, without a family."""
         conditions = [(None, k, 0, mask) for k, mask in enumerate(self.masks)]
         for number, family in enumerate(self.families):
             if family.rule == "others":
@@ -127,7 +140,7 @@ class Plan:
     def edit(self, mask):
         """The lesion of a condition."""
         options = {name: self.options[name] for name in ("value", "strength")}
-        reference = self.statistics if self.study.how in ("mean", "resample") else None
+        reference = self.statistics if self.study.how in NEEDS_REFERENCE else None
         return Edit(mask, self.study.how, reference=reference, random_state=self.study.random_state, **options)
 
     def execute(self, progress, checkpoint):
@@ -174,7 +187,8 @@ class Plan:
         ratio = np.nan
         if family.importance or self.statistics is not None:
             by = self.importance(family) if family.importance else self.statistics.importance()
-            ratio = float(by[control.values].sum() / by[network.values].sum())
+            own = by[network.values].sum()
+            ratio = float(by[control.values].sum() / own) if own else np.nan
         return {
             "network": network.name,
             "family": family.label,
@@ -232,10 +246,8 @@ class Plan:
         from .. import __version__
         from ..models.identity import describe_model
 
-        largest = max(
-            (f for f in self.families if f.rule not in ("top", "others")), default=None, key=lambda f: f.label
-        )
-        n_controls = self.study.n_controls if largest else len(self.masks) - 1
+        drawn = any(f.rule not in ("top", "others") for f in self.families)
+        n_controls = self.study.n_controls if drawn else len(self.masks) - 1
         statistics = self.statistics
         return {
             "llmbrain": __version__,

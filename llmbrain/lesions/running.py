@@ -97,6 +97,7 @@ class Runner:
                 bar.update(1)
         if len({len(row) for row in rows}) > 1:
             raise ParameterError(f"The task {task.name!r} returned different numbers of items under different lesions.")
+        task.name_items(len(rows[0]))
         return np.stack(rows)
 
     def _precision(self):

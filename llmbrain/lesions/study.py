@@ -78,10 +78,10 @@ class LesionStudy:
             (runs of callable tasks), ``text``.
         """
         plan = Plan(self, model, tokenizer)
-        n = 1 + len(plan.conditions)
+        n = 1 + plan.n_conditions
         tokens = sum(len(s) for task in plan.tasks for s in task.sequences)
         calls = n * sum(task.call is not None for task in plan.tasks)
-        controls = len(plan.conditions) - len(plan.masks)
+        controls = plan.n_conditions - len(plan.masks)
         text = (
             f"{len(plan.masks)} networks and {controls} controls on {tokens:,} tokens: at most {n * tokens:,} tokens "
             "through the model"

@@ -49,6 +49,11 @@ class Prepared:
     call: Callable = None
     info: dict = field(default_factory=dict)
 
+    def name_items(self, n):
+        """Name the items of a callable, once it is known how many there are."""
+        self.items = [self.name] if n == 1 else [f"{self.name}-{i + 1}" for i in range(n)]
+        self.kinds, self.weights, self.groups = [None] * n, np.ones(n), {self.name: np.arange(n)}
+
 
 @dataclass(frozen=True)
 class LossTask:
@@ -233,23 +238,20 @@ class CallableTask:
     unit: str = ""
 
     def prepare(self, model, tokenizer):
-        """Run once to learn the items; see :class:`Prepared`."""
+        """Nothing runs yet; the items are known after the first run. See :class:`Prepared`."""
         name = self.name or getattr(self.function, "__name__", "task")
         sign = -1.0 if self.higher_is_better else 1.0
 
         def call(model, tokenizer):
-            return sign * np.atleast_1d(np.asarray(self.function(model, tokenizer), dtype=float))
+            values = np.atleast_1d(np.asarray(self.function(model, tokenizer), dtype=float))
+            if values.ndim != 1 or not values.size or not np.isfinite(values).all():
+                raise ParameterError(
+                    f"The task {name!r} returned {values!r}; it must return a finite number, or one for each item."
+                )
+            return sign * values
 
-        intact = call(model, tokenizer)
-        if intact.ndim != 1 or not np.isfinite(intact).all():
-            raise ParameterError(
-                f"The task {name!r} returned {intact!r}; it must return a finite number, or one for each item."
-            )
-        n = len(intact)
-        items = [name] if n == 1 else [f"{name}-{i + 1}" for i in range(n)]
-        groups = {name: np.arange(n)}
-        info = {"intact": sign * intact, "higher_is_better": self.higher_is_better}
-        return Prepared(name, self.unit, items, [None] * n, np.ones(n), groups, call=call, info=info)
+        info = {"higher_is_better": self.higher_is_better}
+        return Prepared(name, self.unit, [], [], np.zeros(0), {name: np.zeros(0, int)}, call=call, info=info)
 
 
 def as_tasks(tasks):
