@@ -12,7 +12,7 @@ from ..masks import NeuronMask
 from .context import sites_of
 from .families import draw_control, parse_family
 from .kinds import NEEDS_REFERENCE, Edit
-from .result import power_note
+from .result import kinds_or_none, power_note
 from .running import Runner
 from .statistics import NeuronStatistics, neuron_statistics
 from .tasks import as_tasks
@@ -175,7 +175,7 @@ class Plan:
                 draws += [{**fact, "task": label, "effect": means[c]} for c, fact in enumerate(facts) if fact]
                 draws += self._others(label, means)
         items = pd.concat(items, ignore_index=True)
-        items["kind"] = items["kind"].astype("str")  # documents without a kind are missing values
+        items["kind"] = kinds_or_none(items["kind"])
         return items, pd.DataFrame(draws, columns=CONTROL_COLUMNS)
 
     def _facts(self, condition):

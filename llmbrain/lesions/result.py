@@ -10,7 +10,7 @@ from .. import stats
 from ..exceptions import DatasetError
 from ..files import read_json, read_tsv, write_json, write_tsv
 
-__all__ = ["LesionResult", "compare", "effects_table", "pooled_p", "power_note"]
+__all__ = ["LesionResult", "compare", "effects_table", "kinds_or_none", "pooled_p", "power_note"]
 
 FILES = {"table": "effects.tsv", "controls": "controls.tsv", "items": "items.tsv", "info": "effects.json"}
 _KINDS = {"table": "lesion_effects", "controls": "lesion_controls", "items": "lesion_items", "info": "lesion_json"}
@@ -113,7 +113,24 @@ class LesionResult:
         if missing:
             raise DatasetError(f"No lesion study there: {', '.join(missing)} missing. Run one and save it first.")
         frames = {name: read_tsv(paths[name], dtype=_TEXT) for name in ("table", "controls", "items")}
+        frames["items"]["kind"] = kinds_or_none(frames["items"]["kind"])
         return cls(**frames, info=read_json(paths["info"]))
+
+
+def kinds_or_none(kinds):
+    """Texts or None, whatever a version of pandas makes of a column of texts with gaps.
+
+    Parameters
+    ----------
+    kinds : pandas.Series
+
+    Returns
+    -------
+    pandas.Series
+        Of objects.
+    """
+    kinds = kinds.astype(object)
+    return kinds.where(kinds.notna(), None)
 
 
 def _paths(study, desc):
