@@ -22,7 +22,7 @@ import llmbrain as lb
 from llmbrain.corpus import Corpus, load_localizer
 from llmbrain.lesions import LossTask, double_dissociations, selectivity
 from llmbrain.networks.localizer import localize
-from llmbrain.plotting import plot_lesion_effects, plot_selectivity
+from llmbrain.plotting import plot_selectivity
 
 quick = os.environ.get("LLMBRAIN_QUICK") == "1"  # set by the tests, which take less of everything
 
