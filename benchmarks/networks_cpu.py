@@ -176,7 +176,7 @@ def recovery():
     """Planted networks over a range of SNR: stock, same group model, rows per run, all tokens."""
     from llmbrain.networks import group_ica
 
-    print("SNR    stock   same model   3 C rows   default (all tokens)")
+    print("SNR    stock   same model   runs, 5 C rows   default (tokens or runs)")
     for snr in (0.08, 0.10, 0.12, 0.15, 0.20, 0.35, 0.50, 1.0):
         with tempfile.TemporaryDirectory() as folder:
             geometry, paths, truth = write_case(folder, 20, 1000, 512, 4, 20, 20, snr=snr)

@@ -203,6 +203,22 @@ def test_layers_in_one_batch_are_layers_one_by_one(dtype):
         assert recovery(truth, maps).min() > 0.8
 
 
+def test_group_model_is_chosen_by_the_tails_of_the_maps():
+    runs, truth = planted_runs(6000, 6, (200,) * 4, snr=0.25)
+    found = group_ica(runs, 6)
+    assert found.group == "tokens" and found.tail_weights["tokens"] > found.tail_weights["runs"]
+    rng = np.random.default_rng(0)
+    for run in runs:  # strong directions that no two runs share, without structure
+        run += (0.5 * rng.standard_normal((200, 12)) @ rng.standard_normal((12, 6000))).astype(np.float32)
+    found = group_ica(runs, 6)
+    assert found.group == "runs" and found.tail_weights["tokens"] < found.tail_weights["runs"]
+    forced = group_ica(runs, 6, group="tokens", warn=False)
+    assert recovery(truth, found.maps).mean() > recovery(truth, forced.maps).mean() + 0.2
+    direct = group_ica(runs, 6, group="runs")
+    assert recovery(direct.maps, found.maps).min() > 0.999
+    assert found.tail_weights["runs"] == pytest.approx(group_ica(runs, 6).tail_weights["runs"])
+
+
 def test_parts_in_one_batch_have_the_same_results():
     from llmbrain.networks.engines.layers import can_batch, group_ica_of_parts
 

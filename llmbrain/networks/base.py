@@ -98,6 +98,7 @@ class NetworkEstimator:
         info = {
             **info,
             "group": found.group,
+            "tail_weights": found.tail_weights,
             "n_iter": np.asarray(found.n_iter).tolist(),
             "converged": np.asarray(found.converged).tolist(),
             "n_dead": int(found.dead.sum()),

@@ -31,6 +31,7 @@ class Parts:
     time_courses: list
     support: np.ndarray
     group: str
+    tail_weights: list  # of dict, one a part
 
 
 def parts_of(geometry, scope, mask=None):
@@ -135,4 +136,5 @@ def decompose_parts(runs, parts, decompose, batch=None):
         time_courses=[np.hstack(c) for c in zip(*(r.time_courses for r in results))],
         support=None if whole else np.repeat([p.layers for p in parts], [len(r.maps) for r in results], axis=0),
         group=results[0].group,
+        tail_weights=[r.tail_weights for r in results],
     )

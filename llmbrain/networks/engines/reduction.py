@@ -15,7 +15,7 @@ from ...exceptions import NumericalWarning, ParameterError
 from .linalg import gram, krylov_eigenpairs, leading_eigenpairs, product
 from .parallel import block_map
 
-__all__ = ["Subspace", "group_subspace", "leading_rows", "project", "whiten", "whiten_rows"]
+__all__ = ["Subspace", "check_rank", "group_subspace", "leading_rows", "project", "token_gram", "whiten", "whiten_rows"]
 
 GRAM_ROWS = 4096  # up to so many rows a Gram matrix costs less than a Krylov space,
 GRAM_ROWS_PER_VECTOR = 60  # and up to so many for each vector that is asked for
@@ -35,7 +35,7 @@ class Subspace:
     rows: torch.Tensor = None  # X0 itself, where it was at hand
 
 
-def group_subspace(runs, n_components, *, group="auto", rows_per_run=3, do_cca=True, seed=0):
+def group_subspace(runs, n_components, *, group="auto", rows_per_run=5, do_cca=True, seed=0):
     """Find the leading subspace of a group of runs.
 
     Parameters
@@ -45,7 +45,8 @@ def group_subspace(runs, n_components, *, group="auto", rows_per_run=3, do_cca=T
     n_components : int
         Dimension of the subspace.
     group : {"auto", "tokens", "runs"}
-        The group model; ``"auto"`` is ``"tokens"`` up to 10,240 tokens in all, else ``"runs"``.
+        The group model; ``"auto"`` is ``"tokens"`` up to 10,240 tokens in all, else ``"runs"``. (A fit looks at both:
+        :func:`~llmbrain.networks.engines.group_models.choose_subspace`.)
     rows_per_run : float
         Rows kept of each run, as a multiple of ``n_components``. 1 is canonical ICA as nilearn computes it; more
         rows keep weaker networks.
@@ -121,7 +122,7 @@ def whiten_rows(z):
         products += square
     mean = sums / v
     values, vectors = torch.linalg.eigh(products - torch.outer(mean, mean) * v)
-    _check_rank(values, k, "after centring over neurons")
+    check_rank(values, k, "after centring over neurons")
     transform = (v**0.5 * vectors.T / values.sqrt()[:, None]).float()
     mean = mean.float()[:, None]
 
@@ -210,10 +211,7 @@ def leading_rows(data, k, seed=0, required=True):
     """Leading eigenpairs of ``X X^T`` for data that comes in blocks of neurons."""
     residual = 0.0
     if data.n_rows <= max(GRAM_ROWS, GRAM_ROWS_PER_VECTOR * k):
-        matrix = torch.zeros(data.n_rows, data.n_rows, dtype=torch.float64, device=data.device)
-        for part in block_map(lambda block: gram(data.stacked(*block)), data.blocks()):
-            matrix += part
-        values, vectors = leading_eigenpairs(matrix, k, seed)
+        values, vectors = leading_eigenpairs(token_gram(data), k, seed)
     else:
         values, vectors, residual = krylov_eigenpairs(
             lambda q: _apply(data, q), data.n_rows, k, device=data.device, seed=seed, tol=1e-3
@@ -226,8 +224,16 @@ def leading_rows(data, k, seed=0, required=True):
                 stacklevel=2,
             )
     if required:
-        _check_rank(values, k, "in the cleaned data")
+        check_rank(values, k, "in the cleaned data")
     return values, vectors, residual
+
+
+def token_gram(data):
+    """``X X^T`` of data that comes in blocks of neurons, float64."""
+    matrix = torch.zeros(data.n_rows, data.n_rows, dtype=torch.float64, device=data.device)
+    for part in block_map(lambda block: gram(data.stacked(*block)), data.blocks()):
+        matrix += part
+    return matrix
 
 
 def _apply(data, q):
@@ -243,7 +249,8 @@ def _apply(data, q):
     return out
 
 
-def _check_rank(values, k, where):
+def check_rank(values, k, where):
+    """Refuse more components than there are independent directions."""
     top = float(values.max())
     rank = int((values > max(top, 0) * 1e-7).sum())
     if rank < k:

@@ -1,7 +1,7 @@
 """Group independent component analysis on arrays, on whatever device torch has."""
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ import torch
 from ...exceptions import NumericalWarning, ParameterError
 from .blocks import CleanedRuns
 from .fixed_point import CONTRASTS, draw_rotations, fastica
+from .group_models import choose_subspace
 from .linalg import product
 from .parallel import block_map, workers
 from .reduction import STRIDE, group_subspace, whiten
@@ -54,6 +55,8 @@ class GroupICA:
         White data, kept if ``keep_restarts``: the maps of restart ``i`` are ``rotations[i] @ whitened``.
     group : str
         Which group model was used.
+    tail_weights : dict
+        Tail weight of the maps of each group model, where both were tried.
     """
 
     maps: np.ndarray
@@ -68,6 +71,7 @@ class GroupICA:
     rotations: np.ndarray
     whitened: np.ndarray
     group: str
+    tail_weights: dict = field(default_factory=dict)
 
 
 def check_n_components(n_components, n_tokens, n_neurons, runs="the runs hold"):
@@ -88,7 +92,7 @@ def group_ica(
     *,
     confounds=None,
     group="auto",
-    rows_per_run=3,
+    rows_per_run=5,
     do_cca=True,
     n_init=10,
     contrast="cube",
@@ -117,7 +121,9 @@ def group_ica(
     confounds : list of ndarray or None
         For each run None or ``(n_tokens, n_confounds)``.
     group : {"auto", "tokens", "runs"}
-        Group model, see :func:`~llmbrain.networks.engines.reduction.group_subspace`.
+        ``"tokens"`` takes the leading subspace of all tokens, ``"runs"`` what the runs have in common (canonical ICA).
+        ``"auto"`` tries both and keeps the one whose maps have heavier tails; see
+        :func:`~llmbrain.networks.engines.group_models.choose_subspace`.
     rows_per_run : float
         For ``"runs"``: rows kept of each run over ``n_components``.
     do_cca : bool
@@ -165,9 +171,14 @@ def group_ica(
     check_n_components(n_components, data.n_tokens, data.n_neurons)
     _check_search(n_init, contrast, max_iter, tol)
     with workers(data.device):
-        subspace = group_subspace(data, n_components, group=group, rows_per_run=rows_per_run, do_cca=do_cca)
-        z = whiten(data, subspace)
         starts = draw_rotations(n_init, n_components, random_state, data.device)
+        options = {"rows_per_run": rows_per_run, "do_cca": do_cca}
+        if group == "auto":
+            choice = choose_subspace(data, n_components, start=starts[:1], **options)
+            subspace, z, weights = choice.subspace, choice.z, choice.weights
+        else:
+            subspace, weights = group_subspace(data, n_components, group=group, **options), {}
+            z = whiten(data, subspace)
         found = fastica(z, starts, contrast=contrast, max_iter=max_iter, tol=tol)
         chosen = sparsest(found.w, z)
         maps = product(found.w[chosen].float(), z)
@@ -193,6 +204,7 @@ def group_ica(
         rotations=w.numpy(),
         whitened=z.cpu().numpy() if keep_restarts else None,
         group=subspace.group,
+        tail_weights=weights,
     )
 
 
