@@ -37,6 +37,7 @@ class NetworkSet:
 
     Examples
     --------
+    >>> from llmbrain.geometry import NeuronGeometry
     >>> geometry = NeuronGeometry.from_sizes([50, 50])
     >>> maps = np.random.default_rng(0).laplace(size=(2, 100)) ** 3
     >>> networks = NetworkSet(maps, geometry)
@@ -205,8 +206,8 @@ def zscore_maps(maps, support=None, layer_of=None):
 
     Examples
     --------
-    >>> zscore_maps(np.array([[1.0, 2.0, 3.0]])).round(3).tolist()
-    [[-1.225, 0.0, 1.225]]
+    >>> zscore_maps(np.array([[1.0, 2.0, 1.0, 2.0]])).tolist()
+    [[-1.0, 1.0, -1.0, 1.0]]
     """
     maps = np.asarray(maps, np.float32)
     weights = None if support is None else np.asarray(support, np.float32)[:, layer_of]
