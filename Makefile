@@ -33,5 +33,17 @@ lint: $(VENV)/installed-dev
 test: lint
 	$(PY) -m pytest --numprocesses 2 --dist loadfile --doctest-modules llmbrain tests
 
+# Runs every notebook from its script and writes it with its outputs.
+notebooks: $(VENV)/installed-docs
+	$(PY) notebooks/build.py
+
+docs: $(VENV)/installed-docs
+	$(PY) -m sphinx -W --keep-going -b html docs docs/_build/html
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(PIP) --constraint constraints.txt --editable ".[docs,notebooks]"
+	touch $@
+
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf docs/_build docs/api docs/gallery docs/notebooks

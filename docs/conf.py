@@ -1,9 +1,15 @@
 """Settings of the documentation; `make docs` builds it."""
 
+import logging
 import os
+import sys
 import warnings
+from pathlib import Path
 
 import llmbrain
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE / "_ext"), str(HERE / "examples")]
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 warnings.filterwarnings("ignore", category=DeprecationWarning)
@@ -16,14 +22,15 @@ version = release = llmbrain.__version__
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.mathjax",
+    "local_mathml",
+    "notebook_pages",
     "numpydoc",
     "myst_parser",
     "sphinx_gallery.gen_gallery",
 ]
 source_suffix = {".rst": "restructuredtext", ".md": "markdown"}
-exclude_patterns = ["_build", "examples/README.txt", "gallery/*.ipynb", "gallery/*.py"]
-templates_path = ["_templates"]
+exclude_patterns = ["_build", "_ext", "examples", "gallery/*.ipynb", "gallery/*.py", "gallery/*.zip"]
+html_math_renderer = "mathml"  # no formula needs a script from elsewhere
 html_theme = "pydata_sphinx_theme"
 html_title = "llmbrain"
 html_show_sourcelink = False
@@ -40,9 +47,12 @@ sphinx_gallery_conf = {
     "examples_dirs": "examples",
     "gallery_dirs": "gallery",
     "filename_pattern": r"/plot_",
+    "ignore_pattern": r"/_",
+    "within_subsection_order": "FileNameSortKey",
+    "capture_repr": ("_repr_html_",),
     "download_all_examples": False,
     "show_memory": False,
-    "remove_config_comments": True,
-    "plot_gallery": "True",
+    "show_signature": False,
     "abort_on_example_error": True,
 }
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)

@@ -53,7 +53,9 @@ print(f"{recording.n_tokens:,} tokens x {geometry.n_neurons:,} neurons")
 # %%
 canica = lb.CanICA(n_components=16, n_init=5, random_state=0).fit(recording)
 networks = canica.networks_
-networks.metrics[["network", "n_neurons", "share", "variance", "peak_layer", "first_layer", "last_layer", "stability"]].head(6)
+networks.metrics[
+    ["network", "n_neurons", "share", "variance", "peak_layer", "first_layer", "last_layer", "stability"]
+].head(6)
 
 # %%
 figure = plot_network_maps(networks)
@@ -149,7 +151,9 @@ figure = plot_matching(match_maps(first, second), names=("first half", "second h
 
 # %%
 curve = split_half_curve([activity], [5, 10, 15, 20, 30], n_init=2)
-print(f"directions beyond noise (parallel analysis): {parallel_analysis(standardized_sample([activity]), n_draws=2)[0]}")
+print(
+    f"directions beyond noise (parallel analysis): {parallel_analysis(standardized_sample([activity]), n_draws=2)[0]}"
+)
 figure = plot_order(curve[["n_components", "n_reproduced", "mean_r"]])
 curve.round(2)
 

@@ -73,7 +73,9 @@ code = contrast("code", 1)
 arithmetic = contrast("arithmetic", 1)
 for found in (code, arithmetic):
     more, less = found.selected(side="more").sum(), found.selected(side="less").sum()
-    print(f"{found.contrast[0]}: {more:,} neurons more active than in prose, {less:,} less, of {geometry.n_neurons:,} (FDR 5 %)")
+    print(
+        f"{found.contrast[0]}: {more:,} neurons more active than in prose, {less:,} less, of {geometry.n_neurons:,} (FDR 5 %)"
+    )
 
 # %% [markdown]
 # ## Items, not tokens
@@ -141,7 +143,9 @@ for found in (code, arithmetic):
 print(f"code and arithmetic maps: r = {np.corrcoef(code.z, arithmetic.z)[0, 1]:.2f}")
 both = code.selected(side="more") & arithmetic.selected(side="more")
 print(f"neurons more active in both than in prose: {both.sum():,}")
-pd.DataFrame(rows, columns=["localizer", "r of z maps between halves", "selected", "found again (p < 0.05, same sign)"]).round(2)
+pd.DataFrame(
+    rows, columns=["localizer", "r of z maps between halves", "selected", "found again (p < 0.05, same sign)"]
+).round(2)
 
 # %% [markdown]
 # The maps are very reproducible, and they overlap: a part of what is "code" by this contrast is what code and sums have
@@ -163,7 +167,8 @@ masks = [
 ]
 n_test = 4 if quick else 10
 test = Corpus(
-    [d for function, items in stimuli.items() for d in items.select(kind=function)[n_pairs // 2 :][:n_test]], name="test"
+    [d for function, items in stimuli.items() for d in items.select(kind=function)[n_pairs // 2 :][:n_test]],
+    name="test",
 )
 result = lb.LesionStudy(
     masks,

@@ -106,7 +106,12 @@ for site in lb.find_sites(mine, "mlp", sites=r"transformer\.h\.[13]\.mlp\.c_proj
 
 # %%
 experts = transformers.MixtralConfig(
-    vocab_size=100, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2
+    vocab_size=100,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
 )
 try:
     lb.find_sites(transformers.MixtralForCausalLM(experts))
@@ -153,7 +158,9 @@ report = lb.run_study("my-model", "my-texts", "my-study", quick=True, threshold=
 print(report.as_posix())
 
 # %%
-figure = plot_network_maps(lb.NetworkSet.load("my-study"), threshold=2.0, title="Networks of a model that knows nothing")
+figure = plot_network_maps(
+    lb.NetworkSet.load("my-study"), threshold=2.0, title="Networks of a model that knows nothing"
+)
 
 # %% [markdown]
 # The pictures of a random model are worth a look: they have the form of a finding. What tells them from one is in

@@ -1,0 +1,70 @@
+"""
+Network maps
+============
+
+Where networks lie: layers from bottom to top, neurons from left to right, and the share of every layer beside it. The
+networks here were planted, in twelve layers of 400 neurons, so the pictures can be checked.
+"""
+
+# %%
+# A recording with known networks
+# -------------------------------
+# Six networks, each strongest in a layer of its own and heavy-tailed, as they are in language models.
+import numpy as np
+
+import llmbrain as lb
+from llmbrain import plotting
+from llmbrain.topography import fit_topography, loadings_from_maps
+
+rng = np.random.default_rng(0)
+geometry = lb.NeuronGeometry.from_sizes([400] * 12)
+centre = np.array([1, 3, 5, 7, 9, 10])
+in_layer = np.exp(-0.5 * ((geometry.layer_of - centre[:, None]) / 1.2) ** 2)
+planted = in_layer * rng.laplace(size=(6, geometry.n_neurons)) * (rng.random((6, geometry.n_neurons)) < 0.12)
+
+
+def run(n_tokens=300):
+    """Activations (n_tokens, n_neurons): networks that work now and then, and noise."""
+    courses = rng.laplace(size=(n_tokens, 6)) ** 3
+    return courses @ planted + 3 * rng.normal(size=(n_tokens, geometry.n_neurons))
+
+
+first, second = run(), run()
+canica = lb.CanICA(n_components=6, geometry=geometry, n_init=3, random_state=0).fit([second])
+canica.networks_.metrics[["network", "n_neurons", "peak_layer", "stability"]]
+
+# %%
+# All networks
+# ------------
+figure = plotting.plot_network_maps(canica)
+
+# %%
+# One network
+# -----------
+# The sheet of every layer. Neighbours on a sheet have nothing in common, so there are dots and no blobs.
+figure = plotting.plot_network_map(canica, 0)
+
+# %%
+# A display order
+# ---------------
+# Neurons that do the same can be laid side by side, within each layer, for the eye only. The order comes from what the
+# neurons do in the *first* run, the maps from the *second*: territories seen here were there in other data.
+order = fit_topography(loadings_from_maps(first, canica.components_), geometry, source="the other run")
+figure = plotting.plot_atlas(canica, topography=order)
+
+# %%
+figure = plotting.plot_network_map(canica, 0, topography=order)
+
+# %%
+# Where in depth
+# --------------
+figure = plotting.plot_layer_profiles(canica)
+
+# %%
+# nilearn's own pictures
+# ----------------------
+# A probabilistic atlas over chosen layers, and the interactive viewer, without a brain behind it.
+display = plotting.plot_prob_atlas(canica, topography=order, layers=[1, 3, 5, 7, 9, 10])
+
+# %%
+plotting.view_map(canica, 0, topography=order)

@@ -1,0 +1,52 @@
+"""
+Networks, layers and models together
+====================================
+
+Which networks rise and fall together, which layers do, and whether those of another model follow.
+"""
+
+# %%
+import numpy as np
+
+from llmbrain import plotting
+from llmbrain.networks.connectivity import functional_connectivity
+
+rng = np.random.default_rng(0)
+
+# %%
+# Functional connectivity
+# -----------------------
+# Time courses of twelve networks in three runs: four that go together, four others that work against them, and four on
+# their own.
+group = np.repeat([0, 1, 2], 4)
+runs = []
+for _ in range(3):
+    shared = rng.normal(size=(200, 2))
+    own = rng.normal(size=(200, 12))
+    own[:, group == 0] += 1.2 * shared[:, [0]]
+    own[:, group == 1] += 0.9 * shared[:, [1]] - 0.6 * shared[:, [0]]
+    runs.append(own)
+connectivity = functional_connectivity(runs)
+figure = plotting.plot_connectivity(connectivity.mean)
+
+# %%
+# Links between layers
+# --------------------
+# The strongest correlations between layers as arcs. In this made-up model layer 2 skips to layer 14, and layer 11 works
+# against layer 4.
+layers = np.arange(18)
+apart = np.abs(layers[:, None] - layers)
+matrix = 0.5**apart + np.where(apart < 3, rng.uniform(0, 0.2, apart.shape), 0)
+matrix[2, 14] = matrix[14, 2] = 0.85
+matrix[4, 11] = matrix[11, 4] = -0.7
+figure = plotting.plot_layer_graph(matrix, layers)
+
+# %%
+# Two models on the same words
+# ----------------------------
+# The second model has the first two networks of the first, noisier and in another order, and others of its own.
+first = rng.laplace(size=(80, 5))
+second = rng.laplace(size=(80, 5))
+second[:, 3] = first[:, 0] + 0.4 * rng.normal(size=80)
+second[:, 1] = -first[:, 1] + 0.8 * rng.normal(size=80)
+figure = plotting.plot_coupling(first, second, names=("base", "fine-tuned"), n_pairs=3)

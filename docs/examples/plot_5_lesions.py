@@ -1,0 +1,59 @@
+"""
+Lesions against controls
+========================
+
+A tiny model is trained for some seconds on two kinds of text, sums and sentences (the code is in
+``docs/examples/_tiny.py``). Its networks are found, and silenced, and so are other neurons.
+"""
+
+# %%
+from _tiny import make_corpus, trained_model
+
+import llmbrain as lb
+from llmbrain import plotting
+from llmbrain.lesions import LossTask, dose_response, selectivity
+
+model, tokenizer = trained_model()
+train, test = make_corpus(random_state=2), make_corpus(random_state=3)
+recording = lb.record(model, tokenizer, train, progress=False)
+masks = lb.CanICA(n_components=4, n_init=3, random_state=0).fit(recording).masks(threshold=2.0)
+[mask.count for mask in masks]
+
+# %%
+# The effect of each network
+# --------------------------
+# A point is a network with its interval over documents; the cloud behind it, other neurons of the same layers and
+# importance.
+result = lb.LesionStudy(
+    masks,
+    tasks=[LossTask(test, context=96)],
+    n_controls=79,
+    controls=(("layer", "importance"), "random"),
+    reference=recording,
+    random_state=0,
+).run(model, tokenizer, progress=False)
+figure = plotting.plot_lesion_effects(result, family="layer+importance", task="loss")
+
+# %%
+# Which network for which text
+# ----------------------------
+figure = plotting.plot_selectivity(
+    selectivity(result, family="layer+importance"), value="effect", label="change in loss"
+)
+
+# %%
+# Dose and response
+# -----------------
+# The same networks silenced by parts, and amplified. The band is what their controls do.
+strength = dose_response(
+    model, tokenizer, masks[:3], over="strength", task=LossTask(test, context=96), n_controls=5, reference=recording,
+    progress=False,
+)  # fmt: skip
+figure = plotting.plot_dose_response(strength.table)
+
+# %%
+gain = dose_response(
+    model, tokenizer, masks[:3], over="gain", task=LossTask(test, context=96), n_controls=5, reference=recording,
+    progress=False,
+)  # fmt: skip
+figure = plotting.plot_dose_response(gain.table, x="gain")

@@ -1,0 +1,48 @@
+"""
+What a smaller model costs
+==========================
+
+The tiny model of the lesion example, made smaller by several recipes, and measured on text that none of them has seen.
+"""
+
+# %%
+from _tiny import make_corpus, trained_model
+
+import llmbrain as lb
+from llmbrain import plotting
+
+model, tokenizer = trained_model()
+calibration, evaluation = make_corpus(24, random_state=2), make_corpus(random_state=3)
+
+# %%
+# The grid
+# --------
+# One line a recipe: which neurons go (random ones, those of small weights, FLAP's), and what the others do for them
+# (nothing, or a least-squares refit). Bands are the spread over seeds.
+table = lb.run_grid(
+    model,
+    tokenizer,
+    calibration,
+    evaluation,
+    ratios=(0.2, 0.4, 0.6),
+    recipes=[
+        ("random", "uniform", "none"),
+        ("magnitude", "uniform", "none"),
+        ("flap", "uniform", "none"),
+        ("flap", "uniform", "affine"),
+    ],
+    context=96,
+    options={"context": 96},
+    progress=False,
+)
+figure = plotting.plot_pruning_grid(table)
+
+# %%
+# At one size the recipes stand below each other.
+figure = plotting.plot_pruning_grid(table[table["ratio"].isin([0, 0.4])])
+
+# %%
+# Which layers pay
+# ----------------
+pruned = lb.prune(model, tokenizer, calibration, ratio=0.4, allocation="schur", options={"context": 96})
+figure = plotting.plot_kept_neurons(pruned.kept, pruned.geometry)
