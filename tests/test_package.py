@@ -79,13 +79,15 @@ def public_objects():
                 yield f"{module_name}.{name}"
 
 
-# PR01/PR02: parameters missing or unknown, RT01: no returns section, SS03: summary without a full stop.
-DOCSTRING_RULES = {"GL08", "PR01", "PR02", "SS01", "SS03"}
+# GL08: no docstring, PR02: unknown parameters, SS01/SS03: no summary, or one without a full stop.
+DOCSTRING_RULES = {"GL08", "PR02", "SS01", "SS03"}
+# PR01: parameters that are not documented. What a user meets first documents all of them.
+PUBLIC_RULES = DOCSTRING_RULES | {"PR01"}
 
 
 @pytest.mark.parametrize("path", sorted(public_objects()))
 def test_docstrings_follow_numpydoc(path):
     from numpydoc.validate import validate
 
-    errors = [(code, text) for code, text in validate(path)["errors"] if code in DOCSTRING_RULES]
-    assert errors == []
+    rules = PUBLIC_RULES if path.rsplit(".", 1)[1] in llmbrain.__all__ else DOCSTRING_RULES
+    assert [(code, text) for code, text in validate(path)["errors"] if code in rules] == []
