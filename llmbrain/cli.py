@@ -130,7 +130,7 @@ def lesion(
     model: Annotated[str | None, typer.Option("--model", "-m", help="Where the study's model is now.")] = None,
     how: Annotated[str, typer.Option(help="zero or mean.")] = "zero",
     threshold: Annotated[float, typer.Option(help="Neurons with a larger |z| belong to a network.")] = 3.0,
-    n_controls: Annotated[int, typer.Option(help="Random sets drawn for each network and control family.")] = 19,
+    n_controls: Annotated[int, typer.Option(help="Random sets drawn for each network and control family.")] = 20,
     max_tokens: Annotated[int, typer.Option(help="Tokens of held-out text that each condition reads.")] = 600,
     device: Device = "cpu",
     random_state: Seed = 0,

@@ -34,7 +34,6 @@ PRUNING_RECIPES = (
     ("network", "uniform", "affine", "one-shot"),
     ("flap", "schur", "affine", "sequential"),
 )
-PRUNING_VARIANTS = {"one-shot": {"propagation": "one-shot"}, "sequential": {}}
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class RunPlan:
     n_init: int = 10
     record_tokens: int | None = 12_000
     lesion_networks: int = 8
-    n_controls: int = 19
+    n_controls: int = 20
     lesion_tokens: int = 180
     calibration_tokens: int = 4096
     evaluation_tokens: int = 2048
@@ -130,7 +129,7 @@ def lesion_networks(
     how="zero",
     threshold=3.0,
     n_networks=None,
-    n_controls=19,
+    n_controls=20,
     max_tokens=600,
     device="cpu",
     random_state=0,
@@ -224,11 +223,19 @@ def compare_pruning(
     pandas.DataFrame
         See :func:`llmbrain.run_grid`.
     """
+    from .geometry import NeuronGeometry
     from .networks import NetworkSet
     from .pruning import run_grid
+    from .pruning.compensation import default_ridge
 
     study = _study(study)
     context = min(512, calibration_tokens)
+    # One penalty for all, by the rule for its calibration size: choosing it on held-out text takes ten times as long.
+    shared = {
+        "ridge": default_ridge(calibration_tokens, max(NeuronGeometry.from_model(model).sizes)),
+        "context": context,
+    }
+    variants = {"one-shot": {"propagation": "one-shot"}, "sequential": {"propagation": "sequential"}}
     table = run_grid(
         model,
         tokenizer,
@@ -236,10 +243,10 @@ def compare_pruning(
         evaluation,
         ratios=(ratio,),
         recipes=PRUNING_RECIPES,
-        variants=PRUNING_VARIANTS,
+        variants=variants,
         seeds=(random_state,),
         networks=NetworkSet.load(study).z,
-        options={"n_tokens": calibration_tokens, "context": context},
+        options={"n_tokens": calibration_tokens, **shared},
         context=context,
         max_tokens=evaluation_tokens,
     )
@@ -250,7 +257,8 @@ def compare_pruning(
         "context": context,
         "random_state": random_state,
         "ratio_of": "neurons",
-        "variants": PRUNING_VARIANTS,
+        "options": shared,
+        "variants": variants,
     }
     write_json(study.path("prune_json"), info)
     return table

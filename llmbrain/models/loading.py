@@ -153,9 +153,9 @@ def _check_hub(name, revision):
     """Ask the hub once whether it has a model, instead of waiting for many tries to fail."""
     from huggingface_hub import HfApi, try_to_load_from_cache
 
-    if name.count("/") <= 1 and isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
-        return
     try:
+        if isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
+            return
         HfApi().model_info(name, revision=revision, timeout=10)
     except Exception as error:  # the hub's client raises errors of several libraries; all mean that it has no answer
         raise _not_found(name, f"there is no such file or folder, and the hub answered: {error}") from error
