@@ -44,7 +44,7 @@ def run(
     heldout: Annotated[
         str | None, typer.Option(help="Text for lesions and evaluation; else a quarter of the corpus is set aside.")
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Less of everything: about a minute with the demo.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Less of everything: a minute or two with the demo.")] = False,
     n_components: Annotated[int | None, typer.Option(help="Number of networks: 20, or 8 if quick.")] = None,
     threshold: Annotated[float, typer.Option(help="Neurons with a larger |z| belong to a network.")] = 3.0,
     ratio: Annotated[float, typer.Option(help="Share of the MLP neurons that pruning removes.")] = 0.2,
