@@ -220,9 +220,27 @@ def whole(args, device, clock, rates):
     phases([x], k, clock, args.power)
 
 
+def engine(args, device, clock, _):
+    """The engine of the estimators on the device against the CPU: the same maps from runs in host memory."""
+    from llmbrain.networks.engines.torch_engine import group_ica
+
+    t, s, k = (200, 2000, 5) if args.small else (1024, 200_000, 32)
+    made = [planted(t, s, k, torch.device("cpu"), 7, snr=args.snr, dtype=torch.float32) for _ in range(2)]
+    runs = [made[0][0].numpy(), made[1][0].flip(0).contiguous().numpy()]
+    for options in ({"group": "tokens"}, {"group": "runs"}, {}, {"contrast": "logcosh"}):
+        seconds, fast, _ = clock(lambda options=options: group_ica(runs, k, device=device, **options))
+        start = time.perf_counter()
+        slow = group_ica(runs, k, **options)
+        r = match(torch.from_numpy(slow.maps), torch.from_numpy(fast.maps))
+        on_cpu = time.perf_counter() - start
+        print(f"engine, {options or 'default'}: {seconds:.2f} s on the device, {on_cpu:.2f} s on the CPU; "
+              f"maps |r| worst {r.min():.5f}; group {fast.group}, {fast.converged.sum()} starts converged")  # fmt: skip
+        assert r.min() > 0.99 and fast.group == slow.group
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("problem", nargs="*", default=["layers", "whole"], help="layers, whole")
+    parser.add_argument("problem", nargs="*", default=["layers", "whole", "engine"], help="layers, whole, engine")
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--public", action="store_true", help="also time a full SVD and FastICA for one layer")
     parser.add_argument("--repeat", type=int, default=3)
@@ -237,7 +255,7 @@ def main():
     clock = Clock(device)
     rates = floors(device, clock, args.small)
     for problem in args.problem:
-        {"layers": layered, "whole": whole}[problem](args, device, clock, rates)
+        {"layers": layered, "whole": whole, "engine": engine}[problem](args, device, clock, rates)
     if device.type == "cuda":
         print(f"peak of device memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
 

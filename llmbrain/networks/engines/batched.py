@@ -16,6 +16,7 @@ from .polar import polar_factor
 __all__ = ["BatchedICA", "batched_fastica", "layered_ica", "leading_signals", "standardize_"]
 
 LOOK = 8  # steps between two looks at what has converged
+STEP_VALUES = 1 << 29  # float32 values of the products of a step that are held at once (2 GiB)
 TOGETHER = 16  # layers that are reduced together
 ROWS = 1024  # tokens that are held in float32 at a time
 
@@ -174,13 +175,15 @@ def batched_fastica(z, starts, *, max_iter=300, tol=1e-4, low=1e-7):
 def _cube_step(z, w):
     """``E[y^3 z^T] - 3 E[y^2] W`` for every problem and start, float64 of float32 sums."""
     p, r, c, _ = w.shape
-    v = z.shape[-1]
-    y = w.reshape(p, r * c, c).float() @ z
-    q = y * y
-    slope = q.sum(-1).double().reshape(p, r, c, 1) * (3 / v)
-    q *= y
-    outer = (q @ z.mT).double().reshape(p, r, c, c) / v
-    return outer - slope * w
+    v, rows = z.shape[-1], w.reshape(p, r * c, c).float()
+    slope, outer = 0.0, 0.0
+    for part in z.split(max(1, STEP_VALUES // (p * r * c)), -1):
+        y = rows @ part
+        q = y * y
+        slope = slope + q.sum(-1).double()
+        q *= y
+        outer = outer + (q @ part.mT).double()
+    return outer.reshape(p, r, c, c) / v - slope.reshape(p, r, c, 1) * (3 / v) * w
 
 
 def _whiten(rows):

@@ -72,7 +72,8 @@ def fastica(z, starts, *, contrast="cube", max_iter=200, tol=1e-4):
     active = np.arange(n_init)
     for _ in range(max_iter):
         old = w[active]
-        new = symmetric_decorrelation(step(old))
+        new = step(old)
+        new = symmetric_decorrelation(new) if new.device.type == "cpu" else polar_factor(new)
         limit = (torch.einsum("rij,rij->ri", new, old).abs() - 1).abs().amax(1).cpu().numpy()
         if not np.all(np.isfinite(limit)):
             raise FloatingPointError("FastICA left the finite numbers; are the data white and finite?")

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 
 from ...exceptions import NumericalWarning, ParameterError
+from .batched import batched_fastica
 from .blocks import CleanedRuns
-from .fixed_point import CONTRASTS, draw_rotations, fastica
+from .fixed_point import CONTRASTS, Rotations, draw_rotations, fastica
 from .group_models import choose_subspace
 from .linalg import product
 from .parallel import block_map, workers
@@ -179,7 +180,7 @@ def group_ica(
         else:
             subspace, weights = group_subspace(data, n_components, group=group, **options), {}
             z = whiten(data, subspace)
-        found = fastica(z, starts, contrast=contrast, max_iter=max_iter, tol=tol)
+        found = _rotate(z, starts, contrast, max_iter, tol)
         chosen = sparsest(found.w, z)
         maps = product(found.w[chosen].float(), z)
         dead = data.dead()
@@ -206,6 +207,14 @@ def group_ica(
         group=subspace.group,
         tail_weights=weights,
     )
+
+
+def _rotate(z, starts, contrast, max_iter, tol):
+    """FastICA from all starts; on a GPU without waiting for it at every step."""
+    if z.device.type == "cpu" or contrast != "cube":
+        return fastica(z, starts, contrast=contrast, max_iter=max_iter, tol=tol)
+    w, *rest = (part[0] for part in batched_fastica(z[None], starts[None], max_iter=max_iter, tol=tol))
+    return Rotations(w, *(part.cpu().numpy() for part in rest))
 
 
 def _check_search(n_init, contrast, max_iter, tol):
