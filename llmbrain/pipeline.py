@@ -61,11 +61,11 @@ class RunPlan:
     n_components: int = 20
     n_init: int = 10
     record_tokens: int | None = 12_000
-    lesion_networks: int = 8
+    lesion_networks: int = 6
     n_controls: int = 20
     lesion_tokens: int = 180
-    calibration_tokens: int = 4096
-    evaluation_tokens: int = 2048
+    calibration_tokens: int = 2048
+    evaluation_tokens: int = 1536
 
 
 FULL = RunPlan()
