@@ -21,7 +21,7 @@ GRAM_ROWS = 4096  # up to so many rows a Gram matrix costs less than a Krylov sp
 GRAM_ROWS_PER_VECTOR = 60  # and up to so many for each vector that is asked for
 STACK_BYTES = 1 << 29  # reduced rows of all runs that are held
 STRIDE = 1 << 14  # neurons of a block where only a few rows are left
-TOKENS_AT_ONCE = 10240  # up to here "auto" decomposes all tokens at once
+TOKENS_AT_ONCE = GRAM_ROWS  # up to here "auto" decomposes all tokens at once
 
 
 @dataclass
@@ -45,7 +45,7 @@ def group_subspace(runs, n_components, *, group="auto", rows_per_run=5, do_cca=T
     n_components : int
         Dimension of the subspace.
     group : {"auto", "tokens", "runs"}
-        The group model; ``"auto"`` is ``"tokens"`` up to 10,240 tokens in all, else ``"runs"``. (A fit looks at both:
+        The group model; ``"auto"`` is ``"tokens"`` up to 4,096 tokens in all, else ``"runs"``. (A fit looks at both:
         :func:`~llmbrain.networks.engines.group_models.choose_subspace`.)
     rows_per_run : float
         Rows kept of each run, as a multiple of ``n_components``. 1 is canonical ICA as nilearn computes it; more
