@@ -47,7 +47,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "examples",
     "gallery_dirs": "gallery",
     "filename_pattern": r"/plot_",
-    "ignore_pattern": r"/_",
+    "ignore_pattern": r"^_",
     "within_subsection_order": "FileNameSortKey",
     "capture_repr": ("_repr_html_",),
     "download_all_examples": False,
@@ -56,3 +56,17 @@ sphinx_gallery_conf = {
     "abort_on_example_error": True,
 }
 logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+
+# Files outside this folder that are shown as pages, and where their links lead from here.
+ELSEWHERE = {"docs/": "", "benchmarks/RESULTS.md": "results.md"}
+
+
+def _mend_links(app, path, docname, content):
+    """Let links that hold on the project's front page hold here too."""
+    for outside, here in ELSEWHERE.items():
+        content[0] = content[0].replace(f"]({outside}", f"]({here}")
+
+
+def setup(app):
+    """Called by Sphinx."""
+    app.connect("include-read", _mend_links)

@@ -177,7 +177,7 @@ class NeuronGeometry:
 
     @cached_property
     def layer_of(self):
-        """Position of each neuron's layer, ``0 .. n_layers - 1``, shape ``(n_neurons,)``."""
+        """Position of each neuron's layer, from 0, shape ``(n_neurons,)``."""
         return np.repeat(np.arange(self.n_layers), self.sizes)
 
     @cached_property
