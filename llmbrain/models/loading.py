@@ -98,8 +98,9 @@ def _load_gguf(path, options, device, cache):
     """Open a GGUF file, from the dequantised copy of an earlier time if there is one."""
     if not path.is_file():
         raise ModelNotFoundError(f"There is no file {path}.")
-    if importlib.util.find_spec("gguf") is None:
-        raise ModelNotFoundError("Opening a .gguf file needs the package gguf. Install it with: pip install gguf")
+    missing = [name for name in ("accelerate", "gguf") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ModelNotFoundError(f"Opening a .gguf file needs {' and '.join(missing)}: pip install 'llmbrain[gguf]'")
     folder = cache_folder() / "gguf" / _file_key(path)
     if not (cache and (folder / "config.json").is_file()):
         model, tokenizer = _dequantise(path, {**options, "dtype": "float32"} if cache else options)

@@ -1,0 +1,107 @@
+"""The notebooks: paired with their scripts, executed, clean; and they run on the demo model."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+nbformat = pytest.importorskip("nbformat")
+pytest.importorskip("jupytext")
+pytest.importorskip("nbclient")
+
+FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
+if not FOLDER.is_dir():
+    pytest.skip("the notebooks are not in an installed package", allow_module_level=True)
+
+
+def _load_build():
+    spec = importlib.util.spec_from_file_location("notebooks_build", FOLDER / "build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+build = _load_build()
+SCRIPTS = build.scripts()
+NAMES = [path.stem for path in SCRIPTS]
+FIGURES = {"01": 3, "02": 5, "03": 3, "04": 2, "05": 3, "06": 1}  # at least so many in each
+
+
+def _executed(script):
+    return nbformat.read(script.with_suffix(".ipynb"), as_version=4)
+
+
+def _outputs(notebook):
+    return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+
+
+def _text(output):
+    return output.text if output.output_type == "stream" else "".join(map(str, output.get("data", {}).values()))
+
+
+def test_there_are_six():
+    assert [name[:2] for name in NAMES] == ["01", "02", "03", "04", "05", "06"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=NAMES)
+def test_paired_with_its_script(script):
+    """The notebook holds the cells of the script, word by word."""
+    ours, theirs = build.read(script), _executed(script)
+    assert [(c.cell_type, c.source) for c in ours.cells] == [(c.cell_type, c.source) for c in theirs.cells]
+    assert [c.id for c in ours.cells] == [c.id for c in theirs.cells]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=NAMES)
+def test_executed_in_order_and_without_complaints(script):
+    """Every cell ran, from the first to the last; nothing was said to the error stream."""
+    code = [cell for cell in _executed(script).cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    complaints = [output for cell in code for output in cell.outputs if output.get("name") == "stderr"]
+    assert complaints == []
+    assert not any(output.output_type == "error" for cell in code for output in cell.outputs)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=NAMES)
+def test_figures_are_in_it(script):
+    pictures = [output for output in _outputs(_executed(script)) if "image/png" in output.get("data", {})]
+    assert len(pictures) >= FIGURES[script.name[:2]]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=NAMES)
+def test_no_trace_of_the_machine(script):
+    """No absolute path in any output."""
+    for output in _outputs(_executed(script)):
+        found = re.search(
+            r"(?<![\w.<:/])/(home|root|work|tmp|Users|usr|opt|var)/", re.sub(r"data:\S+", "", _text(output))
+        )
+        assert found is None, _text(output)[max(0, found.start() - 80) : found.end() + 80]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=NAMES)
+def test_links_lead_somewhere(script):
+    for cell in build.read(script).cells:
+        if cell.cell_type == "markdown":
+            for target in re.findall(r"\]\((\w+\.ipynb)\)", cell.source):
+                assert (FOLDER / target).is_file(), target
+
+
+def test_short_enough_to_read():
+    for script in SCRIPTS:
+        assert len(build.read(script).cells) <= 32, script.name
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """One folder for all, so that the recording that several notebooks use is made once."""
+    return tmp_path_factory.mktemp("notebooks")
+
+
+@pytest.mark.demo
+@pytest.mark.parametrize("script", SCRIPTS, ids=NAMES)
+def test_runs(script, workplace, demo_model):
+    """From the script, with less of everything."""
+    del demo_model  # skips where the demo model is missing; the kernel opens its own
+    notebook = build.execute(build.read(script), workplace, quick=True, timeout=300)
+    figures = [output for output in _outputs(notebook) if "image/png" in output.get("data", {})]
+    assert len(figures) >= FIGURES[script.name[:2]]
