@@ -8,10 +8,12 @@ Every preset writes one TSV into --out as rows become known, and goes on where i
 --calibration-tokens tokens of --calibration, in windows of --context tokens. Perplexity: token level, windows of
 --context tokens that do not overlap.
 
-notes     rows known from elsewhere: one-shot statistics, ridge 0.01, first 200 windows of the test text
+notes     rows known from elsewhere: one-shot statistics, ridge 0.01, first 200 windows of the test text, 20 %
+notes30, notes50   the same at 30 and 50 %, into the same table
 ablation  one change at a time, measured on the REST OF THE CALIBRATION FILE; recipes are chosen by this table alone
 final     the chosen recipe and the baselines, whole test text, 20, 30 and 50 %
-networks  is there any role in which networks help: selection and small calibration sets
+networks  is there any role in which networks help: selection, allocation, covariances, joint layers; run it with
+          --calibration-tokens 2048, 8192 and 65536
 heads     neurons and heads together, as a share of the decoder's parameters
 """
 
@@ -30,6 +32,7 @@ FULL = {
     "n_evaluations": 300,
 }
 ONE_SHOT = {"propagation": "one-shot", "ridge": 0.01, "floor": 0.0}
+PRESETS = ("notes", "notes30", "notes50", "ablation", "final", "networks", "heads")
 
 
 def clean(text, how):
@@ -98,60 +101,83 @@ def presets(args):
         ("flap", "schur", "affine", "exponent0.5"),
     ]
     published = {**ONE_SHOT, "exempt": (0, 1, 2, -2, -1)}
-    named = ("flap", "network", "network_flap", "participation", "greedy_obs", "random")
-    roles = [(s, a, "affine", "base") for s in named for a in ("uniform", "schur")]
-    table = {
-        "notes": {
-            "recipes": [(*r, "one-shot") for r in grid] + network,
-            "variants": {"one-shot": ONE_SHOT, "published": published},
-            "networks": "published",
-            "max_windows": 200,
-        },
-        "ablation": {"recipes": order, "variants": ablation, "on": "dev", "ratios": (0.5, 0.2), "max_windows": 60},
-        "final": {
-            "recipes": [
-                ("flap", args.allocation, "affine", "full"),
-                ("flap", "schur", "affine", "base"),
-                ("flap", "global", "bias", "one-shot"),
-                ("flap", "uniform", "bias", "one-shot"),
-                ("wanda", "uniform", "none", "one-shot"),
-                ("wanda", "global", "none", "one-shot"),
-                ("network", "threshold", "none", "published"),
-                ("random", "uniform", "affine", "base"),
-            ],
-            "variants": {"full": FULL, "base": BASE, "one-shot": ONE_SHOT, "published": published},
-            "networks": "published",
-            "seeds": (0, 1, 2),
-        },
-        "networks": {
-            "recipes": roles + [("flap", "schur", "affine", v) for v in ("in networks", "in components")],
-            "variants": {
-                "base": BASE,
-                "in networks": {**BASE, "subspace": "networks"},
-                "in components": {**BASE, "subspace": "principal"},
-            },
-            "networks": "layers",
-            "seeds": (0, 1, 2),
-            "max_windows": 100,
-        },
-        "heads": {
-            "recipes": [
-                ("flap", "global", "bias", "one-shot"),
-                ("wanda", "uniform", "none", "one-shot"),
-                ("wanda", "global", "affine", "full"),
-                ("flap", "global", "affine", "full"),
-            ],
-            "variants": {"one-shot": {**ONE_SHOT, "heads": True}, "full": {**FULL, "heads": True}},
-            "ratio_of": "decoder",
-        },
+    measured = {"variants": {"one-shot": ONE_SHOT, "published": published}, "networks": "published", "max_windows": 200}
+    steps = ("none", "bias", "affine")
+    at_30 = [(s, "global", c, "one-shot") for s in ("wanda", "flap") for c in steps] + network
+    at_50 = [(s, "uniform", c, "one-shot") for s in ("wanda", "flap", "obs") for c in steps]
+    at_50 += [("flap", "global", c, "one-shot") for c in steps] + network
+    without = [("flap", a, "affine", "base") for a in ("uniform", "schur")] + [
+        ("greedy_obs", "uniform", "affine", "base")
+    ]
+    without += [("flap", "uniform", "affine", "in components")]
+    named = ("network", "network_flap", "participation")
+    roles = [(s, "uniform", "affine", "base") for s in named]
+    roles += [("flap", "networks", "affine", "base"), ("flap", "uniform", "affine", "in networks")]
+    roles += [("participation", "schur", "affine", "base")]
+    subspaces = {
+        "base": BASE,
+        "in networks": {**BASE, "subspace": "networks"},
+        "in components": {**BASE, "subspace": "principal"},
     }
+    joint = [(s, a, "affine", "joint") for s, a in (("network_flap", "uniform"), ("participation", "uniform"))]
+    joint += [("flap", "networks", "affine", "joint")]
+    table = {
+        "notes": [{"recipes": [(*r, "one-shot") for r in grid] + network, **measured, "ratios": (0.2,)}],
+        "notes30": [{"recipes": at_30, **measured, "ratios": (0.3,), "table": "notes"}],
+        "notes50": [{"recipes": at_50, **measured, "ratios": (0.5,), "table": "notes"}],
+        "ablation": [{"recipes": order, "variants": ablation, "on": "dev", "ratios": (0.5, 0.2), "max_windows": 60}],
+        "final": [
+            {
+                "recipes": [
+                    ("flap", args.allocation, "affine", "full"),
+                    ("flap", "schur", "affine", "base"),
+                    ("flap", "global", "bias", "one-shot"),
+                    ("flap", "uniform", "bias", "one-shot"),
+                    ("wanda", "uniform", "none", "one-shot"),
+                    ("wanda", "global", "none", "one-shot"),
+                    ("network", "threshold", "none", "published"),
+                    ("random", "uniform", "affine", "base"),
+                ],
+                "variants": {"full": FULL, "base": BASE, "one-shot": ONE_SHOT, "published": published},
+                "networks": "published",
+                "seeds": (0, 1, 2),
+            }
+        ],
+        "networks": [
+            {"recipes": without, "variants": subspaces, "ratios": (0.2, 0.5), "max_windows": 100},
+            {"recipes": roles, "variants": subspaces, "ratios": (0.2, 0.5), "max_windows": 100, "networks": "layers",
+             "seeds": tuple(range(args.seeds))},
+            {"recipes": joint, "variants": {"joint": BASE}, "ratios": (0.2, 0.5), "max_windows": 100,
+             "networks": "joint", "seeds": tuple(range(args.seeds))},
+        ],
+        "heads": [
+            {
+                "recipes": [
+                    ("flap", "global", "bias", "one-shot"),
+                    ("wanda", "uniform", "none", "one-shot"),
+                    ("flap", "global", "affine", "full"),
+                    ("flap", "schur", "affine", "full"),
+                    ("wanda", "global", "none", "one-shot"),
+                    ("flap", "global", "affine", "base"),
+                ],
+                "variants": {
+                    "one-shot": {**ONE_SHOT, "heads": True},
+                    "base": {**BASE, "heads": True},
+                    "full": {**FULL, "heads": True},
+                },
+                "ratio_of": "decoder",
+            }
+        ],
+    }  # fmt: skip
     return table[args.preset]
 
 
 def main():
     """Run one preset."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="final", choices=["notes", "ablation", "final", "networks", "heads"])
+    parser.add_argument(
+        "--preset", default="final", choices=["notes", "notes30", "notes50", "ablation", "final", "networks", "heads"]
+    )
     parser.add_argument("--model", default="demo", help="what load_model takes")
     parser.add_argument("--calibration", default="../shared/data/wikitext-2/valid.unk.txt")
     parser.add_argument("--evaluation", default="../shared/data/wikitext-2/test.raw.txt")
@@ -163,6 +189,7 @@ def main():
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--allocation", default="search")
+    parser.add_argument("--seeds", type=int, default=3, help="of the networks, in the preset of that name")
     parser.add_argument("--ratios", type=float, nargs="+")
     parser.add_argument("--max-windows", type=int)
     parser.add_argument("--max-seconds", type=float)
@@ -175,36 +202,37 @@ def main():
     from llmbrain.models import load_model
     from llmbrain.pruning import run_grid
 
-    plan = presets(args)
+    plans = presets(args)
     start = time.perf_counter()
     model, tokenizer = load_model(args.model, device=args.device)
     text = clean(Path(args.calibration).read_text(encoding="utf-8"), args.clean)
     ids = tokenizer(text, verbose=False)["input_ids"]
-    evaluation = Path(args.evaluation).read_text(encoding="utf-8")
-    if plan.get("on") == "dev":
-        evaluation = tokenizer.decode(ids[args.calibration_tokens :])
-    windows = args.max_windows or plan.get("max_windows")
-    out = Path(args.out) / f"{args.preset}_{args.clean}_{args.calibration_tokens}.tsv"
+    test = Path(args.evaluation).read_text(encoding="utf-8")
     device = torch.cuda.get_device_name() if args.device == "cuda" else "cpu"
     print(f"{device}, loaded in {time.perf_counter() - start:.0f} s")
-    table = run_grid(
-        model,
-        tokenizer,
-        tokenizer.decode(ids[: args.calibration_tokens]),
-        evaluation,
-        ratios=args.ratios or plan.get("ratios", (0.2, 0.3, 0.5)),
-        ratio_of=plan.get("ratio_of", "neurons"),
-        recipes=plan["recipes"],
-        variants=plan["variants"],
-        networks=plan.get("networks"),
-        seeds=plan.get("seeds", (0,)),
-        options={"context": args.context, "n_tokens": args.calibration_tokens, "batch_size": args.batch_size},
-        context=args.context,
-        max_tokens=windows and windows * args.context,
-        max_seconds=args.max_seconds,
-        minimal_pairs=args.pairs,
-        out=out,
-    )
+    for plan in plans:
+        evaluation = tokenizer.decode(ids[args.calibration_tokens :]) if plan.get("on") == "dev" else test
+        windows = args.max_windows or plan.get("max_windows")
+        out = Path(args.out) / f"{plan.get('table', args.preset)}_{args.clean}_{args.calibration_tokens}.tsv"
+        left = args.max_seconds and max(0.0, args.max_seconds - (time.perf_counter() - start))
+        table = run_grid(
+            model,
+            tokenizer,
+            tokenizer.decode(ids[: args.calibration_tokens]),
+            evaluation,
+            ratios=args.ratios or plan.get("ratios", (0.2, 0.3, 0.5)),
+            ratio_of=plan.get("ratio_of", "neurons"),
+            recipes=plan["recipes"],
+            variants=plan["variants"],
+            networks=plan.get("networks"),
+            seeds=plan.get("seeds", (0,)),
+            options={"context": args.context, "n_tokens": args.calibration_tokens, "batch_size": args.batch_size},
+            context=args.context,
+            max_tokens=windows and windows * args.context,
+            max_seconds=left,
+            minimal_pairs=args.pairs,
+            out=out,
+        )
     print(table.drop(columns=["calibration_hash", "minimal_pairs", "context"]).to_string(index=False))
     print(f"{time.perf_counter() - start:.0f} s; table at {out}")
     if args.device == "cuda":

@@ -472,12 +472,33 @@ def test_engagement_is_the_ratio_of_variances(tokenizer, texts):
 
 
 def test_ways_of_keeping_a_domain_are_compared_at_one_size(tokenizer, texts):
-    from llmbrain.pruning.domain import compare_domains
+    from llmbrain.pruning.domain import WAYS, compare_domains
 
     digits = [" ".join(str(i * j) for i in range(30)) for j in range(1, 9)]
-    table = compare_domains(
-        tiny_model("llama"), tokenizer, digits[:6], texts[:6], {"digits": digits[6:], "words": texts[30:32]},
-        n_components=4, options={"context": 64}, context=64, progress=False,
-    )  # fmt: skip
-    assert table["way"].tolist() == ["dense", "general", "domain", "mixed", "mixed + networks"]
+    arguments = (tiny_model("llama"), tokenizer, digits[:6], texts[:6], {"digits": digits[6:], "words": texts[30:32]})
+    rest = {"n_components": 4, "options": {"context": 64}, "context": 64, "progress": False}
+    table = compare_domains(*arguments, localizer=(digits[:4], texts[:4]), ratio=(0.3, 0.5), **rest)
+    assert table["way"].tolist() == ["dense", *(w for way in WAYS for w in (way, way))]
     assert np.isfinite(table[["digits", "words"]].to_numpy()).all()
+    guided = compare_domains(*arguments, ways=["general"], **rest)
+    assert guided["digits"].iloc[1] == pytest.approx(table["digits"].iloc[1])
+    with pytest.raises(ParameterError, match="localizer"):
+        compare_domains(*arguments, ways=["general + localizer"], **rest)
+
+
+def test_a_localizer_finds_the_neurons_that_speak_in_one_condition(tokenizer, texts):
+    from llmbrain.models.hooks import site_hooks
+    from llmbrain.pruning import localizer_contrast
+    from llmbrain.pruning.engine import input_site
+    from llmbrain.pruning.units import find_mlp_parts
+
+    model = tiny_model("llama")
+    digits = [" ".join(str(i * j) for i in range(12)) for j in range(1, 9)]
+    found = localizer_contrast(model, tokenizer, digits, texts[:8], context=64)
+    part, loud = find_mlp_parts(model)[1], []
+    with torch.no_grad(), site_hooks([input_site(part.down)], lambda i, x: loud.append(x.abs().mean(1)[0])):
+        for text in digits + texts[:8]:
+            model(torch.tensor([tokenizer(text)["input_ids"][:64]]))
+    a, b = torch.stack(loud[:8]).double(), torch.stack(loud[8:]).double()
+    t = (a.mean(0) - b.mean(0)) / (a.var(0) / 8 + b.var(0) / 8).sqrt()
+    np.testing.assert_allclose(found[1].numpy(), t.numpy(), rtol=1e-3, atol=1e-3)

@@ -9,8 +9,9 @@ from .api import PrunedModel, prune
 from .calibration import calibration_blocks
 from .checkpoint import load_pruned, save_pruned
 from .compensation import COMPENSATIONS, compensate, schur_residual
+from .domain import compare_domains, domain_scores, engagement, localizer_contrast, localizer_scores
 from .grid import kept_overlap, run_grid
-from .network_scores import LayerMaps, layer_networks, published_networks
+from .network_scores import LayerMaps, joint_networks, layer_networks, published_networks
 from .options import Options
 from .pruner import Pruner
 from .scores import SCORES
@@ -26,10 +27,16 @@ __all__ = [
     "PrunedModel",
     "Pruner",
     "calibration_blocks",
+    "compare_domains",
     "compensate",
+    "domain_scores",
+    "engagement",
+    "joint_networks",
     "kept_overlap",
     "layer_networks",
     "load_pruned",
+    "localizer_contrast",
+    "localizer_scores",
     "prune",
     "published_networks",
     "run_grid",

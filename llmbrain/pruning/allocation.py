@@ -15,7 +15,7 @@ __all__ = [
     "uniform",
 ]
 
-ALLOCATIONS = ("uniform", "global", "threshold", "schur", "curves", "search")
+ALLOCATIONS = ("uniform", "global", "threshold", "networks", "schur", "curves", "search")
 
 
 def _check(sizes, n_keep, floors):

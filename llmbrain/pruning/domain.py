@@ -1,19 +1,33 @@
-"""Pruning that keeps one domain: the networks that a kind of text engages stay, others go first."""
+"""Pruning that keeps one domain: the networks, or the neurons, that a kind of text engages stay, others go first."""
 
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from ..exceptions import ParameterError
+from ..models.hooks import site_hooks
 from .api import prune_with
 from .calibration import Walk, calibration_blocks, longest_context
-from .engine import gather
-from .network_scores import layer_networks
+from .engine import gather, input_site
+from .network_scores import LayerMaps, layer_networks
 from .pruner import Pruner
 from .scores import flap
 from .units import find_mlp_parts, weight_of
 
-__all__ = ["Engagement", "compare_domains", "domain_scores", "engagement"]
+__all__ = [
+    "WAYS",
+    "Engagement",
+    "compare_domains",
+    "domain_scores",
+    "engagement",
+    "localizer_contrast",
+    "localizer_scores",
+]
+
+WAYS = (
+    "general", "domain", "mixed", "general + networks", "mixed + networks", "general + localizer", "mixed + localizer",
+)  # fmt: skip
 
 
 @dataclass
@@ -44,7 +58,7 @@ def engagement(model, tokenizer, domain, other, networks, *, context=1024):
     domain, other : Corpus, str or list of str
         The kind of text to keep, and text of other kinds.
     networks : LayerMaps
-        From :func:`llmbrain.pruning.layer_networks`, found on both kinds together.
+        From :func:`llmbrain.pruning.layer_networks`, best found on both kinds together.
     context : int
 
     Returns
@@ -73,9 +87,8 @@ def engagement(model, tokenizer, domain, other, networks, *, context=1024):
 def domain_scores(model, networks, engaged, *, power=1.0, balance=0.5):
     """Scores that favour neurons of engaged networks.
 
-    ``FLAP(domain) ^ (1 - balance) * FLAP(other) ^ balance`` would rank without networks; here each neuron's score is
-    FLAP on
-    the domain times ``max_k |z_kj| g_k^power / max_k |z_kj|``, the engagement of the networks that it belongs to.
+    Each neuron's score is FLAP times ``max_k |z_kj| g_k^power / max_k |z_kj|``, the engagement ``g`` of the networks
+    that it belongs to.
 
     Parameters
     ----------
@@ -85,32 +98,99 @@ def domain_scores(model, networks, engaged, *, power=1.0, balance=0.5):
     power : float
         How much engagement counts; 0 is FLAP alone.
     balance : float
-        Share of the variance that is taken from the other text: 0 forgets it.
+        Share of the variance in FLAP that is taken from the other text: 0 forgets it.
 
     Returns
     -------
     list of numpy.ndarray, shape (n_neurons,)
         For ``prune(score=...)``.
     """
-    if not 0 <= balance <= 1:
-        raise ParameterError(f"balance={balance}; give a share from 0 to 1.")
     found = []
-    for part, maps, gain, here, there in zip(
-        find_mlp_parts(model), networks.maps, engaged.gain, engaged.domain_variance, engaged.other_variance
-    ):
+    for i, (part, maps, gain) in enumerate(zip(find_mlp_parts(model), networks.maps, engaged.gain)):
         z = maps.double().abs()
         weighted = (z * gain.to(z)[:, None] ** power).amax(0) / z.amax(0).clamp_min(1e-12)
-        weight = weight_of(part.down).detach()
-        variance = (1 - balance) * here + balance * there
-        found.append((weighted.to(weight.device) * flap(weight, variance)).cpu().numpy())
+        found.append(_guided(part, engaged, i, balance, weighted))
     return found
 
 
+def _guided(part, engaged, i, balance, factor):
+    """FLAP of one layer on a mixture of two texts, times a factor a neuron."""
+    if not 0 <= balance <= 1:
+        raise ParameterError(f"balance={balance}; give a share from 0 to 1.")
+    weight = weight_of(part.down).detach()
+    variance = (1 - balance) * engaged.domain_variance[i] + balance * engaged.other_variance[i]
+    return (factor.to(weight.device) * flap(weight, variance)).cpu().numpy()
+
+
+@torch.no_grad()
+def localizer_contrast(model, tokenizer, condition, control, *, context=1024):
+    """Which neurons speak louder in one condition than in another: Welch's t over items, a short text each.
+
+    Parameters
+    ----------
+    model, tokenizer
+    condition, control : Corpus or list of str
+        For example the two kinds of :func:`llmbrain.corpus.load_localizer`; at least two items each.
+    context : int
+
+    Returns
+    -------
+    list of torch.Tensor, shape (n_neurons,), float64
+        For each layer, t of the mean magnitude of every neuron in an item; 0 for neurons that never speak.
+    """
+    parts = find_mlp_parts(model)
+    context = min(context, longest_context(model))
+    sides = []
+    for texts in (condition, control):
+        ids = [d[:context] for d in _ids(tokenizer, texts)]
+        walk, layers = Walk(model, calibration_blocks(tokenizer, ids, context=context)), []
+        if sum(len(mask) for mask in walk.masks) < 2:
+            raise ParameterError("A localizer needs at least two items of each condition.")
+        for part in parts:
+            caught, items = {}, []
+            with site_hooks([input_site(part.down)], lambda i, x, c=caught: c.update(x=x)):
+                for i, mask in enumerate(walk.masks):
+                    walk.run(part.layer, i)
+                    loud = caught["x"].reshape(*mask.shape, -1).double().abs() * mask[..., None]
+                    items.append(loud.sum(1) / mask.sum(1, keepdim=True))
+            layers.append(torch.cat(items))
+            walk.advance(part.layer)
+        sides.append(layers)
+    found = []
+    for a, b in zip(*sides):
+        spread = (a.var(0) / len(a) + b.var(0) / len(b)).sqrt()
+        found.append(torch.where(spread > 0, (a.mean(0) - b.mean(0)) / spread.clamp_min(1e-300), 0.0))
+    return found
+
+
+def localizer_scores(model, contrast, engaged, *, power=1.0, balance=0.5):
+    """Scores that favour neurons that a localizer selects: FLAP times ``(1 + max(t, 0)) ** power``.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+    contrast : list of torch.Tensor, shape (n_neurons,)
+        From :func:`localizer_contrast`.
+    engaged : Engagement
+        For the variances.
+    power, balance : float
+        See :func:`domain_scores`.
+
+    Returns
+    -------
+    list of numpy.ndarray, shape (n_neurons,)
+    """
+    return [
+        _guided(part, engaged, i, balance, (1 + t.clamp_min(0)) ** power)
+        for i, (part, t) in enumerate(zip(find_mlp_parts(model), contrast))
+    ]
+
+
 def compare_domains(
-    model, tokenizer, domain, other, evaluation, *, ratio=0.3, networks=None, n_components=32, mix=0.5, options=None,
-    allocation="schur", context=1024, random_state=0, progress=True,
+    model, tokenizer, domain, other, evaluation, *, ratio=0.3, ways=None, localizer=None, networks=None,
+    n_components=32, mix=0.5, options=None, allocation="schur", context=1024, random_state=0, progress=True,
 ):  # fmt: skip
-    """One domain kept in four ways, at the same size: what it gains there, and what it costs elsewhere.
+    """One domain kept in several ways, at the same size: what it gains there, and what it costs elsewhere.
 
     Parameters
     ----------
@@ -119,7 +199,11 @@ def compare_domains(
         Calibration text of the domain, and of other kinds. All ways see the same number of tokens.
     evaluation : dict of (Corpus or list of str)
         Test texts by name, none of them used for calibration.
-    ratio : float
+    ratio : float or sequence of float
+    ways : sequence of str, optional
+        Of :data:`WAYS`; by default all that can be run.
+    localizer : tuple of (Corpus or list of str), optional
+        Items of the domain's condition and of its control, for the ways with a localizer.
     networks : LayerMaps, optional
         Found on both texts if not given.
     n_components : int
@@ -134,37 +218,67 @@ def compare_domains(
     Returns
     -------
     pandas.DataFrame
-        A row a way: ``general`` (other text alone), ``domain`` (domain text alone), ``mixed``, ``mixed + networks``
-        (the same text, selection by engaged networks), and ``dense``; a column of perplexity for each test text.
+        A row a way and ratio, a column of perplexity for each test text. ``general``, ``domain`` and ``mixed``: FLAP on
+        the other text alone, the domain's alone, both (networks play no part; what networks must beat). The others:
+        the same text, so the same refits, with selection by engaged networks or by the localizer. First the ``dense``
+        model.
     """
     import pandas as pd
 
     from ..evaluation.perplexity import perplexity
 
+    ways = [w for w in WAYS if localizer is not None or "localizer" not in w] if ways is None else list(ways)
+    unknown = sorted(set(ways) - set(WAYS))
+    if unknown or (localizer is None and any("localizer" in w for w in ways)):
+        raise ParameterError(f"Unknown or impossible ways {unknown or 'with a localizer (give localizer=)'}.")
+    ratios = [ratio] if isinstance(ratio, (int, float)) else list(ratio)
     general, special = _ids(tokenizer, other), _ids(tokenizer, domain)
     n = min(sum(map(len, general)), sum(map(len, special)))
     calibrations = {
         "general": _take(general, n), "domain": _take(special, n),
         "mixed": _take(special, int(n * mix)) + _take(general, n - int(n * mix)),
     }  # fmt: skip
-    networks = networks or layer_networks(
-        model, tokenizer, calibrations["mixed"], n_components=n_components, context=context, random_state=random_state
-    )
-    engaged = engagement(model, tokenizer, calibrations["domain"], calibrations["general"], networks, context=context)
-    ways = {**{name: ("flap", ids) for name, ids in calibrations.items()}}
-    ways["mixed + networks"] = (domain_scores(model, networks, engaged, balance=1 - mix), calibrations["mixed"])
-    rows = [{"way": "dense", **{k: perplexity(model, tokenizer, t, context=context) for k, t in evaluation.items()}}]
-    for name, (score, ids) in ways.items():
-        pruner = Pruner(model, tokenizer, ids, options, random_state=random_state)
-        smaller = prune_with(pruner, ratio, score=score, allocation=allocation).model
-        rows.append(
-            {"way": name, **{k: perplexity(smaller, tokenizer, t, context=context) for k, t in evaluation.items()}}
+    if any("+" in w for w in ways):
+        engaged = _empty_maps(model) if networks is None and not any("networks" in w for w in ways) else networks
+        engaged = engaged or layer_networks(
+            model, tokenizer, calibrations["mixed"], n_components=n_components, context=context,
+            random_state=random_state,
+        )  # fmt: skip
+        networks = engaged
+        engaged = engagement(
+            model, tokenizer, calibrations["domain"], calibrations["general"], networks, context=context
         )
-        if progress:
-            print(
-                ", ".join(f"{k}: {v if isinstance(v, str) else round(v, 2)}" for k, v in rows[-1].items()), flush=True
-            )
+    contrast = localizer_contrast(model, tokenizer, *localizer, context=context) if localizer is not None else None
+
+    def measured(one):
+        return {k: perplexity(one, tokenizer, t, context=context) for k, t in evaluation.items()}
+
+    rows = [{"way": "dense", "ratio": 0.0, **measured(model)}]
+    pruners = {}
+    for way in ways:
+        text, _, guide = way.partition(" + ")
+        balance = 1.0 if text == "general" else 1 - mix
+        score = {
+            "": lambda: "flap",
+            "networks": lambda b=balance: domain_scores(model, networks, engaged, balance=b),
+            "localizer": lambda b=balance: localizer_scores(model, contrast, engaged, balance=b),
+        }[guide]()
+        if text not in pruners:
+            pruners[text] = Pruner(model, tokenizer, calibrations[text], options, random_state=random_state)
+        for share in ratios:
+            smaller = prune_with(pruners[text], share, score=score, allocation=allocation).model
+            rows.append({"way": way, "ratio": share, **measured(smaller)})
+            if progress:
+                print(
+                    ", ".join(f"{k}: {v if isinstance(v, str) else round(v, 2)}" for k, v in rows[-1].items()),
+                    flush=True,
+                )
     return pd.DataFrame(rows)
+
+
+def _empty_maps(model):
+    """Maps that hold nothing, where variances alone are wanted."""
+    return LayerMaps([torch.zeros(1, p.size) for p in find_mlp_parts(model)], {})
 
 
 def _ids(tokenizer, texts):

@@ -8,7 +8,6 @@ import numpy as np
 
 from ..exceptions import DatasetError, ParameterError
 from ..files import read_tsv, write_tsv
-from . import scores as sc
 from .api import prune_with
 from .calibration import calibration_hash
 from .options import check_ratio, check_recipe, make_options
@@ -164,9 +163,17 @@ def _plan(recipes, scores, allocations, compensations, variants, ratios, seeds):
             raise ParameterError(f"The recipe {recipe} names the variant {variant!r}; there are {sorted(variants)}.")
         for ratio in ratios:
             ratio = check_ratio(ratio, "neurons")
-            chosen = seeds if score in _RANDOM or sc.SCORES.get(score) == "networks" else seeds[:1]
+            chosen = seeds if _draws(score, allocation) else seeds[:1]
             plan += [(score, allocation, compensation, variant, ratio, int(seed)) for seed in chosen]
     return plan
+
+
+def _draws(score, allocation):
+    """Whether a recipe draws at random: scores, or the rotation that networks are found from.
+
+    What depends on the span of the networks alone ("participation", subspaces) does not.
+    """
+    return score in (*_RANDOM, "network", "network_flap") or allocation == "networks"
 
 
 def _share(pruners, key):

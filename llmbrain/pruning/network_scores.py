@@ -18,7 +18,7 @@ from .engine import input_site, output_site
 from .reconstruct import activation_of, split_readers
 from .units import find_mlp_parts
 
-__all__ = ["PUBLISHED_EXEMPT", "LayerMaps", "layer_networks", "published_networks"]
+__all__ = ["PUBLISHED_EXEMPT", "LayerMaps", "joint_networks", "layer_networks", "published_networks"]
 
 PUBLISHED_EXEMPT = (0, 1, 2, -2, -1)
 SIGNALS = ("neuron", "act_up")
@@ -124,6 +124,48 @@ def layer_networks(
         "context": context, "asked_components": n_components,
     }  # fmt: skip
     return LayerMaps([torch.cat(m) for m in collected], info)
+
+
+def joint_networks(model, tokenizer, texts, *, n_components=128, n_tokens=8192, context=1024, random_state=0):
+    """Networks of the neurons of all layers together: one map spans the whole model.
+
+    Parameters
+    ----------
+    model, tokenizer
+    texts : Corpus, str or list of str
+    n_components : int
+        Lowered where there are fewer tokens.
+    n_tokens : int
+        Tokens to use at most; all neurons of all of them are held at once.
+    context : int
+        Tokens of a window.
+    random_state : int
+
+    Returns
+    -------
+    LayerMaps
+        The part of every map that lies in each layer; z-scored over the neurons of the whole model.
+    """
+    from ..networks.engines.batched import layered_ica
+
+    context = min(context, longest_context(model))
+    parts = find_mlp_parts(model)
+    blocks = calibration_blocks(tokenizer, texts, context=context, n_tokens=n_tokens)
+    walk, signals = Walk(model, blocks), []
+    for part in parts:
+        x = _signals(walk, part, "neuron")
+        signals.append(x.bfloat16() if walk.device.type == "cuda" else x)
+        walk.advance(part.layer)
+    x = torch.cat(signals, dim=1)
+    del signals
+    k = min(n_components, min(x.shape) - 2)
+    maps = layered_ica([x], k, random_state=random_state).maps[0].float()
+    maps = (maps - maps.mean(1, keepdim=True)) / maps.std(1, correction=0, keepdim=True)
+    info = {
+        "signals": "neuron, all layers together", "n_tokens": len(x), "n_components": k, "random_state": random_state,
+        "contrast": "cube", "context": context, "asked_components": n_components,
+    }  # fmt: skip
+    return LayerMaps(list(maps.split([p.size for p in parts], dim=1)), info)
 
 
 def _groups(tokenizer, texts, group_size, n_groups, context):

@@ -135,6 +135,8 @@ class Pruner:
         if allocation in ("global", "threshold"):
             rule = alloc.global_standardised if allocation == "global" else alloc.global_threshold
             return rule([f.score.cpu().numpy() for f in self.survey(score)], n_keep, **rest)
+        if allocation == "networks":
+            return alloc.global_threshold([f.score.cpu().numpy() for f in self.survey("network")], n_keep, **rest)
         if allocation == "schur":
             sensitivity = [f.sensitivity for f in self.survey(score, schur=True)]
             return alloc.sensitivity_counts(sensitivity, self.sizes, n_keep, exponent=self.options.exponent, **rest)
@@ -154,19 +156,16 @@ class Pruner:
         return alloc.round_counts(counts, self.sizes, n_keep, **rest)
 
     def joint(self, score, allocation, budget):
-        """Neurons and query heads that each layer keeps, for a budget of parameters to remove."""
-        if allocation not in ("global", "uniform"):
-            raise ParameterError(
-                "With heads=True the allocation is 'global' (one threshold) or 'uniform' (equal shares)."
-            )
+        """Neurons and query heads that each layer keeps, for a budget of parameters to remove.
+
+        One threshold for standardised scores says which heads go and how many neurons in all (equal shares of both for
+        the allocation "uniform"); the allocation then spreads these neurons over the layers.
+        """
         unit, scores = self.options.head_unit, self.head_scores(score)
         values = [unit_scores(p, s, unit)[0] for p, s in zip(self.attention, scores)]
         costs = [unit_cost(p, unit) for p in self.attention]
         neuron_costs = [p.unit_cost for p in self.parts]
-        if allocation == "global":
-            neurons = [f.score.cpu().numpy() for f in self.survey(score)]
-            counts, removed = joint_counts(neurons, values, neuron_costs, costs, budget, floors=self.floors())
-        else:
+        if isinstance(allocation, str) and allocation == "uniform":
             whole = sum(c * len(v) for c, v in zip(costs, values)) + sum(
                 c * n for c, n in zip(neuron_costs, self.sizes)
             )
@@ -174,7 +173,16 @@ class Pruner:
             removed = np.array([min(round(share * len(v)), len(v) - 1) for v in values])
             left = budget - float(np.dot(removed, costs))
             n_keep = sum(self.sizes) - round(left / float(np.mean(neuron_costs)))
-            counts = alloc.uniform(self.sizes, n_keep, floors=self.floors(), round_to=self.options.round_to)
+        else:
+            neurons = [f.score.cpu().numpy() for f in self.survey(score)]
+            counts, removed = joint_counts(neurons, values, neuron_costs, costs, budget, floors=self.floors())
+            n_keep = int(counts.sum())
+        if not (isinstance(allocation, str) and allocation == "global"):
+            counts = self.counts(score, allocation, n_keep)
+        elif self.options.round_to > 1:
+            counts = alloc.round_counts(
+                counts, self.sizes, n_keep, floors=self.floors(), round_to=self.options.round_to
+            )
         heads = [heads_of(p, s, r, unit) for p, s, r in zip(self.attention, scores, removed)]
         return counts, heads
 
@@ -244,13 +252,15 @@ class Pruner:
         return [torch.as_tensor(m) for m in np.split(values, np.cumsum(self.sizes)[:-1], axis=1)]
 
     def _find(self, how, texts):
-        from .network_scores import layer_networks, published_networks
+        from .network_scores import joint_networks, layer_networks, published_networks
 
         if how == "published":
             return published_networks(self.model, self.tokenizer, texts, random_state=self.random_state)
         if how == "layers":
             return layer_networks(self.model, self.tokenizer, texts, random_state=self.random_state)
-        raise ParameterError(f"networks={how!r}; give a NetworkSet, maps, 'published' or 'layers'.")
+        if how == "joint":
+            return joint_networks(self.model, self.tokenizer, texts, random_state=self.random_state)
+        raise ParameterError(f"networks={how!r}; give a NetworkSet, maps, 'published', 'layers' or 'joint'.")
 
 
 def _needs_maps(score):
