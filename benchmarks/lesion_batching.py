@@ -1,16 +1,18 @@
 """Lesions as rows of one batch against one lesion at a time: the same numbers, how much faster, and what bounds it.
 
     python benchmarks/lesion_batching.py                                  # the demo model on the CPU
-    python benchmarks/lesion_batching.py --device cuda --conditions 400 --max-tokens 65536
+    python benchmarks/lesion_batching.py --device cuda --conditions 400 --tokens-per-document 200 --profile
     python benchmarks/lesion_batching.py --layers 20 30                   # lesions that begin late share more
 
 "One at a time" runs every condition alone, with the package's own context manager and the whole text as one batch. The
 modes take turns, so that a machine that slows down does so for all of them. The bound is the time that the matrix
-products of the lesioned layers and of the head would take at the speed of a large product on the same machine. Times
-are processor seconds on a CPU (steady on a shared machine) and wall seconds on a GPU.
+products of the lesioned layers and of the head would take at the speed of a large product on the same machine;
+``--profile`` shows where the time goes beside them. Times are processor seconds on a CPU (steady on a shared machine)
+and wall seconds on a GPU.
 """
 
 import argparse
+import contextlib
 import time
 
 import numpy as np
@@ -50,9 +52,10 @@ def main():
         for mode in args.modes:
             few = edits[: max(2, len(edits) // 8)] if repeat == 0 else edits  # the first round warms up
             start = clock(args.device)
-            results[mode] = condition_losses(
-                model, sites, sequences, few, max_tokens=10**9 if mode == "single" else max_tokens, mode=mode
-            )
+            with precision(args):
+                results[mode] = condition_losses(
+                    model, sites, sequences, few, max_tokens=10**9 if mode == "single" else max_tokens, mode=mode
+                )
             if repeat:
                 seconds[mode].append(clock(args.device) - start)
     bound = matrix_seconds(model, sites, edits, tokens, args)
@@ -67,6 +70,45 @@ def main():
             f"{min(seconds[args.modes[-1]]) / best:5.2f} x {args.modes[-1]}  {best / bound:5.2f} x bound  "
             f"largest difference {off:.1e} nats per token"
         )
+    if args.profile:
+        some = edits[: max(2, max_tokens // max(tokens, 1))]
+        print(
+            profile(lambda: condition_losses(model, sites, sequences, some, max_tokens=max_tokens, mode="rows"), args)
+        )
+
+
+def precision(args):
+    """Products in half precision, if that was asked for."""
+    if args.autocast is None:
+        return contextlib.nullcontext()
+    return torch.autocast(args.device, dtype=getattr(torch, args.autocast))
+
+
+GROUPS = {
+    "matrix products": ("mm", "linear", "matmul", "gemm"),
+    "attention": ("attention", "flash", "fmha"),
+    "softmax of the head": ("log_softmax", "nll_loss", "cross_entropy"),
+    "copies and casts": ("copy", "_to_copy", "cat", "index", "repeat", "clone", "memcpy", "memset"),
+}
+
+
+def profile(work, args):
+    """Shares of the time by sort of operation, as one line."""
+    from torch.profiler import ProfilerActivity
+
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (args.device == "cuda")
+    with precision(args), torch.profiler.profile(activities=activities) as found:
+        work()
+        clock(args.device)
+    which = "self_device_time_total" if args.device == "cuda" else "self_cpu_time_total"
+    shares = dict.fromkeys([*GROUPS, "elementwise and the rest"], 0.0)
+    for event in found.key_averages():
+        if args.device == "cuda" and not event.key.startswith("aten::"):
+            continue  # the kernels themselves, counted once already with the operation that started them
+        name = next((g for g, words in GROUPS.items() if any(w in event.key.lower() for w in words)), None)
+        shares[name or "elementwise and the rest"] += getattr(event, which)
+    total = sum(shares.values()) or 1.0
+    return "time by operation: " + ", ".join(f"{name} {value / total:.0%}" for name, value in shares.items())
 
 
 def lesions(geometry, args):
@@ -89,8 +131,10 @@ def matrix_seconds(model, sites, edits, tokens, args):
     n_layers = sum(len(sites) - start_of(e, sites) for e in edits) + len(sites)
     work = 2.0 * tokens * (n_layers * a_layer + (1 + len(edits)) * head)
     width = config.intermediate_size or 4 * config.hidden_size
-    x = torch.randn(2048, config.hidden_size, device=args.device, dtype=model.dtype)
-    w = torch.randn(width, config.hidden_size, device=args.device, dtype=model.dtype)
+    dtype = getattr(torch, args.autocast) if args.autocast else model.dtype
+    rows = 2048 if args.device == "cpu" else 65536  # as many as a pass has
+    x = torch.randn(rows, config.hidden_size, device=args.device, dtype=dtype)
+    w = torch.randn(width, config.hidden_size, device=args.device, dtype=dtype)
     best = np.inf
     for _ in range(5):
         start = clock(args.device)
@@ -115,6 +159,8 @@ def arguments():
     parser.add_argument("--corpus", default="demo")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--autocast", choices=["bfloat16", "float16"])
+    parser.add_argument("--profile", action="store_true", help="say where the time of mode rows goes")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--conditions", type=int, default=16)
     parser.add_argument("--share", type=float, default=0.015, help="share of the neurons that a lesion takes")

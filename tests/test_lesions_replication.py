@@ -38,6 +38,7 @@ def run(monkeypatch, folder, script, *options):
 )
 def test_every_script_leaves_its_tables_and_a_statement(monkeypatch, folder, name, table, columns):
     options = ["--model", str(folder / "model"), "--threshold", "2", "--out", str(folder / "out"), "--device", "cpu"]
+    options += ["--choose-tokens", "100", "--gains", "1.5", "3"] if name == "amplification" else []
     run(monkeypatch, folder, f"{name}.py", *options, *OPTIONS)
     assert columns <= set(read_tsv(folder / "out" / f"{table}.tsv").columns)
     info = read_json(folder / "out" / f"{name}.json")

@@ -1,117 +1,146 @@
 """Does amplifying a network help? Gains chosen on one text, scored on another, beside amplified controls.
 
     python benchmarks/replication/amplification.py
-    python benchmarks/replication/amplification.py --wikitext DIR --device cuda
+    python benchmarks/replication/amplification.py --wikitext DIR --autocast bfloat16 --device cuda
 
 Claim (abstract of the paper's second version): amplifying functional networks improves the model. For every network the
 best gain is chosen on one half of the held-out text and its effect read on the other half, which was not seen; the same
-is done for every control. The paper's own form, a constant 1 added to each neuron, is run too.
+is done for every control (matched per layer and importance). The paper's own form, a constant 1 added to each neuron,
+is run too. What is done is kept in the output folder: run the same command again to go on.
 """
 
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from common import PAPER, activations, masks_of, networks, parser, statistics_of, subject, write
+from common import PAPER, fitted, masks_of, parser, subject, write
 
-from llmbrain.lesions import LossTask, dose_response
-from llmbrain.lesions.result import compare
-from llmbrain.stats import fdr
+from llmbrain.controls import importance_matched
+from llmbrain.lesions import Edit, LossTask
+from llmbrain.lesions.result import compare, pooled_p
+from llmbrain.lesions.running import Runner
+from llmbrain.masks import NeuronMask
+from llmbrain.stats import bootstrap_interval, fdr
 
 
 def main():
     """Run, print, write."""
     p = parser(__doc__.splitlines()[0])
-    p.add_argument("--components", type=int, default=10)
-    p.add_argument("--gains", type=float, nargs="+", default=[0.5, 0.75, 1.1, 1.25, 1.5, 2.0, 3.0])
+    p.add_argument("--components", type=int, default=20)
+    p.add_argument("--gains", type=float, nargs="+", default=[1.1, 1.25, 1.5, 2.0, 3.0])
+    p.add_argument("--choose-tokens", type=int, default=4096, help="tokens that the gain is chosen on")
+    p.set_defaults(n_controls=10)
     args = p.parse_args()
     begin = time.perf_counter()
     s = subject(args)
-    runs = activations(s, s.fit, args.fit_tokens)
-    maps, _ = networks(s, args.components, runs)
-    masks, statistics = masks_of(s, maps), statistics_of(s, runs)
-    curves = {
-        part: curve(s, masks, corpus, statistics, args) for part, corpus in (("choose", s.choose), ("test", s.test))
-    }
-    chosen = pick(curves, masks, args.gains)
-    added = additive(s, masks, statistics, args)
-    tables = {"chosen": chosen, "curves": curves["test"].table, "added": added}
-    write(s, "amplification", tables, statement(chosen, added), begin)
-
-
-def curve(s, masks, corpus, statistics, args):
-    """Effect of every gain on one text."""
-    return dose_response(
-        s.model,
-        s.tokenizer,
-        masks,
-        "gain",
-        args.gains,
-        task=LossTask(corpus, "loss", n_tokens=args.test_tokens, context=args.context, by_kind=False),
-        n_controls=args.n_controls,
-        reference=statistics,
-        random_state=args.seed,
-        options={"max_tokens": args.max_tokens, "autocast": args.autocast, "alternative": "less"},
+    maps, statistics, _ = fitted(s, args.components)
+    masks = masks_of(s, maps)
+    print(f"networks after {time.perf_counter() - begin:.0f} s", flush=True)
+    conditions = conditions_of(s, masks, statistics.importance())
+    choose, test = texts(s)
+    runner = Runner(s.model, s.tokenizer, s.sites, max_tokens=args.max_tokens, autocast=args.autocast)
+    tokens = sum(len(q) for task in (choose, test) for q in task.sequences)
+    print(f"{len(conditions)} conditions on {tokens:,} tokens: {(len(conditions) + 1) * tokens:,}", flush=True)
+    values = runner.run(
+        [choose, test],
+        [edit for *_, edit in conditions],
+        progress=True,
+        checkpoint=Path(args.out) / "amplification_checkpoint.npz",
     )
+    curves = curve(choose, test, values, conditions)
+    chosen = pick(test, values[1], masks, curves, conditions, args)
+    added = additive(masks, curves)
+    tables = {"chosen": chosen, "added": added, "curves": curves}
+    write(s, "amplification", tables, statement(chosen, added, args), begin)
 
 
-def pick(curves, masks, gains):
+def texts(s):
+    """The text that gains are chosen on, and the text that they are tested on."""
+    parts = (("choose", s.choose, s.args.choose_tokens), ("test", s.test, s.args.test_tokens))
+    tasks = [LossTask(c, name, n_tokens=n, context=s.args.context, by_kind=False) for name, c, n in parts]
+    return [t.prepare(s.model, s.tokenizer) for t in tasks]
+
+
+def conditions_of(s, masks, importance):
+    """``(network, draw, gain, edit)``; draw -1 is the network itself, gain NaN the constant added."""
+    found = []
+    for k, mask in enumerate(masks):
+        for draw in range(-1, s.args.n_controls):
+            values = mask.values
+            if draw >= 0:
+                rng = np.random.default_rng([s.args.seed, k, draw])
+                values = importance_matched(values, s.geometry.layer_of, importance, rng)
+            drawn = NeuronMask(values, s.geometry)
+            found += [(mask.name, draw, gain, Edit(drawn, "scale", value=gain)) for gain in s.args.gains]
+            found.append((mask.name, draw, np.nan, Edit(drawn, "add", value=1.0)))
+    return found
+
+
+def curve(choose, test, values, conditions):
+    """Effect of every condition on both texts."""
+    table = pd.DataFrame([c[:3] for c in conditions], columns=["network", "draw", "gain"])
+    for task, value in zip((choose, test), values):
+        table[f"effect_{task.name}"] = (value[1:] - value[0]) @ task.weights / task.weights.sum()
+    return table
+
+
+def pick(test, values, masks, curves, conditions, args):
     """Best gain of each network and control on the first text, its effect on the second."""
-    rows = []
-    gains = [g for g in gains if g > 1]
+    rows, every = [], []
+    best = curves[curves.gain.notna()].copy()
+    best["row"] = best.index
+    best = best.loc[best.groupby(["network", "draw"]).effect_choose.idxmin()].set_index(["network", "draw"])
     for mask in masks:
-        best, effects = {}, {}
-        for part, result in curves.items():
-            own = result.table[result.table.network == mask.name].set_index("gain").effect
-            drawn = result.controls[result.controls.network == mask.name].pivot(
-                index="draw", columns="gain", values="effect"
-            )
-            effects[part] = np.vstack([own[gains], drawn[gains]])  # row 0 is the network
-        at = effects["choose"].argmin(axis=1)
-        best = effects["test"][np.arange(len(at)), at]
+        own, drawn = best.loc[(mask.name, -1)], best.loc[mask.name].drop(-1)
+        items = values[1 + int(own.row)] - values[0]
+        interval = bootstrap_interval(items, weights=test.weights, random_state=args.seed)
+        every.append(drawn.effect_test.to_numpy())
         rows.append(
             {
                 "network": mask.name,
                 "n_neurons": mask.count,
-                "gain": gains[at[0]],
-                "effect_choose": effects["choose"][0, at[0]],
-                "effect": best[0],
-                **compare(best[0], best[1:], "less"),
+                "gain": own.gain,
+                "effect_choose": own.effect_choose,
+                "effect": own.effect_test,
+                "ci_low": interval.low,
+                "ci_high": interval.high,
+                **compare(own.effect_test, every[-1], "less"),
             }
         )
-    table = pd.DataFrame(rows).rename(columns={"control_max": "control_worst"})
-    table["q"] = fdr(table.p)
+    table = pd.DataFrame(rows).drop(columns="control_max")
+    table["control_best"] = [e.min() for e in every]
+    table["q"], table["q_pooled"] = fdr(table.p), fdr(pooled_p(table.effect.to_numpy(), every, "less"))
     return table
 
 
-def additive(s, masks, statistics, args):
-    """The paper's form: a constant 1 is added to every neuron of the network."""
-    from llmbrain.lesions import LesionStudy
-
-    study = LesionStudy(
-        masks,
-        [LossTask(s.test, "loss", n_tokens=args.test_tokens, context=args.context, by_kind=False)],
-        n_controls=args.n_controls,
-        controls=("layer", "layer+importance"),
-        how="add",
-        reference=statistics,
-        random_state=args.seed,
-        options={**s.options, "value": 1.0, "alternative": "less"},
-    )
-    return study.run(s.model, s.tokenizer).table
+def additive(masks, curves):
+    """The paper's form: a constant 1 is added to every neuron of the network, or of a control."""
+    curves = curves[curves.gain.isna()].set_index(["network", "draw"]).effect_test
+    own = {m.name: curves[(m.name, -1)] for m in masks}
+    drawn = {m.name: curves[m.name].drop(-1).to_numpy() for m in masks}
+    table = pd.DataFrame([{"network": n, "effect": own[n], **compare(own[n], drawn[n], "less")} for n in own])
+    table["q_pooled"] = fdr(pooled_p(table.effect.to_numpy(), list(drawn.values()), "less"))
+    return table.drop(columns="control_max")
 
 
-def statement(chosen, added):
+def statement(chosen, added, args):
     """What holds and what does not, in words."""
     helped = chosen[chosen.effect < 0]
-    sure = chosen[(chosen.effect < 0) & (chosen.q < 0.05)]
-    plus = added[added.family == added.family.iloc[0]]
+    sure = chosen[chosen.ci_high < 0]
+    beyond = chosen[(chosen.effect < 0) & (chosen.q_pooled < 0.05)]
+    on_average = "{:+.3f} to {:+.3f} nats on average"
+    amplified = on_average.format(chosen.control_mean.min(), chosen.control_mean.max())
+    plus = on_average.format(added.control_mean.min(), added.control_mean.max())
+    gains = ", ".join(f"{g:g}" for g in args.gains)
     return (
         f"Printed: {PAPER['amplify']}.\n"
-        f"With a gain chosen on other text, {len(helped)} of {len(chosen)} networks lower the loss on the test text "
-        f"(best {chosen.effect.min():+.4f} nats), {len(sure)} of them beyond their amplified controls at q < 0.05.\n"
-        f"Adding 1 to every neuron: {int((plus.effect < 0).sum())} of {len(plus)} lower the loss "
-        f"(from {plus.effect.min():+.3f} to {plus.effect.max():+.3f} nats)."
+        f"With a gain of {gains} chosen on other text, {len(helped)} of {len(chosen)} networks lower the loss on the "
+        f"test text (best {chosen.effect.min():+.4f} nats, worst {chosen.effect.max():+.4f}; {len(sure)} with a 95 % "
+        f"interval below zero), {len(beyond)} of them beyond their amplified controls (pooled, q < 0.05). Controls "
+        f"with a gain chosen alike: {amplified}.\n"
+        f"Adding 1 to every neuron: {int((added.effect < 0).sum())} of {len(added)} lower the loss "
+        f"(from {added.effect.min():+.3f} to {added.effect.max():+.3f} nats; controls {plus})."
     )
 
 

@@ -15,16 +15,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from scipy.optimize import linear_sum_assignment
 
 from llmbrain import __version__, load_corpus, load_model
 from llmbrain.corpus import Corpus, Document
 from llmbrain.evaluation.losses import LogitReader, corpus_sequences, input_device, pad, sequence_batches
+from llmbrain.files import atomic_path
 from llmbrain.geometry import NeuronGeometry
 from llmbrain.lesions import LossTask, MinimalPairTask, NeuronStatistics
-from llmbrain.lesions.statistics import Moments, output_norms
+from llmbrain.lesions.statistics import output_norms
 from llmbrain.masks import NeuronMask, masks_from_maps
 from llmbrain.models.hooks import site_hooks
-from llmbrain.models.identity import describe_model
+from llmbrain.models.identity import describe_model, weights_hash
 from llmbrain.models.sites import find_sites
 from llmbrain.networks import group_ica
 
@@ -142,12 +144,16 @@ def articles(path, least=400):
 
 
 def activations(subject, corpus, n_tokens, per_document=None):
-    """Activations of each document, a list of float32 arrays ``(n_tokens, n_neurons)``; special tokens left out."""
+    """Activations of each document, a list of float32 arrays ``(n_tokens, n_neurons)``; special tokens left out.
+
+    The arrays are pieces of one, so that :func:`joined` costs nothing.
+    """
     each = per_document or max(16, -(-n_tokens // len(corpus)) + 1)
-    sequences, owners, documents = corpus_sequences(
-        corpus, subject.tokenizer, context=subject.args.context, max_tokens=each
-    )
-    geometry, blocks, block = subject.geometry, [None] * len(sequences), None
+    sequences, owners, _ = corpus_sequences(corpus, subject.tokenizer, context=subject.args.context, max_tokens=each)
+    geometry, counts = subject.geometry, np.array([s.n_counted for s in sequences])
+    ends = np.cumsum(counts)  # the sequences of a document lie one behind the other
+    whole = np.empty((ends[-1], geometry.n_neurons), np.float32)
+    block = None
 
     def keep(i, x):
         block[..., geometry.layer_slice(i)] = x.reshape(*block.shape[:2], -1).float()
@@ -160,20 +166,28 @@ def activations(subject, corpus, n_tokens, per_document=None):
             reader.read(ids, mask if not bool(mask.all()) else None)
             for row, i in enumerate(rows):
                 counted = torch.from_numpy(sequences[i].counted)
-                blocks[i] = block[row, : len(counted)][counted.to(device)].cpu().numpy()
-    runs = [np.concatenate([blocks[i] for i in np.flatnonzero(owners == d)]) for d in range(len(documents))]
-    return [run for run in runs if len(run) > 1]
+                whole[ends[i] - counts[i] : ends[i]] = block[row, : len(counted)][counted.to(device)].cpu().numpy()
+    stops = [ends[np.flatnonzero(owners == d)[-1]] for d in np.unique(owners)]
+    return [run for run in np.split(whole, stops[:-1]) if len(run) > 1]
 
 
-def networks(subject, n_components, runs=None, n_init=None):
+def joined(runs):
+    """All tokens of some runs as one array, without a copy where they are pieces of one."""
+    base = runs[0].base
+    if base is not None and all(r.base is base for r in runs) and len(base) == sum(map(len, runs)):
+        return base
+    return np.concatenate(runs)
+
+
+def networks(subject, n_components, runs=None, n_init=None, random_state=None):
     """Maps of whole-brain networks, z-scored over neurons ``(n_components, n_neurons)``, and what they were made of."""
     args = subject.args
     runs = activations(subject, subject.fit, args.fit_tokens) if runs is None else runs
     found = group_ica(
-        [np.concatenate(runs)],
+        [joined(runs)],
         n_components,
         n_init=n_init or args.n_init,
-        random_state=args.seed,
+        random_state=args.seed if random_state is None else random_state,
         device=None if args.device == "cpu" else args.device,
         time_courses=False,
         warn=False,
@@ -184,10 +198,55 @@ def networks(subject, n_components, runs=None, n_init=None):
 
 def statistics_of(subject, runs):
     """Moments of the neurons on the text that the networks were found on."""
-    moments = Moments(subject.geometry.n_neurons, 0, subject.args.seed)
-    for run in runs:
-        moments.add(run)
-    return moments.result(subject.geometry, output_norms(subject.sites), {"corpus_hash": subject.fit.hash})
+    tokens, geometry, device = joined(runs), subject.geometry, subject.args.device
+    moments = np.empty((3, geometry.n_neurons))
+    for i in range(geometry.n_layers):
+        part = geometry.layer_slice(i)
+        x = torch.from_numpy(tokens[:, part]).to(device).double()
+        mean = x.mean(0)
+        square = (x - mean) ** 2
+        variance = square.mean(0)
+        kurtosis = torch.where(variance > 1e-12, (square**2).mean(0) / variance.clamp_min(1e-12) ** 2 - 3, 0.0)
+        moments[:, part] = torch.stack([mean, variance, kurtosis]).cpu().numpy()
+    return of_moments(subject, len(tokens), moments)
+
+
+def of_moments(subject, n_tokens, moments):
+    """Statistics of the neurons from their mean, variance and kurtosis ``(3, n_neurons)``."""
+    norms = output_norms(subject.sites)
+    return NeuronStatistics(subject.geometry, n_tokens, *moments, norms, None, {"corpus_hash": subject.fit.hash})
+
+
+def fitted(subject, n_components):
+    """Maps, statistics and recurrence over seeds of the fitted text, kept in the output folder for the next run.
+
+    Returns
+    -------
+    maps : array of shape (n_components, n_neurons)
+        Z-scored over neurons.
+    statistics : NeuronStatistics
+    again : array of shape (n_components,)
+        ``|r|`` of each map with its match in a decomposition from another seed.
+    """
+    args = subject.args
+    path = Path(args.out) / f"networks_{n_components}.npz"
+    key = [weights_hash(subject.model), subject.fit.hash, args.site, n_components]
+    key = str([*key, args.fit_tokens, args.context, args.n_init, args.seed])
+    if path.is_file():
+        with np.load(path, allow_pickle=False) as kept:
+            if str(kept["key"]) == key:
+                return kept["maps"], of_moments(subject, int(kept["n_tokens"]), kept["moments"]), kept["again"]
+    runs = activations(subject, subject.fit, args.fit_tokens)
+    maps, _ = networks(subject, n_components, runs)
+    others, _ = networks(subject, n_components, runs, random_state=args.seed + 1)
+    overlap = np.abs(maps @ others.T) / maps.shape[1]
+    again = overlap[linear_sum_assignment(-overlap)]
+    s = statistics_of(subject, runs)
+    moments = np.stack([s.mean, s.variance, s.kurtosis])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as part, open(part, "wb") as file:
+        np.savez(file, key=key, maps=maps.astype(np.float32), moments=moments, n_tokens=s.n_tokens, again=again)
+    return maps.astype(np.float32), s, again
 
 
 def masks_of(subject, maps, threshold=None):
@@ -228,7 +287,7 @@ def write(subject, name, tables, note, begin):
     write_json(folder / f"{name}.json", info)
     with pd.option_context("display.width", 220, "display.max_columns", 40, "display.max_rows", 200):
         for part, table in tables.items():
-            print(f"\n## {name}: {part}\n{table.round(4).to_string(index=False)}")
+            print(f"\n## {name}: {part}\n{table.head(100).round(4).to_string(index=False)}")
     print(f"\n{note}\n{json.dumps(info['seconds'])} s; written to {folder}/{name}*")
 
 
@@ -237,6 +296,8 @@ __all__ = [
     "NeuronStatistics",
     "Subject",
     "activations",
+    "fitted",
+    "joined",
     "masks_of",
     "networks",
     "parser",

@@ -1,19 +1,21 @@
 """Single networks and all networks silenced: the paper's main table, with correct hooks and matched controls.
 
     python benchmarks/replication/lesions.py                                     # the demo model, demo corpus
-    python benchmarks/replication/lesions.py --wikitext DIR --components 20 --test-tokens 24000 --device cuda
+    python benchmarks/replication/lesions.py --wikitext DIR --test-tokens 24000 --autocast bfloat16 --device cuda
 
 Claim (Liu et al. 2025, section 4): silencing one functional network, or all ten (under 2 % of the units), breaks the
 model, while silencing 15 % of the units at random does not. Here every network, and the union of all, is compared with
 sets of equal size in every layer, and with sets of equal size and importance; the paper's own control, one random set
-of 15 % of the neurons, stands beside them.
+of 15 % of the neurons, stands beside them. In half precision the networks are run once more in float32, and the largest
+difference is reported. What is done is kept in the output folder: run the same command again to go on.
 """
 
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from common import PAPER, activations, masks_of, networks, parser, statistics_of, subject, union_of, write
+from common import PAPER, fitted, masks_of, parser, subject, union_of, write
 
 from llmbrain.lesions import Edit, LesionStudy
 from llmbrain.lesions.running import Runner
@@ -23,67 +25,96 @@ from llmbrain.masks import NeuronMask
 def main():
     """Run, print, write."""
     p = parser(__doc__.splitlines()[0])
-    p.add_argument("--components", type=int, default=10)
+    p.add_argument("--components", type=int, default=20)
     p.add_argument("--controls", nargs="+", default=["layer", "layer+importance"])
     args = p.parse_args()
     begin = time.perf_counter()
     s = subject(args)
-    runs = activations(s, s.fit, args.fit_tokens)
-    maps, found = networks(s, args.components, runs)
+    maps, statistics, again = fitted(s, args.components)
     masks = masks_of(s, maps)
     union = union_of(masks)
+    print(f"networks after {time.perf_counter() - begin:.0f} s", flush=True)
     study = LesionStudy(
         [*masks, union],
         s.tasks(),
         n_controls=args.n_controls,
         controls=tuple(args.controls),
-        reference=statistics_of(s, runs),
+        reference=statistics,
         random_state=args.seed,
         options=s.options,
     )
-    print(study.forecast(s.model, s.tokenizer)["text"])
-    result = study.run(s.model, s.tokenizer)
-    result.info["variance"] = found.variance.tolist()
+    print(study.forecast(s.model, s.tokenizer)["text"], flush=True)
+    result = study.run(s.model, s.tokenizer, checkpoint=Path(args.out) / "lesions_checkpoint.npz")
     result.save(args.out, desc="lesions")
     random = random_share(s, 0.15)
-    write(s, "lesions", {"effects": result.table, "random15": random}, statement(result, random, union), begin)
+    lines = [recurrence(again), *statement(result, random, union)]
+    if args.autocast:
+        lines.append(precision(s, result, [*masks, union]))
+    write(s, "lesions", {"effects": result.table, "random15": random}, "\n".join(lines), begin)
+
+
+def effects(s, edits, autocast):
+    """Mean effects ``(n_edits,)`` on every task, outside of a study."""
+    tasks = [t.prepare(s.model, s.tokenizer) for t in s.tasks()]
+    runner = Runner(s.model, s.tokenizer, s.sites, max_tokens=s.args.max_tokens, autocast=autocast)
+    values = runner.run(tasks, edits)
+    return {t.name: (v[1:] - v[0]) @ t.weights / t.weights.sum() for t, v in zip(tasks, values)}
 
 
 def random_share(s, share, draws=5):
     """The paper's control: a share of all neurons at random."""
-    tasks = [t.prepare(s.model, s.tokenizer) for t in s.tasks()]
-    edits = []
-    for draw in range(draws):
-        rng = np.random.default_rng([s.args.seed, draw])
-        edits.append(Edit(NeuronMask(rng.random(s.geometry.n_neurons) < share, s.geometry)))
-    runner = Runner(s.model, s.tokenizer, s.sites, max_tokens=s.args.max_tokens, autocast=s.args.autocast)
-    rows = []
-    for task, values in zip(tasks, runner.run(tasks, edits)):
-        effect = (values[1:] - values[0]) @ task.weights / task.weights.sum()
-        rows.append(
-            {"task": task.name, "share": share, "draws": draws, "effect": effect.mean(), "sd": effect.std(ddof=1)}
-        )
+    rngs = [np.random.default_rng([s.args.seed, draw]) for draw in range(draws)]
+    edits = [Edit(NeuronMask(rng.random(s.geometry.n_neurons) < share, s.geometry)) for rng in rngs]
+    rows = [
+        {"task": name, "share": share, "draws": draws, "effect": found.mean(), "sd": found.std(ddof=1)}
+        for name, found in effects(s, edits, s.args.autocast).items()
+    ]
     return pd.DataFrame(rows)
+
+
+def precision(s, result, masks):
+    """How far half precision moved the effects of the networks."""
+    found = effects(s, [Edit(m) for m in masks], None)[result.tasks[0]]
+    half = result.matrix("effect")[result.tasks[0]].loc[[m.name for m in masks]].to_numpy()
+    return (
+        f"Run in {s.args.autocast}; in float32 the {len(masks)} effects differ by at most "
+        f"{np.abs(half - found).max():.4f} nats."
+    )
+
+
+def recurrence(again):
+    """How well the networks are found again from another seed."""
+    return (
+        f"Found again from another seed: {int((again > 0.9).sum())} of {len(again)} networks with |r| > 0.9 "
+        f"(least {again.min():.2f}, median {np.median(again):.2f})."
+    )
 
 
 def statement(result, random, union):
     """What holds and what does not, in words."""
     lines = [f"Printed: {PAPER['union']}. {PAPER['single']}."]
     task = result.tasks[0]
-    for family, table in result.table[result.table.task == task].groupby("family", sort=False):
-        single, whole = table[table.network != union.name], table[table.network == union.name].iloc[0]
+    table = result.table[result.table.task == task]
+    lines.append(f"Intact: {table.intact.iloc[0]:.3f} nats per token.")
+    for family, rows in table.groupby("family", sort=False):
+        single, whole = rows[rows.network != union.name], rows[rows.network == union.name].iloc[0]
         above = single[single.effect > single.control_max]
+        top = single.loc[single.effect.idxmax()]
         lines.append(
             f"Against {family}: {len(above)} of {len(single)} networks raise the loss more than each of their "
-            f"{int(single.n_controls.max())} controls (effects {single.effect.min():.2f} to {single.effect.max():.2f} "
-            f"nats, controls {single.control_mean.min():.2f} to {single.control_mean.max():.2f} on average)."
+            f"{int(single.n_controls.max())} controls, {int((single.q_pooled < 0.05).sum())} at q < 0.05 over pooled "
+            f"controls. Effects {single.effect.min():.2f} to {single.effect.max():.2f} nats, controls "
+            f"{single.control_mean.min():.2f} to {single.control_mean.max():.2f} on average; the largest effect, "
+            f"{top.network}: {top.effect:.2f} against {top.control_mean:.2f} +- {top.control_sd:.2f}; the worst "
+            f"control set of any network: {single.control_max.max():.2f}."
         )
         lines.append(
             f"All networks together, {whole.share:.1%} of the neurons: {whole.effect:.2f} nats, controls "
-            f"{whole.control_mean:.2f} +- {whole.control_sd:.2f} (p = {whole.p:.3f})."
+            f"{whole.control_mean:.2f} +- {whole.control_sd:.2f} ({family}, p = {whole.p:.3f})."
         )
     lines.append(f"15 % of all neurons at random: {random.effect.iloc[0]:.2f} +- {random.sd.iloc[0]:.2f} nats.")
-    return "\n".join(lines)
+    lines.append(result.info["power"]["note"])
+    return lines
 
 
 if __name__ == "__main__":
