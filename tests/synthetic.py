@@ -89,6 +89,49 @@ def lesion_tables(n_networks=12, tasks=("loss",), n_controls=20, seed=0):
     return pd.DataFrame(rows), pd.DataFrame(draws)
 
 
+def dose_table(n_networks=3, doses=(0.0, 0.25, 0.5, 0.75, 1.0)):
+    """Effects that grow with the strength of the lesion, twice as fast as those of the controls."""
+    rows = []
+    for k in range(n_networks):
+        for dose in doses:
+            effect, control = (k + 1) * dose**2, 0.5 * (k + 1) * dose**2
+            rows.append(
+                {
+                    "network": f"network-{k:02d}", "strength": dose, "n_neurons": 100 + k, "effect": effect,
+                    "ci_low": effect - 0.1, "ci_high": effect + 0.1, "control_mean": control, "control_sd": 0.05,
+                    "control_max": control + 0.1, "n_controls": 10, "z": 3.0, "p": 1 / 11,
+                    "control_low": control - 0.1, "control_high": control + 0.1,
+                }
+            )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+DOSE_INFO = {
+    "over": "strength", "doses": [0.0, 0.25, 0.5, 0.75, 1.0], "unit": "nats per token", "task": "loss",
+    "n_controls": 10, "family": {"layer+importance": "as many in each layer, each of about the same importance"},
+}  # fmt: skip
+
+
+def order_curve():
+    """Networks found again in the other half, for five numbers asked for."""
+    return pd.DataFrame(
+        {
+            "n_components": [5, 10, 15, 20, 30], "n_reproduced": [3, 6, 8, 9, 10],
+            "share": [0.6, 0.6, 0.53, 0.45, 0.33], "mean_r": [0.7, 0.66, 0.6, 0.55, 0.44],
+            "median_r": [0.72, 0.7, 0.6, 0.5, 0.4],
+        }
+    )  # fmt: skip
+
+
+def localizer(geometry, like, seed=0):
+    """A contrast of code and prose whose neurons are those of a map, under noise."""
+    from llmbrain.reporting.stations import Localizer
+
+    z = np.random.default_rng(seed).normal(size=geometry.n_neurons) + 0.8 * like
+    info = {"contrast": ["code", "prose"], "n_items": {"code": 40, "prose": 40}, "unit": "item", "noise_model": "ols"}
+    return Localizer("codeprose", z, np.abs(z) > 3.2, geometry, info)
+
+
 def prune_table(seed=0, seeds=(0, 1)):
     """A pruning grid: perplexity of three recipes at four ratios."""
     rng = np.random.default_rng(seed)
@@ -133,6 +176,8 @@ class Networks:
 
 def report_data(geometry=None, n_networks=12, n_tokens=600):
     """Everything a study report shows, without files."""
+    from types import SimpleNamespace
+
     from llmbrain.reporting.collect import ReportData, Tables
     from llmbrain.topography import fit_topography
 
@@ -140,6 +185,8 @@ def report_data(geometry=None, n_networks=12, n_tokens=600):
     networks = Networks(geometry, n_networks, n_tokens)
     courses = np.concatenate(networks.time_courses)
     table, controls = lesion_tables(n_networks, tasks=("all texts", "code", "narrative"))
+    table["p_pooled"], table["q_pooled"] = table["p"] / 4, table["q"] / 4
+    dose = SimpleNamespace(table=dose_table(min(3, n_networks)), controls=None, info=DOSE_INFO)
     noise = np.random.default_rng(9).normal(size=networks.maps.shape)
     n_carpet = min(420, n_tokens)
     return ReportData(
@@ -155,6 +202,8 @@ def report_data(geometry=None, n_networks=12, n_tokens=600):
         carpet=(activations(networks.maps, courses[:n_carpet]), networks.events.iloc[:n_carpet], "run-01", 0),
         topography=fit_topography(networks.maps + 0.7 * noise, geometry, source="the odd runs (1)"),
         lesion=Tables(table, controls, info={"how": "zero", "random_state": 0}), pruning=prune_table(),
+        orders=[("canica", order_curve(), {"n_components": 15, "parallel": 300, "reproduced_at": 0.7})], doses=[dose],
+        localizers=[localizer(geometry, networks.maps[min(3, n_networks - 1)])],
         files=[{"file": "study.json", "size (MB)": 0.01},
                {"file": "sub-SmolLM2/func/sub-SmolLM2_task-demo_run-01_desc-mlp_bold.nii", "size (MB)": 55.3}],
     )  # fmt: skip

@@ -186,7 +186,7 @@ def test_shipped_localizer_on_a_tiny_model(tmp_path):
             return tmp_path / f"{desc}_{kind}.nii.gz"
 
     files = found.save(Folder(), geometry)
-    assert len(files) == 2 and all(f.is_file() for f in files)
+    assert len(files) == 3 and all(f.is_file() for f in files)
 
 
 @pytest.mark.demo

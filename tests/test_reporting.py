@@ -2,20 +2,32 @@
 
 import re
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic import Networks, events, lesion_tables, prune_table, report_data
+from synthetic import (
+    DOSE_INFO,
+    Networks,
+    dose_table,
+    events,
+    lesion_tables,
+    localizer,
+    order_curve,
+    prune_table,
+    report_data,
+)
 
 from llmbrain.exceptions import DatasetError, LLMBrainError, ParameterError
 from llmbrain.geometry import NeuronGeometry
 from llmbrain.reporting import HTMLReport, generate_report, network_pages
 from llmbrain.reporting import collect as collecting
 from llmbrain.reporting.collect import Tables
-from llmbrain.reporting.graphics import MapPainter, effect_strip, figure_svg, png_bytes, profile_svg
-from llmbrain.reporting.methods import CITED_AS, REFERENCES, bibtex, methods_text
+from llmbrain.reporting.graphics import MapPainter, course_svg, effect_strip, figure_svg, png_bytes, profile_svg
+from llmbrain.reporting.methods import bibtex, methods_text
 from llmbrain.reporting.page import network_number, page_of
+from llmbrain.reporting.references import CITED_AS, REFERENCES
 from llmbrain.reporting.report import _renderer
 from llmbrain.reporting.tables import html_table, number
 from llmbrain.reporting.words import best_stretch, engagement_by_kind, peaks
@@ -93,7 +105,10 @@ def data():
 def test_a_whole_report_has_all_sections_in_order(data, monkeypatch):
     report = report_of(data, monkeypatch)
     page = check_page(report.html)
-    expected = ["summary", "model", "recording", "networks", "browse", "lesions", "pruning", "methods", "files"]
+    expected = [
+        "summary", "model", "recording", "order", "networks", "browse", "localizers", "lesions", "doses", "pruning",
+        "methods", "files",
+    ]  # fmt: skip
     assert report.sections == expected
     assert [link for link in page.links if link[1:] in expected] == [f"#{s}" for s in expected]
     assert {f"network-{k:02d}" for k in range(6)} <= set(page.ids)
@@ -106,7 +121,7 @@ def test_a_whole_report_has_all_sections_in_order(data, monkeypatch):
         "fig-lesion-0",
         "fig-selectivity",
     }
-    assert figures | {"fig-pruning", "fig-stability"} <= set(page.ids)
+    assert figures | {"fig-pruning", "fig-stability", "fig-order-0", "fig-dose-0", "localizer-0"} <= set(page.ids)
     assert "Display order of neurons" in report.html and "SmolLM2-135M-Instruct" in report.html
 
 
@@ -120,6 +135,7 @@ def test_a_whole_report_has_all_sections_in_order(data, monkeypatch):
         ({"topography": None, "stability": None}, set()),
         ({"events": None, "sidecar": {}, "runs": None, "carpet": None}, {"recording"}),
         ({"model": {}, "files": []}, {"model", "files"}),
+        ({"orders": [], "doses": [], "localizers": []}, {"order", "doses", "localizers"}),
     ],
 )
 def test_what_is_absent_is_left_out_and_said(missing, gone, monkeypatch):
@@ -129,9 +145,43 @@ def test_what_is_absent_is_left_out_and_said(missing, gone, monkeypatch):
     data.absent = ["Something is not there yet."]
     report = report_of(data, monkeypatch)
     check_page(report.html)
-    everything = {"summary", "model", "recording", "networks", "browse", "lesions", "pruning", "methods", "files"}
+    everything = {"summary", "model", "recording", "order", "networks", "browse", "localizers", "lesions", "doses"}
+    everything |= {"pruning", "methods", "files"}
     assert set(report.sections) == everything - gone
     assert "Something is not there yet." in report.html
+
+
+def test_what_p_and_q_can_reach_is_said(data, monkeypatch):
+    html = report_of(data, monkeypatch).html
+    assert "p cannot fall below 1 / (20 + 1) = 0.048" in html
+    assert "its q cannot fall below 0.286" in html and "controls are few" in html
+    assert "fall to 1 / (6 × 20 + 1) = 0.0083" in html and "have a pooled q" in html
+    assert "q, pooled" in html and "with controls pooled" in html
+
+
+def test_flagged_networks_are_marked_wherever_networks_stand(monkeypatch):
+    data = report_data(GEOMETRY, 4, 240)
+    data.networks.metrics["stability"] = [0.9, 0.3, 0.8, 0.95]
+    data.networks.metrics["flagged"] = [False, True, False, True]
+    assert network_pages.network_flags(data) == ["", "unstable", "", "unstable"]
+    html = report_of(data, monkeypatch).html
+    page = check_page(html)
+    assert html.count('class="flagged"') == 2 and "2 of 4 networks are flagged" in html
+    card = html[html.index('id="network-01"') : html.index('id="network-02"')]
+    assert 'class="flag">unstable' in card and "do not agree on it (stability 0.30)" in card
+    lesions = html[html.index('id="lesions"') : html.index('id="doses"')]
+    assert lesions.count(">unstable<") == 4 * 2  # two networks: once in the task's table, three times among all tasks
+    figures = html[html.index('id="fig-atlas"') : html.index('id="fig-carpet"')]
+    assert ">1°<" in figures and ">3°<" in figures and ">0°<" not in figures and "flagged: empty or unstable" in figures
+    assert "network-01" in page.ids
+
+
+def test_a_localizer_is_set_beside_the_networks(data, monkeypatch):
+    html = report_of(data, monkeypatch).html
+    part = html[html.index('id="localizers"') : html.index('id="lesions"')]
+    assert "code against prose" in part and "40 of code, 40 of prose" in part and "Overlap with the networks" in part
+    first_row = part[part.index("<tbody>") :]
+    assert first_row.index("#network-03") < first_row.index("#network-00"), "the network it was made of comes first"
 
 
 def test_text_from_a_corpus_cannot_break_the_page(monkeypatch):
@@ -166,12 +216,15 @@ class Pruned:
     geometry = GEOMETRY
 
 
-@pytest.mark.parametrize("kind", ["networks", "estimator", "lesion", "lesion table", "grid", "pruned"])
+@pytest.mark.parametrize("kind", ["networks", "estimator", "lesion", "lesion table", "dose", "order", "grid", "pruned"])
 def test_every_single_result_has_its_report(kind):
     networks = Networks(GEOMETRY, 4, 120)
     estimator = type("Fitted", (), {"networks_": networks})()
     table, controls = lesion_tables(4)
+    dose = SimpleNamespace(table=dose_table(), controls=None, info=DOSE_INFO)
+    order = SimpleNamespace(curve=order_curve(), spectrum=None, n_components=15, parallel=300, info={})
     objects = {
+        "dose": (dose, "doses"), "order": (order, "order"),
         "networks": (networks, "browse"), "estimator": (estimator, "networks"),
         "lesion": (Tables(table, controls), "lesions"), "lesion table": (table, "lesions"),
         "grid": (prune_table(), "pruning"), "pruned": (Pruned(), "pruned"),
@@ -306,6 +359,37 @@ def test_a_recording_alone(study):
     assert report.sections == ["summary", "model", "recording", "methods"]
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_localizers_doses_and_order_are_read_from_the_study(study):
+    """Written by the objects themselves, found again by the report."""
+    from llmbrain.lesions import DoseResponse
+    from llmbrain.networks.localizer import Localization
+    from llmbrain.networks.order import Order
+
+    geometry = study.recording().geometry
+    made = localizer(geometry, np.zeros(geometry.n_neurons))
+    q = np.where(made.selected, 0.01, 0.9)
+    items = pd.DataFrame({"item": list("abcd"), "condition": ["code", "code", "prose", "prose"]})
+    found = Localization(made.z, made.z, q, q, ("code", "prose"), items, {"unit": "item"})
+    written = found.save(study, geometry)
+    written += DoseResponse(dose_table(2), dose_table(2)[["network", "strength", "effect"]], DOSE_INFO).save(study)
+    written += Order(15, 310, 300, order_curve(), None, {"reproduced_at": 0.7}).save(study)
+    try:
+        assert DoseResponse.load(study).info["n_controls"] == 10
+        data = collecting.from_study(study)
+        np.testing.assert_allclose(data.localizers[0].z, made.z, rtol=1e-5)
+        np.testing.assert_array_equal(data.localizers[0].selected, made.selected)
+        assert data.localizers[0].contrast == ("code", "prose") and data.orders[0][2]["n_components"] == 15
+        pd.testing.assert_frame_equal(data.doses[0].table, dose_table(2), check_exact=False)
+        report = generate_report(study.root)
+        check_page(report.html)
+        assert {"order", "localizers", "doses"} <= set(report.sections)
+        assert "AlKhamissi" in report.html and "over the strength of the lesion (0, 0.25, 0.5, 0.75, 1)" in report.html
+    finally:
+        for path in [*written, *study.root.rglob("*codeprose*")]:
+            path.unlink(missing_ok=True)
+
+
 # -- parts --------------------------------------------------------------------------------------------------------
 def test_the_painter_puts_every_neuron_where_the_mosaic_has_it():
     from llmbrain.plotting.sheets import sheet_mosaic
@@ -369,6 +453,8 @@ def test_figures_become_svg_in_the_pages_colours():
 def test_small_charts_name_what_they_show():
     svg = profile_svg(np.array([0.1, 0.0]), np.array([0.0, 0.2]), [4, 9], "profile")
     assert "layer 4: 10 % positive" in svg and "layer 9: 20 % negative" in svg
+    course = course_svg(np.array([2.0, -6.0, 0.0]), [" a", "\n", "<b>"], "a course")
+    assert course.count("<rect") == 2 and "a, z = 2.0" in course and "⏎, z = −6.0" in course
     strip = effect_strip(0.5, 0.4, 0.6, np.array([0.0, 0.1]), (-0.1, 0.7), "effect")
     assert strip.count('class="control"') == 2 and "interval" in strip
     assert 'class="interval"' not in effect_strip(0.5, None, None, np.array([]), (0, 1), "effect")
@@ -432,7 +518,8 @@ def test_methods_say_what_was_run_and_cite_it(data):
 def test_methods_leave_out_what_was_not_run(data):
     import dataclasses
 
-    bare = dataclasses.replace(data, networks=None, lesion=None, pruning=None, topography=None, stability=None)
+    none = {"networks": None, "lesion": None, "pruning": None, "topography": None, "stability": None}
+    bare = dataclasses.replace(data, **none, orders=[], doses=[], localizers=[])
     text = " ".join(methods_text(bare)[0])
     assert (
         "lesioned" not in text

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from .. import stats
-from ..exceptions import MaskError, ParameterError
+from ..exceptions import DatasetError, MaskError, ParameterError
+from ..files import read_json, read_tsv, write_json, write_tsv
 from ..masks import NeuronMask
 from .context import sites_of
 from .families import draw_control, parse_family
@@ -46,6 +47,44 @@ class DoseResponse:
     table: pd.DataFrame
     controls: pd.DataFrame
     info: dict = field(default_factory=dict)
+
+    def save(self, study, desc=None):
+        """Write tables (TSV) and description (JSON) into a study.
+
+        Parameters
+        ----------
+        study : Study or path-like
+            A study of :mod:`llmbrain.dataset`.
+        desc : str, optional
+            Name in the file names; what the dose is by default (``strength``, ``gain`` ...).
+
+        Returns
+        -------
+        list of pathlib.Path
+        """
+        paths = _paths(study, desc or self.info.get("over", "strength"))
+        return [
+            write_tsv(paths["dose_effects"], self.table), write_tsv(paths["dose_controls"], self.controls),
+            write_json(paths["dose_json"], self.info),
+        ]  # fmt: skip
+
+    @classmethod
+    def load(cls, study, desc="strength"):
+        """Read what :meth:`save` wrote."""
+        paths = _paths(study, desc)
+        missing = [str(path) for path in paths.values() if not path.is_file()]
+        if missing:
+            raise DatasetError(f"No dose and response there: {', '.join(missing)} missing. Save one first.")
+        tables = (read_tsv(paths[kind], dtype={"network": str}) for kind in ("dose_effects", "dose_controls"))
+        return cls(*tables, read_json(paths["dose_json"]))
+
+
+def _paths(study, desc):
+    if not hasattr(study, "path"):
+        from ..dataset import Study
+
+        study = Study.open(study)
+    return {kind: study.path(kind, desc=desc) for kind in ("dose_effects", "dose_controls", "dose_json")}
 
 
 def dose_response(

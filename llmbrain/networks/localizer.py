@@ -92,7 +92,7 @@ class Localization:
         return NeuronMask(self.selected(level, side), geometry, name=name, info=info)
 
     def save(self, study, geometry, desc=None):
-        """Write the z map, and the mask at a false discovery rate of 5 %, into a study.
+        """Write the z map, what was contrasted, and the mask at a false discovery rate of 5 %, into a study.
 
         Parameters
         ----------
@@ -105,15 +105,21 @@ class Localization:
         -------
         list of Path
         """
-        from ..files import save_img
+        from ..files import save_img, write_json
         from .result import _study
 
         study, desc = _study(study), desc or "".join(self.contrast)
-        z_map = save_img(study.path("statmap", desc=desc), geometry.to_img(self.z.astype(np.float32)))
         mask = self.mask(geometry)
-        if mask.count:
-            mask.save(study.path("localizer_mask", desc=desc))
-        return [z_map, *([study.path("localizer_mask", desc=desc)] if mask.count else [])]
+        counts = self.items["condition"].value_counts()
+        info = {
+            **self.info, "contrast": list(self.contrast), "fdr": 0.05, "n_selected": mask.count,
+            "n_items": {c: int(counts[c]) for c in self.contrast}, "geometry": geometry.to_dict(),
+        }  # fmt: skip
+        written = [
+            save_img(study.path("statmap", desc=desc), geometry.to_img(self.z.astype(np.float32))),
+            write_json(study.path("statmap_json", desc=desc), info),
+        ]
+        return [*written, mask.save(study.path("localizer_mask", desc=desc))] if mask.count else written
 
 
 def run_localizer(model, tokenizer, name="language", *, out=None, record_options=None, **options):

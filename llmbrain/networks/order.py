@@ -190,6 +190,29 @@ class Order:
     spectrum: object
     info: dict = field(default_factory=dict)
 
+    def save(self, study, desc="canica"):
+        """Write the curve (TSV) and what was chosen (JSON) into a study.
+
+        Parameters
+        ----------
+        study : Study or path-like
+        desc : str
+            Name of the analysis in the file names.
+
+        Returns
+        -------
+        list of pathlib.Path
+        """
+        from ..files import write_json, write_tsv
+        from .result import _study
+
+        study = _study(study)
+        chosen = {name: int(getattr(self, name)) for name in ("n_components", "marchenko_pastur", "parallel")}
+        return [
+            write_tsv(study.path("order", desc=desc), self.curve),
+            write_json(study.path("order_json", desc=desc), {**chosen, **self.info}),
+        ]
+
 
 def default_grid(limit):
     """Numbers of components worth trying: 5, 10, 15, 20, 30, 40, 60, 80, 120 ... up to `limit`.

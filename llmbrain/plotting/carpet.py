@@ -4,7 +4,7 @@ import numpy as np
 
 from ..exceptions import GeometryMismatchError, ParameterError
 from . import style as st
-from .sheets import as_maps
+from .sheets import as_maps, network_names
 from .text import axis_token
 
 __all__ = ["carpet_rows", "plot_carpet", "plot_time_courses"]
@@ -119,7 +119,8 @@ def plot_carpet(
             aspect="auto",
             extent=(-0.5, picture.shape[1] - 0.5, len(picture), 0),
         )
-        names = [b[0] for b in bounds] if order == "network" else [geometry.layers[b[0]] for b in bounds]
+        named = geometry.layers if z is None else network_names(networks, len(z))[0]
+        names = [named[b[0]] for b in bounds]
         _group_marks(ax, bounds, names, colored=order == "network", n_colors=0 if z is None else len(z))
         ax.set_ylabel(what, labelpad=4)
         _token_axis(ax, events, start, readable)

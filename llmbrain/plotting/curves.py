@@ -15,6 +15,9 @@ LABELS = {
 }
 
 
+FROM_ZERO = ("n_reproduced", "share", "mean_r", "median_r")
+
+
 def plot_stability(values, *, bar=0.7, label="stability (Iq)", title=None, output_file=None):
     """Draw how stable each network is over restarts, the most stable first.
 
@@ -123,6 +126,8 @@ def plot_order(curves, x="n_components", *, chosen=None, ylabel=None, title=None
                     f"{best:g}", (best, 1), xycoords=("data", "axes fraction"), xytext=(0, 1), ha="center", va="bottom",
                     textcoords="offset points", fontsize=7, color=st.POSITIVE, annotation_clip=False,
                 )  # fmt: skip
+            if name in FROM_ZERO:
+                ax.set_ylim(0, max(1.0 if name.startswith("n_") else 0.1, 1.08 * ax.dataLim.y1))
             ax.set_ylabel({**LABELS, **(ylabel or {})}.get(name, name.replace("_", " ")))
             ax.grid(axis="y")
         for ax in axes[len(names) :]:

@@ -252,15 +252,21 @@ def _side_columns(ax, table, at, q, significant):
     if "n_neurons" in table:
         columns.append(("neurons", [f"{int(v):,}".replace(",", "\u2009") for v in table["n_neurons"]]))
     if q in table:
-        columns.append((q, [f"{v:.3f}" if v >= 0.001 else "<0.001" for v in table[q]]))
+        columns.append((q, [_small(v) for v in table[q]]))
+    if "q_pooled" in table and table["q_pooled"].notna().any():
+        columns.append(("q pooled", [_small(v) for v in table["q_pooled"]]))
     for i, (name, texts) in enumerate(columns):
-        x = 1.15 + 0.16 * i
+        x = (1.12, 1.22, 1.36)[i]
         ax.text(x, 1, name, transform=ax.transAxes, ha="right", va="bottom", fontsize=7, color=st.MUTED)
         for y, text, strong in zip(at, texts, significant):
             ax.text(
                 x, y, text, transform=ax.get_yaxis_transform(), ha="right", va="center", fontsize=6.5,
                 color=st.INK if strong else st.MUTED,
             )  # fmt: skip
+
+
+def _small(value):
+    return "–" if np.isnan(value) else f"{value:.3f}" if value >= 0.001 else "<0.001"
 
 
 def _effect_key(ax, controls, family, any_significant, alpha, q):

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..exceptions import ParameterError
 from . import style as st
-from .sheets import as_maps, layer_profile, sheet_mosaic, unit_mosaic
+from .sheets import as_maps, layer_profile, network_names, sheet_mosaic, unit_mosaic
 
 __all__ = ["plot_atlas", "plot_layer_profiles", "plot_network_map", "plot_network_maps", "plot_prob_atlas", "view_map"]
 
@@ -49,14 +49,16 @@ def plot_network_map(
     3
     """
     z, geometry = as_maps(networks, geometry)
+    names, flag_note = network_names(networks, len(z))
     z = z[_checked(network, len(z))]
     count = int((np.abs(z) > threshold).sum())
     mosaic, corners = sheet_mosaic(np.where(np.abs(z) > threshold, z, 0), geometry, topography, aspect=1.9)
     width = 5.5
     height = float(np.clip(width * mosaic.shape[0] / mosaic.shape[1], 1.5, 8))
     with st.style():
-        note = None if topography is None else topography.note
-        title = _title(network, count, threshold, geometry) if title is None else title
+        flag_note = flag_note if names[network] != str(network) else ""
+        note = _join(flag_note, "" if topography is None else topography.note)
+        title = _title(names[network], count, threshold, geometry) if title is None else title
         fig, place = st.fixed_figure(st.PAGE, height + 0.78, title, note)
         image = _draw_sheets(place(0.1, 0.08, width, height), mosaic, corners, geometry)
         side = place(width + 0.55, 0.08, st.PAGE - width - 0.7, height)
@@ -115,7 +117,9 @@ def plot_network_maps(
     n_rows = -(-len(z) // n_columns)
     wide = (st.PAGE - 0.45) / max(n_columns, 3)
     high = wide * (0.62 if kind == "units" else 0.5)
-    note = "Bars: share of each layer's neurons, own scale each." + (f" {topography.note}" if topography else "")
+    names, flag_note = network_names(networks, len(z))
+    note = _join("Bars: share of each layer's neurons, own scale each.", flag_note)
+    note = note if topography is None else f"{note} {topography.note}"
     with st.style():
         title = f"{len(z)} network{'s' if len(z) > 1 else ''}, |z| > {threshold:g}" if title is None else title
         width = min(st.PAGE, max(0.45 + n_columns * wide, 3.0, 0.3 + 0.052 * len(note)))  # the note has to fit
@@ -124,7 +128,7 @@ def plot_network_maps(
             left, top = 0.4 + wide * (k % n_columns), 0.2 + (high + 0.2) * (k // n_columns)
             ax = place(left, top, 0.74 * wide, high)
             image = _draw_small(ax, z[k], geometry, threshold, topography, kind)
-            ax.set_title(str(k), fontsize=7, pad=1.5)
+            ax.set_title(names[k], fontsize=7, pad=1.5)
             side = place(left + 0.75 * wide, top, 0.18 * wide, high)
             _draw_profile(side, *layer_profile(z[k], geometry, threshold), geometry, labels=False)
             if k % n_columns == 0 and kind == "units":
@@ -154,6 +158,7 @@ def plot_atlas(networks, geometry=None, *, threshold=3.0, topography=None, title
     >>> figure = plot_atlas(maps, NeuronGeometry.from_sizes([100] * 3))
     """
     z, geometry = as_maps(networks, geometry)
+    names, flag_note = network_names(networks, len(z))
     winner = np.where(np.abs(z).max(axis=0) > threshold, np.abs(z).argmax(axis=0), -1)
     with st.style():
         mosaic, corners = sheet_mosaic(winner, geometry, topography, aspect=2.1)
@@ -161,9 +166,8 @@ def plot_atlas(networks, geometry=None, *, threshold=3.0, topography=None, title
         height = min(width * mosaic.shape[0] / mosaic.shape[1], 8.5)
         key = 0.22 * -(-len(z) // 20)
         title = f"Dominant network of each neuron, |z| > {threshold:g}" if title is None else title
-        fig, place = st.fixed_figure(
-            st.PAGE, height + key + 0.4, title, None if topography is None else topography.note
-        )
+        note = _join(flag_note, "" if topography is None else topography.note)
+        fig, place = st.fixed_figure(st.PAGE, height + key + 0.4, title, note)
         colors = st.network_colors(len(z))
         rgba = np.zeros((*mosaic.shape, 4))
         inside = ~np.isnan(mosaic)
@@ -173,7 +177,7 @@ def plot_atlas(networks, geometry=None, *, threshold=3.0, topography=None, title
         ax = place(0.1, 0.08, width, height)
         ax.imshow(rgba)
         _frame_sheets(ax, corners, geometry)
-        _color_key(place(0.1, height + 0.14, width, key), colors)
+        _color_key(place(0.1, height + 0.14, width, key), colors, names)
     return st.finish(fig, output_file)
 
 
@@ -196,6 +200,7 @@ def plot_layer_profiles(networks, geometry=None, *, threshold=3.0, title=None, o
     >>> figure = plot_layer_profiles(maps, NeuronGeometry.from_sizes([100] * 3))
     """
     z, geometry = as_maps(networks, geometry)
+    names, flag_note = network_names(networks, len(z))
     share = 100 * np.stack([sum(layer_profile(row, geometry, threshold)) for row in z])
     with st.style():
         height = float(np.clip(0.9 + (0.17 if len(z) <= 40 else 0.1) * len(z), 1.8, 9))
@@ -207,11 +212,13 @@ def plot_layer_profiles(networks, geometry=None, *, threshold=3.0, title=None, o
             range(0, geometry.n_layers, step), [geometry.layers[i] for i in range(0, geometry.n_layers, step)]
         )
         every = 1 if len(z) <= 40 else 4
-        ax.set_yticks(range(0, len(z), every))
+        ax.set_yticks(range(0, len(z), every), names[::every])
         ax.set(xlabel="layer", ylabel="network")
         bar = fig.colorbar(image, ax=ax, shrink=min(0.9, 2.2 / height), aspect=20, pad=0.02)
         bar.set_label(f"% of neurons, |z| > {threshold:g}")
         bar.outline.set_visible(False)
+        if flag_note:
+            st.caption(fig, flag_note)
     return st.finish(fig, output_file)
 
 
@@ -370,10 +377,14 @@ def _colorbar(fig, image, ax, threshold):
     ax.text(1.05, 0.5, "z", transform=ax.transAxes, va="center", fontsize=7)
 
 
-def _color_key(ax, colors, across=20):
+def _join(*notes):
+    return " ".join(note for note in notes if note) or None
+
+
+def _color_key(ax, colors, names, across=20):
     for k, color in enumerate(colors):
         row, col = divmod(k, across)
         ax.scatter(col + 0.2, -row, s=34, marker="s", color=[color])
-        ax.text(col + 0.42, -row, str(k), va="center", fontsize=6.5)
+        ax.text(col + 0.42, -row, names[k], va="center", fontsize=6.5)
     ax.set(xlim=(0, across), ylim=(-max(1, -(-len(colors) // across)) + 0.5, 0.5))
     ax.set_axis_off()

@@ -4,7 +4,13 @@ import numpy as np
 
 from ..exceptions import GeometryMismatchError, ParameterError
 
-__all__ = ["as_maps", "layer_profile", "mosaic_layout", "sheet_mosaic", "signed_max", "unit_mosaic", "zscore_maps"]
+__all__ = [
+    "as_maps", "layer_profile", "mosaic_layout", "network_names", "sheet_mosaic", "signed_max", "unit_mosaic",
+    "zscore_maps",
+]  # fmt: skip
+
+FLAG = "°"  # behind the number of a network that is empty or unstable
+FLAG_NOTE = f"{FLAG} flagged: empty or unstable."
 
 
 def zscore_maps(maps):
@@ -63,6 +69,28 @@ def as_maps(networks, geometry=None):
             f"Maps of shape {maps.shape} do not fit a geometry of {geometry.n_neurons} neurons."
         )
     return zscore_maps(maps), geometry
+
+
+def network_names(networks, n):
+    """Numbers of networks as they are written on figures, those of flagged ones with a mark.
+
+    Parameters
+    ----------
+    networks : object
+        A network set or estimator whose metrics flag networks; anything else flags none.
+    n : int
+        How many networks.
+
+    Returns
+    -------
+    names : list of str
+    note : str
+        What the mark means; empty where nothing is flagged.
+    """
+    metrics = getattr(getattr(networks, "networks_", networks), "metrics", None)
+    known = metrics is not None and "flagged" in metrics and len(metrics) == n
+    flags = [flag is True or str(flag) == "True" for flag in metrics["flagged"]] if known else [False] * n
+    return [f"{k}{FLAG if flag else ''}" for k, flag in enumerate(flags)], FLAG_NOTE if any(flags) else ""
 
 
 def mosaic_layout(n_sheets, rows, cols, aspect=2.2):

@@ -8,6 +8,7 @@ import pandas as pd
 
 from ..exceptions import LLMBrainError, ParameterError
 from ..files import read_json, read_tsv
+from .stations import read_stations
 
 __all__ = ["from_object", "from_study"]
 
@@ -39,7 +40,10 @@ class ReportData:
     topography: object = None
     other_half: tuple = None
     stability: pd.DataFrame = None
+    orders: list = field(default_factory=list)
     lesion: object = None
+    doses: list = field(default_factory=list)
+    localizers: list = field(default_factory=list)
     pruning: pd.DataFrame = None
     prune_info: dict = field(default_factory=dict)
     pruned: object = None
@@ -83,6 +87,7 @@ def from_study(study, topography="auto"):
     _networks(study, data)
     _lesion(study, data)
     _pruning(study, data)
+    read_stations(study, data)
     if recording is not None:
         _courses(recording, data)
         _activity(recording, data)
@@ -287,7 +292,7 @@ def _files(study):
 
 # -- single results -----------------------------------------------------------------------------------------------
 def from_object(obj, topography="auto"):
-    """Gather a report of one result: a recording, a decomposition, a lesion study, a pruned model or a grid.
+    """Gather a report of one result: a recording, networks, a lesion study, dose and response, a pruned model, a grid.
 
     Parameters
     ----------
@@ -317,6 +322,11 @@ def from_object(obj, topography="auto"):
         data = ReportData(title="Recording", kind="recording", root=obj.root)
         data.model, data.corpus = obj.study.info.get("model", {}), obj.study.info.get("corpus", {})
         _describe_recording(obj, data)
+    elif hasattr(obj, "curve") and hasattr(obj, "spectrum"):
+        data = ReportData(title="How many networks", kind="order")
+        data.orders = [("", obj.curve, {"n_components": obj.n_components, "parallel": obj.parallel, **obj.info})]
+    elif hasattr(obj, "table") and "over" in (getattr(obj, "info", None) or {}):
+        data = ReportData(title="Dose and response", kind="dose", doses=[obj])
     elif hasattr(obj, "table") and hasattr(obj, "controls"):
         data = ReportData(title="Lesions", kind="lesion", lesion=obj)
     elif hasattr(obj, "summary") and hasattr(obj, "kept"):
@@ -329,7 +339,8 @@ def from_object(obj, topography="auto"):
     else:
         raise ParameterError(
             f"No report is known for {type(obj).__name__}. Give a study folder, a Study, a recording, networks or a "
-            "fitted CanICA or DictLearning, a lesion result, a pruned model, or the table of run_grid."
+            "fitted CanICA or DictLearning, a lesion result, a dose response, an order, a pruned model, or the table "
+            "of run_grid."
         )
     data.subtitle = short_name(data.model["id"]) if data.model.get("id") else ""
     return data

@@ -11,7 +11,7 @@ from .tables import html_table, number
 
 COLUMNS = (
     "network", "task", "family", "n_neurons", "effect", "interval", "control_mean", "control_max",
-    "n_controls", "z", "p", "q",
+    "n_controls", "z", "p", "q", "p_pooled", "q_pooled",
 )  # fmt: skip
 
 
@@ -66,24 +66,73 @@ def lesions(data, render):
         parts.append(
             figure(render, fig, f"fig-lesion-{i}", caption, f"Lesion effects of {n} networks over their controls.")
         )
-    if (info.get("power") or {}).get("note"):
-        parts.append(render("note.html", text=info["power"]["note"]))
+    parts += [render("note.html", text=text) for text in reading_notes(data)]
     if len(tasks) > 1:
         parts.append(_by_task(data, table, tasks, render))
     keep = [
         c for c in COLUMNS if not (c in ("task", "family", "n_controls") and c in table and table[c].nunique() == 1)
     ]
+    keep.insert(1, "flag")
     q = q_column(table)
     shown = _with_intervals(table)
+    if data.networks is not None:
+        shown["flag"] = _flags(data, table)
     strong = (table[q] < 0.05).to_numpy() if q else np.zeros(len(table), bool)
     link = None if data.networks is None else ("network", page_of)
     first = (table["task"] == tasks[0]).to_numpy() if "task" in table else np.ones(len(table), bool)
-    caption = f"Lesion effects{task}; larger is worse, {unit}"
-    parts.append(html_table(shown[first], caption, [c for c in keep if c != "task"], link=link, emphasis=strong[first]))
+    caption = f"Lesion effects{task}; larger is worse, {unit}" + (f"; bold: {q} < 0.05" if q else "")
+    brief = [c for c in keep if c not in ("task", "p_pooled")]
+    parts.append(html_table(shown[first], caption, brief, link=link, emphasis=strong[first]))
     if not first.all():
         every = html_table(shown, "Lesion effects on all tasks; larger is worse", keep, link=link, emphasis=strong)
         parts.append(render("details.html", title=f"All {len(tasks)} tasks", inside=every))
     return Section("lesions", "Lesions", "".join(parts))
+
+
+def reading_notes(data):
+    """Sentences that say what p and q of this study can and cannot reach, and how the pooled ones differ.
+
+    Parameters
+    ----------
+    data : ReportData
+
+    Returns
+    -------
+    list of str
+    """
+    table = main_lesions(data)
+    if "n_controls" not in table or "p" not in table or not table["p"].notna().any():
+        return []
+    n, k = int(table["n_controls"].max()), len(table)
+    floor = 1 / (n + 1)
+    above = int((table["effect"] > table["control_max"]).sum()) if "control_max" in table else None
+    text = f"How to read p and q. A network is ranked among its own {n} controls, so p cannot fall below 1 / ({n} + 1)"
+    text += f" = {floor:.3f}, however large the effect."
+    if k > 1:
+        text += f" q corrects for {k} networks: if a single one stands out, its q cannot fall below"
+        text += f" {min(1, k * floor):.3f}."
+    if above is not None:
+        text += f" {above} of {k} {'does' if above == 1 else 'do'} more harm than each of their controls."
+    if k * floor > 0.05:
+        text += " So a large q here may only say that controls are few; look at the picture and at z as well."
+    notes = [text]
+    if "q_pooled" in table and table["q_pooled"].notna().any():
+        found = int((table["q_pooled"] < 0.05).sum())
+        notes.append(
+            f"“Pooled” ranks each network among the controls of all networks, each on the scale of its own, so p can "
+            f"fall to 1 / ({k} × {n} + 1) = {1 / (k * n + 1):.4f}. It assumes that control effects have one shape in "
+            f"all networks, whatever their mean and spread. {found} of {k} have a pooled q < 0.05."
+        )
+    power = (dict(getattr(data.lesion, "info", None) or {}).get("power") or {}).get("note")
+    return notes + ([power] if power and k * floor > 0.05 else [])
+
+
+def _flags(data, table):
+    """What speaks against each lesioned network, for those whose name has a number."""
+    from .network_pages import network_flags
+
+    flags, numbers = network_flags(data), [network_number(name) for name in table["network"]]
+    return [flags[k] if k is not None and k < len(flags) else "" for k in numbers]
 
 
 def _with_intervals(table):

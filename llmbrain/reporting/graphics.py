@@ -11,8 +11,9 @@ import numpy as np
 
 from ..plotting import style as st
 from ..plotting.sheets import sheet_mosaic
+from ..plotting.text import visible_token
 
-__all__ = ["MapPainter", "data_uri", "effect_strip", "figure_svg", "png_bytes", "profile_svg"]
+__all__ = ["MapPainter", "course_svg", "data_uri", "effect_strip", "figure_svg", "png_bytes", "profile_svg"]
 
 LEVELS = 24  # shades a side; more cannot be told apart
 FULL_Z = 8.0
@@ -168,6 +169,45 @@ def profile_svg(positive, negative, layers, label):
         f'<line class="rule" x1="0" x2="{width}" y1="{zero:.1f}" y2="{zero:.1f}"/>{"".join(bars)}{ticks}'
         f'<text x="-6" y="{zero - 100 * positive.max() * unit + 8:.1f}" text-anchor="end">{top:.2g} %</text>'
         f'<text x="-6" y="{height - 2}" text-anchor="end">layer</text></svg>'
+    )
+
+
+def course_svg(course, tokens, label):
+    """Draw a time course as a bar a token, which names the token and its z.
+
+    Parameters
+    ----------
+    course : array of shape (n_tokens,)
+        In z; cut at 4 either way.
+    tokens : sequence of str
+    label : str
+        What the chart shows, for those who do not see it.
+
+    Returns
+    -------
+    str
+        An SVG.
+    """
+    width, height, full = 600, 90, 4.0
+    step, zero, unit = width / max(len(course), 1), 45.0, 40 / full
+    bars = []
+    for i, (value, token) in enumerate(zip(course, tokens)):
+        length = min(abs(float(value)), full) * unit
+        if length < 0.4:
+            continue
+        y = zero - length if value > 0 else zero
+        tip = f"{visible_token(token).strip() or '␣'}, z = {value:.1f}".replace("-", "−")
+        bars.append(
+            f'<rect class="{"pos" if value > 0 else "neg"}" x="{i * step:.1f}" y="{y:.1f}" width="{0.85 * step:.1f}" '
+            f'height="{length:.1f}"><title>{escape(tip)}</title></rect>'
+        )
+    ticks = "".join(
+        f'<text x="-6" y="{zero - sign * full * unit + 4:.1f}" text-anchor="end">{name} z</text>'
+        for sign, name in ((1, f"{full:g}"), (-1, f"−{full:g}"))
+    )
+    return (
+        f'<svg class="chart course" viewBox="-62 0 {width + 62} {height}" role="img" aria-label="{escape(label)}">'
+        f'<line class="rule" x1="0" x2="{width}" y1="{zero}" y2="{zero}"/>{"".join(bars)}{ticks}</svg>'
     )
 
 

@@ -6,89 +6,11 @@ from importlib import metadata
 import numpy as np
 
 from ..plotting.pruning import split_dense
+from .references import CITED_AS, REFERENCES
 
 __all__ = ["bibtex", "methods_text", "versions"]
 
 PACKAGES = ("llmbrain", "nilearn", "scikit-learn", "torch", "transformers", "numpy", "scipy", "nibabel")
-
-REFERENCES = {
-    "canica": """@article{varoquaux2010canica,
-  author  = {Varoquaux, Ga{\\"e}l and Sadaghiani, Sepideh and Pinel, Philippe and Kleinschmidt, Andreas and
-             Poline, Jean-Baptiste and Thirion, Bertrand},
-  title   = {A group model for stable multi-subject {ICA} on {fMRI} datasets},
-  journal = {NeuroImage}, volume = {51}, number = {1}, pages = {288--299}, year = {2010}
-}""",
-    "fastica": """@article{hyvarinen1999fastica,
-  author  = {Hyv{\\"a}rinen, Aapo},
-  title   = {Fast and robust fixed-point algorithms for independent component analysis},
-  journal = {IEEE Transactions on Neural Networks}, volume = {10}, number = {3}, pages = {626--634}, year = {1999}
-}""",
-    "dictlearning": """@inproceedings{mensch2016compressed,
-  author    = {Mensch, Arthur and Varoquaux, Ga{\\"e}l and Thirion, Bertrand},
-  title     = {Compressed online dictionary learning for fast resting-state {fMRI} decomposition},
-  booktitle = {IEEE International Symposium on Biomedical Imaging}, pages = {1282--1285}, year = {2016}
-}""",
-    "icasso": """@article{himberg2004icasso,
-  author  = {Himberg, Johan and Hyv{\\"a}rinen, Aapo and Esposito, Fabrizio},
-  title   = {Validating the independent components of neuroimaging time series via clustering and visualization},
-  journal = {NeuroImage}, volume = {22}, number = {3}, pages = {1214--1222}, year = {2004}
-}""",
-    "fdr": """@article{benjamini1995fdr,
-  author  = {Benjamini, Yoav and Hochberg, Yosef},
-  title   = {Controlling the false discovery rate: a practical and powerful approach to multiple testing},
-  journal = {Journal of the Royal Statistical Society B}, volume = {57}, number = {1}, pages = {289--300}, year = {1995}
-}""",
-    "permutation": """@article{phipson2010permutation,
-  author  = {Phipson, Belinda and Smyth, Gordon K.},
-  title   = {Permutation p-values should never be zero: calculating exact p-values when permutations are randomly
-             drawn},
-  journal = {Statistical Applications in Genetics and Molecular Biology}, volume = {9}, number = {1}, pages = {39},
-  year    = {2010}
-}""",
-    "westfall": """@book{westfall1993resampling,
-  author    = {Westfall, Peter H. and Young, S. Stanley},
-  title     = {Resampling-based multiple testing: examples and methods for p-value adjustment},
-  publisher = {Wiley}, year = {1993}
-}""",
-    "wanda": """@inproceedings{sun2024wanda,
-  author    = {Sun, Mingjie and Liu, Zhuang and Bair, Anna and Kolter, J. Zico},
-  title     = {A simple and effective pruning approach for large language models},
-  booktitle = {International Conference on Learning Representations}, year = {2024}
-}""",
-    "flap": """@inproceedings{an2024flap,
-  author    = {An, Yongqi and Zhao, Xu and Yu, Tao and Tang, Ming and Wang, Jinqiao},
-  title     = {Fluctuation-based adaptive structured pruning for large language models},
-  booktitle = {AAAI Conference on Artificial Intelligence}, volume = {38}, pages = {10865--10873}, year = {2024}
-}""",
-    "nilearn": """@software{nilearn,
-  author = {{Nilearn contributors}},
-  title  = {nilearn}, url = {https://github.com/nilearn/nilearn}, doi = {10.5281/zenodo.8397156}
-}""",
-    "sklearn": """@article{pedregosa2011sklearn,
-  author  = {Pedregosa, Fabian and others},
-  title   = {Scikit-learn: machine learning in {Python}},
-  journal = {Journal of Machine Learning Research}, volume = {12}, pages = {2825--2830}, year = {2011}
-}""",
-    "transformers": """@inproceedings{wolf2020transformers,
-  author    = {Wolf, Thomas and others},
-  title     = {Transformers: state-of-the-art natural language processing},
-  booktitle = {EMNLP: System Demonstrations}, pages = {38--45}, year = {2020}
-}""",
-    "bids": """@article{gorgolewski2016bids,
-  author  = {Gorgolewski, Krzysztof J. and others},
-  title   = {The brain imaging data structure, a format for organizing and describing outputs of neuroimaging
-             experiments},
-  journal = {Scientific Data}, volume = {3}, pages = {160044}, year = {2016}
-}""",
-}  # fmt: skip
-
-CITED_AS = {
-    "canica": "Varoquaux et al., 2010", "fastica": "Hyvärinen, 1999", "dictlearning": "Mensch et al., 2016",
-    "icasso": "Himberg et al., 2004", "fdr": "Benjamini & Hochberg, 1995", "permutation": "Phipson & Smyth, 2010",
-    "wanda": "Sun et al., 2024", "westfall": "Westfall & Young, 1993", "flap": "An et al., 2024",
-    "nilearn": "Nilearn contributors", "sklearn": "Pedregosa et al., 2011", "transformers": "Wolf et al., 2020",
-    "bids": "Gorgolewski et al., 2016",
-}  # fmt: skip
 
 
 def versions(recorded=None):
@@ -128,7 +50,7 @@ def methods_text(data):
         Keys of :data:`REFERENCES`, in order of appearance.
     """
     cite = _Citations()
-    writers = (_recording, _networks, _drivers, _display, _lesions, _pruning)
+    writers = (_recording, _order, _networks, _drivers, _display, _localizers, _lesions, _doses, _pruning)
     paragraphs = [text for text in (write(data, cite) for write in writers) if text]
     seen = versions(data.sidecar.get("LibraryVersions"))
     used = ", ".join(f"{name} {version}" for name, version in seen.items())
@@ -189,6 +111,44 @@ def _recording(data, cite):
     return text + " Special tokens and padding were left out. Repetition time means one token."
 
 
+def _order(data, cite):
+    known = [info for _, _, info in data.orders if info.get("n_components")]
+    if not known:
+        return ""
+    at = known[0].get("reproduced_at", 0.7)
+    return (
+        f"The number of networks was chosen from {len(data.orders[0][1])} candidates as the one of which most networks "
+        f"were found again in the other half of the text (absolute correlation at least {at:g}), among those "
+        "of which at least half were."
+    )
+
+
+def _localizers(data, cite):
+    if not data.localizers:
+        return ""
+    what = "; ".join(" against ".join(found.contrast) for found in data.localizers)
+    unit = next((found.info["unit"] for found in data.localizers if found.info.get("unit")), "item")
+    return (
+        f"Localizers{cite('localizer', 'llmlocalizer')} contrasted {what} at every neuron with a general linear model, "
+        f"the {unit} being the unit of inference, at a false discovery rate of 5 %{cite('fdr')}. Their overlap with "
+        "networks was compared with neurons permuted within layers."
+    )
+
+
+def _doses(data, cite):
+    texts = []
+    for dose in data.doses:
+        info = dose.info or {}
+        over = str(info.get("over", "strength")).replace("_", " ")
+        doses = ", ".join(f"{d:g}" for d in info.get("doses", []))
+        text = f"Effects were measured over the {over} of the lesion{f' ({doses})' if doses else ''}"
+        family = next(iter(info.get("family") or {}), None)
+        if info.get("n_controls"):
+            text += f", for networks and {info['n_controls']} controls of each{f' (“{family}”)' if family else ''}"
+        texts.append(text + ".")
+    return " ".join(texts)
+
+
 def _networks(data, cite):
     if data.networks is None:
         return ""
@@ -203,6 +163,8 @@ def _networks(data, cite):
         text = f"Networks were found by group independent component analysis ({how}) with {n} components"
     else:
         text = f"{n} networks were decomposed"
+    if "ica" in lowered or "dict" in lowered:
+        text = text.replace("Networks were found", f"Functional networks{cite('liunetworks')} were found", 1)
     parameters = {**info, **(info.get("parameters") or {})}
     names = {
         "engine": "engine {}",
@@ -281,6 +243,8 @@ def _lesions(data, cite):
             if "q" in table
             else "."
         )
+        if "q_pooled" in table and table["q_pooled"].notna().any():
+            text += f" Pooled p and q rank the standardised effect among the controls of all networks{cite('storey')}."
     if info.get("threshold") is not None:
         text += f" Lesioned neurons have |z| > {info['threshold']:g}."
     if info.get("random_state") is not None:
@@ -306,7 +270,8 @@ def _pruning(data, cite):
         return text + (f" Seed {seed}." if seed is not None else "")
     table, _ = split_dense(data.pruning)
     scores = [str(s) for s in dict.fromkeys(table["score"])] if "score" in table else []
-    known = [key for key in ("wanda", "flap") if any(key in s.lower() for s in scores)]
+    keys = {"wanda": "wanda", "flap": "flap", "network": "liupruning"}
+    known = [key for name, key in keys.items() if any(name in s.lower() for s in scores)]
     ratios = ", ".join(f"{100 * r:g} %" for r in sorted(set(table["ratio"]))) if "ratio" in table else "several shares"
     of = data.prune_info.get("ratio_of")
     text = f"MLP neurons were removed for good at {ratios}{f' of all {of}' if of else ''}"

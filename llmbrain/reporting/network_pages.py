@@ -6,13 +6,46 @@ import pandas as pd
 from .. import plotting
 from ..plotting.sheets import as_maps, layer_profile
 from .effects import lesions_by_number, main_controls, main_lesions, q_column, unit_of
-from .graphics import MapPainter, effect_strip, profile_svg
+from .graphics import MapPainter, course_svg, effect_strip, profile_svg
 from .page import Section, figure, page_of
 from .tables import html_table, number
 from .words import best_stretch, engagement_by_kind, peaks
 
-METRICS = ("variance", "stability", "iq")
+METRICS = {
+    "variance": "share of variance", "stability": "stability", "iq": "stability (Iq)",
+    "coverage": "found in repetitions", "split_half_r": "r in the other half of the text",
+    "icc": "ICC between halves",
+}  # fmt: skip
 MAPS_UP_TO = 40  # small multiples of more networks are too small to read
+STABLE = 0.7  # a network of less stability is flagged, as everywhere in the package
+
+
+def network_flags(data):
+    """What speaks against each network, in a word or two; an empty text where nothing does."""
+    z, _ = as_maps(data.networks)
+    empty = ~(np.abs(z) > data.threshold).any(axis=1)
+    stability, flagged = _metric(data, "stability", "iq"), _metric(data, "flagged")
+    artefact = _metric(data, "artefact")
+    if data.interpretation is not None and len(data.interpretation.table) == len(z):
+        artefact = data.interpretation.table["artefact"].to_numpy()
+    found = []
+    for k in range(len(z)):
+        words = ["empty"] if empty[k] else []
+        low = stability is not None and np.isfinite(stability[k]) and stability[k] < STABLE
+        marked = flagged is not None and isinstance(flagged[k], (bool, np.bool_)) and flagged[k]
+        words += ["unstable"] if low or (marked and not empty[k]) else []
+        words += [str(artefact[k])] if artefact is not None and artefact[k] in ARTEFACTS else []
+        found.append(", ".join(words))
+    return found
+
+
+def _metric(data, *names):
+    """The first of some columns of the metrics that is known, a value a network, or None."""
+    metrics = data.networks.metrics
+    if metrics is None or len(metrics) != len(data.networks.maps):
+        return None
+    name = next((n for n in names if n in metrics and metrics[n].notna().any()), None)
+    return None if name is None else metrics[name].to_numpy()
 
 
 def networks(data, render):
@@ -23,7 +56,19 @@ def networks(data, render):
     parts = [html for html in (make(data, render) for make in makers) if html]
     caption = "Networks; a number leads to the network's page below"
     parts.append(html_table(network_table(data).drop(columns="share"), caption, link=("network", page_of)))
+    parts.append(render("note.html", text=_flag_note(data)))
     return Section("networks", "Networks", "".join(parts))
+
+
+def _flag_note(data):
+    flags = network_flags(data)
+    n = sum(map(bool, flags))
+    what = "empty (no neuron above the threshold), unstable (repeated decompositions do not agree on it, or its"
+    what += f" stability is below {STABLE:g}), or an artefact of position, attention sinks or a few tokens"
+    if n == 0:
+        return f"No network is flagged. Flags would say: {what}."
+    verb = "is" if n == 1 else "are"
+    return f"{n} of {len(flags)} networks {verb} flagged, here and on the pages below. Flags: {what}."
 
 
 def _atlas(data, render):
@@ -106,8 +151,8 @@ def network_table(data):
     if metrics is not None and {"first_layer", "last_layer"} <= set(metrics) and len(metrics) == len(table):
         table["layers"] = [f"{a} to {b}" for a, b in zip(metrics["first_layer"], metrics["last_layer"])]
     for name in METRICS:
-        if metrics is not None and name in metrics and len(metrics) == len(table) and metrics[name].notna().any():
-            table[name] = metrics[name].to_numpy()
+        if (values := _metric(data, name)) is not None:
+            table[name] = values
     if data.interpretation is not None and len(data.interpretation.table) == len(table):
         table["label"] = [_readable(label) for label in data.interpretation.table["label"]]
     kinds = _kinds(data)
@@ -116,11 +161,11 @@ def network_table(data):
     if data.lesion is not None:
         lesioned = lesions_by_number(data)
         table["lesion effect"] = lesioned["effect"].reindex(table["network"]).to_numpy()
-        q = q_column(lesioned)
-        if q:
-            table[q] = lesioned[q].reindex(table["network"]).to_numpy()
-    if metrics is not None and "flagged" in metrics and len(metrics) == len(table) and metrics["flagged"].any():
-        table["flagged"] = metrics["flagged"].to_numpy()
+        for q in (q_column(lesioned), "q_pooled"):
+            if q in lesioned:
+                table[q] = lesioned[q].reindex(table["network"]).to_numpy()
+    flags = network_flags(data)
+    table["flag"] = flags
     return table
 
 
@@ -161,16 +206,11 @@ def _head(data, k, z, row, painter):
     facts = [("neurons", f"{number(n)} ({number(float(row['share']), 'share')})"), ("peak layer", str(layer))]
     if "layers" in row:
         facts.append(("90 % of its energy in layers", row["layers"]))
-    names = (
-        ("variance", "share of variance"),
-        ("stability", "stability"),
-        ("iq", "stability (Iq)"),
-    )
-    facts += [(label, number(row[name], name)) for name, label in names if name in row and pd.notna(row[name])]
+    facts += [(label, number(row[name], name)) for name, label in METRICS.items() if pd.notna(row.get(name))]
     facts += _drivers(data, k)
     positive, negative = layer_profile(z, data.geometry, data.threshold)
     return {
-        "k": k, "id": f"network-{k:02d}", "facts": facts, "map": painter.paint(z),
+        "k": k, "id": f"network-{k:02d}", "facts": facts, "map": painter.paint(z), "flag": row["flag"],
         "warnings": _warnings(data, k, row, n),
         "alt": f"Network {k}: {n} of {len(z)} neurons over {data.geometry.n_layers} layers, most in layer {layer}.",
         "profile": profile_svg(positive, negative, data.geometry.layers, f"Share of each layer in network {k}"),
@@ -214,13 +254,13 @@ def _warnings(data, k, row, n_neurons):
     if n_neurons == 0:
         found.append("no neuron lies above the threshold.")
     stability = next((row[c] for c in ("stability", "iq") if c in row and pd.notna(row[c])), None)
-    if stability is not None and stability < 0.7:
+    if stability is not None and stability < STABLE:
         found.append(f"repeated decompositions do not agree on it (stability {stability:.2f}).")
-    flagged = row.get("flagged")
-    if isinstance(flagged, str) and flagged.strip().lower() not in ("", "false", "true", "no", "n/a", "none"):
-        found.append(flagged)
-    elif isinstance(flagged, (bool, np.bool_)) and flagged and not found:
-        found.append("flagged as a possible artefact.")
+    flagged = _metric(data, "flagged")
+    if isinstance(flagged, np.ndarray) and isinstance(flagged[k], str) and flagged[k].strip():
+        found.append(flagged[k])
+    elif row["flag"] and not found:
+        found.append(f"flagged as {row['flag']} when the networks were found.")
     return found
 
 
@@ -250,7 +290,7 @@ def _kinds_note(data, k):
 def _words(data, k):
     """Excerpts around the strongest tokens, and a stretch of text to read the network on."""
     if data.courses is None or data.course_events is None:
-        return {"excerpts": [], "stretch": None}
+        return {"excerpts": [], "stretch": None, "course": ""}
     course, events = data.courses[:, k], data.course_events
     token = events["token"].astype(str).to_numpy()
     excerpts = [
@@ -262,8 +302,10 @@ def _words(data, k):
         for i, first, last in peaks(course, events)
     ]
     first, last = best_stretch(course, events)
-    stretch = plotting.words_html(token[first:last], course[first:last])
-    return {"excerpts": excerpts, "stretch": stretch, "stretch_where": _where(events.iloc[first])}
+    stretch, where = plotting.words_html(token[first:last], course[first:last]), _where(events.iloc[first])
+    label = f"Time course of network {k} over {last - first} tokens of {where}"
+    chart = course_svg(course[first:last], token[first:last], label)
+    return {"excerpts": excerpts, "stretch": stretch, "stretch_where": where, "course": chart}
 
 
 def _where(row):
@@ -281,11 +323,13 @@ def _lesion_strip(data, k, lesioned):
         values = controls.loc[controls["network"] == row["network"], "effect"].to_numpy(float)
         everything += [*controls["effect"]]
     limits = (float(np.nanmin(everything)), float(np.nanmax(everything)))
-    q = q_column(table)
     text = f"{number(float(row['effect']))} {unit_of(data, row.get('task'))}"
-    text += f", {q} = {number(float(row[q]), q)}" if q else ""
+    if len(values):
+        text += f", more than {int((values < row['effect']).sum())} of {len(values)} control draws"
+    known = [(c, name) for c, name in (("p", "p"), ("q", "q"), ("q_pooled", "q pooled")) if pd.notna(row.get(c))]
+    text += "".join(f", {name} = {number(float(row[c]), c)}" for c, name in known)
     low, high = (row.get(c) for c in ("ci_low", "ci_high"))
     known = pd.notna(low) and pd.notna(high)
     ends = (float(low), float(high)) if known else (None, None)
-    label = f"Lesion of network {k}: {text}, against {len(values)} control draws"
+    label = f"Lesion of network {k}: {text}"
     return {"text": text, "svg": effect_strip(float(row["effect"]), *ends, values, limits, label), "n": len(values)}

@@ -2,11 +2,14 @@
 
 import pandas as pd
 
+from .. import plotting
 from ..plotting.pruning import split_dense
 from .effects import main_lesions, q_column
 from .methods import bibtex, methods_text
-from .page import Section
+from .page import Section, figure
 from .tables import html_table, number
+
+CURVES = ("n_reproduced", "share", "mean_r")  # of how many networks
 
 
 def summary(data, render):
@@ -34,10 +37,12 @@ def _lesion_tile(data):
     q = q_column(table)
     if q is None:
         return [(number(len(table)), "networks lesioned")]
-    found = int((table[q] < 0.05).sum())
+    found, more = int((table[q] < 0.05).sum()), ""
+    if "q_pooled" in table and table["q_pooled"].notna().any():
+        more = f"; {int((table['q_pooled'] < 0.05).sum())} with controls pooled"
     power = (getattr(data.lesion, "info", None) or {}).get("power") or {}
-    few = "; too few controls to tell" if not found and power.get("smallest_p", 0) > 0.05 else ""
-    return [(f"{found} of {len(table)}", f"lesioned networks do more harm than their controls ({q} < 0.05){few}")]
+    more += "; too few controls to tell" if not found and power.get("smallest_p", 0) > 0.05 else ""
+    return [(f"{found} of {len(table)}", f"lesioned networks do more harm than their controls ({q} < 0.05{more})")]
 
 
 def _pruning_tiles(data):
@@ -114,6 +119,29 @@ def _kinds_table(events):
     if "surprisal" in events:
         frame["surprisal"] = grouped["surprisal"].mean().to_numpy()
     return frame
+
+
+def order(data, render):
+    """What speaks for one number of networks or another."""
+    if not data.orders:
+        return None
+    parts = []
+    for i, (desc, curve, info) in enumerate(data.orders):
+        names = [c for c in CURVES if c in curve] or None
+        columns = list(curve) if names is None else ["n_components", *names]
+        fig = plotting.plot_order(curve[columns], chosen=info.get("n_components"), title="")
+        caption = "Networks that are found again in the other half of the text, for each number asked for"
+        caption += f" ({desc})" if desc else ""
+        caption += f"; {number(info['n_components'])} were chosen." if info.get("n_components") else "."
+        if info.get("parallel"):
+            caption += (
+                f" Parallel analysis counts {number(info['parallel'])} directions beyond noise, which is no number"
+            )
+            caption += " of networks: almost nothing in a language model is noise."
+        alt = f"Curves of reproducibility over {len(curve)} numbers of networks."
+        parts.append(figure(render, fig, f"fig-order-{i}", caption, alt))
+        parts.append(render("details.html", title="Table", inside=html_table(curve, "Reproducibility between halves")))
+    return Section("order", "How many networks", "".join(parts))
 
 
 def methods(data, render):

@@ -13,7 +13,7 @@ __all__ = ["HTMLReport", "generate_report"]
 
 KICKERS = {
     "study": "study report", "recording": "recording", "networks": "decomposition", "lesion": "lesion study",
-    "pruning": "pruning", "pruned": "pruned model",
+    "pruning": "pruning", "pruned": "pruned model", "dose": "dose and response", "order": "number of networks",
 }  # fmt: skip
 
 
@@ -97,7 +97,8 @@ def generate_report(study_or_object, *, title=None, topography="auto", output_fi
 
     Parameters
     ----------
-    study_or_object : path-like, Study, Recording, NetworkSet, fitted estimator, LesionResult, PrunedModel or DataFrame
+    study_or_object : path-like, or object
+        Study, Recording, NetworkSet, fitted estimator, LesionResult, DoseResponse, Order, PrunedModel or DataFrame.
         A study folder gives the whole report; stations that are absent are left out with a sentence. A data frame is
         taken for the table of :func:`llmbrain.run_grid` or of a lesion study.
     title : str, optional

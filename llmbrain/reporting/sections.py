@@ -1,6 +1,6 @@
 """The order of a report's sections."""
 
-from . import effects, network_pages, overview
+from . import effects, network_pages, overview, probes
 from .page import Section
 
 __all__ = ["Section", "build_sections"]
@@ -9,9 +9,12 @@ MAKERS = (
     overview.summary,
     overview.model,
     overview.recording,
+    overview.order,
     network_pages.networks,
     network_pages.browser,
+    probes.localizers,
     effects.lesions,
+    probes.doses,
     effects.pruning,
     effects.pruned,
     overview.methods,

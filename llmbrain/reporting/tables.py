@@ -11,10 +11,11 @@ LABELS = {
     "n_neurons": "neurons", "interval": "95 % interval", "control_mean": "controls, mean",
     "control_sd": "controls, sd", "control_max": "controls, max", "n_controls": "controls",
     "ratio_to_dense": "times unpruned", "first_layer": "from layer", "last_layer": "to layer",
-    "peak_layer": "peak layer", "iq": "stability (Iq)",
+    "peak_layer": "peak layer", "iq": "stability (Iq)", "p_pooled": "p, pooled", "q_pooled": "q, pooled",
+    "split_half_r": "r, other half", "coverage": "found again", "icc": "ICC",
 }  # fmt: skip
-PERCENT = ("share", "variance", "ratio", "coverage")
-P_VALUES = ("p", "q", "p_value", "q_value")
+PERCENT = ("share", "variance", "ratio", "coverage", "of_network")
+P_VALUES = ("p", "q", "p_value", "q_value", "p_pooled", "q_pooled")
 
 
 def number(value, column=""):
@@ -31,7 +32,12 @@ def number(value, column=""):
     -------
     str
     """
-    if value is None or value is pd.NA or (isinstance(value, (float, np.floating)) and np.isnan(value)):
+    if (
+        value is None
+        or value is pd.NA
+        or (isinstance(value, str) and not value)
+        or (isinstance(value, (float, np.floating)) and np.isnan(value))
+    ):
         return "–"
     if isinstance(value, (bool, np.bool_)):
         return "yes" if value else "no"
