@@ -9,6 +9,7 @@ from synthetic import Networks, activations, events, lesion_tables, planted_maps
 from llmbrain import plotting
 from llmbrain.exceptions import GeometryMismatchError, ParameterError
 from llmbrain.geometry import NeuronGeometry
+from llmbrain.networks import NetworkSet
 from llmbrain.plotting import style
 from llmbrain.plotting.carpet import carpet_rows
 from llmbrain.plotting.sheets import as_maps, layer_profile, sheet_mosaic, signed_max, unit_mosaic
@@ -168,7 +169,13 @@ def figures():
     order = pd.DataFrame({"n_components": [5, 10, 20], "n_reproduced": [5, 9, 8], "share": [1, 0.9, 0.4]})
     kept = [np.arange(40 + 9 * i) for i in range(6)]
     r = np.corrcoef(courses.T)
+    noise = np.random.default_rng(3).normal(size=maps.shape)
+    checkpoints = [NetworkSet(m, GEOMETRY) for m in (maps, (maps + noise)[[3, 1, 0, 2, 5]])]
+    flagged = NetworkSet(maps, GEOMETRY)
+    flagged.metrics["flagged"] = [False, True, False, False, False, True]
     return {
+        "map-flagged": (plotting.plot_network_map, (flagged, 1), {"topography": topography}),
+        "maps-flagged": (plotting.plot_network_maps, (flagged,), {}),
         "map": (plotting.plot_network_map, (maps, 2, GEOMETRY), {"topography": topography}),
         "map-plain": (plotting.plot_network_map, (maps[0], 0, GEOMETRY), {}),
         "map-uneven": (plotting.plot_network_map, (planted_maps(UNEVEN, 2), 0, UNEVEN), {}),
@@ -178,6 +185,7 @@ def figures():
         "maps-two": (plotting.plot_network_maps, (maps[:2], GEOMETRY), {"topography": topography}),
         "maps-64": (plotting.plot_network_maps, (planted_maps(GEOMETRY, 64), GEOMETRY), {}),
         "atlas": (plotting.plot_atlas, (maps, GEOMETRY), {"topography": topography}),
+        "comparison": (plotting.plot_comparison, tuple(checkpoints), {"topography": topography}),
         "profiles": (plotting.plot_layer_profiles, (maps, GEOMETRY), {}),
         "carpet": (plotting.plot_carpet, (activity, maps, GEOMETRY), {"events": tokens}),
         "carpet-words": (plotting.plot_carpet, (activity, maps, GEOMETRY), {"events": tokens, "tokens": (20, 80)}),
@@ -387,6 +395,12 @@ def test_dollars_in_a_text_are_not_mathematics():
         (lambda m: plotting.plot_coupling(np.zeros((5, 2)), np.zeros((6, 2))), "same words"),
         (lambda m: plotting.plot_stability([]), "no network"),
         (lambda m: plotting.plot_order(pd.DataFrame({"k": [1]})), "n_components"),
+        (lambda m: plotting.plot_prob_atlas(m, GEOMETRY, view_type="contours"), "scattered"),
+        (lambda m: plotting.plot_prob_atlas(m, GEOMETRY, view_type="brain"), "unknown"),
+        (
+            lambda m: plotting.plot_comparison(*(NetworkSet(m, GEOMETRY) for _ in range(2)), pairs=[(0, 9)]),
+            "name networks",
+        ),
         (lambda m: plotting.plot_kept_neurons([np.arange(3)], GEOMETRY), "6 layers"),
     ],
 )
@@ -407,8 +421,38 @@ def test_nilearns_viewers_show_layers_not_brains(maps, tmp_path):
     assert "Network 1" in view.html and "MNI" not in view.html
     assert '"showLR": false' in view.html and "raw.githubusercontent" not in view.html
     topography = fit_topography(maps, GEOMETRY)
-    plotting.plot_prob_atlas(maps, GEOMETRY, topography=topography, layers=[2, 13], output_file=tmp_path / "atlas.png")
-    assert (tmp_path / "atlas.png").stat().st_size > 2000
+    for kind in ("continuous", "contours"):
+        path = tmp_path / f"{kind}.png"
+        plotting.plot_prob_atlas(
+            maps, GEOMETRY, topography=topography, layers=[2, 13], view_type=kind, output_file=path
+        )
+        assert path.stat().st_size > 2000
+
+
+def test_matched_networks_share_a_colour_in_two_models(maps):
+    from matplotlib.image import AxesImage
+
+    first, second = NetworkSet(maps, GEOMETRY), NetworkSet(maps[[4, 2]], GEOMETRY)
+    fig = plotting.plot_comparison(first, second, names=("base", "tuned"), threshold=4.0)
+    seen = [
+        {tuple(c) for c in ax.findobj(AxesImage)[0].get_array()[..., :3].reshape(-1, 3).round(4)} for ax in fig.axes[:2]
+    ]
+    colours = [tuple(c) for c in style.network_colors(6).round(4)]
+    assert set(colours) <= seen[0]
+    assert {colours[4], colours[2]} <= seen[1] and not {colours[0], colours[1], colours[3], colours[5]} & seen[1]
+    assert {"base", "tuned", "4=0", "2=1", "0"} <= set(texts(fig))
+    given = plotting.plot_comparison(first, second, pairs=[(0, 1)])
+    assert "0=1" in texts(given) and "4" in texts(given)
+
+
+def test_flagged_networks_are_marked(maps):
+    networks = NetworkSet(maps, GEOMETRY)
+    networks.metrics["flagged"] = [False, False, True, False, False, False]
+    for function in (plotting.plot_network_maps, plotting.plot_atlas, plotting.plot_layer_profiles):
+        shown = texts(function(networks))
+        assert "2°" in shown and "1" in shown and any("flagged" in text for text in shown), function.__name__
+        assert not any("°" in text for text in texts(function(maps, GEOMETRY)))
+    assert any("Network 2°" in text for text in texts(plotting.plot_network_map(networks, 2)))
 
 
 def test_importing_the_room_does_not_import_matplotlib():

@@ -67,4 +67,18 @@ figure = plotting.plot_layer_profiles(canica)
 display = plotting.plot_prob_atlas(canica, topography=order, layers=[1, 3, 5, 7, 9, 10])
 
 # %%
+# As lines, which need a display order: scattered neurons have no outline.
+display = plotting.plot_prob_atlas(canica, topography=order, layers=[1, 3, 5, 7, 9, 10], view_type="contours")
+
+# %%
+# Two checkpoints at a glance
+# ---------------------------
+# The same neurons at the same places in both, and matched networks in one colour. The second is a later state of the
+# model, in which two networks are gone and the others have drifted.
+later = planted[[5, 1, 0, 3]] * rng.normal(1, 0.4, size=(4, geometry.n_neurons))
+third = rng.laplace(size=(300, 4)) ** 3 @ later + 3 * rng.normal(size=(300, geometry.n_neurons))
+canica_later = lb.CanICA(n_components=4, geometry=geometry, n_init=3, random_state=0).fit([third])
+figure = plotting.plot_comparison(canica, canica_later, names=("step 1000", "step 2000"), topography=order)
+
+# %%
 plotting.view_map(canica, 0, topography=order)

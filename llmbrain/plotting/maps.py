@@ -1,14 +1,12 @@
 """Pictures of network maps over the neurons of a model."""
 
-import re
-
 import numpy as np
 
 from ..exceptions import ParameterError
 from . import style as st
 from .sheets import as_maps, layer_profile, network_names, sheet_mosaic, unit_mosaic
 
-__all__ = ["plot_atlas", "plot_layer_profiles", "plot_network_map", "plot_network_maps", "plot_prob_atlas", "view_map"]
+__all__ = ["plot_layer_profiles", "plot_network_map", "plot_network_maps"]
 
 SHOWN = 8.0  # |z| at which the colours are full
 
@@ -50,14 +48,14 @@ def plot_network_map(
     """
     z, geometry = as_maps(networks, geometry)
     names, flag_note = network_names(networks, len(z))
-    z = z[_checked(network, len(z))]
+    z = z[checked_network(network, len(z))]
     count = int((np.abs(z) > threshold).sum())
     mosaic, corners = sheet_mosaic(np.where(np.abs(z) > threshold, z, 0), geometry, topography, aspect=1.9)
     width = 5.5
     height = float(np.clip(width * mosaic.shape[0] / mosaic.shape[1], 1.5, 8))
     with st.style():
         flag_note = flag_note if names[network] != str(network) else ""
-        note = _join(flag_note, "" if topography is None else topography.note)
+        note = join_notes(flag_note, "" if topography is None else topography.note)
         title = _title(names[network], count, threshold, geometry) if title is None else title
         fig, place = st.fixed_figure(st.PAGE, height + 0.78, title, note)
         image = _draw_sheets(place(0.1, 0.08, width, height), mosaic, corners, geometry)
@@ -118,7 +116,7 @@ def plot_network_maps(
     wide = (st.PAGE - 0.45) / max(n_columns, 3)
     high = wide * (0.62 if kind == "units" else 0.5)
     names, flag_note = network_names(networks, len(z))
-    note = _join("Bars: share of each layer's neurons, own scale each.", flag_note)
+    note = join_notes("Bars: share of each layer's neurons, own scale each.", flag_note)
     note = note if topography is None else f"{note} {topography.note}"
     with st.style():
         title = f"{len(z)} network{'s' if len(z) > 1 else ''}, |z| > {threshold:g}" if title is None else title
@@ -136,48 +134,6 @@ def plot_network_maps(
                 ax.set_ylabel("layer", fontsize=7, labelpad=1)
         bar = place(0.4, n_rows * (high + 0.2) + 0.16, 2.2, 0.08)
         _colorbar(fig, image, bar, threshold)
-    return st.finish(fig, output_file)
-
-
-def plot_atlas(networks, geometry=None, *, threshold=3.0, topography=None, title=None, output_file=None):
-    """Draw all networks in one picture: each neuron in the colour of the network it loads on most.
-
-    Parameters
-    ----------
-    networks, geometry, threshold, topography, title, output_file
-        See :func:`plot_network_maps`. Best with a topography, which turns networks into territories.
-
-    Returns
-    -------
-    matplotlib.figure.Figure or None
-
-    Examples
-    --------
-    >>> from llmbrain.geometry import NeuronGeometry
-    >>> maps = np.random.default_rng(0).standard_t(3, size=(4, 300))
-    >>> figure = plot_atlas(maps, NeuronGeometry.from_sizes([100] * 3))
-    """
-    z, geometry = as_maps(networks, geometry)
-    names, flag_note = network_names(networks, len(z))
-    winner = np.where(np.abs(z).max(axis=0) > threshold, np.abs(z).argmax(axis=0), -1)
-    with st.style():
-        mosaic, corners = sheet_mosaic(winner, geometry, topography, aspect=2.1)
-        width = st.PAGE - 0.2
-        height = min(width * mosaic.shape[0] / mosaic.shape[1], 8.5)
-        key = 0.22 * -(-len(z) // 20)
-        title = f"Dominant network of each neuron, |z| > {threshold:g}" if title is None else title
-        note = _join(flag_note, "" if topography is None else topography.note)
-        fig, place = st.fixed_figure(st.PAGE, height + key + 0.4, title, note)
-        colors = st.network_colors(len(z))
-        rgba = np.zeros((*mosaic.shape, 4))
-        inside = ~np.isnan(mosaic)
-        rgba[inside] = [0.5, 0.55, 0.6, 0.1]  # faint on white and on dark alike
-        taken = inside & (mosaic >= 0)
-        rgba[taken, :3], rgba[taken, 3] = colors[mosaic[taken].astype(int)], 1
-        ax = place(0.1, 0.08, width, height)
-        ax.imshow(rgba)
-        _frame_sheets(ax, corners, geometry)
-        _color_key(place(0.1, height + 0.14, width, key), colors, names)
     return st.finish(fig, output_file)
 
 
@@ -222,78 +178,9 @@ def plot_layer_profiles(networks, geometry=None, *, threshold=3.0, title=None, o
     return st.finish(fig, output_file)
 
 
-def plot_prob_atlas(networks, geometry=None, *, topography=None, layers=None, threshold=3.0, output_file=None):
-    """Draw networks as coloured fields over chosen layers with nilearn's ``plot_prob_atlas``.
-
-    Parameters
-    ----------
-    networks, geometry, topography, threshold, output_file
-        See :func:`plot_network_maps`.
-    layers : sequence of int, optional
-        Layer numbers to show; six through the depth of the model if not given.
-
-    Returns
-    -------
-    nilearn display object or None
-    """
-    import matplotlib.pyplot as plt
-    from nilearn import plotting
-
-    z, geometry = as_maps(networks, geometry)
-    shown = np.where(np.abs(z) > threshold, np.abs(z), 0)
-    if topography is not None:
-        shown = topography.arrange(shown)
-    if layers is None:
-        layers = np.unique(np.linspace(0, geometry.n_layers - 1, min(6, geometry.n_layers)).astype(int))
-    else:
-        layers = [geometry.layers.index(i) for i in layers]
-    title = f"Networks in layers {', '.join(str(geometry.layers[i]) for i in layers)}"
-    with st.style():
-        display = plotting.plot_prob_atlas(
-            geometry.to_img(shown), bg_img=geometry.mask_img, view_type="continuous", display_mode="x",
-            cut_coords=list(map(int, layers)), draw_cross=False, annotate=False, threshold=threshold, black_bg=False,
-            title=title if topography is None else f"{title} (display order)",
-            figure=plt.figure(figsize=(st.PAGE, 2.3)),
-        )  # fmt: skip
-    if output_file is None:
-        return display
-    display.savefig(output_file)
-    display.close()
-    return None
-
-
-def view_map(networks, network=0, geometry=None, *, threshold=3.0, topography=None):
-    """Open one network in nilearn's interactive viewer, without a brain behind it.
-
-    Parameters
-    ----------
-    networks, network, geometry, threshold, topography
-        See :func:`plot_network_map`.
-
-    Returns
-    -------
-    nilearn's HTML document
-        ``save_as_html``, ``open_in_browser``, or shown by a notebook. x is the position of the layer, y and z are the
-        row and the column in its sheet.
-    """
-    from nilearn import plotting
-
-    z, geometry = as_maps(networks, geometry)
-    z = z[_checked(network, len(z))]
-    shown = z if topography is None else topography.arrange(z)
-    title = f"Network {network}" + ("" if topography is None else " (display)")
-    view = plotting.view_img(
-        geometry.to_img(shown), bg_img=None, threshold=threshold, cmap=st.DIVERGING(), title=title, black_bg=False,
-        resampling_interpolation="nearest", draw_cross=False,
-    )  # fmt: skip
-    # A layer has no left and right, and the page must not ask another server for its icon.
-    html = view.html.replace('"showLR": true', '"showLR": false')
-    view.html = re.sub(r"<link rel=\"icon\".*?/>", '<link rel="icon" href="data:,">', html, flags=re.S)
-    return view
-
-
 # -- parts --------------------------------------------------------------------------------------------------------
-def _checked(network, n):
+def checked_network(network, n):
+    """The number of a network, if there is one of this number."""
     if not 0 <= network < n:
         raise ParameterError(f"There are {n} networks, 0 to {n - 1}; got network={network}.")
     return network
@@ -312,11 +199,12 @@ def _columns(n, most):
 
 def _draw_sheets(ax, mosaic, corners, geometry):
     image = ax.imshow(mosaic, cmap=st.DIVERGING(), vmin=-SHOWN, vmax=SHOWN)
-    _frame_sheets(ax, corners, geometry)
+    frame_sheets(ax, corners, geometry)
     return image
 
 
-def _frame_sheets(ax, corners, geometry):
+def frame_sheets(ax, corners, geometry):
+    """Frame the sheets of a mosaic and write the number of the layer at the corner of each."""
     from matplotlib.patches import Rectangle
 
     rows, cols = geometry.shape[1:]
@@ -377,14 +265,6 @@ def _colorbar(fig, image, ax, threshold):
     ax.text(1.05, 0.5, "z", transform=ax.transAxes, va="center", fontsize=7)
 
 
-def _join(*notes):
+def join_notes(*notes):
+    """One line of several notes, or None if all are empty."""
     return " ".join(note for note in notes if note) or None
-
-
-def _color_key(ax, colors, names, across=20):
-    for k, color in enumerate(colors):
-        row, col = divmod(k, across)
-        ax.scatter(col + 0.2, -row, s=34, marker="s", color=[color])
-        ax.text(col + 0.42, -row, names[k], va="center", fontsize=6.5)
-    ax.set(xlim=(0, across), ylim=(-max(1, -(-len(colors) // across)) + 0.5, 0.5))
-    ax.set_axis_off()

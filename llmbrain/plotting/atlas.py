@@ -1,0 +1,236 @@
+"""Pictures in which all networks share one surface: atlases, two models side by side, and nilearn's own views."""
+
+import re
+
+import numpy as np
+
+from ..exceptions import ParameterError
+from . import style as st
+from .maps import checked_network, frame_sheets, join_notes
+from .sheets import as_maps, network_names, sheet_mosaic
+
+__all__ = ["plot_atlas", "plot_comparison", "plot_prob_atlas", "view_map"]
+
+
+def plot_atlas(networks, geometry=None, *, threshold=3.0, topography=None, title=None, output_file=None):
+    """Draw all networks in one picture: each neuron in the colour of the network it loads on most.
+
+    Parameters
+    ----------
+    networks, geometry, threshold, topography, title, output_file
+        See :func:`plot_network_maps`. Best with a topography, which turns networks into territories.
+
+    Returns
+    -------
+    matplotlib.figure.Figure or None
+
+    Examples
+    --------
+    >>> from llmbrain.geometry import NeuronGeometry
+    >>> maps = np.random.default_rng(0).standard_t(3, size=(4, 300))
+    >>> figure = plot_atlas(maps, NeuronGeometry.from_sizes([100] * 3))
+    """
+    z, geometry = as_maps(networks, geometry)
+    names, flag_note = network_names(networks, len(z))
+    winner = _winner(z, threshold)
+    with st.style():
+        mosaic, corners = sheet_mosaic(winner, geometry, topography, aspect=2.1)
+        width = st.PAGE - 0.2
+        height = min(width * mosaic.shape[0] / mosaic.shape[1], 8.5)
+        key = 0.22 * -(-len(z) // 20)
+        title = f"Dominant network of each neuron, |z| > {threshold:g}" if title is None else title
+        note = join_notes(flag_note, "" if topography is None else topography.note)
+        fig, place = st.fixed_figure(st.PAGE, height + key + 0.4, title, note)
+        colors = st.network_colors(len(z))
+        _draw_territories(place(0.1, 0.08, width, height), mosaic, corners, geometry, colors)
+        _color_key(place(0.1, height + 0.14, width, key), colors, names)
+    return st.finish(fig, output_file)
+
+
+def plot_comparison(
+    first, second, *, pairs=None, names=("first", "second"), threshold=3.0, topography=None, title=None,
+    output_file=None,
+):  # fmt: skip
+    """Draw the networks of two models, or two checkpoints of one, above each other; matched networks share a colour.
+
+    Parameters
+    ----------
+    first, second : NetworkSet or estimator
+        What is compared.
+    pairs : Matching, or array of shape (n_pairs, 2), optional
+        Which network of the first is which of the second; the best one-to-one match of the maps if not given, which
+        needs the same neurons in both.
+    names : (str, str)
+        Names of the two.
+    threshold : float
+        See :func:`llmbrain.plotting.plot_network_map`.
+    topography : Topography or (Topography, Topography), optional
+        Display order of neurons: one for both, so that a neuron keeps its place, or one each for different models.
+    title, output_file
+        See :func:`llmbrain.plotting.plot_network_map`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure or None
+        Networks of the second model without a partner are grey.
+
+    Examples
+    --------
+    >>> from llmbrain.geometry import NeuronGeometry
+    >>> from llmbrain.networks import NetworkSet
+    >>> maps = np.random.default_rng(0).standard_t(3, size=(4, 300))
+    >>> sets = [NetworkSet(m, NeuronGeometry.from_sizes([100] * 3)) for m in (maps, maps[[2, 1, 0]])]
+    >>> figure = plot_comparison(*sets, names=("step 1000", "step 2000"))
+    """
+    maps, geometries = zip(*(as_maps(one) for one in (first, second)))
+    orders = topography if isinstance(topography, (tuple, list)) else (topography, topography)
+    pairs = _pairs(pairs, maps, geometries)
+    colors = st.network_colors(len(maps[0]))
+    partner = np.full((len(maps[1]), 3), 0.62)
+    partner[pairs[:, 1]] = colors[pairs[:, 0]]
+    with st.style():
+        drawn = [
+            sheet_mosaic(_winner(z, threshold), geometry, order, aspect=3.6)
+            for z, geometry, order in zip(maps, geometries, orders)
+        ]
+        width = st.PAGE - 0.2
+        heights = [min(width * mosaic.shape[0] / mosaic.shape[1], 4.2) for mosaic, _ in drawn]
+        key = 0.22 * -(-len(maps[0]) // 14)
+        title = f"{names[0]} and {names[1]}: dominant network of each neuron" if title is None else title
+        used = [order.note for order in dict.fromkeys(orders) if order is not None]
+        note = join_notes("Matched networks share a colour; grey: no partner.", *used)
+        fig, place = st.fixed_figure(st.PAGE, sum(heights) + key + 0.95, title, note)
+        top = 0.0
+        for (mosaic, corners), height, geometry, palette, name in zip(
+            drawn, heights, geometries, (colors, partner), names
+        ):
+            ax = place(0.1, top + 0.22, width, height)
+            _draw_territories(ax, mosaic, corners, geometry, palette)
+            ax.set_title(name, fontsize=8, pad=3)
+            top += height + 0.28
+        labels = [f"{k}" for k in range(len(colors))]
+        for i, j in pairs:
+            labels[i] += f"={j}"
+        _color_key(place(0.1, top + 0.08, width, key), colors, labels, across=14)
+    return st.finish(fig, output_file)
+
+
+def plot_prob_atlas(
+    networks, geometry=None, *, topography=None, layers=None, threshold=3.0, view_type="continuous", output_file=None
+):
+    """Draw networks as coloured fields over chosen layers with nilearn's ``plot_prob_atlas``.
+
+    Parameters
+    ----------
+    networks, geometry, topography, threshold, output_file
+        See :func:`plot_network_maps`.
+    layers : sequence of int, optional
+        Layer numbers to show; six through the depth of the model if not given.
+    view_type : {"continuous", "contours"}
+        Fields, or lines around them; lines need a topography, since scattered neurons have no outline.
+
+    Returns
+    -------
+    nilearn display object or None
+    """
+    import matplotlib.pyplot as plt
+    from nilearn import plotting
+
+    if view_type not in ("continuous", "contours"):
+        raise ParameterError(f"view_type={view_type!r} is unknown; choose 'continuous' or 'contours'.")
+    if view_type == "contours" and topography is None:
+        raise ParameterError("Contours around scattered neurons mean nothing; give topography=, or use 'continuous'.")
+
+    z, geometry = as_maps(networks, geometry)
+    shown = np.where(np.abs(z) > threshold, np.abs(z), 0)
+    if topography is not None:
+        shown = topography.arrange(shown)
+    if layers is None:
+        layers = np.unique(np.linspace(0, geometry.n_layers - 1, min(6, geometry.n_layers)).astype(int))
+    else:
+        layers = [geometry.layers.index(i) for i in layers]
+    title = f"Networks in layers {', '.join(str(geometry.layers[i]) for i in layers)}"
+    with st.style():
+        display = plotting.plot_prob_atlas(
+            geometry.to_img(shown), bg_img=geometry.mask_img, view_type=view_type, display_mode="x",
+            cut_coords=list(map(int, layers)), draw_cross=False, annotate=False, threshold=threshold, black_bg=False,
+            title=title if topography is None else f"{title} (display order)",
+            figure=plt.figure(figsize=(st.PAGE, 2.3)),
+        )  # fmt: skip
+    if output_file is None:
+        return display
+    display.savefig(output_file)
+    display.close()
+    return None
+
+
+def view_map(networks, network=0, geometry=None, *, threshold=3.0, topography=None):
+    """Open one network in nilearn's interactive viewer, without a brain behind it.
+
+    Parameters
+    ----------
+    networks, network, geometry, threshold, topography
+        See :func:`plot_network_map`.
+
+    Returns
+    -------
+    nilearn's HTML document
+        ``save_as_html``, ``open_in_browser``, or shown by a notebook. x is the position of the layer, y and z are the
+        row and the column in its sheet.
+    """
+    from nilearn import plotting
+
+    z, geometry = as_maps(networks, geometry)
+    z = z[checked_network(network, len(z))]
+    shown = z if topography is None else topography.arrange(z)
+    title = f"Network {network}" + ("" if topography is None else " (display)")
+    view = plotting.view_img(
+        geometry.to_img(shown), bg_img=None, threshold=threshold, cmap=st.DIVERGING(), title=title, black_bg=False,
+        resampling_interpolation="nearest", draw_cross=False,
+    )  # fmt: skip
+    # A layer has no left and right, and the page must not ask another server for its icon.
+    html = view.html.replace('"showLR": true', '"showLR": false')
+    view.html = re.sub(r"<link rel=\"icon\".*?/>", '<link rel="icon" href="data:,">', html, flags=re.S)
+    return view
+
+
+# -- parts --------------------------------------------------------------------------------------------------------
+def _winner(z, threshold):
+    """Number of the network that each neuron loads on most, -1 for neurons of none."""
+    return np.where(np.abs(z).max(axis=0) > threshold, np.abs(z).argmax(axis=0), -1)
+
+
+def _draw_territories(ax, mosaic, corners, geometry, colors):
+    rgba = np.zeros((*mosaic.shape, 4))
+    inside = ~np.isnan(mosaic)
+    rgba[inside] = [0.5, 0.55, 0.6, 0.1]  # faint on white and on dark alike
+    taken = inside & (mosaic >= 0)
+    rgba[taken, :3], rgba[taken, 3] = colors[mosaic[taken].astype(int)], 1
+    ax.imshow(rgba)
+    frame_sheets(ax, corners, geometry)
+
+
+def _pairs(pairs, maps, geometries):
+    """Pairs of networks as rows (first, second)."""
+    from scipy.optimize import linear_sum_assignment
+
+    if pairs is None:
+        geometries[0].check_same(geometries[1], "The second model (for different models give pairs=)")
+        similarity = np.abs(maps[0] @ maps[1].T)
+        return np.stack(linear_sum_assignment(-similarity), axis=1)
+    if hasattr(pairs, "index") and hasattr(pairs, "similarity"):
+        found = np.flatnonzero(pairs.index >= 0)
+        return np.stack([found, pairs.index[found]], axis=1)
+    pairs = np.asarray(pairs, int).reshape(-1, 2)
+    if len(pairs) and (pairs.min() < 0 or (pairs.max(axis=0) >= [len(maps[0]), len(maps[1])]).any()):
+        raise ParameterError(f"pairs name networks 0 to {len(maps[0]) - 1} and 0 to {len(maps[1]) - 1}; got {pairs}.")
+    return pairs
+
+
+def _color_key(ax, colors, names, across=20):
+    for k, color in enumerate(colors):
+        row, col = divmod(k, across)
+        ax.scatter(col + 0.2, -row, s=34, marker="s", color=[color])
+        ax.text(col + 0.42, -row, names[k], va="center", fontsize=6.5)
+    ax.set(xlim=(0, across), ylim=(-max(1, -(-len(colors) // across)) + 0.5, 0.5))
+    ax.set_axis_off()
