@@ -1,7 +1,8 @@
 """What recording costs over the plain forward pass, and what bounds it.
 
     python benchmarks/recording.py                                        # the demo model on the CPU
-    python benchmarks/recording.py --model llama-7b --device cuda --dtype bfloat16 --folder /dev/shm
+    python benchmarks/recording.py --model llama-7b --device cuda --dtype bfloat16 --folder /dev/shm \\
+        --tokens 8192 --tokens-per-run 4096 --parts --variants full int16 every8 layers4 moments gram sketch
 
 Plain passes and recordings of the same batches alternate, so that a machine that slows down does so for both. The
 plain pass computes what recording needs as well (all logits, no cache). Printed are the medians over the repeats of
@@ -24,6 +25,17 @@ import llmbrain
 from llmbrain.corpus import Corpus
 from llmbrain.recording import accumulate, record
 from llmbrain.recording.job import prepare
+from llmbrain.recording.writer import RunWriter
+
+VARIANTS = {
+    "full": {},
+    "int16": {"storage": "int16"},
+    "every8": {"every": 8},
+    "layers4": {"layers": range(4)},
+    "moments": {"accumulate": ["Moments"]},
+    "gram": {"accumulate": ["Gram"]},
+    "sketch": {"accumulate": ["Sketch"]},
+}
 
 
 def main():
@@ -32,36 +44,52 @@ def main():
     if args.threads:
         torch.set_num_threads(args.threads)
     model, tokenizer, corpus = subject(args)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {args.device}, {args.dtype}")
+    if args.parts:
+        for folder in args.folder:
+            parts(args, folder)
+    for folder in args.folder:
+        for name in args.variants if folder == args.folder[0] else args.variants[:1]:
+            print(f"-- {name} -> {folder or 'the temporary folder'}", flush=True)
+            measure(model, tokenizer, corpus, args, VARIANTS[name], folder)
+
+
+def measure(model, tokenizer, corpus, args, variant, folder):
+    """Plain passes and recordings in turn; prints the medians."""
     options = {
         "max_tokens": args.tokens,
         "tokens_per_run": args.tokens_per_run,
         "batch_size": args.batch_size,
+        "storage": args.storage,
+        "every": args.every,
+        "site": args.sites if len(args.sites) > 1 else args.sites[0],
     }
     if args.layers:
         options["layers"] = range(args.layers)
-    options |= {"storage": args.storage, "every": args.every}
-    options["site"] = args.sites if len(args.sites) > 1 else args.sites[0]
+    options |= {key: value for key, value in variant.items() if key != "accumulate"}
+    options["max_tokens"] //= options["every"]  # so that every variant reads about as much
+    statistics_only = variant.get("accumulate", args.accumulate)
     job = prepare(model, tokenizer, corpus, **options)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {args.device}, {args.dtype}")
     print(job.forecast)
     plain(job, args)  # warm up
-    if args.parts:
-        parts(args)
     rows = []
     for _ in range(args.repeats):
-        rows.append((*plain(job, args), *recorded(model, tokenizer, corpus, options, args)))
+        rows.append((*plain(job, args), *recorded(model, tokenizer, corpus, options, statistics_only, folder)))
         print(
             f"plain {job.plan.n_fed / rows[-1][0]:.1f} tokens/s, recording {job.plan.n_fed / rows[-1][2]:.1f}; "
-            f"processor time {rows[-1][1]:.1f} s and {rows[-1][3]:.1f} s"
+            f"processor time {rows[-1][1]:.1f} s and {rows[-1][3]:.1f} s",
+            flush=True,
         )
     median_plain, plain_cpu, median_recording, recording_cpu = (statistics.median(column) for column in zip(*rows))
     ratios = sorted(row[0] / row[2] for row in rows)
     n_fed = job.plan.n_fed
+    written = 0 if statistics_only else job.forecast.bytes
     print(
         f"median: plain {n_fed / median_plain:.1f} tokens/s, recording {n_fed / median_recording:.1f}, "
         f"share {statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f}), "
-        f"{job.forecast.bytes / median_recording / 2**20:.0f} MiB/s written; "
-        f"share by processor time {plain_cpu / recording_cpu:.3f}"
+        f"{written / median_recording / 2**20:.0f} MiB/s written; "
+        f"share by processor time {plain_cpu / recording_cpu:.3f}",
+        flush=True,
     )
 
 
@@ -81,7 +109,8 @@ def arguments():
     parser.add_argument("--accumulate", nargs="+", default=(), help="Moments, Gram, Sketch: no files at all")
     parser.add_argument("--sites", nargs="+", default=["mlp"])
     parser.add_argument("--parts", action="store_true", help="also measure the bus and the disk; writes 8 GiB")
-    parser.add_argument("--folder", default=None, help="where the recordings go for a moment")
+    parser.add_argument("--variants", nargs="+", default=["full"], choices=list(VARIANTS), help="several in one go")
+    parser.add_argument("--folder", nargs="+", default=[None], help="where the recordings go for a moment")
     return parser.parse_args()
 
 
@@ -102,7 +131,8 @@ def subject(args):
         model = LlamaForCausalLM(LlamaConfig()).eval().requires_grad_(False)
     torch.set_default_dtype(torch.float32)
     words = ["the", "state", "of", "all", "neurons", "at", "one", "token", "is", "a", "volume", "in", "a", "run"]
-    texts = [" ".join(words[(7 * i + j * (1 + i % 5)) % len(words)] for j in range(1000)) for i in range(64)]
+    n_texts = max(8, args.tokens * args.every // 2000)
+    texts = [" ".join(words[(7 * i + j * (1 + i % 5)) % len(words)] for j in range(1000)) for i in range(n_texts)]
     return model, tiny_tokenizer(), Corpus(llmbrain.load_corpus(texts).documents, "words")
 
 
@@ -118,8 +148,8 @@ def plain(job, args):
     return since(start)
 
 
-def parts(args, n_bytes=1 << 30):
-    """Print how fast bytes move: off the GPU, and into files of the folder."""
+def parts(args, folder, n_bytes=1 << 30):
+    """Print how fast bytes move: off the GPU, and into files of a folder."""
     if args.device != "cpu":
         on_device = torch.empty(n_bytes, dtype=torch.uint8, device=args.device)
         pinned = torch.empty(n_bytes, dtype=torch.uint8, pin_memory=True)
@@ -130,7 +160,7 @@ def parts(args, n_bytes=1 << 30):
             torch.cuda.synchronize()
         print(f"GPU to pinned memory: {n_bytes / 2**30 / (time.perf_counter() - start):.1f} GiB/s")
     piece = np.random.default_rng(0).integers(0, 255, n_bytes // 16, np.uint8)
-    folder = Path(tempfile.mkdtemp(dir=args.folder))
+    folder = Path(tempfile.mkdtemp(dir=folder))
     for n_threads, n_files in ((1, 1), (4, 1), (4, 4), (16, 16)):
         files = [os.open(folder / f"{n_threads}-{i}", os.O_CREAT | os.O_WRONLY) for i in range(n_files)]
         start = time.perf_counter()
@@ -140,12 +170,18 @@ def parts(args, n_bytes=1 << 30):
         print(f"writing, {n_threads} threads into {n_files} files: {n_bytes / 2**30 / seconds:.1f} GiB/s")
         for file in files:
             os.close(file)
-    for n_threads in (1, 4, 16):
-        mapped = np.memmap(folder / f"map-{n_threads}", np.uint8, "w+", shape=(16, len(piece)))
-        start = time.perf_counter()
-        with ThreadPoolExecutor(n_threads) as pool:
-            list(pool.map(lambda i, m=mapped: np.copyto(m[i], piece), range(16)))
-        print(f"memory map, {n_threads} threads: {n_bytes / 2**30 / (time.perf_counter() - start):.1f} GiB/s")
+    geometry = llmbrain.NeuronGeometry.from_sizes([11008] * 32)
+    rows = np.broadcast_to(np.random.default_rng(0).normal(size=geometry.n_voxels).astype(np.float32), (11, 352256))
+    rows = np.ascontiguousarray(rows)
+    for way in (RunWriter.put, RunWriter.put_mapped):
+        for n_threads in (1, 4, 16):
+            writer = RunWriter(folder / "run.nii", geometry, 11 * 128, reserve=False)
+            start = time.perf_counter()
+            with ThreadPoolExecutor(n_threads) as pool:
+                list(pool.map(lambda i, w=writer, p=way: p(w, 11 * i, rows), range(128)))
+            seconds = time.perf_counter() - start
+            print(f"{way.__name__} into one run, {n_threads} threads: {writer.n_bytes / 2**30 / seconds:.1f} GiB/s")
+            writer.abandon()
     shutil.rmtree(folder)
 
 
@@ -157,15 +193,17 @@ def since(start):
     return tuple(b - a for a, b in zip(start, now()))
 
 
-def recorded(model, tokenizer, corpus, options, args):
+def recorded(model, tokenizer, corpus, options, statistics_only, folder):
     """The same that recording takes, from the texts to the last sidecar."""
-    folder = Path(tempfile.mkdtemp(dir=args.folder))
+    folder = Path(tempfile.mkdtemp(dir=folder))
     try:
         start = now()
-        if args.accumulate:
+        if statistics_only:
             options = {key: value for key, value in options.items() if key != "storage"}
-            kinds = [getattr(llmbrain.recording, name)() for name in args.accumulate]
+            kinds = [getattr(llmbrain.recording, name)() for name in statistics_only]
             accumulate(model, tokenizer, corpus, kinds, progress=False, **options)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             return since(start)
         record(model, tokenizer, corpus, folder / "study", progress=False, **options)
         return since(start)

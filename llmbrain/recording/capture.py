@@ -173,6 +173,8 @@ class HostScanner:
         Most tokens that one batch will keep; the memory taken is that of so many rows.
     """
 
+    reserve = True  # see RunWriter
+
     def __init__(self, model, groups, n_rows):
         self.model = model
         self.n_rows = n_rows

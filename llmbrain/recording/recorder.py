@@ -170,12 +170,14 @@ def _try_run(job, study, run, names, scanners, scales, bar):
 
 def _record_run(job, study, run, names, scanners, scales, bar):
     """Record one run: data first, then events, and last the sidecar that makes it count."""
-    writers = {}
+    writers, scanner = {}, scanners[names]
     try:
         for name in names:
             path = study.path("bold", run=run.number, site=name)
-            writers[name] = RunWriter(path, job.geometries[name], run.n_tokens, job.storage, scales[name])
-        surprisals = _fill(job, run, scanners[names], list(writers.values()), bar)
+            writers[name] = RunWriter(
+                path, job.geometries[name], run.n_tokens, job.storage, scales[name], reserve=scanner.reserve
+            )
+        surprisals = _fill(job, run, scanner, list(writers.values()), bar)
         for writer in writers.values():
             writer.close()
     except BaseException:
@@ -220,17 +222,16 @@ class _Scanners:
         key = tuple(names)
         if key not in self.made:
             groups = [self.job.sites[name] for name in names]
-            self.made[key] = _scanner_for(groups)(self.job.model, groups, self.n_rows)
+            self.made[key] = _scanner_for(self.job.model)(self.job.model, groups, self.n_rows)
         return self.made[key]
 
 
-def _scanner_for(groups):
-    devices = {p.device for group in groups for site in group for p in site.module.parameters()}
-    if len(devices) == 1 and devices.pop().type == "cuda":
+def _scanner_for(model):
+    if {p.device.type for p in model.parameters()} == {"cuda"}:
         from .cuda import CudaScanner
 
         return CudaScanner
-    return HostScanner
+    return HostScanner  # also where a part of the model is kept elsewhere until it runs
 
 
 def _explain(error, job, pieces):

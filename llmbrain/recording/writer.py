@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ..exceptions import RecordingError
+from .mapping import MappedFile
 
 __all__ = ["RunWriter", "nifti_header"]
 
@@ -46,8 +47,6 @@ def nifti_header(geometry, n_tokens, dtype=np.float32):
 class RunWriter:
     """Write activations of a run in any order of tokens; the file appears under its name when it is closed.
 
-    The file has its final size from the start, so a full disk is noticed before the first token.
-
     Parameters
     ----------
     path : path-like
@@ -58,6 +57,9 @@ class RunWriter:
         float32, or int16 with ``scale``.
     scale : ndarray of shape (n_neurons,), optional
         What one step of int16 means for each neuron.
+    reserve : bool
+        Claim the room for the whole run at once, so that a full disk is noticed before the first token. A file system
+        in memory takes a third of a second a GiB for it, which a GPU would wait for; it is told of a full disk later.
 
     Attributes
     ----------
@@ -69,7 +71,7 @@ class RunWriter:
         Values too large for int16.
     """
 
-    def __init__(self, path, geometry, n_tokens, dtype=np.float32, scale=None):
+    def __init__(self, path, geometry, n_tokens, dtype=np.float32, scale=None, reserve=True):
         self.path = Path(path)
         self.part = self.path.with_name(f".{self.path.name}.part.nii")
         self.n_tokens = n_tokens
@@ -80,27 +82,27 @@ class RunWriter:
         if scale is not None:
             self.steps = np.append(1 / np.asarray(scale, np.float32), np.float32(0))[self.columns]
         self.n_clipped = 0
+        self.n_bytes = n_tokens * geometry.n_voxels * self.dtype.itemsize
         self._scratch = None
+        self._mapped = None
         self._lock = threading.Lock()
         self.part.parent.mkdir(parents=True, exist_ok=True)
-        # Writes at their final place rather than a writable memory map: as quick, the pages written do not count as
-        # this process's memory, and a full disk is an error instead of a crash.
-        self.file = open(self.part, "wb", buffering=0)  # noqa: SIM115 - closed by close() or abandon()
-        self.file.write(nifti_header(geometry, n_tokens, self.dtype))
-        self._reserve(n_tokens * geometry.n_voxels * self.dtype.itemsize)
-
-    def _reserve(self, n_bytes):
+        self.file = open(self.part, "w+b", buffering=0)  # noqa: SIM115 - closed by close() or abandon()
         try:
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(self.file.fileno(), _OFFSET, n_bytes)
+            self.file.write(nifti_header(geometry, n_tokens, self.dtype))
+            if reserve and hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(self.file.fileno(), _OFFSET, self.n_bytes)
             else:
-                self.file.truncate(_OFFSET + n_bytes)
+                self.file.truncate(_OFFSET + self.n_bytes)
         except OSError as error:
             self.abandon()
-            raise RecordingError(
-                f"{self.path.parent} has no room for a run of {n_bytes / 2**20:.0f} MiB ({error.strerror}). Free some "
-                "space, choose another folder, or record fewer layers or tokens."
-            ) from error
+            raise self._full(error) from error
+
+    def _full(self, error):
+        return RecordingError(
+            f"{self.path.parent} has no room for a run of {self.n_bytes / 2**20:.0f} MiB ({error.strerror or error}). "
+            "Free some space, choose another folder, or record fewer layers or tokens."
+        )
 
     def write(self, row, block):
         """Write a few tokens.
@@ -124,12 +126,27 @@ class RunWriter:
         self.put(row, ordered)
 
     def put(self, row, ordered):
-        """Write tokens in file order and in the type of the file, ``(n, n_voxels)``; threads may share a writer."""
+        """Write tokens in file order and in the type of the file, ``(n, n_voxels)``."""
         place = _OFFSET + row * len(self.columns) * self.dtype.itemsize
         left = memoryview(np.ascontiguousarray(ordered)).cast("B")
-        while left:  # one call may write less than it was given
-            n = self._write_at(left, place)
-            left, place = left[n:], place + n
+        try:
+            while left:  # one call may write less than it was given
+                n = self._write_at(left, place)
+                left, place = left[n:], place + n
+        except OSError as error:
+            raise self._full(error) from error
+
+    def put_mapped(self, row, ordered):
+        """As :meth:`put`, through a memory map: threads write at once, which one file allows no other way."""
+        with self._lock:
+            if self._mapped is None:
+                self._mapped = MappedFile(self.file.fileno(), _OFFSET + self.n_bytes)
+        if not self._mapped:
+            return self.put(row, ordered)
+        try:
+            self._mapped.write(_OFFSET + row * len(self.columns) * self.dtype.itemsize, ordered)
+        except OSError as error:
+            raise self._full(error) from error
 
     def _write_at(self, data, place):
         if hasattr(os, "pwrite"):
@@ -140,10 +157,16 @@ class RunWriter:
 
     def close(self):
         """Give the file its name."""
-        self.file.close()
+        self._release()
         os.replace(self.part, self.path)
 
     def abandon(self):
         """Remove what was written."""
-        self.file.close()
+        self._release()
         self.part.unlink(missing_ok=True)
+
+    def _release(self):
+        if self._mapped is not None:
+            self._mapped.close()
+            self._mapped = None
+        self.file.close()
