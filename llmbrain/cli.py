@@ -1,12 +1,13 @@
 """The command line: one command a station, and one for the whole path."""
 
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .exceptions import LLMBrainError
+from .exceptions import LLMBrainError, LLMBrainWarning
 
 app = typer.Typer(
     name="llmbrain",
@@ -29,9 +30,20 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto.")]
 Seed = Annotated[int, typer.Option("--random-state", help="Seed of everything that is drawn.")]
 
 
+def _version(wanted: bool):
+    if wanted:
+        from . import __version__
+
+        typer.echo(f"llmbrain {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
 ):
     """Read the options that stand before the command; main() looks for --debug itself."""
 
@@ -135,7 +147,11 @@ def lesion(
     device: Device = "cpu",
     random_state: Seed = 0,
 ):
-    """Silence each network, and matched random sets, and measure the loss on held-out text."""
+    """Silence networks and matched controls; measure the loss.
+
+    Each network, and for each as many random sets of neurons as wanted, is silenced while the model reads held-out
+    text. The table and the control draws are written into the study.
+    """
     from .pipeline import lesion_networks
 
     result = lesion_networks(
@@ -159,9 +175,13 @@ def prune(
     calibration: Annotated[str, typer.Option(help="Text to calibrate on.")] = "demo",
     ratio: Annotated[float, typer.Option(help="Share to remove, between 0 and 1.")] = 0.2,
     ratio_of: Annotated[str, typer.Option(help="neurons, decoder or all: what the ratio is a share of.")] = "neurons",
-    score: Annotated[str | None, typer.Option(help="How neurons are ranked.")] = None,
-    allocation: Annotated[str | None, typer.Option(help="How the budget is spread over layers.")] = None,
-    compensation: Annotated[str | None, typer.Option(help="none, bias, ridge or affine.")] = None,
+    score: Annotated[str | None, typer.Option(help="How neurons are ranked: flap, wanda, random ...")] = None,
+    allocation: Annotated[
+        str | None, typer.Option(help="How the budget is spread over layers: schur, global, uniform ...")
+    ] = None,
+    compensation: Annotated[
+        str | None, typer.Option(help="What the others do for the removed: none, bias, ridge or affine.")
+    ] = None,
     format: Annotated[str, typer.Option("--format", help="hetero, uniform, padded or gguf.")] = "hetero",
     dtype: Dtype = "float32",
     device: Device = "cpu",
@@ -203,7 +223,10 @@ def grid(
     context: Annotated[int, typer.Option(help="Tokens of context.")] = 1024,
     device: Device = "cpu",
 ):
-    """Compare pruning recipes on one calibration text: every score, allocation, compensation and ratio."""
+    """Compare pruning recipes on one calibration text.
+
+    Every score with every allocation, compensation and ratio, measured as perplexity on other text.
+    """
     from .corpus import load_corpus
     from .exceptions import ParameterError
     from .models import load_model
@@ -267,10 +290,21 @@ def info(
     model: Annotated[str | None, typer.Argument(help="A model to look into; leave out for versions.")] = None,
     n_tokens: Annotated[int, typer.Option(help="Tokens whose recording is weighed.")] = 10_000,
 ):
-    """Show the sites, sizes and geometry of a model; without one, versions and devices."""
+    """Show versions and devices, or what a model is made of.
+
+    With a model: its sites, their sizes and geometry, and what a recording would weigh.
+    """
     from .pipeline import describe_environment, describe_sites
 
     typer.echo(describe_environment() if model is None else describe_sites(model, n_tokens))
+
+
+def _say_warning(message, category, *_where, **_more):
+    """Warnings as sentences: whoever types a command has no use for the line of code."""
+    if issubclass(category, LLMBrainWarning):
+        typer.echo(f"llmbrain: {message}", err=True)
+    else:
+        typer.echo(f"{category.__name__}: {message}", err=True)
 
 
 def main(args=None):
@@ -285,8 +319,12 @@ def main(args=None):
     debug = "--debug" in args
     if debug:  # accepted anywhere on the line
         args = ["--debug", *(a for a in args if a != "--debug")]
+    if not args:
+        args = ["--help"]
     try:
-        app(args, standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = _say_warning
+            app(args, standalone_mode=False)
     except LLMBrainError as error:
         if debug:
             raise
@@ -301,7 +339,11 @@ def main(args=None):
         if hasattr(error, "format_message"):  # a usage error of the command line itself
             typer.echo(f"llmbrain: {error.format_message()} (see --help)", err=True)
             sys.exit(2)
-        raise
+        if debug:
+            raise
+        what = f"{type(error).__name__}: {error}".strip().rstrip(".")
+        typer.echo(f"llmbrain: unexpected {what}. The same command with --debug shows where.", err=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

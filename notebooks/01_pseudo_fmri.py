@@ -72,11 +72,12 @@ print("\n" + corpus[0].text[:260] + " ...")
 # ## The scan
 #
 # `forecast` says what a recording will cost; `record` makes it, straight to disk and with bounded memory. Killed half
-# way, the same call goes on where it stopped; finished, it opens what is there.
+# way, the same call goes on where it stopped; finished, it opens what is there. A run holds about 4,000 tokens unless
+# told otherwise; here one run holds all, to keep the notebooks short.
 
 # %%
-print(forecast(model, tokenizer, corpus))
-recording = lb.record(model, tokenizer, corpus, out="study", progress=False)
+print(forecast(model, tokenizer, corpus, tokens_per_run=8192))
+recording = lb.record(model, tokenizer, corpus, out="study", tokens_per_run=8192, progress=False)
 for path in sorted(Path("study").rglob("*")):
     if path.is_file():
         print(path.as_posix())

@@ -40,7 +40,7 @@ quick = os.environ.get("LLMBRAIN_QUICK") == "1"  # set by the tests, which take 
 model, tokenizer = lb.load_model("demo")
 n_documents = 12 if quick else 24
 corpus = Corpus([replace(d, text=d.text[:700]) for d in lb.load_corpus("demo")[:n_documents]], name="openings")
-recording = lb.record(model, tokenizer, corpus, out="study", progress=False)
+recording = lb.record(model, tokenizer, corpus, out="study", tokens_per_run=8192, progress=False)
 geometry, events = recording.geometry, recording.events
 print(f"{recording.n_tokens:,} tokens x {geometry.n_neurons:,} neurons")
 
@@ -150,10 +150,9 @@ figure = plot_matching(match_maps(first, second), names=("first half", "second h
 # for each number asked for.
 
 # %%
-curve = split_half_curve([activity], [5, 10, 15, 20, 30], n_init=2)
-print(
-    f"directions beyond noise (parallel analysis): {parallel_analysis(standardized_sample([activity]), n_draws=2)[0]}"
-)
+rounds = [activity[document // 6 == r] for r in range(n_documents // 6)]  # one document of each kind; every other: a half
+curve = split_half_curve(rounds, [5, 10, 15, 20, 30], n_init=2)
+print("directions beyond noise (parallel analysis):", parallel_analysis(standardized_sample(rounds), n_draws=2)[0])
 figure = plot_order(curve[["n_components", "n_reproduced", "mean_r"]])
 curve.round(2)
 
@@ -166,7 +165,7 @@ curve.round(2)
 # %%
 torch.manual_seed(0)
 untrained = AutoModelForCausalLM.from_config(model.config).eval()
-blank = lb.record(untrained, tokenizer, corpus, out="study-untrained", progress=False)
+blank = lb.record(untrained, tokenizer, corpus, out="study-untrained", tokens_per_run=8192, progress=False)
 nothing = halves(blank[0].to_array())
 
 alike = {"trained": match_maps(first, second), "untrained": match_maps(*nothing)}

@@ -34,7 +34,7 @@ quick = os.environ.get("LLMBRAIN_QUICK") == "1"  # set by the tests, which take 
 model, tokenizer = lb.load_model("demo")
 n_documents = 12 if quick else 24
 corpus = Corpus([replace(d, text=d.text[:700]) for d in lb.load_corpus("demo")[:n_documents]], name="openings")
-recording = lb.record(model, tokenizer, corpus, out="study", progress=False)
+recording = lb.record(model, tokenizer, corpus, out="study", tokens_per_run=8192, progress=False)
 networks = lb.CanICA(n_components=16, n_init=5, random_state=0).fit(recording).networks_
 
 calibration = lb.load_corpus("demo")

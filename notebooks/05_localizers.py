@@ -42,7 +42,7 @@ for function, items in stimuli.items():
 # %%
 model, tokenizer = lb.load_model("demo")
 recordings = {
-    function: lb.record(model, tokenizer, items, out=f"study-{function}", progress=False)
+    function: lb.record(model, tokenizer, items, out=f"study-{function}", tokens_per_run=8192, progress=False)
     for function, items in stimuli.items()
 }
 geometry = recordings["code"].geometry

@@ -31,6 +31,30 @@ def test_every_command_has_help(command):
     assert "--help" in done.stdout
 
 
+def test_no_command_is_cut_short_in_the_list():
+    for args in (["--help"], []):
+        done = llmbrain(*args)
+        assert done.returncode == 0 and done.stderr == ""
+        assert "..." not in done.stdout.split("Commands:")[1]
+    assert llmbrain("--version").stdout.strip() == f"llmbrain {__version__}"
+
+
+def test_unexpected_errors_have_no_traceback_either(monkeypatch, capsys):
+    from llmbrain import cli, pipeline
+
+    def fail(*_):
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(pipeline, "describe_environment", fail)
+    with pytest.raises(SystemExit) as left:
+        cli.main(["info"])
+    assert left.value.code == 1
+    said = capsys.readouterr().err
+    assert "out of luck" in said and "--debug" in said and "Traceback" not in said
+    with pytest.raises(RuntimeError, match="luck"):
+        cli.main(["info", "--debug"])
+
+
 def test_info_gives_versions():
     done = llmbrain("info")
     assert done.returncode == 0

@@ -133,7 +133,6 @@ def plot_prob_atlas(
     -------
     nilearn display object or None
     """
-    import matplotlib.pyplot as plt
     from nilearn import plotting
 
     if view_type not in ("continuous", "contours"):
@@ -149,14 +148,22 @@ def plot_prob_atlas(
         layers = np.unique(np.linspace(0, geometry.n_layers - 1, min(6, geometry.n_layers)).astype(int))
     else:
         layers = [geometry.layers.index(i) for i in layers]
-    title = f"Networks in layers {', '.join(str(geometry.layers[i]) for i in layers)}"
+    colors = st.network_colors(len(z))
     with st.style():
+        figure, _ = st.fixed_figure(st.PAGE, 2.3, "Networks in chosen layers",
+                                    None if topography is None else topography.note)  # fmt: skip
         display = plotting.plot_prob_atlas(
-            geometry.to_img(shown), bg_img=geometry.mask_img, view_type=view_type, display_mode="x",
+            geometry.to_img(shown), bg_img=None, view_type=view_type, display_mode="x",
             cut_coords=list(map(int, layers)), draw_cross=False, annotate=False, threshold=threshold, black_bg=False,
-            title=title if topography is None else f"{title} (display order)",
-            figure=plt.figure(figsize=(st.PAGE, 2.3)),
+            cmap=_listed(colors), colorbar=False, figure=figure, axes=(0, 0.1, 0.9, 0.75),
         )  # fmt: skip
+        # nilearn counts maps from 1 and shows no frame: a key of the networks' own numbers, and the edge of the sheets
+        for cut, layer in zip(display.axes.values(), layers):
+            _frame_cut(cut.ax, geometry)
+            cut.ax.set_title(f"layer {geometry.layers[layer]}", fontsize=7, pad=2)
+        key = figure.add_axes((0.91, 0.1, 0.08, 0.75))
+        names, _ = network_names(networks, len(z))
+        _color_key(key, colors, names, across=1 + (len(z) - 1) // 24)
     if output_file is None:
         return display
     display.savefig(output_file)
@@ -225,6 +232,23 @@ def _pairs(pairs, maps, geometries):
     if len(pairs) and (pairs.min() < 0 or (pairs.max(axis=0) >= [len(maps[0]), len(maps[1])]).any()):
         raise ParameterError(f"pairs name networks 0 to {len(maps[0]) - 1} and 0 to {len(maps[1]) - 1}; got {pairs}.")
     return pairs
+
+
+def _frame_cut(ax, geometry):
+    """Frame the sheet of a layer in nilearn's coordinates, and keep neurons square."""
+    from matplotlib.patches import Rectangle
+
+    corner = geometry.mask_img.affine @ [0, -0.5, -0.5, 1]
+    far = geometry.mask_img.affine @ [0, geometry.shape[1] - 0.5, geometry.shape[2] - 0.5, 1]
+    wide, high = (far - corner)[1:3]
+    ax.add_patch(Rectangle(corner[1:3], wide, high, fill=False, ec=st.MUTED, lw=0.6, clip_on=False))
+    ax.set(xlim=sorted((corner[1], far[1])), ylim=sorted((corner[2], far[2])), aspect="equal")
+
+
+def _listed(colors):
+    from matplotlib.colors import ListedColormap
+
+    return ListedColormap(colors)
 
 
 def _color_key(ax, colors, names, across=20):

@@ -118,7 +118,7 @@ def plot_dose_response(table, *, x=None, group="network", xlabel=None, ylabel=UN
                 ax.set_title(f"{group} {short_name(name)}", fontsize=8)
         for ax in axes.flat[len(groups) :]:
             ax.remove()
-        axes.flat[0].legend(loc="upper left", handlelength=1.2)
+        axes.flat[0].legend(loc="best", handlelength=1.2)
         fig.supxlabel(xlabel or x.replace("n_neurons", "neurons lesioned"), fontsize=8, color=st.INK)
         fig.supylabel(ylabel, fontsize=8, color=st.INK)
     return st.finish(fig, output_file)
@@ -177,7 +177,8 @@ def plot_selectivity(result, *, value="effect", alpha=0.05, family=None, label=N
         bar.outline.set_visible(False)
         bar.set_label(label or (UNIT if value == "effect" else value))
         if q is not None:
-            st.caption(fig, f"Dot: {q} < {alpha:g} against matched controls.")
+            found = f"Dot: {q}" if len(rows) else f"No effect has a {q}"
+            st.caption(fig, f"{found} < {alpha:g} against matched controls.")
     return st.finish(fig, output_file)
 
 
