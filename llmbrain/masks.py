@@ -395,7 +395,8 @@ def _merge(a, b):
     texts = {h for info in (a, b) for h in np.atleast_1d(info.get("corpus_hash", [])).tolist()}
     if texts:
         merged["corpus_hash"] = texts.pop() if len(texts) == 1 else sorted(texts)
-    return merged
+    documents = {h for info in (a, b) for h in info.get("document_hashes", [])}
+    return merged | ({"document_hashes": sorted(documents)} if documents else {})
 
 
 def _map(map, geometry):

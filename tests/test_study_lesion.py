@@ -364,7 +364,7 @@ def test_mean_and_resample_studies_take_their_values_from_the_reference(tiny, ma
 
 def test_amplification_is_a_study_too(tiny, masks):
     result = run(tiny, masks, how="scale", options={"value": 2.0, "alternative": "two-sided"}, controls=("layer",))
-    assert result.info["lesion"] == {"how": "scale", "value": 2.0, "strength": 1.0}
+    assert result.info["lesion"] == {"how": "scale", "value": 2.0, "strength": 1.0, "positions": "all"}
     assert result.info["alternative"] == "two-sided"
 
 

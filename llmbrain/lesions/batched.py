@@ -15,6 +15,7 @@ from ..evaluation.losses import LogitReader, batch_losses, input_device, pad, se
 from ..models.hooks import site_hooks
 from ..models.sites import find_decoder_layers
 from .context import Lesion, refuse_compiled
+from .positions import FixedPositions, scored_positions
 
 __all__ = ["BatchPlan", "condition_losses", "plan_batches", "row_mode", "start_of"]
 
@@ -66,7 +67,9 @@ def plan_batches(sequences, first_layers, max_tokens):
     return plans
 
 
-def condition_losses(model, sites, sequences, edits, *, max_tokens=4096, mode="prefix", done=None, progress=None):
+def condition_losses(
+    model, sites, sequences, edits, *, max_tokens=4096, mode="prefix", positions="all", done=None, progress=None
+):
     """Sum of the losses of every sequence, intact and under every condition.
 
     Parameters
@@ -81,6 +84,8 @@ def condition_losses(model, sites, sequences, edits, *, max_tokens=4096, mode="p
     mode : {"prefix", "rows", "single"}
         ``prefix``: conditions join where they begin; ``rows``: all rows from the first layer on; ``single``: one
         condition at a time through :func:`llmbrain.lesion`. All give the same numbers; see :func:`row_mode`.
+    positions : {"all", "prompt", "generated", "last"} or callable
+        At which tokens the edits act, see :func:`llmbrain.lesions.positions.scored_positions`.
     done : array of shape (1 + n_conditions, n_sequences), optional
         What an earlier, interrupted call returned; NaN marks what is missing. Filled in place.
     progress : callable, optional
@@ -104,7 +109,7 @@ def condition_losses(model, sites, sequences, edits, *, max_tokens=4096, mode="p
         batch = [sequences[i] for i in plan.sequences]
         chosen = [edits[c] for c in plan.conditions]
         with torch.no_grad():
-            result = _PASSES[mode](reader, sites, batch, chosen, plan.with_intact)
+            result = _PASSES[mode](reader, sites, batch, chosen, plan.with_intact, positions)
         sums[np.ix_(wanted, plan.sequences)] = result
         if progress is not None:
             progress(len(wanted) * sum(len(s) for s in batch), sums)
@@ -166,34 +171,37 @@ def start_of(edit, sites):
 
 
 # ------------------------------------------------------------------------------------------------ the passes
-def _pass_single(reader, sites, batch, edits, with_intact):
+def _pass_single(reader, sites, batch, edits, with_intact, positions="all"):
     """One condition after the other, each under its own lesion."""
     sums = []
     ids, mask = pad(batch, input_device(reader.model))
     mask = None if bool(mask.all()) else mask
+    where = scored_positions(positions, batch, ids)
+    tracker = None if where is None else FixedPositions(where)
     for edit in ([None] if with_intact else []) + list(edits):
-        with contextlib.nullcontext() if edit is None else Lesion.at_sites(reader.model, edit, sites):
+        with contextlib.nullcontext() if edit is None else Lesion.at_sites(reader.model, edit, sites, tracker):
             hidden = reader.read(ids, mask)
         sums.append(_sums(hidden, reader, ids, batch)[0])
     return np.stack(sums)
 
 
-def _pass_rows(reader, sites, batch, edits, with_intact):
+def _pass_rows(reader, sites, batch, edits, with_intact, positions="all"):
     """All conditions as rows from the first layer on."""
     ids, mask = pad(batch, input_device(reader.model))
     n_blocks = len(edits) + with_intact
-    rows = _Rows(edits, len(batch), ids.shape[1], intact=with_intact, active=range(len(edits)))
+    where = scored_positions(positions, batch, ids)
+    rows = _Rows(edits, len(batch), ids.shape[1], where, intact=with_intact, active=range(len(edits)))
     mask = None if bool(mask.all()) else mask.repeat(n_blocks, 1)
     with site_hooks(sites, rows.edit):
         hidden = reader.read(ids.repeat(n_blocks, 1), mask)
     return _sums(hidden, reader, ids, batch, n_blocks)
 
 
-def _pass_prefix(reader, sites, batch, edits, with_intact):
+def _pass_prefix(reader, sites, batch, edits, with_intact, positions="all"):
     """Conditions join the batch at the layer where they begin."""
     _, blocks = find_decoder_layers(reader.model)
     ids, mask = pad(batch, input_device(reader.model))
-    rows = _Rows(edits, len(batch), ids.shape[1], intact=True, active=())
+    rows = _Rows(edits, len(batch), ids.shape[1], scored_positions(positions, batch, ids), intact=True, active=())
     starts = [start_of(edit, sites) for edit in edits]
     with contextlib.ExitStack() as stack:
         for layer, block in enumerate(blocks):
@@ -216,8 +224,9 @@ class _Rows:
     ``order`` lists the conditions in the order of their rows; -1 are the intact rows.
     """
 
-    def __init__(self, edits, batch, n_tokens, *, intact, active):
+    def __init__(self, edits, batch, n_tokens, where=None, *, intact, active):
         self.edits, self.batch, self.n_tokens = edits, batch, n_tokens
+        self.where = None if where is None else where.reshape(-1, 1)  # alike for all blocks of rows
         self.states = [edit.state() for edit in edits]
         self.order = ([-1] if intact else []) + list(active)
         self.left = len(edits) - len(self.order) + intact
@@ -274,13 +283,16 @@ class _Rows:
         if not touched:
             return None
         blocks = x.reshape(len(self.order), self.batch * self.n_tokens, x.shape[-1])
+        where = None if self.where is None else self.where.to(x.device)
         if all(self.edits[c].is_removal for _, c in touched):
-            return blocks.masked_fill(self._mask(layer, x.device), 0.0).reshape(x.shape)
+            mask = self._mask(layer, x.device)
+            return blocks.masked_fill(mask if where is None else mask & where, 0.0).reshape(x.shape)
         blocks = blocks.clone()
         for k, c in touched:
             units = self.states[c].units(layer, x.device)
-            old = blocks[k][:, units].reshape(self.batch, self.n_tokens, -1)
-            blocks[k][:, units] = self.states[c].new_values(layer, old).reshape(-1, len(units))
+            old = blocks[k][:, units]
+            new = self.states[c].new_values(layer, old.reshape(self.batch, self.n_tokens, -1)).reshape(old.shape)
+            blocks[k][:, units] = new if where is None else new.where(where, old)
         return blocks.reshape(x.shape)
 
     def _mask(self, layer, device):

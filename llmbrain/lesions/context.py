@@ -115,11 +115,11 @@ class Lesion(contextlib.ContextDecorator):
         self._open = []
 
     @classmethod
-    def at_sites(cls, model, edit, sites):
+    def at_sites(cls, model, edit, sites, tracker=None):
         """A lesion at sites that were found and checked before."""
         new = cls.__new__(cls)
         new.model, new.edit, new.sites = model, edit, sites
-        new._tracker, new._open = PositionTracker(model), []
+        new._tracker, new._open = tracker or PositionTracker(model), []
         return new
 
     def __enter__(self):

@@ -9,16 +9,30 @@ from .. import stats
 from ..exceptions import DatasetError, MaskError, ParameterError
 from ..files import read_json, read_tsv, write_json, write_tsv
 from ..masks import NeuronMask
+from .comparison import compare, mean_over_items
 from .context import sites_of
 from .families import draw_control, parse_family
+from .guards import known_texts, network_texts, warn_of_double_dipping
 from .kinds import NEEDS_REFERENCE, Edit
 from .plan import named_masks
-from .result import compare
 from .running import Runner
 from .statistics import NeuronStatistics, neuron_statistics
 from .tasks import as_tasks
 
 __all__ = ["DOSES", "DoseResponse", "dose_response"]
+
+OPTIONS = {
+    "alternative": "greater",
+    "value": None,
+    "importance": "fluctuation",
+    "check_model": True,
+    "fitted_on": None,
+    "checkpoint": None,
+    "max_tokens": None,
+    "mode": "auto",
+    "autocast": None,
+    "positions": "all",
+}
 
 DOSES = {
     "strength": (0.0, 0.25, 0.5, 0.75, 1.0),
@@ -84,6 +98,7 @@ def _paths(study, desc):
         from ..dataset import Study
 
         study = Study.open(study)
+    desc = desc.replace("_", "")  # an entity holds letters and digits
     return {kind: study.path(kind, desc=desc) for kind in ("dose_effects", "dose_controls", "dose_json")}
 
 
@@ -132,8 +147,9 @@ def dose_response(
         For ``threshold`` and ``n_neurons``; a NetworkSet brings its own.
     progress : bool
     options : dict, optional
-        ``max_tokens``, ``mode``, ``autocast`` (see :class:`llmbrain.lesions.running.Runner`), ``alternative``,
-        ``value`` (of the lesion), ``importance``, ``check_model``.
+        ``max_tokens``, ``mode``, ``autocast``, ``positions`` (see :class:`llmbrain.lesions.running.Runner`),
+        ``alternative``, ``value`` (of the lesion), ``importance``, ``check_model``, ``fitted_on`` (the text that the
+        networks were found on, where they do not know it), ``checkpoint`` (a ``.npz`` file to go on from).
 
     Returns
     -------
@@ -151,24 +167,28 @@ def dose_response(
     """
     if over not in DOSES:
         raise ParameterError(f"over={over!r} is unknown; choose from {', '.join(DOSES)}.")
-    options = {
-        "alternative": "greater",
-        "value": None,
-        "importance": "fluctuation",
-        "check_model": True,
-        **(options or {}),
-    }
+    unknown = sorted(set(options or {}) - set(OPTIONS))
+    if unknown:
+        raise ParameterError(f"Unknown options {unknown}; dose_response knows {', '.join(OPTIONS)}.")
+    options = {**OPTIONS, **(options or {})}
     doses = _checked_doses(over, DOSES[over] if doses is None else doses)
-    masks, maps = named_masks(networks, maps)
-    sites = sites_of(model, masks[0], check_model=options.pop("check_model"))
-    prepared = as_tasks(task)[0].prepare(model, tokenizer)
+    given, (masks, maps) = networks, named_masks(networks, maps)
+    sites = sites_of(model, masks[0], check_model=options["check_model"])
     family = parse_family(family, options["importance"])
+    if family.rule in ("others", "top"):
+        raise ParameterError(f"The family {family.label!r} has no draws to follow over doses; choose another one.")
+    running = {name: options[name] for name in ("max_tokens", "mode", "autocast", "positions")}
+    runner = Runner(model, tokenizer, sites, **running)
+    prepared = as_tasks(task)[0].prepare(model, tokenizer)
     statistics = _statistics(model, tokenizer, masks[0], family, how, reference, random_state)
     lesions = _lesions(masks, maps, over, doses, family, statistics, n_controls, random_state)
     edits = [_edit(mask, over, dose, how, options["value"], statistics, random_state) for *_, dose, mask in lesions]
-    running = {name: options[name] for name in ("max_tokens", "mode", "autocast") if name in options}
-    runner = Runner(model, tokenizer, sites, **running)
-    (values,) = runner.run([prepared], edits, progress=progress)
+    sources = {
+        "networks": network_texts(given, masks, options["fitted_on"]),
+        "importances and reference values": known_texts(getattr(statistics, "info", None)),
+    }
+    warned = warn_of_double_dipping([prepared], sources)
+    (values,) = runner.run([prepared], edits, progress=progress, checkpoint=options["checkpoint"])
     table, controls = _tables(prepared, values, lesions, over, options["alternative"], random_state)
     info = {
         "over": over,
@@ -181,6 +201,7 @@ def dose_response(
         "random_state": random_state,
         "mode": runner.mode,
         "autocast": runner.autocast,
+        "warnings": warned,
     }
     return DoseResponse(table, controls, info)
 
@@ -250,7 +271,7 @@ def _tables(task, values, lesions, over, alternative, random_state):
     label, members = next(iter(task.groups.items()))
     weights = task.weights[members]
     effects = values[1:, members] - values[0, members]
-    means = effects @ weights / weights.sum()
+    means = mean_over_items(effects, weights)
     names = {k: mask.name for k, draw, _, mask in lesions if draw < 0}
     rows, draws = [], []
     for i, (k, draw, dose, mask) in enumerate(lesions):
@@ -258,7 +279,8 @@ def _tables(task, values, lesions, over, alternative, random_state):
             draws.append({"network": names[k], over: dose, "draw": draw, "n_neurons": mask.count, "effect": means[i]})
             continue
         others = [means[j] for j, (m, d, at, _) in enumerate(lesions) if m == k and d >= 0 and at == dose]
-        interval = stats.bootstrap_interval(effects[i], weights=weights, random_state=random_state)
+        read = ~np.isnan(effects[i])
+        interval = stats.bootstrap_interval(effects[i][read], weights=weights[read], random_state=random_state)
         low, high = np.quantile(others, [0.05, 0.95]) if others else (np.nan, np.nan)
         size = {} if over == "n_neurons" else {"n_neurons": mask.count}
         rows.append(

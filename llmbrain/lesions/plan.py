@@ -1,18 +1,20 @@
 """A lesion study made ready for one model: its controls drawn, its passes run, its tables filled."""
 
-import warnings
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
 from .. import controls as control_sets
-from ..exceptions import DoubleDippingWarning, MaskError, ParameterError
+from ..exceptions import MaskError, ParameterError
 from ..masks import NeuronMask
+from .comparison import mean_over_items, power_note
 from .context import sites_of
 from .families import draw_control, parse_family
+from .guards import known_texts, network_texts, warn_of_double_dipping
 from .kinds import NEEDS_REFERENCE, Edit
-from .result import kinds_or_none, power_note
+from .positions import check_positions
+from .result import kinds_or_none
 from .running import Runner
 from .statistics import NeuronStatistics, neuron_statistics
 from .tasks import as_tasks
@@ -22,6 +24,7 @@ __all__ = ["OPTIONS", "Plan", "named_masks"]
 OPTIONS = {
     "value": None,
     "strength": 1.0,
+    "positions": "all",
     "importance": "fluctuation",
     "n_nearest": 10,
     "maps": None,
@@ -59,7 +62,7 @@ class Plan:
         for mask in self.masks:
             self.geometry.check_same(mask.geometry, f"The mask {mask.name}")
         self.sites = sites_of(model, self.masks[0], check_model=self.options["check_model"])
-        running = {name: self.options[name] for name in ("max_tokens", "mode", "autocast")}
+        running = {name: self.options[name] for name in ("max_tokens", "mode", "autocast", "positions")}
         self.runner = Runner(model, tokenizer, self.sites, **running)
         if not isinstance(study.n_controls, (int, np.integer)) or study.n_controls < 1:
             raise ParameterError(f"n_controls is a whole number of at least 1; got {study.n_controls!r}.")
@@ -74,6 +77,7 @@ class Plan:
         if study.how not in NEEDS_REFERENCE:
             self.edit(self.masks[0])  # says now what is wrong with the kind of lesion
         self.tasks = [task.prepare(model, tokenizer) for task in as_tasks(study.tasks)]
+        check_positions(self.options["positions"], self.tasks)
 
     @property
     def n_conditions(self):
@@ -157,7 +161,7 @@ class Plan:
             effects = value[1:] - value[0]
             for label, members in task.groups.items():
                 weights = task.weights[members]
-                means = effects[:, members] @ weights / weights.sum()
+                means = mean_over_items(effects[:, members], weights)
                 for k, mask in enumerate(self.masks):
                     items.append(
                         pd.DataFrame(
@@ -222,24 +226,12 @@ class Plan:
     # -- guards and description -----------------------------------------------------------------------------------
     def warn_of_double_dipping(self):
         """Warn where a task's text is one that networks, thresholds or importances come from."""
-        sources = {"networks": _hashes(self.options["fitted_on"])}
-        for mask in self.masks:
-            sources["networks"] |= _hashes(mask.info)
-        sources["importances and reference values"] = _hashes(getattr(self.statistics, "info", None))
+        sources = {
+            "networks": network_texts(self.study.masks, self.masks, self.options["fitted_on"]),
+            "importances and reference values": known_texts(getattr(self.statistics, "info", None)),
+        }
         self.checked = bool(sources["networks"])
-        messages = []
-        for task in self.tasks:
-            tested = _hashes(task.info)
-            for what, known in sources.items():
-                shared = tested & known
-                if shared:
-                    messages.append(
-                        f"Double dipping: the task {task.name!r} tests on text that the {what} come from "
-                        f"({len(shared)} texts in common). Its effects are biased upwards; test on other text."
-                    )
-        for message in messages:
-            warnings.warn(message, DoubleDippingWarning, stacklevel=4)
-        return messages
+        return warn_of_double_dipping(self.tasks, sources, stacklevel=4)
 
     def describe(self):
         """What the sidecar says of the study."""
@@ -257,6 +249,7 @@ class Plan:
                 "how": self.study.how,
                 "value": _plain(self.options["value"]),
                 "strength": self.options["strength"],
+                "positions": _rule(self.options["positions"]),
             },
             "families": {f.label: f.description for f in self.families},
             "n_controls": int(self.study.n_controls),
@@ -267,7 +260,7 @@ class Plan:
             "tasks": {t.name: {"unit": t.unit, "n_items": len(t.items), **_public(t.info)} for t in self.tasks},
             "reference": _public(statistics.info) | {"n_tokens": statistics.n_tokens} if statistics else None,
             "double_dipping_checked": self.checked,
-            "power": power_note(n_controls, len(self.masks)),
+            "power": power_note(n_controls, len(self.masks), alternative=self.options["alternative"]),
             "mode": self.runner.mode,
             "autocast": self.runner.autocast,
             "counts_per_layer": {m.name: m.counts_per_layer.tolist() for m in self.masks},
@@ -315,18 +308,8 @@ def _listed(controls):
     return list(controls)
 
 
-def _hashes(source):
-    """Hashes of texts that are known of a corpus, an info dict, a list of hashes."""
-    if source is None:
-        return set()
-    if isinstance(source, str):
-        return {source}
-    if hasattr(source, "documents"):
-        return {source.hash, *(d.hash for d in source)}
-    if isinstance(source, dict):
-        found = [source.get("corpus_hash"), *(source.get("document_hashes") or [])]
-        return {h for part in found if part for h in ([part] if isinstance(part, str) else part)}
-    return set(source)
+def _rule(positions):
+    return positions if isinstance(positions, str) else getattr(positions, "__name__", "a rule on token ids")
 
 
 def _public(info):

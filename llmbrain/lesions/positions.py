@@ -4,7 +4,7 @@ import contextlib
 
 from ..exceptions import ParameterError
 
-__all__ = ["POSITIONS", "PositionTracker"]
+__all__ = ["POSITIONS", "FixedPositions", "PositionTracker", "check_positions", "scored_positions"]
 
 POSITIONS = ("all", "prompt", "generated", "last")
 
@@ -26,8 +26,7 @@ class PositionTracker:
     """
 
     def __init__(self, model, rule="all", prompt_length=None):
-        if not callable(rule) and rule not in POSITIONS:
-            raise ParameterError(f"positions={rule!r} is unknown; choose from {', '.join(POSITIONS)}, or a callable.")
+        check_positions(rule)
         self.rule, self.prompt_length = rule, prompt_length
         self._body = model if rule == "all" else model.get_decoder()
         self.reset()
@@ -70,7 +69,7 @@ class PositionTracker:
         past = int(cache.get_seq_length()) if cache is not None else 0
         batch, n_tokens = tokens.shape[:2]
         if callable(self.rule):
-            self._call = self._by_ids(ids)
+            self._call = _by_ids(self.rule, ids)
         elif self.rule == "last":
             self._call = _last(kwargs.get("attention_mask"), batch, n_tokens, tokens.device)
         else:
@@ -78,21 +77,6 @@ class PositionTracker:
             position = past + torch.arange(n_tokens, device=tokens.device)
             chosen = position < self._end if self.rule == "prompt" else position >= self._end
             self._call = chosen.expand(batch, n_tokens)
-
-    def _by_ids(self, ids):
-        import torch
-
-        if ids is None:
-            raise ParameterError(
-                "The model was given embeddings, not token ids; a rule on token ids cannot be applied."
-            )
-        chosen = torch.as_tensor(self.rule(ids))
-        if chosen.shape != ids.shape or chosen.dtype != torch.bool:
-            raise ParameterError(
-                f"positions= must return a boolean tensor of shape {tuple(ids.shape)}, one entry a token; it returned "
-                f"{chosen.dtype} {tuple(chosen.shape)}."
-            )
-        return chosen
 
     def _find_end(self, ids, past, n_tokens):
         if self.prompt_length is not None:
@@ -109,6 +93,94 @@ class PositionTracker:
         if ids is None or prompt is None or len(ids) != len(prompt) or ids.shape[1] <= prompt.shape[1]:
             return False
         return bool((ids[:, : prompt.shape[1]] == prompt).all())
+
+
+class FixedPositions:
+    """Positions that are known beforehand: of sequences that are scored in one piece.
+
+    Parameters
+    ----------
+    where : bool tensor of shape (batch, n_tokens)
+    """
+
+    def __init__(self, where):
+        self.where = where
+
+    def watching(self):
+        """Nothing has to be followed."""
+        return contextlib.nullcontext()
+
+    def selected(self, leading_shape, device):
+        """Where to act; see :meth:`PositionTracker.selected`."""
+        return self.where.reshape(leading_shape).to(device)
+
+
+def check_positions(rule, tasks=()):
+    """Refuse a rule that is unknown, or means nothing for a task.
+
+    Parameters
+    ----------
+    rule : {"all", "prompt", "generated", "last"} or callable
+    tasks : sequence of llmbrain.lesions.tasks.Prepared
+        Texts that are scored as a whole have no prompt.
+
+    Raises
+    ------
+    ParameterError
+    """
+    if callable(rule) or rule == "all":
+        return
+    if not isinstance(rule, str) or rule not in POSITIONS:
+        raise ParameterError(f"positions={rule!r} is unknown; choose from {', '.join(POSITIONS)}, or a callable.")
+    whole = [task.name for task in tasks if task.sequences and not task.has_prompt]
+    if whole:
+        raise ParameterError(
+            f"positions={rule!r} needs a prompt, but {', '.join(whole)} scores whole texts. Use 'all', a callable on "
+            "token ids, or tasks with prompts (MultipleChoiceTask, generation_task, answer_task, harness_task)."
+        )
+
+
+def scored_positions(rule, sequences, ids):
+    """Where a lesion acts in sequences that are scored in one piece.
+
+    The prompt is what stands before the first scored token; ``generated`` are the scored tokens, and ``last`` are the
+    tokens that a scored one is predicted from, as in a generation of the same tokens.
+
+    Parameters
+    ----------
+    rule : {"all", "prompt", "generated", "last"} or callable
+    sequences : list of ScoredSequence
+    ids : int64 tensor of shape (n_sequences, n_tokens)
+        Padded on the right.
+
+    Returns
+    -------
+    bool tensor of shape (n_sequences, n_tokens), or None for everywhere
+    """
+    import torch
+
+    if callable(rule):
+        return _by_ids(rule, ids)
+    if rule == "all":
+        return None
+    starts = torch.tensor([int(s.counted.argmax()) for s in sequences])[:, None]
+    position = torch.arange(ids.shape[1])[None]
+    return {"prompt": position < starts, "generated": position >= starts, "last": position >= starts - 1}[rule]
+
+
+def _by_ids(rule, ids):
+    """What a callable says, checked."""
+    import torch
+
+    if ids is None:
+        raise ParameterError("The model was given embeddings, not token ids; a rule on token ids cannot be applied.")
+    chosen = torch.as_tensor(rule(ids))
+    if chosen.shape != ids.shape or chosen.dtype != torch.bool:
+        raise ParameterError(
+            f"positions= must return a boolean tensor of shape {tuple(ids.shape)}, one entry a token; it returned "
+            f"{chosen.dtype} {tuple(chosen.shape)}."
+        )
+    return chosen
 
 
 def _last(attention_mask, batch, n_tokens, device):

@@ -9,6 +9,7 @@ from ..exceptions import ParameterError
 from .batched import MODES, condition_losses, row_mode
 from .checkpoint import Checkpoint
 from .context import Lesion
+from .positions import PositionTracker, check_positions, scored_positions
 
 __all__ = ["Runner", "default_max_tokens"]
 
@@ -31,6 +32,8 @@ class Runner:
     autocast : {None, "bfloat16", "float16"}
         Matrix products in half precision: about twice as fast on processors that know it. Losses move by some
         thousandths of a nat, alike for networks and controls.
+    positions : {"all", "prompt", "generated", "last"} or callable
+        At which tokens the edits act.
     """
 
     model: object
@@ -39,15 +42,18 @@ class Runner:
     max_tokens: int = None
     mode: str = "auto"
     autocast: str = None
+    positions: object = "all"
 
     def __post_init__(self):
         if self.mode not in ("auto", *MODES):
             raise ParameterError(f"mode={self.mode!r} is unknown; choose auto, {', '.join(MODES)}.")
         if self.autocast not in AUTOCASTS:
             raise ParameterError(f"autocast={self.autocast!r} is unknown; choose from {AUTOCASTS}.")
+        check_positions(self.positions)
 
     def run(self, tasks, edits, *, progress=False, checkpoint=None):
         """Item values of every task: arrays ``(1 + n_edits, n_items)``, row 0 intact, larger is worse."""
+        check_positions(self.positions, tasks)
         sequences = [s for task in tasks for s in task.sequences]
         sums = self._score(sequences, edits, progress, checkpoint) if sequences else None
         values, start = [], 0
@@ -81,6 +87,7 @@ class Runner:
                     edits,
                     max_tokens=self.max_tokens or default_max_tokens(self.model),
                     mode=self.mode,
+                    positions=self.positions,
                     done=sums,
                     progress=step,
                 )
@@ -91,14 +98,15 @@ class Runner:
     def _call(self, task, edits, progress):
         with self._precision(), _bar(1 + len(edits), task.name, progress, unit="run") as bar:
             rows = []
+            tracker = PositionTracker(self.model, self.positions)
             for edit in [None, *edits]:
-                with contextlib.nullcontext() if edit is None else Lesion.at_sites(self.model, edit, self.sites):
+                there = edit is not None
+                with Lesion.at_sites(self.model, edit, self.sites, tracker) if there else contextlib.nullcontext():
                     rows.append(task.call(self.model, self.tokenizer))
                 bar.update(1)
         if len({len(row) for row in rows}) > 1:
             raise ParameterError(f"The task {task.name!r} returned different numbers of items under different lesions.")
-        task.name_items(len(rows[0]))
-        return np.stack(rows)
+        return task.take(np.stack(rows))
 
     def _precision(self):
         import torch
@@ -114,9 +122,19 @@ class Runner:
         return [
             weights_hash(self.model),
             str(self.autocast),
+            *self._places(sequences),
             *(edit.signature for edit in edits),
             *(s.ids.tobytes() + s.counted.tobytes() for s in sequences),
         ]
+
+    def _places(self, sequences):
+        """What positions mean for the texts at hand, by which an interrupted study is known again."""
+        import torch
+
+        if self.positions == "all":
+            return []
+        ids = (torch.from_numpy(s.ids)[None] for s in sequences)
+        return [scored_positions(self.positions, [s], i).numpy().tobytes() for s, i in zip(sequences, ids)]
 
 
 def default_max_tokens(model):

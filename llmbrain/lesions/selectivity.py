@@ -7,6 +7,7 @@ import pandas as pd
 
 from .. import stats
 from ..exceptions import ParameterError
+from .comparison import mean_over_items
 
 __all__ = ["double_dissociations", "selectivity"]
 
@@ -131,16 +132,18 @@ def _pairwise(result, task, networks, n_bootstrap, random_state):
     effects = items.pivot(index="item", columns="network", values="effect")[networks]
     weights = items[items["network"] == networks[0]].set_index("item").loc[effects.index, "weight"].to_numpy(float)
     effects = effects.to_numpy()
+    read = ~np.isnan(effects)  # answers that could not be read count for neither network
     n = len(effects)
     if n < 2:
         raise ParameterError(f"The task {task!r} has one item; items are what a dissociation is tested over.")
     rng = np.random.default_rng(random_state)
     counts = rng.multinomial(n, np.full(n, 1 / n), size=n_bootstrap) * weights
-    means = counts @ effects / counts.sum(axis=1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        means = counts @ np.where(read, effects, 0.0) / (counts @ read)
     p = np.ones((len(networks), len(networks)))
     for i in range(len(networks)):
-        p[i] = (1 + (means[:, [i]] <= means).sum(axis=0)) / (n_bootstrap + 1)
-    return weights @ effects / weights.sum(), p
+        p[i] = (1 + (~(means[:, [i]] > means)).sum(axis=0)) / (n_bootstrap + 1)
+    return mean_over_items(effects.T, weights), p
 
 
 def _beyond_controls(result, family, alpha):

@@ -34,7 +34,9 @@ class Prepared:
     values : callable
         From sums of losses ``(n_conditions, n_sequences)`` to item values ``(n_conditions, n_items)``, larger is worse.
     call : callable or None
-        ``call(model, tokenizer)`` gives the item values ``(n_items,)`` directly.
+        ``call(model, tokenizer)`` gives the item values ``(n_items,)`` directly; NaN is an item that could not be read.
+    has_prompt : bool
+        Whether the sequences have a prompt that is not scored.
     info : dict
     """
 
@@ -47,12 +49,32 @@ class Prepared:
     sequences: list = field(default_factory=list)
     values: Callable = None
     call: Callable = None
+    has_prompt: bool = False
     info: dict = field(default_factory=dict)
 
-    def name_items(self, n):
-        """Name the items of a callable, once it is known how many there are."""
+    def take(self, values):
+        """Name the items of a callable, once it is known how many there are, and count apart what was not read.
+
+        Parameters
+        ----------
+        values : float array of shape (n_conditions, n_items)
+            NaN where an answer could not be read.
+
+        Returns
+        -------
+        float array of shape (n_conditions, n_items) or (n_conditions, 2 n_items)
+            If some could not be read, the second half tells which (1), as a row ``NAME unread`` of the result.
+        """
+        n = values.shape[1]
         self.items = [self.name] if n == 1 else [f"{self.name}-{i + 1}" for i in range(n)]
-        self.kinds, self.weights, self.groups = [None] * n, np.ones(n), {self.name: np.arange(n)}
+        self.groups = {self.name: np.arange(n)}
+        unread = np.isnan(values)
+        if unread.any():
+            self.groups[f"{self.name} unread"] = np.arange(n, 2 * n)
+            self.items, values = self.items * 2, np.hstack([values, unread])
+            self.info["n_unread"] = {"intact": int(unread[0].sum()), "most": int(unread.sum(axis=1).max())}
+        self.kinds, self.weights = [None] * len(self.items), np.ones(len(self.items))
+        return values
 
 
 @dataclass(frozen=True)
@@ -211,6 +233,7 @@ class MultipleChoiceTask:
             _groups(self.name, kinds, self.by_kind),
             sequences,
             values,
+            has_prompt=True,
             info={"n_questions": len(questions), "measure": self.measure, "normalise": self.normalise},
         )
 
@@ -224,7 +247,8 @@ class CallableTask:
     Parameters
     ----------
     function : callable
-        ``function(model, tokenizer)`` returns a number, or one for each item (the same items every time).
+        ``function(model, tokenizer)`` returns a number, or one for each item (the same items every time). NaN is an
+        answer that could not be read: it counts neither as right nor as wrong, and a row ``NAME unread`` counts it.
     name : str, optional
         Default: the function's name.
     higher_is_better : bool
@@ -244,9 +268,10 @@ class CallableTask:
 
         def call(model, tokenizer):
             values = np.atleast_1d(np.asarray(self.function(model, tokenizer), dtype=float))
-            if values.ndim != 1 or not values.size or not np.isfinite(values).all():
+            if values.ndim != 1 or not values.size or np.isinf(values).any():
                 raise ParameterError(
-                    f"The task {name!r} returned {values!r}; it must return a finite number, or one for each item."
+                    f"The task {name!r} returned {values!r}; it must return a finite number, or one for each item (NaN "
+                    "for what could not be read)."
                 )
             return sign * values
 

@@ -154,7 +154,8 @@ def generated(model, tokenizer, prompts, *, max_new_tokens=64, random_state=None
 
 
 def _describe(corpus):
-    return {"name": corpus.name, "hash": corpus.hash, "n_documents": len(corpus)}
+    known = [d.hash[:16] for d in corpus]  # by which a test on one of these documents is noticed
+    return {"name": corpus.name, "hash": corpus.hash, "n_documents": len(corpus), "document_hashes": known}
 
 
 def _write_chat(identity, messages, tokenizer, add_generation_prompt):

@@ -1,0 +1,240 @@
+"""Networks against their controls: effects with intervals, ranks among the controls, and what a design can show."""
+
+import numpy as np
+import pandas as pd
+
+from .. import stats
+
+__all__ = ["compare", "effects_table", "mean_over_items", "pooled_p", "power_note", "smallest_p"]
+
+COLUMNS = ["network", "task", "family", "n_neurons", "share", "intact", "effect", "ci_low", "ci_high"]
+COLUMNS += ["n_items", "control_mean", "control_sd", "control_max", "n_controls", "z", "p", "p_min", "q"]
+COLUMNS += ["p_pooled", "q_pooled"]
+
+
+def effects_table(networks, items, controls, *, alternative="greater", n_bootstrap=2000, level=0.95, random_state=0):
+    """Compare each network with its controls, in every task and family.
+
+    Parameters
+    ----------
+    networks : pandas.DataFrame
+        ``network, n_neurons, share``, a row a network.
+    items : pandas.DataFrame
+        ``network, task, item, weight, intact, effect``; paired over networks.
+    controls : pandas.DataFrame
+        ``network, task, family, draw, effect``.
+    alternative : {"greater", "less", "two-sided"}
+    n_bootstrap : int
+        Draws of items for the interval.
+    level : float
+        Of the interval.
+    random_state : int
+
+    Returns
+    -------
+    pandas.DataFrame
+        See :attr:`LesionResult.table`.
+    """
+    names = list(networks["network"])
+    rows = []
+    draws = {key: part["effect"].to_numpy() for key, part in controls.groupby(["task", "family", "network"])}
+    families = list(dict.fromkeys(controls["family"]))
+    for task, part in items.groupby("task", sort=False):
+        effect = part.pivot(index="item", columns="network", values="effect")[names]
+        first = part[part["network"] == names[0]].set_index("item").loc[effect.index]
+        weights = first["weight"].to_numpy(float)
+        interval = _intervals(effect.to_numpy(), weights, n_draws=n_bootstrap, level=level, random_state=random_state)
+        intact = float(mean_over_items(first["intact"].to_numpy(float), weights))
+        n_items = effect.notna().sum().to_numpy()
+        for family in families:
+            made = [
+                compare(interval.estimate[k], draws.get((task, family, n)), alternative) for k, n in enumerate(names)
+            ]
+            pooled = pooled_p(interval.estimate, [draws.get((task, family, n), ()) for n in names], alternative)
+            q, q_pooled = stats.fdr([row["p"] for row in made]), stats.fdr(pooled)
+            for k, row in enumerate(made):
+                row.update(q=q[k], p_pooled=pooled[k], q_pooled=q_pooled[k])
+                head = {**networks.iloc[k].to_dict(), "task": task, "family": family, "intact": intact}
+                ends = {"effect": interval.estimate[k], "ci_low": interval.low[k], "ci_high": interval.high[k]}
+                rows.append({**head, **ends, "n_items": int(n_items[k]), **row})
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def mean_over_items(values, weights):
+    """Weighted mean over the last axis, without the items that are NaN (answers that could not be read).
+
+    Parameters
+    ----------
+    values : float array of shape (..., n_items)
+    weights : float array of shape (n_items,)
+
+    Returns
+    -------
+    float array of shape (...)
+        NaN where no item is left.
+    """
+    read = ~np.isnan(values)
+    total = read @ weights
+    mean = np.where(read, values, 0.0) @ weights / np.where(total > 0, total, 1.0)
+    return np.where(total > 0, mean, np.nan)
+
+
+def _intervals(effects, weights, **options):
+    """Bootstrap intervals of the columns of ``(n_items, n_networks)``; all share their draws if all items were read."""
+    if not np.isnan(effects).any():
+        return stats.bootstrap_interval(effects, weights=weights, **options)
+    columns = []
+    for column in effects.T:
+        read = ~np.isnan(column)
+        alone = (np.nan,) * 3
+        columns.append(
+            stats.bootstrap_interval(column[read], weights=weights[read], **options) if read.any() else alone
+        )
+    return stats.Interval(*np.array(columns, dtype=float).T)
+
+
+def compare(effect, draws, alternative="greater"):
+    """Place one effect among those of its controls.
+
+    Parameters
+    ----------
+    effect : float
+    draws : array of shape (n_controls,) or None
+    alternative : {"greater", "less", "two-sided"}
+
+    Returns
+    -------
+    dict
+        ``control_mean, control_sd, control_max, n_controls, z, p, p_min``; NaN where there are too few controls.
+        Draws that are NaN do not count.
+    """
+    draws = np.asarray([] if draws is None else draws, dtype=float)
+    draws = draws[~np.isnan(draws)]
+    if not len(draws):
+        names = ("control_mean", "control_sd", "control_max", "n_controls", "z", "p", "p_min")
+        return {**dict.fromkeys(names, np.nan), "n_controls": 0}
+    sd = float(np.std(draws, ddof=1)) if len(draws) > 1 else np.nan
+    mean = float(np.mean(draws))
+    return {
+        "control_mean": mean,
+        "control_sd": sd,
+        "control_max": float(np.max(draws)),
+        "n_controls": len(draws),
+        "z": (effect - mean) / sd if sd and sd > 0 else np.nan,
+        # a family of one set (the strongest neurons) has no distribution to be tested against
+        "p": _p(effect, draws, alternative) if len(draws) > 1 else np.nan,
+        "p_min": smallest_p(len(draws), alternative) if len(draws) > 1 else np.nan,
+    }
+
+
+def _p(effect, draws, alternative):
+    # equal accuracies differ in the last bit by the order of summation; rounding lets ties be ties
+    return stats.permutation_p(np.round(effect, 9), np.round(draws, 9), alternative)
+
+
+def pooled_p(effects, draws, alternative="greater"):
+    """p-values against the controls of all networks together, each on the scale of its own network.
+
+    A network and its N controls are standardised by mean and standard deviation of the N others of each; the network
+    is then ranked among the standardised controls of all K networks. The smallest p falls from 1 / (N + 1) to
+    1 / (K N + 1), at the price of an assumption: control effects have one shape in all networks, whatever their mean
+    and spread (pooled permutation nulls: Storey & Tibshirani 2003, PNAS 100, supporting text).
+
+    Parameters
+    ----------
+    effects : array of shape (n_networks,)
+    draws : sequence of n_networks arrays
+    alternative : {"greater", "less", "two-sided"}
+
+    Returns
+    -------
+    float array of shape (n_networks,)
+        NaN for networks of fewer than three controls.
+    """
+    own = np.full(len(effects), np.nan)
+    pool = []
+    for k, (effect, part) in enumerate(zip(effects, draws)):
+        part = np.asarray(part, dtype=float)
+        part = part[~np.isnan(part)]
+        if len(part) < 3:
+            continue
+        scores = _against_the_others(np.r_[effect, part])
+        if np.isfinite(scores).all():
+            own[k] = scores[0]
+            pool.append(scores[1:])
+    if not pool:
+        return own
+    pool = np.round(np.concatenate(pool), 9)
+    return stats.permutation_p(np.round(own, 9), np.broadcast_to(pool[:, None], (pool.size, own.size)), alternative)
+
+
+def _against_the_others(values):
+    """Each value minus the mean of all others, in standard deviations of these."""
+    n = len(values) - 1
+    centred = values - values.mean()  # a shift changes nothing, and keeps the sums below small
+    mean = (centred.sum() - centred) / n
+    variance = np.maximum(((centred**2).sum() - centred**2 - n * mean**2) / (n - 1), 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return (centred - mean) / np.sqrt(variance)
+
+
+def smallest_p(n_controls, alternative="greater"):
+    """The smallest p that a rank among some controls can give.
+
+    Parameters
+    ----------
+    n_controls : int
+    alternative : {"greater", "less", "two-sided"}
+
+    Returns
+    -------
+    float
+
+    Examples
+    --------
+    >>> smallest_p(19), smallest_p(39, "two-sided")
+    (0.05, 0.05)
+    """
+    return min(1.0, (2 if alternative == "two-sided" else 1) / (n_controls + 1))
+
+
+def power_note(n_controls, n_networks, alpha=0.05, alternative="greater"):
+    """Say which p-values a design can reach at all.
+
+    Parameters
+    ----------
+    n_controls, n_networks : int
+    alpha : float
+    alternative : {"greater", "less", "two-sided"}
+        A two-sided p counts twice, so it needs twice the controls.
+
+    Returns
+    -------
+    dict
+        ``smallest_p``, ``needed_for_one`` and ``needed_for_all`` (controls with which a single network can pass
+        ``alpha`` uncorrected, and after correction over all networks), ``smallest_p_pooled`` (with the controls of all
+        networks pooled), ``note``.
+
+    Examples
+    --------
+    >>> power_note(20, 10)["smallest_p"], power_note(20, 10)["needed_for_all"]
+    (0.047619047619047616, 199)
+    """
+    sides = 2 if alternative == "two-sided" else 1
+    smallest, pooled = smallest_p(n_controls, alternative), smallest_p(n_controls * n_networks, alternative)
+    one, every = stats.minimum_draws(alpha, sides), stats.minimum_draws(alpha, sides * n_networks)
+    note = (
+        f"With {n_controls} controls a network the smallest p is {smallest:.3g}. {one} controls are needed for p <= "
+        f"{alpha:g} at all, and {every} for q <= {alpha:g} if one of {n_networks} networks stands out ({one} if all "
+        "do)."
+    )
+    if n_controls >= 3 and n_networks > 1:
+        note += f" Over the pooled controls of all networks the smallest p is {pooled:.3g}."
+    return {
+        "smallest_p": smallest,
+        "smallest_p_pooled": pooled,
+        "needed_for_one": one,
+        "needed_for_all": every,
+        "alpha": alpha,
+        "note": note,
+    }
