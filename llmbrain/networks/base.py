@@ -7,7 +7,9 @@ import numpy as np
 
 from ..exceptions import NumericalWarning, ParameterError
 from .engines.blocks import CleanedRuns
-from .engines.torch_engine import check_n_components, least_squares_courses, order_maps
+from .engines.parallel import workers
+from .engines.reduction import leading_rows
+from .engines.torch_engine import check_n_components, least_squares_courses, order_maps, say_dead
 from .inputs import as_confounds, load_runs
 from .options import check_options, needs_nilearn
 from .result import NetworkSet, describe_maps, zscore_maps
@@ -15,7 +17,7 @@ from .scope import decompose_parts, parts_of
 
 __all__ = ["NetworkEstimator", "settings_of", "threshold_maps"]
 
-_LAZY = ("components_img_", "masker_", "maps_masker_", "mask_img_")
+_LAZY = ("components_img_", "masker_", "maps_masker_", "mask_img_", "memory_")
 
 
 class NetworkEstimator:
@@ -66,8 +68,11 @@ class NetworkEstimator:
             raise ParameterError(f'n_components="auto" needs scope="model"; got scope={self.scope!r}. Give a number.')
         scaled = self.standardize not in (None, False)
         seed = self.random_state if isinstance(self.random_state, (int, np.integer)) else 0
+        sources = (
+            runs.sources if self.mask is None else runs.part(parts_of(runs.geometry, "model", self.mask)[0].neurons)
+        )
         order = choose_n_components(
-            runs.sources, random_state=seed, confounds=confounds, detrend=bool(self.detrend), standardize=scaled
+            sources, random_state=seed, confounds=confounds, detrend=bool(self.detrend), standardize=scaled
         )
         fitted = clone(self).set_params(n_components=order.n_components).fit(imgs, confounds=confounds)
         self.__dict__.update({k: v for k, v in vars(fitted).items() if k.endswith("_") and not k.startswith("_")})
@@ -114,10 +119,10 @@ class NetworkEstimator:
         )
 
     def _finish_stock(self, runs, confounds, stock, info, **special):
-        """Fit nilearn's own estimator and store its maps."""
+        """Fit nilearn's own estimator, store its maps and return it."""
         from .engines.nilearn_engine import fit_stock
 
-        neurons = parts_of(runs.geometry, "model", self.mask)[0].neurons
+        neurons = self._living(runs, confounds)
         chosen = np.zeros(runs.geometry.n_neurons, bool)
         chosen[neurons] = True
         images = [image() for image in runs.images]
@@ -129,8 +134,23 @@ class NetworkEstimator:
         maps[:, neurons] = fitted.components_
         data, _ = self._clean_runs(runs, confounds)
         components, courses, variance = order_maps(data, runs.read_order(maps))
-        info = {**info, "group": "runs", "converged": [converged]}
+        info = {**info, "group": "runs", "converged": [converged], "n_dead": int(self.dead_.sum())}
         self._finish(runs, runs.flat_order(components), courses=courses, variance=variance, info=info)
+        return fitted
+
+    def _living(self, runs, confounds):
+        """Neurons that nilearn's chain is given; what it would pass over in silence is said, or refused, before."""
+        neurons = parts_of(runs.geometry, "model", self.mask)[0].neurons
+        sources = runs.part(neurons)
+        scaled = self.standardize not in (None, False)
+        data = CleanedRuns(sources, confounds, detrend=bool(self.detrend), standardize=scaled)
+        with workers(data.device):
+            leading_rows(data, self.n_components)  # refuses more components than there are directions
+        dead = data.dead()
+        say_dead(dead, data, stacklevel=7)
+        self.dead_ = np.zeros(runs.geometry.n_neurons, bool)
+        self.dead_[neurons[dead.numpy()]] = True
+        return neurons[~dead.numpy()]
 
     def _solver(self, **defaults):
         """The options of the fast engine, completed by their defaults."""
@@ -248,6 +268,14 @@ class NetworkEstimator:
         """Image of the neurons."""
         self._check_fitted()
         return self.geometry_.mask_img
+
+    @cached_property
+    def memory_(self):
+        """joblib's cache, as nilearn's estimators have it."""
+        from sklearn.utils.validation import check_memory
+
+        self._check_fitted()
+        return check_memory(self.memory)
 
     @cached_property
     def masker_(self):

@@ -16,6 +16,10 @@ _BATCH = (
     "batch_size={value} lets nilearn's online solver see only some thousand neurons, and maps die: planted networks "
     "were found with a correlation of 0.88, the worst of 0.002, instead of 0.98. Use at least 200."
 )
+_EPOCHS = (
+    "n_epochs={value} has no effect in nilearn's online solver: it ends after some batches, whatever is asked for. "
+    "With engine='torch' every epoch is a pass over all neurons."
+)
 
 
 class DictLearning(NetworkEstimator, StockDictLearning):
@@ -28,8 +32,8 @@ class DictLearning(NetworkEstimator, StockDictLearning):
 
     Parameters
     ----------
-    n_components : int
-        Number of networks.
+    n_components : int or "auto"
+        Number of networks; ``"auto"`` as in :class:`CanICA`.
     engine : {"torch", "nilearn"}
         ``"torch"`` solves the same problem by full passes, begun from independent components; ``"nilearn"`` is the
         stock online solver with batches of 200 neurons.
@@ -63,6 +67,9 @@ target_shape, mask_strategy, mask_args, memory, memory_level, n_jobs, verbose
         The weight that was used.
     n_iter_, converged_ : ndarray of shape (1,)
         Passes, and whether the objective settled.
+    components_init_, loadings_init_ : ndarray
+        Maps that the dictionary was begun from, in their own order, and the loadings of the data on them; a list of
+        loadings if there are several layers or windows.
 
     References
     ----------
@@ -151,6 +158,8 @@ target_shape, mask_strategy, mask_args, memory, memory_level, n_jobs, verbose
         if self.reduction_ratio != "auto":
             message = f"reduction_ratio={self.reduction_ratio!r} has no effect: nilearn never reads it."
             warnings.warn(message, HarmfulOptionWarning, stacklevel=4)
+        if self.n_epochs != 100 and needs_nilearn(self):
+            warnings.warn(_EPOCHS.format(value=self.n_epochs), HarmfulOptionWarning, stacklevel=4)
         if self.batch_size < 200 and needs_nilearn(self):
             warnings.warn(_BATCH.format(value=self.batch_size), HarmfulOptionWarning, stacklevel=4)
         self.alpha_ = 0.1 * sum(runs.n_tokens) ** 0.5 if self.alpha == "auto" else float(self.alpha)
@@ -159,8 +168,10 @@ target_shape, mask_strategy, mask_args, memory, memory_level, n_jobs, verbose
         solver = self._solver(group="auto", rows_per_run=2, tol=1e-4, device=None)
         init = None if self.dict_init is None else self._init_maps(runs.geometry)
 
+        begun = []
+
         def decompose(sources, neurons):
-            return group_dictionary(
+            found = group_dictionary(
                 sources,
                 self.n_components,
                 alpha=self.alpha_,
@@ -172,8 +183,21 @@ target_shape, mask_strategy, mask_args, memory, memory_level, n_jobs, verbose
                 random_state=self.random_state,
                 **solver,
             )
+            begun.append((neurons, *found.initial))
+            return found
 
         self._finish_parts(runs, decompose, {"alpha": self.alpha_})
+        self._keep_start(begun, runs.geometry.n_neurons)
+
+    def _keep_start(self, begun, n_neurons):
+        """Store what the dictionaries of all parts were begun from, under nilearn's names."""
+        self.components_init_ = np.zeros((sum(len(maps) for _, maps, _ in begun), n_neurons), np.float32)
+        first = 0
+        for neurons, maps, _ in begun:
+            self.components_init_[first : first + len(maps), neurons] = maps
+            first += len(maps)
+        loadings = [atoms for *_, atoms in begun]
+        self.loadings_init_ = loadings[0] if len(loadings) == 1 else loadings
 
     def _init_maps(self, geometry):
         maps = getattr(self.dict_init, "maps", self.dict_init)
@@ -189,7 +213,7 @@ target_shape, mask_strategy, mask_args, memory, memory_level, n_jobs, verbose
         init = self.dict_init
         if init is not None:
             init = runs.geometry.to_img(self._init_maps(runs.geometry))
-        self._finish_stock(
+        fitted = self._finish_stock(
             runs,
             confounds,
             StockDictLearning,
@@ -200,3 +224,5 @@ target_shape, mask_strategy, mask_args, memory, memory_level, n_jobs, verbose
             method=self.method,
             dict_init=init,
         )
+        neurons = np.flatnonzero(runs.geometry.to_array(fitted.masker_.mask_img_) > 0)
+        self._keep_start([(neurons, fitted.components_init_, fitted.loadings_init_)], runs.geometry.n_neurons)

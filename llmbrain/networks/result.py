@@ -104,6 +104,8 @@ class NetworkSet:
         from ..masks import masks_from_maps
 
         info = {k: self.info[k] for k in ("model", "corpus_hash", "method") if self.info.get(k)}
+        documents = (self.info.get("corpus") or {}).get("document_hashes")
+        info |= {"document_hashes": documents} if documents else {}
         names = [f"network-{k:02d}" for k in range(len(self))]
         return masks_from_maps(self.z, self.geometry, threshold, two_sided, names=names, info=info)
 
@@ -209,18 +211,17 @@ def zscore_maps(maps, support=None, layer_of=None):
     >>> zscore_maps(np.array([[1.0, 2.0, 1.0, 2.0]])).tolist()
     [[-1.0, 1.0, -1.0, 1.0]]
     """
-    maps = np.asarray(maps, np.float32)
-    weights = None if support is None else np.asarray(support, np.float32)[:, layer_of]
-    if weights is None:
-        mean = maps.mean(1, dtype=np.float64, keepdims=True)
-        deviation = maps - mean.astype(np.float32)
-        sd = np.sqrt(np.mean(np.square(deviation), 1, dtype=np.float64, keepdims=True))
-    else:
-        n = np.maximum(weights.sum(1, dtype=np.float64, keepdims=True), 1)
-        mean = np.sum(maps * weights, 1, dtype=np.float64, keepdims=True) / n
-        deviation = (maps - mean.astype(np.float32)) * weights
-        sd = np.sqrt(np.sum(np.square(deviation), 1, dtype=np.float64, keepdims=True) / n)
-    return (deviation / np.where(sd > 0, sd, 1)).astype(np.float32)
+    z = np.array(maps, np.float32)
+    for k, row in enumerate(z):  # row by row: a second copy of all maps would be the largest thing in memory
+        inside = slice(None) if support is None else np.asarray(support[k], bool)[layer_of]
+        part = row[inside]
+        part -= np.float32(part.mean(dtype=np.float64)) if part.size else 0
+        sd = np.sqrt(np.mean(np.square(part), dtype=np.float64)) if part.size else 0
+        part /= np.float32(sd if sd > 0 else 1)
+        if support is not None:
+            row[:] = 0
+            row[inside] = part
+    return z
 
 
 def describe_maps(z, geometry, *, threshold=3.0, variance=None, stability=None, support=None):

@@ -89,6 +89,14 @@ def _read(runs, part, whole):
     return runs.sources, part.neurons if runs.order is None else runs.order
 
 
+def _flat_rows(maps, order):
+    """Put maps from the reading order in the flat order of neurons, in place."""
+    if order is not None:
+        for row in maps:
+            row[order] = row.copy()
+    return maps
+
+
 def decompose_parts(runs, parts, decompose, batch=None):
     """Decompose every part and put the maps together, in the flat order of neurons.
 
@@ -114,12 +122,12 @@ def decompose_parts(runs, parts, decompose, batch=None):
     results = batch([sources for sources, _ in read]) if batch else None
     if results is None:
         results = [decompose(*r) for r in read]
-    maps = np.zeros((sum(len(r.maps) for r in results), n_neurons), np.float32)
+    maps = None if whole else np.zeros((sum(len(r.maps) for r in results), n_neurons), np.float32)
     dead, first = np.zeros(n_neurons, bool), 0
     for part, result in zip(parts, results):
         rows = slice(first, first + len(result.maps))
         if whole:
-            maps[rows] = runs.flat_order(result.maps)
+            maps = _flat_rows(result.maps, runs.order)
             dead = runs.flat_order(result.dead)
         else:
             maps[rows, part.neurons] = result.maps

@@ -9,9 +9,11 @@ from ...exceptions import ParameterError
 
 __all__ = ["ArraySource", "CleanedRuns", "as_sources"]
 
-BLOCK_VALUES = 1 << 20  # float32 values of a block on the CPU (4 MiB): fast products, and most of it stays in the cache
+BLOCK_VALUES = 1 << 21  # float32 values of a block on the CPU (8 MiB): long reads, fast products, little memory
 BLOCK_VALUES_GPU = 1 << 26
-HOLD_BYTES = 1 << 30  # cleaned data up to this size, or that of one run, are kept for the next pass
+HOLD_BYTES = 1 << 26  # cleaned data up to this size are kept for the next pass; larger ones are read again
+HOLD_BYTES_GPU = 1 << 30  # the same on a GPU, where one run is kept whatever its size
+MOST_GAPS = 256  # between the columns of a block that is read with one call a row
 CONSTANT = 4e-7  # a standard deviation below this share of the mean is rounding of float32, not signal
 
 
@@ -54,22 +56,45 @@ class ArraySource:
 
 
 def _read_file(run, where, out):
-    """Read consecutive columns of a memory map with plain reads, row by row; False if the run is something else.
+    """Read columns of a memory map with plain reads, row by row; False if the run is something else.
 
     Pages of a map stay resident until it is closed, and whole large pages come along with each of them, so a map would
-    hold the file in memory. Reads copy what is asked for and nothing else, and are faster.
+    hold the file in memory. Reads copy what is asked for and nothing else, and are faster. Where the columns have a few
+    gaps (the padding of sheets), the gaps are read into the void.
     """
-    plain = isinstance(run, np.memmap) and isinstance(where, slice) and run.flags.c_contiguous and hasattr(os, "preadv")
+    plain = isinstance(run, np.memmap) and run.flags.c_contiguous and hasattr(os, "preadv")
     if not plain or run.filename is None or run.dtype != out.dtype or out.strides[1] != out.itemsize:
         return False
-    first, step = run.offset + where.start * run.itemsize, run.shape[1] * run.itemsize
-    width = out.shape[1] * out.itemsize
+    pieces = _pieces(where)
+    if pieces is None:
+        return False
+    spans, first, width = pieces
+    first, step = run.offset + first * run.itemsize, run.shape[1] * run.itemsize
+    void = np.empty(max((n for start, n in spans if start is None), default=0), out.dtype)
     with open(run.filename, "rb", buffering=0) as file:
         fd = file.fileno()
         for i, row in enumerate(out):
-            if os.preadv(fd, [row], first + i * step) != width:
+            parts = [void[:n] if start is None else row[start : start + n] for start, n in spans]
+            if os.preadv(fd, parts, first + i * step) != width * run.itemsize:
                 return False  # a network file system may read short
     return True
+
+
+def _pieces(where):
+    """Columns as a few consecutive spans: list of (place in the row or None for a gap, length), first column, width."""
+    if isinstance(where, slice):
+        n = where.stop - where.start
+        return [(0, n)], where.start, n
+    steps = np.diff(where)
+    cuts = np.flatnonzero(steps != 1)
+    width = int(where[-1]) - int(where[0]) + 1
+    if len(cuts) > MOST_GAPS or width > 2 * len(where) or not (steps > 0).all():
+        return None
+    spans, last = [], 0
+    for cut in cuts:
+        spans += [(last, int(cut) + 1 - last), (None, int(steps[cut]) - 1)]
+        last = int(cut) + 1
+    return [*spans, (last, len(where) - last)], int(where[0]), width
 
 
 def _as_slice(columns):
@@ -144,11 +169,16 @@ class CleanedRuns:
         self.release()
 
     def hold(self, r=None):
-        """Keep the cleaned data of run ``r``, or of all runs if they are small enough, from now on."""
+        """Keep the cleaned data of run ``r``, or of all runs, from now on, if they are small enough."""
         self.release()
+        limit = (
+            HOLD_BYTES if self.device.type == "cpu" else max(HOLD_BYTES_GPU, max(self.n_tokens) * self.n_neurons * 4)
+        )
+        if (self.n_rows if r is None else self.n_tokens[r]) * self.n_neurons * 4 > limit:
+            return
         if r is not None:
             self._held = {r: torch.empty(self.n_tokens[r], self.n_neurons, device=self.device)}
-        elif self.n_rows * self.n_neurons * 4 <= max(HOLD_BYTES, max(self.n_tokens) * self.n_neurons * 4):
+        else:
             self._joint = torch.empty(self.n_rows, self.n_neurons, device=self.device)
             self._held = dict(enumerate(self._joint.split(self.n_tokens)))
         self._filled = {i: torch.zeros(self.n_neurons, dtype=torch.bool) for i in self._held}
@@ -160,7 +190,7 @@ class CleanedRuns:
     def blocks(self, rows=None):
         """Yield the slices of neurons that make blocks of a few megabytes for so many rows."""
         values = BLOCK_VALUES if self.device.type == "cpu" else BLOCK_VALUES_GPU
-        size = max(1024, values // max(rows or self.n_rows, 1))
+        size = max(2048, values // max(rows or self.n_rows, 1))
         for start in range(0, self.n_neurons, size):
             yield start, min(start + size, self.n_neurons)
 

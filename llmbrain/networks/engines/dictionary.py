@@ -19,7 +19,7 @@ from .fixed_point import draw_rotations, fastica
 from .linalg import gram, product
 from .parallel import block_map, workers
 from .reduction import group_subspace, project, whiten_rows
-from .torch_engine import GroupICA, check_n_components, order_maps, sparsest
+from .torch_engine import GroupICA, check_n_components, order_maps, say_dead, sparsest
 
 __all__ = ["group_dictionary", "sparse_dictionary"]
 
@@ -32,6 +32,7 @@ class Dictionary:
 
     codes: torch.Tensor  # (n_components, n_neurons)
     atoms: torch.Tensor  # (n_rows, n_components)
+    first_atoms: torch.Tensor
     objective: list
     converged: bool
 
@@ -63,7 +64,7 @@ def sparse_dictionary(x, codes, alpha, *, n_epochs=100, sweeps=3, tol=1e-4):
     Mairal et al. (2010), JMLR 11, 19-60, algorithm 2, for the update of the atoms.
     """
     total = sum(block_map(lambda b: float(x[:, b].square().sum(dtype=torch.float64)), _slices(x)))
-    atoms = _first_atoms(x, codes)
+    atoms = first = _first_atoms(x, codes)
     codes.zero_()
     history, converged = [], False
     for _ in range(n_epochs):
@@ -74,7 +75,7 @@ def sparse_dictionary(x, codes, alpha, *, n_epochs=100, sweeps=3, tol=1e-4):
             converged = True
             break
         atoms = _update_atoms(atoms, inner, cross)
-    return Dictionary(codes, atoms, history, converged)
+    return Dictionary(codes, atoms, first, history, converged)
 
 
 def _first_atoms(x, maps):
@@ -182,10 +183,11 @@ def group_dictionary(
     alpha = 0.1 * data.n_rows**0.5 if alpha == "auto" else float(alpha)
     with workers(data.device):
         rows = min(round(rows_per_run * n_components), sum(n - 1 for n in data.n_tokens), data.n_neurons - 1)
-        subspace = group_subspace(data, rows, group=group, rows_per_run=1, do_cca=False)
+        subspace = group_subspace(data, rows, group=group, rows_per_run=1, do_cca=False, at_least=n_components)
         x = project(data, subspace)
         x *= subspace.values.sqrt().float()[:, None]
         codes = _begin(x, subspace, n_components, random_state) if init is None else _given(init, data)
+        begun = codes.cpu().numpy().copy()
         data.release()
         found = sparse_dictionary(x, codes, alpha, n_epochs=n_epochs, tol=tol)
     alive = (found.codes != 0).any(1)
@@ -199,6 +201,8 @@ def group_dictionary(
             stacklevel=2,
         )
     dead = data.dead()
+    if warn:
+        say_dead(dead, data)
     found.codes[:, dead.to(found.codes.device)] = 0
     maps, courses, variance = order_maps(data, found.codes.cpu().numpy())
     return GroupICA(
@@ -214,6 +218,7 @@ def group_dictionary(
         rotations=np.eye(n_components)[None],
         whitened=None,
         group=subspace.group,
+        initial=(begun, found.first_atoms.cpu().numpy()),
     )
 
 

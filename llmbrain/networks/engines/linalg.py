@@ -3,8 +3,9 @@
 import numpy as np
 import torch
 from scipy.linalg import eigh
+from scipy.linalg.blas import ssyrk
 
-__all__ = ["gram", "krylov_eigenpairs", "leading_eigenpairs", "product", "symmetric_decorrelation"]
+__all__ = ["gram", "krylov_eigenpairs", "leading_eigenpairs", "lower_gram", "product", "symmetric_decorrelation"]
 
 DENSE = 2048  # up to this order a direct eigendecomposition costs less than an iteration
 
@@ -19,6 +20,18 @@ def product(a, b, out=None):
 def gram(x):
     """``x @ x.T``. On the CPU numpy computes one triangle only, half of the work."""
     return product(x, x.T)
+
+
+def lower_gram(parts, n):
+    """Lower triangle of the sum of ``x @ x.T`` over parts ``(n, n_columns)`` on the CPU, zeros above it, float32.
+
+    The library adds to one triangle as it goes; numpy would mirror the triangle for every part, which costs as much
+    as the product itself where the parts are narrow.
+    """
+    total = np.zeros((n, n), np.float32, order="F")
+    for x in parts:
+        total = ssyrk(1.0, x.numpy().T, beta=1.0, c=total, trans=1, lower=0, overwrite_c=1)
+    return torch.from_numpy(total.T)  # in the order of C
 
 
 def symmetric_decorrelation(w):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from ...exceptions import NumericalWarning, ParameterError
-from .linalg import gram, krylov_eigenpairs, leading_eigenpairs, product
+from .linalg import gram, krylov_eigenpairs, leading_eigenpairs, lower_gram, product
 from .parallel import block_map
 
 __all__ = ["Subspace", "check_rank", "group_subspace", "leading_rows", "project", "token_gram", "whiten", "whiten_rows"]
@@ -21,6 +21,7 @@ GRAM_ROWS = 4096  # up to so many rows a Gram matrix costs less than a Krylov sp
 GRAM_ROWS_PER_VECTOR = 60  # and up to so many for each vector that is asked for
 STACK_BYTES = 1 << 29  # reduced rows of all runs that are held
 STRIDE = 1 << 14  # neurons of a block where only a few rows are left
+GRAM_TASKS = 32  # sums that a Gram matrix is put together from, whatever the number of workers
 TOKENS_AT_ONCE = GRAM_ROWS  # up to here "auto" decomposes all tokens at once
 
 
@@ -35,7 +36,7 @@ class Subspace:
     rows: torch.Tensor = None  # X0 itself, where it was at hand
 
 
-def group_subspace(runs, n_components, *, group="auto", rows_per_run=5, do_cca=True, seed=0):
+def group_subspace(runs, n_components, *, group="auto", rows_per_run=5, do_cca=True, seed=0, at_least=None):
     """Find the leading subspace of a group of runs.
 
     Parameters
@@ -52,6 +53,9 @@ def group_subspace(runs, n_components, *, group="auto", rows_per_run=5, do_cca=T
         rows keep weaker networks.
     do_cca : bool
         Whether the rows of all runs are brought to unit norm before they are stacked.
+    at_least : int, optional
+        Where there are fewer directions than ``n_components`` but so many, all there are are returned. Default: fewer
+        are an error.
 
     Returns
     -------
@@ -63,19 +67,19 @@ def group_subspace(runs, n_components, *, group="auto", rows_per_run=5, do_cca=T
         group = "tokens" if len(runs.sources) == 1 or runs.n_rows <= TOKENS_AT_ONCE else "runs"
     if group == "tokens" or len(runs.sources) == 1:
         runs.hold()
-        values, vectors, residual = leading_rows(runs, n_components, seed)
+        values, vectors, residual = leading_rows(runs, n_components, seed, at_least or n_components)
         projection = vectors.T / values.sqrt()[:, None]
         return Subspace(list(projection.split(runs.n_tokens, 1)), values, group, residual)
     n_rows = [min(max(n_components, round(rows_per_run * n_components)), n - 1) for n in runs.n_tokens]
     stack = _Stack(runs, n_rows)
     for r, k in enumerate(n_rows):
         runs.hold(r)
-        values, vectors, _ = leading_rows(_OneRun(runs, r), k, seed, required=False)
+        values, vectors, _ = leading_rows(_OneRun(runs, r), k, seed, 0)
         keep = values > values[0] * 1e-10
         scale = values[keep].rsqrt() if do_cca else torch.ones_like(values[keep])
         stack.add(scale[:, None] * vectors[:, keep].T)
         runs.release()
-    values, vectors, residual = leading_rows(stack, n_components, seed)
+    values, vectors, residual = leading_rows(stack, min(n_components, stack.n_rows), seed, at_least or n_components)
     rows = vectors.T / values.sqrt()[:, None]
     parts = [a @ b for a, b in zip(rows.split(stack.heights, 1), stack.reductions)]
     return Subspace(parts, values, group, residual, stack.combine(rows))
@@ -207,8 +211,12 @@ class _Stack:
         return out
 
 
-def leading_rows(data, k, seed=0, required=True):
-    """Leading eigenpairs of ``X X^T`` for data that comes in blocks of neurons."""
+def leading_rows(data, k, seed=0, at_least=None):
+    """Leading eigenpairs of ``X X^T`` for data that comes in blocks of neurons.
+
+    With ``at_least`` (0 for no check at all) fewer than ``k`` pairs may come back, if there are so many directions;
+    by default fewer than ``k`` are an error.
+    """
     residual = 0.0
     if data.n_rows <= max(GRAM_ROWS, GRAM_ROWS_PER_VECTOR * k):
         values, vectors = leading_eigenpairs(token_gram(data), k, seed)
@@ -223,16 +231,26 @@ def leading_rows(data, k, seed=0, required=True):
                 NumericalWarning,
                 stacklevel=2,
             )
-    if required:
-        check_rank(values, k, "in the cleaned data")
-    return values, vectors, residual
+    if at_least == 0:
+        return values, vectors, residual
+    rank = check_rank(values, k if at_least is None else at_least, "in the cleaned data")
+    return values[:rank], vectors[:, :rank], residual
 
 
 def token_gram(data):
     """``X X^T`` of data that comes in blocks of neurons, float64."""
-    matrix = torch.zeros(data.n_rows, data.n_rows, dtype=torch.float64, device=data.device)
-    for part in block_map(lambda block: gram(data.stacked(*block)), data.blocks()):
+    n = data.n_rows
+    matrix = torch.zeros(n, n, dtype=torch.float64, device=data.device)
+    if data.device.type != "cpu":
+        for part in block_map(lambda block: gram(data.stacked(*block)), data.blocks()):
+            matrix += part
+        return matrix
+    blocks = list(data.blocks())
+    size = -(-len(blocks) // GRAM_TASKS)
+    tasks = [blocks[i : i + size] for i in range(0, len(blocks), size)]
+    for part in block_map(lambda task: lower_gram((data.stacked(*block) for block in task), n), tasks):
         matrix += part
+    matrix += matrix.tril(-1).T
     return matrix
 
 
@@ -250,11 +268,14 @@ def _apply(data, q):
 
 
 def check_rank(values, k, where):
-    """Refuse more components than there are independent directions."""
+    """Refuse more components than there are independent directions; returns their number."""
     top = float(values.max())
     rank = int((values > max(top, 0) * 1e-7).sum())
+    if not rank:
+        raise ParameterError("Every neuron is constant or not finite in every run: there is nothing to decompose.")
     if rank < k:
         raise ParameterError(
             f"n_components={k}, but there are only {rank} independent directions {where}. Ask for at most {rank} "
             "components, or record more tokens."
         )
+    return rank

@@ -9,7 +9,7 @@ import torch
 from ...exceptions import NumericalWarning, ParameterError
 from .batched import batched_fastica
 from .blocks import CleanedRuns
-from .fixed_point import CONTRASTS, Rotations, draw_rotations, fastica
+from .fixed_point import CACHE_VALUES, CONTRASTS, Rotations, draw_rotations, fastica
 from .group_models import choose_subspace
 from .linalg import product
 from .parallel import block_map, workers
@@ -58,6 +58,8 @@ class GroupICA:
         Which group model was used.
     tail_weights : dict
         Tail weight of the maps of each group model, where both were tried.
+    initial : tuple of two ndarrays or None
+        Of a dictionary: the maps it was begun from, and their loadings ``(n_rows, n_components)``.
     """
 
     maps: np.ndarray
@@ -73,6 +75,7 @@ class GroupICA:
     whitened: np.ndarray
     group: str
     tail_weights: dict = field(default_factory=dict)
+    initial: tuple = None
 
 
 def check_n_components(n_components, n_tokens, n_neurons, runs="the runs hold"):
@@ -182,11 +185,12 @@ def group_ica(
             z = whiten(data, subspace)
         found = _rotate(z, starts, contrast, max_iter, tol)
         chosen = sparsest(found.w, z)
-        maps = product(found.w[chosen].float(), z)
+        maps = _rotated(found.w[chosen].float(), z, in_place=not keep_restarts)
         dead = data.dead()
         maps[:, dead.to(maps.device)] = 0
         maps, order, signs, courses, variance = _order_and_sign(data, maps)
         data.release()
+        z = z if keep_restarts else None
     w = found.w.cpu()
     w[chosen] = w[chosen][order] * signs[:, None].double().cpu()
     if warn:
@@ -203,7 +207,7 @@ def group_ica(
         n_nonfinite=int(data.bad.sum()),
         time_courses=courses if time_courses else None,
         rotations=w.numpy(),
-        whitened=z.cpu().numpy() if keep_restarts else None,
+        whitened=None if z is None else z.cpu().numpy(),
         group=subspace.group,
         tail_weights=weights,
     )
@@ -243,12 +247,45 @@ def _sums(w, z, function):
     rows = w.reshape(r * c, c).float()
     total = torch.zeros(r * c, dtype=torch.float64, device=z.device)
 
-    def part(i):
-        return function(product(rows, z[:, i : i + STRIDE])).sum(1, dtype=torch.float64)
+    size = STRIDE if z.device.type != "cpu" else max(256, CACHE_VALUES // (r * c))
+    step = -(-z.shape[1] // (32 * size)) * size
 
-    for sums in block_map(part, range(0, z.shape[1], STRIDE)):
+    def part(first):
+        sums = torch.zeros(r * c, dtype=torch.float64, device=z.device)
+        for i in range(first, min(first + step, z.shape[1]), size):
+            sums += function(product(rows, z[:, i : min(i + size, first + step)])).sum(1)
+        return sums
+
+    for sums in block_map(part, range(0, z.shape[1], step)):
         total += sums
     return total.reshape(r, c)
+
+
+def _rotated(w, z, in_place):
+    """``W Z``, block by block in the place of ``Z`` if that is not needed any more."""
+    out = z if in_place else torch.empty_like(z)
+
+    def part(i):
+        out[:, i : i + STRIDE] = product(w, z[:, i : i + STRIDE])
+
+    for _ in block_map(part, range(0, z.shape[1], STRIDE)):
+        pass
+    return out
+
+
+def _reorder(rows, order):
+    """Bring the rows of a matrix into an order, in place, so that there is never a second copy of all of them."""
+    order, done = order.tolist(), set()
+    for start in range(len(order)):
+        if start in done:
+            continue
+        kept, i = rows[start].clone(), start
+        while order[i] != start:
+            rows[i] = rows[order[i]]
+            done.add(i)
+            i = order[i]
+        rows[i] = kept
+        done.add(i)
 
 
 def _order_and_sign(data, maps):
@@ -260,7 +297,8 @@ def _order_and_sign(data, maps):
     energy = torch.stack([c.square().sum(0) for c in courses]).sum(0)
     variance = energy * v / max(data.sum_of_squares(), 1e-30) if data.standardize else energy / energy.sum()
     order = torch.argsort(variance, descending=True, stable=True)
-    maps = maps[order] / torch.linalg.vector_norm(maps[order], dim=1, keepdim=True)
+    _reorder(maps, order)
+    maps /= torch.linalg.vector_norm(maps, dim=1, keepdim=True)
     courses = [(c[:, order] * v**0.5).float().cpu().numpy() for c in courses]
     return maps, order.cpu(), signs[order], courses, variance[order].cpu().numpy()
 
@@ -332,20 +370,20 @@ def _products(data, maps):
     return totals
 
 
-def say_dead(dead, data):
+def say_dead(dead, data, stacklevel=3):
     """Warn about neurons that were left out."""
     n_dead, n_bad = int(dead.sum()), int(data.bad.sum())
     if n_bad:
         warnings.warn(
             f"{n_bad} of {data.n_neurons} neurons hold NaN or infinite values; they were left out (maps 0).",
             NumericalWarning,
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
     if n_dead - n_bad > 0:
         warnings.warn(
             f"{n_dead - n_bad} of {data.n_neurons} neurons are constant in every run; they were left out (maps 0).",
             NumericalWarning,
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
 
 
