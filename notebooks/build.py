@@ -99,14 +99,16 @@ def retell(notebook, executed):
     if [c.source for c in ours] != [c.source for c in theirs]:
         raise SystemExit("The code has changed since it ran; run it again, without --text.")
     for mine, done in zip(ours, theirs):
-        mine.outputs, mine.execution_count = done.outputs, done.execution_count
+        mine.outputs, mine.execution_count = _without_progress(done.outputs), done.execution_count
     return notebook
 
 
 def _without_progress(outputs):
-    """Leave out progress bars, which are of no use once they have ended, and join what was printed in pieces."""
+    """Leave out progress bars and the addresses of legends and axes, and join what was printed in pieces."""
     kept = []
     for output in outputs:
+        if output.output_type == "execute_result" and output.data.get("text/plain", "").startswith("<matplotlib."):
+            continue
         if output.output_type == "stream":
             if output.name == "stderr":
                 lines = re.split(r"[\r\n]+", output.text)
