@@ -10,7 +10,7 @@ from .selectivity import double_dissociations, selectivity
 from .statistics import IMPORTANCES, NeuronStatistics, neuron_statistics
 from .study import LesionStudy
 from .tasks import CallableTask, LossTask, MinimalPairTask, MultipleChoiceTask
-from .texts import generation_task, harness_task, side_by_side
+from .texts import answer_task, generation_task, harness_task, side_by_side
 
 __all__ = [
     "IMPORTANCES",
@@ -26,6 +26,7 @@ __all__ = [
     "MinimalPairTask",
     "MultipleChoiceTask",
     "NeuronStatistics",
+    "answer_task",
     "dose_response",
     "double_dissociations",
     "generation_task",

@@ -1,6 +1,7 @@
 """``with lesion(model, mask):``: neurons silenced, clamped or amplified while the block lasts."""
 
 import contextlib
+import sys
 
 from ..exceptions import GeometryMismatchError, ParameterError
 from ..models.hooks import site_hooks
@@ -125,8 +126,9 @@ class Lesion(contextlib.ContextDecorator):
     def __enter__(self):
         stack = contextlib.ExitStack()
         state, layers = self.edit.state(), self.edit.layers
-        stack.enter_context(self._tracker.watching())
         try:
+            stack.enter_context(_eager())
+            stack.enter_context(self._tracker.watching())
             # no hook where no neuron is selected: those layers run exactly as before
             stack.enter_context(
                 site_hooks([self.sites[i] for i in layers], lambda i, x: self._act(state, layers[i], x))
@@ -167,6 +169,15 @@ class Lesion(contextlib.ContextDecorator):
     def __repr__(self):
         strength = "" if self.edit.strength == 1.0 else f", strength={self.edit.strength:g}"
         return f"Lesion({self.edit.mask!r}, how={self.edit.how!r}{strength})"
+
+
+def _eager():
+    """Let what was compiled from the model run uncompiled: a wrapper made elsewhere would not see the hooks."""
+    if "torch._dynamo" not in sys.modules:  # nothing was compiled, and importing the compiler takes seconds
+        return contextlib.nullcontext()
+    import torch
+
+    return torch.compiler.set_stance("force_eager")
 
 
 def sites_of(model, mask, *, sites=None, check_model=True):

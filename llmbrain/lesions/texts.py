@@ -2,14 +2,16 @@
 
 import contextlib
 
+import numpy as np
 import pandas as pd
 
 from ..evaluation.generation import generate_texts, text_metrics
+from ..evaluation.multiple_choice import load_questions, parse_answer
 from ..exceptions import ParameterError
 from .context import lesion
 from .tasks import CallableTask
 
-__all__ = ["generation_task", "harness_task", "side_by_side"]
+__all__ = ["answer_task", "generation_task", "harness_task", "side_by_side"]
 
 MEASURES = ("repetition", "loop", "distinct_1", "distinct_2")
 
@@ -59,7 +61,7 @@ def generation_task(prompts, measure="repetition", *, name=None, **options):
     prompts : list of str
         An item each.
     measure : {"repetition", "loop", "distinct_1", "distinct_2"}
-        See :func:`llmbrain.evaluation.text_metrics`. Texts too short for the measure count as 0.
+        See :func:`llmbrain.evaluation.text_metrics`. Texts too short for the measure are counted apart.
     name : str, optional
     **options
         Go to :func:`llmbrain.evaluation.generate_texts`.
@@ -69,10 +71,44 @@ def generation_task(prompts, measure="repetition", *, name=None, **options):
 
     def written(model, tokenizer):
         frame = text_metrics(generate_texts(model, tokenizer, prompts, **options))
-        return frame[measure].fillna(0.0).to_numpy()
+        return frame[measure].to_numpy(dtype=float)
 
     better = measure.startswith("distinct")
     return CallableTask(written, name or f"text_{measure}", higher_is_better=better, unit=f"share ({measure})")
+
+
+def answer_task(questions, *, name="answers", parse=parse_answer, max_new_tokens=12, **options):
+    """A task for :class:`LesionStudy`: questions that the model answers in its own words.
+
+    Parameters
+    ----------
+    questions : path or list of Question
+        See :func:`llmbrain.evaluation.load_questions`; the options are the labels that an answer may give.
+    name : str
+    parse : callable
+        ``parse(text, labels)`` returns a label, or None where the text gives none, or several.
+    max_new_tokens : int
+    **options
+        Go to :func:`llmbrain.evaluation.generate_texts`, for instance ``chat=True``.
+
+    Returns
+    -------
+    CallableTask
+        The share of wrong answers among those that could be read; the row ``NAME unread`` is the share of the others.
+    """
+    questions = load_questions(questions)
+
+    def answered(model, tokenizer):
+        prompts = [q.prompt for q in questions]
+        texts = generate_texts(model, tokenizer, prompts, max_new_tokens=max_new_tokens, **options)
+        wrong = []
+        for question, written in zip(questions, texts):
+            label = parse(written.text, [option.strip() for option in question.options])
+            right = question.options[question.answer].strip()
+            wrong.append(np.nan if label is None else float(label != right))
+        return np.array(wrong)
+
+    return CallableTask(answered, name, unit="error rate")
 
 
 def harness_task(task, metric="acc", *, name=None, **options):
