@@ -97,6 +97,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="demo", help="what load_model takes, or llama-7b for a random one")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--gpus", type=int, default=1, help="spread llama-7b over so many")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--tokens", type=int, default=4096)
@@ -130,6 +131,14 @@ def subject(args):
     with torch.device(args.device):  # the defaults of LlamaConfig are those of the 7B model
         model = LlamaForCausalLM(LlamaConfig()).eval().requires_grad_(False)
     torch.set_default_dtype(torch.float32)
+    if args.gpus > 1:
+        from accelerate import dispatch_model
+
+        places = dict.fromkeys(("model.embed_tokens", "model.rotary_emb"), 0)
+        places |= dict.fromkeys(("model.norm", "lm_head"), args.gpus - 1)
+        n_layers = model.config.num_hidden_layers
+        places |= {f"model.layers.{i}": i * args.gpus // n_layers for i in range(n_layers)}
+        model = dispatch_model(model, places, main_device=0)
     words = ["the", "state", "of", "all", "neurons", "at", "one", "token", "is", "a", "volume", "in", "a", "run"]
     n_texts = max(8, args.tokens * args.every // 2000)
     texts = [" ".join(words[(7 * i + j * (1 + i % 5)) % len(words)] for j in range(1000)) for i in range(n_texts)]
