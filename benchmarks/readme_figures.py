@@ -11,17 +11,21 @@ from llmbrain.lesions import LesionResult
 from llmbrain.networks import NetworkSet
 from llmbrain.plotting import plot_lesion_effects, plot_network_maps
 
-study, out = Study.open(sys.argv[1]), Path("docs/images")
+FIRST = 10  # networks: two rows, so that both pictures fit the first screen
+
+study, out = Study.open(sys.argv[1]), Path(__file__).parents[1] / "docs" / "images"
 out.mkdir(parents=True, exist_ok=True)
+networks = NetworkSet.load(study)
+shown = NetworkSet(networks.maps[:FIRST], networks.geometry, networks.metrics[:FIRST])
 plot_network_maps(
-    NetworkSet.load(study),
-    title="Twenty functional networks of SmolLM2-135M: layers x neurons, |z| > 3",
+    shown,
+    title=f"{FIRST} of {len(networks)} functional networks of SmolLM2-135M: layers (up) x neurons (across), |z| > 3",
     output_file=out / "networks.png",
 )
 plot_lesion_effects(
     LesionResult.load(study),
     task="loss",
     family="layer+importance",
-    title="Silencing a network, against sets matched by layer and importance",
+    title="Each network silenced, against 20 sets of neurons matched by layer and importance",
     output_file=out / "lesions.png",
 )

@@ -24,6 +24,7 @@ from llmbrain.geometry import NeuronGeometry
 from llmbrain.reporting import HTMLReport, generate_report, network_pages
 from llmbrain.reporting import collect as collecting
 from llmbrain.reporting.collect import Tables
+from llmbrain.reporting.effects import main_lesions
 from llmbrain.reporting.graphics import MapPainter, course_svg, effect_strip, figure_svg, png_bytes, profile_svg
 from llmbrain.reporting.methods import bibtex, methods_text
 from llmbrain.reporting.page import network_number, page_of
@@ -174,6 +175,28 @@ def test_flagged_networks_are_marked_wherever_networks_stand(monkeypatch):
     figures = html[html.index('id="fig-atlas"') : html.index('id="fig-carpet"')]
     assert ">1°<" in figures and ">3°<" in figures and ">0°<" not in figures and "flagged: empty or unstable" in figures
     assert "network-01" in page.ids
+
+
+def test_the_strictest_controls_are_those_to_judge_by(monkeypatch):
+    data = report_data(GEOMETRY, 4, 240)
+    easy = data.lesion.table.assign(family="random", effect=9.0)
+    hard = data.lesion.table.assign(family="layer+importance")
+    data.lesion = Tables(pd.concat([easy, hard], ignore_index=True), None)
+    assert set(main_lesions(data)["family"]) == {"layer+importance"}
+    html = report_of(data, monkeypatch).html
+    assert (
+        "their controls matched by layer and importance (q" in html and "controls (matched by layer+importance)" in html
+    )
+
+
+def test_words_follow_the_heavier_tail(monkeypatch):
+    """The sign of a component is arbitrary: a network that works by going down shows where it does."""
+    data = report_data(GEOMETRY, 2, 240)
+    data.courses[:, 0] = -0.1
+    data.courses[[30, 90], 0] = [-6.0, -5.0]
+    words = network_pages._words(data, 0)
+    assert [e["z"] for e in words["excerpts"]][:2] == ["−6.0", "−5.0"]
+    assert "neg peak" in words["excerpts"][0]["html"]
 
 
 def test_a_localizer_is_set_beside_the_networks(data, monkeypatch):

@@ -237,8 +237,10 @@ def _log_axis(ax, axis):
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     (ax.set_xscale if axis is ax.xaxis else ax.set_yscale)("log")
-    axis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
-    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    low, high = axis.get_data_interval()
+    few = high <= 300 * max(low, 1e-9)  # beyond this the numbers between the powers of ten would run into each other
+    axis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if few else (1,)))
+    axis.set_major_formatter(FuncFormatter(lambda v, _: _price(v) if v >= 1000 else f"{v:g}"))
     axis.set_minor_formatter(NullFormatter())
 
 

@@ -16,7 +16,7 @@ COLUMNS = (
 
 
 def main_lesions(data):
-    """The rows of the first task and control family: what the summary and the network pages speak of."""
+    """The rows of the first task and of :func:`main_family`: what the summary and the network pages speak of."""
     return _first_rows(data.lesion.table, data.lesion.table)
 
 
@@ -26,11 +26,18 @@ def main_controls(data):
     return None if controls is None or not len(controls) else _first_rows(controls, data.lesion.table)
 
 
+def main_family(table):
+    """The family of controls to judge by: the one matched by importance too, if there is one, else the first."""
+    families = [] if "family" not in table else list(dict.fromkeys(table["family"].dropna()))
+    strict = [family for family in families if "importance" in str(family)]
+    return next(iter(strict + families), None)
+
+
 def _first_rows(frame, table):
-    for column in ("task", "family"):
-        if column in frame and column in table and len(table):
-            frame = frame[frame[column] == table[column].iloc[0]]
-    return frame
+    if "task" in frame and "task" in table and len(table):
+        frame = frame[frame["task"] == table["task"].iloc[0]]
+    family = main_family(table)
+    return frame if family is None or "family" not in frame else frame[frame["family"] == family]
 
 
 def q_column(table):
@@ -81,7 +88,7 @@ def lesions(data, render):
     link = None if data.networks is None else ("network", page_of)
     first = (table["task"] == tasks[0]).to_numpy() if "task" in table else np.ones(len(table), bool)
     caption = f"Lesion effects{task}; larger is worse, {unit}" + (f"; bold: {q} < 0.05" if q else "")
-    brief = [c for c in keep if c not in ("task", "p_pooled")]
+    brief = [c for c in keep if c not in ("task", "p_pooled", "control_mean")]
     parts.append(html_table(shown[first], caption, brief, link=link, emphasis=strong[first]))
     if not first.all():
         every = html_table(shown, "Lesion effects on all tasks; larger is worse", keep, link=link, emphasis=strong)
@@ -106,13 +113,15 @@ def reading_notes(data):
     n, k = int(table["n_controls"].max()), len(table)
     floor = 1 / (n + 1)
     above = int((table["effect"] > table["control_max"]).sum()) if "control_max" in table else None
+    family = main_family(data.lesion.table)
+    against = f" (matched by {family})" if family else ""
     text = f"How to read p and q. A network is ranked among its own {n} controls, so p cannot fall below 1 / ({n} + 1)"
     text += f" = {floor:.3f}, however large the effect."
     if k > 1:
         text += f" q corrects for {k} networks: if a single one stands out, its q cannot fall below"
         text += f" {min(1, k * floor):.3f}."
     if above is not None:
-        text += f" {above} of {k} {'does' if above == 1 else 'do'} more harm than each of their controls."
+        text += f" {above} of {k} {'does' if above == 1 else 'do'} more harm than each of their controls{against}."
     if k * floor > 0.05:
         text += " So a large q here may only say that controls are few; look at the picture and at z as well."
     notes = [text]
@@ -180,7 +189,7 @@ def pruning(data, render):
     if "ratio" in mean:
         best = (mean["perplexity"] == mean.groupby("ratio")["perplexity"].transform("min")).to_numpy()
     caption = "Pruning recipes; the best of each size in bold"
-    caption += "" if dense is None else f". The unpruned model has a perplexity of {number(dense)}"
+    caption += "" if dense is None else f". The unpruned model has a perplexity of {dense:.1f}"
     parts.append(html_table(mean, caption, labels={"ratio": "removed"}, emphasis=best))
     return Section("pruning", "Pruning", "".join(parts))
 

@@ -292,16 +292,18 @@ def _words(data, k):
     if data.courses is None or data.course_events is None:
         return {"excerpts": [], "stretch": None, "course": ""}
     course, events = data.courses[:, k], data.course_events
+    # The sign of a component is arbitrary: what engages it lies in the heavier tail, and is shown with its own sign.
+    engaged = course if np.mean(course**3) >= 0 else -course
     token = events["token"].astype(str).to_numpy()
     excerpts = [
         {
-            "z": f"{course[i]:.1f}",
+            "z": f"{course[i]:.1f}".replace("-", "−"),
             "where": _where(events.iloc[i]),
             "html": plotting.words_html(token[first:last], course[first:last], mark=i - first, one_line=True),
         }
-        for i, first, last in peaks(course, events)
+        for i, first, last in peaks(engaged, events)
     ]
-    first, last = best_stretch(course, events)
+    first, last = best_stretch(engaged, events)
     stretch, where = plotting.words_html(token[first:last], course[first:last]), _where(events.iloc[first])
     label = f"Time course of network {k} over {last - first} tokens of {where}"
     chart = course_svg(course[first:last], token[first:last], label)

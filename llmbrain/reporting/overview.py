@@ -4,7 +4,7 @@ import pandas as pd
 
 from .. import plotting
 from ..plotting.pruning import split_dense
-from .effects import main_lesions, q_column
+from .effects import main_family, main_lesions, q_column
 from .methods import bibtex, methods_text
 from .page import Section, figure
 from .tables import html_table, number
@@ -42,7 +42,10 @@ def _lesion_tile(data):
         more = f"; {int((table['q_pooled'] < 0.05).sum())} with controls pooled"
     power = (getattr(data.lesion, "info", None) or {}).get("power") or {}
     more += "; too few controls to tell" if not found and power.get("smallest_p", 0) > 0.05 else ""
-    return [(f"{found} of {len(table)}", f"lesioned networks do more harm than their controls ({q} < 0.05{more})")]
+    family = main_family(data.lesion.table)
+    matched = f" matched by {family.replace('+', ' and ')}" if family else ""
+    label = f"lesioned networks do more harm than their controls{matched} ({q} < 0.05{more})"
+    return [(f"{found} of {len(table)}", label)]
 
 
 def _pruning_tiles(data):
