@@ -88,26 +88,80 @@ def record(
     out: Out,
     model: Model = "demo",
     corpus: CorpusOption = "demo",
-    site: Annotated[str, typer.Option(help="mlp, attention, mlp_gate, mlp_up, mlp_output or layer.")] = "mlp",
+    site: Annotated[
+        list[str] | None,
+        typer.Option(help="mlp (the default), attention, mlp_gate, mlp_up, mlp_output, layer; repeat it for several."),
+    ] = None,
+    modules: Annotated[
+        str | None, typer.Option(help="Regular expression that names the site's modules, if they are not found.")
+    ] = None,
+    layers: Annotated[str | None, typer.Option(help="Record only these layers, e.g. 0,4,10-15.")] = None,
+    every: Annotated[int, typer.Option(help="Record only every so many-th token of a document.")] = 1,
     max_tokens: Annotated[int | None, typer.Option(help="Stop after so many tokens.")] = None,
+    context: Annotated[
+        int | None, typer.Option(help="Most tokens the model reads at once: 1024, or what it can.")
+    ] = None,
+    warmup: Annotated[
+        int | None, typer.Option(help="Least tokens before a recorded one in a later window: context / 4.")
+    ] = None,
+    tokens_per_run: Annotated[int, typer.Option(help="Most tokens of a run, at most 32767.")] = 4096,
+    storage: Annotated[str, typer.Option(help="float32, or int16 for files of half the size.")] = "float32",
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Write texts, or the messages of a .jsonl, with the model's chat template.")
+    ] = False,
+    generate: Annotated[
+        int | None, typer.Option(help="Let the model go on from each text for so many tokens; record them as well.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Documents in one forward pass.")] = 8,
-    run_index: Annotated[int | None, typer.Option(help="Record this run only, as one job of an array.")] = None,
+    run_index: Annotated[
+        str | None, typer.Option(help="Record these runs only, e.g. 3 or 1,4-6, as one job of an array.")
+    ] = None,
+    forecast: Annotated[bool, typer.Option("--forecast", help="Say what it would cost, and record nothing.")] = False,
     dtype: Dtype = "float32",
     device: Device = "cpu",
 ):
     """Record activations as 4D NIfTI runs in a BIDS-like study folder."""
     from .corpus import load_corpus
     from .models import load_model
+    from .recording import conversations, generated
+    from .recording import forecast as forecast_
     from .recording import record as record_
 
-    texts = load_corpus(corpus)
+    sites = [name for given in site or ["mlp"] for name in given.split(",")]
+    options = {
+        "site": sites if len(sites) > 1 else sites[0], "sites": modules, "layers": _numbers("--layers", layers),
+        "every": every, "max_tokens": max_tokens, "context": context, "warmup": warmup,
+        "tokens_per_run": tokens_per_run, "batch_size": batch_size, "storage": storage,
+    }  # fmt: skip
+    runs = _numbers("--run-index", run_index)
+    texts = Path(corpus) if chat and corpus.endswith(".jsonl") else load_corpus(corpus)
     loaded, tokenizer = load_model(model, dtype=dtype, device=device)
-    options = {} if run_index is None else {"run_index": run_index}
-    recording = record_(
-        loaded, tokenizer, texts, out, site=site, max_tokens=max_tokens, batch_size=batch_size, **options
-    )
-    for path in recording.paths:
-        typer.echo(path)
+    if chat:
+        texts = conversations(texts, tokenizer, add_generation_prompt=generate is not None)
+    if generate is not None:
+        texts = generated(loaded, tokenizer, texts, max_new_tokens=generate)
+    if forecast:
+        typer.echo(forecast_(loaded, tokenizer, texts, **options))
+        return
+    recordings = record_(loaded, tokenizer, texts, out, run_index=runs, **options)
+    for recording in recordings.values() if len(sites) > 1 else [recordings]:
+        for path in recording.paths:
+            typer.echo(path)
+
+
+def _numbers(option, text):
+    """The numbers of ``0,4,10-15``; None for None."""
+    from .exceptions import ParameterError
+
+    if text is None:
+        return None
+    numbers = []
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        if not first.isdigit() or (last and not last.isdigit()) or part.strip().endswith("-"):
+            raise ParameterError(f"{option} {text!r}: give numbers and ranges separated by commas, e.g. 0,4,10-15.")
+        numbers += range(int(first), int(last or first) + 1)
+    return numbers
 
 
 @app.command()

@@ -1,10 +1,13 @@
 """What is recorded: texts, conversations, or prompts together with what the model makes of them."""
 
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from ..corpus import Corpus, Document, TokenizedDocument, as_corpus, encode, padding_id
+from ..corpus.reading import read_jsonl
 from ..corpus.tokens import _Spelling
 from ..exceptions import CorpusError, ParameterError
 
@@ -58,8 +61,10 @@ def conversations(chats, tokenizer, *, name="chat", add_generation_prompt=False)
 
     Parameters
     ----------
-    chats : Corpus, list of str, or list of list of dict
-        Each conversation a list of ``{"role": ..., "content": ...}``; a text alone is one message of the user.
+    chats : Corpus, list of str, list of list of dict, or path
+        Each conversation a list of ``{"role": ..., "content": ...}``; a text alone is one message of the user. A
+        ``pathlib.Path`` is that of a ``.jsonl`` file, a conversation a line: an object with ``messages`` (or ``text``)
+        and optionally ``id`` and ``kind``.
     tokenizer : transformers tokenizer
         Must have a chat template.
     name : str
@@ -84,7 +89,9 @@ def conversations(chats, tokenizer, *, name="chat", add_generation_prompt=False)
         raise ParameterError(
             "This tokenizer has no chat template. Record plain texts (chat=False), or set tokenizer.chat_template."
         )
-    if isinstance(chats, Corpus):
+    if isinstance(chats, os.PathLike):
+        name, rows = Path(chats).stem, _read_chats(Path(chats))
+    elif isinstance(chats, Corpus):
         name, rows = chats.name, [(d.id, d.kind, [{"role": "user", "content": d.text}]) for d in chats]
     else:
         chats = [chats] if isinstance(chats, str) else list(chats)
@@ -156,6 +163,17 @@ def generated(model, tokenizer, prompts, *, max_new_tokens=64, random_state=None
 def _describe(corpus):
     known = [d.hash[:16] for d in corpus]  # by which a test on one of these documents is noticed
     return {"name": corpus.name, "hash": corpus.hash, "n_documents": len(corpus), "document_hashes": known}
+
+
+def _read_chats(path):
+    """Conversations of a JSONL file: ``[(id, kind, messages)]``."""
+    if not path.is_file():
+        raise CorpusError(f"There is no file {path}.")
+    rows = []
+    for number, row in read_jsonl(path):
+        messages = row.get("messages") or [{"role": "user", "content": row.get("text")}]
+        rows.append((str(row.get("id") or f"{path.stem}-{number:05d}"), row.get("kind"), messages))
+    return rows
 
 
 def _write_chat(identity, messages, tokenizer, add_generation_prompt):
