@@ -6,7 +6,9 @@ python benchmarks/replication/report.py replication --out docs/replication.md
 import argparse
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from paper import CLAIMS, PRINTED
 
 from llmbrain.files import read_json, read_tsv, write_text
 
@@ -16,21 +18,21 @@ TITLES = {
     "amplification": "Amplification",
     "recurrence": "Recurrence",
 }
-CLAIMS = {
-    "lesions": "Silencing a functional network, or all ten (under 2 % of the units), breaks the model.",
-    "retain_only": "Keeping the neurons of the networks, about 10 % of the units, is nearly enough.",
-    "amplification": "Amplifying functional networks improves the model.",
-    "recurrence": "Networks found on some texts recur in single other texts (IoU > 0.2).",
-}
+DEMO = "SmolLM2-135M-Instruct (the demo model)"
+NAMES = {"demo": DEMO, "SmolLM2-135M-Instruct.Q4_1": DEMO}
 HEAD = """# The first paper, re-tested
 
 Liu et al. (2025), *Brain-Inspired Exploration of Functional Networks and Key Neurons in Large Language Models*
-([arXiv:2502.20408](https://arxiv.org/abs/2502.20408)), print their claims from masking code that applied one layer's
+([arXiv:2502.20408](https://arxiv.org/abs/2502.20408)), take their figures from masking code that applied one layer's
 mask to every layer, and from controls that were matched in nothing. Here the same questions are put with hooks that are
 tested to equal sliced weights, on text that the networks were not found on, beside matched controls. Their data sets
-and models are not these, so the figures cannot be compared one by one; the claims can.
+and models are not these, so the figures cannot be compared one by one; the claims can. One small model is no verdict on
+others: every script takes `--model`.
 
-Written by `python benchmarks/replication/report.py` from the tables of the scripts beside it.
+Written by `python benchmarks/replication/report.py benchmarks/results/replication` from the tables of the scripts
+beside it. Networks are numbered by the variance that they explain; "above all" means more harm than each of the control
+sets; `q` is a false discovery rate over all networks, with the controls of all networks pooled. `pairs` are minimal
+pairs of BLiMP, twenty of each of 14 paradigms.
 """
 
 
@@ -44,7 +46,7 @@ def main():
     for name, title in TITLES.items():
         found = [Path(f) for f in args.folders if (Path(f) / f"{name}.json").is_file()]
         if found:
-            parts.append(f"## {title}\n\n> {CLAIMS[name]}\n")
+            parts.append(f"## {title}\n\n> {CLAIMS[name]}\n\nThe paper prints:\n\n{PRINTED[name]}\n")
             parts += [section(folder, name) for folder in found]
     print(write_text(args.out, "\n".join(parts)))
 
@@ -53,49 +55,170 @@ def section(folder, name):
     """One experiment on one model: setting, statement, table."""
     info = read_json(folder / f"{name}.json")
     setting = (
-        f"**{info['model']['id']}**, networks from {info['fit']['corpus']}, tested on {info['test']['corpus']}; "
+        f"**{NAMES.get(info['model']['id'], info['model']['id'])}**, networks from {info['fit']['corpus']}, "
+        f"tested on {info['test']['corpus']}; "
         f"{info['arguments']['fit_tokens']:,} tokens to fit, {info['arguments']['test_tokens']:,} to test, |z| > "
         f"{info['arguments']['threshold']:g}, {info['arguments']['n_controls']} controls a network and family, "
         f"{info['arguments']['device']}, {info['arguments']['autocast'] or info['arguments']['dtype']}, "
         f"{info['seconds']:.0f} s."
     )
-    statement = "\n".join(f"- {line}" for line in info["note"].splitlines())
-    return f"{setting}\n\n{statement}\n\n{markdown(tables(folder, name))}\n"
+    lines = [line for line in info["note"].splitlines() if not line.startswith("Printed")]
+    statement = "\n".join(f"- {line}" for line in lines)
+    verdict = VERDICTS[name](folder)
+    return f"{setting}\n\n**{verdict[0]}** {verdict[1]}\n\n{statement}\n\n{markdown(TABLES[name](folder))}\n"
 
 
-def tables(folder, name):
-    """The table of an experiment, cut to what a page can hold."""
-    if name == "lesions":
-        table = read_tsv(folder / "lesions_effects.tsv")
-        table = table[table["task"] == table["task"].iloc[0]]
-        rows = table.pivot(index="network", columns="family", values=["control_mean", "control_max", "p"])
-        first = table[table["family"] == table["family"].iloc[0]].set_index("network")
-        wide = first[["n_neurons", "share", "effect"]].copy()
-        for family in dict.fromkeys(table["family"]):
-            for column, label in (("control_mean", "mean"), ("control_max", "max"), ("p", "p")):
-                wide[f"{family}: {label}"] = rows[column][family]
-        return wide.reset_index()
-    if name == "retain_only":
-        table = read_tsv(folder / "retain_only_effects.tsv")
-        return table[
-            ["task", "networks", "retained", "share", "least_in_a_layer", "most_in_a_layer", "score", "effect", "sd"]
-        ]
-    if name == "amplification":
-        table = read_tsv(folder / "amplification_chosen.tsv")
-        return table[["network", "gain", "effect_choose", "effect", "control_mean", "control_sd", "p", "q"]]
+# ------------------------------------------------------------------------------------------------ silenced
+def lesion_table(folder):
+    """A row a network: its effect, and for each family of controls mean, sd, max and q."""
+    effects = read_tsv(folder / "lesions_effects.tsv")
+    table = effects[effects["task"] == effects["task"].iloc[0]]
+    first = table[table["family"] == table["family"].iloc[0]].set_index("network")
+    wide = first[["n_neurons", "share", "effect"]].rename(columns={"n_neurons": "neurons", "effect": "nats"})
+    for family, rows in table.groupby("family", sort=False):
+        rows = rows.set_index("network")
+        wide[f"{family}: mean ± sd"] = [f"{m:.2f} ± {s:.2f}" for m, s in zip(rows.control_mean, rows.control_sd)]
+        wide[f"{family}: max"] = rows.control_max
+        wide[f"{family}: above all"] = np.where(rows.effect > rows.control_max, "yes", "no")
+        wide[f"{family}: q"] = rows.q_pooled
+    for task, rows in effects.groupby("task", sort=False):
+        if task != effects["task"].iloc[0]:
+            rows = rows[rows["family"] == rows["family"].iloc[-1]].set_index("network")
+            wide[f"{task}: errors (intact {rows.intact.iloc[0]:.1%})"] = [
+                f"{e:+.1%}{' (above all)' if e > m else ''}" for e, m in zip(rows.effect, rows.control_max)
+            ]
+    return wide.reset_index()
+
+
+def lesion_verdict(folder):
+    """True of some, of all, or of none, by the harshest family."""
+    table = read_tsv(folder / "lesions_effects.tsv")
+    table = table[(table["task"] == table["task"].iloc[0]) & (table["network"] != "all networks")]
+    above = {f: int((p.effect > p.control_max).sum()) for f, p in table.groupby("family", sort=False)}
+    family, n = min(above.items(), key=lambda x: x[1])
+    k = table["network"].nunique()
+    word = "Holds." if n == k else "Does not hold." if not n else "True of some networks, false of others."
+    strong = table[(table.family == family) & (table.effect > table.control_max)].sort_values("effect")
+    named = ", ".join(f"{x.network} (+{x.effect:.2f} nats)" for x in strong.iloc[::-1].itertuples())
+    others = "; ".join(f"against {f} it is {m}" for f, m in above.items() if f != family)
+    return word, (
+        f"Against {family}, {n} of {k} networks do more harm than each of their controls{': ' if n else '.'}{named}"
+        f"{'; ' + others if others else ''}. The other networks stay within what as many neurons of "
+        "equal importance do. Neurons at random are too weak a control: important neurons do harm whatever they belong "
+        "to."
+    )
+
+
+# ------------------------------------------------------------------------------------------------ kept
+def retain_table(folder):
+    """A row for every number of networks: loss with the networks, and with what stands in their place."""
+    table = read_tsv(folder / "retain_only_effects.tsv")
+    table = table[table["task"] == table["task"].iloc[0]]
+    wide = table.pivot(index="networks", columns="retained", values="score")
+    own = table[table["retained"] == "networks"].set_index("networks")
+    wide.insert(0, "share", own["share"])
+    wide["share by layer"] = [f"{a:.0%} to {b:.0%}" for a, b in zip(own.least_in_a_layer, own.most_in_a_layer)]
+    order = ["share", "share by layer", *dict.fromkeys(table["retained"])]
+    return wide[order].rename_axis("K").reset_index().rename(columns={"share": "kept"})
+
+
+def retain_verdict(folder):
+    """How much must be kept until the loss is nearly that of the intact model."""
+    table = read_tsv(folder / "retain_only_effects.tsv")
+    table = table[table["task"] == table["task"].iloc[0]]
+    own = table[table["retained"] == "networks"].sort_values("share")
+    near = own[own.effect < 0.1]
+    tenth = own.iloc[(own.share - 0.1).abs().argmin()]
+    enough = (
+        f"the loss comes within 0.1 nats of the intact one only with {near.share.iloc[0]:.0%}"
+        if len(near)
+        else ("no number of networks tried brings the loss within 0.1 nats of the intact one")
+    )
+    holds = len(near) and near.share.iloc[0] < 0.2
+    random = table[(table.retained == "same layers") & (table.networks == tenth.networks)].score.iloc[0]
+    strong = table[(table.retained == "strongest neurons") & (table.networks == tenth.networks)].score.iloc[0]
+    return "Holds." if holds else "Does not hold.", (
+        f"With {tenth.share:.0%} of the neurons the loss is {tenth.score:.1f} nats per token (intact "
+        f"{tenth.intact:.2f}; as many random neurons of the same layers give {random:.1f}, the strongest "
+        f"{strong:.1f}); {enough}."
+    )
+
+
+# ------------------------------------------------------------------------------------------------ amplified
+def amplification_table(folder):
+    """A row a network: the gain chosen, its effect on both texts, and the controls."""
+    table = read_tsv(folder / "amplification_chosen.tsv")
+    added = read_tsv(folder / "amplification_added.tsv").set_index("network")
+    wide = table[["network", "gain", "effect_choose", "effect"]].rename(columns={"effect": "nats on other text"})
+    wide = wide.rename(columns={"effect_choose": "nats where chosen"})
+    wide["95 %"] = [f"{a:+.4f} to {b:+.4f}" for a, b in zip(table.ci_low, table.ci_high)]
+    wide["controls, mean ± sd"] = [f"{m:+.4f} ± {s:.4f}" for m, s in zip(table.control_mean, table.control_sd)]
+    wide["best control"] = table.control_best
+    wide["q"] = table.q_pooled
+    wide["1 added: nats"] = added.effect.reindex(table.network).to_numpy().round(2)
+    wide["1 added: controls"] = added.control_mean.reindex(table.network).to_numpy().round(2)
+    return wide
+
+
+def amplification_verdict(folder):
+    """Whether any network helps on other text, beyond its controls."""
+    table = read_tsv(folder / "amplification_chosen.tsv")
+    sure = table[(table.ci_high < 0) & (table.q_pooled < 0.05)]
+    lower = int((table.effect < 0).sum())
+    least = (table.gain == min(read_json(folder / "amplification.json")["arguments"]["gains"])).all()
+    word = "Does not hold." if not len(sure) else "Holds for some networks."
+    return word, (
+        f"{lower} of {len(table)} networks lower the loss at the gain that was best on other text, by at most "
+        f"{-table.effect.min():.4f} nats, and {len(sure)} of them by more than amplified controls do."
+        f"{' The least gain on offer was the best one for all: more amplification is worse.' if least else ''}"
+    )
+
+
+# ------------------------------------------------------------------------------------------------ recurrence
+def recurrence_table(folder):
+    """A row a corpus."""
     table = read_tsv(folder / "recurrence_templates.tsv")
     grouped = table.groupby("corpus", sort=False)
+    pairs = grouped.size() * grouped["n_individual"].first()
     return pd.DataFrame(
         {
             "corpus": list(grouped.groups),
             "texts": grouped["n_texts"].first().to_numpy(),
             "templates": grouped.size().to_numpy(),
-            "many to one": grouped["many"].sum().to_numpy(),
-            "by chance": grouped["null_many"].sum().to_numpy(),
-            "share of texts, one to one": grouped["share"].mean().to_numpy(),
+            "pairs with IoU > 0.2": [f"{m:.0f} ({m / n:.1%})" for m, n in zip(grouped["many"].sum(), pairs)],
+            "by chance": [f"{m:.0f} ({m / n:.1%})" for m, n in zip(grouped["null_many"].sum(), pairs)],
+            "texts where a template is found, one to one": grouped["share"].mean().map("{:.0%}".format).to_numpy(),
+            "templates beyond chance, q < 0.05": (table["q"] < 0.05)
+            .groupby(table["corpus"], sort=False)
+            .sum()
+            .to_numpy(),
             "mean r": grouped["mean_r"].mean().to_numpy(),
         }
     )
+
+
+def recurrence_verdict(folder):
+    """How many templates are found again at all, and how often."""
+    table = read_tsv(folder / "recurrence_templates.tsv")
+    sure, share = int((table.q < 0.05).sum()), table.share.mean()
+    word = "Holds." if share > 0.5 else "Weakly." if sure else "Does not hold."
+    return word, (
+        f"{sure} of {len(table)} templates recur beyond chance, but a template is found in {share:.0%} of single texts."
+    )
+
+
+TABLES = {
+    "lesions": lesion_table,
+    "retain_only": retain_table,
+    "amplification": amplification_table,
+    "recurrence": recurrence_table,
+}
+VERDICTS = {
+    "lesions": lesion_verdict,
+    "retain_only": retain_verdict,
+    "amplification": amplification_verdict,
+    "recurrence": recurrence_verdict,
+}
 
 
 def markdown(table):
@@ -112,9 +235,11 @@ def cell(value, column):
         return value
     if pd.isna(value):
         return ""
-    if column in ("share", "least_in_a_layer", "most_in_a_layer") or "share of" in column:
+    if column in ("share", "kept"):
         return f"{value:.1%}"
-    return f"{value:g}" if float(value).is_integer() else f"{value:.3f}"
+    if isinstance(value, (bool, np.bool_)):
+        return "yes" if value else "no"
+    return f"{value:g}" if float(value).is_integer() else f"{value:.4f}" if abs(value) < 0.01 else f"{value:.3g}"
 
 
 if __name__ == "__main__":
