@@ -169,6 +169,26 @@ def test_mask_and_overlap_with_networks():
     assert table["expected"][0] == pytest.approx(in_layer, rel=0.1, abs=0.5)
 
 
+def test_overlap_with_a_set_of_networks():
+    from llmbrain.networks import NetworkSet
+
+    runs, events = experiment()
+    geometry = NeuronGeometry.from_sizes([150] * 4)
+    maps = np.random.default_rng(0).normal(size=(3, N_NEURONS)).astype(np.float32)
+    maps[0, :60] += 6
+    maps[1, 150:210] += 6
+    networks = NetworkSet(maps, geometry)
+    networks.metrics["flagged"] = [False, True, False]
+    found = loc.localize(runs, events, ("a", "b"))
+    table = found.overlap(networks, 0.01, threshold=2.0, n_draws=99)
+    masks = np.stack([m.values for m in networks.masks(2.0)])
+    plain = loc.localizer_overlap(found.selected(0.01), found.z, maps, masks, layer_of=geometry.layer_of, n_draws=99)
+    pd.testing.assert_frame_equal(table.drop(columns="flagged"), plain)
+    assert table["flagged"].tolist() == [False, True, False] and table["q"][0] < 0.05 < table["q"][1]
+    with pytest.raises(ParameterError, match="600 neurons, the networks 10"):
+        found.overlap(NetworkSet(maps[:, :10], NeuronGeometry.from_sizes([10])))
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_shipped_localizer_on_a_tiny_model(tmp_path):
     from tests.tiny import tiny_model, tiny_tokenizer

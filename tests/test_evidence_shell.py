@@ -64,6 +64,12 @@ def test_evidence_tells_planted_networks_from_surplus_ones(planted):
     assert abs(table["mean"]["code"] - table["mean"]["prose"]) > 0.8 and table["p_mean"].iloc[0] < 0.05
     assert np.allclose(found.profile.drop(columns="network").sum(axis=1), 1)
     assert found.connectivity.mean.shape == (6, 6)
+    # the centrotypes are maps in the flat order of neurons, though the runs were read in that of files
+    centres = found.centrotypes
+    r = np.abs(np.corrcoef(networks.maps[own], centres.maps)[:4, 4:])
+    assert (r.max(axis=1) > 0.98).all() and len(centres.flagged) == 2
+    assert not set(r.argmax(axis=1)) & set(centres.flagged)
+    assert {"iq", "coverage", "stability"} <= set(centres.metrics) and centres.info["maps"].startswith("centrotypes")
 
 
 @pytest.mark.filterwarnings("ignore::llmbrain.exceptions.NumericalWarning")
@@ -86,6 +92,11 @@ def test_evidence_of_layer_networks_and_its_files(planted, tmp_path):
     assert len(found.clusters) == 4 and found.stability["network"].tolist() == list(range(12))
     profile = found.profile.drop(columns="network").to_numpy()
     assert np.allclose(profile.max(axis=1), 1)
+    centres = found.centrotypes
+    assert np.array_equal(centres.support, networks.networks_.support)
+    r = np.abs(np.corrcoef(networks.components_, centres.maps)[:12, 12:])
+    steady = found.stability["stability"].to_numpy() > 0.9
+    assert steady.sum() > 3 and (r.max(axis=1)[steady] > 0.95).all()
 
     class Folder:
         def path(self, kind, **entities):

@@ -119,6 +119,45 @@ def test_dictionary_can_begin_from_given_maps(planted):
     np.testing.assert_allclose(begun.components_, from_image.components_, atol=1e-5)
 
 
+def test_every_epoch_of_the_dictionary_counts(planted):
+    runs, _ = planted
+    options = {"geometry": GEOMETRY, "solver_params": {"tol": 1e-8}}
+    settled = DictLearning(K, **options).fit(runs)
+    assert settled.converged_.all() and settled.n_iter_[0] > 4
+    far = []
+    for n in (1, 2, 4):
+        with pytest.warns(NumericalWarning, match=f"did not settle in {n} passes"):
+            found = DictLearning(K, n_epochs=n, **options).fit(runs)
+        assert found.n_iter_.tolist() == [n] and not found.converged_.any()
+        far.append(np.abs(found.components_ - settled.components_).max())
+    assert far[0] > 3 * far[1] > 9 * far[2] > 0
+    with pytest.warns(HarmfulOptionWarning, match="n_epochs=1 has no effect"):
+        DictLearning(K, geometry=GEOMETRY, engine="nilearn", n_epochs=1).fit(runs)
+
+
+def test_alpha_follows_the_data_and_dead_atoms_are_flagged(planted):
+    runs, maps = planted
+    short = [run[:100] for run in runs[:1]]
+    assert DictLearning(K, geometry=GEOMETRY).fit(short).alpha_ == pytest.approx(1.0)
+    with pytest.raises(ParameterError, match="no neuron in any map"):  # nilearn's default
+        DictLearning(K, geometry=GEOMETRY, alpha=10).fit(short)
+    with pytest.warns(NumericalWarning, match=r"networks are empty \(numbers .*they are flagged"):
+        found = DictLearning(2 * K, geometry=GEOMETRY, alpha=9.0).fit(runs)
+    empty = np.flatnonzero(~found.components_.any(1))
+    assert 0 < len(empty) < 2 * K and np.isfinite(found.components_).all()
+    assert found.networks_.metrics["flagged"][empty].all() and set(empty) <= set(found.networks_.flagged)
+
+
+def test_a_dictionary_needs_no_more_directions_than_atoms():
+    rng = np.random.default_rng(0)
+    maps = rng.laplace(size=(6, 800)) ** 3
+    low = (rng.standard_normal((100, 6)) @ maps).astype(np.float32)  # rank 6, and twice as many rows are wanted
+    for k in (4, 6):
+        assert DictLearning(k).fit([low]).components_.shape == (k, 800)
+    with pytest.raises(ParameterError, match="n_components=7, but there are only 6"):
+        DictLearning(7).fit([low])
+
+
 # -- the same result whatever holds the data ------------------------------------------------------------------------
 def test_every_kind_of_input_gives_the_same_maps(planted, fitted, tmp_path):
     runs, _ = planted
@@ -152,6 +191,45 @@ def test_a_single_run_need_not_be_in_a_list(planted):
 def test_arrays_without_a_geometry_are_one_layer(planted):
     found = CanICA(3).fit(planted[0])
     assert found.geometry_ == NeuronGeometry.from_sizes([GEOMETRY.n_neurons])
+
+
+def test_a_recording_in_every_form(tmp_path):
+    from tiny import tiny_model, tiny_tokenizer
+
+    import llmbrain
+    from llmbrain.dataset import Study
+
+    texts = [
+        "A river runs past the old mill, and nobody counts its turns. " * 3,
+        "def add(a, b):\n    return a + b\n" * 5,
+    ]
+    options = {"context": 128, "tokens_per_run": 120, "progress": False}
+    recording = llmbrain.record(tiny_model("llama"), tiny_tokenizer(), texts, tmp_path / "study", **options)
+    assert len(recording) > 1
+    expected = CanICA(3, n_init=2).fit(recording)
+    arrays = [run.to_array() for run in recording]
+    study = tmp_path / "study"
+    for given in (study, str(study), Study.open(study), list(recording), recording.paths):
+        np.testing.assert_array_equal(CanICA(3, n_init=2).fit(given).components_, expected.components_)
+    for course, again in zip(expected.transform(recording), expected.transform(arrays)):
+        np.testing.assert_allclose(course, again, atol=1e-3)
+    assert expected.networks_.info["files"] == [run.path.name for run in recording]
+    # and what is written of them can be read again, the time courses run by run as tables
+    expected.networks_.save(study)
+    tables = sorted(study.rglob("*_mixing.tsv"))
+    assert [len(pd.read_csv(t, sep="\t")) for t in tables] == [run.n_tokens for run in recording]
+    assert list(pd.read_csv(tables[0], sep="\t")) == ["network-00", "network-01", "network-02"]
+
+
+@pytest.mark.parametrize("Estimator", [CanICA, DictLearning])
+@pytest.mark.parametrize("engine", ["torch", "nilearn"])
+def test_any_number_of_jobs_gives_the_same_bits(Estimator, engine, planted):
+    import joblib
+
+    with joblib.parallel_config(backend="threading"):
+        one, two = (Estimator(3, geometry=GEOMETRY, engine=engine, n_jobs=n).fit(planted[0]) for n in (1, 2))
+    np.testing.assert_array_equal(one.components_, two.components_)
+    np.testing.assert_array_equal(one.variance_, two.variance_)
 
 
 def test_repeated_fits_are_bit_identical(planted, fitted):
@@ -208,6 +286,35 @@ def test_nilearns_attributes_work(fitted, planted):
     np.testing.assert_array_equal(restored.components_, fitted.components_)
 
 
+@pytest.mark.parametrize("Estimator", [CanICA, DictLearning])
+@pytest.mark.parametrize("engine", ["torch", "nilearn"])
+@pytest.mark.filterwarnings("ignore")
+def test_every_parameter_and_attribute_of_nilearn_is_there(Estimator, engine, planted):
+    Stock = getattr(decomposition, Estimator.__name__)
+    options = {"alpha": 1} if Estimator is DictLearning else {"n_init": 1, "threshold": None}
+    options |= {"smoothing_fwhm": None, "standardize": "zscore_sample", "detrend": False, "random_state": 0}
+    stock = Stock(n_components=3, mask=GEOMETRY.mask_img, **options).fit([GEOMETRY.to_img(run) for run in planted[0]])
+    ours = Estimator(3, geometry=GEOMETRY, engine=engine).fit(planted[0])
+    assert set(stock.get_params()) <= set(ours.get_params())
+    learned = [name for name in vars(stock) if name.endswith("_") and not name.startswith("_")]
+    assert len(learned) >= 7
+    for name in learned:
+        theirs, own = getattr(stock, name), getattr(ours, name)
+        assert type(own) is type(theirs), name
+        if name != "loadings_init_":  # rows of the reduced data, of which the engines keep different numbers
+            assert np.shape(getattr(own, "shape", ())) == np.shape(getattr(theirs, "shape", ())), name
+            if hasattr(theirs, "shape"):
+                assert own.shape == theirs.shape, name
+
+
+def test_nilearns_reports_work(fitted):
+    for masker, options in ((fitted.masker_, {}), (fitted.maps_masker_, {"displayed_maps": 1})):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            report = masker.generate_report(**options)
+        assert "<html" in report.get_standalone().lower() and type(masker).__name__ in str(report)
+
+
 def test_confounds_are_removed(planted):
     runs, maps = planted
     rng = np.random.default_rng(1)
@@ -253,7 +360,9 @@ def test_mask_restricts_the_networks(planted):
 
 
 # -- numbers that are not right -------------------------------------------------------------------------------------
-def test_dead_and_nan_neurons_are_counted_and_left_out(planted):
+@pytest.mark.parametrize("Estimator", [CanICA, DictLearning])
+@pytest.mark.parametrize("engine", ["torch", "nilearn"])
+def test_dead_and_nan_neurons_are_counted_and_left_out(Estimator, engine, planted):
     runs = [run.copy() for run in planted[0]]
     for run in runs:
         run[:, 5] = 0.1  # constant, not exactly representable
@@ -261,12 +370,12 @@ def test_dead_and_nan_neurons_are_counted_and_left_out(planted):
     runs[1][3, 9] = np.nan
     runs[0][4, 11] = np.inf
     with pytest.warns(NumericalWarning) as caught:
-        found = CanICA(K, geometry=GEOMETRY).fit(runs)
+        found = Estimator(K, geometry=GEOMETRY, engine=engine).fit(runs)
     said = " ".join(str(w.message) for w in caught)
     assert "2 of 1940 neurons hold NaN" in said and "2 of 1940 neurons are constant" in said
     assert np.isfinite(found.components_).all()
     assert not found.components_[:, [5, 7, 9, 11]].any()
-    assert found.dead_.sum() == 4 and found.dead_[[5, 7, 9, 11]].all()
+    assert found.dead_.sum() == 4 and found.dead_[[5, 7, 9, 11]].all() and found.networks_.info["n_dead"] == 4
     assert recovery(planted[1], found.components_).min() > 0.85
 
 
@@ -285,11 +394,17 @@ def test_unstable_networks_are_flagged():
     assert found.networks_.metrics["flagged"].any()
 
 
-def test_rank_deficient_data():
+@pytest.mark.parametrize("Estimator", [CanICA, DictLearning])
+@pytest.mark.parametrize("engine", ["torch", "nilearn"])
+def test_rank_deficient_data(Estimator, engine):
     rng = np.random.default_rng(0)
     low = (rng.standard_normal((100, 3)) @ rng.standard_normal((3, 500))).astype(np.float32)
-    with pytest.raises(ParameterError, match="only 3 independent"):
-        CanICA(5).fit([low])
+    with pytest.raises(ParameterError, match="n_components=5, but there are only 3 independent"):
+        Estimator(5, engine=engine).fit([low])
+    with pytest.raises(ParameterError, match="Every neuron is constant or not finite"):
+        Estimator(2, engine=engine).fit([np.ones((50, 300), np.float32), np.full((50, 300), np.nan, np.float32)])
+    with pytest.raises(ParameterError, match="at most 99"):
+        Estimator(100, engine=engine).fit([low])
 
 
 # -- what is refused ------------------------------------------------------------------------------------------------
@@ -394,6 +509,25 @@ def test_masks_and_metrics(fitted, planted):
     assert (metrics["kurtosis"] > 3).all()
     assert metrics["first_layer"].le(metrics["peak_layer"]).all()
     assert metrics["peak_layer"].le(metrics["last_layer"]).all()
+
+
+def test_flags_are_in_every_output(fitted, tmp_path):
+    from llmbrain.dataset import Study
+    from llmbrain.files import read_json
+
+    metrics = fitted.networks_.metrics.assign(stability=np.linspace(0.9, 0.4, K))
+    networks = NetworkSet(fitted.networks_.maps, GEOMETRY, metrics).set_threshold(3.0)
+    bad = np.flatnonzero(metrics["stability"] < 0.7).tolist()
+    assert networks.flagged == bad and len(bad) == 3
+    assert repr(networks) == "NetworkSet(6 networks, 3 flagged, 1940 neurons in 20 layers)"
+    assert [mask.info["flagged"] for mask in networks.masks()] == [k in bad for k in range(K)]
+    study = Study.create(tmp_path, {"id": "tiny", "weights_hash": "abc", "architecture": "x"}, "texts")
+    networks.save(study, "canica")
+    assert read_json(study.path("components_json", desc="canica"))["flagged"] == bad
+    table = pd.read_csv(study.path("metrics", desc="canica"), sep="\t")
+    assert table["flagged"].tolist() == [k in bad for k in range(K)]
+    assert NetworkSet.load(study).flagged == bad and "flagged" not in NetworkSet.load(study).info
+    assert networks.set_threshold(1e3).flagged == list(range(K))  # empty
 
 
 def test_another_threshold(fitted):

@@ -70,6 +70,50 @@ def test_blocks_of_any_size_hold_the_same(tmp_path):
     np.testing.assert_array_equal(out, run[:, columns[50:250]])
 
 
+def test_gaps_between_columns_are_read_into_the_void(tmp_path):
+    run = np.random.default_rng(0).standard_normal((20, 1000)).astype(np.float32)
+    run.tofile(tmp_path / "run.bin")
+    columns = np.setdiff1d(np.arange(1000), [0, 17, 18, 400, 401, 402, 999])
+    mapped = np.memmap(tmp_path / "run.bin", np.float32, "r", 0, run.shape)
+    for where in (columns, columns[100:500], columns[390:399], slice(3, 700)):
+        out = np.zeros((20, len(run[0, where])), np.float32)
+        assert blocks._read_file(mapped, where, out)
+        np.testing.assert_array_equal(out, run[:, where])
+    for where in (columns[::-1], np.arange(0, 1000, 3), np.arange(0, 1000, 2)):  # not worth it, or in another order
+        assert blocks._pieces(where) is None
+        source = blocks.ArraySource(lambda: mapped, 20, len(where), where)
+        out = np.zeros((20, len(where)), np.float32)
+        source.read(0, len(where), out)
+        np.testing.assert_array_equal(out, run[:, where])
+
+
+@pytest.mark.parametrize("n_tokens", [(300,), (150, 90, 60)])
+@pytest.mark.parametrize("held", [True, False])
+def test_gram_matrix_of_all_tokens(n_tokens, held):
+    runs, _ = planted_runs(9000, 5, n_tokens)
+    data = blocks.CleanedRuns(runs)
+    if held:
+        data.hold()
+    x = np.concatenate([(r - r.mean(0)) / r.std(0, ddof=1) for r in runs]).astype(np.float64)
+    found = [reduction.token_gram(data)]
+    with workers(n=3):
+        found.append(reduction.token_gram(data))
+    np.testing.assert_allclose(found[0], x @ x.T, atol=1e-2)
+    np.testing.assert_array_equal(*found)
+    np.testing.assert_array_equal(found[0], found[0].T)
+
+
+def test_rows_are_reordered_in_place():
+    from llmbrain.networks.engines.torch_engine import _reorder
+
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 7, 20):
+        rows, order = torch.from_numpy(rng.standard_normal((n, 5))), torch.from_numpy(rng.permutation(n))
+        expected = rows[order]
+        _reorder(rows, order)
+        assert torch.equal(rows, expected)
+
+
 def test_integers_with_a_scale():
     stored = np.random.default_rng(0).integers(-9, 9, (20, 300)).astype(np.int16)
     scale = np.linspace(0.1, 2, 300).astype(np.float32)
@@ -310,7 +354,7 @@ def test_engine_imports_without_nilearn_and_nibabel():
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_peak_memory_is_below_one_and_a_half_runs(tmp_path):
+def test_peak_memory_is_below_one_run(tmp_path):
     code = """
 import sys, warnings
 import numpy as np
@@ -337,4 +381,4 @@ print(memory("VmHWM") - before)
         [sys.executable, "-W", "ignore", "-c", code, str(tmp_path / "run.nii")], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < 1.5 * run.nbytes / 2**20
+    assert float(done.stdout) < 1.0 * run.nbytes / 2**20

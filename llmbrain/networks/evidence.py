@@ -6,7 +6,7 @@ A thin shell over the functions of this room; each of them can be called alone o
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -39,7 +39,7 @@ class Evidence:
         One row a network, one column a layer: share of the squared weights.
     connectivity : Connectivity
     clusters : list of Icasso
-        One for the whole model, or one a layer or window.
+        One for the whole model, or one a layer or window; their maps in the flat order of neurons.
     """
 
     networks: object
@@ -49,6 +49,27 @@ class Evidence:
     profile: object
     connectivity: object
     clusters: list
+
+    @property
+    def centrotypes(self):
+        """The centrotypes of all clusters as a :class:`NetworkSet`, the most stable of each part first.
+
+        A centrotype is the estimate that is most like all others of its cluster: the map to use where the networks of
+        the single fit are not to be trusted. Their iq, coverage and stability are in the metrics, and those under the
+        bar are flagged.
+        """
+        from .result import describe_maps, zscore_maps
+
+        geometry, support = self.networks.geometry, self.networks.support
+        if support is not None:
+            rows = [rows[0] for rows, _ in _parts(self.networks)]
+            support = np.repeat(support[rows], [len(c.maps) for c in self.clusters], axis=0)
+        maps = np.concatenate([c.maps for c in self.clusters])
+        table = {n: np.concatenate([getattr(c, n) for c in self.clusters]) for n in ("iq", "coverage", "stability")}
+        z = zscore_maps(maps, support, geometry.layer_of)
+        metrics = describe_maps(z, geometry, stability=table["stability"], support=support).assign(**table)
+        info = {**self.networks.info, "maps": "centrotypes of ICASSO over bootstrapped runs"}
+        return NetworkSet(maps, geometry, metrics, info, support=support)
 
     def save(self, study, desc=None):
         """Write the completed networks and every table into a study.
@@ -133,7 +154,7 @@ def gather_evidence(networks, recording, *, n_repeats=REPEATS, n_draws=99, rando
         layer_of = runs.read_order(layer_of) if neurons is None else layer_of
         table, found = _stability(sources, maps, layer_of, n_repeats, n_draws, random_state, options)
         scores.append(table.assign(network=rows))
-        clusters.append(found)
+        clusters.append(_flat(found, runs, neurons))
     stability = _in_order(scores)
     courses = networks.time_courses
     if courses is None or [len(c) for c in courses] != runs.n_tokens:
@@ -174,9 +195,18 @@ def _parts(networks):
     if networks.support is None:
         yield np.arange(len(networks)), None
         return
-    supports, group = np.unique(networks.support, axis=0, return_inverse=True)
-    for k, support in enumerate(supports):
-        yield np.flatnonzero(group.ravel() == k), np.flatnonzero(support[networks.geometry.layer_of])
+    _, first, group = np.unique(networks.support, axis=0, return_index=True, return_inverse=True)
+    for k in np.argsort(first):  # in the order of the networks
+        yield np.flatnonzero(group.ravel() == k), np.flatnonzero(networks.support[first[k]][networks.geometry.layer_of])
+
+
+def _flat(clusters, runs, neurons):
+    """The same clusters with their maps in the flat order of all neurons."""
+    maps = np.zeros((len(clusters.maps), runs.geometry.n_neurons), np.float32)
+    if neurons is None:
+        neurons = slice(None) if runs.order is None else runs.order
+    maps[:, neurons] = clusters.maps
+    return replace(clusters, maps=maps)
 
 
 def _stability(sources, maps, layer_of, n_repeats, n_draws, random_state, options):

@@ -91,6 +91,33 @@ class Localization:
         info = {"localizer": name, "fdr": level, **{k: v for k, v in self.info.items() if k in keep}}
         return NeuronMask(self.selected(level, side), geometry, name=name, info=info)
 
+    def overlap(self, networks, level=0.05, side="both", threshold=3.0, n_draws=199, random_state=0):
+        """How the selected neurons and the networks of a set overlap, against neurons permuted within layers.
+
+        Parameters
+        ----------
+        networks : NetworkSet
+            Of the same model and site.
+        level, side
+            See :meth:`selected`. A strict level, which leaves about as many neurons as a network has, tells most.
+        threshold : float
+            Neurons with a larger \\|z\\| belong to a network.
+        n_draws, random_state
+            See :func:`localizer_overlap`.
+
+        Returns
+        -------
+        DataFrame
+            That of :func:`localizer_overlap`, with ``flagged`` of each network.
+        """
+        geometry = networks.geometry
+        if geometry.n_neurons != len(self.z):
+            raise ParameterError(f"The localizer has {len(self.z)} neurons, the networks {geometry.n_neurons}.")
+        masks = np.stack([mask.values for mask in networks.masks(threshold)])
+        options = {"layer_of": geometry.layer_of, "n_draws": n_draws, "random_state": random_state}
+        table = localizer_overlap(self.selected(level, side), self.z, networks.maps, masks, **options)
+        return table.assign(flagged=[k in networks.flagged for k in table["network"]])
+
     def save(self, study, geometry, desc=None):
         """Write the z map, what was contrasted, and the mask at a false discovery rate of 5 %, into a study.
 

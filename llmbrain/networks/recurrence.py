@@ -29,9 +29,9 @@ class Recurrence:
     ----------
     table : DataFrame
         One row a template: network; n_neurons; many (one-to-many count of individual networks beyond the overlap);
-        texts (texts whose one-to-one match is beyond it); share (texts over number of texts); mean_overlap and mean_r
-        (of the one-to-one matches, r signed as found, in absolute value); null_many and null_texts (mean counts for
-        permuted maps); p and q (of `texts`, Benjamini-Hochberg over templates).
+        texts (texts whose one-to-one match is beyond it); share (texts over number of texts); mean_overlap (IoU),
+        mean_dice and mean_r (of the one-to-one matches, r in absolute value; signed in `correlations`); null_many and
+        null_texts (mean counts for permuted maps); p and q (of `texts`, Benjamini-Hochberg over templates).
     overlaps : array of shape (n_texts, n_templates)
         Overlap of the one-to-one match of each template in each text.
     correlations : array of shape (n_texts, n_templates)
@@ -127,6 +127,7 @@ def recurrence(
             "texts": texts,
             "share": texts / len(individuals),
             "mean_overlap": overlaps.mean(axis=0),
+            "mean_dice": (2 * overlaps / (1 + overlaps)).mean(axis=0),
             "mean_r": np.abs(correlations).mean(axis=0),
             "null_many": null_many.mean(axis=0),
             "null_texts": null_texts.mean(axis=0),

@@ -43,6 +43,8 @@ class NetworkSet:
     >>> networks = NetworkSet(maps, geometry)
     >>> networks
     NetworkSet(2 networks, 100 neurons in 2 layers)
+    >>> networks.flagged
+    []
     >>> [mask.name for mask in networks.masks(2.0)]
     ['network-00', 'network-01']
     """
@@ -71,8 +73,16 @@ class NetworkSet:
         return len(self.maps)
 
     def __repr__(self):
-        g = self.geometry
-        return f"NetworkSet({len(self)} networks, {g.n_neurons} neurons in {g.n_layers} layers)"
+        g, n = self.geometry, len(self.flagged)
+        flags = f", {n} flagged" if n else ""
+        return f"NetworkSet({len(self)} networks{flags}, {g.n_neurons} neurons in {g.n_layers} layers)"
+
+    @property
+    def flagged(self):
+        """Numbers of the networks that are empty or under the bar of stability, a list."""
+        if "flagged" not in self.metrics:
+            return []
+        return np.flatnonzero(self.metrics["flagged"].fillna(False).astype(bool)).tolist()
 
     @property
     def z(self):
@@ -99,7 +109,7 @@ class NetworkSet:
         -------
         list of NeuronMask
             ``masks[k]`` is network ``k`` and is called ``network-k``. A network without a neuron above the threshold
-            gives an empty mask; the metrics flag it.
+            gives an empty mask. ``info["flagged"]`` says whether the network is flagged.
         """
         from ..masks import masks_from_maps
 
@@ -107,7 +117,10 @@ class NetworkSet:
         documents = (self.info.get("corpus") or {}).get("document_hashes")
         info |= {"document_hashes": documents} if documents else {}
         names = [f"network-{k:02d}" for k in range(len(self))]
-        return masks_from_maps(self.z, self.geometry, threshold, two_sided, names=names, info=info)
+        masks = masks_from_maps(self.z, self.geometry, threshold, two_sided, names=names, info=info)
+        for k, mask in enumerate(masks):
+            mask.info["flagged"] = k in self.flagged
+        return masks
 
     def set_threshold(self, threshold):
         """Count neurons, layers and signs in the metrics at another \\|z\\|, and note it in ``info``.
@@ -139,7 +152,7 @@ class NetworkSet:
         """
         study = _study(study)
         desc = desc or self.info.get("method", "networks").lower()
-        info = {**self.info, "geometry": self.geometry.to_dict(), "n_networks": len(self)}
+        info = {**self.info, "geometry": self.geometry.to_dict(), "n_networks": len(self), "flagged": self.flagged}
         if self.support is not None:
             info["support"] = [[int(row.argmax()), int(len(row) - row[::-1].argmax())] for row in self.support]
         written = [
@@ -184,6 +197,7 @@ class NetworkSet:
                 f"There are no networks {desc!r} in {study.root}; {path.name} or its sidecar is missing."
             )
         info = read_json(study.path("components_json", desc=desc))
+        info.pop("flagged", None)  # the metrics say it
         geometry = geometry_from_dict(info.pop("geometry"))
         ranges, layers = info.pop("support", None), np.arange(geometry.n_layers)
         support = None if ranges is None else np.array([(layers >= a) & (layers < b) for a, b in ranges])
@@ -267,7 +281,7 @@ def describe_maps(z, geometry, *, threshold=3.0, variance=None, stability=None, 
                 "share": n / geometry.n_neurons,
                 "variance": np.nan if variance is None else float(variance[k]),
                 "peak_layer": int(layers[energy.argmax()]),
-                "first_layer": int(layers[np.searchsorted(reached, 0.05)]),
+                "first_layer": int(layers[min(np.searchsorted(reached, 0.05), len(layers) - 1)]),
                 "last_layer": int(layers[min(np.searchsorted(reached, 0.95), len(layers) - 1)]),
                 "positive": float((row[chosen] > 0).mean()) if n else np.nan,
                 "kurtosis": float(np.mean(np.square(np.square(row[inside])), dtype=np.float64) - 3),
