@@ -380,6 +380,7 @@ def test_a_recording_alone(study):
     report = generate_report(study.recording())
     check_page(report.html)
     assert report.sections == ["summary", "model", "recording", "methods"]
+    assert "fig-carpet-layers" in report.html
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -205,8 +205,6 @@ def stack_courses(courses):
 
 def _activity(recording, data, most=420):
     """A stretch of one run for the carpet: as many tokens as fit the budget, from the middle of the recording."""
-    if data.networks is None:
-        return
     run = recording[len(recording) // 2]
     n = int(np.clip(BYTES / (4 * run.geometry.n_neurons), 40, most))
     n = min(n, run.n_tokens)
@@ -322,6 +320,7 @@ def from_object(obj, topography="auto"):
         data = ReportData(title="Recording", kind="recording", root=obj.root)
         data.model, data.corpus = obj.study.info.get("model", {}), obj.study.info.get("corpus", {})
         _describe_recording(obj, data)
+        _activity(obj, data)
     elif hasattr(obj, "curve") and hasattr(obj, "spectrum"):
         data = ReportData(title="How many networks", kind="order")
         data.orders = [("", obj.curve, {"n_components": obj.n_components, "parallel": obj.parallel, **obj.info})]

@@ -95,12 +95,29 @@ def recording(data, render):
     if side.get("Context"):
         facts.append(("context", f"at most {number(side['Context'])} tokens"))
     parts = [render("facts.html", facts=facts)]
+    parts.append(_carpet_by_layer(data, render))
     kinds = _kinds_table(data.events)
     if kinds is not None:
         parts.append(html_table(kinds, "Kinds of text", labels={"surprisal": "mean surprisal (nats)"}))
     runs = html_table(data.runs, "Runs of the recording")
     parts.append(render("details.html", title=f"Runs ({len(data.runs)})", inside=runs))
     return Section("recording", "Recording", "".join(parts))
+
+
+def _carpet_by_layer(data, render):
+    """The activity as it was recorded; once there are networks, the carpet sorted by them says more."""
+    if data.carpet is None or data.networks is not None:
+        return ""
+    activity, events, run, start = data.carpet
+    fig = plotting.plot_carpet(activity, geometry=data.geometry, events=events, order="layer", title="")
+    caption = (
+        f"Carpet: {len(events)} tokens of {run} from token {start}, neurons sorted by layer and pooled into rows. "
+    )
+    caption += (
+        "Stripes are tokens at which a whole layer turns over; the rest looks like noise until it is sorted by network."
+    )
+    alt = "Carpet plot of activity: rows are neurons grouped by layer, columns are tokens."
+    return figure(render, fig, "fig-carpet-layers", caption, alt)
 
 
 def _sizes(geometry):
