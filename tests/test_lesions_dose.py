@@ -167,6 +167,16 @@ def test_a_planted_double_dissociation_is_found_and_a_common_drop_is_not():
     assert first.effect_11 - first.effect_21 == pytest.approx(0.7, abs=0.1)
 
 
+def test_items_that_were_not_read_count_for_neither_network():
+    result, whole = made_up(PLANTED), double_dissociations(made_up(PLANTED)).iloc[0]
+    largest = result.items[result.items.task == "loss:code"].groupby("network").effect.idxmax()
+    result.items.loc[largest["code-net"], "effect"] = np.nan  # a document that is hard for every network
+    first = double_dissociations(result).iloc[0]
+    assert (first.network_1, first.task_1) == ("code-net", "loss:code")
+    assert first.q < 0.05
+    assert first.interaction == pytest.approx(whole.interaction, abs=0.05)
+
+
 def test_no_dissociation_is_found_in_noise():
     nothing = {f"n{k}": {"loss:a": 0.2, "loss:b": 0.2, "loss:c": 0.2} for k in range(4)}
     hits = [(double_dissociations(made_up(nothing, seed=s), n_bootstrap=1000).q < 0.05).any() for s in range(20)]

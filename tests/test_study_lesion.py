@@ -25,7 +25,7 @@ from llmbrain.lesions import (
     neuron_statistics,
     parse_family,
 )
-from llmbrain.lesions.result import effects_table, power_note
+from llmbrain.lesions.comparison import compare, effects_table, power_note, smallest_p
 from llmbrain.masks import NeuronMask, masks_from_maps
 
 LETTERS, DIGITS, SIGNS = "ABCDEFGH", "01234567", ";:,.!?-+*/=<>()"
@@ -218,6 +218,16 @@ def test_the_table_is_what_its_columns_say():
     assert table.q.tolist() == pytest.approx([0.5, 0.5])  # a tie counts against the network, whatever the last bit
     less = effects_table(networks, items, draws, alternative="less").p
     assert less.tolist() == pytest.approx([0.75, 1.0])
+
+
+def test_two_sided_tests_need_twice_the_controls():
+    assert smallest_p(39, "two-sided") == smallest_p(19) == 0.05
+    note = power_note(20, 10, alternative="two-sided")
+    assert (note["needed_for_one"], note["needed_for_all"]) == (39, 399)
+    assert note["smallest_p_pooled"] == pytest.approx(2 / 201)
+    table = null_study(0, n_controls=9)
+    assert table.p_min.tolist() == [0.1]
+    assert compare(3.0, [1.0, 2.0, np.nan], "two-sided")["p_min"] == pytest.approx(2 / 3)
 
 
 def test_power_note_says_what_p_can_be_reached():
@@ -415,6 +425,59 @@ def test_likelihood_tasks_agree_with_the_functions_of_the_evaluation_room(tiny, 
     np.testing.assert_allclose(value["multiple_choice"], -choice.margin, atol=1e-4)
 
 
+def test_answers_that_cannot_be_read_count_apart(tiny, masks):
+    """Three questions: the second cannot be read on the intact model, the third under every lesion."""
+    calls = []
+
+    def answers(model, tokenizer):
+        calls.append(1)
+        return [1.0, np.nan, 0.0] if len(calls) == 1 else [0.0, 1.0, np.nan]
+
+    task = CallableTask(answers, "answers", higher_is_better=True)
+    result = run(tiny, masks[:1], [task], controls=("layer",))
+    table = result.table.set_index("task")
+    assert result.tasks == ["answers", "answers unread"]
+    assert table.n_items.to_dict() == {"answers": 1, "answers unread": 3}
+    assert table.effect["answers"] == pytest.approx(1.0)  # of the one item that was read both times
+    assert table.intact["answers"] == pytest.approx(-0.5)
+    assert table.intact["answers unread"] == pytest.approx(1 / 3)
+    assert table.effect["answers unread"] == pytest.approx(0.0)
+    assert result.info["tasks"]["answers"]["n_unread"] == {"intact": 1, "most": 1}
+    assert result.items[result.items.task == "answers"].effect.isna().tolist() == [False, True, True]
+    assert (result.controls[result.controls.task == "answers"].effect == 1.0).all()
+
+
+def test_nothing_read_is_no_effect_at_all(tiny, masks):
+    calls = []
+
+    def answers(model, tokenizer):
+        calls.append(1)
+        return [1.0, 0.0] if len(calls) == 1 else [np.nan, np.nan]
+
+    row = run(tiny, masks[:1], [CallableTask(answers, "a")], controls=("layer",)).table.iloc[0]
+    assert np.isnan(row[["effect", "ci_low", "z", "p", "q"]].astype(float)).all()
+    assert (row.n_items, row.n_controls) == (0, 0)
+
+
+def test_questions_are_answered_in_the_model_s_own_words(tiny, masks, monkeypatch):
+    from llmbrain.evaluation.generation import GeneratedText
+    from llmbrain.lesions import answer_task, texts
+
+    written = iter([["It is yes.", "no", "who knows"], ["no", "yes or no", "no"], ["yes", "no", "no"]])
+
+    def write(model, tokenizer, prompts, **options):
+        return [GeneratedText(p, t, np.arange(2), True) for p, t in zip(prompts, next(written))]
+
+    monkeypatch.setattr(texts, "generate_texts", write)
+    rows = [{"prompt": f"Question {i}?", "options": [" yes", " no"], "answer": a} for i, a in enumerate((0, 1, 1))]
+    result = run(tiny, masks[:1], [answer_task(rows)], controls=("layer",), n_controls=1)
+    items = result.items[result.items.task == "answers"]
+    np.testing.assert_array_equal(items.intact, [0.0, 0.0, np.nan])
+    np.testing.assert_array_equal(items.effect, [1.0, np.nan, np.nan])
+    assert result.controls.set_index("task").effect["answers"] == 0.0
+    assert result.table.set_index("task").effect["answers unread"] == 0.0  # one before, one after
+
+
 def test_forecast_counts_the_work_without_doing_it(tiny, masks, monkeypatch):
     families = ("layer", "layer+importance", "others", "top")
     study = LesionStudy(masks, [LossTask(TEXTS, by_kind=False)], 5, families, reference=REFERENCE)
@@ -454,9 +517,36 @@ def test_double_dipping_is_warned_of_and_written_down(tiny, masks):
             result = run(tiny, masks[:1], **kwargs)
         assert len(result.info["warnings"]) == 1
         assert "Double dipping" in result.summary()
-    marked = NeuronMask(masks[0].values, masks[0].geometry, "a", {"corpus_hash": TEXTS.hash})
+    for info in ({"corpus_hash": TEXTS.hash}, {"document_hashes": [TEXTS[1].hash[:16]]}):
+        marked = NeuronMask(masks[0].values, masks[0].geometry, "a", info)
+        with pytest.warns(DoubleDippingWarning, match="networks"):
+            run(tiny, [marked])
+    with pytest.warns(DoubleDippingWarning, match="networks"):  # of two masks, one knows its text
+        run(tiny, [marked | masks[1]])
+
+
+def test_networks_of_a_recording_bring_their_text_to_the_study(tmp_path):
+    import llmbrain as lb
+    from llmbrain.lesions import dose_response
+    from llmbrain.networks import NetworkSet
+
+    tiny = tiny_model("llama"), tiny_tokenizer()
+    fit = Corpus([Document(t.text * 3, t.id) for t in TEXTS], "fit")
+    recording = lb.record(*tiny, fit, out=tmp_path / "study", progress=False)
+    networks = lb.CanICA(n_components=3, n_init=2, random_state=0).fit(recording).networks_
+    networks.set_threshold(1.5).save(tmp_path / "study")
+    one_of_them = Corpus([fit[2], Document("a text that no network saw", "new")], "test")
+    for given in (networks, networks.masks(2.0), NetworkSet.load(tmp_path / "study")):
+        study = LesionStudy(given, one_of_them, n_controls=2, controls=("layer",), reference=REFERENCE)
+        with pytest.warns(DoubleDippingWarning, match="that the networks come from .1 texts in common"):
+            assert study.run(*tiny, progress=False).info["warnings"]
+    options = {"task": one_of_them, "doses": (1.0,), "n_controls": 1, "family": "layer", "progress": False}
     with pytest.warns(DoubleDippingWarning, match="networks"):
-        run(tiny, [marked])
+        assert dose_response(*tiny, networks, **options).info["warnings"]
+    study = LesionStudy(networks, one_of_them[1:], n_controls=2, controls=("layer",), reference=REFERENCE)
+    result = study.run(*tiny, progress=False)
+    assert result.info["warnings"] == []
+    assert result.info["double_dipping_checked"]
 
 
 def test_other_text_raises_no_warning(tiny, masks, recwarn):

@@ -38,6 +38,8 @@ OPTIONS = {
     "check_model": True,
 }
 
+THRESHOLD = 3.0  # |z| over neurons, where a NetworkSet names none
+
 CONTROL_COLUMNS = ["network", "task", "family", "draw", "n_neurons", "overlap", "importance_ratio", "effect"]
 
 
@@ -273,6 +275,7 @@ def named_masks(masks, maps=None):
     Parameters
     ----------
     masks : NeuronMask, list of NeuronMask, or NetworkSet
+        A NetworkSet is cut at the threshold of its ``info`` (:meth:`llmbrain.NetworkSet.set_threshold`), or at 3.
     maps : array of shape (n_networks, n_neurons), optional
 
     Returns
@@ -283,7 +286,7 @@ def named_masks(masks, maps=None):
     """
     if hasattr(masks, "masks") and hasattr(masks, "z"):  # a NetworkSet
         maps = masks.z if maps is None else maps
-        masks = masks.masks()
+        masks = masks.masks(masks.info.get("threshold") or THRESHOLD)
     masks = list(masks) if isinstance(masks, (list, tuple)) else [masks]
     if not masks or not all(isinstance(m, NeuronMask) for m in masks):
         raise MaskError("A lesion study needs a list of NeuronMask, at least one, e.g. networks.masks(threshold=3.0).")

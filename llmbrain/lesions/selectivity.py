@@ -88,14 +88,14 @@ def double_dissociations(
     tasks, networks = _tasks(result, tasks), list(networks or result.networks)
     if len(tasks) < 2 or len(networks) < 2:
         raise ParameterError(f"A double dissociation needs two tasks and two networks; got {tasks} and {networks}.")
-    effect, larger = {}, {}
+    effect, more, larger = {}, {}, {}
     for task in tasks:
-        effect[task], larger[task] = _pairwise(result, task, networks, n_bootstrap, random_state)
+        effect[task], more[task], larger[task] = _pairwise(result, task, networks, n_bootstrap, random_state)
     rows = []
     for (a, b), (i, j) in itertools.product(
         itertools.combinations(tasks, 2), itertools.permutations(range(len(networks)), 2)
     ):
-        crossing = effect[a][i] > effect[a][j] and effect[b][j] > effect[b][i]
+        crossing = more[a][i, j] > 0 and more[b][j, i] > 0
         p = max(larger[a][i, j], larger[b][j, i])
         rows.append((networks[i], networks[j], a, b, i, j, crossing, p))
     q = stats.fdr([row[-1] for row in rows])
@@ -115,7 +115,7 @@ def double_dissociations(
                 "effect_21": e21,
                 "effect_22": e22,
                 "effect_12": e12,
-                "interaction": e11 - e21 + e22 - e12,
+                "interaction": more[a][i, j] + more[b][j, i],
                 "p": p,
                 "q": q_value,
                 "beyond_controls": beyond.get((first, a), False) and beyond.get((second, b), False),
@@ -127,23 +127,26 @@ def double_dissociations(
 
 
 def _pairwise(result, task, networks, n_bootstrap, random_state):
-    """Mean effects, and for every two networks the bootstrap p that the first's is not larger."""
+    """Mean effects, for every two networks the paired difference, and the bootstrap p that it is not above zero."""
     items = result.items[result.items["task"] == task]
     effects = items.pivot(index="item", columns="network", values="effect")[networks]
     weights = items[items["network"] == networks[0]].set_index("item").loc[effects.index, "weight"].to_numpy(float)
     effects = effects.to_numpy()
-    read = ~np.isnan(effects)  # answers that could not be read count for neither network
-    n = len(effects)
+    n, k = effects.shape
     if n < 2:
         raise ParameterError(f"The task {task!r} has one item; items are what a dissociation is tested over.")
     rng = np.random.default_rng(random_state)
     counts = rng.multinomial(n, np.full(n, 1 / n), size=n_bootstrap) * weights
-    with np.errstate(invalid="ignore"):
-        means = counts @ np.where(read, effects, 0.0) / (counts @ read)
-    p = np.ones((len(networks), len(networks)))
-    for i in range(len(networks)):
-        p[i] = (1 + (~(means[:, [i]] > means)).sum(axis=0)) / (n_bootstrap + 1)
-    return mean_over_items(effects.T, weights), p
+    difference, p = np.zeros((k, k)), np.ones((k, k))
+    for i in range(k):
+        more = effects[:, [i]] - effects
+        read = ~np.isnan(more)  # an answer that could not be read under one of the two lesions tells nothing
+        more = np.where(read, more, 0.0)
+        with np.errstate(invalid="ignore"):
+            means = (counts @ more) / (counts @ read)
+            difference[i] = (weights @ more) / (weights @ read)
+        p[i] = (1 + (~(means > 0)).sum(axis=0)) / (n_bootstrap + 1)
+    return mean_over_items(effects.T, weights), difference, p
 
 
 def _beyond_controls(result, family, alpha):

@@ -16,7 +16,8 @@ class LesionStudy:
     Parameters
     ----------
     masks : list of NeuronMask, or NetworkSet
-        The networks.
+        The networks. A NetworkSet is cut at its threshold (3 where :meth:`~llmbrain.NetworkSet.set_threshold` named
+        none), brings its maps, and knows the text it was found on.
     tasks : list, optional
         :class:`LossTask`, :class:`MinimalPairTask`, :class:`MultipleChoiceTask`, a Corpus (its loss), any callable
         ``f(model, tokenizer)``. Default: the loss on the held-out demo corpus, over all and by kind of text.
@@ -33,11 +34,13 @@ class LesionStudy:
     random_state : int
         Decides controls and bootstrap; equal seeds give equal results.
     options : dict, optional
-        ``value``, ``strength`` (of the lesion); ``importance`` (a name, or an array ``(n_neurons,)``); ``n_nearest``
-        (matching by importance); ``maps`` (n_networks, n_neurons) for the family "anti"; ``fitted_on`` (the Corpus that
-        the networks were found on, to warn if it is tested on); ``alternative``, ``n_bootstrap``, ``level``;
-        ``max_tokens`` (in a forward pass, all rows together; bounds the memory), ``mode`` and ``autocast`` (see
-        :class:`llmbrain.lesions.running.Runner`; "bfloat16" is twice as fast on many processors); ``check_model``.
+        ``value``, ``strength`` : of the lesion. ``positions`` : at which it acts ("all", "prompt", "generated", "last",
+        or a callable on token ids; what is scored as a whole has no prompt). ``importance`` : a name, or an array
+        ``(n_neurons,)``. ``n_nearest`` : for matching by importance. ``maps`` : (n_networks, n_neurons), for the family
+        "anti". ``fitted_on`` : the Corpus that the networks were found on, where they do not know it themselves; a test
+        on it is warned of. ``alternative``, ``n_bootstrap``, ``level`` : of the statistics. ``max_tokens`` : in a
+        forward pass, all rows together; bounds the memory. ``mode``, ``autocast`` : see
+        :class:`llmbrain.lesions.running.Runner`; "bfloat16" is twice as fast on many processors. ``check_model``.
 
     Examples
     --------
