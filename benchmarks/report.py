@@ -15,16 +15,31 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from synthetic import activations, events, lesion_tables, planted_maps, prune_table, time_courses  # noqa: E402
+from synthetic import (  # noqa: E402
+    DOSE_INFO,
+    activations,
+    dose_table,
+    events,
+    lesion_tables,
+    localizer,
+    order_curve,
+    planted_maps,
+    prune_table,
+    time_courses,
+)  # fmt: skip
 
 from llmbrain import __version__  # noqa: E402
 from llmbrain.dataset import Study  # noqa: E402
 from llmbrain.files import write_json, write_tsv  # noqa: E402
 from llmbrain.geometry import NeuronGeometry  # noqa: E402
+from llmbrain.lesions.dose import DoseResponse  # noqa: E402
 from llmbrain.lesions.result import LesionResult  # noqa: E402
+from llmbrain.networks.localizer import Localization  # noqa: E402
+from llmbrain.networks.order import Order  # noqa: E402
 from llmbrain.networks.result import NetworkSet  # noqa: E402
 from llmbrain.recording.writer import RunWriter  # noqa: E402
 from llmbrain.reporting import generate_report  # noqa: E402
@@ -36,12 +51,13 @@ def main():
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         study = write_study(Path(folder) / "study", args)
         for name in ("with a new display order", "again"):
-            start = time.perf_counter()
+            start, work = time.perf_counter(), time.process_time()
             report = generate_report(study.root)
             path = report.save()
             seconds, size = time.perf_counter() - start, path.stat().st_size / 1e6
+            work = time.process_time() - work
             assert "recording" in report.sections, "the planted recording cannot be read"
-            print(f"{name}: {seconds:.1f} s, {size:.1f} MB, {len(report.sections)} sections")
+            print(f"{name}: {seconds:.1f} s ({work:.1f} of processor), {size:.1f} MB, {len(report.sections)} sections")
         print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB, study included")
 
 
@@ -75,6 +91,12 @@ def write_study(root, args):
         frame["network"] = [f"network-{k:02d}" for k in frame["network"]]
     LesionResult(table, controls, items, {"random_state": 0}).save(study)
     write_tsv(study.path("prune_table"), prune_table())
+    found = localizer(geometry, maps[3])
+    q = np.where(found.selected, 0.01, 0.9)
+    items = pd.DataFrame({"item": list("abcd"), "condition": ["code", "code", "prose", "prose"]})
+    Localization(found.z, found.z, q, q, ("code", "prose"), items, {"unit": "item"}).save(study, geometry)
+    DoseResponse(dose_table(8), dose_table(8)[["network", "strength", "effect"]], DOSE_INFO).save(study)
+    Order(15, 310, 300, order_curve(), None, {}).save(study)
     return study
 
 
