@@ -7,6 +7,7 @@ and lets copying and writing overlap the next batch.
 
 import contextlib
 import inspect
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -119,8 +120,8 @@ def surprisal(logits, ids, places):
         step = _CHUNK if logits.device.type == "cpu" else _CHUNK_GPU
         for a in range(max(int(wanted[0]), 1) - 1, last, step):
             chunk = logits[row, a : min(a + step, last)].float()
-            target = targets[a : a + len(chunk), None]
-            values[a + 1 : a + 1 + len(chunk)] = chunk.logsumexp(-1) - chunk.gather(-1, target)[:, 0]
+            target = targets[a : a + len(chunk)]
+            values[a + 1 : a + 1 + len(chunk)] = torch.nn.functional.cross_entropy(chunk, target, reduction="none")
         parts.append(values[_send(np.asarray(wanted), values.device)])
     return torch.cat(parts)
 
@@ -208,19 +209,24 @@ class HostScanner:
         import torch
 
         if self._buffers is None:  # one column more than neurons: zeros, which padding voxels are read from
-            self._buffers = [torch.zeros(self.n_rows, width + 1) for width in self._widths]
+            self._buffers = [torch.empty(self.n_rows, width + 1) for width in self._widths]
+            for buffer in self._buffers:
+                buffer[:, -1] = 0
         surprisals = []
-        for number, (batch, places, rows) in enumerate(todo):
-            n_kept = sum(map(len, places))
-            try:
-                values = run_batch(self.model, self.sites, batch, places, lambda i, x, n=n_kept: self._keep(i, x, n))
-            except NotFiniteError as error:
-                error.batch = number
-                raise
-            surprisals.append(values.cpu().numpy())
-            for writer, buffer in zip(writers, self._buffers):
-                _write(writer, buffer[:n_kept].numpy(), places, rows)
-            progress(n_kept)
+        with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
+            for number, (batch, places, rows) in enumerate(todo):
+                n_kept = sum(map(len, places))
+                try:
+                    values = run_batch(
+                        self.model, self.sites, batch, places, lambda i, x, n=n_kept: self._keep(i, x, n)
+                    )
+                except NotFiniteError as error:
+                    error.batch = number
+                    raise
+                surprisals.append(values.cpu().numpy())
+                for writer, buffer in zip(writers, self._buffers):
+                    _write(pool, writer, buffer[:n_kept].numpy(), places, rows)
+                progress(n_kept)
         return surprisals
 
     def _keep(self, i, rows, n_kept):
@@ -254,14 +260,14 @@ def raise_if_not_finite(site, rows):
         raise NotFiniteError(site, row, unit, float(rows[row, unit]))
 
 
-def _write(writer, block, places, rows):
+def _write(pool, writer, block, places, rows):
     """Put the rows of a batch in file order, a few at a time, and write them where they belong."""
-    start = 0
+    pieces, start = [], 0
     for kept, row in zip(places, rows):
-        for a in range(0, len(kept), _ROWS):
-            n = min(_ROWS, len(kept) - a)
-            writer.write(row + a, block[start + a : start + a + n])
+        pieces += [(row + a, start + a, min(_ROWS, len(kept) - a)) for a in range(0, len(kept), _ROWS)]
         start += len(kept)
+    for _ in pool.map(lambda piece: writer.write(piece[0], block[piece[1] : piece[1] + piece[2]]), pieces):
+        pass  # raises what a thread raised
 
 
 def _send(array, device):

@@ -83,7 +83,7 @@ class RunWriter:
             self.steps = np.append(1 / np.asarray(scale, np.float32), np.float32(0))[self.columns]
         self.n_clipped = 0
         self.n_bytes = n_tokens * geometry.n_voxels * self.dtype.itemsize
-        self._scratch = None
+        self._scratch = threading.local()
         self._mapped = None
         self._lock = threading.Lock()
         self.part.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ class RunWriter:
         )
 
     def write(self, row, block):
-        """Write a few tokens.
+        """Write a few tokens; threads may share a writer.
 
         Parameters
         ----------
@@ -114,14 +114,17 @@ class RunWriter:
         block : ndarray of shape (n, n_neurons + 1), float32
             Neurons in flat order, and a last column of zeros.
         """
-        if self._scratch is None or len(self._scratch) < len(block):
-            self._scratch = np.empty((len(block), len(self.columns)), np.float32)
-        ordered = self._scratch[: len(block)]
+        scratch = getattr(self._scratch, "rows", None)
+        if scratch is None or len(scratch) < len(block):
+            scratch = self._scratch.rows = np.empty((len(block), len(self.columns)), np.float32)
+        ordered = scratch[: len(block)]
         np.take(block, self.columns, axis=1, out=ordered, mode="clip")  # clip: without it numpy buffers the output
         if self.steps is not None:
             ordered *= self.steps
             np.rint(ordered, out=ordered)
-            self.n_clipped += int(np.count_nonzero(np.abs(ordered) > 32767))
+            n_clipped = int(np.count_nonzero(np.abs(ordered) > 32767))
+            with self._lock:
+                self.n_clipped += n_clipped
             ordered = np.clip(ordered, -32767, 32767).astype(self.dtype)
         self.put(row, ordered)
 
