@@ -111,6 +111,26 @@ def test_heads_are_told_and_matched_as_wholes():
     assert single.count == 2
 
 
+def test_a_set_is_rounded_to_the_heads_that_hold_enough_of_it():
+    geometry = NeuronGeometry.from_sizes([32, 32], site="attention", n_heads=[4, 4])
+    mask = NeuronMask.from_names([(0, u) for u in (0, 1, 2, 3, 8)] + [(1, u) for u in range(24, 32)], geometry, "a")
+    assert mask.to_heads().heads == [(0, 0), (1, 3)]
+    assert mask.to_heads(0.1).heads == [(0, 0), (0, 1), (1, 3)]
+    assert mask.to_heads(1.0).heads == [(1, 3)]
+    assert mask.to_heads().name == "heads of a"
+    with pytest.raises(MaskError, match="no heads"):
+        some_mask().to_heads()
+    with pytest.raises(ParameterError, match="share"):
+        mask.to_heads(0)
+
+
+def test_a_mask_drawn_by_hand_names_its_model_when_it_is_saved(tmp_path):
+    path = some_mask(name="a").save(tmp_path / "a.nii.gz", model={"id": "m", "weights_hash": "w"})
+    assert NeuronMask.load(path).info["model"] == {"id": "m", "weights_hash": "w"}
+    with pytest.raises(ParameterError, match="describe_model"):
+        some_mask().save(tmp_path / "b.nii.gz", model="m")
+
+
 def test_from_layers_takes_whole_layers():
     assert NeuronMask.from_layers([5], GEOMETRY).counts_per_layer.tolist() == [0, 37, 0]
     with pytest.raises(MaskError, match="Layers \\[4\\]"):

@@ -1,17 +1,13 @@
-"""Sets of neurons: made from maps, names or images, combined, compared, matched with controls, saved."""
-
-from pathlib import Path
+"""Sets of neurons: made from maps, names or images, combined, compared, matched with controls."""
 
 import numpy as np
 
-from . import controls
-from .exceptions import GeometryMismatchError, MaskError, ParameterError
-from .files import read_json, save_img, write_json
-from .geometry import NeuronGeometry
+from .. import controls
+from ..exceptions import GeometryMismatchError, MaskError, ParameterError
+from .files import read_image, read_mask, write_mask
+from .maps import checked_map, merged_info
 
-__all__ = ["NeuronMask", "masks_from_maps"]
-
-FORMAT = "llmbrain neuron mask"
+__all__ = ["NeuronMask"]
 
 
 class NeuronMask:
@@ -30,8 +26,7 @@ class NeuronMask:
 
     Attributes
     ----------
-    values : read-only bool array of shape (n_neurons,)
-    geometry, name, info
+    values, geometry, name, info
 
     Examples
     --------
@@ -80,14 +75,14 @@ class NeuronMask:
         name, info
             See :class:`NeuronMask`.
         """
-        values = _map(map, geometry)
+        values = checked_map(map, geometry)
         info = {"threshold": float(threshold), "two_sided": bool(two_sided), **(info or {})}
         return cls((np.abs(values) if two_sided else values) > threshold, geometry, name, info)
 
     @classmethod
     def top(cls, map, n, geometry, two_sided=True, name=None, info=None):
         """Take the ``n`` neurons of highest ``|map|`` (or highest value, one-sided)."""
-        values = _map(map, geometry)
+        values = checked_map(map, geometry)
         if not 1 <= n <= geometry.n_neurons:
             raise ParameterError(f"n must lie between 1 and {geometry.n_neurons}, the number of neurons; got {n}.")
         values = np.abs(values) if two_sided else values
@@ -134,22 +129,7 @@ class NeuronMask:
         Voxels outside the neurons (padding of an odd layer width) cannot be lesioned; if the image marks some, a
         :class:`MaskError` says how many.
         """
-        import nibabel as nib
-
-        img = img if hasattr(img, "dataobj") else nib.load(img)
-        if len(img.shape) != 3:
-            raise MaskError(f"A mask is a 3D image, one volume; got the shape {img.shape}.")
-        if not np.allclose(img.affine, geometry.mask_img.affine):
-            raise GeometryMismatchError(
-                "The image was resampled or reoriented: its affine is not the one llmbrain writes, so its voxels are "
-                "not the neurons any more. Draw on a map or mask written by llmbrain and save it in the same space."
-            )
-        values = geometry.to_array(img)
-        marked = np.asarray(img.dataobj) > threshold
-        stray = int((marked & ~geometry.is_neuron).sum())
-        if stray:
-            raise MaskError(f"The image marks {stray} voxels that hold no neuron (padding); erase them first.")
-        return cls(np.nan_to_num(values) > threshold, geometry, name, info)
+        return cls(read_image(img, geometry, threshold), geometry, name, info)
 
     # -- what it holds --------------------------------------------------------------------------------------------
     @property
@@ -250,6 +230,30 @@ class NeuronMask:
         touched = self.counts_per_layer[self.geometry.layer_of] > 0
         return self._like(~self.values & touched, f"inverse of {self.name}" if self.name else None)
 
+    def to_heads(self, least=0.5):
+        """Whole attention heads of which enough belongs to the set, so that heads are what is lesioned and matched.
+
+        Parameters
+        ----------
+        least : float
+            Share of a head's neurons that must belong to the set, above 0 and up to 1.
+
+        Returns
+        -------
+        NeuronMask
+
+        Raises
+        ------
+        MaskError
+            If the site has no heads.
+        """
+        if not 0 < least <= 1:
+            raise ParameterError(f"least is a share of a head, above 0 and up to 1; got {least}.")
+        values = controls.heads_of_share(self.values, self.geometry, least)
+        if values is None:
+            raise MaskError(f"The site '{self.geometry.site}' has no heads; use the site 'attention'.")
+        return self._like(values, f"heads of {self.name}" if self.name else None)
+
     # -- controls -------------------------------------------------------------------------------------------------
     def matched_control(self, by="layer", importance=None, random_state=None):
         """Draw a set of other neurons to compare this one with.
@@ -298,25 +302,23 @@ class NeuronMask:
         """The set as a 3D NIfTI image of 0 and 1 (uint8)."""
         return self.geometry.to_img(self.values)
 
-    def save(self, path):
+    def save(self, path, model=None):
         """Write the set as a uint8 NIfTI file and a JSON sidecar beside it that names model and geometry.
 
         Parameters
         ----------
         path : path-like
             Ends in ``.nii`` or ``.nii.gz``.
+        model : dict, optional
+            What :func:`llmbrain.models.describe_model` says, where ``info`` does not name the model (as masks of
+            networks do). A lesion with the mask then refuses other weights.
 
         Returns
         -------
         pathlib.Path
             The image.
         """
-        path = Path(path)
-        sidecar = _sidecar(path)
-        save_img(path, self.to_img())
-        described = {"format": FORMAT, "name": self.name, "n_neurons": self.count, "geometry": self.geometry.to_dict()}
-        write_json(sidecar, {**described, "info": self.info})
-        return path
+        return write_mask(path, self, model)
 
     @classmethod
     def load(cls, path, geometry=None):
@@ -328,21 +330,8 @@ class NeuronMask:
         geometry : NeuronGeometry, optional
             Taken if there is no sidecar; checked against the sidecar if there is one.
         """
-        path = Path(path)
-        sidecar = _sidecar(path)
-        if not path.is_file():
-            raise MaskError(f"There is no mask file {path}.")
-        described = read_json(sidecar) if sidecar.is_file() else {}
-        if "geometry" in described:
-            own = NeuronGeometry.from_dict(described["geometry"])
-            if geometry is not None:
-                geometry.check_same(own, f"The mask {path.name}")
-            geometry = own
-        if geometry is None:
-            raise MaskError(f"{path.name} has no sidecar {sidecar.name}; give the geometry with geometry=...")
-        return cls.from_img(path, geometry, name=described.get("name"), info=described.get("info"))
+        return cls(**read_mask(path, geometry))
 
-    # -- inside ---------------------------------------------------------------------------------------------------
     def _like(self, values, name):
         # what a set was made by (threshold, corpus) is kept: a control or a union was chosen on the same text
         return NeuronMask(values, self.geometry, name, self.info)
@@ -352,7 +341,7 @@ class NeuronMask:
             return NotImplemented
         self.geometry.check_same(other.geometry, f"The mask {other.name or ''}".strip())
         name = f"{self.name} {sign} {other.name}" if self.name and other.name else None
-        return NeuronMask(operation(self.values, other.values), self.geometry, name, _merge(self.info, other.info))
+        return NeuronMask(operation(self.values, other.values), self.geometry, name, merged_info(self.info, other.info))
 
     def __repr__(self):
         layers = int((self.counts_per_layer > 0).sum())
@@ -360,58 +349,3 @@ class NeuronMask:
         return (
             f"NeuronMask({name}{self.count} neurons, {self.share:.2%}, in {layers} of {self.geometry.n_layers} layers)"
         )
-
-
-def masks_from_maps(maps, geometry, threshold=3.0, two_sided=True, names=None, info=None):
-    """Make a mask of every map, with one threshold for all or one for each.
-
-    Parameters
-    ----------
-    maps : array of shape (n_networks, n_neurons)
-    geometry : NeuronGeometry
-    threshold : float or sequence of n_networks floats
-    two_sided : bool
-    names : sequence of str, optional
-        Default ``network-01`` and so on.
-    info : dict, optional
-
-    Returns
-    -------
-    list of NeuronMask
-        Empty masks are kept; a lesion refuses them by name.
-    """
-    maps = np.atleast_2d(np.asarray(maps))
-    thresholds = np.broadcast_to(np.asarray(threshold, dtype=float), (len(maps),))
-    names = names or [f"network-{i + 1:02d}" for i in range(len(maps))]
-    return [
-        NeuronMask.from_map(m, geometry, float(t), two_sided, name=name, info=info)
-        for m, t, name in zip(maps, thresholds, names, strict=True)
-    ]
-
-
-def _merge(a, b):
-    """What is known of a set made of two: what they agree on, what one alone knows, and the texts of both."""
-    merged = {k: v for k, v in {**b, **a}.items() if a.get(k, v) == b.get(k, v)}
-    texts = {h for info in (a, b) for h in np.atleast_1d(info.get("corpus_hash", [])).tolist()}
-    if texts:
-        merged["corpus_hash"] = texts.pop() if len(texts) == 1 else sorted(texts)
-    documents = {h for info in (a, b) for h in info.get("document_hashes", [])}
-    return merged | ({"document_hashes": sorted(documents)} if documents else {})
-
-
-def _map(map, geometry):
-    values = np.asarray(map, dtype=float)
-    if values.shape != (geometry.n_neurons,):
-        raise GeometryMismatchError(
-            f"A map needs one value for each of the {geometry.n_neurons} neurons; got shape {values.shape}."
-        )
-    if np.isnan(values).any():
-        raise MaskError(f"The map holds {int(np.isnan(values).sum())} NaN; a threshold means nothing there.")
-    return values
-
-
-def _sidecar(path):
-    for suffix in (".nii.gz", ".nii"):
-        if path.name.endswith(suffix):
-            return path.with_name(path.name.removesuffix(suffix) + ".json")
-    raise ParameterError(f"A mask is saved as .nii or .nii.gz; got {path.name!r}.")

@@ -8,10 +8,9 @@ unavoidable, and a lesion study reports it).
 
 import numpy as np
 
-from .exceptions import MaskError, ParameterError
+from ..exceptions import MaskError, ParameterError
 
 __all__ = [
-    "ControlUnits",
     "anti_network",
     "importance_matched",
     "layer_matched",
@@ -19,7 +18,6 @@ __all__ = [
     "permuted",
     "random_set",
     "top_matched",
-    "whole_heads",
 ]
 
 
@@ -230,66 +228,6 @@ def overlap_share(values, control):
     """
     values, control = _checked(values), _checked(control)
     return float((values & control).sum() / control.sum())
-
-
-class ControlUnits:
-    """What controls of a set are made of: neurons, or whole heads where the set consists of such.
-
-    Parameters
-    ----------
-    values : bool array of shape (n_neurons,)
-    geometry : NeuronGeometry
-
-    Attributes
-    ----------
-    values : bool array of shape (n_units,)
-        Which units belong to the set.
-    layer_of : int array of shape (n_units,)
-        Position of each unit's layer.
-    """
-
-    def __init__(self, values, geometry):
-        held = whole_heads(values, geometry) if np.any(values) else None
-        self._head_of = None if held is None else _head_of(geometry)
-        self.values = values if held is None else held
-        self.layer_of = geometry.layer_of if held is None else np.repeat(np.arange(geometry.n_layers), geometry.n_heads)
-
-    def total(self, array):
-        """Sum of the neurons' values in each unit, shape (n_units,); None stays None."""
-        if array is None or self._head_of is None:
-            return array
-        return np.bincount(self._head_of, np.asarray(array, dtype=float))
-
-    def neurons(self, values):
-        """Neurons of some units: from ``(n_units,)`` to ``(n_neurons,)``."""
-        return values if self._head_of is None else values[self._head_of]
-
-
-def whole_heads(values, geometry):
-    """Find which attention heads a set holds, if it consists of whole heads.
-
-    Parameters
-    ----------
-    values : bool array of shape (n_neurons,)
-    geometry : NeuronGeometry
-
-    Returns
-    -------
-    bool array of shape (n_heads_in_all,) or None
-        None if the site has no heads, or the set holds a part of one.
-    """
-    if geometry.n_heads is None:
-        return None
-    heads = _head_of(geometry)
-    size, held = np.bincount(heads), np.bincount(heads, values)
-    return held > 0 if ((held == 0) | (held == size)).all() else None
-
-
-def _head_of(geometry):
-    """Number of each neuron's head, counted through all layers."""
-    width = np.array(geometry.sizes) // np.array(geometry.n_heads)
-    first = np.concatenate([[0], np.cumsum(geometry.n_heads)])[:-1]
-    return first[geometry.layer_of] + geometry.unit_of // width[geometry.layer_of]
 
 
 def _draw(free, taken, count, rng):

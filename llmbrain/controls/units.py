@@ -1,0 +1,87 @@
+"""What a set is made of: neurons, or whole attention heads."""
+
+import numpy as np
+
+__all__ = ["ControlUnits", "heads_of_share", "whole_heads"]
+
+
+class ControlUnits:
+    """What controls of a set are made of: neurons, or whole heads where the set consists of such.
+
+    Parameters
+    ----------
+    values : bool array of shape (n_neurons,)
+    geometry : NeuronGeometry
+
+    Attributes
+    ----------
+    values : bool array of shape (n_units,)
+        Which units belong to the set.
+    layer_of : int array of shape (n_units,)
+        Position of each unit's layer.
+    """
+
+    def __init__(self, values, geometry):
+        held = whole_heads(values, geometry) if np.any(values) else None
+        self._head_of = None if held is None else _head_of(geometry)
+        self.values = values if held is None else held
+        self.layer_of = geometry.layer_of if held is None else np.repeat(np.arange(geometry.n_layers), geometry.n_heads)
+
+    def total(self, array):
+        """Sum of the neurons' values in each unit, shape (n_units,); None stays None."""
+        if array is None or self._head_of is None:
+            return array
+        return np.bincount(self._head_of, np.asarray(array, dtype=float))
+
+    def neurons(self, values):
+        """Neurons of some units: from ``(n_units,)`` to ``(n_neurons,)``."""
+        return values if self._head_of is None else values[self._head_of]
+
+
+def whole_heads(values, geometry):
+    """Find which attention heads a set holds, if it consists of whole heads.
+
+    Parameters
+    ----------
+    values : bool array of shape (n_neurons,)
+    geometry : NeuronGeometry
+
+    Returns
+    -------
+    bool array of shape (n_heads_in_all,) or None
+        None if the site has no heads, or the set holds a part of one.
+    """
+    if geometry.n_heads is None:
+        return None
+    heads = _head_of(geometry)
+    size, held = np.bincount(heads), np.bincount(heads, values)
+    return held > 0 if ((held == 0) | (held == size)).all() else None
+
+
+def heads_of_share(values, geometry, least=0.5):
+    """Neurons of all heads of which a set holds at least a share.
+
+    Parameters
+    ----------
+    values : bool array of shape (n_neurons,)
+    geometry : NeuronGeometry
+    least : float
+        Above 0 and up to 1.
+
+    Returns
+    -------
+    bool array of shape (n_neurons,) or None
+        None if the site has no heads.
+    """
+    if geometry.n_heads is None:
+        return None
+    heads = _head_of(geometry)
+    share = np.bincount(heads, values) / np.bincount(heads)
+    return (share >= least)[heads]
+
+
+def _head_of(geometry):
+    """Number of each neuron's head, counted through all layers."""
+    width = np.array(geometry.sizes) // np.array(geometry.n_heads)
+    first = np.concatenate([[0], np.cumsum(geometry.n_heads)])[:-1]
+    return first[geometry.layer_of] + geometry.unit_of // width[geometry.layer_of]

@@ -1,0 +1,111 @@
+"""Masks as files: a NIfTI image of 0 and 1, and a sidecar that says of what."""
+
+from pathlib import Path
+
+import numpy as np
+
+from ..exceptions import GeometryMismatchError, MaskError, ParameterError
+from ..files import read_json, save_img, write_json
+from ..geometry import NeuronGeometry
+
+__all__ = ["read_image", "read_mask", "write_mask"]
+
+FORMAT = "llmbrain neuron mask"
+
+
+def read_image(img, geometry, threshold=0.0):
+    """Find the neurons where a 3D image lies above a threshold.
+
+    Parameters
+    ----------
+    img : path-like or nibabel image
+    geometry : NeuronGeometry
+    threshold : float
+
+    Returns
+    -------
+    bool array of shape (n_neurons,)
+
+    Raises
+    ------
+    MaskError, GeometryMismatchError
+    """
+    import nibabel as nib
+
+    img = img if hasattr(img, "dataobj") else nib.load(img)
+    if len(img.shape) != 3:
+        raise MaskError(f"A mask is a 3D image, one volume; got the shape {img.shape}.")
+    if not np.allclose(img.affine, geometry.mask_img.affine):
+        raise GeometryMismatchError(
+            "The image was resampled or reoriented: its affine is not the one llmbrain writes, so its voxels are "
+            "not the neurons any more. Draw on a map or mask written by llmbrain and save it in the same space."
+        )
+    values = geometry.to_array(img)
+    marked = np.asarray(img.dataobj) > threshold
+    stray = int((marked & ~geometry.is_neuron).sum())
+    if stray:
+        raise MaskError(f"The image marks {stray} voxels that hold no neuron (padding); erase them first.")
+    return np.nan_to_num(values) > threshold
+
+
+def write_mask(path, mask, model=None):
+    """Write a mask as an image with a sidecar beside it; see :meth:`llmbrain.NeuronMask.save`.
+
+    Parameters
+    ----------
+    path : path-like
+    mask : NeuronMask
+    model : dict, optional
+
+    Returns
+    -------
+    pathlib.Path
+    """
+    path = Path(path)
+    sidecar = _sidecar(path)
+    if model is not None and not isinstance(model, dict):
+        raise ParameterError("model is what llmbrain.models.describe_model(model) returns, a dict.")
+    info = mask.info | ({"model": model} if model is not None else {})
+    save_img(path, mask.to_img())
+    described = {"format": FORMAT, "name": mask.name, "n_neurons": mask.count, "geometry": mask.geometry.to_dict()}
+    write_json(sidecar, {**described, "info": info})
+    return path
+
+
+def read_mask(path, geometry=None):
+    """Read what :func:`write_mask` wrote, as the arguments of a NeuronMask.
+
+    Parameters
+    ----------
+    path : path-like
+    geometry : NeuronGeometry, optional
+
+    Returns
+    -------
+    dict
+    """
+    path = Path(path)
+    sidecar = _sidecar(path)
+    if not path.is_file():
+        raise MaskError(f"There is no mask file {path}.")
+    described = read_json(sidecar) if sidecar.is_file() else {}
+    if "geometry" in described:
+        own = NeuronGeometry.from_dict(described["geometry"])
+        if geometry is not None:
+            geometry.check_same(own, f"The mask {path.name}")
+        geometry = own
+    if geometry is None:
+        raise MaskError(f"{path.name} has no sidecar {sidecar.name}; give the geometry with geometry=...")
+    return {
+        "values": read_image(path, geometry),
+        "geometry": geometry,
+        "name": described.get("name"),
+        "info": described.get("info"),
+    }
+
+
+def _sidecar(path):
+    for suffix in (".nii.gz", ".nii"):
+        if path.name.endswith(suffix):
+            return path.with_name(path.name.removesuffix(suffix) + ".json")
+    raise ParameterError(f"A mask is saved as .nii or .nii.gz; got {path.name!r}.")
