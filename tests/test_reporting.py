@@ -19,9 +19,10 @@ from synthetic import (
     report_data,
 )
 
+from llmbrain.dataset import Study
 from llmbrain.exceptions import DatasetError, LLMBrainError, ParameterError
 from llmbrain.geometry import NeuronGeometry
-from llmbrain.reporting import HTMLReport, generate_report, network_pages
+from llmbrain.reporting import HTMLReport, display, generate_report, network_pages
 from llmbrain.reporting import collect as collecting
 from llmbrain.reporting.collect import Tables
 from llmbrain.reporting.effects import main_lesions
@@ -333,15 +334,15 @@ def test_the_atlas_shows_the_half_that_the_order_has_not_seen(study):
     html = generate_report(study.root).html
     assert "estimated again on the even runs" in html and "comes from the odd runs" in html
     recording = study.recording()
-    first, second = collecting.half_of(recording), collecting.half_of(recording, second=True)
+    first, second = display.half_of(recording), display.half_of(recording, second=True)
     assert len(first) and len(second) and first.shape[1] == recording.geometry.n_neurons
     # cutting the budget thins the halves and never mixes them
-    thin = collecting.half_of(recording, budget=4 * 60 * recording.geometry.n_neurons)
+    thin = display.half_of(recording, budget=4 * 60 * recording.geometry.n_neurons)
     assert len(thin) < len(first)
     one = recording[:1]
-    halves = [collecting.half_of(one, second) for second in (False, True)]
+    halves = [display.half_of(one, second) for second in (False, True)]
     assert sum(map(len, halves)) == one.n_tokens
-    assert collecting.half_name(one) != collecting.half_name(one, True)
+    assert display.half_name(one) != display.half_name(one, True)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -412,6 +413,24 @@ def test_localizers_doses_and_order_are_read_from_the_study(study):
     finally:
         for path in [*written, *study.root.rglob("*codeprose*")]:
             path.unlink(missing_ok=True)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_study_of_several_sites_shows_the_one_of_its_networks(tmp_path):
+    from tiny import tiny_model, tiny_tokenizer
+
+    import llmbrain as lb
+
+    model, tokenizer = tiny_model("gpt2"), tiny_tokenizer()
+    options = {"site": ["mlp", "attention"], "max_tokens": 240, "progress": False}
+    recordings = lb.record(model, tokenizer, lb.load_corpus("demo"), out=tmp_path / "study", **options)
+    assert "shows mlp" in generate_report(tmp_path / "study").html
+    networks = lb.CanICA(n_components=2, n_init=1, random_state=0).fit(recordings["attention"]).networks_
+    networks.save(tmp_path / "study")
+    html = generate_report(tmp_path / "study").html
+    check_page(html)
+    assert "holds recordings of mlp; this report shows attention" in html and "site “attention”" in html
+    assert collecting.from_study(Study.open(tmp_path / "study")).carpet[0].shape[1] == networks.geometry.n_neurons
 
 
 # -- parts --------------------------------------------------------------------------------------------------------

@@ -8,11 +8,11 @@ import pandas as pd
 
 from ..exceptions import LLMBrainError, ParameterError
 from ..files import read_json, read_tsv
+from .display import BYTES, display_order, other_half
 from .stations import read_stations
 
 __all__ = ["from_object", "from_study"]
 
-BYTES = 3e8  # of activity that a report reads at once, for the carpet and for the display order
 THRESHOLD = 3.0
 N_DRAWS = 99  # of circular shifts; names of networks are suggestions and need no finer p
 
@@ -30,6 +30,7 @@ class ReportData:
     sidecar: dict = field(default_factory=dict)
     events: pd.DataFrame = None
     geometry: object = None
+    recorded: object = None
     networks: object = None
     threshold: float = THRESHOLD
     courses: np.ndarray = None
@@ -83,24 +84,30 @@ def from_study(study, topography="auto"):
         title=short_name(model.get("id", study.subject)), subtitle=f"on the corpus “{corpus.get('name', study.task)}”",
         model=model, corpus=corpus, root=study.root, output=study.path("report"),
     )  # fmt: skip
-    recording = _recording(study, data)
     _networks(study, data)
+    recording = _recording(study, data)
     _lesion(study, data)
     _pruning(study, data)
     read_stations(study, data)
     if recording is not None:
         _courses(recording, data)
         _activity(recording, data)
-    data.topography = _topography(data, recording, topography, study)
+    data.topography = display_order(data, recording, topography, study)
     if data.networks is not None:
-        data.other_half = _other_half(data, recording)
+        data.other_half = other_half(data, recording)
     data.files = _files(study)
     return data
 
 
 def _recording(study, data):
+    sites = study.sites()
+    wanted = [*([data.networks.geometry.site] if data.networks is not None else []), "mlp", *sites]
+    site = next((site for site in wanted if site in sites), None)
+    if len(sites) > 1:
+        others = ", ".join(name for name in sites if name != site)
+        data.absent.append(f"The study also holds recordings of {others}; this report shows {site}.")
     try:
-        recording = study.recording(study.sites()[0]) if study.sites() else None
+        recording = None if site is None else study.recording(site)
     except LLMBrainError as error:
         data.absent.append(f"The recording cannot be read: {error}")
         return None
@@ -112,7 +119,8 @@ def _recording(study, data):
 
 
 def _describe_recording(recording, data):
-    data.geometry, data.events, data.sidecar = recording.geometry, recording.events, recording[0].sidecar
+    data.recorded, data.events, data.sidecar = recording.geometry, recording.events, recording[0].sidecar
+    data.geometry = data.geometry or recording.geometry
     by_run = data.events.groupby("run", sort=False)
     data.runs = pd.DataFrame(
         {
@@ -205,6 +213,8 @@ def stack_courses(courses):
 
 def _activity(recording, data, most=420):
     """A stretch of one run for the carpet: as many tokens as fit the budget, from the middle of the recording."""
+    if data.networks is not None and data.networks.geometry != recording.geometry:
+        return
     run = recording[len(recording) // 2]
     n = int(np.clip(BYTES / (4 * run.geometry.n_neurons), 40, most))
     n = min(n, run.n_tokens)
@@ -215,70 +225,6 @@ def _activity(recording, data, most=420):
         f"run {run.index}",
         start,
     )
-
-
-def _topography(data, recording, wanted, study=None):
-    """The display order: the one that is asked for, the one the study holds, or a new one from half of the data."""
-    from ..topography import Topography, fit_topography, loadings_from_maps
-
-    if wanted is None or data.networks is None:
-        return None
-    if wanted != "auto":
-        data.networks.geometry.check_same(wanted.geometry, "The topography")
-        return wanted
-    path = None if study is None else study.path("topography", site=data.networks.geometry.site)
-    if path is not None and path.is_file():
-        topography = Topography.load(path)
-        if topography.geometry == data.networks.geometry:
-            return topography
-    if recording is not None and recording.geometry == data.networks.geometry:
-        features, source = loadings_from_maps(half_of(recording), data.networks.maps), half_name(recording)
-    else:
-        features, source = np.asarray(data.networks.maps), "the shown maps themselves"
-    topography = fit_topography(features, data.networks.geometry, source=source)
-    if path is not None:
-        topography.save(path)
-    return topography
-
-
-def half_of(recording, second=False, budget=BYTES):
-    """Activity of one half of a recording, thinned to a budget of bytes and z-scored in each run.
-
-    With several runs every other one, else one half of the tokens.
-    """
-    n = max(60, int(budget / (4 * recording.geometry.n_neurons)))
-    if len(recording) == 1:
-        run, half = recording[0], recording[0].n_tokens // 2
-        start, stop = (half, run.n_tokens) if second else (0, max(half, 1))
-        return _standard(run.to_array(start, min(start + n, stop)))
-    runs = recording[int(second) :: 2]
-    each = -(-n // len(runs))
-    return np.concatenate([_standard(run.to_array(0, min(each, run.n_tokens))) for run in runs])
-
-
-def half_name(recording, second=False):
-    """Name of what :func:`half_of` takes."""
-    if len(recording) == 1:
-        half = recording[0].n_tokens // 2
-        return f"the last {recording[0].n_tokens - half} tokens" if second else f"the first {half} tokens"
-    runs = recording[int(second) :: 2]
-    names = ", ".join(str(run.index) for run in runs[:12]) + (" …" if len(runs) > 12 else "")
-    return f"the {'even' if second else 'odd'} runs ({names})"
-
-
-def _standard(activity):
-    centred = activity - activity.mean(axis=0)
-    return centred / np.maximum(centred.std(axis=0), 1e-6)
-
-
-def _other_half(data, recording):
-    """Maps of the half that the display order has not seen, so that blobs in them are not made by the sorting."""
-    from ..topography import loadings_from_maps
-
-    source = str(data.topography.info.get("source")) if data.topography is not None else ""
-    if recording is None or recording.geometry != data.networks.geometry or half_name(recording) != source:
-        return None
-    return loadings_from_maps(half_of(recording, second=True), data.networks.maps), half_name(recording, second=True)
 
 
 def _files(study):
@@ -315,7 +261,7 @@ def from_object(obj, topography="auto"):
         if getattr(obj, "time_courses", None) is not None:
             data.courses = stack_courses(obj.time_courses)
         data.model = dict((obj.info or {}).get("model") or {})
-        data.topography = _topography(data, None, topography)
+        data.topography = display_order(data, None, topography)
     elif hasattr(obj, "runs") and hasattr(obj, "study"):
         data = ReportData(title="Recording", kind="recording", root=obj.root)
         data.model, data.corpus = obj.study.info.get("model", {}), obj.study.info.get("corpus", {})

@@ -85,7 +85,7 @@ class _Citations:
 def _recording(data, cite):
     if not data.sidecar:
         return ""
-    side, geometry = data.sidecar, data.geometry
+    side, geometry = data.sidecar, data.recorded or data.geometry
     name = data.model.get("id", side.get("ModelID", "a model"))
     revision = data.model.get("revision")
     where = f", revision {revision[:12]}" if revision else ""

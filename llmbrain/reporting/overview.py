@@ -85,7 +85,7 @@ def recording(data, render):
     """What was read and how much of it was recorded."""
     if data.events is None:
         return None
-    geometry, side = data.geometry, data.sidecar
+    geometry, side = data.recorded or data.geometry, data.sidecar
     shape = " × ".join(map(str, geometry.shape))
     facts = [
         ("corpus", str(side.get("Corpus") or data.corpus.get("name", "–"))),
