@@ -506,6 +506,7 @@ def test_small_charts_name_what_they_show():
 def test_numbers_are_written_for_readers():
     assert number(1234567) == "1\u202f234\u202f567" and number(-0.25) == "−0.25" and number(None) == "–"
     assert number(float("nan")) == "–" and number(0.0004, "p") == "< 0.001" and number(0.04761, "q") == "0.048"
+    assert number(0.0496, "q_pooled") == "0.0496" and number(0.0501, "q") == "0.050"
     assert number(0.0123, "share") == "1.2\u202f%" and number(True) == "yes" and number("x<y") == "x<y"
 
 

@@ -267,7 +267,8 @@ def _side_columns(ax, table, at, q, significant):
 
 
 def _small(value):
-    return "–" if np.isnan(value) else f"{value:.3f}" if value >= 0.001 else "<0.001"
+    text = "–" if np.isnan(value) else f"{value:.3f}" if value >= 0.001 else "<0.001"
+    return f"{value:.4f}" if text == "0.050" and value < 0.05 else text  # the bar is not to be rounded over
 
 
 def _effect_key(ax, controls, family, any_significant, alpha, q):

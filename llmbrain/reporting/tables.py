@@ -46,7 +46,8 @@ def number(value, column=""):
     if not isinstance(value, (float, np.floating)):
         return str(value)
     if column in P_VALUES:
-        return f"{value:.3f}" if value >= 0.001 else "< 0.001"
+        text = f"{value:.3f}" if value >= 0.001 else "< 0.001"
+        return f"{value:.4f}" if text == "0.050" and value < 0.05 else text  # the bar is not to be rounded over
     if (column in PERCENT or column.endswith("_removed")) and abs(value) <= 1:
         return f"{100 * value:.2g}\u202f%".replace("-", "−")
     if float(value).is_integer() and abs(value) >= 1000:
