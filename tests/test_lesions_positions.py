@@ -77,8 +77,10 @@ def test_every_kind_does_at_every_site_and_position_what_it_says(tiny, name, how
     sample = rng.standard_normal((1, geometry.n_neurons)).astype(np.float32)  # one token, so that any draw is this one
     x = value_at(model, site, IDS)
     old, given = x[..., units], torch.from_numpy(sample[0][mask.values])
+    if how == "retain":
+        mask = ~mask
     target = {
-        "zero": 0 * old, "mean": given.expand_as(old), "resample": given.expand_as(old),
+        "zero": 0 * old, "retain": 0 * old, "mean": given.expand_as(old), "resample": given.expand_as(old),
         "scale": 1.5 * old, "add": old + 0.5, "clamp": torch.full_like(old, -0.25),
     }[how]  # fmt: skip
     options = {"scale": {"value": 1.5}, "add": {"value": 0.5}, "clamp": {"value": -0.25}}.get(how, {})

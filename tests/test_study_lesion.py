@@ -148,15 +148,15 @@ def null_study(seed, n_networks=1, n_controls=19, share=0.05, draw=controls.laye
         pd.DataFrame(networks, columns=["network", "n_neurons", "share"]),
         pd.DataFrame(items, columns=["network", "task", "item", "weight", "intact", "effect"]),
         pd.DataFrame(draws, columns=["network", "task", "family", "draw", "effect"]),
-        n_bootstrap=50,
+        n_bootstrap=10,
     )
 
 
 @pytest.mark.parametrize("draw", [controls.layer_matched, controls.permuted])
 def test_p_values_are_uniform_when_networks_are_random_sets(draw):
-    p = np.array([null_study(seed, draw=draw).p[0] for seed in range(400)])
+    p = np.array([null_study(seed, draw=draw).p[0] for seed in range(250)])
     # p takes the values 1/20 ... 1; spread evenly within its steps it must be uniform
-    spread = p - np.random.default_rng(0).random(400) / 20
+    spread = p - np.random.default_rng(0).random(250) / 20
     assert scipy_stats.kstest(spread, "uniform").pvalue > 0.01
     assert 0.02 < (p <= 0.05).mean() < 0.09
 
@@ -376,6 +376,40 @@ def test_amplification_is_a_study_too(tiny, masks):
     result = run(tiny, masks, how="scale", options={"value": 2.0, "alternative": "two-sided"}, controls=("layer",))
     assert result.info["lesion"] == {"how": "scale", "value": 2.0, "strength": 1.0, "positions": "all"}
     assert result.info["alternative"] == "two-sided"
+
+
+def test_keeping_a_network_alone_is_a_study_too(tiny, masks):
+    result = run(tiny, masks, how="retain", controls=("layer",))
+    assert (result.info["lesion"]["how"], result.info["alternative"]) == ("retain", "less")
+    silenced = run(tiny, [NeuronMask((~m).values, m.geometry, m.name) for m in masks], controls=("random",))
+    np.testing.assert_allclose(result.matrix("effect"), silenced.matrix("effect"), atol=1e-6)
+    draws = result.controls[result.controls.task == "held"]
+    assert draws.n_neurons.tolist() == np.repeat([m.count for m in masks], 4).tolist()  # as many are kept
+    row = result.table.iloc[0]
+    lower = (draws[draws.network == row.network].effect <= row.effect).sum()
+    assert row.p == pytest.approx((1 + lower) / 5)
+
+
+def test_selectivity_covers_kinds_of_text_phenomena_and_localizer_conditions(tiny, masks):
+    from llmbrain.corpus import load_localizer
+    from llmbrain.lesions import double_dissociations, selectivity
+
+    tasks = [
+        LossTask(TEXTS, "loss"),
+        LossTask(load_localizer("language")[:8], "language"),
+        LossTask(load_localizer("arithmetic")[:8], "arithmetic", n_tokens=60),
+        MinimalPairTask("all", "pairs", n_pairs=2),
+    ]
+    result = run(tiny, masks, tasks, controls=("layer",))
+    frame = selectivity(result)
+    kinds = {t.split(":")[0] for t in frame.task}
+    assert kinds == {"loss", "language", "arithmetic", "pairs"}
+    assert {"language:sentences", "language:shuffled", "pairs:npi_licensing"} <= set(frame.task)
+    assert len(frame) == len(masks) * frame.task.nunique()
+    assert frame.q.notna().all()
+    assert frame.q_pooled.notna().all()
+    assert (frame.p_pooled.min() < frame.p.min()) or frame.p.min() == 1 / 5
+    assert set(double_dissociations(result, n_bootstrap=50).columns) >= {"task_1", "task_2", "q"}
 
 
 def test_tasks_of_every_sort_run_together(tiny, masks):

@@ -5,11 +5,33 @@ import pandas as pd
 
 from .. import stats
 
-__all__ = ["compare", "effects_table", "mean_over_items", "pooled_p", "power_note", "smallest_p"]
+__all__ = [
+    "compare",
+    "effects_table",
+    "mean_over_items",
+    "pooled_p",
+    "power_note",
+    "smallest_p",
+    "usual_alternative",
+]
 
 COLUMNS = ["network", "task", "family", "n_neurons", "share", "intact", "effect", "ci_low", "ci_high"]
 COLUMNS += ["n_items", "control_mean", "control_sd", "control_max", "n_controls", "z", "p", "p_min", "q"]
 COLUMNS += ["p_pooled", "q_pooled"]
+
+
+def usual_alternative(how):
+    """What a kind of lesion is expected to do against its controls: more harm, or less where networks alone are kept.
+
+    Parameters
+    ----------
+    how : str
+
+    Returns
+    -------
+    {"greater", "less"}
+    """
+    return "less" if how == "retain" else "greater"
 
 
 def effects_table(networks, items, controls, *, alternative="greater", n_bootstrap=2000, level=0.95, random_state=0):

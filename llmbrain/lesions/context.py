@@ -38,9 +38,10 @@ def lesion(
     model : transformers causal language model
         Not compiled: compiled code may skip hooks.
     mask : NeuronMask
-        Of this model and the site where the lesion acts. The complement ``~mask`` keeps only the mask.
-    how : {"zero", "mean", "resample", "scale", "add", "clamp"}
-        What stands in the place of the neurons' values, see :mod:`llmbrain.lesions.kinds`.
+        Of this model and the site where the lesion acts.
+    how : {"zero", "retain", "mean", "resample", "scale", "add", "clamp"}
+        What stands in the place of the neurons' values, see :mod:`llmbrain.lesions.kinds`. ``retain`` silences
+        everything but the mask.
     value : float or array of shape (n_neurons,), optional
         For ``scale`` (a factor), ``add`` (a summand) and ``clamp`` (the value itself).
     strength : float

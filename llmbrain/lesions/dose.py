@@ -9,7 +9,7 @@ from .. import stats
 from ..exceptions import DatasetError, MaskError, ParameterError
 from ..files import read_json, read_tsv, write_json, write_tsv
 from ..masks import NeuronMask
-from .comparison import compare, mean_over_items
+from .comparison import compare, mean_over_items, usual_alternative
 from .context import sites_of
 from .families import draw_control, parse_family
 from .guards import known_texts, network_texts, warn_of_double_dipping
@@ -22,7 +22,7 @@ from .tasks import as_tasks
 __all__ = ["DOSES", "DoseResponse", "dose_response"]
 
 OPTIONS = {
-    "alternative": "greater",
+    "alternative": None,
     "value": None,
     "importance": "fluctuation",
     "check_model": True,
@@ -171,6 +171,7 @@ def dose_response(
     if unknown:
         raise ParameterError(f"Unknown options {unknown}; dose_response knows {', '.join(OPTIONS)}.")
     options = {**OPTIONS, **(options or {})}
+    options["alternative"] = options["alternative"] or usual_alternative(how)
     doses = _checked_doses(over, DOSES[over] if doses is None else doses)
     given, (masks, maps) = networks, named_masks(networks, maps)
     sites = sites_of(model, masks[0], check_model=options["check_model"])

@@ -6,6 +6,7 @@ With ``x`` the value of a neuron at a token and ``s`` the strength, every kind i
 kind      target
 ========  ==========================================================================
 zero      0
+retain    0 for all neurons that are *not* selected; the selected ones stay
 mean      the neuron's mean over a reference text
 resample  the neuron's value at another token of a reference text; all neurons of the
           lesion take theirs from the same token, so that their coordination is kept
@@ -23,7 +24,7 @@ from ..exceptions import GeometryMismatchError, MaskError, ParameterError
 
 __all__ = ["KINDS", "NEEDS_REFERENCE", "Edit"]
 
-KINDS = ("zero", "mean", "resample", "scale", "add", "clamp")
+KINDS = ("zero", "retain", "mean", "resample", "scale", "add", "clamp")
 _NEEDS_VALUE = ("scale", "add", "clamp")
 NEEDS_REFERENCE = ("mean", "resample")
 
@@ -34,7 +35,7 @@ class Edit:
     Parameters
     ----------
     mask : NeuronMask
-    how : {"zero", "mean", "resample", "scale", "add", "clamp"}
+    how : {"zero", "retain", "mean", "resample", "scale", "add", "clamp"}
     value : float or array of shape (n_neurons,), optional
         For ``scale``, ``add`` and ``clamp``: one number, or one for each neuron of the geometry.
     strength : float
@@ -46,6 +47,11 @@ class Edit:
         Which tokens ``resample`` draws.
     allow_empty : bool
         Accept a mask without neurons, which does nothing.
+
+    Attributes
+    ----------
+    mask : NeuronMask
+        The neurons that change: with ``retain`` the complement of what was given.
 
     Raises
     ------
@@ -69,6 +75,8 @@ class Edit:
                 f"The mask {mask.name or ''} is empty: the lesion would do nothing. Lower its threshold, or pass "
                 "allow_empty=True if that is meant.".replace("  ", " ")
             )
+        if how == "retain":
+            mask, how = ~mask, "zero"
         self.mask, self.how, self.strength, self.random_state = mask, how, float(strength), random_state
         self.units = mask.units
         self._numbers = _numbers(mask, how, value, reference)

@@ -8,7 +8,7 @@ import pandas as pd
 from .. import controls as control_sets
 from ..exceptions import MaskError, ParameterError
 from ..masks import NeuronMask
-from .comparison import mean_over_items, power_note
+from .comparison import mean_over_items, power_note, usual_alternative
 from .context import sites_of
 from .families import draw_control, parse_family
 from .guards import known_texts, network_texts, warn_of_double_dipping
@@ -29,7 +29,7 @@ OPTIONS = {
     "n_nearest": 10,
     "maps": None,
     "fitted_on": None,
-    "alternative": "greater",
+    "alternative": None,
     "n_bootstrap": 2000,
     "level": 0.95,
     "max_tokens": None,
@@ -59,6 +59,7 @@ class Plan:
         if unknown:
             raise ParameterError(f"Unknown options {unknown}; a lesion study knows {', '.join(OPTIONS)}.")
         self.options = {**OPTIONS, **(study.options or {})}
+        self.options["alternative"] = self.options["alternative"] or usual_alternative(study.how)
         self.masks, self.maps = named_masks(study.masks, self.options["maps"])
         self.geometry = self.masks[0].geometry
         for mask in self.masks:

@@ -26,9 +26,9 @@ def selectivity(result, family=None, tasks=None):
     Returns
     -------
     pandas.DataFrame
-        ``network, task, effect, ci_low, ci_high, z, p, q``, with ``q`` over all networks and tasks together, and
-        ``selectivity``: z minus the mean z of the network's other tasks. ``plot_selectivity(frame, value="z")`` draws
-        it.
+        ``network, task, effect, ci_low, ci_high, z, p, q, p_pooled, q_pooled``, with both ``q`` over all networks and
+        tasks together (with few controls only the pooled one can be small), and ``selectivity``: z minus the mean z of
+        the network's other tasks. ``plot_selectivity(frame, value="z")`` draws it.
 
     Examples
     --------
@@ -42,11 +42,13 @@ def selectivity(result, family=None, tasks=None):
         raise ParameterError(f"The study has no control family {family!r}; it has {sorted(set(table['family']))}.")
     table = table[(table["family"] == family) & table["task"].isin(tasks)].copy()
     table["q"] = stats.fdr(table["p"].to_numpy())
+    if "p_pooled" in table:
+        table["q_pooled"] = stats.fdr(table["p_pooled"].to_numpy())
     z = table.groupby("network")["z"]
     others = (z.transform("sum") - table["z"]) / (z.transform("count") - 1).clip(lower=1)
     table["selectivity"] = table["z"] - others if len(tasks) > 1 else np.nan
-    columns = ["network", "task", "effect", "ci_low", "ci_high", "z", "p", "q", "selectivity"]
-    return table[columns].reset_index(drop=True)
+    columns = ["network", "task", "effect", "ci_low", "ci_high", "z", "p", "q", "p_pooled", "q_pooled", "selectivity"]
+    return table[[c for c in columns if c in table]].reset_index(drop=True)
 
 
 def double_dissociations(

@@ -27,7 +27,7 @@ class LesionStudy:
         Families of controls, see :func:`llmbrain.lesions.parse_family`. Default: matched by layer, and matched by layer
         and importance.
     how : str
-        Kind of lesion, see :func:`llmbrain.lesion`.
+        Kind of lesion, see :func:`llmbrain.lesion`. With "retain" the network alone is kept, or its control alone.
     reference : NeuronStatistics, Recording, Corpus or list of str, optional
         The text that importances (and the values of ``mean`` and ``resample``) come from. Default: the training part of
         the demo corpus. Not the text of the tasks.
@@ -38,7 +38,8 @@ class LesionStudy:
         or a callable on token ids; what is scored as a whole has no prompt). ``importance`` : a name, or an array
         ``(n_neurons,)``. ``n_nearest`` : for matching by importance. ``maps`` : (n_networks, n_neurons), for the family
         "anti". ``fitted_on`` : the Corpus that the networks were found on, where they do not know it themselves; a test
-        on it is warned of. ``alternative``, ``n_bootstrap``, ``level`` : of the statistics. ``max_tokens`` : in a
+        on it is warned of. ``alternative`` : "greater" (more harm than the controls; the default), "less" (the default
+        of ``how="retain"``), "two-sided". ``n_bootstrap``, ``level`` : of the interval. ``max_tokens`` : in a
         forward pass, all rows together; bounds the memory. ``mode``, ``autocast`` : see
         :class:`llmbrain.lesions.running.Runner`; "bfloat16" is twice as fast on many processors. ``check_model``.
 
