@@ -93,6 +93,24 @@ def test_accumulators_on_a_gpu(tokenizer):
     np.testing.assert_allclose(b.T @ b, a.T @ a, atol=1e-3 * np.abs(a.T @ a).max())
 
 
+def test_half_precision_loses_nothing_in_a_gram_matrix(tokenizer):
+    """On a GPU the products are formed from half precision numbers, but added up in float32."""
+    model = tiny_model("llama").to(torch.bfloat16).cuda()
+    rows = []
+
+    class Keep:
+        def begin(self, geometry, n_tokens):
+            pass
+
+        def update(self, layer, part, first):
+            if layer == 1:
+                rows.append(part.double().cpu().numpy())
+
+    gram, _ = accumulate(model, tokenizer, TEXTS * 6, [Gram(), Keep()], progress=False)
+    rows = np.concatenate(rows)
+    np.testing.assert_allclose(gram.matrix(1), rows.T @ rows, atol=1e-5 * np.abs(rows.T @ rows).max())
+
+
 def spread_over_two():
     """A tiny model, half of it on each of two GPUs."""
     accelerate = pytest.importorskip("accelerate")

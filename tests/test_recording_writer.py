@@ -40,14 +40,21 @@ def overlapped(monkeypatch):
 
 
 @pytest.mark.parametrize("storage", ["float32", "int16"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_both_scanners_write_the_same_bytes(storage, dtype, tmp_path, request):
+@pytest.mark.parametrize(("dtype", "few"), [(torch.float32, 0), (torch.bfloat16, 99)])
+def test_both_scanners_write_the_same_bytes(storage, dtype, few, tmp_path, request, monkeypatch):
+    """Eight runs at once, written (few=0) or mapped, in transfers that end anywhere."""
     model = tiny_model("llama").to(dtype)
-    options = {"storage": storage, "tokens_per_run": 90, "batch_size": 2, "site": ["mlp", "layer"], "every": 2}
+    options = {"storage": storage, "tokens_per_run": 15, "batch_size": 1, "site": ["mlp", "layer"], "every": 2}
     plain = quiet(model, tmp_path / "plain", **options)
     request.getfixturevalue("overlapped")
+    monkeypatch.setattr(cuda, "_FEW", few)
+    at_once = []
+    scan = cuda.CudaScanner.scan
+    monkeypatch.setattr(
+        cuda.CudaScanner, "scan", lambda self, runs, bar: at_once.append(len(runs)) or scan(self, runs, bar)
+    )
     quick = quiet(model, tmp_path / "quick", **options)
-    assert len(plain["mlp"]) > 1
+    assert len(plain["mlp"]) > 8 and at_once[0] == 8 and sum(at_once) == len(plain["mlp"])
     assert images(tmp_path / "plain") == images(tmp_path / "quick")
     for a, b in zip(plain["mlp"], quick["mlp"]):
         assert a.events.equals(b.events)
@@ -55,9 +62,27 @@ def test_both_scanners_write_the_same_bytes(storage, dtype, tmp_path, request):
 
 
 @pytest.mark.usefixtures("overlapped")
-@pytest.mark.parametrize("text", [0, 3, 6])
-def test_what_is_not_finite_is_named_by_the_overlapped_scanner(text, tmp_path):
-    """Its batches are looked at late; the first, a middle and the last one."""
+def test_runs_of_which_a_part_is_there(tmp_path):
+    """A site that is lacking in some runs, and a run that another process holds, while eight are recorded at once."""
+    model, options = tiny_model("llama"), {"tokens_per_run": 30, "site": ["mlp", "layer"]}
+    whole = quiet(model, tmp_path / "whole", **options)
+    n_runs = len(whole["mlp"])
+    quiet(model, tmp_path / "study", **options)
+    study = whole["mlp"].study.open(tmp_path / "study")
+    for run, name in ((2, "mlp"), (3, "layer"), (4, "mlp"), (4, "layer")):
+        study.path("bold_json", run=run, site=name).unlink()
+        study.path("bold", run=run, site=name).unlink()
+    kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "study").rglob("*_bold.nii")}
+    quiet(model, tmp_path / "study", **options)
+    assert len(kept) == 2 * n_runs - 4 and all(p.stat().st_mtime_ns == t for p, t in kept.items())
+    assert images(tmp_path / "study") == images(tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("overlapped")
+@pytest.mark.parametrize("tokens_per_run", [99, 4096])
+@pytest.mark.parametrize("text", [0, 2, 3])
+def test_what_is_not_finite_is_named_by_the_overlapped_scanner(text, tokens_per_run, tmp_path):
+    """Its batches are looked at late; several runs at once, or several batches of one."""
     model = tiny_model("llama")
 
     def break_one(module, args, output):
@@ -68,8 +93,10 @@ def test_what_is_not_finite_is_named_by_the_overlapped_scanner(text, tmp_path):
 
     lengths = [len(ids) for ids in tiny_tokenizer()(TEXTS)["input_ids"]]
     model.model.layers[2].mlp.act_fn.register_forward_hook(break_one)
-    with pytest.raises(RecordingError, match=r"Layer 2 .* unit 5, is -?inf at token 5"):
-        quiet(model, tmp_path / "study", batch_size=1)
+    with pytest.raises(
+        RecordingError, match=rf"Layer 2 .* unit 5, is -?inf at token 5 .*'text-000[{text + 1}{text + 5}]'"
+    ):
+        quiet(model, tmp_path / "study", batch_size=1, tokens_per_run=tokens_per_run)
     assert not list((tmp_path / "study").rglob("*bold*"))
 
 

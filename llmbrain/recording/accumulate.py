@@ -4,6 +4,8 @@ An accumulator gets the activations of each layer batch by batch, where they are
 grow with the texts.
 """
 
+import contextlib
+
 import numpy as np
 
 from ..exceptions import ParameterError
@@ -173,13 +175,12 @@ class Gram:
         """Take tokens in; products in float32, sums in float64 on the CPU and float32 on a GPU."""
         import torch
 
-        rows = rows.float()
         if self._squares[layer] is None:
             wide = torch.float64 if rows.device.type == "cpu" else torch.float32
             size = rows.shape[1]
             self._squares[layer] = torch.zeros(size, size, dtype=wide, device=rows.device)
             self._sums[layer] = torch.zeros(size, dtype=torch.float64, device=rows.device)
-        self._squares[layer] += rows.T @ rows
+        self._squares[layer] += _square(rows)
         self._sums[layer] += rows.double().sum(0)
         self._seen[layer] += len(rows)
 
@@ -199,6 +200,17 @@ class Gram:
     def mean(self, layer):
         """Means of the layer at a position, ``(size,)``."""
         return (self._sums[layer] / self._seen[layer]).cpu().numpy()
+
+
+def _square(rows):
+    """``X'X`` in float32. Products of half precision numbers are exact in it, and tensor cores add them up in it."""
+    import torch
+
+    if rows.device.type == "cuda" and rows.dtype in (torch.bfloat16, torch.float16):
+        with contextlib.suppress(TypeError, RuntimeError):  # an older torch, or a device without it
+            return torch.mm(rows.T, rows, out_dtype=torch.float32)
+    rows = rows.float()
+    return rows.T @ rows
 
 
 class Sketch:

@@ -172,39 +172,46 @@ class HostScanner:
         The sites of each recording; all are read in the same forward pass.
     n_rows : int
         Most tokens that one batch will keep; the memory taken is that of so many rows.
+    n_runs : int
+        How many runs there are to record.
+
+    Attributes
+    ----------
+    n_runs : int
+        How many of them :meth:`scan` takes at once.
     """
 
     reserve = True  # see RunWriter
 
-    def __init__(self, model, groups, n_rows):
+    def __init__(self, model, groups, n_rows, n_runs=1):
         self.model = model
         self.n_rows = n_rows
+        self.n_runs = 1
         self.sites = [site for group in groups for site in group]
         self.place = columns_of(groups)
         self._widths = [sum(site.size for site in group) for group in groups]
         self._buffers = None
 
-    def scan(self, todo, writers, progress):
-        """Record a run.
+    def scan(self, runs, progress):
+        """Record runs.
 
         Parameters
         ----------
-        todo : list of (Batch, places, rows)
-            ``rows`` holds for each row of the batch the row of the run where its first kept token belongs.
-        writers : list of RunWriter
-            One for each group of sites.
+        runs : list of (todo, writers)
+            For each run its batches, ``(Batch, places, rows)``, where ``rows`` holds for each row of the batch the row
+            of the run where its first kept token belongs; and a RunWriter for each group of sites.
         progress : callable
             Called with the number of tokens after each batch.
 
         Returns
         -------
-        list of ndarray
-            Surprisal of the kept tokens of each batch.
+        list of list of ndarray
+            For each run the surprisals of the kept tokens of each batch.
 
         Raises
         ------
         NotFiniteError
-            With ``batch``, the number of the batch, set.
+            With ``run`` and ``batch``, their numbers, set.
         """
         import torch
 
@@ -212,22 +219,23 @@ class HostScanner:
             self._buffers = [torch.empty(self.n_rows, width + 1) for width in self._widths]
             for buffer in self._buffers:
                 buffer[:, -1] = 0
-        surprisals = []
         with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
-            for number, (batch, places, rows) in enumerate(todo):
-                n_kept = sum(map(len, places))
-                try:
-                    values = run_batch(
-                        self.model, self.sites, batch, places, lambda i, x, n=n_kept: self._keep(i, x, n)
-                    )
-                except NotFiniteError as error:
-                    error.batch = number
-                    raise
-                surprisals.append(values.cpu().numpy())
-                for writer, buffer in zip(writers, self._buffers):
-                    _write(pool, writer, buffer[:n_kept].numpy(), places, rows)
-                progress(n_kept)
-        return surprisals
+            return [
+                [self._batch(pool, run, number, *row, writers, progress) for number, row in enumerate(todo)]
+                for run, (todo, writers) in enumerate(runs)
+            ]
+
+    def _batch(self, pool, run, number, batch, places, rows, writers, progress):
+        n_kept = sum(map(len, places))
+        try:
+            values = run_batch(self.model, self.sites, batch, places, lambda i, x: self._keep(i, x, n_kept))
+        except NotFiniteError as error:
+            error.run, error.batch = run, number
+            raise
+        for writer, buffer in zip(writers, self._buffers):
+            _write(pool, writer, buffer[:n_kept].numpy(), places, rows)
+        progress(n_kept)
+        return values.cpu().numpy()
 
     def _keep(self, i, rows, n_kept):
         import torch

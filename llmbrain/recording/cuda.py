@@ -4,34 +4,46 @@ import contextlib
 import os
 import queue
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import zip_longest
 
 from ..models.hooks import site_hooks
-from .capture import columns_of, input_device, raise_if_not_finite, run_batch
+from .capture import NotFiniteError, columns_of, input_device, raise_if_not_finite, run_batch
 
 __all__ = ["CudaScanner"]
 
 _BYTES = 16 << 20  # of one transfer: long enough for the bus, short enough that many fit anywhere
-_WRITERS = 16  # threads that fill pages of the files, at most; one takes 1 to 4 GiB/s
+_RUNS = 8  # that are recorded at once, at most: threads write into as many files without waiting for each other
+_FEW = 4  # fewer files than this are filled through memory maps, which threads can share
+_WRITERS = 16  # threads, at most; one writes 2 to 4 GiB/s
 _SPARE = 4  # transfers under way while all threads write
+_SHARE = 0.4  # of the free memory of the device that rows on their way out may take
 
 
 class CudaScanner:
     """Take runs through a model that is on one CUDA device, or spread over several.
 
-    Rows are collected on one device in the model's own type, ordered there as the file wants them and converted to
-    its type, and copied to pinned memory on a second stream; threads put them in the file. Two sets of rows alternate,
-    so that the device computes while the last batch leaves it. Memory is bounded by the two sets on the device and 20
+    One batch of each of several runs makes a wave. Its rows are collected on one device in the model's own type,
+    ordered there as the files want them and converted to their type, and copied to pinned memory on a second stream;
+    threads put them in the files, in turns. Two sets of rows alternate, so that the device computes a wave while the
+    last one leaves it. The files are the bottleneck: a system lets one thread at a time write into a file, but as many
+    as there are files. Memory is bounded by the two waves, which take a part of what is free on the device, and 20
     transfers of 16 MiB on the host.
 
     Parameters
     ----------
-    model, groups, n_rows
+    model, groups, n_rows, n_runs
         As for :class:`~llmbrain.recording.capture.HostScanner`.
+
+    Attributes
+    ----------
+    n_runs : int
+        How many runs :meth:`scan` takes at once.
     """
 
     reserve = False  # see RunWriter: the device would wait for it
 
-    def __init__(self, model, groups, n_rows):
+    def __init__(self, model, groups, n_rows, n_runs=1):
         import torch
 
         self.model = model
@@ -39,11 +51,17 @@ class CudaScanner:
         self.place = columns_of(groups)
         self.device = next(model.parameters()).device
         dtype = self._dtype()
-        widths = [sum(site.size for site in group) for group in groups]
-        self._sets = [
-            [torch.zeros(n_rows, width + 1, dtype=dtype, device=self.device) for width in widths] for _ in range(2)
-        ]
+        widths = [sum(site.size for site in group) + 1 for group in groups]
         self._lane = _Lane(self.device)
+        room = self._lane.free_bytes() * _SHARE / (2 * n_rows * sum(widths) * dtype.itemsize)
+        self.n_runs = max(1, min(_RUNS, n_runs, int(room)))
+        self._sets = [
+            [
+                [torch.zeros(n_rows, width, dtype=dtype, device=self.device) for width in widths]
+                for _ in range(self.n_runs)
+            ]
+            for _ in range(2)
+        ]
         self._n_writers = min(_WRITERS, os.cpu_count() or 1)
         self._slots = None
 
@@ -57,38 +75,58 @@ class CudaScanner:
             self.model(input_ids=ids)
         return seen.pop() if len(seen) == 1 else torch.float32
 
-    def scan(self, todo, writers, progress):
-        """As :meth:`llmbrain.recording.capture.HostScanner.scan`."""
-        orders = [_Order(writer, self.device) for writer in writers]
-        self._make_slots(max(order.row_bytes for order in orders))
-        surprisals, finite, writing = [], [], []
-        left = [None, None]  # when each set of rows has left the device
+    def scan(self, runs, progress):
+        """As :meth:`llmbrain.recording.capture.HostScanner.scan`, of up to ``n_runs`` runs."""
+        orders = [[_Order(writer, self.device) for writer in writers] for _, writers in runs]
+        self._make_slots(max(order.row_bytes for group in orders for order in group))
+        self._mapped = len(runs) < _FEW
+        surprisals, writing = [[] for _ in runs], []
+        waves, last = [None, None], None  # those whose rows are on the device, by set; the one that has not been sent
         with ThreadPoolExecutor(self._n_writers) as pool:
-            for number, (batch, places, rows) in enumerate(todo):
-                buffers = self._sets[number % 2]
-                if number >= 2:
-                    left[number % 2].synchronize()
-                    self._check(number - 2, finite[number - 2], todo, buffers)
-                n_kept = sum(map(len, places))
-                views = [buffer[:n_kept] for buffer in buffers]
-                surprisals.append(
-                    run_batch(self.model, self.sites, batch, places, lambda i, x, v=views: self._keep(v, i, x))
-                )
-                with self._lane:
-                    finite.append(self._all_finite(views))
-                    for order, buffer in zip(orders, buffers):
-                        writing += self._send(pool, order, buffer, places, rows)
-                    left[number % 2] = self._lane.mark()
-                writing = _unfinished(writing)
-                progress(n_kept)
-            self._lane.synchronize()
-            for number in range(max(0, len(todo) - 2), len(todo)):
-                self._check(number, finite[number], todo, self._sets[number % 2])
+            for number, members in enumerate(_waves(runs)):
+                self._settle(waves[number % 2])
+                wave = waves[number % 2] = self._compute(members, self._sets[number % 2], surprisals)
+                if last is not None:  # it leaves while the device computes
+                    writing = _unfinished(writing) + self._send(pool, last, orders, progress)
+                last = wave
+            writing += self._send(pool, last, orders, progress)
+            for wave in waves:
+                self._settle(wave)
             for future in writing:
                 future.result()
-        for order in orders:
-            order.finish()
-        return [values.cpu().numpy() for values in surprisals]
+        for group in orders:
+            for order in group:
+                order.finish()
+        return [[values.cpu().numpy() for values in parts] for parts in surprisals]
+
+    def _compute(self, members, sets, surprisals):
+        """Start a wave: forward passes one after the other, each into its own rows."""
+        wave = _Wave([], None, None)
+        for (run, number, (batch, places, rows)), buffers in zip(members, sets):
+            views = [buffer[: sum(map(len, places))] for buffer in buffers]
+            surprisals[run].append(
+                run_batch(self.model, self.sites, batch, places, lambda i, x, v=views: self._keep(v, i, x))
+            )
+            wave.members.append((run, number, places, rows, views))
+        wave.computed = self._lane.now()
+        return wave
+
+    def _settle(self, wave):
+        """Wait until a wave has left the device, and look closer if its sums are not finite."""
+        if wave is None:
+            return
+        wave.left.synchronize()
+        for (run, number, _, _, views), finite in zip(wave.members, wave.finite):
+            if not bool(finite.all()):
+                self._raise_for(run, number, views)
+
+    def _raise_for(self, run, number, views):
+        for site, (g, start, stop) in zip(self.sites, self.place):
+            try:
+                raise_if_not_finite(site, views[g][:, start:stop])
+            except NotFiniteError as error:
+                error.run, error.batch = run, number
+                raise
 
     def _make_slots(self, row_bytes):
         """Pinned memory for the transfers, kept for all runs; a slot holds one token at least."""
@@ -102,25 +140,35 @@ class CudaScanner:
         g, start, stop = self.place[i]
         views[g][:, start:stop] = rows
 
-    def _send(self, pool, order, buffer, places, rows):
-        """Start the copies of a batch's rows; returns what is being written."""
-        futures, start = [], 0
-        step = self._slot_bytes // order.row_bytes
-        for kept, row in zip(places, rows):
-            for a in range(0, len(kept), step):
-                n = min(step, len(kept) - a)
-                ordered = order(buffer[start + a : start + a + n])
+    def _send(self, pool, wave, orders, progress):
+        """Start the copies of a wave's rows, the runs in turns; returns what is being written."""
+        futures = []
+        with self._lane.after(wave.computed):
+            wave.finite = [self._all_finite(views) for *_, views in wave.members]
+            transfers = [self._transfers(orders[run], *member) for run, _, *member in wave.members]
+            for order, row, part in (t for turn in zip_longest(*transfers) for t in turn if t is not None):
+                ordered = order(part)
                 slot = self._slots.get()
                 target = slot[: ordered.numel() * ordered.element_size()].view(ordered.dtype).view(ordered.shape)
                 target.copy_(ordered, non_blocking=True)
-                futures.append(pool.submit(self._write, order.writer, row + a, target, slot, self._lane.mark()))
-            start += len(kept)
+                futures.append(pool.submit(self._write, order.writer, row, target, slot, self._lane.mark()))
+            wave.left = self._lane.mark()
+        progress(sum(len(kept) for _, _, places, _, _ in wave.members for kept in places))
         return futures
+
+    def _transfers(self, orders, places, rows, views):
+        """What of a batch is copied at a time: ``(order, row in the run, part of the rows)``."""
+        for order, view in zip(orders, views):
+            step, start = self._slot_bytes // order.row_bytes, 0
+            for kept, row in zip(places, rows):
+                for a in range(0, len(kept), step):
+                    yield order, row + a, view[start + a : start + min(a + step, len(kept))]
+                start += len(kept)
 
     def _write(self, writer, row, target, slot, arrived):
         try:
             arrived.synchronize()
-            writer.put_mapped(row, target.numpy())
+            (writer.put_mapped if self._mapped else writer.put)(row, target.numpy())
         finally:
             self._slots.put(slot)
 
@@ -132,17 +180,22 @@ class CudaScanner:
         sums = [view.sum(dtype=torch.float32) for view in views]
         return flags.copy_(torch.stack(sums).isfinite(), non_blocking=True)
 
-    def _check(self, number, finite, todo, buffers):
-        """Look closer at a batch whose sum is not finite, while its rows are still there."""
-        if bool(finite.all()):
-            return
-        n_kept = sum(map(len, todo[number][1]))
-        for site, (g, start, stop) in zip(self.sites, self.place):
-            try:
-                raise_if_not_finite(site, buffers[g][:n_kept, start:stop])
-            except Exception as error:
-                error.batch = number
-                raise
+
+@dataclass(eq=False)
+class _Wave:
+    """Batches that are on the device together: their rows, and when they were computed and had left."""
+
+    members: list
+    computed: object
+    left: object
+    finite: list = ()
+
+
+def _waves(runs):
+    """The first batch of each run, then the second of each, and so on: ``[(run, number, batch)]``."""
+    numbered = [[(run, number, row) for number, row in enumerate(todo)] for run, (todo, _) in enumerate(runs)]
+    for wave in zip_longest(*numbered):
+        yield [member for member in wave if member is not None]
 
 
 def _unfinished(futures):
@@ -154,28 +207,37 @@ def _unfinished(futures):
 
 
 class _Lane:
-    """The stream on which rows leave a device; on the CPU, where tests run, everything happens at once.
-
-    As a ``with`` block, what is done inside waits for what the device has been given so far, and nothing else waits
-    for it.
-    """
+    """The stream on which rows leave a device; on the CPU, where tests run, everything happens at once."""
 
     def __init__(self, device):
         import torch
 
         self.device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._block = contextlib.ExitStack()
 
-    def __enter__(self):
+    def now(self):
+        """What has been given to the device so far, for :meth:`after`."""
         import torch
 
-        if self._stream is not None:
-            self._stream.wait_stream(torch.cuda.current_stream(self.device))
-            self._block.enter_context(torch.cuda.stream(self._stream))
+        return None if self._stream is None else torch.cuda.current_stream(self.device).record_event()
 
-    def __exit__(self, *error):
-        self._block.close()
+    @contextlib.contextmanager
+    def after(self, done):
+        """Do on this stream what is in the block, when something is done."""
+        import torch
+
+        if self._stream is None:
+            yield
+            return
+        self._stream.wait_event(done)
+        with torch.cuda.stream(self._stream):
+            yield
+
+    def free_bytes(self):
+        """Memory that is free on the device."""
+        import torch
+
+        return torch.cuda.mem_get_info(self.device)[0] if self._stream is not None else 1 << 32
 
     def mark(self):
         """A point in time: its ``synchronize()`` waits until everything given to the lane so far is done."""

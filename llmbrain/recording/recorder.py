@@ -1,6 +1,8 @@
 """A model and texts in, runs out."""
 
 import atexit
+import contextlib
+import itertools
 import shutil
 import tempfile
 import time
@@ -145,45 +147,73 @@ def _record_runs(job, study, missing, progress):
     scanners = _Scanners(job, [run for run, _ in missing])
     with quiet_forward(job.model), tqdm(total=total, unit="token", disable=not progress) as bar:
         while missing:
-            busy = [row for row in missing if not _try_run(job, study, *row, scanners, scales, bar)]
+            busy = []
+            for runs, names in _groups(missing, scanners):
+                busy += [(run, names) for run in _try_runs(job, study, runs, names, scanners, scales, bar)]
             if len(busy) == len(missing):
                 bar.set_postfix_str("waiting for another process")
                 time.sleep(_WAIT)
             missing = busy
 
 
-def _try_run(job, study, run, names, scanners, scales, bar):
-    """Record a run unless another process is at it; returns whether it is done."""
-    lock = study.path("bold", run=run.number).parent / f".{study.path('events', run=run.number).stem}.lock"
-    with claim(lock) as free:
-        if not free:
-            return False
-        left = [name for name in names if not job.is_finished(study, run, name)]
-        if left:
-            _record_run(job, study, run, left, scanners, scales, bar)
-        else:
-            bar.update(run.n_tokens)
+def _groups(missing, scanners):
+    """Runs that are recorded together: as many as the scanner takes at once, all lacking the same sites."""
+    for names, rows in itertools.groupby(missing, key=lambda row: row[1]):
+        runs = [run for run, _ in rows]
+        at_once = scanners[names].n_runs
+        for a in range(0, len(runs), at_once):
+            yield runs[a : a + at_once], names
+
+
+def _try_runs(job, study, runs, names, scanners, scales, bar):
+    """Record runs unless other processes are at them; returns those that are taken."""
+    taken, free, locks = [], [], []
+    with contextlib.ExitStack() as claims:
+        for run in runs:
+            lock = study.path("bold", run=run.number).parent / f".{study.path('events', run=run.number).stem}.lock"
+            if not claims.enter_context(claim(lock)):
+                taken.append(run)
+                continue
+            locks.append(lock)
+            left = [name for name in names if not job.is_finished(study, run, name)]
+            if left == names:
+                free.append(run)
+            elif left:  # another process was killed between the sites of this run
+                _record_together(job, study, [run], left, scanners, scales, bar)
+            else:
+                bar.update(run.n_tokens)
+        if free:
+            _record_together(job, study, free, names, scanners, scales, bar)
         # Only now: a lock that is removed while its run is unfinished could be held twice, under one name.
-        lock.unlink(missing_ok=True)
-    return True
+        for lock in locks:
+            lock.unlink(missing_ok=True)
+    return taken
 
 
-def _record_run(job, study, run, names, scanners, scales, bar):
-    """Record one run: data first, then events, and last the sidecar that makes it count."""
-    writers, scanner = {}, scanners[names]
+def _record_together(job, study, runs, names, scanners, scales, bar):
+    """Record a few runs: data first, then events, and last the sidecars that make them count."""
+    scanner, writers = scanners[names], [{} for _ in runs]
     try:
-        for name in names:
-            path = study.path("bold", run=run.number, site=name)
-            writers[name] = RunWriter(
-                path, job.geometries[name], run.n_tokens, job.storage, scales[name], reserve=scanner.reserve
-            )
-        surprisals = _fill(job, run, scanner, list(writers.values()), bar)
-        for writer in writers.values():
-            writer.close()
+        for run, mine in zip(runs, writers):
+            for name in names:
+                path = study.path("bold", run=run.number, site=name)
+                mine[name] = RunWriter(
+                    path, job.geometries[name], run.n_tokens, job.storage, scales[name], reserve=scanner.reserve
+                )
+        surprisals = _fill(job, runs, scanner, [list(mine.values()) for mine in writers], bar)
+        for mine in writers:
+            for writer in mine.values():
+                writer.close()
     except BaseException:
-        for writer in writers.values():
-            writer.abandon()
+        for mine in writers:
+            for writer in mine.values():
+                writer.abandon()
         raise
+    for run, mine, values in zip(runs, writers, surprisals):
+        _finish(job, study, run, mine, values)
+
+
+def _finish(job, study, run, writers, surprisals):
     write_tsv(study.path("events", run=run.number), run_events(job.plan, run, surprisals, job.frequencies))
     for name, writer in writers.items():
         if writer.n_clipped:
@@ -196,19 +226,20 @@ def _record_run(job, study, run, names, scanners, scales, bar):
         write_json(study.path("bold_json", run=run.number, site=name), _sidecar(job, study, run, name, writer))
 
 
-def _fill(job, run, scanner, writers, bar):
-    """Take a run through the model, each token to its row; returns the surprisals in the order of the run."""
-    todo = list(job.batches(run))
+def _fill(job, runs, scanner, writers, bar):
+    """Take runs through the model, each token to its row; returns the surprisals of each in the order of the run."""
+    todo = [list(job.batches(run)) for run in runs]
     try:
-        parts = scanner.scan([(batch, places, rows) for batch, places, rows, _ in todo], writers, bar.update)
+        parts = scanner.scan([([row[:3] for row in rows], mine) for rows, mine in zip(todo, writers)], bar.update)
     except NotFiniteError as error:
-        raise _explain(error, job, todo[error.batch][3]) from error
-    surprisals = np.full(run.n_tokens, np.nan)
-    for values, (_, places, rows, _) in zip(parts, todo):
-        start = 0
-        for kept, row in zip(places, rows):
-            surprisals[row : row + len(kept)] = values[start : start + len(kept)]
-            start += len(kept)
+        raise _explain(error, job, todo[error.run][error.batch][3]) from error
+    surprisals = [np.full(run.n_tokens, np.nan) for run in runs]
+    for into, run_parts, batches in zip(surprisals, parts, todo):
+        for values, (_, places, rows, _) in zip(run_parts, batches):
+            start = 0
+            for kept, row in zip(places, rows):
+                into[row : row + len(kept)] = values[start : start + len(kept)]
+                start += len(kept)
     return surprisals
 
 
@@ -216,13 +247,13 @@ class _Scanners:
     """One scanner for each set of sites, made when it is needed and kept for all runs, for its buffers are large."""
 
     def __init__(self, job, runs):
-        self.job, self.n_rows, self.made = job, job.most_rows(runs), {}
+        self.job, self.n_rows, self.n_runs, self.made = job, job.most_rows(runs), len(runs), {}
 
     def __getitem__(self, names):
         key = tuple(names)
         if key not in self.made:
             groups = [self.job.sites[name] for name in names]
-            self.made[key] = _scanner_for(self.job.model)(self.job.model, groups, self.n_rows)
+            self.made[key] = _scanner_for(self.job.model)(self.job.model, groups, self.n_rows, self.n_runs)
         return self.made[key]
 
 
