@@ -154,7 +154,7 @@ def null_study(seed, n_networks=1, n_controls=19, share=0.05, draw=controls.laye
 
 @pytest.mark.parametrize("draw", [controls.layer_matched, controls.permuted])
 def test_p_values_are_uniform_when_networks_are_random_sets(draw):
-    p = np.array([null_study(seed, draw=draw).p[0] for seed in range(250)])
+    p = np.concatenate([null_study(seed, n_networks=25, draw=draw).p for seed in range(10)])
     # p takes the values 1/20 ... 1; spread evenly within its steps it must be uniform
     spread = p - np.random.default_rng(0).random(250) / 20
     assert scipy_stats.kstest(spread, "uniform").pvalue > 0.01
@@ -162,8 +162,8 @@ def test_p_values_are_uniform_when_networks_are_random_sets(draw):
 
 
 def test_pooled_p_values_are_uniform_when_networks_are_random_sets():
-    p = np.concatenate([null_study(seed, n_networks=5).p_pooled for seed in range(100)])
-    spread = p - np.random.default_rng(0).random(500) / 96
+    p = np.concatenate([null_study(seed, n_networks=5).p_pooled for seed in range(60)])
+    spread = p - np.random.default_rng(0).random(300) / 96
     assert scipy_stats.kstest(spread, "uniform").pvalue > 0.01
     assert p.min() < 1 / 21  # finer than what the 19 controls of one network allow
 
@@ -678,3 +678,53 @@ def test_an_interrupted_study_goes_on_where_it_stopped(tiny, masks, tmp_path, mo
     study.run(model, tokenizer, progress=False, checkpoint=path)
     assert len(passes) - again <= 1  # the trial of the mode alone
     assert done == 5
+
+
+def test_functions_go_on_where_they_were_interrupted(tiny, masks, tmp_path):
+    calls, stop = [], [2]
+
+    def score(model, tokenizer):
+        if len(calls) == stop[0]:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return model(torch.arange(6)[None]).logits[0, :3, 0].detach().numpy()
+
+    path = tmp_path / "part.npz"
+    study = LesionStudy(masks[:1], CallableTask(score, name="a score"), n_controls=2, controls=("layer",))
+    with pytest.raises(KeyboardInterrupt):
+        study.run(*tiny, progress=False, checkpoint=path)
+    assert (tmp_path / "part-a-score.npz").is_file()
+    # the list that the function encloses has changed, so it is another function: nothing of the old one is used
+    stop[0] = 99
+    study.run(*tiny, progress=False, checkpoint=path)
+    assert len(calls) == 2 + 4
+
+
+def test_a_function_is_known_again_by_its_code_and_what_it_encloses(tiny, masks, tmp_path, monkeypatch):
+    from llmbrain.evaluation import generation
+    from llmbrain.lesions import generation_task, texts
+
+    task = generation_task(["some text", "more"], "distinct_1", max_new_tokens=3)
+    study = LesionStudy(masks[:1], task, n_controls=2, controls=("layer",))
+    whole = study.run(*tiny, progress=False)
+    count, real = [], generation.generate_texts
+
+    def write(*args, **kwargs):
+        count.append(1)
+        if len(count) == 3:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(texts, "generate_texts", write)
+    with pytest.raises(KeyboardInterrupt):
+        study.run(*tiny, progress=False, checkpoint=tmp_path / "part.npz")
+    again = LesionStudy(
+        masks[:1], generation_task(["some text", "more"], "distinct_1", max_new_tokens=3), n_controls=2,
+        controls=("layer",),
+    )  # fmt: skip
+    result = again.run(*tiny, progress=False, checkpoint=tmp_path / "part.npz")
+    assert len(count) == 3 + 2  # two of four conditions were done
+    pd.testing.assert_frame_equal(result.table, whole.table)
+    other = LesionStudy(masks[:1], generation_task(["some text"], "loop"), n_controls=2, controls=("layer",))
+    other.run(*tiny, progress=False, checkpoint=tmp_path / "part.npz")
+    assert len(count) == 5 + 4

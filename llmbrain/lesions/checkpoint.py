@@ -1,14 +1,18 @@
 """Keeping what an interrupted study has done."""
 
+import functools
 import hashlib
+import re
 import time
+import types
+import uuid
 from pathlib import Path
 
 import numpy as np
 
 from ..files import atomic_path
 
-__all__ = ["Checkpoint"]
+__all__ = ["Checkpoint", "RowCheckpoint", "fingerprint"]
 
 SECONDS_BETWEEN = 20.0
 
@@ -28,24 +32,101 @@ class Checkpoint:
     def __init__(self, path, parts, shape):
         self.path = None if path is None else Path(path)
         self.key = _digest(parts) if self.path else ""
-        self.sums = np.full(shape, np.nan)
+        found = _read(self.path, self.key)
+        self.sums = found if found is not None and found.shape == shape else np.full(shape, np.nan)
         self._last = time.monotonic()
-        if self.path and self.path.is_file():
-            with np.load(self.path, allow_pickle=False) as kept:
-                if str(kept["key"]) == self.key and kept["sums"].shape == shape:
-                    self.sums = kept["sums"]
 
     def keep(self, sums, now=False):
         """Write the sums if some time has passed."""
         if self.path is None or (not now and time.monotonic() - self._last < SECONDS_BETWEEN):
             return
-        with atomic_path(self.path) as part, open(part, "wb") as file:
-            np.savez(file, key=self.key, sums=sums)
+        _write(self.path, self.key, sums)
         self._last = time.monotonic()
 
-    def done(self):
-        """Write the sums as they are in the end."""
-        self.keep(self.sums, now=True)
+
+class RowCheckpoint:
+    """What a function returned under each condition so far, written after every condition.
+
+    Parameters
+    ----------
+    path : path-like or None
+        The study's ``.npz`` file; each function has a file of its own beside it.
+    name : str
+        Of the task.
+    parts : list of str or bytes
+        What makes the study the same.
+    """
+
+    def __init__(self, path, name, parts):
+        self.path = None
+        if path is not None:
+            path, label = Path(path), re.sub(r"\W+", "-", name)
+            self.path = path.with_name(f"{path.stem}-{label}.npz")
+        self.key = _digest(parts) if self.path else ""
+        found = _read(self.path, self.key)
+        self.rows = [] if found is None else list(found)
+
+    def add(self, row):
+        """Keep what one more condition gave."""
+        self.rows.append(row)
+        if self.path is not None and len({len(r) for r in self.rows}) == 1:
+            _write(self.path, self.key, np.stack(self.rows))
+
+
+def fingerprint(function):
+    """A text by which a function is known again in another process: its code, its defaults and what it encloses.
+
+    What it calls is not part of it. Where that cannot be told, the text is one that never comes again.
+
+    Parameters
+    ----------
+    function : callable
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> def task(n):
+    ...     return lambda model, tokenizer: n
+    >>> fingerprint(task(1)) == fingerprint(task(1)), fingerprint(task(1)) == fingerprint(task(2))
+    (True, False)
+    """
+    text = _describe(function)
+    return text + uuid.uuid4().hex if " at 0x" in text else text
+
+
+def _describe(thing):
+    if isinstance(thing, functools.partial):
+        return f"partial {_describe(thing.func)} {_describe(thing.args)} {_describe(thing.keywords)}"
+    if isinstance(thing, types.CodeType):
+        consts = [_describe(c) for c in thing.co_consts]
+        return f"{thing.co_name} {thing.co_code.hex()} {thing.co_names} {consts}"
+    if isinstance(thing, types.FunctionType):
+        enclosed = [_describe(cell.cell_contents) for cell in thing.__closure__ or ()]
+        given = _describe(thing.__defaults__), _describe(thing.__kwdefaults__)
+        return f"{thing.__module__}.{thing.__qualname__} {_describe(thing.__code__)} {given} {enclosed}"
+    if isinstance(thing, np.ndarray):
+        return f"{thing.dtype} {thing.shape} {hashlib.sha256(np.ascontiguousarray(thing).tobytes()).hexdigest()}"
+    if isinstance(thing, (list, tuple)):
+        return f"{type(thing).__name__}[{', '.join(map(_describe, thing))}]"
+    if isinstance(thing, dict):
+        return f"{{{', '.join(f'{k!r}: {_describe(v)}' for k, v in thing.items())}}}"
+    return repr(thing)
+
+
+def _read(path, key):
+    """The array that was kept under this key, or None."""
+    if path is None or not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as kept:
+        return kept["sums"] if str(kept["key"]) == key else None
+
+
+def _write(path, key, sums):
+    with atomic_path(path) as part, open(part, "wb") as file:
+        np.savez(file, key=key, sums=sums)
 
 
 def _digest(parts):

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..exceptions import ParameterError
 from .batched import MODES, condition_losses, row_mode
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, RowCheckpoint
 from .context import Lesion
 from .positions import PositionTracker, check_positions, scored_positions
 
@@ -59,7 +59,7 @@ class Runner:
         values, start = [], 0
         for task in tasks:
             if task.call is not None:
-                values.append(self._call(task, edits, progress))
+                values.append(self._call(task, edits, progress, checkpoint))
                 continue
             stop = start + len(task.sequences)
             values.append(task.values(sums[:, start:stop]))
@@ -95,14 +95,17 @@ class Runner:
                 keeper.keep(sums, now=True)
         return sums
 
-    def _call(self, task, edits, progress):
+    def _call(self, task, edits, progress, checkpoint):
+        key = [] if checkpoint is None else [*self._key(edits, []), str(self.positions), task.name, task.key]
+        keeper = RowCheckpoint(checkpoint, task.name, key)
+        rows = keeper.rows
         with self._precision(), _bar(1 + len(edits), task.name, progress, unit="run") as bar:
-            rows = []
+            bar.update(len(rows))
             tracker = PositionTracker(self.model, self.positions)
-            for edit in [None, *edits]:
+            for edit in [None, *edits][len(rows) :]:
                 there = edit is not None
                 with Lesion.at_sites(self.model, edit, self.sites, tracker) if there else contextlib.nullcontext():
-                    rows.append(task.call(self.model, self.tokenizer))
+                    keeper.add(task.call(self.model, self.tokenizer))
                 bar.update(1)
         if len({len(row) for row in rows}) > 1:
             raise ParameterError(f"The task {task.name!r} returned different numbers of items under different lesions.")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..exceptions import ParameterError
+from .checkpoint import fingerprint
 
 __all__ = ["CallableTask", "LossTask", "MinimalPairTask", "MultipleChoiceTask", "Prepared", "as_tasks"]
 
@@ -35,6 +36,8 @@ class Prepared:
         From sums of losses ``(n_conditions, n_sequences)`` to item values ``(n_conditions, n_items)``, larger is worse.
     call : callable or None
         ``call(model, tokenizer)`` gives the item values ``(n_items,)`` directly; NaN is an item that could not be read.
+    key : str
+        By which a callable is known again when an interrupted study goes on.
     has_prompt : bool
         Whether the sequences have a prompt that is not scored.
     info : dict
@@ -49,6 +52,7 @@ class Prepared:
     sequences: list = field(default_factory=list)
     values: Callable = None
     call: Callable = None
+    key: str = ""
     has_prompt: bool = False
     info: dict = field(default_factory=dict)
 
@@ -276,7 +280,8 @@ class CallableTask:
             return sign * values
 
         info = {"higher_is_better": self.higher_is_better}
-        return Prepared(name, self.unit, [], [], np.zeros(0), {name: np.zeros(0, int)}, call=call, info=info)
+        empty = {"items": [], "kinds": [], "weights": np.zeros(0), "groups": {name: np.zeros(0, int)}}
+        return Prepared(name, self.unit, **empty, call=call, key=fingerprint(self.function), info=info)
 
 
 def as_tasks(tasks):
