@@ -29,11 +29,12 @@ extensions = [
     "sphinx_gallery.gen_gallery",
 ]
 source_suffix = {".rst": "restructuredtext", ".md": "markdown"}
-exclude_patterns = ["_build", "_ext", "examples", "gallery/*.ipynb", "gallery/*.py", "gallery/*.zip"]
+exclude_patterns = ["_build", "_ext", "examples", "sg_execution_times.rst", "gallery/*.ipynb", "gallery/*.py", "gallery/*.zip"]
 html_math_renderer = "mathml"  # no formula needs a script from elsewhere
 html_theme = "pydata_sphinx_theme"
 html_title = "llmbrain"
 html_show_sourcelink = False
+html_static_path, html_css_files = ["_static"], ["wide.css"]
 html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False}
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]
