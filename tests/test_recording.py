@@ -352,6 +352,37 @@ def test_chat_templates_mark_the_roles(llama, tokenizer, tmp_path):
     np.testing.assert_allclose(runs[0].to_array()[row], values[events["position"][row]], atol=1e-5)
 
 
+def test_messages_that_occur_in_the_template_are_told_apart(tokenizer):
+    """A message that says "user" is not the header "user"; repeated messages and spaces around them are no problem."""
+    said = [("user", "user"), ("assistant", "s"), ("user", "user"), ("assistant", " s ")]
+    chat = [{"role": role, "content": content} for role, content in said]
+    document = conversations([chat], tokenizer).documents[0]
+    marked = [(role, token) for role, token in zip(document.columns["role"], document.tokens) if role != "template"]
+    for role, text in (("user", "user" * 2), ("assistant", "s s ")):
+        assert "".join(token for r, token in marked if r == role) == text
+    assert [r for i, (r, _) in enumerate(marked) if i == 0 or marked[i - 1][0] != r] == ["user", "assistant"] * 2
+    trimming = tiny_tokenizer()
+    trimming.chat_template = trimming.chat_template.replace("m['content']", "m['content'] | trim")
+    document = conversations([chat], trimming).documents[0]
+    text = "".join(t for r, t in zip(document.columns["role"], document.tokens) if r == "assistant")
+    assert text == "ss"
+    trimming.chat_template = trimming.chat_template.replace("| trim", "| upper")
+    with pytest.raises(CorpusError, match="chat-0001.*changes or drops"):
+        conversations([chat], trimming)
+
+
+def test_a_tokenizer_that_cannot_say_where_its_tokens_stand(tokenizer):
+    class Slow:
+        chat_template = tokenizer.chat_template
+        apply_chat_template = tokenizer.apply_chat_template
+
+        def __call__(self, *args, **kwargs):
+            raise NotImplementedError
+
+    with pytest.raises(ParameterError, match="fast tokenizer"):
+        conversations(["Hi"], Slow())
+
+
 @pytest.mark.parametrize(
     ("chats", "message"),
     [([[{"role": "user"}]], "list of"), ([[]], "list of"), ([[{"role": "user", "content": " "}]], "drops")],

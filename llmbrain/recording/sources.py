@@ -1,6 +1,7 @@
 """What is recorded: texts, conversations, or prompts together with what the model makes of them."""
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -145,6 +146,7 @@ def generated(model, tokenizer, prompts, *, max_new_tokens=64, random_state=None
     material = texts(prompts, tokenizer)
     special = set(getattr(tokenizer, "all_special_ids", []))
     options = {"do_sample": random_state is not None, "max_new_tokens": int(max_new_tokens), **options}
+    options |= {"return_dict_in_generate": False, "num_return_sequences": 1}
     if options.get("pad_token_id") is None:
         options["pad_token_id"] = padding_id(tokenizer)
     documents = []
@@ -187,24 +189,53 @@ def _write_chat(identity, messages, tokenizer, add_generation_prompt):
         raise CorpusError(
             f"Conversation {identity!r} is {messages!r:.80}; it must be a list of {{'role': ..., 'content': ...}}."
         )
-    text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=add_generation_prompt)
-    spans, place = [], 0
-    for message in messages:
-        content = message["content"].strip()
-        begin = text.find(content, place)
-        if begin < 0 or not content:
-            raise CorpusError(
-                f"Conversation {identity!r}: the chat template changes or drops the message {content[:40]!r}, so its "
-                "tokens cannot be marked. Write the text yourself and record it as plain text."
-            )
-        place = begin + len(content)
-        spans.append((begin, place, message["role"]))
-    return text, spans
+
+    def render(contents):
+        return tokenizer.apply_chat_template(
+            [{**message, "content": content} for message, content in zip(messages, contents)],
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+        )
+
+    contents = [message["content"] for message in messages]
+    text = render(contents)
+    spans = _spans_of(contents, text, render)
+    if spans is None:
+        raise CorpusError(
+            f"Conversation {identity!r}: the chat template changes or drops a message ({contents[0][:40]!r}, ...), so "
+            "its tokens cannot be marked. Write the text yourself and record it as plain text."
+        )
+    return text, [(*span, message["role"]) for span, message in zip(spans, messages)]
+
+
+def _spans_of(contents, text, render):
+    """Where each message stands in a written conversation, or None.
+
+    The template is rendered a second time with marks in the place of the messages. A search for the messages
+    themselves would find one that says "user" in the template's own header.
+    """
+    frame = re.split("\ue000([0-9]+)\ue001", render([f"\ue000{i}\ue001" for i in range(len(contents))]))
+    if frame[1::2] != [str(i) for i in range(len(contents))]:
+        return None
+    for written in (contents, [content.strip() for content in contents]):  # many templates trim
+        if not all(content.strip() for content in written):
+            return None
+        parts = [part for pair in zip(frame[::2], written) for part in pair]
+        if "".join([*parts, frame[-1]]) == text:
+            ends = np.cumsum([len(part) for part in parts]).tolist()
+            return list(zip(ends[::2], ends[1::2]))
+    return None
 
 
 def _tokenize_chat(identity, kind, text, spans, tokenizer):
     # The template writes its own special tokens; the tokenizer must not add them a second time.
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    try:
+        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    except NotImplementedError as error:
+        raise ParameterError(
+            f"{type(tokenizer).__name__} does not say where its tokens stand in the text, so roles cannot be marked. "
+            "Use a fast tokenizer (AutoTokenizer gives one where there is one), or record plain texts."
+        ) from error
     plain = encode([Document(text, identity, kind)], tokenizer, add_special_tokens=False)[0]
     roles = []
     for begin, end in encoded["offset_mapping"]:
