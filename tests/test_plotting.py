@@ -328,6 +328,13 @@ def test_pruning_lines_are_the_recipes_and_the_dense_model():
         plotting.plot_pruning_grid(pd.DataFrame({"ratio": [0.1], "perplexity": [3.0]}))
 
 
+def test_recipes_that_broke_the_model_are_named_not_drawn():
+    table = prune_table(seeds=(0,))
+    table.loc[table["score"] == "random", "perplexity"] = np.inf
+    fig = plotting.plot_pruning_grid(table)
+    assert any("not finite: random" in text for text in texts(fig)) and inside(fig) is True
+
+
 def test_the_unpruned_row_is_a_line_and_no_recipe():
     from llmbrain.plotting.pruning import split_dense
 
@@ -396,6 +403,10 @@ def test_dollars_in_a_text_are_not_mathematics():
         (lambda m: plotting.plot_stability([]), "no network"),
         (lambda m: plotting.plot_order(pd.DataFrame({"k": [1]})), "n_components"),
         (lambda m: plotting.plot_prob_atlas(m, GEOMETRY, view_type="contours"), "scattered"),
+        (lambda m: plotting.plot_network_map(m, "a", GEOMETRY), "network='a'"),
+        (lambda m: plotting.plot_lesion_effects(pd.DataFrame({"network": [1]})), "effect"),
+        (lambda m: plotting.plot_matching(np.zeros((0, 3))), "none of them 0"),
+        (lambda m: plotting.plot_pruning_grid(prune_table().assign(perplexity=np.nan)), "finite"),
         (lambda m: plotting.plot_prob_atlas(m, GEOMETRY, view_type="brain"), "unknown"),
         (
             lambda m: plotting.plot_comparison(*(NetworkSet(m, GEOMETRY) for _ in range(2)), pairs=[(0, 9)]),

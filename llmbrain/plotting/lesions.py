@@ -48,6 +48,7 @@ def plot_lesion_effects(
     >>> figure = plot_lesion_effects(table, draws)
     """
     table, controls = _tables(result, controls)
+    _need(table, ["network", "effect"])
     task, family = _first(table, "task", task), _first(table, "family", family)
     table, controls = (_pick(frame, task=task, family=family) for frame in (table, controls))
     if sort:

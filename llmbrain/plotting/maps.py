@@ -181,8 +181,8 @@ def plot_layer_profiles(networks, geometry=None, *, threshold=3.0, title=None, o
 # -- parts --------------------------------------------------------------------------------------------------------
 def checked_network(network, n):
     """The number of a network, if there is one of this number."""
-    if not 0 <= network < n:
-        raise ParameterError(f"There are {n} networks, 0 to {n - 1}; got network={network}.")
+    if not isinstance(network, (int, np.integer)) or not 0 <= network < n:
+        raise ParameterError(f"There are {n} networks, 0 to {n - 1}; got network={network!r}.")
     return network
 
 

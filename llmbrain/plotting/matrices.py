@@ -108,8 +108,8 @@ def plot_matching(similarity, pairs=None, *, names=("first", "second"), label="c
         found = np.flatnonzero(matching.index >= 0)
         pairs = np.stack([found, matching.index[found]], axis=1) if pairs is None else pairs
     similarity = np.asarray(similarity, float)
-    if similarity.ndim != 2:
-        raise ParameterError(f"Similarity must be (n_first, n_second); got shape {similarity.shape}.")
+    if similarity.ndim != 2 or not similarity.size:
+        raise ParameterError(f"Similarity must be (n_first, n_second), none of them 0; got shape {similarity.shape}.")
     rows, cols, pairs = _matched_order(similarity, pairs)
     with st.style():
         shown = similarity[np.ix_(rows, cols)]

@@ -70,6 +70,11 @@ def plot_pruning_grid(table, *, x=None, y="perplexity", dense=None, title=None, 
     table, dense = split_dense(table, y, dense)
     names, parts = recipe_names(table)
     table = table.assign(recipe=names)
+    finite = np.isfinite(table[y].astype(float))
+    broken = ", ".join(dict.fromkeys(table.loc[~finite, "recipe"]))
+    table = table[finite]
+    if not len(table):
+        raise ParameterError(f"No recipe has a finite {y}, so there is nothing to draw.")
     order = list(table.groupby("recipe")[y].median().sort_values(ascending=False).index)
     one_size = "ratio" in table and table["ratio"].nunique() == 1 and x is None
     with st.style():
@@ -77,6 +82,8 @@ def plot_pruning_grid(table, *, x=None, y="perplexity", dense=None, title=None, 
         fig = (_recipe_dots if one_size else _recipe_lines)(
             table, x, y, order[::-1] if one_size else order, dense, parts, title
         )
+        if broken:
+            st.caption(fig, f"Not drawn where {y.replace('_', ' ')} is not finite: {broken}.")
     return st.finish(fig, output_file)
 
 
