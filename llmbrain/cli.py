@@ -167,7 +167,10 @@ def _numbers(option, text):
 @app.command()
 def networks(
     study: StudyFolder,
-    n_components: Annotated[int, typer.Option(help="Number of networks.")] = 20,
+    n_components: Annotated[str, typer.Option(help="Number of networks, or auto.")] = "20",
+    n_repeats: Annotated[
+        int, typer.Option(help="Decompositions of bootstrapped runs that say how stable each network is; 0 for none.")
+    ] = 10,
     method: Annotated[str, typer.Option(help="canica or dictlearning.")] = "canica",
     engine: Annotated[str, typer.Option(help="torch (fast) or nilearn (reference).")] = "torch",
     threshold: Annotated[float, typer.Option(help="Neurons with a larger |z| belong to a network.")] = 3.0,
@@ -176,9 +179,12 @@ def networks(
     """Find the functional networks of a recording."""
     from .pipeline import find_networks
 
+    if n_components != "auto" and not n_components.isdigit():
+        raise ParameterError(f"--n-components {n_components!r}: give a whole number, or auto.")
     found = find_networks(
         study,
-        n_components=n_components,
+        n_components=n_components if n_components == "auto" else int(n_components),
+        n_repeats=n_repeats,
         method=method,
         engine=engine,
         threshold=threshold,
@@ -228,7 +234,12 @@ def prune(
     model: Model = "demo",
     calibration: Annotated[str, typer.Option(help="Text to calibrate on.")] = "demo",
     ratio: Annotated[float, typer.Option(help="Share to remove, between 0 and 1.")] = 0.2,
-    ratio_of: Annotated[str, typer.Option(help="neurons, decoder or all: what the ratio is a share of.")] = "neurons",
+    ratio_of: Annotated[
+        str, typer.Option(help="neurons, decoder, all, bytes or latency: what the ratio is a share of.")
+    ] = "neurons",
+    recipe: Annotated[
+        str, typer.Option(help="best (of the stated figures, wants a GPU), fast, or the baselines flap and wanda.")
+    ] = "best",
     score: Annotated[str | None, typer.Option(help="How neurons are ranked: flap, wanda, random ...")] = None,
     allocation: Annotated[
         str | None, typer.Option(help="How the budget is spread over layers: schur, global, uniform ...")
@@ -236,6 +247,7 @@ def prune(
     compensation: Annotated[
         str | None, typer.Option(help="What the others do for the removed: none, bias, ridge or affine.")
     ] = None,
+    calibration_tokens: Annotated[int | None, typer.Option(help="Use at most so many tokens.")] = None,
     format: Annotated[str, typer.Option("--format", help="hetero, uniform, padded or gguf.")] = "hetero",
     dtype: Dtype = "float32",
     device: Device = "cpu",
@@ -250,11 +262,20 @@ def prune(
     loaded, tokenizer = load_model(model, dtype=dtype, device=device)
     chosen = {"score": score, "allocation": allocation, "compensation": compensation}
     chosen = {name: value for name, value in chosen.items() if value is not None}
+    options = {} if calibration_tokens is None else {"n_tokens": calibration_tokens}
     pruned = prune_(
-        loaded, tokenizer, calibration=texts, ratio=ratio, ratio_of=ratio_of, random_state=random_state, **chosen
+        loaded,
+        tokenizer,
+        calibration=texts,
+        ratio=ratio,
+        recipe=recipe,
+        ratio_of=ratio_of,
+        options=options,
+        random_state=random_state,
+        **chosen,
     )
     pruned.save_pretrained(out, format=format, tokenizer=tokenizer)
-    for name, value in pruned.summary.items():
+    for name, value in {**pruned.summary, **pruned.summary["speed"]}.items():
         if not isinstance(value, (list, dict)):
             typer.echo(f"{name}: {value}")
     typer.echo(f"The smaller model is at {out}")
