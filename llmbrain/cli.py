@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .exceptions import LLMBrainError, LLMBrainWarning
+from .exceptions import LLMBrainError, LLMBrainWarning, ParameterError
 
 app = typer.Typer(
     name="llmbrain",

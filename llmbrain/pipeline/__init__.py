@@ -1,0 +1,15 @@
+"""The stations in a row: what the commands do, and the whole path from a model to a report."""
+
+from .environment import describe_environment, describe_sites
+from .stations import compare_pruning, find_networks, lesion_networks
+from .whole import RunPlan, run_study
+
+__all__ = [
+    "RunPlan",
+    "compare_pruning",
+    "describe_environment",
+    "describe_sites",
+    "find_networks",
+    "lesion_networks",
+    "run_study",
+]

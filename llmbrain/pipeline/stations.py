@@ -1,0 +1,260 @@
+"""One function a station: each finds what it needs in a study folder and leaves its result there."""
+
+from ..exceptions import ModelNotFoundError, ParameterError
+from ..files import write_json, write_tsv
+
+__all__ = ["compare_pruning", "find_networks", "lesion_networks"]
+
+# What the pruning table compares, at one ratio and on one calibration text: score, allocation, compensation, and if
+# statistics are taken once in the dense model or again behind each pruned layer, as the package does by default.
+PRUNING_RECIPES = (
+    ("random", "uniform", "none", "one-shot"),
+    ("magnitude", "uniform", "none", "one-shot"),
+    ("wanda", "uniform", "none", "one-shot"),
+    ("flap", "global", "bias", "one-shot"),
+    ("network", "uniform", "none", "one-shot"),
+    ("network", "uniform", "affine", "one-shot"),
+    ("flap", "schur", "affine", "sequential"),
+)
+
+
+def find_networks(
+    study,
+    *,
+    n_components=20,
+    method="canica",
+    engine="torch",
+    threshold=3.0,
+    n_init=10,
+    n_repeats=0,
+    random_state=0,
+):
+    """Find the functional networks of a study's recording and write them into it.
+
+    Parameters
+    ----------
+    study : path-like, Study or Recording
+        Where the recording is.
+    n_components : int or "auto"
+        Number of networks; "auto" takes what the halves of the text agree on.
+    method : {"canica", "dictlearning"}
+        The estimator.
+    engine : {"torch", "nilearn"}
+        The fast engine or the reference.
+    threshold : float
+        Neurons with a larger \\|z\\| belong to a network in the summary.
+    n_init : int
+        Restarts of the decomposition.
+    n_repeats : int
+        Repetitions on bootstrapped runs for the evidence that each network is real, see
+        :func:`llmbrain.networks.gather_evidence`; with 0 only the restarts are compared, which says little.
+    random_state : int
+        Seed.
+
+    Returns
+    -------
+    NetworkSet
+    """
+    from ..dataset import open_recording
+    from ..networks import CanICA, DictLearning, gather_evidence
+
+    recording = study if hasattr(study, "runs") else open_recording(study)
+    if method not in ("canica", "dictlearning"):
+        raise ParameterError(f"Unknown method {method!r}; choose canica or dictlearning.")
+    options = {"n_components": n_components, "engine": engine, "random_state": random_state}
+    estimator = CanICA(n_init=n_init, **options) if method == "canica" else DictLearning(**options)
+    networks = estimator.fit(recording).networks_
+    networks.info["threshold"] = threshold
+    networks.save(recording.study)
+    if n_repeats:
+        evidence = gather_evidence(networks, recording, n_repeats=n_repeats, random_state=random_state)
+        evidence.save(recording.study)
+        networks = evidence.networks
+    return networks
+
+
+def lesion_networks(
+    study,
+    *,
+    text=None,
+    model=None,
+    tokenizer=None,
+    how="zero",
+    threshold=3.0,
+    n_networks=None,
+    n_controls=20,
+    max_tokens=600,
+    device="cpu",
+    random_state=0,
+):
+    """Lesion the networks of a study, and matched random sets, on text that they were not found on.
+
+    Parameters
+    ----------
+    study : path-like or Study
+        Where recording and networks are.
+    text : Corpus, str or list of str, optional
+        Held-out text; the demo's own held-out part if the study is of the demo corpus.
+    model : torch.nn.Module or str, optional
+        The model of the study, or where it is now; by default it is opened by the name that the study knows.
+    tokenizer : transformers.PreTrainedTokenizerBase, optional
+        Its tokenizer, if ``model`` is a loaded model.
+    how : str
+        Kind of lesion, see :func:`llmbrain.lesion`.
+    threshold : float
+        Neurons with a larger \\|z\\| are lesioned.
+    n_networks : int, optional
+        Lesion only so many: those that are not flagged as unstable first, by share of variance.
+    n_controls : int
+        Random sets for each network and family.
+    max_tokens : int
+        Held-out tokens that each condition reads.
+    device : str
+        Where the model runs.
+    random_state : int
+        Seed.
+
+    Returns
+    -------
+    LesionResult
+    """
+    from ..lesions import LesionStudy, LossTask
+    from ..networks import NetworkSet
+
+    study = _study(study)
+    recording = study.recording(study.sites()[0])
+    networks = NetworkSet.load(study)
+    masks = networks.masks(threshold)
+    if n_networks is not None:
+        masks = [masks[k] for k in sorted(_stable_first(networks)[:n_networks])]
+    empty = [mask.name for mask in masks if not mask.count]
+    masks = [mask for mask in masks if mask.count]
+    if not masks:
+        raise ParameterError(f"No network has a neuron with |z| > {threshold}; choose a lower threshold.")
+    model, tokenizer = _model_of(study, model, tokenizer, device)
+    task = LossTask(_heldout_of(study, text), n_tokens=max_tokens)
+    lesions = LesionStudy(
+        masks, tasks=[task], n_controls=n_controls, how=how, reference=recording, random_state=random_state
+    )
+    print(lesions.forecast(model, tokenizer)["text"])
+    unfinished = study.root / ".lesion.part.npz"
+    result = lesions.run(model, tokenizer, checkpoint=unfinished)
+    result.info["threshold"] = threshold
+    result.info["empty_networks"] = empty
+    result.save(study)
+    unfinished.unlink(missing_ok=True)
+    return result
+
+
+def compare_pruning(
+    study,
+    model,
+    tokenizer,
+    *,
+    calibration,
+    evaluation,
+    ratio=0.2,
+    calibration_tokens=8192,
+    evaluation_tokens=3000,
+    random_state=0,
+):
+    """Prune a study's model by several recipes on the same calibration text and write the table into the study.
+
+    Parameters
+    ----------
+    study : path-like or Study
+        Where the networks are, and where the table goes.
+    model, tokenizer : transformers model and tokenizer
+        The dense model; it is left as it is.
+    calibration, evaluation : Corpus
+        Text on which statistics are taken, and other text on which perplexity is measured.
+    ratio : float
+        Share of the MLP neurons that is removed.
+    calibration_tokens, evaluation_tokens : int
+        How much of each text is read.
+    random_state : int
+        Seed.
+
+    Returns
+    -------
+    pandas.DataFrame
+        See :func:`llmbrain.run_grid`.
+    """
+    from ..geometry import NeuronGeometry
+    from ..networks import NetworkSet
+    from ..pruning import run_grid
+    from ..pruning.compensation import default_ridge
+
+    study = _study(study)
+    context = min(512, calibration_tokens)
+    # One penalty for all, by the rule for its calibration size: choosing it on held-out text takes ten times as long.
+    shared = {
+        "ridge": default_ridge(calibration_tokens, max(NeuronGeometry.from_model(model).sizes)),
+        "context": context,
+    }
+    variants = {"one-shot": {"propagation": "one-shot"}, "sequential": {"propagation": "sequential"}}
+    table = run_grid(
+        model,
+        tokenizer,
+        calibration,
+        evaluation,
+        ratios=(ratio,),
+        recipes=PRUNING_RECIPES,
+        variants=variants,
+        seeds=(random_state,),
+        networks=NetworkSet.load(study).z,
+        options={"n_tokens": calibration_tokens, **shared},
+        context=context,
+        max_tokens=evaluation_tokens,
+    )
+    write_tsv(study.path("prune_table"), table)
+    info = {
+        "calibration": {"corpus": calibration.name, "hash": calibration.hash, "n_tokens": calibration_tokens},
+        "evaluation": {"corpus": evaluation.name, "hash": evaluation.hash, "n_tokens": evaluation_tokens},
+        "context": context,
+        "random_state": random_state,
+        "ratio_of": "neurons",
+        "options": shared,
+        "variants": variants,
+    }
+    write_json(study.path("prune_json"), info)
+    return table
+
+
+def _stable_first(networks):
+    """Numbers of the networks: those that are not flagged, then the others, each in their order."""
+    return sorted(range(len(networks)), key=lambda k: (k in networks.flagged, k))
+
+
+def _study(study):
+    from ..dataset import Study
+
+    return study if isinstance(study, Study) else Study.open(study)
+
+
+def _heldout_of(study, text):
+    """Text to test on, if it was not given: the demo's held-out part for a study of the demo corpus."""
+    from ..corpus import as_corpus, load_corpus
+
+    if text is not None and text != "demo":
+        return as_corpus(text)
+    if study.info["corpus"]["name"] != "demo":
+        raise ParameterError("Say on which text the lesions are measured (text=, --text); not the recorded one.")
+    return load_corpus("demo", split="heldout")
+
+
+def _model_of(study, model, tokenizer, device):
+    """Open the model of a study and make sure that it is the one that was recorded."""
+    from ..models import describe_model, load_model
+    from ..models.loading import DEMO_NAME
+
+    known = study.info["model"]
+    name = model if model is not None else "demo" if known["id"] == DEMO_NAME else known["id"]
+    opened, tokenizer = load_model(name, dtype=known["dtype"], device=device, tokenizer=tokenizer)
+    found = describe_model(opened)["weights_hash"]
+    if found != known["weights_hash"]:
+        raise ModelNotFoundError(
+            f"{name!r} is not the model of this study: its weights hash is {found}, the study's "
+            f"{known['weights_hash']} ({known['id']}). Say where that model is with model= (--model)."
+        )
+    return opened, tokenizer
