@@ -151,7 +151,6 @@ def record(
 
 def _numbers(option, text):
     """The numbers of ``0,4,10-15``; None for None."""
-    from .exceptions import ParameterError
 
     if text is None:
         return None
@@ -303,7 +302,6 @@ def grid(
     Every score with every allocation, compensation and ratio, measured as perplexity on other text.
     """
     from .corpus import load_corpus
-    from .exceptions import ParameterError
     from .models import load_model
     from .pruning import run_grid
 
