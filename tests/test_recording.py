@@ -29,6 +29,7 @@ from llmbrain.exceptions import (
     NumericalWarning,
     ParameterError,
     RecordingError,
+    UnsupportedArchitectureError,
 )
 from llmbrain.files import save_img
 from llmbrain.models import describe_model, find_sites, site_hooks
@@ -731,6 +732,55 @@ def test_bad_numbers_are_refused_before_anything_is_written(options, message, ll
     with pytest.raises(ParameterError, match=message):
         quiet(llama, tokenizer, TEXTS, tmp_path / "study", **options)
     assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": "demo"}, "model is str; .*load_model"),
+        ({"model": "base"}, r"LlamaModel does not predict the next token \(embed_tokens"),
+        ({"model": "bert"}, "BertForMaskedLM does not predict"),
+        ({"model": "few"}, "gives the token 2[0-9]+, the model knows 260 tokens"),
+        ({"tokenizer": None}, "tokenizer is NoneType"),
+        ({"tokenizer": "model"}, "tokenizer is LlamaForCausalLM"),
+        ({"site": None}, "choose from mlp"),
+        ({"sites": 5}, "sites=5: give a regular"),
+        ({"sites": [1, 2]}, "give a regular"),
+        ({"run_index": "1"}, "runs 1 to 1"),
+        ({"run_index": 1.0}, "runs 1 to 1"),
+        ({"storage": "nothing"}, "'int16'"),
+        ({"storage": np.float64}, "'int16'"),
+    ],
+)
+def test_wrong_things_are_named(change, message, llama, tokenizer, tmp_path):
+    import transformers
+
+    use = {"model": llama, "tokenizer": tokenizer, **change}
+    if use["model"] in ("base", "bert", "few"):
+        sizes = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4}
+        use["model"] = {
+            "base": lambda: llama.model,
+            "bert": lambda: transformers.BertForMaskedLM(transformers.BertConfig(**sizes, num_hidden_layers=2)),
+            "few": lambda: tiny_model("llama", vocab_size=260),
+        }[use["model"]]()
+    if use["tokenizer"] == "model":
+        use["tokenizer"] = llama
+    model, tokenizer = use.pop("model"), use.pop("tokenizer")
+    with pytest.raises((ParameterError, UnsupportedArchitectureError), match=message):
+        quiet(model, tokenizer, TEXTS, tmp_path / "study", **use)
+    assert not (tmp_path / "study").exists()
+
+
+def test_an_accumulator_must_be_one(llama, tokenizer):
+    for wrong in (Moments, "Moments"):
+        with pytest.raises(ParameterError, match="no accumulator"):
+            accumulate(llama, tokenizer, TEXTS, wrong, progress=False)
+
+
+def test_a_compiled_model_is_recorded_all_the_same(llama, tokenizer, tmp_path):
+    runs = quiet(torch.compile(llama, backend="eager"), tokenizer, TEXTS, tmp_path / "study")
+    values, _ = alone(llama, encode(TEXTS, tokenizer)[0].ids)
+    np.testing.assert_allclose(runs[0].to_array()[: len(values) - 1], values[1:], atol=1e-5)
 
 
 def test_a_full_disk_is_noticed_before_it_starts(llama, tokenizer, tmp_path, monkeypatch):

@@ -179,6 +179,10 @@ def _resolve(names, modules):
             some = ", ".join([name for name in modules if name][:12])
             raise ParameterError(f"sites={names!r} matches no module. There are {some}, ...")
         names = matched
+    if not isinstance(names, (dict, list, tuple)) or not all(
+        isinstance(name, str) for name in names if not isinstance(names, dict)
+    ):
+        raise ParameterError(f"sites={names!r}: give a regular expression, a list of names, or {{layer: name}}.")
     pairs = list(names.items()) if isinstance(names, dict) else [(_layer_number(name), name) for name in names]
     missing = [name for _, name in pairs if name not in modules]
     if missing:

@@ -57,6 +57,8 @@ def accumulate(model, tokenizer, corpus, accumulators, *, progress=True, **optio
     ((name, geometry),) = job.geometries.items()
     several = accumulators if isinstance(accumulators, (list, tuple)) else [accumulators]
     for accumulator in several:
+        if isinstance(accumulator, type) or not hasattr(accumulator, "update"):
+            raise ParameterError(f"{accumulator!r} is no accumulator; give one, e.g. Moments().")
         accumulator.begin(geometry, job.plan.n_tokens)
     first = 0
     with quiet_forward(model), tqdm(total=job.plan.n_tokens, unit="token", disable=not progress) as bar:

@@ -8,7 +8,7 @@ import numpy as np
 from ..corpus import batches, padding_id
 from ..dataset import Study
 from ..dataset.checks import read_sidecar
-from ..exceptions import DatasetError, ParameterError
+from ..exceptions import DatasetError, ParameterError, UnsupportedArchitectureError
 from ..files import write_json
 from ..geometry import NeuronGeometry
 from ..models.identity import describe_model
@@ -104,8 +104,11 @@ class Job:
         runs = self.plan.runs
         if run_index is None:
             return runs
-        numbers = [run_index] if isinstance(run_index, (int, np.integer)) else list(run_index)
-        if not numbers or any(isinstance(n, bool) or not 1 <= n <= len(runs) for n in numbers):
+        numbers = list(run_index) if np.iterable(run_index) else [run_index]
+        right = all(
+            isinstance(n, (int, np.integer)) and not isinstance(n, bool) and 1 <= n <= len(runs) for n in numbers
+        )
+        if not numbers or not right:
             raise ParameterError(f"run_index={run_index!r}: this recording has the runs 1 to {len(runs)}.")
         return [runs[n - 1] for n in sorted(set(numbers))]
 
@@ -159,11 +162,12 @@ def prepare(
     -------
     Job
     """
-    names = [site] if isinstance(site, str) else list(site)
+    _check_model(model)
+    _check_tokenizer(tokenizer)
+    names = [site] if isinstance(site, str) or site is None else list(site)
     if not names or len(set(names)) != len(names):
         raise ParameterError(f"site={site!r}: name one site, or several different ones.")
-    if str(storage) not in ("float32", "int16"):
-        raise ParameterError(f"storage={storage!r}: choose 'float32', or 'int16' for files of half the size.")
+    storage = _storage(storage)
     by_hand = dict.fromkeys(names, sites) if len(names) == 1 or sites is None else sites
     if set(by_hand) != set(names):
         raise ParameterError(f"With several sites, sites= is a dict with the keys {', '.join(names)}.")
@@ -172,12 +176,12 @@ def prepare(
     if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
         raise ParameterError(f"batch_size={batch_size!r}: it must be a whole number of at least 1.")
     material = texts(corpus, tokenizer)
+    _check_vocabulary(model, material.documents)
     context = _context(model, context)
     plan = plan_recording(
         material.documents, context=context, warmup=context // 4 if warmup is None else warmup,
         tokens_per_run=tokens_per_run, max_tokens=max_tokens, every=every,
     )  # fmt: skip
-    storage = np.dtype(str(storage))
     forecast = make_forecast(
         plan, geometries, BATCH_TOKENS, getattr(model.config.get_text_config(), "vocab_size", 0),
         itemsize=storage.itemsize, dtype_bytes=model.dtype.itemsize,
@@ -186,6 +190,47 @@ def prepare(
         model, found, geometries, plan, forecast, describe_model(model), material.corpus,
         log_frequencies(material.documents), padding_id(tokenizer), batch_size, storage,
     )  # fmt: skip
+
+
+def _check_model(model):
+    """Refuse what is no language model: its surprisal would mean nothing."""
+    if not hasattr(model, "named_modules") or not hasattr(model, "config"):
+        raise ParameterError(
+            f"model is {type(model).__name__}; it must be a loaded model: model, tokenizer = llmbrain.load_model(...)."
+        )
+    if hasattr(model, "can_generate") and not model.can_generate():
+        raise UnsupportedArchitectureError(
+            f"{type(model).__name__} does not predict the next token ({', '.join(n for n, _ in model.named_children())}): "
+            "its tokens have no surprisal. Load it as a causal language model (AutoModelForCausalLM, or load_model)."
+        )
+
+
+def _check_tokenizer(tokenizer):
+    if not callable(tokenizer) or not hasattr(tokenizer, "convert_ids_to_tokens"):
+        raise ParameterError(
+            f"tokenizer is {type(tokenizer).__name__}; it must be the model's tokenizer: "
+            "model, tokenizer = llmbrain.load_model(...)."
+        )
+
+
+def _check_vocabulary(model, documents):
+    embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    n_known = getattr(embedding, "num_embeddings", None)
+    largest = max((int(np.max(document.ids)) for document in documents if len(document.ids)), default=0)
+    if n_known is not None and largest >= n_known:
+        raise ParameterError(
+            f"The tokenizer gives the token {largest}, the model knows {n_known} tokens: they do not belong together."
+        )
+
+
+def _storage(storage):
+    try:
+        dtype = np.dtype(storage)
+    except TypeError:
+        dtype = None
+    if dtype not in (np.dtype(np.float32), np.dtype(np.int16)):
+        raise ParameterError(f"storage={storage!r}: choose 'float32', or 'int16' for files of half the size.")
+    return dtype
 
 
 def _choose_layers(group, layers):
