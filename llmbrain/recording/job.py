@@ -199,8 +199,9 @@ def _check_model(model):
             f"model is {type(model).__name__}; it must be a loaded model: model, tokenizer = llmbrain.load_model(...)."
         )
     if hasattr(model, "can_generate") and not model.can_generate():
+        parts = ", ".join(name for name, _ in model.named_children())
         raise UnsupportedArchitectureError(
-            f"{type(model).__name__} does not predict the next token ({', '.join(n for n, _ in model.named_children())}): "
+            f"{type(model).__name__} does not predict the next token ({parts}): "
             "its tokens have no surprisal. Load it as a causal language model (AutoModelForCausalLM, or load_model)."
         )
 
