@@ -212,3 +212,45 @@ def test_unknown_site():
 
 def test_refused_models_are_the_ones_meant():
     assert set(REFUSED) == {"mixtral", "qwen3_moe", "t5"}
+
+
+# -- beyond the supported list: shapes of modules that other decoders have --------------------------------------------
+def from_config(kind, **options):
+    import transformers
+
+    sizes = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "pad_token_id": 0}
+    config = transformers.AutoConfig.for_model(kind, **{**sizes, "num_attention_heads": 4, **options})
+    return transformers.AutoModelForCausalLM.from_config(config).eval()
+
+
+def test_an_mlp_that_knows_its_layer_is_no_attention():
+    model = from_config("hunyuan_v1_dense", num_key_value_heads=2, head_dim=8)
+    assert [s.name for s in find_sites(model)] == [f"model.layers.{i}.mlp.down_proj" for i in range(2)]
+    assert find_sites(model, "attention")[1].name == "model.layers.1.self_attn.o_proj"
+    mlp, gate, up = (captured(model, find_sites(model, site))[1] for site in ("mlp", "mlp_gate", "mlp_up"))
+    torch.testing.assert_close(mlp, gate * up, rtol=0, atol=0)
+
+
+def test_a_norm_between_the_factors_and_the_writer_is_noticed():
+    """BitNet's neurons are normalised before they are written: gate x up is not what the site 'mlp' holds."""
+    model = from_config("bitnet", num_key_value_heads=2)
+    assert find_sites(model, "mlp")[0].size == 48
+    with pytest.raises(UnsupportedArchitectureError, match=r"mlp.act_fn x mlp.up_proj and nothing else.*sites="):
+        find_sites(model, "mlp_gate")
+
+
+def test_blocks_that_return_lists():
+    model = from_config("openai-gpt", n_embd=32, n_layer=2, n_head=4, n_positions=64)
+    layers = find_sites(model, "layer")
+    assert captured(model, layers)[1].shape == (6, 32)
+    before = model(input_ids=IDS).logits
+    with site_hooks(layers, lambda i, x: x * 2 if i == 1 else None):
+        assert not torch.equal(model(input_ids=IDS).logits, before)
+
+
+def test_state_space_models_have_no_heads():
+    model = from_config("mamba", state_size=4, num_attention_heads=None)
+    for site in ("mlp", "attention"):
+        with pytest.raises(UnsupportedArchitectureError, match=r"MambaBlock.*mixer\..*sites="):
+            find_sites(model, site)
+    assert [s.size for s in find_sites(model, "layer")] == [32, 32]

@@ -45,9 +45,9 @@ def _attach(site, edit):
         return site.module.register_forward_pre_hook(before, with_kwargs=True)
 
     def after(module, args, output):
-        if isinstance(output, tuple):
+        if isinstance(output, (tuple, list)):
             new = _edit(site, output[0], edit)
-            return None if new is None else (new, *output[1:])
+            return None if new is None else type(output)([new, *output[1:]])
         return _edit(site, output, edit)
 
     return site.module.register_forward_hook(after)

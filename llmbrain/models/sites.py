@@ -131,7 +131,12 @@ def _in_block(block, layer, path, site, config):
         return Site(layer, path, block, "output", width, 0, width)
     if site == "attention":
         parts = attention_parts(block, width)
-        heads = config.num_attention_heads
+        heads = getattr(config, "num_attention_heads", None)
+        if not heads:
+            raise UnsupportedArchitectureError(
+                f"{type(block).__name__} has no attention heads ({parts.writer} writes what it mixes), so there is no "
+                "site 'attention'. Name the modules by hand with sites=."
+            )
         n_heads = heads if parts.size % heads == 0 else None
         return _site(layer, path, block, parts.writer, "input", 0, parts.size, n_heads)
     parts = mlp_parts(block, width, with_gate=site in ("mlp_gate", "mlp_up"))

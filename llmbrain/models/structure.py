@@ -1,7 +1,8 @@
 """What a decoder block is made of, read off its modules: which linears are the MLP, which the attention, who writes.
 
 No list of architectures. A linear belongs to the attention if it lies in a module that keeps an attention cache
-(transformers gives such a module its ``layer_idx``) or calls itself attention; the others are the MLP. The linear that
+(transformers gives such a module its ``layer_idx``; one that calls itself an MLP may have it as well) or calls itself
+attention; the others are the MLP. The linear that
 writes back to the residual stream is the one whose outputs are as wide as the stream.
 """
 
@@ -21,6 +22,7 @@ __all__ = [
 ]
 
 _READERS = re.compile(r"(^|_|\b)(q|k|v|qkv|query|key|value)(_|\b|$)")
+_FEED_FORWARD = re.compile("mlp|ffn|feed_?forward")
 _EXPERTS = re.compile(r"expert|router|moe(block|layer|mlp)|sparsemo", re.IGNORECASE)
 
 
@@ -231,10 +233,10 @@ def _tell_gate(block, writer, readers, size):
     container, prefix = _container(block, [writer, *readers])
     inside = {name for name, m in container.named_modules() if name and not any(m.children())}
     inside -= {name.removeprefix(prefix) for name in (writer, *readers)}
-    outputs, given, handles = {}, {}, []
+    outputs, given, activated, handles = {}, {}, {}, []
 
-    def keep_output(name):
-        return lambda module, args, output: outputs.__setitem__(name, output)
+    def keep_output(name, into=outputs):
+        return lambda module, args, output: into.__setitem__(name, output)
 
     def keep_input(name):
         return lambda module, args: given.__setitem__(name, args[0])
@@ -245,18 +247,29 @@ def _tell_gate(block, writer, readers, size):
         try:
             handles += [block.get_submodule(name).register_forward_hook(keep_output(name)) for name in readers]
             handles += [container.get_submodule(n).register_forward_pre_hook(keep_input(prefix + n)) for n in inside]
+            handles += [
+                container.get_submodule(n).register_forward_hook(keep_output(prefix + n, activated)) for n in inside
+            ]
+            handles.append(block.get_submodule(writer).register_forward_pre_hook(keep_input(writer)))
             dtype = weight.dtype if weight.dtype.is_floating_point else torch.float32
             device = getattr(getattr(linear, "_hf_hook", None), "execution_device", None) or weight.device
             container(torch.ones(1, 1, features(linear)[0], dtype=dtype, device=device))
         finally:
             for handle in handles:
                 handle.remove()
+    written = given.pop(writer)
     for activation, x in given.items():
         for name, output in outputs.items():
             start = _start_within(x, output, size)
             if start is not None:
                 up = next((other for other in readers if other != name), name)
-                return MlpParts(writer, up, 0 if up != name else size - start, name, start, activation, size)
+                up_start = 0 if up != name else size - start
+                product = activated[activation] * outputs[up][..., up_start : up_start + size]
+                if written.device.type != "meta" and not torch.allclose(product, written, rtol=0.05, atol=1e-6):
+                    raise UnsupportedArchitectureError(
+                        _message(f"a gated MLP whose neurons are {activation} x {up} and nothing else", block)
+                    )
+                return MlpParts(writer, up, up_start, name, start, activation, size)
     raise UnsupportedArchitectureError(_message("the activation function of a gated MLP as a module", block))
 
 
@@ -288,7 +301,8 @@ def _is_attention(block, name):
     for part in name.split(".")[:-1]:
         path = f"{path}.{part}" if path else part
         module = block.get_submodule(path)
-        if hasattr(module, "layer_idx") or re.search("att(e)?n", f"{part} {type(module).__name__}".lower()):
+        called = f"{part} {type(module).__name__}".lower()
+        if re.search("att(e)?n", called) or (hasattr(module, "layer_idx") and not _FEED_FORWARD.search(called)):
             return True
     return False
 
