@@ -96,7 +96,7 @@ def _single_results(folder):
         "decomposition": Networks(geometry, 4, 120),
         "lesions": SimpleNamespace(table=table, controls=controls, info={}),
         "dose": SimpleNamespace(table=dose_table(), controls=None, info=DOSE_INFO),
-        "pruned": lb.prune(model, tokenizer, corpus[:1], ratio=0.2, options={"n_tokens": 256, "context": 64}),
+        "pruned": lb.prune(model, tokenizer, corpus[:1], 0.2, recipe="fast", options={"n_tokens": 256, "context": 64}),
         "grid": prune_table(),
     }
 

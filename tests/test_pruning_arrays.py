@@ -182,6 +182,83 @@ def test_ridge_follows_the_number_of_tokens():
     assert choose_ridge(w, held, held, kept, "bias") == (None, [])
 
 
+def _direct_errors(weight, fit, held, kept, method, grid, residual):
+    """The way it is defined: refit at every penalty, measure every refit."""
+    return [
+        output_error(weight, held, kept, compensate(weight, fit, kept, method, ridge, residual), residual)
+        for ridge in grid
+    ]
+
+
+@pytest.mark.parametrize("with_target", [False, True])
+@pytest.mark.parametrize("method", ["ridge", "affine"])
+def test_the_whole_path_of_penalties_equals_one_refit_after_another(data, method, with_target):
+
+    x, weight, kept, y = data["x"], data["w"], data["kept"], data["y"]
+    x = x.clone()
+    x[:, kept[0]] = 3.0  # a channel without variance
+    half = len(x) // 2
+    sides = [Moments(x.shape[1], y.shape[1] if with_target else 0) for _ in range(2)]
+    for side, part in zip(sides, (slice(0, half), slice(half, None))):
+        side.update(x[part], y[part] if with_target else None)
+    ridge, errors = choose_ridge(weight, *sides, kept, method)
+    wanted = _direct_errors(weight, *sides, kept, method, RIDGE_GRID, True)
+    np.testing.assert_allclose(errors, wanted, rtol=1e-7)
+    assert ridge == RIDGE_GRID[int(np.argmin(wanted))]
+
+
+def test_the_walk_along_the_penalties_finds_the_same(data, monkeypatch):
+    from llmbrain.pruning import compensation
+
+    x, weight, kept = data["x"], data["w"], data["kept"]
+    sides = [Moments(x.shape[1]), Moments(x.shape[1])]
+    sides[0].update(x[: len(x) // 2])
+    sides[1].update(x[len(x) // 2 :])
+    ridge, errors = compensation.choose_ridge(weight, *sides, kept)
+    monkeypatch.setattr(compensation, "_LARGE", 0)
+    again, some = compensation.choose_ridge(weight, *sides, kept)
+    measured = ~np.isnan(some)
+    assert again == ridge and 2 < measured.sum() < len(some)
+    np.testing.assert_allclose(np.array(some)[measured], np.array(errors)[measured], rtol=1e-7)
+
+
+def test_an_endless_penalty_is_mean_bias(data):
+    moments = Moments(data["x"].shape[1])
+    moments.update(data["x"])
+    limit = compensate(data["w"], moments, data["kept"], "affine", float("inf"))
+    bias = compensate(data["w"], moments, data["kept"], "bias")
+    assert torch.equal(limit.weight, bias.weight)
+    torch.testing.assert_close(limit.bias, bias.bias)
+
+
+def test_frozen_moments_are_the_same_moments(data):
+    from llmbrain.pruning.statistics import frozen
+
+    moments = Moments(data["x"].shape[1], data["y"].shape[1])
+    moments.update(data["x"], data["y"])
+    once = frozen(moments)
+    for name in ("mean", "covariance", "target_mean", "cross_covariance", "target_variance", "variance", "n"):
+        assert torch.equal(torch.as_tensor(getattr(once, name)), torch.as_tensor(getattr(moments, name)))
+    assert once.covariance is once.covariance and frozen(once) is once
+
+
+@pytest.mark.parametrize(("windows", "length"), [(1, 1024), (2, 1024), (8, 512), (64, 1024), (3, 40), (1, 5)])
+def test_enough_tokens_are_held_out_at_every_size(windows, length):
+    from llmbrain.pruning.statistics import held_out_masks
+
+    masks = [torch.ones(min(4, windows - i), length, dtype=torch.bool) for i in range(0, windows, 4)]
+    masks[-1][-1, length - 2 :] = False  # padding
+    held = held_out_masks(masks, 0.125)
+    n = sum(int(m.sum()) for m in masks)
+    n_held = sum(int(h.sum()) for h in held)
+    assert 0 < n_held < 0.5 * n and not any(bool((h & ~m).any()) for h, m in zip(held, masks))
+    if n > 4096:
+        assert abs(n_held / n - 0.125) < 0.02
+    elif n > 1000:
+        assert 250 <= n_held <= 520
+    assert not any(bool(h.any()) for h in held_out_masks(masks, 0.0))
+
+
 def test_unknown_compensation_is_refused(data):
     with pytest.raises(ParameterError, match="affine"):
         compensate(data["w"], moments_of(data["x"]), data["kept"], "magic")

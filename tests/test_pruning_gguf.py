@@ -1,6 +1,7 @@
 """GGUF files: read back tensor by tensor, and, where a build of llama.cpp is installed, run by it."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from llmbrain.exceptions import UnsupportedArchitectureError
 from llmbrain.pruning.gguf_writer import check_gguf, permute_for_rope
 
 gguf = pytest.importorskip("gguf")
+quick = partial(lb.prune, recipe="fast", measure=False, progress=False)
 TEXTS = ["the cat sat on the mat and then the rain in spain fell on it " * 3 + str(i) * i for i in range(10)]
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 32}  # fmt: skip
@@ -19,7 +21,7 @@ LLAMA3 = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq
 def pruned_llama(heads=False, **overrides):
     model = tiny_model("llama", hidden_size=64, intermediate_size=96, **overrides)
     options = {"context": 64, "heads": heads}
-    return lb.prune(
+    return quick(
         model, tiny_tokenizer(add_bos=False), TEXTS, 0.3, ratio_of="decoder", allocation="global", options=options
     )
 
@@ -60,7 +62,7 @@ def test_rows_are_paired_as_llama_cpp_rotates_them():
 
 
 def test_other_architectures_are_refused(tmp_path):
-    pruned = lb.prune(tiny_model("gpt2"), tiny_tokenizer(), TEXTS, 0.3, options={"context": 64})
+    pruned = quick(tiny_model("gpt2"), tiny_tokenizer(), TEXTS, 0.3, options={"context": 64})
     with pytest.raises(UnsupportedArchitectureError, match="hetero"):
         pruned.save_pretrained(tmp_path / "m", format="gguf")
     assert not (tmp_path / "m").exists()

@@ -1,6 +1,7 @@
 """Pruning real modules: slicing equals masking, GQA stays paired, walks equal the model, folders load exactly."""
 
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from llmbrain.pruning.statistics import Moments
 from llmbrain.pruning.surgery import mask_heads, mask_mlp, slice_attention, slice_mlp
 from llmbrain.pruning.units import even_heads, find_attention_parts, find_mlp_parts, group_heads, weight_of
 
+quick = partial(lb.prune, recipe="fast", measure=False, progress=False)
 TEXTS = ["the cat sat on the mat and then the rain in spain fell on it " * 3 + str(i) * i for i in range(10)]
 EXACT = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gpt2")
 HEADS = [n for n in ARCHITECTURES if n not in ("phi3", "olmo2", "gpt_neox", "bloom", "falcon")]
@@ -108,19 +110,19 @@ def test_costs_are_what_slicing_saves():
 @pytest.mark.parametrize("name", [*REFUSED])
 def test_models_that_cannot_be_sliced_are_refused(name, tokenizer):
     with pytest.raises(UnsupportedArchitectureError):
-        lb.prune(tiny_model(name), tokenizer, TEXTS, 0.2)
+        quick(tiny_model(name), tokenizer, TEXTS, 0.2)
 
 
 def test_offloaded_and_quantised_models_are_refused(tokenizer):
     model = tiny_model("llama")
     model.model.layers[1].mlp.down_proj.to("meta")
     with pytest.raises(UnsupportedArchitectureError, match="offloaded"):
-        lb.prune(model, tokenizer, TEXTS, 0.2)
+        quick(model, tokenizer, TEXTS, 0.2)
     model = tiny_model("llama")
     linear = model.model.layers[1].mlp.down_proj
     linear.weight = torch.nn.Parameter(linear.weight.to(torch.int8), requires_grad=False)
     with pytest.raises(UnsupportedArchitectureError, match="quantised"):
-        lb.prune(model, tokenizer, TEXTS, 0.2)
+        quick(model, tokenizer, TEXTS, 0.2)
 
 
 # -- calibration ----------------------------------------------------------------------------------------------------
@@ -180,7 +182,7 @@ def test_where_a_norm_stands_between_the_target_is_the_layer(tokenizer):
 def test_budget_and_account(name, tokenizer):
     model = tiny_model(name)
     before = copy.deepcopy(model.state_dict())
-    pruned = lb.prune(model, tokenizer, TEXTS, 0.25, options={"context": 48})
+    pruned = quick(model, tokenizer, TEXTS, 0.25, options={"context": 48})
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())  # the dense model is left alone
     s = pruned.summary
     assert s["neurons_before"] - s["neurons_after"] == 48 == pruned.mask.count
@@ -191,18 +193,18 @@ def test_budget_and_account(name, tokenizer):
 def test_ratio_of_parameters(tokenizer):
     model = tiny_model("llama")
     for ratio_of, key in (("decoder", "decoder_parameters"), ("all", "total_parameters")):
-        pruned = lb.prune(model, tokenizer, TEXTS, 0.1, ratio_of=ratio_of, compensation="none", score="magnitude",
+        pruned = quick(model, tokenizer, TEXTS, 0.1, ratio_of=ratio_of, compensation="none", score="magnitude",
                           allocation="uniform", options={"context": 48})  # fmt: skip
         assert pruned.summary[key + "_removed"] == pytest.approx(0.1, abs=0.01)
     with pytest.raises(ParameterError, match="below"):
-        lb.prune(model, tokenizer, TEXTS, 0.95, ratio_of="all")
+        quick(model, tokenizer, TEXTS, 0.95, ratio_of="all")
 
 
 @pytest.mark.parametrize("score", ["random", "magnitude", "wanda", "flap", "obs", "greedy_obs", "leverage"])
 def test_every_score_and_allocation_runs(score, tokenizer, ids):
     model = tiny_model("llama")
     for allocation in ("uniform", "global", "threshold", "schur"):
-        pruned = lb.prune(model, tokenizer, TEXTS[:4], 0.3, score=score, allocation=allocation, compensation="none",
+        pruned = quick(model, tokenizer, TEXTS[:4], 0.3, score=score, allocation=allocation, compensation="none",
                           options={"context": 48, "propagation": "one-shot"})  # fmt: skip
         assert bool(torch.isfinite(logits(pruned.model, ids)).all())
 
@@ -210,7 +212,7 @@ def test_every_score_and_allocation_runs(score, tokenizer, ids):
 def test_ratio_zero_is_bit_identical(tokenizer, ids):
     for name in ("llama", "gpt2"):
         model = tiny_model(name)
-        assert torch.equal(logits(lb.prune(model, tokenizer, TEXTS, 0).model, ids), logits(model, ids))
+        assert torch.equal(logits(quick(model, tokenizer, TEXTS, 0).model, ids), logits(model, ids))
 
 
 @pytest.mark.parametrize(
@@ -225,17 +227,17 @@ def test_ratio_zero_is_bit_identical(tokenizer, ids):
 )  # fmt: skip
 def test_bad_input_is_refused(arguments, tokenizer):
     with pytest.raises(ParameterError):
-        lb.prune(tiny_model("llama"), tokenizer, TEXTS, **{"ratio": 0.2, "options": {"context": 48}, **arguments})
+        quick(tiny_model("llama"), tokenizer, TEXTS, **{"ratio": 0.2, "options": {"context": 48}, **arguments})
 
 
 def test_networks_of_another_model_are_refused(tokenizer):
     with pytest.raises(GeometryMismatchError, match="192"):
-        lb.prune(tiny_model("llama"), tokenizer, TEXTS, score="network", networks=np.ones((3, 100)))
+        quick(tiny_model("llama"), tokenizer, TEXTS, score="network", networks=np.ones((3, 100)))
 
 
 def test_networks_choose_what_stays(tokenizer):
     maps = np.random.default_rng(0).standard_normal((5, 192))
-    pruned = lb.prune(tiny_model("llama"), tokenizer, TEXTS, 0.5, score="network", networks=maps,
+    pruned = quick(tiny_model("llama"), tokenizer, TEXTS, 0.5, score="network", networks=maps,
                       allocation="threshold", compensation="none")  # fmt: skip
     best = np.sort(np.argsort(-np.abs(maps).max(0))[:96])
     flat = np.concatenate([k + pruned.geometry.offsets[i] for i, k in enumerate(pruned.kept)])
@@ -245,7 +247,7 @@ def test_networks_choose_what_stays(tokenizer):
 def test_seeds_decide_random_choices_alone(tokenizer):
     model = tiny_model("llama")
     kwargs = {"score": "random", "allocation": "uniform", "compensation": "none"}
-    a, b, c = (lb.prune(model, tokenizer, TEXTS, 0.4, random_state=s, **kwargs).kept for s in (1, 1, 2))
+    a, b, c = (quick(model, tokenizer, TEXTS, 0.4, random_state=s, **kwargs).kept for s in (1, 1, 2))
     assert all(np.array_equal(x, y) for x, y in zip(a, b))
     assert not all(np.array_equal(x, y) for x, y in zip(a, c))
     assert not np.array_equal(a[0], a[1])
@@ -253,7 +255,7 @@ def test_seeds_decide_random_choices_alone(tokenizer):
 
 def test_exempt_layers_stay_whole(tokenizer):
     model = tiny_model("llama")
-    pruned = lb.prune(model, tokenizer, TEXTS, 0.3, allocation="threshold", options={"exempt": [0, -1], "context": 48})
+    pruned = quick(model, tokenizer, TEXTS, 0.3, allocation="threshold", options={"exempt": [0, -1], "context": 48})
     assert pruned.summary["n_kept"][0] == pruned.summary["n_kept"][-1] == 48
     assert torch.equal(pruned.model.model.layers[0].mlp.down_proj.weight, model.model.layers[0].mlp.down_proj.weight)
 
@@ -304,7 +306,7 @@ def test_compensation_brings_the_model_closer(tokenizer, ids):
     blocks = calibration_blocks(tokenizer, TEXTS, context=48)
     gap = {}
     for method in ("none", "bias", "affine"):
-        pruned = lb.prune(model, tokenizer, TEXTS, 0.4, allocation="uniform", compensation=method,
+        pruned = quick(model, tokenizer, TEXTS, 0.4, allocation="uniform", compensation=method,
                           options={"context": 48, "ridge": 1e-3})  # fmt: skip
         gap[method] = float((logits(pruned.model, blocks[0].ids) - logits(model, blocks[0].ids)).square().mean())
     assert gap["affine"] < 0.5 * gap["none"]
@@ -314,7 +316,7 @@ def test_compensation_brings_the_model_closer(tokenizer, ids):
 # -- folders --------------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def pruned_models(tokenizer):
-    return {n: lb.prune(tiny_model(n), tokenizer, TEXTS, 0.3, options={"context": 48}) for n in EXACT}
+    return {n: quick(tiny_model(n), tokenizer, TEXTS, 0.3, options={"context": 48}) for n in EXACT}
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -355,7 +357,7 @@ def test_stock_folders_load_exactly(name, format, tokenizer, ids, tmp_path):
     import transformers
 
     allocation = "uniform" if format == "uniform" else "schur"
-    pruned = lb.prune(tiny_model(name), tokenizer, TEXTS, 0.3, allocation=allocation, compensation="ridge",
+    pruned = quick(tiny_model(name), tokenizer, TEXTS, 0.3, allocation=allocation, compensation="ridge",
                       options={"context": 48})  # fmt: skip
     pruned.save_pretrained(tmp_path / "m", format=format)
     stock = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "m").eval()
@@ -372,7 +374,8 @@ def test_biases_go_where_the_stock_config_has_room(pruned_models, ids, tmp_path)
         assert find_mlp_parts(pruned.model)[0].down.bias is not None
         pruned.save_pretrained(tmp_path / name, format="padded")
         stock = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / name).eval()
-        assert torch.equal(logits(stock, ids), logits(pruned.model, ids))
+        # zeros add nothing, but a wider sum may be added up in another order
+        torch.testing.assert_close(logits(stock, ids), logits(pruned.model, ids), rtol=0, atol=1e-6)
     with pytest.raises(ParameterError, match="ridge"):
         pruned_models["qwen3"].save_pretrained(tmp_path / "q", format="padded")
     assert not (tmp_path / "q").exists()

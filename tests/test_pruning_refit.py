@@ -1,6 +1,7 @@
 """Reconstruction, divergence, curves, search, heads, networks and the grid, on tiny models and planted truths."""
 
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from llmbrain.pruning.reconstruct import Samples, activation_of, conjugate_gradi
 from llmbrain.pruning.surgery import slice_mlp
 from llmbrain.pruning.units import find_attention_parts, find_mlp_parts
 
+quick = partial(lb.prune, recipe="fast", measure=False, progress=False)
 WORDS = [
     "the",
     "cat",
@@ -152,7 +154,7 @@ def test_every_refinement_brings_the_model_closer(name, tokenizer, texts):
         "writer": {}, "readers": {"reconstruct": "all"},
         "everything": {"reconstruct": "all", "refit_attention": True, "token_weights": "stream"},
     }.items():  # fmt: skip
-        pruned = lb.prune(model, tokenizer, texts[:30], 0.5, allocation="uniform", options={"context": 64, **options})
+        pruned = quick(model, tokenizer, texts[:30], 0.5, allocation="uniform", options={"context": 64, **options})
         probe.model = pruned.model
         found[label] = probe.divergence()
     assert found["readers"] < 0.95 * found["writer"]
@@ -236,7 +238,7 @@ def test_prices_hold_a_budget_of_parameters():
 def test_measured_allocations_meet_the_budget(allocation, tokenizer, texts):
     model = tiny_model("llama")
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    pruned = lb.prune(
+    pruned = quick(
         model, tokenizer, texts[:10], 0.5, allocation=allocation, options={"context": 64, "n_evaluations": 10}
     )
     assert sum(pruned.summary["n_kept"]) == 96
@@ -244,7 +246,7 @@ def test_measured_allocations_meet_the_budget(allocation, tokenizer, texts):
 
 
 def test_widths_are_multiples_when_asked(tokenizer, texts):
-    pruned = lb.prune(tiny_model("llama"), tokenizer, texts[:10], 0.4, options={"context": 64, "round_to": 8})
+    pruned = quick(tiny_model("llama"), tokenizer, texts[:10], 0.4, options={"context": 64, "round_to": 8})
     assert all(n % 8 == 0 for n in pruned.summary["n_kept"])
 
 
@@ -276,7 +278,7 @@ def test_joint_budget_counts_parameters():
 def test_heads_and_neurons_go_together(name, unit, tokenizer, texts, tmp_path):
     model = tiny_model(name)
     options = {"context": 64, "heads": True, "head_unit": unit, "ridge": 1e-2}
-    pruned = lb.prune(model, tokenizer, texts[:10], 0.3, ratio_of="decoder", allocation="global", options=options)
+    pruned = quick(model, tokenizer, texts[:10], 0.3, ratio_of="decoder", allocation="global", options=options)
     assert pruned.summary["decoder_parameters_removed"] == pytest.approx(0.3, abs=0.05)
     ids = torch.randint(0, 256, (1, 12), generator=torch.Generator().manual_seed(0))
     pruned.save_pretrained(tmp_path / "m")
@@ -291,7 +293,7 @@ def test_padding_heads_changes_nothing(tokenizer, texts, tmp_path):
 
     model = tiny_model("llama")
     options = {"context": 64, "heads": True}
-    pruned = lb.prune(
+    pruned = quick(
         model,
         tokenizer,
         texts[:10],
@@ -310,7 +312,7 @@ def test_padding_heads_changes_nothing(tokenizer, texts, tmp_path):
 
 def test_heads_need_a_ratio_of_parameters(tokenizer, texts):
     with pytest.raises(ParameterError, match="decoder"):
-        lb.prune(tiny_model("llama"), tokenizer, texts, 0.2, options={"heads": True})
+        quick(tiny_model("llama"), tokenizer, texts, 0.2, options={"heads": True})
 
 
 def test_head_scores_are_block_sums():
@@ -370,7 +372,7 @@ def test_the_grid_resumes_and_refuses_another_calibration(tokenizer, texts, tmp_
     assert len(whole) == 5
     assert whole["perplexity"][:4].tolist() == pytest.approx(first["perplexity"].tolist())
     assert whole["perplexity"][3] == pytest.approx(
-        lb.perplexity(lb.prune(model, tokenizer, texts[:10], 0.3, allocation="global", compensation="bias",
+        lb.perplexity(quick(model, tokenizer, texts[:10], 0.3, allocation="global", compensation="bias",
                                options={"context": 64}).model, tokenizer, texts[30:], context=64))  # fmt: skip
     with pytest.raises(DatasetError, match="calibration_hash"):
         run_grid(model, tokenizer, texts[1:10], texts[30:], **kwargs)
@@ -445,13 +447,13 @@ def test_a_subspace_helps_where_tokens_are_few():
 @pytest.mark.parametrize("subspace", ["networks", "principal"])
 def test_subspaces_run(subspace, tokenizer, texts):
     model = tiny_model("llama")
-    pruned = lb.prune(
+    pruned = quick(
         model, tokenizer, texts[:5], 0.5, networks="layers", options={"context": 64, "subspace": subspace, "rank": 8}
     )
     assert pruned.summary["neurons_after"] == 96
     if subspace == "networks":
         with pytest.raises(ParameterError, match="networks="):
-            lb.prune(model, tokenizer, texts[:5], 0.5, options={"context": 64, "subspace": subspace})
+            quick(model, tokenizer, texts[:5], 0.5, options={"context": 64, "subspace": subspace})
 
 
 # -- domains --------------------------------------------------------------------------------------------------------

@@ -44,5 +44,5 @@ figure = plotting.plot_pruning_grid(table[table["ratio"].isin([0, 0.4])])
 # %%
 # Which layers pay
 # ----------------
-pruned = lb.prune(model, tokenizer, calibration, ratio=0.4, allocation="schur", options={"context": 96})
+pruned = lb.prune(model, tokenizer, calibration, ratio=0.4, recipe="fast", options={"context": 96})
 figure = plotting.plot_kept_neurons(pruned.kept, pruned.geometry)

@@ -48,8 +48,8 @@ def _width(part):
     return features(part.down)[1]
 
 
-def n_units_to_remove(parts, counts, ratio, ratio_of):
-    """Neurons to remove for a ratio of neurons, decoder parameters or all parameters.
+def n_units_to_remove(parts, counts, ratio, ratio_of, model=None):
+    """Neurons to remove for a ratio of neurons, parameters, bytes, or time.
 
     Parameters
     ----------
@@ -57,7 +57,10 @@ def n_units_to_remove(parts, counts, ratio, ratio_of):
     counts : dict
         From :func:`count_parameters`.
     ratio : float
-    ratio_of : {"neurons", "decoder", "all"}
+    ratio_of : {"neurons", "decoder", "all", "bytes", "latency"}
+    model : transformers.PreTrainedModel, optional
+        For the latency, which is measured: the same share is taken from every layer until the time of a forward pass
+        has fallen by the ratio.
 
     Returns
     -------
@@ -66,15 +69,39 @@ def n_units_to_remove(parts, counts, ratio, ratio_of):
     n_units = sum(part.size for part in parts)
     if ratio_of == "neurons":
         return round(ratio * n_units)
-    cost = np.average([part.unit_cost for part in parts], weights=[part.size for part in parts])
-    wanted = ratio * counts["decoder_parameters" if ratio_of == "decoder" else "total_parameters"]
+    if ratio_of == "latency":
+        return _units_for_latency(model, parts, ratio)
+    sizes = [part.down.weight.element_size() if ratio_of == "bytes" else 1 for part in parts]
+    cost = np.average([part.unit_cost * s for part, s in zip(parts, sizes)], weights=[part.size for part in parts])
+    total = {"decoder": "decoder_parameters", "all": "total_parameters", "bytes": "bytes"}[ratio_of]
+    wanted = ratio * counts[total]
     n_remove = round(wanted / cost)
     if n_remove >= n_units:
-        most = n_units * cost / wanted * ratio
-        raise ParameterError(
-            f"ratio={ratio} of {ratio_of} parameters is more than the MLP neurons hold; below {most:.2f} is possible."
-        )
+        _too_much(ratio, ratio_of, n_units * cost / wanted * ratio)
     return n_remove
+
+
+def _too_much(ratio, ratio_of, most):
+    what = {"bytes": "the bytes", "latency": "the time of a forward pass"}.get(ratio_of, f"{ratio_of} parameters")
+    raise ParameterError(f"ratio={ratio} of {what} is more than the MLP neurons hold; below {most:.2f} is possible.")
+
+
+def _units_for_latency(model, parts, ratio):
+    """Neurons to remove, evenly, until the measured time has fallen far enough."""
+    from .timing import forward_seconds, layer_latency
+
+    shares = np.linspace(0, 1, 9)[1:]
+    total, tables = forward_seconds(model), {}
+    for part in parts:
+        if part.size not in tables:
+            times = layer_latency(part, [max(1, round(s * part.size)) for s in shares])
+            tables[part.size] = np.maximum.accumulate(times)
+    seconds = sum(tables[part.size] for part in parts)
+    wanted = seconds[-1] - ratio * total
+    if wanted <= seconds[0]:
+        _too_much(ratio, "latency", (seconds[-1] - seconds[0]) / total)
+    kept = float(np.interp(wanted, seconds, shares)) if ratio else 1.0
+    return round((1 - kept) * sum(part.size for part in parts))
 
 
 def compare_counts(before, after):

@@ -8,8 +8,17 @@ import torch
 
 from ..exceptions import CorpusError, ParameterError, UnsupportedArchitectureError
 from ..models.sites import find_decoder_layers
+from .statistics import held_out_share
 
-__all__ = ["Block", "Walk", "calibration_blocks", "calibration_hash", "longest_context", "n_calibration_tokens"]
+__all__ = [
+    "Block",
+    "Walk",
+    "calibration_blocks",
+    "calibration_hash",
+    "longest_context",
+    "n_calibration_tokens",
+    "split_windows",
+]
 
 
 @dataclass(frozen=True)
@@ -79,8 +88,14 @@ def calibration_blocks(tokenizer, texts, *, context=1024, n_tokens=None, batch_s
             break
     if not windows:
         raise CorpusError("The calibration text has fewer than two tokens.")
-    full = [w for w in windows if len(w) == context]
-    short = sorted((w for w in windows if len(w) < context), key=len, reverse=True)
+    return _group(windows, batch_size, context)
+
+
+def _group(windows, batch_size, context=None):
+    """Blocks of windows; those of full length first."""
+    longest = context or max(map(len, windows))
+    full = [w for w in windows if len(w) == longest]
+    short = sorted((w for w in windows if len(w) < longest), key=len, reverse=True)
     return [_pad(group[i : i + batch_size]) for group in (full, short) for i in range(0, len(group), batch_size)]
 
 
@@ -114,6 +129,26 @@ def longest_context(model):
         if isinstance(value, int) and value > 1:
             return value
     return 2048
+
+
+def split_windows(blocks, share):
+    """Windows to fit on, and windows to judge by, spread evenly; both are all windows where there is only one.
+
+    Parameters
+    ----------
+    blocks : list of Block
+    share : float
+        Of the windows that are held out.
+
+    Returns
+    -------
+    fit, held : list of Block
+    """
+    windows = [row[keep].numpy() for block in blocks for row, keep in zip(block.ids, block.mask)]
+    chosen = held_out_share(len(windows), share)
+    size = max(len(block.ids) for block in blocks)
+    sides = [[w for w, h in zip(windows, chosen) if h == held] for held in (False, True)]
+    return tuple(_group(side, size) for side in sides) if all(sides) else (blocks, blocks)
 
 
 def n_calibration_tokens(blocks):

@@ -45,7 +45,7 @@ def model_card(pruned, format, results=None):
     pruned : PrunedModel
     format : str
     results : pandas.DataFrame, optional
-        Measured table; without one the card says that nothing was measured.
+        Measured table; without one the card says that no perplexity was measured.
 
     Returns
     -------
@@ -78,10 +78,12 @@ def model_card(pruned, format, results=None):
         "## Loading", "", _LOADING[format], "",
         "## Measured", "",
     ]  # fmt: skip
+    if s.get("speed"):
+        lines += [*_speed(s["speed"]), ""]
     if results is None:
         lines += [
-            "Nothing was measured when this card was written. Perplexity on text like yours: `llmbrain "
-            "evaluate FOLDER --text FILE`."
+            "Perplexity was not measured when this card was written. On text like yours: `llmbrain evaluate FOLDER "
+            "--text FILE`."
         ]
     else:
         lines += [_table(results)]
@@ -97,6 +99,19 @@ def model_card(pruned, format, results=None):
         "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _speed(speed):
+    """Tokens per second before and after."""
+    rows = [
+        f"| {label} | {speed[f'{key}_tokens_per_second_before']:.0f} | {speed[f'{key}_tokens_per_second_after']:.0f} |"
+        for label, key in ((f"reading {speed['prompt']} tokens", "prefill"), ("writing, one by one", "decode"))
+    ]
+    note = (
+        f"One sequence at a time, {speed['dtype']}, {speed['device']}: a brief measurement, right after pruning, for "
+        "orientation. At one sequence a GPU mostly waits for launches, and smaller matrices are then not faster."
+    )
+    return ["| tokens per second | before | after |", "| --- | --- | --- |", *rows, "", note]
 
 
 def _table(frame):

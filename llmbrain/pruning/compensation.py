@@ -5,11 +5,13 @@ columns of ``S`` and the new bias. Least squares is written as a correction of `
 correction, not the weights, towards zero.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
 
 from ..exceptions import ParameterError
+from .statistics import frozen
 
 __all__ = [
     "COMPENSATIONS",
@@ -23,7 +25,9 @@ __all__ = [
 ]
 
 COMPENSATIONS = ("none", "bias", "ridge", "affine")
-RIDGE_GRID = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
+# The last one stands for the limit in which only the bias is refitted.
+RIDGE_GRID = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0, 100.0, math.inf)
+_LARGE = 4096  # unknowns from which factoring for a few penalties is cheaper than an eigendecomposition for all
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ def _solve(matrix, right, ridge):
     """``right @ inv(matrix + ridge * mean(diag) * I)`` for a symmetric matrix, channels without variance set aside."""
     diagonal = matrix.diagonal()
     scale = float(diagonal.mean())
-    if scale <= 0:
+    if scale <= 0 or math.isinf(ridge):
         return torch.zeros_like(right)
     damped = matrix.clone()
     damped.diagonal().add_(max(ridge, 1e-12) * scale)
@@ -72,14 +76,25 @@ def _solve(matrix, right, ridge):
     return torch.cholesky_solve(right.T, factor).T
 
 
-def _target(weight, moments, residual):
-    """Covariance of the wanted output with x, and its mean: the layer's own output, plus a correction if given."""
-    cross = weight @ moments.covariance
+def _wanted(weight, moments, kept, residual):
+    """Covariance of the wanted output with the kept inputs, and its mean: the layer's own output, plus a correction."""
+    cross = weight @ moments.covariance[:, kept]
     mean = weight @ moments.mean
     if residual and moments.n_targets:
-        cross = cross + moments.cross_covariance
+        cross = cross + moments.cross_covariance[:, kept]
         mean = mean + moments.target_mean
     return cross, mean
+
+
+def _equations(weight, moments, kept, method, residual):
+    """Normal equations of the correction: matrix, right side, and the means of inputs and wanted output."""
+    cross, target_mean = _wanted(weight, moments, kept, residual)
+    mean = moments.mean[kept]
+    block = moments.covariance[kept][:, kept]
+    if method == "ridge":
+        block = block + torch.outer(mean, mean)
+        cross = cross + torch.outer(target_mean, mean)
+    return block, cross - weight[:, kept] @ block, mean, target_mean
 
 
 def compensate(weight, moments, kept, method="affine", ridge=1e-2, residual=True):
@@ -98,7 +113,7 @@ def compensate(weight, moments, kept, method="affine", ridge=1e-2, residual=True
         on the uncentred ``H`` (OSSCAR, Týr, FASP, GRAIL). ``affine``: the same on the covariance ``C``, and
         ``b = W_P (mu_P - B mu_S)``; bias and ridge are its limits.
     ridge : float
-        ``l`` as a share of the mean diagonal of the kept block.
+        ``l`` as a share of the mean diagonal of the kept block; with ``math.inf`` only the bias is refitted.
     residual : bool
         Whether targets of ``moments`` are used.
 
@@ -127,14 +142,8 @@ def compensate(weight, moments, kept, method="affine", ridge=1e-2, residual=True
     if method == "bias":
         removed = removed_of(kept, moments.size, moments.device)
         return Refit(old, weight[:, removed] @ moments.mean[removed])
-    cross, target_mean = _target(weight, moments, residual)
-    mean = moments.mean[kept]
-    block = moments.covariance[kept][:, kept]
-    wanted = cross[:, kept]
-    if method == "ridge":
-        block = block + torch.outer(mean, mean)
-        wanted = wanted + torch.outer(target_mean, mean)
-    new = old + _solve(block, wanted - old @ block, ridge)
+    block, right, mean, target_mean = _equations(weight, moments, kept, method, residual)
+    new = old + _solve(block, right, ridge)
     bias = target_mean - new @ mean if method == "affine" else None
     return Refit(new, bias, ridge)
 
@@ -155,22 +164,30 @@ def output_error(weight, moments, kept, refit, residual=True):
     """
     weight = weight.to(moments.device, torch.float64)
     kept = torch.as_tensor(kept, dtype=torch.long, device=moments.device)
+    spread, offset = _error(weight, moments, kept, refit, residual)
+    return float(spread + (offset**2).sum())
+
+
+def _error(weight, moments, kept, refit, residual):
+    """The two parts of the error: what varies over tokens (summed over outputs), and the gap of the means."""
     gap = weight.clone()
     gap[:, kept] -= refit.weight
     offset = gap @ moments.mean
     if refit.bias is not None:
         offset = offset - refit.bias
-    error = ((gap @ moments.covariance) * gap).sum()
+    spread = ((gap @ moments.covariance) * gap).sum()
     if residual and moments.n_targets:
         offset = offset + moments.target_mean
-        error = error + 2 * (gap * moments.cross_covariance).sum() + moments.target_variance.sum()
-    return float(error + (offset**2).sum())
+        spread = spread + 2 * (gap * moments.cross_covariance).sum() + moments.target_variance.sum()
+    return spread, offset
 
 
 def choose_ridge(weight, fit, held, kept, method="affine", grid=RIDGE_GRID, residual=True):
     """Choose the penalty by the error on held-out tokens.
 
-    The best penalty falls as tokens are added, so it cannot be a constant.
+    The best penalty falls as tokens are added, so it cannot be a constant. One eigendecomposition gives the error at
+    every value of the grid. Above 4,096 unknowns it would cost more than it saves: there the grid is walked from the
+    usual value (:func:`default_ridge`) to both sides for as long as the error falls, one factorisation a step.
 
     Parameters
     ----------
@@ -179,20 +196,78 @@ def choose_ridge(weight, fit, held, kept, method="affine", grid=RIDGE_GRID, resi
     fit, held : Moments
         Of the tokens that are fitted, and of others.
     grid : sequence of float
+        Rising.
 
     Returns
     -------
     ridge : float
     errors : list of float
-        Held-out error at every value of the grid.
+        Held-out error at every value of the grid; NaN where it was not measured.
     """
     if method not in ("ridge", "affine"):
         return None, []
-    errors = [
-        output_error(weight, held, kept, compensate(weight, fit, kept, method, ridge, residual), residual)
-        for ridge in grid
-    ]
-    return grid[min(range(len(grid)), key=errors.__getitem__)], errors
+    fit, held = frozen(fit), frozen(held)
+    weight = weight.to(fit.device, torch.float64)
+    kept = torch.as_tensor(kept, dtype=torch.long, device=fit.device)
+    if len(kept) > _LARGE:
+        errors = _walk(weight, fit, held, kept, method, grid, residual)
+    else:
+        errors = _path(weight, fit, held, kept, method, grid, residual)
+    known = [i for i, error in enumerate(errors) if not math.isnan(error)]
+    return grid[min(known, key=errors.__getitem__)], errors
+
+
+def _path(weight, fit, held, kept, method, grid, residual):
+    """Held-out errors along the whole grid, from the eigenvectors of the matrix that is solved with.
+
+    With ``C_SS = V e V^T`` the correction is ``Y diag(1 / (e + l)) V^T``, ``Y`` the rotated right side; the error is
+    then a quadratic form in the vector ``1 / (e + l)``.
+    """
+    block, right, mean, target_mean = _equations(weight, fit, kept, method, residual)
+    diagonal = block.diagonal()
+    scale = float(diagonal.mean())
+    dead = diagonal <= 1e-14 * scale
+    if bool(dead.any()):
+        block[dead, :] = 0
+        block[:, dead] = 0
+        right = right.masked_fill(dead[None, :], 0)
+    values, vectors = torch.linalg.eigh(block)
+    rotated = right @ vectors
+    old = weight[:, kept]
+    start = Refit(old, target_mean - old @ mean if method == "affine" else None)
+    error, offset = _error(weight, held, kept, start, residual)
+    cross, _ = _wanted(weight, held, kept, residual)
+    inner = held.covariance[kept][:, kept]
+    linear = (((cross - old @ inner) @ vectors) * rotated).sum(0)
+    square = (rotated.T @ rotated) * (vectors.T @ inner @ vectors)
+    means = held.mean[kept] - mean if method == "affine" else held.mean[kept]
+    moved = vectors.T @ means
+    penalties = torch.tensor([max(r, 1e-12) * scale for r in grid], dtype=torch.float64, device=weight.device)
+    shrunk = 1 / (values.clamp_min(0)[:, None] + penalties) if scale > 0 else values.new_zeros(len(values), len(grid))
+    spread = error - 2 * linear @ shrunk + ((square @ shrunk) * shrunk).sum(0)
+    offsets = offset[:, None] - rotated @ (shrunk * moved[:, None])
+    return (spread + offsets.square().sum(0)).tolist()
+
+
+def _walk(weight, fit, held, kept, method, grid, residual):
+    """Held-out errors around the best value of the grid."""
+    block, right, mean, target_mean = _equations(weight, fit, kept, method, residual)
+    old, errors = weight[:, kept], [math.nan] * len(grid)
+
+    def measure(i):
+        new = old + _solve(block, right, grid[i])
+        refit = Refit(new, target_mean - new @ mean if method == "affine" else None)
+        errors[i] = output_error(weight, held, kept, refit, residual)
+        return errors[i]
+
+    usual = default_ridge(fit.n, len(kept))
+    first = min(range(len(grid)), key=lambda i: abs(math.log(max(min(grid[i], 1e6), 1e-12) / usual)))
+    best = measure(first)
+    for step in (1, -1):
+        i = first + step
+        while 0 <= i < len(grid) and measure(i) < best:
+            best, i = errors[i], i + step
+    return errors
 
 
 def default_ridge(n_tokens, n_inputs):

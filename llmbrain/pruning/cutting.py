@@ -6,13 +6,25 @@ import torch
 from ..models.hooks import site_hooks
 from .calibration import Walk
 from .compensation import choose_ridge, compensate, default_ridge, output_error
-from .engine import gather, input_site, output_site, stream_weighting, token_weights, writes_to_stream
+from .engine import (
+    gather,
+    input_site,
+    output_site,
+    split_update,
+    stream_weighting,
+    token_weights,
+    writes_to_stream,
+)
 from .reconstruct import Samples, activation_of, reconstruct
-from .statistics import FilteredMoments, Moments, held_out_share
+from .statistics import FilteredMoments, Moments, frozen, held_out_masks
 from .surgery import set_linear, slice_attention, slice_mlp
 from .units import features, weight_of
 
 __all__ = ["Cutter", "cut"]
+
+# Tokens for each unknown from which the last fit takes in the held-out tokens as well. With fewer, they would look
+# better behind the first layers than any other text does, and mislead the choices of all later layers.
+ENOUGH = 20
 
 
 def cut(
@@ -100,7 +112,9 @@ class Cutter:
         self.dense = list(self.walk.hidden) if options.target == "stream" and self.sequential and self.full else None
         self.weighting = stream_weighting if options.token_weights == "stream" else None
         wants_held = self.full and (options.ridge == "auto" or options.reconstruct != "none")
-        self.held = held_out_share(len(blocks), options.held_out) if wants_held else None
+        self.held = held_out_masks(self.walk.masks, options.held_out) if wants_held else None
+        if self.held is not None and not any(bool(h.any()) for h in self.held):
+            self.held = None
         self.touched = False
 
     def layer(self, part, keep, attention=None, heads=None):
@@ -188,8 +202,8 @@ class Cutter:
             fit, held, samples = self._gather_samples(part, targets)
         else:
             fit, held = gather(
-                self.walk, part.layer, part.down, full=self.full, targets=targets, held=self.held if self.full else
-                None, weighting=self.weighting,
+                self.walk, part.layer, part.down, full=self.full, targets=targets, held=self.held,
+                weighting=self.weighting,
             )  # fmt: skip
         fit = self._filtered(part, fit, fit if held is None else fit + held)
         refit, _ = self._solve(part.down, fit, held, keep, row)
@@ -216,46 +230,52 @@ class Cutter:
         return FilteredMoments(fit, basis, scale)
 
     def _solve(self, linear, fit, held, keep, row):
-        """Choose the ridge, fit on everything, and say whether held-out tokens gain by it."""
+        """Choose the ridge, refit, and say whether tokens that were held out gain by it.
+
+        The ridge has a limit at which only the bias is refitted, and where even that does harm the weights stay as they
+        are: no refit is taken that held-out tokens speak against.
+        """
         weight, ridge = weight_of(linear).detach(), self.options.ridge
         if not self.full:
             return compensate(weight, fit, keep, self.compensation), True
+        every, fit = (fit, held), frozen(fit)
+        judge = fit if held is None else frozen(held)
         if ridge == "auto":
             if held is not None:
-                ridge, _ = choose_ridge(weight, fit, held, keep, self.compensation)
+                ridge, _ = choose_ridge(weight, fit, judge, keep, self.compensation)
             else:
                 ridge = default_ridge(fit.n, len(keep))
-        judge = fit if held is None else held
         trial = compensate(weight, fit, keep, self.compensation, ridge)
         error = output_error(weight, judge, keep, trial)
         plain = output_error(weight, judge, keep, compensate(weight, judge, keep, "none"))
-        row["ridge"], row["error"] = ridge, error / _power(weight, judge)
-        if held is not None:
-            trial = compensate(weight, fit + held, keep, self.compensation, ridge)
-        return trial, error < plain
+        row["ridge"], row["error"] = ridge, min(error, plain) / _power(weight, judge)
+        if not error < plain:
+            return compensate(weight, fit, keep, "none"), False
+        if held is not None and fit.n + judge.n >= ENOUGH * len(keep):
+            del fit, judge
+            trial = compensate(weight, every[0] + every[1], keep, self.compensation, ridge)
+        return trial, True
 
     def _gather_samples(self, part, targets):
         """Moments, and what reconstruction needs: the MLP's inputs, what it should write, and the weights of tokens."""
         walk, (n_in, n_out) = self.walk, features(part.down)
-        held = self.held if self.held and any(self.held) else [False] * len(walk.blocks)
         kind = {"n_targets": n_out if targets else 0, "device": walk.device}
         sides = [Moments(n_in, **kind), Moments(n_in, **kind)]
-        caught, samples = {}, Samples([], [], [], list(held))
+        caught, samples = {}, Samples([], [], [], [])
         sites = [input_site(part.readers[0][1]), input_site(part.down), output_site(part.down)]
         with torch.no_grad(), site_hooks(sites, lambda i, x: caught.update({i: x})):
-            for i in range(len(walk.blocks)):
+            for i, mask in enumerate(walk.masks):
                 output = walk.run(part.layer, i)
                 extra = targets(i, output) if targets else None
                 weights = token_weights(walk, i, output, self.weighting)
-                sides[int(held[i])].update(caught[1], extra, weights)
-                mask = walk.masks[i]
-                weights = mask.float() if weights is None else weights.float()
+                held = None if self.held is None else self.held[i]
+                split_update(sides, caught[1], extra, weights, held)
                 shape = (*mask.shape, -1)
                 wanted = caught[2].reshape(shape).float()
                 wanted = wanted if extra is None else wanted + extra.float()
-                samples.inputs.append(caught[0].reshape(shape)[mask])
-                samples.targets.append(wanted[mask])
-                samples.weights.append(weights[mask])
+                samples.add(
+                    caught[0].reshape(shape), wanted, mask.float() if weights is None else weights.float(), mask, held
+                )
         return sides[0], sides[1] if sides[1].n else None, samples
 
 

@@ -77,8 +77,8 @@ def gather(walk, layer, linear, *, full=True, targets=None, held=None, hidden=No
         Covariances, or variances only.
     targets : callable, optional
         ``targets(block, output)`` gives what the layer's output should gain, shape of the output.
-    held : list of bool, optional
-        Blocks whose moments are kept apart.
+    held : list of torch.Tensor of bool, optional
+        Tokens of each block whose moments are kept apart.
     hidden : list of torch.Tensor, optional
         Inputs of the layer in the place of the walk's.
     weighting : callable, optional
@@ -93,7 +93,7 @@ def gather(walk, layer, linear, *, full=True, targets=None, held=None, hidden=No
     """
     n_in, n_out = features(linear)
     kind = {"n_targets": n_out if targets else 0, "full": full, "device": walk.device}
-    moments = [Moments(n_in, **kind), Moments(n_in, **kind) if held and any(held) else None]
+    moments = [Moments(n_in, **kind), None if held is None else Moments(n_in, **kind)]
     catch = _Catch()
     with torch.no_grad(), site_hooks([input_site(linear)], catch):
         for i in range(len(walk.blocks)):
@@ -101,8 +101,19 @@ def gather(walk, layer, linear, *, full=True, targets=None, held=None, hidden=No
             if outputs is not None:
                 outputs.append(output)
             y = targets(i, output) if targets else None
-            moments[1 if held and held[i] else 0].update(catch.value, y, token_weights(walk, i, output, weighting))
-    return tuple(moments)
+            weights = token_weights(walk, i, output, weighting)
+            split_update(moments, catch.value, y, weights, None if held is None else held[i])
+    return moments[0], moments[1] if moments[1] is not None and moments[1].n else None
+
+
+def split_update(moments, x, y, weights, held):
+    """Add a block to the moments of the fitted and of the held-out tokens."""
+    if held is None or not bool(held.any()):
+        moments[0].update(x, y, weights)
+        return
+    every = torch.ones(held.shape, device=held.device) if weights is None else weights.to(torch.float32)
+    for side, chosen in zip(moments, (~held, held)):
+        side.update(x, y, every * chosen)
 
 
 def token_weights(walk, block, output, weighting=None):

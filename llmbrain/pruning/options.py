@@ -7,9 +7,27 @@ from .allocation import ALLOCATIONS
 from .compensation import COMPENSATIONS
 from .scores import SCORES
 
-__all__ = ["Options", "RATIO_OF", "check_ratio", "make_options"]
+__all__ = ["Options", "RATIO_OF", "RECIPES", "check_ratio", "choose_recipe", "make_options"]
 
-RATIO_OF = ("neurons", "decoder", "all")
+RATIO_OF = ("neurons", "decoder", "all", "bytes", "latency")
+_PUBLISHED = {"propagation": "one-shot", "floor": 0.0}
+RECIPES = {
+    "best": {
+        "score": "flap",
+        "allocation": "search",
+        "compensation": "affine",
+        "options": {
+            "token_weights": "stream",
+            "reconstruct": "all",
+            "refit_attention": True,
+            "held_out": 0.2,
+            "n_evaluations": 300,
+        },
+    },
+    "fast": {"score": "flap", "allocation": "schur", "compensation": "affine", "options": {}},
+    "flap": {"score": "flap", "allocation": "global", "compensation": "bias", "options": _PUBLISHED},
+    "wanda": {"score": "wanda", "allocation": "uniform", "compensation": "none", "options": _PUBLISHED},
+}
 _CHOICES = {
     "propagation": ("sequential", "one-shot"),
     "target": ("stream", "layer"),
@@ -126,6 +144,39 @@ def make_options(options, **overrides):
     if made.round_to not in range(1, 257):
         raise ParameterError(f"round_to={made.round_to!r}; give a whole number from 1 to 256.")
     return replace(made, exempt=tuple(int(i) for i in made.exempt))
+
+
+def choose_recipe(recipe, score=None, allocation=None, compensation=None, options=None):
+    """What a recipe says, with whatever is given besides it in its place.
+
+    Parameters
+    ----------
+    recipe : {"best", "fast", "flap", "wanda"}
+    score, allocation, compensation : optional
+        As for :func:`llmbrain.prune`.
+    options : dict, optional
+
+    Returns
+    -------
+    dict
+        ``score, allocation, compensation, options``.
+
+    Examples
+    --------
+    >>> choose_recipe("fast", allocation="uniform")["allocation"]
+    'uniform'
+    """
+    if recipe not in RECIPES:
+        raise ParameterError(f"Unknown recipe {recipe!r}; choose from {', '.join(RECIPES)}.")
+    chosen = dict(RECIPES[recipe])
+    for name, value in (("score", score), ("allocation", allocation), ("compensation", compensation)):
+        if value is not None:
+            chosen[name] = value
+    options = options.to_dict() if isinstance(options, Options) else (options or {})
+    chosen["options"] = {**chosen["options"], **options}
+    if chosen["options"].get("heads") and isinstance(allocation, type(None)) and chosen["allocation"] == "search":
+        chosen["allocation"] = "global"  # one threshold for heads and neurons
+    return chosen
 
 
 def check_ratio(ratio, ratio_of):

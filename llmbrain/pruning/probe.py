@@ -11,6 +11,7 @@ from .allocation import fill_by_curves, round_counts, smooth_curves
 from .calibration import Walk
 from .compensation import compensate, default_ridge
 from .engine import gather
+from .statistics import frozen
 from .surgery import set_linear
 from .units import weight_of
 
@@ -46,7 +47,6 @@ class Probe:
         scale = getattr(self.model.config, "logit_scale", None) or 1.0
         return torch.log_softmax(logits * scale, dim=-1)
 
-    @torch.no_grad()
     def divergence(self, finals=None):
         """Mean divergence of the model as it is now, nats per token.
 
@@ -55,17 +55,47 @@ class Probe:
         finals : iterable of torch.Tensor, optional
             Final hidden states, if they are known already.
         """
-        total = count = 0.0
+        return self.windows(finals)[0].sum() / self.n_tokens
+
+    @property
+    def n_tokens(self):
+        """Tokens of all windows."""
+        return sum(block.n_tokens for block in self.blocks)
+
+    @torch.no_grad()
+    def windows(self, finals=None, against=None, slack=0.01):
+        """Divergence of every window, summed over its tokens.
+
+        Parameters
+        ----------
+        finals : iterable of torch.Tensor, optional
+            Final hidden states, if they are known already.
+        against : numpy.ndarray, optional
+            What this gave for another model. Windows are left out (infinite) as soon as those that were measured, a
+            fifth at least, are worse than that by more than ``slack``: the same windows rank two models long before
+            their divergence is known.
+        slack : float
+
+        Returns
+        -------
+        values : numpy.ndarray, shape (n_windows,)
+        complete : bool
+        """
+        values = np.full(sum(len(b.ids) for b in self.blocks), np.inf)
         finals = (self._final(b) for b in self.blocks) if finals is None else finals
+        done = 0
         for block, dense, hidden in zip(self.blocks, self._last, finals):
             mask = block.mask.to(self.device)
             for row in range(len(mask)):  # one window at a time: a vocabulary is wide
                 keep = mask[row]
                 wanted = self._log_probabilities(self._dense_head, dense[row][keep])
                 given = self._log_probabilities(self.model.get_output_embeddings(), hidden[row][keep])
-                total += float((wanted.exp() * (wanted - given)).sum(dtype=torch.float64))
-                count += int(keep.sum())
-        return total / count
+                values[done] = float((wanted.exp() * (wanted - given)).sum(dtype=torch.float64))
+                done += 1
+            judged = against is not None and len(values) > done >= len(values) / 5
+            if judged and values[:done].sum() > (1 + slack) * against[:done].sum():
+                return values, False
+        return values, True
 
 
 class Supernet:
@@ -100,7 +130,7 @@ class Supernet:
     def fit(self, i, moments, ridge):
         """Solve layer ``i`` at all widths."""
         part = self.parts[i]
-        weight = weight_of(part.down).detach()
+        weight, moments = weight_of(part.down).detach(), frozen(moments)
         for width in self.widths[i]:
             kept = self.orders[i][:width].sort().values
             refit = compensate(weight, moments, kept, "affine", ridge)
@@ -254,31 +284,34 @@ def search_counts(supernet, probe, starts, n_keep, *, floors, n_evaluations=200,
     steps = sizes / supernet.n_steps
     lowest = np.maximum(np.ceil(np.asarray(floors) / steps - 1e-9), 1).astype(int)
 
-    def measure(state):
+    def measure(state, against=None):
         supernet.put_all(supernet.width_of(state))
-        value = probe.divergence()
-        supernet.take_all()
+        try:
+            values, _ = probe.windows(against=against)
+        finally:
+            supernet.take_all()
         if progress:
             progress()
-        return value
+        return values
 
     states = [np.clip(np.rint(np.asarray(s) / steps), lowest, supernet.n_steps).astype(int) for s in starts]
-    budget = (n_keep * (costs @ sizes) / sizes.sum()) if costs is not None else n_keep
+    budget = n_keep * (costs @ sizes) / sizes.sum()
     states = [_fit_budget(s, lowest, steps * costs, budget, supernet.n_steps) for s in states]
-    values = [measure(state) for state in states]
-    best = int(np.argmin(values))
-    state, value = states[best], values[best]
-    history = [min(values[: i + 1]) for i in range(len(values))]
+    windows = [measure(state) for state in states]
+    best = int(np.argmin([w.sum() for w in windows]))
+    state, window = states[best], windows[best]
+    history = [min(w.sum() for w in windows[: i + 1]) / probe.n_tokens for i in range(len(windows))]
     tried, paid = np.ones(len(sizes)), np.ones(len(sizes))
     while len(history) < n_evaluations:
         trial = _move(state, lowest, supernet.n_steps, steps * costs, paid / tried, rng)
         touched = trial != state
-        new = measure(trial)
+        new = measure(trial, window)
         tried[touched] += 1
-        if new < value:
-            state, value = trial, new
+        if new.sum() < window.sum():
+            state, window = trial, new
             paid[touched] += 2
-        history.append(value)
+        history.append(window.sum() / probe.n_tokens)
+    value = window.sum() / probe.n_tokens
     counts = round_counts(state * steps, sizes, n_keep, floors=floors)
     return counts, value, history
 

@@ -8,13 +8,19 @@ import torch
 from ..exceptions import GeometryMismatchError, ParameterError
 from . import allocation as alloc
 from . import scores as sc
-from .calibration import Walk, calibration_blocks, calibration_hash, longest_context, n_calibration_tokens
+from .calibration import (
+    Walk,
+    calibration_blocks,
+    calibration_hash,
+    longest_context,
+    n_calibration_tokens,
+    split_windows,
+)
 from .cutting import cut
 from .engine import stream_weighting, survey
 from .heads import heads_of, joint_counts, survey_heads, unit_cost, unit_scores
 from .options import make_options
 from .probe import LEVELS, curve_counts, measure_curves, search_counts
-from .statistics import held_out_share
 from .units import find_attention_parts, find_mlp_parts, weight_of
 
 __all__ = ["Pruner", "make_score"]
@@ -92,9 +98,7 @@ class Pruner:
         """Divergence of the model when one layer alone is cut, with the refits it was measured on."""
         key = score if isinstance(score, str) else id(score)
         if key not in self._curves:
-            held = held_out_share(len(self.blocks), self.options.held_out)
-            fit = [b for b, h in zip(self.blocks, held) if not h] or self.blocks
-            probe = [b for b, h in zip(self.blocks, held) if h] or self.blocks
+            fit, probe = split_windows(self.blocks, self.options.held_out)
             orders = [f.score.double().argsort(descending=True, stable=True) for f in self.survey(score)]
             self._curves[key] = measure_curves(
                 self.model, self.parts, orders, fit, probe, weighting=self.weighting,

@@ -35,6 +35,25 @@ class Samples:
     weights: list
     held: list
 
+    def add(self, inputs, targets, weights, mask, held=None):
+        """Add a block, in two parts if some of its tokens are held out.
+
+        Parameters
+        ----------
+        inputs, targets : torch.Tensor, shape (n_windows, n_longest, width)
+        weights : torch.Tensor, shape (n_windows, n_longest)
+        mask : torch.Tensor of bool, shape (n_windows, n_longest)
+            Real tokens.
+        held : torch.Tensor of bool, shape (n_windows, n_longest), optional
+        """
+        for out in (False, True):
+            chosen = (mask & held if out else mask & ~held) if held is not None else mask
+            if bool(chosen.any()) and (held is not None or not out):
+                self.inputs.append(inputs[chosen])
+                self.targets.append(targets[chosen])
+                self.weights.append(weights[chosen])
+                self.held.append(out)
+
     def part(self, held):
         """Blocks of one side."""
         return [b for b in zip(self.inputs, self.targets, self.weights, self.held) if b[3] == held]
@@ -268,8 +287,8 @@ def _refit_reader(mlp, which, samples, n_steps, damping, errors):
 
 def _refit_writer(mlp, samples, errors):
     """Affine least squares of the writer on the neurons as they are now; kept only if held-out tokens agree."""
-    from .compensation import RIDGE_GRID, compensate, output_error
-    from .statistics import Moments
+    from .compensation import choose_ridge, compensate
+    from .statistics import Moments, frozen
     from .surgery import set_linear
 
     weight, bias = _writer(mlp)
@@ -279,12 +298,12 @@ def _refit_writer(mlp, samples, errors):
         h = mlp.hidden(z.float())
         gap = y.float() - h @ weight.T
         sides[int(held)].update(h, gap if bias is None else gap - bias, w)
-    fit, out = sides[0], sides[1] if sides[1].n else sides[0]
+    fit = frozen(sides[0])
     every = torch.arange(n_units)
-    best = min(RIDGE_GRID, key=lambda r: output_error(weight, out, every, compensate(weight, fit, every, "affine", r)))
-    refit = compensate(weight, fit, every, "affine", best)
-    error = output_error(weight, out, every, refit)
+    best, seen = choose_ridge(weight, fit, sides[1] if sides[1].n else fit, every)
+    error = min(e for e in seen if e == e)
     if error < errors[-1]:
+        refit = compensate(weight, fit, every, "affine", best)
         new_bias = refit.bias if bias is None else refit.bias + bias
         set_linear(mlp.part.down, refit.weight, new_bias)
         errors.append(error)

@@ -1,8 +1,10 @@
 """Second-order statistics of activations, streamed: tokens pass by and are never kept."""
 
+from functools import cached_property
+
 import torch
 
-__all__ = ["FilteredMoments", "Moments", "exact_matmul", "held_out_share"]
+__all__ = ["FilteredMoments", "Moments", "exact_matmul", "frozen", "held_out_masks", "held_out_share"]
 
 
 class exact_matmul:  # noqa: N801 - used as a context manager, like torch.no_grad
@@ -231,6 +233,37 @@ class FilteredMoments:
         return self.covariance + torch.outer(mean, mean)
 
 
+class _Frozen:
+    """Moments to which nothing is added any more: every matrix is worked out once, when it is first asked for."""
+
+    def __init__(self, moments):
+        self._moments = moments
+
+    def __getattr__(self, name):
+        return getattr(self._moments, name)
+
+    @cached_property
+    def mean(self):
+        return self._moments.mean
+
+    @cached_property
+    def covariance(self):
+        return self._moments.covariance
+
+    @cached_property
+    def target_mean(self):
+        return self._moments.target_mean
+
+    @cached_property
+    def cross_covariance(self):
+        return self._moments.cross_covariance
+
+
+def frozen(moments):
+    """The same moments, which remember what was asked of them; drop the result to free the memory."""
+    return moments if isinstance(moments, _Frozen) else _Frozen(moments)
+
+
 def held_out_share(n_blocks, share=0.125):
     """Which calibration blocks are held out to choose regularisation: spread evenly, at least one when there are two.
 
@@ -244,6 +277,52 @@ def held_out_share(n_blocks, share=0.125):
     >>> held_out_share(8, 0.25)
     [False, False, False, True, False, False, False, True]
     """
-    n_held = 0 if n_blocks < 2 else max(1, round(n_blocks * share))
+    n_held = 0 if n_blocks < 2 or not share else max(1, round(n_blocks * share))
     held = {round((i + 1) * n_blocks / n_held) - 1 for i in range(n_held)}
     return [i in held for i in range(n_blocks)]
+
+
+def held_out_masks(masks, share=0.125, *, segment=64, few=8):
+    """Which calibration tokens are held out: whole windows, or segments of them where there are few windows.
+
+    Below 4,096 tokens more are held out, so that about 500 are left to judge by, but never more than three tenths.
+
+    Parameters
+    ----------
+    masks : list of torch.Tensor of bool, shape (n_windows, n_longest)
+        Real tokens of each block.
+    share : float
+    segment : int
+        Tokens of a segment.
+    few : int
+        With fewer windows, segments are held out.
+
+    Returns
+    -------
+    list of torch.Tensor of bool, shape (n_windows, n_longest)
+
+    Examples
+    --------
+    >>> [int(m.sum()) for m in held_out_masks([torch.ones(2, 1024, dtype=torch.bool)])]
+    [512]
+    >>> held_out_masks([torch.ones(4, 8, dtype=torch.bool)] * 2, 0.25)[0].all(1).tolist()
+    [False, False, False, True]
+    """
+    n_tokens = sum(int(m.sum()) for m in masks)
+    share = max(share, min(0.3, 512 / max(n_tokens, 1))) if share else 0.0
+    if sum(map(len, masks)) >= few:
+        held = iter(held_out_share(sum(map(len, masks)), share))
+        return [torch.tensor([next(held) for _ in m], device=m.device)[:, None] & m for m in masks]
+    lengths = [int(row.sum()) for m in masks for row in m]
+    size = max(1, min(segment, n_tokens // 16))
+    pieces = [-(-n // size) for n in lengths]
+    chosen = held_out_share(sum(pieces), share) if n_tokens > 1 else [False] * sum(pieces)
+    found, start, row = [], 0, 0
+    for m in masks:
+        mask = torch.zeros_like(m)
+        for i in range(len(m)):
+            for j in range(pieces[row]):
+                mask[i, j * size : (j + 1) * size] = chosen[start + j]
+            start, row = start + pieces[row], row + 1
+        found.append(mask & m)
+    return found

@@ -5,9 +5,10 @@ import time
 
 import torch
 
-from .units import find_mlp_parts
+from .calibration import longest_context
+from .units import find_mlp_parts, weight_of
 
-__all__ = ["compare_speed", "measure_speed"]
+__all__ = ["compare_speed", "forward_seconds", "layer_latency", "measure_speed"]
 
 
 @torch.no_grad()
@@ -20,7 +21,7 @@ def measure_speed(model, *, batch_sizes=(1, 8), prompt=256, new_tokens=32, repea
     batch_sizes : sequence of int
         Sequences at a time. At 1 a GPU mostly waits for launches: smaller matrices are then not faster.
     prompt, new_tokens : int
-        Tokens that are read, and written, in each sequence.
+        Tokens that are read, and written, in each sequence; fewer are read where the model holds fewer.
     repeats : int
         The median is reported; one more run before them is not counted.
     seed : int
@@ -29,13 +30,14 @@ def measure_speed(model, *, batch_sizes=(1, 8), prompt=256, new_tokens=32, repea
     Returns
     -------
     pandas.DataFrame
-        A row a batch size: ``batch_size, prefill_tokens_per_second, decode_tokens_per_second, weight_bytes,
+        A row a batch size: ``batch_size, prompt, prefill_tokens_per_second, decode_tokens_per_second, weight_bytes,
         cache_bytes, device, dtype, narrowest, widest``.
     """
     import pandas as pd
 
     device = model.get_input_embeddings().weight.device
     generator = torch.Generator().manual_seed(seed)
+    prompt = max(1, min(prompt, longest_context(model) - new_tokens))
     widths = [p.size for p in find_mlp_parts(model)]
     rows = []
     for n in batch_sizes:
@@ -44,6 +46,7 @@ def measure_speed(model, *, batch_sizes=(1, 8), prompt=256, new_tokens=32, repea
         rows.append(
             {
                 "batch_size": n,
+                "prompt": prompt,
                 "prefill_tokens_per_second": n * prompt / statistics.median(r[0] for r in runs),
                 "decode_tokens_per_second": n * new_tokens / statistics.median(r[1] for r in runs),
                 "weight_bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
@@ -79,6 +82,60 @@ def _cache_bytes(cache):
             if torch.is_tensor(tensor):
                 total += tensor.numel() * tensor.element_size()
     return total
+
+
+@torch.no_grad()
+def forward_seconds(model, *, n_tokens=512, repeats=5, seed=0):
+    """Seconds of a forward pass over one sequence, the median of some runs after one that is not counted."""
+    device = model.get_input_embeddings().weight.device
+    n_tokens = min(n_tokens, longest_context(model))
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(0, model.get_input_embeddings().num_embeddings, (1, n_tokens), generator=generator).to(device)
+    return _median(lambda: model(ids, use_cache=False), device, repeats)
+
+
+@torch.no_grad()
+def layer_latency(part, widths, *, n_tokens=512, repeats=5, seed=0):
+    """Seconds that the linears of an MLP take at several widths.
+
+    Parameters
+    ----------
+    part : MLPPart
+    widths : sequence of int
+    n_tokens : int
+    repeats : int
+    seed : int
+
+    Returns
+    -------
+    list of float
+    """
+    weight = weight_of(part.down)
+    generator = torch.Generator().manual_seed(seed)
+    n_out = len(weight)
+    found = []
+    for width in widths:
+        z = torch.randn(n_tokens, n_out, generator=generator).to(weight.device, weight.dtype)
+        h = torch.randn(n_tokens, width, generator=generator).to(weight.device, weight.dtype)
+        readers = [weight_of(m)[:width].contiguous() for _, m, n in part.readers for _ in range(n)]
+        down = weight[:, :width].contiguous()
+
+        def run(z=z, h=h, readers=readers, down=down):
+            for reader in readers:
+                torch.nn.functional.linear(z, reader)
+            torch.nn.functional.linear(h, down)
+
+        found.append(_median(run, weight.device, repeats))
+    return found
+
+
+def _median(run, device, repeats):
+    times = []
+    for _ in range(repeats + 1):
+        start = _now(device)
+        run()
+        times.append(_now(device) - start)
+    return statistics.median(times[1:])
 
 
 def _now(device):
