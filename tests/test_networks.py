@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from nilearn import decomposition
+from parity import parity
 from planted import planted_runs, recovery
 from sklearn.base import clone
 
@@ -62,6 +63,17 @@ def test_engines_agree_with_the_same_settings(planted):
     stock = CanICA(K, geometry=GEOMETRY, engine="nilearn").fit(runs)
     assert recovery(stock.components_, same.components_).min() > 0.99
     np.testing.assert_allclose(same.variance_, stock.variance_, rtol=0.02)
+
+
+@pytest.mark.parametrize("snr", [0.6, 1.0])
+def test_parity_with_stock_of_stable_networks_and_of_unstable_ones(snr):
+    runs, _ = planted_runs(GEOMETRY.n_neurons, K, (120,) * 6, snr=snr)
+    table = parity(runs, K + 3, GEOMETRY)  # three components that are noise
+    stable = table["stock"] >= 0.7
+    assert stable.sum() == K
+    assert table["r"][stable].min() > 0.99
+    np.testing.assert_array_equal(table["fast"] >= 0.7, stable)
+    np.testing.assert_allclose(table["fast"], table["stock"], atol=0.12)
 
 
 def test_default_group_model_agrees_on_strong_networks(planted, fitted):
