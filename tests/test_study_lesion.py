@@ -412,6 +412,20 @@ def test_selectivity_covers_kinds_of_text_phenomena_and_localizer_conditions(tin
     assert set(double_dissociations(result, n_bootstrap=50).columns) >= {"task_1", "task_2", "q"}
 
 
+def test_blimp_is_a_task_as_it_is_published(tiny, masks):
+    from pathlib import Path
+
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data" / "blimp"
+    if not folder.is_dir():
+        pytest.skip("BLiMP (../shared/data/blimp) is not there")
+    result = run(
+        tiny, masks[:1], [MinimalPairTask(folder, "blimp", "accuracy", n_pairs=2)], controls=("layer",), n_controls=2
+    )
+    assert len(result.tasks) == 1 + len(list(folder.glob("*.jsonl")))
+    assert "blimp:transitive" in result.tasks
+    assert result.table.set_index("task").intact.between(0, 1).all()
+
+
 def test_tasks_of_every_sort_run_together(tiny, masks):
     questions = [{"prompt": "The sky is", "options": ["blue", "green"], "answer": 0}] * 3
     calls = []
