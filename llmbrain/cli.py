@@ -106,6 +106,9 @@ def record(
     ] = None,
     tokens_per_run: Annotated[int, typer.Option(help="Most tokens of a run, at most 32767.")] = 4096,
     storage: Annotated[str, typer.Option(help="float32, or int16 for files of half the size.")] = "float32",
+    special_tokens: Annotated[
+        bool, typer.Option("--special-tokens", help="Record BOS and other special tokens as well.")
+    ] = False,
     chat: Annotated[
         bool, typer.Option("--chat", help="Write texts, or the messages of a .jsonl, with the model's chat template.")
     ] = False,
@@ -132,6 +135,7 @@ def record(
         "site": sites if len(sites) > 1 else sites[0], "sites": modules, "layers": _numbers("--layers", layers),
         "every": every, "max_tokens": max_tokens, "context": context, "warmup": warmup,
         "tokens_per_run": tokens_per_run, "batch_size": batch_size, "storage": storage,
+        "special_tokens": special_tokens,
     }  # fmt: skip
     runs = _numbers("--run-index", run_index)
     texts = Path(corpus) if chat and corpus.endswith(".jsonl") else load_corpus(corpus)

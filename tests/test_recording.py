@@ -301,6 +301,23 @@ def test_without_bos_the_first_token_is_marked_as_a_sink(llama, tmp_path):
     ]  # fmt: skip
 
 
+def test_special_tokens_on_request(llama, tokenizer, tmp_path):
+    """BOS at the head of every document, once, whatever the windows; all other tokens as without it."""
+    plain = quiet(llama, tokenizer, TEXTS, tmp_path / "plain", context=32)
+    runs = quiet(llama, tokenizer, TEXTS, tmp_path / "study", context=32, special_tokens=True)
+    events = runs.events
+    special = events["token_id"] == 256
+    assert special.sum() == len(TEXTS) and (special == (events["position"] == 0)).all()
+    assert (events["sink"] == special).all() and (events["log_frequency"].isna() == special).all()
+    np.testing.assert_array_equal(runs[0].to_array()[~special], plain[0].to_array())
+    values, _ = alone(llama, encode(TEXTS, tokenizer)[1].ids)
+    first = events.index[events["document"] == "text-0002"][0]
+    np.testing.assert_allclose(runs[0].to_array()[first], values[0], atol=1e-5)
+    assert np.isfinite(runs.confounds()[0].to_numpy()).all() and runs[0].sidecar["SpecialTokens"] is True
+    with pytest.raises(DatasetError, match="special_tokens=True there, False now"):
+        quiet(llama, tokenizer, TEXTS, tmp_path / "study", context=32)
+
+
 def test_confounds_go_into_nilearn(llama, tokenizer, tmp_path):
     runs = quiet(llama, tokenizer, TEXTS, tmp_path / "study", tokens_per_run=128)
     confounds = runs.confounds(["log_position", "surprisal"])
@@ -477,6 +494,23 @@ def test_int16_says_what_it_cut(llama, tokenizer, tmp_path):
     with pytest.warns(NumericalWarning, match="too large for int16"):
         second = quiet(llama, tokenizer, TEXTS, tmp_path / "study", run_index=2, **options)
     assert second[0].sidecar["ClippedValues"] == (np.abs(second[0].raw()) == 32767).sum() > 0
+
+
+def test_int16_without_its_factors_is_refused(llama, tokenizer, tmp_path):
+    runs = quiet(llama, tokenizer, TEXTS, tmp_path / "study", storage="int16")
+    path = runs.study.path("scale")
+    whole = path.read_bytes()
+    for damage, message in (
+        (lambda: path.unlink(), "scale.nii.gz is missing: it holds the factor"),
+        (lambda: path.write_bytes(whole[: len(whole) // 2]), "is not a NIfTI file"),
+        (lambda: path.write_bytes(b"nothing"), "is not a NIfTI file"),
+        (lambda: save_img(path, NeuronGeometry.from_sizes([48] * 2).to_img(np.ones(96))), "the shape"),
+    ):
+        damage()
+        with pytest.raises(DatasetError, match=message):
+            open_recording(tmp_path / "study")
+    path.write_bytes(whole)
+    assert open_recording(tmp_path / "study").n_tokens == runs.n_tokens
 
 
 def test_padding_voxels_stay_zero(tokenizer, tmp_path):

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from ..exceptions import DatasetError, LLMBrainError
 from ..files import read_json
 from ..geometry import NeuronGeometry
@@ -41,6 +43,8 @@ def check_run(path, weights_hash=None):
         )
     _check_header(path, sidecar, geometry)
     _check_events(path, sidecar)
+    if sidecar.get("Scale"):
+        _check_scale(path.parent / sidecar["Scale"], geometry)
 
 
 _REMEDY = "Remove the run's files and record again; the other runs are kept."
@@ -106,3 +110,18 @@ def _check_events(path, sidecar):
     n_tokens = int(sidecar["NumberOfTokens"])
     if n_lines != n_tokens:
         raise DatasetError(f"{events} describes {n_lines} tokens, {path.name} holds {n_tokens}. {_REMEDY}")
+
+
+def _check_scale(path, geometry):
+    """The factors of int16: without them a run cannot be read, with others its numbers would be wrong."""
+    import nibabel as nib
+
+    remedy = "Restore it, or record into a new folder."
+    if not path.is_file():
+        raise DatasetError(f"{path} is missing: it holds the factor of each neuron of the int16 runs. {remedy}")
+    try:
+        shape = np.asarray(nib.load(path).dataobj).shape  # all of it: a truncated one has a whole header
+    except Exception as error:  # nibabel raises several kinds, all of which mean the same here
+        raise DatasetError(f"{path} is not a NIfTI file ({error}). {remedy}") from error
+    if shape != geometry.shape:
+        raise DatasetError(f"{path} has the shape {shape}, the runs have volumes of {geometry.shape}. {remedy}")

@@ -153,7 +153,7 @@ class Study:
         differ = [
             f"{key}={there['recording'].get(key)!r} there, {value!r} now"
             for key, value in self.info["recording"].items()
-            if there["recording"].get(key) != value
+            if there["recording"].get(key, False if value is False else None) != value
         ]
         if differ and there["recording"]:
             raise DatasetError(

@@ -47,7 +47,9 @@ def _attach(site, edit):
     def after(module, args, output):
         if isinstance(output, (tuple, list)):
             new = _edit(site, output[0], edit)
-            return None if new is None else type(output)([new, *output[1:]])
+            if new is None:
+                return None
+            return [new, *output[1:]] if isinstance(output, list) else (new, *output[1:])
         return _edit(site, output, edit)
 
     return site.module.register_forward_hook(after)

@@ -29,7 +29,8 @@ def accumulate(model, tokenizer, corpus, accumulators, *, progress=True, **optio
     progress : bool
         Show a progress bar.
     **options
-        ``site`` (one), ``layers``, ``sites``, ``max_tokens``, ``every``, ``context``, ``warmup``, ``batch_size`` of
+        ``site`` (one), ``layers``, ``sites``, ``max_tokens``, ``every``, ``context``, ``warmup``, ``batch_size``,
+        ``special_tokens`` of
         :func:`llmbrain.record`.
 
     Returns

@@ -27,7 +27,8 @@ EVENT_COLUMNS = {
         "Units": "nats",
     },
     "log_frequency": {
-        "Description": "Logarithm of the token's share among the tokens of the corpus, special ones not counted.",
+        "Description": "Logarithm of the token's share among the tokens of the corpus without special ones, "
+        "for which it is n/a.",
         "Units": "nats",
     },
     "sink": {
@@ -97,7 +98,8 @@ def run_events(plan, run, surprisals, frequencies):
     frame = pd.concat(frames, ignore_index=True)
     ids, values = frequencies
     frame["surprisal"] = np.round(surprisals, 6)
-    frame["log_frequency"] = np.round(values[np.searchsorted(ids, frame["token_id"])], 6)
+    at = np.searchsorted(ids, frame["token_id"]).clip(max=len(ids) - 1)
+    frame["log_frequency"] = np.round(np.where(ids[at] == frame["token_id"], values[at], np.nan), 6)
     frame["sink"] = (frame["window_position"] == 0).astype(int)
     return frame
 

@@ -148,6 +148,7 @@ def prepare(
     tokens_per_run=TOKENS_PER_RUN,
     batch_size=8,
     storage="float32",
+    special_tokens=False,
 ):
     """Check everything and plan the recording; no activation is computed, nothing is written.
 
@@ -155,7 +156,7 @@ def prepare(
     ----------
     model, tokenizer, corpus, site, layers, sites, max_tokens, every
         As in :func:`llmbrain.record`.
-    context, warmup, tokens_per_run, batch_size, storage
+    context, warmup, tokens_per_run, batch_size, storage, special_tokens
         As well.
 
     Returns
@@ -180,7 +181,7 @@ def prepare(
     context = _context(model, context)
     plan = plan_recording(
         material.documents, context=context, warmup=context // 4 if warmup is None else warmup,
-        tokens_per_run=tokens_per_run, max_tokens=max_tokens, every=every,
+        tokens_per_run=tokens_per_run, max_tokens=max_tokens, every=every, special_tokens=special_tokens,
     )  # fmt: skip
     forecast = make_forecast(
         plan, geometries, BATCH_TOKENS, getattr(model.config.get_text_config(), "vocab_size", 0),

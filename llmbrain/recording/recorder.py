@@ -45,6 +45,7 @@ def record(
     tokens_per_run=TOKENS_PER_RUN,
     batch_size=8,
     storage="float32",
+    special_tokens=False,
     run_index=None,
     progress=True,
 ):
@@ -87,6 +88,8 @@ def record(
     storage : {"float32", "int16"}
         Type of the numbers in the files. int16 halves them: each neuron is divided by a factor of its own, 1/4096 of
         its largest activation in the first 2048 tokens, kept in a ``scale`` image beside the runs.
+    special_tokens : bool
+        Record BOS and other special tokens as well: attention sinks, whose activity is out of all proportion.
     run_index : int or sequence of int, optional
         Record only these runs (from 1). Several processes, e.g. of a job array, can so fill one folder.
     progress : bool
@@ -118,6 +121,7 @@ def record(
     job = prepare(
         model, tokenizer, corpus, site=site, layers=layers, sites=sites, max_tokens=max_tokens, every=every,
         context=context, warmup=warmup, tokens_per_run=tokens_per_run, batch_size=batch_size, storage=storage,
+        special_tokens=special_tokens,
     )  # fmt: skip
     wanted = job.wanted(run_index)
     study = job.study(out if out is not None else _temporary())
@@ -316,6 +320,7 @@ def _sidecar(job, study, run, name, writer):
         "Context": settings["context"],
         "WarmUp": settings["warmup"],
         "EveryNthToken": settings["every"],
+        "SpecialTokens": settings["special_tokens"],
         "BatchSize": job.batch_size,
         "LibraryVersions": {
             "llmbrain": __version__,

@@ -152,7 +152,7 @@ def plan_windows(n_tokens, context, warmup, n_head=0, longest=None):
     return windows
 
 
-def plan_recording(documents, *, context, warmup, tokens_per_run, max_tokens=None, every=1):
+def plan_recording(documents, *, context, warmup, tokens_per_run, max_tokens=None, every=1, special_tokens=False):
     """Decide which tokens are recorded, in which window, in which run.
 
     Parameters
@@ -166,6 +166,8 @@ def plan_recording(documents, *, context, warmup, tokens_per_run, max_tokens=Non
         Stop after so many recorded tokens; the last document is cut.
     every : int
         Record only every ``every``-th token of a document.
+    special_tokens : bool
+        Record BOS and other special tokens as well.
 
     Returns
     -------
@@ -186,6 +188,7 @@ def plan_recording(documents, *, context, warmup, tokens_per_run, max_tokens=Non
         "every": every,
     }
     _check_settings(settings)
+    settings["special_tokens"] = bool(special_tokens)
     documents = list(documents)
     runs, pieces, filled, budget = [], [], 0, max_tokens
 
@@ -216,6 +219,7 @@ def _pieces(number, document, settings, budget):
     """Windows of one document that record anything, cut where the budget of tokens ends."""
     recorded = ~np.asarray(document.is_special)
     n_head = int(np.argmax(recorded)) if recorded.any() else 0
+    recorded |= settings["special_tokens"]
     if n_head + settings["warmup"] >= settings["context"]:
         raise ParameterError(
             f"Document {document.id!r} begins with {n_head} special tokens, which with warmup={settings['warmup']} "
