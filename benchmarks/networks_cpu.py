@@ -42,10 +42,10 @@ INTRODUCTION = """`python benchmarks/networks_cpu.py` on {machine}.
 Each figure is the best of several fresh processes that read NIfTI files, stock and fast in turn; `n_init=10` for both.
 Memory is the peak above what the imports take, in units of one float32 run. Every measurement, with the load of the
 machine before it: `results/networks_cpu.json`."""
-RECOVERY = """Planted networks found, mean \\|r\\| (worst), over a range of SNR (20 networks in 20,000 neurons, 4 runs of
-512 tokens, 3 starts):"""
-PARITY = """Parity with the same settings (`solver_params=dict(group="runs", rows_per_run=1)`). Stability is Iq x coverage
-x r of ICASSO over bootstrapped runs, the same draws for both engines; from 0.7 a network counts as stable."""
+RECOVERY = """Planted networks found, mean \\|r\\| (worst), over a range of SNR (20 networks in 20,000 neurons, 4 runs
+of 512 tokens, 3 starts):"""
+PARITY = """Parity with the same settings (`solver_params=dict(group="runs", rows_per_run=1)`). Stability is Iq x
+coverage x r of ICASSO over bootstrapped runs, the same draws for both engines; from 0.7 a network is stable."""
 
 
 # -- data -----------------------------------------------------------------------------------------------------------

@@ -156,6 +156,30 @@ def test_dual_regression_of_a_recording_finds_the_networks_again():
     assert new.time_courses.shape == (90, 3)
 
 
+def test_dual_regression_leaves_out_dead_neurons_and_confounds():
+    from planted import planted_runs, recovery
+
+    from llmbrain.exceptions import NumericalWarning
+    from llmbrain.networks import CanICA, regress_recording
+
+    (first, second), maps = planted_runs(1500, 4, snr=1.5)
+    networks = CanICA(4, n_init=2).fit([first]).networks_
+    ramp = np.linspace(-3, 3, len(second))[:, None]
+    spoiled = second + (ramp * np.random.default_rng(1).standard_normal(1500)).astype(np.float32)
+    spoiled[3, 7], spoiled[:, 9] = np.nan, 0.1
+    with pytest.warns(NumericalWarning) as said:
+        (found,) = regress_recording(networks, [spoiled], confounds=[ramp])
+    assert {str(w.message)[:30] for w in said} == {
+        "1 of 1500 neurons hold NaN or ",
+        "1 of 1500 neurons are constant",
+    }
+    for values in (found.maps, found.z, found.time_courses):
+        assert np.isfinite(values).all()
+    assert not found.maps[:, [7, 9]].any()
+    assert np.abs(np.corrcoef(found.time_courses.T, ramp.T)[-1, :-1]).max() < 1e-3
+    assert recovery(maps, found.maps).min() > 0.8
+
+
 def test_pooled_maps_of_one_run_are_stage_two(planted):
     from llmbrain.networks.dual_regression import pooled_maps
     from llmbrain.networks.engines.blocks import as_sources

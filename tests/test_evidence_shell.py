@@ -85,6 +85,19 @@ def test_evidence_of_plain_arrays_has_no_texts(planted):
 
 
 @pytest.mark.filterwarnings("ignore::llmbrain.exceptions.NumericalWarning")
+def test_evidence_with_the_confounds_of_the_fit(planted):
+    runs, _, _ = planted
+    rng = np.random.default_rng(5)
+    ramps = [np.linspace(-2, 2, 120) for _ in runs]
+    dirty = [r.x + np.outer(ramp, 6 * rng.normal(size=1200)).astype(np.float32) for r, ramp in zip(runs, ramps)]
+    networks = CanICA(4, n_init=2, geometry=runs[0].geometry).fit(dirty, confounds=ramps).networks_
+    options = {"n_repeats": 4, "n_draws": 9}
+    with_them, without = (gather_evidence(networks, dirty, confounds=c, **options) for c in (ramps, None))
+    assert (with_them.stability[["stability", "split_half_r", "icc"]] > 0.7).all(axis=None)
+    assert without.stability["split_half_r"].min() < 0.7 and len(without.networks.flagged)
+
+
+@pytest.mark.filterwarnings("ignore::llmbrain.exceptions.NumericalWarning")
 def test_evidence_of_layer_networks_and_its_files(planted, tmp_path):
     runs, _, _ = planted
     networks = CanICA(n_components=3, n_init=2, scope="layer", geometry=runs[0].geometry).fit([r.x for r in runs])

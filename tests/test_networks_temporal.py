@@ -64,6 +64,20 @@ def test_starts_masks_and_geometry(tmp_path):
     np.testing.assert_array_equal(ica.components_, TemporalICA(4, n_init=3, geometry=geometry).fit(runs).components_)
 
 
+def test_confounds_are_removed_over_all_tokens():
+    runs, maps, _ = temporal_runs()
+    ramps = [np.linspace(0, 1, 700), np.linspace(2, 5, 500)]
+    spread = 5 * np.random.default_rng(1).standard_normal(300)
+    dirty = [(run + r[:, None] * spread).astype(np.float32) for run, r in zip(runs, ramps)]
+    clean = TemporalICA(4).fit(dirty, confounds=ramps)
+    assert recovery(maps, clean.components_).min() > 0.97 > recovery(maps, TemporalICA(4).fit(dirty).components_).min()
+    course = np.concatenate(clean.transform(dirty, confounds=ramps))
+    assert np.abs(np.corrcoef(course.T, np.concatenate(ramps))[-1, :-1]).max() < 1e-2
+    for bad in ([ramps[0], None], [ramps[0], np.ones((500, 2))]):
+        with pytest.raises(ParameterError, match="same confounds"):
+            TemporalICA(4).fit(runs, confounds=bad)
+
+
 def test_what_is_said():
     runs, _, _ = temporal_runs()
     for bad in ({"contrast": "exp"}, {"standardize": "psc"}, {"n_components": 400}, {"n_init": 0}, {"tol": 0}):

@@ -92,16 +92,19 @@ def dual_regression(run, maps, *, demean=True, normalize=True):
     return DualRegression(courses, beta, z, dof)
 
 
-def regress_recording(networks, recording, **options):
+def regress_recording(networks, recording, confounds=None, **options):
     """Dual regression of every run of a recording on the maps of a network set.
 
-    Neurons are z-scored within each run first, as for the decomposition.
+    Neurons are freed of confounds and z-scored within each run first, as for the decomposition. Neurons that are
+    constant or not finite in a run are said and count as zero in it.
 
     Parameters
     ----------
     networks : NetworkSet
     recording : Recording, Run, study, or list of runs, images, paths or arrays
         Of the model that the networks are of; another corpus, checkpoint or quantisation is what it is for.
+    confounds : list of ndarray, DataFrame or path, optional
+        For each run ``(n_tokens, n_confounds)``.
     **options
         Of :func:`dual_regression`.
 
@@ -120,20 +123,20 @@ def regress_recording(networks, recording, **options):
     >>> [result.maps.shape for result in regress_recording(networks, runs)]
     [(2, 300), (2, 300)]
     """
-    from .inputs import load_runs
+    from .inputs import as_confounds, load_runs
 
     runs = load_runs(recording, networks.geometry)
     networks.geometry.check_same(runs.geometry, "the recording")
     maps = runs.read_order(networks.maps)
     results = []
-    for source in runs.sources:
-        found = dual_regression(_standardized(source), maps, **options)
+    for source, nuisance in zip(runs.sources, as_confounds(confounds, len(runs.sources)) or [None] * len(runs.sources)):
+        found = dual_regression(_standardized(source, nuisance, warn=True), maps, **options)
         flat = (runs.flat_order(found.maps), runs.flat_order(found.z))
         results.append(DualRegression(found.time_courses, *flat, found.dof))
     return results
 
 
-def pooled_maps(sources, maps):
+def pooled_maps(sources, maps, confounds=None):
     """Stage 2 over several runs together: one map a network, from the normal equations of all runs.
 
     Parameters
@@ -141,6 +144,8 @@ def pooled_maps(sources, maps):
     sources : list of sources
         Runs that are read in blocks; each is z-scored.
     maps : array of shape (n_networks, n_neurons)
+    confounds : list of arrays or None, optional
+        For each run.
 
     Returns
     -------
@@ -148,8 +153,8 @@ def pooled_maps(sources, maps):
         Change of each z-scored neuron for one standard deviation of each course.
     """
     gram, products, n_tokens = 0.0, 0.0, 0
-    for source in sources:
-        x = _standardized(source)
+    for source, nuisance in zip(sources, confounds or [None] * len(sources)):
+        x = _standardized(source, nuisance)
         courses = time_courses(x, maps)
         courses -= courses.mean(axis=0)
         gram = gram + courses.T @ courses
@@ -159,12 +164,16 @@ def pooled_maps(sources, maps):
     return (_inverse(gram, "The time courses") @ products) * scale[:, None]
 
 
-def _standardized(source):
-    x = np.empty((source.n_tokens, source.n_neurons), dtype=np.float32)
-    source.read(0, source.n_neurons, x)
-    x -= x.mean(axis=0)
-    sd = x.std(axis=0, ddof=1)
-    x /= np.where(sd > 0, sd, 1)
+def _standardized(source, confounds=None, warn=False):
+    from .engines.blocks import CleanedRuns
+    from .engines.torch_engine import say_dead
+
+    data = CleanedRuns([source], None if confounds is None else [confounds])
+    x = np.empty((source.n_tokens, source.n_neurons), np.float32)
+    for start, stop in data.blocks():
+        x[:, start:stop] = data.block(0, start, stop).numpy()
+    if warn:
+        say_dead(data.dead(), data, stacklevel=4)
     return x
 
 

@@ -107,7 +107,9 @@ class Evidence:
         ]
 
 
-def gather_evidence(networks, recording, *, n_repeats=REPEATS, n_draws=99, random_state=0, device="cpu"):
+def gather_evidence(
+    networks, recording, *, confounds=None, n_repeats=REPEATS, n_draws=99, random_state=0, device="cpu"
+):
     """Find out whether networks are real, and what they are about.
 
     Stability is that of independent components: for networks of a dictionary it says whether they are found as such.
@@ -118,6 +120,8 @@ def gather_evidence(networks, recording, *, n_repeats=REPEATS, n_draws=99, rando
         As an estimator found them in the recording.
     recording : Recording, Run, study, or list of runs, images, paths or arrays
         The runs they were found in.
+    confounds : list of ndarray, DataFrame or path, optional
+        For each run ``(n_tokens, n_confounds)``, as they were given to the fit.
     n_repeats : int
         Repetitions on bootstrapped runs (ICASSO).
     n_draws : int
@@ -141,10 +145,11 @@ def gather_evidence(networks, recording, *, n_repeats=REPEATS, n_draws=99, rando
     [False, False, False]
     """
     from .connectivity import functional_connectivity
-    from .inputs import load_runs
+    from .inputs import as_confounds, load_runs
 
     runs = load_runs(recording, networks.geometry)
     networks.geometry.check_same(runs.geometry, "the recording")
+    confounds = as_confounds(confounds, len(runs.sources))
     options = _options(networks, runs, device)
     scores, clusters = [], []
     for rows, neurons in _parts(networks):
@@ -152,13 +157,13 @@ def gather_evidence(networks, recording, *, n_repeats=REPEATS, n_draws=99, rando
         maps = runs.read_order(networks.maps[rows]) if neurons is None else networks.maps[rows][:, neurons]
         layer_of = networks.geometry.layer_of if neurons is None else networks.geometry.layer_of[neurons]
         layer_of = runs.read_order(layer_of) if neurons is None else layer_of
-        table, found = _stability(sources, maps, layer_of, n_repeats, n_draws, random_state, options)
+        table, found = _stability(sources, confounds, maps, layer_of, n_repeats, n_draws, random_state, options)
         scores.append(table.assign(network=rows))
         clusters.append(_flat(found, runs, neurons))
     stability = _in_order(scores)
     courses = networks.time_courses
     if courses is None or [len(c) for c in courses] != runs.n_tokens:
-        courses = _courses(networks, runs)
+        courses = _courses(networks, runs, confounds)
     interpretation, engagement = _texts(courses, recording, n_draws, random_state)
     completed = _complete(networks, stability, interpretation)
     live = [c[:, networks.maps.any(axis=1)] for c in courses]
@@ -209,7 +214,7 @@ def _flat(clusters, runs, neurons):
     return replace(clusters, maps=maps)
 
 
-def _stability(sources, maps, layer_of, n_repeats, n_draws, random_state, options):
+def _stability(sources, confounds, maps, layer_of, n_repeats, n_draws, random_state, options):
     from .matching import match_maps
     from .order import half_subspace, halves, sparsest_maps
     from .resampling import resampled_networks
@@ -219,26 +224,35 @@ def _stability(sources, maps, layer_of, n_repeats, n_draws, random_state, option
     alive = np.flatnonzero(maps.any(axis=1))
     n_components = max(len(alive), 1)
     clusters = resampled_networks(
-        sources, n_components, n_repeats=n_repeats, contrast=options["contrast"], random_state=random_state, **reduction
+        sources,
+        n_components,
+        n_repeats=n_repeats,
+        contrast=options["contrast"],
+        random_state=random_state,
+        confounds=confounds,
+        **reduction,
     )
     table = score_networks(maps, clusters)
     rng = np.random.default_rng(random_state)
-    sides, _ = halves(sources)
+    sides, nuisance = halves(sources, confounds)
     limit = min(sum(s.n_tokens - 1 for s in side) for side in sides)
     if limit <= n_components:
         return table.assign(split_half_r=np.nan, icc=np.nan, dice=np.nan, split_half_p=np.nan), clusters
-    found = [sparsest_maps(half_subspace(s, n_components, **reduction), n_components, 3, rng) for s in sides]
+    found = [
+        sparsest_maps(half_subspace(side, n_components, confounds=given, **reduction), n_components, 3, rng)
+        for side, given in zip(sides, nuisance)
+    ]
     # each given network stands for its match in the first half, whose fate in the second is then reported
     own = match_maps(maps, found[0]).index
     halves_table = split_half(*found, layer_of=layer_of, n_draws=n_draws, random_state=random_state)
-    table["icc"] = _retest(sides, maps)
+    table["icc"] = _retest(sides, nuisance, maps)
     for name, column in (("split_half_r", "r"), ("dice", "dice"), ("split_half_p", "p_axes")):
         values = halves_table[column].abs() if column == "r" else halves_table[column]
         table[name] = np.where(own >= 0, values.to_numpy()[own], np.nan)
     return table, clusters
 
 
-def _retest(sides, maps):
+def _retest(sides, nuisance, maps):
     """ICC(2,1) over neurons of the maps that dual regression finds for the given networks in the two halves."""
     from ..stats import icc
     from .dual_regression import pooled_maps
@@ -246,7 +260,7 @@ def _retest(sides, maps):
     alive = np.flatnonzero(maps.any(axis=1))
     values = np.full(len(maps), np.nan)
     try:
-        first, second = (pooled_maps(side, maps[alive]) for side in sides)
+        first, second = (pooled_maps(side, maps[alive], given) for side, given in zip(sides, nuisance))
     except ParameterError as error:
         warnings.warn(f"No test-retest ICC: {error}", NumericalWarning, stacklevel=4)
         return values
@@ -260,11 +274,11 @@ def _in_order(tables):
     return pd.concat(tables).sort_values("network").reset_index(drop=True)
 
 
-def _courses(networks, runs):
+def _courses(networks, runs, confounds):
     from .engines.blocks import CleanedRuns
     from .engines.torch_engine import least_squares_courses
 
-    return least_squares_courses(CleanedRuns(runs.sources), runs.read_order(networks.maps))
+    return least_squares_courses(CleanedRuns(runs.sources, confounds), runs.read_order(networks.maps))
 
 
 def _texts(courses, recording, n_draws, random_state):

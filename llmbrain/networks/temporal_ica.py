@@ -204,7 +204,9 @@ class TemporalICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         """All runs as one."""
         source = _Concatenated(runs.sources)
         if confounds is not None:
-            confounds = [np.concatenate(confounds)]
+            if any(c is None for c in confounds) or len({c.reshape(len(c), -1).shape[1] for c in confounds}) > 1:
+                raise ParameterError("Runs that are laid end to end need the same confounds in each of them.")
+            confounds = [np.concatenate([c.reshape(len(c), -1) for c in confounds])]
         data = CleanedRuns(
             [source], confounds, standardize=self.standardize is not None, min_tokens=2 if mean is None else 1
         )
