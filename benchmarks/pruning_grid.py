@@ -11,6 +11,7 @@ Every preset writes one TSV into --out as rows become known, and goes on where i
 notes     rows known from elsewhere: one-shot statistics, ridge 0.01, first 200 windows of the test text, 20 %
 notes30, notes50   the same at 30 and 50 %, into the same table
 ablation  one change at a time, measured on the REST OF THE CALIBRATION FILE; recipes are chosen by this table alone
+best      the package's default recipe alone, whole test text, 20, 30 and 50 %
 final     the chosen recipe and the baselines, whole test text, 20, 30 and 50 %
 networks  is there any role in which networks help: selection, allocation, covariances, joint layers; run it with
           --calibration-tokens 2048, 8192 and 65536
@@ -32,7 +33,7 @@ FULL = {
     "n_evaluations": 300,
 }
 ONE_SHOT = {"propagation": "one-shot", "ridge": 0.01, "floor": 0.0}
-PRESETS = ("notes", "notes30", "notes50", "ablation", "final", "networks", "heads")
+PRESETS = ("best", "notes", "notes30", "notes50", "ablation", "final", "networks", "heads")
 
 
 def clean(text, how):
@@ -143,6 +144,7 @@ def presets(args):
                 "seeds": (0, 1, 2),
             }
         ],
+        "best": [{"recipes": [("flap", args.allocation, "affine", "full")], "variants": {"full": FULL}}],
         "networks": [
             {"recipes": without, "variants": subspaces, "ratios": (0.2, 0.5), "max_windows": 100},
             {"recipes": roles, "variants": subspaces, "ratios": (0.2, 0.5), "max_windows": 100, "networks": "layers",
@@ -155,14 +157,13 @@ def presets(args):
                 "recipes": [
                     ("flap", "global", "bias", "one-shot"),
                     ("wanda", "uniform", "none", "one-shot"),
+                    ("flap", "search", "affine", "full"),
                     ("flap", "global", "affine", "full"),
                     ("flap", "schur", "affine", "full"),
                     ("wanda", "global", "none", "one-shot"),
-                    ("flap", "global", "affine", "base"),
                 ],
                 "variants": {
                     "one-shot": {**ONE_SHOT, "heads": True},
-                    "base": {**BASE, "heads": True},
                     "full": {**FULL, "heads": True},
                 },
                 "ratio_of": "decoder",

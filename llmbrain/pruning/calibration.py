@@ -157,11 +157,13 @@ def n_calibration_tokens(blocks):
 
 
 def calibration_hash(blocks):
-    """SHA-256 over the token ids, so that two results can be known to share their calibration."""
+    """SHA-256 over the windows of token ids, so that two results can be known to share their calibration."""
     digest = hashlib.sha256()
     for block in blocks:
-        digest.update(np.ascontiguousarray(block.ids.numpy()))
-        digest.update(np.ascontiguousarray(block.mask.numpy()))
+        for row, keep in zip(block.ids, block.mask):
+            ids = np.ascontiguousarray(row[keep].numpy())
+            digest.update(len(ids).to_bytes(8, "little"))
+            digest.update(ids)
     return digest.hexdigest()
 
 

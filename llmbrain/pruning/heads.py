@@ -5,10 +5,15 @@ import torch
 
 from ..exceptions import ParameterError
 from . import scores as sc
+from .allocation import fill_by_curves, smooth_curves
+from .calibration import Walk
+from .compensation import compensate, default_ridge
 from .engine import gather
+from .statistics import frozen
+from .surgery import channels, set_linear
 from .units import weight_of
 
-__all__ = ["head_scores", "heads_of", "joint_counts", "survey_heads"]
+__all__ = ["head_scores", "heads_of", "joint_by_losses", "joint_counts", "measure_heads", "survey_heads"]
 
 
 def head_scores(name, part, moments, generator=None):
@@ -158,3 +163,103 @@ def heads_of(part, scores, n_removed, unit):
     _, steps = unit_scores(part, scores, unit)
     gone = {h for step in steps[: int(n_removed)] for h in step}
     return np.array([h for h in range(part.n_heads) if h not in gone])
+
+
+@torch.no_grad()
+def measure_heads(model, parts, steps, fit_blocks, probe, *, weighting=None):
+    """What the model loses when one unit of heads alone is silenced and the output projection refitted.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        Dense; dense again afterwards.
+    parts : list of AttentionPart
+    steps : list of list of list of int
+        For each layer the query heads of each unit, see :func:`unit_scores`.
+    fit_blocks : list of Block
+        Windows for the refits.
+    probe : Probe
+        Holds the windows on which the divergence is measured.
+    weighting : callable, optional
+
+    Returns
+    -------
+    list of numpy.ndarray, shape (n_units,)
+        Divergence, nats per token.
+    """
+    from .probe import final_norm, run_rest
+
+    fit_walk, probe_walk, norm = Walk(model, fit_blocks), Walk(model, probe.blocks), final_norm(model)
+    found = []
+    for part, units in zip(parts, steps):
+        moments = frozen(gather(fit_walk, part.layer, part.out, weighting=weighting)[0])
+        weight, bias, original = weight_of(part.out).detach(), part.out.bias, part.out.weight
+        losses = []
+        for heads in units if len(units) > 1 else []:
+            stay = torch.tensor([h for h in range(part.n_heads) if h not in heads])
+            kept = channels(stay, part.head_dim).to(weight.device)
+            refit = compensate(weight, moments, kept, "affine", default_ridge(moments.n, len(kept)))
+            full = torch.zeros_like(weight)
+            full[:, kept] = refit.weight.to(full.dtype)
+            try:
+                set_linear(part.out, full, refit.bias if bias is None else refit.bias + bias)
+                losses.append(probe.divergence(run_rest(probe_walk, part.layer, norm)))
+            finally:
+                part.out.weight, part.out.bias = original, bias
+        found.append(np.array(losses if losses else [np.inf] * len(units)))
+        fit_walk.advance(part.layer)
+        probe_walk.advance(part.layer)
+    return found
+
+
+def joint_by_losses(head_losses, unit_costs, neuron_losses, levels, sizes, neuron_costs, budget, *, floors, extremes):
+    """Heads and neurons by what was measured: as many heads as lower the loss that is predicted for the budget.
+
+    Units of heads are taken in the order of their loss for each parameter (the second of a layer counts twice, and so
+    on; one always stays), the neurons fill the rest along their curves.
+
+    Parameters
+    ----------
+    head_losses : list of array, shape (n_units,)
+        From :func:`measure_heads`.
+    unit_costs, neuron_costs : sequence of float
+        Parameters of a head unit, and of a neuron, of each layer.
+    neuron_losses : array, shape (n_layers, n_levels)
+    levels : sequence of float
+    sizes : sequence of int
+    budget : float
+        Parameters to remove.
+    floors : sequence of int
+    extremes : float
+        See :func:`llmbrain.pruning.allocation.fill_by_curves`.
+
+    Returns
+    -------
+    n_keep : int
+        Neurons that stay in all.
+    removed : list of list of int
+        Units of heads that go from each layer.
+    """
+    rows = []
+    for layer, losses in enumerate(head_losses):
+        order = np.argsort(losses, kind="stable")[: max(len(losses) - 1, 0)]
+        rows += [((k + 1) * losses[j], layer, int(j)) for k, j in enumerate(order) if np.isfinite(losses[j])]
+    rows.sort(key=lambda row: row[0] / unit_costs[row[1]])
+    curves, grid = smooth_curves(neuron_losses, levels), [0.0, *levels]
+    cost, sizes = float(np.average(neuron_costs, weights=sizes)), np.asarray(sizes)
+    best, spent, lost = None, 0.0, 0.0
+    for m in range(len(rows) + 1):
+        n_keep = int(sizes.sum() - round((budget - spent) / cost))
+        if np.sum(floors) <= n_keep <= sizes.sum():
+            counts = fill_by_curves(curves, grid, sizes, n_keep, floors=floors, extremes=extremes)
+            predicted = lost + sum(np.interp(1 - c / s, grid, y) for c, s, y in zip(counts, sizes, curves))
+            if best is None or predicted < best[0]:
+                best = (predicted, n_keep, m)
+        if m < len(rows):
+            lost, spent = lost + rows[m][0], spent + unit_costs[rows[m][1]]
+    if best is None:
+        raise ParameterError("The budget is larger than what floors and last heads leave to remove; lower the ratio.")
+    removed = [[] for _ in head_losses]
+    for _, layer, unit in rows[: best[2]]:
+        removed[layer].append(unit)
+    return best[1], removed

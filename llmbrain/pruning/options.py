@@ -174,8 +174,6 @@ def choose_recipe(recipe, score=None, allocation=None, compensation=None, option
             chosen[name] = value
     options = options.to_dict() if isinstance(options, Options) else (options or {})
     chosen["options"] = {**chosen["options"], **options}
-    if chosen["options"].get("heads") and isinstance(allocation, type(None)) and chosen["allocation"] == "search":
-        chosen["allocation"] = "global"  # one threshold for heads and neurons
     return chosen
 
 

@@ -15,7 +15,7 @@ from .statistics import frozen
 from .surgery import set_linear
 from .units import weight_of
 
-__all__ = ["LEVELS", "Probe", "Supernet", "curve_counts", "measure_curves", "search_counts"]
+__all__ = ["LEVELS", "Probe", "Supernet", "curve_counts", "final_norm", "measure_curves", "run_rest", "search_counts"]
 
 LEVELS = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
 
@@ -211,13 +211,13 @@ def measure_curves(
     supernet = Supernet(model, parts, orders, n_steps)
     fit_walk, probe_walk = Walk(model, fit_blocks), Walk(model, probe_blocks)
     losses = np.zeros((len(parts), len(levels)))
-    norm = _final_norm(model)
+    norm = final_norm(model)
     for i, part in enumerate(parts):
         moments = gather(fit_walk, part.layer, part.down, weighting=weighting)[0]
         supernet.fit(i, moments, default_ridge(moments.n, part.size))
         for j, level in enumerate(levels):
             supernet.put(i, round(part.size * (1 - level)))
-            losses[i, j] = probe.divergence(_run_rest(probe_walk, part.layer, norm))
+            losses[i, j] = probe.divergence(run_rest(probe_walk, part.layer, norm))
             supernet.take(i)
         fit_walk.advance(part.layer)
         probe_walk.advance(part.layer)
@@ -226,7 +226,7 @@ def measure_curves(
     return losses, supernet, probe
 
 
-def _run_rest(walk, first, norm):
+def run_rest(walk, first, norm):
     """Final hidden states when the walk goes on from a layer to the end, block by block."""
     for block in range(len(walk.blocks)):
         hidden = walk.hidden[block]
@@ -235,7 +235,7 @@ def _run_rest(walk, first, norm):
         yield norm(hidden)
 
 
-def _final_norm(model):
+def final_norm(model):
     """What stands between the last block and the output embedding: the last norm of the decoder, if it has one."""
     from ..models.sites import find_decoder_layers
 

@@ -18,7 +18,7 @@ from .calibration import (
 )
 from .cutting import cut
 from .engine import stream_weighting, survey
-from .heads import heads_of, joint_counts, survey_heads, unit_cost, unit_scores
+from .heads import heads_of, joint_by_losses, joint_counts, measure_heads, survey_heads, unit_cost, unit_scores
 from .options import make_options
 from .probe import LEVELS, curve_counts, measure_curves, search_counts
 from .units import find_attention_parts, find_mlp_parts, weight_of
@@ -61,7 +61,7 @@ class Pruner:
         if networks is not None and not isinstance(networks, str):
             self._found["maps"] = self._maps(networks)  # maps of another model are refused before any work
         self._progress = progress or (lambda what, total: None)
-        self._surveys, self._curves, self._heads = {}, {}, {}
+        self._surveys, self._curves, self._heads, self._head_losses = {}, {}, {}, {}
         self.expected = ()  # names of scores that will be asked for too, so that one walk measures all of them
 
     # -- what is measured once ----------------------------------------------------------------------------------
@@ -163,8 +163,11 @@ class Pruner:
         """Neurons and query heads that each layer keeps, for a budget of parameters to remove.
 
         One threshold for standardised scores says which heads go and how many neurons in all (equal shares of both for
-        the allocation "uniform"); the allocation then spreads these neurons over the layers.
+        the allocation "uniform"; for "curves" and "search" the divergence that is measured when a unit of heads alone
+        is silenced, against that of neurons); the allocation then spreads these neurons over the layers.
         """
+        if isinstance(allocation, str) and allocation in ("curves", "search"):
+            return self._joint_measured(score, allocation, budget)
         unit, scores = self.options.head_unit, self.head_scores(score)
         values = [unit_scores(p, s, unit)[0] for p, s in zip(self.attention, scores)]
         costs = [unit_cost(p, unit) for p in self.attention]
@@ -189,6 +192,24 @@ class Pruner:
             )
         heads = [heads_of(p, s, r, unit) for p, s, r in zip(self.attention, scores, removed)]
         return counts, heads
+
+    def _joint_measured(self, score, allocation, budget):
+        unit, scores = self.options.head_unit, self.head_scores(score)
+        steps = [unit_scores(p, s, unit)[1] for p, s in zip(self.attention, scores)]
+        losses, _, probe = self.curves(score)
+        key = (score if isinstance(score, str) else id(score), unit)
+        if key not in self._head_losses:
+            fit, _ = split_windows(self.blocks, self.options.held_out)
+            self._head_losses[key] = measure_heads(
+                self.model, self.attention, steps, fit, probe, weighting=self.weighting
+            )
+        n_keep, removed = joint_by_losses(
+            self._head_losses[key], [unit_cost(p, unit) for p in self.attention], losses, LEVELS, self.sizes,
+            [p.unit_cost for p in self.parts], budget, floors=self.floors(), extremes=self.options.extremes,
+        )  # fmt: skip
+        gone = [{h for u in units for h in step[u]} for units, step in zip(removed, steps)]
+        heads = [np.array([h for h in range(p.n_heads) if h not in g]) for p, g in zip(self.attention, gone)]
+        return self.counts(score, allocation, n_keep), heads
 
     def best(self, score, counts):
         """The neurons with the highest scores, in their order; ties go to the lower number."""
