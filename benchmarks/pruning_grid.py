@@ -176,9 +176,7 @@ def presets(args):
 def main():
     """Run one preset."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--preset", default="final", choices=["notes", "notes30", "notes50", "ablation", "final", "networks", "heads"]
-    )
+    parser.add_argument("--preset", default="final", choices=PRESETS)
     parser.add_argument("--model", default="demo", help="what load_model takes")
     parser.add_argument("--calibration", default="../shared/data/wikitext-2/valid.unk.txt")
     parser.add_argument("--evaluation", default="../shared/data/wikitext-2/test.raw.txt")
