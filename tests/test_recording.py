@@ -679,10 +679,11 @@ def test_kill_9_in_the_middle_of_a_run(llama, tokenizer, tmp_path):
 
 
 def test_processes_share_the_runs(llama, tokenizer, tmp_path):
-    """Disjoint runs one after the other, and two processes that both want all: the folder ends as one leaves it."""
-    pair = [start(tmp_path / "both", 0.1), start(tmp_path / "both", 0.1)]
+    """Two processes at once, one that has every other run to do and one that wants all: as if one had done it."""
     n_runs = len(quiet(llama, tokenizer, TEXTS * 3, tmp_path / "whole", tokens_per_run=90))
-    for numbers in (range(2, n_runs + 1, 2), range(1, n_runs + 1, 2), n_runs):
+    even = list(range(2, n_runs + 1, 2))
+    pair = [start(tmp_path / "both", 0.1, run_index=even), start(tmp_path / "both", 0.1)]
+    for numbers in (range(2, n_runs + 1, 2), range(1, n_runs + 1, 2), n_runs):  # meanwhile, one after the other
         runs = quiet(llama, tokenizer, TEXTS * 3, tmp_path / "array", tokens_per_run=90, run_index=numbers)
         assert [run.index for run in runs] == ([n_runs] if numbers == n_runs else list(numbers))
     assert [process.wait(timeout=120) for process in pair] == [0, 0]

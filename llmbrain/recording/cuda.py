@@ -237,7 +237,10 @@ class _Lane:
         """Memory that is free on the device."""
         import torch
 
-        return torch.cuda.mem_get_info(self.device)[0] if self._stream is not None else 1 << 32
+        if self._stream is None:
+            return 1 << 32
+        kept = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)  # by torch, for later
+        return torch.cuda.mem_get_info(self.device)[0] + kept
 
     def mark(self):
         """A point in time: its ``synchronize()`` waits until everything given to the lane so far is done."""
