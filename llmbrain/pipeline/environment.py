@@ -47,7 +47,7 @@ def describe_sites(model, n_tokens=10_000):
     from ..geometry import NeuronGeometry
     from ..models import SITES, describe_model, find_sites, load_model
 
-    model, _ = load_model(model)
+    model, _ = load_model(model, dtype="auto")
     about = describe_model(model)
     lines = [
         f"{about['id']}: {about['architecture']}, {about['n_layers']} layers, {about['n_parameters']:,} parameters, "
