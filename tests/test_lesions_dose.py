@@ -118,6 +118,14 @@ def test_bad_doses_are_refused(tiny, masks, maps):
         curve(tiny, masks, "threshold", (1.0,))
 
 
+def test_a_curve_may_match_by_importances_of_ones_own(tiny, masks):
+    own = np.arange(masks[0].geometry.n_neurons, dtype=float)
+    options = {"task": TEXTS, "doses": (1.0,), "n_controls": 3, "progress": False}
+    curve = dose_response(*tiny, masks, **options, options={"importance": own})
+    assert curve.info["family"]["layer+importance"].endswith("importance: given")
+    assert curve.table.n_controls.eq(3).all()
+
+
 def test_dose_curves_can_be_drawn(tiny, masks, tmp_path):
     from llmbrain.plotting import plot_dose_response
 

@@ -634,6 +634,36 @@ def test_bad_studies_are_refused_before_any_work(tiny, masks):
             run(tiny, options.pop("masks"), options.pop("tasks"), **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"options": {"alternativ": "less"}}, "Unknown options"),
+        ({"options": {"alternative": "bigger"}}, "choose from greater"),
+        ({"options": {"n_bootstrap": 0}}, "n_bootstrap is a whole number"),
+        ({"options": {"level": 95}}, "level is a coverage"),
+        ({"options": {"importance": "x"}}, "choose from fluctuation"),
+        ({"random_state": None}, "random_state is a whole number"),
+        ({"random_state": -1}, "random_state is a whole number"),
+        ({"tasks": "no such file"}, "No file or folder"),
+    ],
+)
+def test_what_would_fail_late_is_said_early(tiny, masks, options, message):
+    from llmbrain.exceptions import LLMBrainError
+
+    with pytest.raises(LLMBrainError, match=message):
+        LesionStudy(masks, **{"tasks": TEXTS, **options}).forecast(*tiny)
+
+
+def test_lesions_take_masks_and_loaded_models_alone(tiny, masks):
+    for wrong in (masks[0].values, [masks[0]], None):
+        with pytest.raises(MaskError, match="one NeuronMask"):
+            lesion(tiny[0], wrong)
+    with pytest.raises(ParameterError, match="loaded model"):
+        lesion("demo", masks[0])
+    with pytest.raises(ParameterError, match="must return a finite number"):
+        run(tiny, masks[:1], [lambda model, tokenizer: "good"], controls=("layer",))
+
+
 def test_families_are_read_from_what_users_write():
     assert parse_family(None).rule == "random"
     assert parse_family(("layer", "importance")).importance == "fluctuation"

@@ -252,6 +252,10 @@ def refuse_compiled(model):
     ------
     ParameterError
     """
+    if not hasattr(model, "named_modules"):
+        raise ParameterError(
+            f"A loaded model is needed, model, tokenizer = load_model(...); got {type(model).__name__}."
+        )
     for name, module in model.named_modules():
         if type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None:
             raise ParameterError(

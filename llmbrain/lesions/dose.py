@@ -9,11 +9,12 @@ from .. import stats
 from ..exceptions import DatasetError, MaskError, ParameterError
 from ..files import read_json, read_tsv, write_json, write_tsv
 from ..masks import NeuronMask
-from .comparison import compare, mean_over_items, usual_alternative
+from .comparison import compare, mean_over_items
 from .context import sites_of
 from .families import draw_control, parse_family
 from .guards import known_texts, network_texts, warn_of_double_dipping
 from .kinds import NEEDS_REFERENCE, Edit
+from .options import checked_options, checked_seed
 from .plan import named_masks
 from .running import Runner
 from .statistics import NeuronStatistics, neuron_statistics
@@ -167,22 +168,27 @@ def dose_response(
     """
     if over not in DOSES:
         raise ParameterError(f"over={over!r} is unknown; choose from {', '.join(DOSES)}.")
-    unknown = sorted(set(options or {}) - set(OPTIONS))
-    if unknown:
-        raise ParameterError(f"Unknown options {unknown}; dose_response knows {', '.join(OPTIONS)}.")
-    options = {**OPTIONS, **(options or {})}
-    options["alternative"] = options["alternative"] or usual_alternative(how)
+    options = checked_options(options, OPTIONS, how, "dose_response")
+    random_state = checked_seed(random_state)
+    if isinstance(n_controls, bool) or not isinstance(n_controls, (int, np.integer)) or n_controls < 0:
+        raise ParameterError(f"n_controls is a whole number from 0 on; got {n_controls!r}.")
     doses = _checked_doses(over, DOSES[over] if doses is None else doses)
     given, (masks, maps) = networks, named_masks(networks, maps)
     sites = sites_of(model, masks[0], check_model=options["check_model"])
-    family = parse_family(family, options["importance"])
+    by = options["importance"]
+    family = parse_family(family, by if isinstance(by, str) else "given")
     if family.rule in ("others", "top"):
         raise ParameterError(f"The family {family.label!r} has no draws to follow over doses; choose another one.")
     running = {name: options[name] for name in ("max_tokens", "mode", "autocast", "positions")}
     runner = Runner(model, tokenizer, sites, **running)
+    if how not in NEEDS_REFERENCE:  # says now what is wrong with the kind of lesion
+        _edit(masks[0], over, doses[0], how, options["value"], None, random_state)
     prepared = as_tasks(task)[0].prepare(model, tokenizer)
     statistics = _statistics(model, tokenizer, masks[0], family, how, reference, random_state)
-    lesions = _lesions(masks, maps, over, doses, family, statistics, n_controls, random_state)
+    importance = by if family.importance == "given" else None
+    if family.importance not in (None, "given"):
+        importance = statistics.importance(family.importance)
+    lesions = _lesions(masks, maps, over, doses, family, importance, n_controls, random_state)
     edits = [_edit(mask, over, dose, how, options["value"], statistics, random_state) for *_, dose, mask in lesions]
     sources = {
         "networks": network_texts(given, masks, options["fitted_on"]),
@@ -220,7 +226,7 @@ def _statistics(model, tokenizer, mask, family, how, reference, random_state):
     if isinstance(reference, NeuronStatistics):
         mask.geometry.check_same(reference.geometry, "The reference")
         return reference
-    if family.importance is None and how not in NEEDS_REFERENCE:
+    if family.importance in (None, "given") and how not in NEEDS_REFERENCE:
         return None
     return neuron_statistics(
         model,
@@ -232,11 +238,10 @@ def _statistics(model, tokenizer, mask, family, how, reference, random_state):
     )
 
 
-def _lesions(masks, maps, over, doses, family, statistics, n_controls, random_state):
+def _lesions(masks, maps, over, doses, family, importance, n_controls, random_state):
     """``(network, draw, dose, mask)``; draw -1 is the network itself."""
     if over in ("threshold", "n_neurons") and maps is None:
         raise ParameterError(f"over={over!r} needs the maps of the networks: maps=, or a NetworkSet.")
-    importance = None if family.importance is None else statistics.importance(family.importance)
     lesions = []
     for k, mask in enumerate(masks):
         for number, dose in enumerate(doses):

@@ -21,6 +21,7 @@ import hashlib
 import numpy as np
 
 from ..exceptions import GeometryMismatchError, MaskError, ParameterError
+from ..masks import NeuronMask
 
 __all__ = ["KINDS", "NEEDS_REFERENCE", "Edit"]
 
@@ -61,6 +62,11 @@ class Edit:
     def __init__(
         self, mask, how="zero", *, value=None, strength=1.0, reference=None, random_state=0, allow_empty=False
     ):
+        if not isinstance(mask, NeuronMask):
+            raise MaskError(
+                f"A lesion needs one NeuronMask; got {type(mask).__name__}. Make one with NeuronMask(values, "
+                "geometry); several at once are lesioned by their union, mask | other."
+            )
         if how not in KINDS:
             raise ParameterError(f"how={how!r} is unknown; choose from {', '.join(KINDS)}.")
         if (value is None) == (how in _NEEDS_VALUE):

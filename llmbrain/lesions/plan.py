@@ -8,11 +8,12 @@ import pandas as pd
 from .. import controls as control_sets
 from ..exceptions import MaskError, ParameterError
 from ..masks import NeuronMask
-from .comparison import mean_over_items, power_note, usual_alternative
+from .comparison import mean_over_items, power_note
 from .context import sites_of
 from .families import draw_control, parse_family
 from .guards import known_texts, network_texts, warn_of_double_dipping
 from .kinds import NEEDS_REFERENCE, Edit
+from .options import checked_options, checked_seed
 from .positions import check_positions
 from .result import kinds_or_none
 from .running import Runner
@@ -55,11 +56,8 @@ class Plan:
 
     def __init__(self, study, model, tokenizer):
         self.study, self.model, self.tokenizer = study, model, tokenizer
-        unknown = sorted(set(study.options or {}) - set(OPTIONS))
-        if unknown:
-            raise ParameterError(f"Unknown options {unknown}; a lesion study knows {', '.join(OPTIONS)}.")
-        self.options = {**OPTIONS, **(study.options or {})}
-        self.options["alternative"] = self.options["alternative"] or usual_alternative(study.how)
+        self.options = checked_options(study.options, OPTIONS, study.how, "a lesion study")
+        self.seed = checked_seed(study.random_state)
         self.masks, self.maps = named_masks(study.masks, self.options["maps"])
         self.geometry = self.masks[0].geometry
         for mask in self.masks:
@@ -105,7 +103,7 @@ class Plan:
             "demo" if reference is None else reference,
             site=self.geometry.site,
             n_samples=1000 if study.how == "resample" else 0,
-            random_state=study.random_state,
+            random_state=self.seed,
         )
 
     def importance(self, family):
@@ -132,7 +130,7 @@ class Plan:
             for k, mask in enumerate(self.masks):
                 for draw in range(1 if family.rule == "top" else self.study.n_controls):
                     # a permutation is shared by all networks, so that their overlaps survive it
-                    seed = [self.study.random_state, number, 0 if family.rule == "permuted" else k + 1, draw]
+                    seed = [self.seed, number, 0 if family.rule == "permuted" else k + 1, draw]
                     values = draw_control(
                         family,
                         mask,
@@ -148,7 +146,7 @@ class Plan:
         """The lesion of a condition."""
         options = {name: self.options[name] for name in ("value", "strength")}
         reference = self.statistics if self.study.how in NEEDS_REFERENCE else None
-        return Edit(mask, self.study.how, reference=reference, random_state=self.study.random_state, **options)
+        return Edit(mask, self.study.how, reference=reference, random_state=self.seed, **options)
 
     def execute(self, progress, checkpoint):
         """Item values of every task, ``(1 + n_conditions, n_items)`` each; row 0 is the intact model."""
@@ -259,7 +257,7 @@ class Plan:
             "alternative": self.options["alternative"],
             "interval": {"level": self.options["level"], "n_bootstrap": self.options["n_bootstrap"], "over": "items"},
             "correction": "FDR (Benjamini-Hochberg) over the networks of one task and family",
-            "random_state": self.study.random_state,
+            "random_state": self.seed,
             "tasks": {t.name: {"unit": t.unit, "n_items": len(t.items), **_public(t.info)} for t in self.tasks},
             "reference": _public(statistics.info) | {"n_tokens": statistics.n_tokens} if statistics else None,
             "double_dipping_checked": self.checked,

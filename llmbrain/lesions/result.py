@@ -13,6 +13,7 @@ __all__ = ["LesionResult", "compare", "effects_table", "kinds_or_none", "pooled_
 
 FILES = {"table": "effects.tsv", "controls": "controls.tsv", "items": "items.tsv", "info": "effects.json"}
 _KINDS = {"table": "lesion_effects", "controls": "lesion_controls", "items": "lesion_items", "info": "lesion_json"}
+FEW_ITEMS = 6  # a bootstrap of five documents has 126 different outcomes, and its ends are two of the five
 _TEXT = {"network": str, "task": str, "family": str, "item": str, "kind": str}
 
 
@@ -78,8 +79,16 @@ class LesionResult:
                 f"controls; {found} pass q < 0.05, {pooled} when controls are pooled over networks."
             )
         lines.append(self.info.get("power", {}).get("note", ""))
+        lines.append(self._few_items())
         lines += self.info.get("warnings", [])
         return "\n".join(line for line in lines if line)
+
+    def _few_items(self):
+        if "n_items" not in self.table:
+            return ""
+        n_items = self.table.groupby("task", sort=False)["n_items"].min()
+        few = [f"{task} ({n})" for task, n in n_items[n_items < FEW_ITEMS].items()]
+        return f"Intervals over fewer than {FEW_ITEMS} items say little: {', '.join(few)}." if few else ""
 
     # -- files ----------------------------------------------------------------------------------------------------
     def save(self, study, desc=None):

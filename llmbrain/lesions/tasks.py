@@ -271,11 +271,15 @@ class CallableTask:
         sign = -1.0 if self.higher_is_better else 1.0
 
         def call(model, tokenizer):
-            values = np.atleast_1d(np.asarray(self.function(model, tokenizer), dtype=float))
+            returned = self.function(model, tokenizer)
+            try:
+                values = np.atleast_1d(np.asarray(returned, dtype=float))
+            except (TypeError, ValueError):
+                values = np.full((1, 1), np.nan)  # neither a number nor numbers: refused below
             if values.ndim != 1 or not values.size or np.isinf(values).any():
                 raise ParameterError(
-                    f"The task {name!r} returned {values!r}; it must return a finite number, or one for each item (NaN "
-                    "for what could not be read)."
+                    f"The task {name!r} returned {returned!r}; it must return a finite number, or one for each item "
+                    "(NaN for what could not be read)."
                 )
             return sign * values
 
@@ -300,6 +304,8 @@ def as_tasks(tasks):
     """
     if tasks is None:
         return [LossTask()]
+    if isinstance(tasks, str) and tasks != "minimal_pairs":
+        return [LossTask(tasks)]
     tasks = tasks if isinstance(tasks, (list, tuple)) else [tasks]
     if not tasks:
         raise ParameterError("tasks is empty; give at least one, or None for the loss on the held-out demo corpus.")
