@@ -11,7 +11,7 @@ from .tables import html_table, number
 
 COLUMNS = (
     "network", "task", "family", "n_neurons", "effect", "interval", "control_mean", "control_max",
-    "n_controls", "z", "p", "q", "p_pooled", "q_pooled",
+    "n_controls", "z", "p", "q", "p_min", "p_pooled", "q_pooled",
 )  # fmt: skip
 
 
@@ -88,7 +88,7 @@ def lesions(data, render):
     link = None if data.networks is None else ("network", page_of)
     first = (table["task"] == tasks[0]).to_numpy() if "task" in table else np.ones(len(table), bool)
     caption = f"Lesion effects{task}; larger is worse, {unit}" + (f"; bold: {q} < 0.05" if q else "")
-    brief = [c for c in keep if c not in ("task", "p_pooled", "control_mean")]
+    brief = [c for c in keep if c not in ("task", "p_min", "p_pooled", "control_mean")]
     parts.append(html_table(shown[first], caption, brief, link=link, emphasis=strong[first]))
     if not first.all():
         every = html_table(shown, "Lesion effects on all tasks; larger is worse", keep, link=link, emphasis=strong)

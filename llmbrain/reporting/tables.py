@@ -11,11 +11,12 @@ LABELS = {
     "n_neurons": "neurons", "interval": "95 % interval", "control_mean": "controls, mean",
     "control_sd": "controls, sd", "control_max": "controls, max", "n_controls": "controls",
     "ratio_to_dense": "times unpruned", "first_layer": "from layer", "last_layer": "to layer",
-    "peak_layer": "peak layer", "iq": "stability (Iq)", "p_pooled": "p, pooled", "q_pooled": "q, pooled",
+    "peak_layer": "peak layer", "iq": "stability (Iq)", "p_min": "smallest p possible",
+    "p_pooled": "p, pooled", "q_pooled": "q, pooled",
     "split_half_r": "r, other half", "coverage": "found again", "icc": "ICC",
 }  # fmt: skip
 PERCENT = ("share", "variance", "ratio", "coverage", "of_network")
-P_VALUES = ("p", "q", "p_value", "q_value", "p_pooled", "q_pooled")
+P_VALUES = ("p", "q", "p_value", "q_value", "p_pooled", "q_pooled", "p_min")
 
 
 def number(value, column=""):
