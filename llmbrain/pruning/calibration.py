@@ -189,43 +189,56 @@ class Walk:
         self.layers = find_decoder_layers(model)[1]
         self.device = model.get_input_embeddings().weight.device
         self.masks = [b.mask.to(self.device) for b in blocks]
-        self.hidden, self._arguments, self._end = [], [], None
+        self.hidden, self._arguments = [], []
         for block in blocks:
             self._capture(block)
 
     @torch.no_grad()
     def _capture(self, block):
-        """Run the decoder once, noting what it hands to each of its layers besides the hidden states."""
-        arguments, handles, first, last = [], [], [], []
+        """Note what the decoder hands to each of its layers besides the hidden states.
+
+        Only the first layer computes, and shows what a layer returns; the others hand on what they are given.
+        """
+        arguments, first, rest = [], [], []
+
+        def note(args, kwargs):
+            hidden = args[0] if args else kwargs["hidden_states"]
+            arguments.append((args[1:], {k: v for k, v in kwargs.items() if k != "hidden_states"}))
+            return hidden
 
         def before(module, args, kwargs):
-            hidden = args[0] if args else kwargs["hidden_states"]
-            if not first:
-                first.append(hidden)
-            kwargs = {k: v for k, v in kwargs.items() if k != "hidden_states"}
-            arguments.append((args[1:], kwargs))
+            first.append(note(args, kwargs))
 
         def after(module, args, output):
-            last[:] = [_first(output)]
+            rest[:] = [output[1:] if isinstance(output, tuple) else None]
 
+        def skip(*args, **kwargs):
+            hidden = note(args, kwargs)
+            return hidden if rest[0] is None else (hidden, *rest[0])
+
+        handles = [
+            self.layers[0].register_forward_pre_hook(before, with_kwargs=True),
+            self.layers[0].register_forward_hook(after),
+        ]
+        own = [layer.__dict__.get("forward") for layer in self.layers]
         try:
-            for layer in self.layers:
-                handles.append(layer.register_forward_pre_hook(before, with_kwargs=True))
-            handles.append(self.layers[-1].register_forward_hook(after))
+            for layer in self.layers[1:]:
+                layer.forward = skip
             self.model.base_model(**block.inputs(self.device), use_cache=False)
         finally:
             for handle in handles:
                 handle.remove()
+            for layer, forward in zip(self.layers[1:], own[1:]):
+                layer.__dict__.pop("forward", None)
+                if forward is not None:
+                    layer.forward = forward
         if len(arguments) != len(self.layers):
             raise UnsupportedArchitectureError(
-                f"{type(self.model).__name__} ran {len(arguments)} of its {len(self.layers)} layers; it "
-                f"cannot be walked "
-                "layer by layer."
+                f"{type(self.model).__name__} ran {len(arguments)} of its {len(self.layers)} layers; it cannot be "
+                "walked layer by layer."
             )
         self.hidden.append(first[0])
         self._arguments.append(arguments)
-        if self._end is None:  # one block is enough to know that walking is what the model does
-            self._end = last[0]
 
     @torch.no_grad()
     def run(self, layer, block, hidden=None):
@@ -245,13 +258,12 @@ class Walk:
         """Replace the hidden states by the outputs of ``layer``."""
         for i in range(len(self.blocks)):
             self.hidden[i] = self.run(layer, i)
-        if layer == len(self.layers) - 1 and self._end is not None:
-            self._end = None
 
     def restart(self, hidden):
         """Put other hidden states in the place of the current ones."""
         self.hidden = list(hidden)
 
+    @torch.no_grad()
     def check(self):
         """Whether walking layer by layer gives what the model gives (first block).
 
@@ -260,14 +272,19 @@ class Walk:
         UnsupportedArchitectureError
             If layers share state that the walk does not carry.
         """
+        last = []
+        handle = self.layers[-1].register_forward_hook(lambda module, args, output: last.append(_first(output)))
+        try:
+            self.model.base_model(**self.blocks[0].inputs(self.device), use_cache=False)
+        finally:
+            handle.remove()
         hidden = self.hidden[0]
         for i in range(len(self.layers)):
             hidden = self.run(i, 0, hidden)
-        gap = (hidden - self._end).abs().max()
-        if not float(gap) <= 1e-3 * float(self._end.abs().max()):
+        gap = float((hidden - last[0]).abs().max())
+        if not gap <= 1e-3 * float(last[0].abs().max()):
             raise UnsupportedArchitectureError(
-                f"{type(self.model).__name__} does not give the same result layer by layer (difference "
-                f"{float(gap):.3g}); "
+                f"{type(self.model).__name__} does not give the same result layer by layer (difference {gap:.3g}); "
                 "its layers share state that cannot be carried."
             )
 
