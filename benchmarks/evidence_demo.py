@@ -115,9 +115,8 @@ def _stability(networks, recording, args):
 
 def _order(recording, args):
     from llmbrain.networks import choose_n_components
-    from llmbrain.networks.inputs import load_runs
 
-    order = choose_n_components(load_runs(recording).sources, largest=args.largest)
+    order = choose_n_components(recording, largest=args.largest)
     top = order.spectrum.set_index("component").loc[[0, 1, 4, 9, 19, 49, 99]]
     print(top.to_string())
     print(order.curve.to_string(index=False))

@@ -101,6 +101,25 @@ def test_auto_stays_within_what_parallel_analysis_allows():
     assert choice.n_components <= 6 and choice.curve["n_components"].max() <= 6
 
 
+def test_auto_of_files_inside_a_mask_for_a_dictionary(tmp_path):
+    from planted import planted_runs
+
+    from llmbrain.geometry import NeuronGeometry
+    from llmbrain.masks import NeuronMask
+    from llmbrain.networks import DictLearning
+
+    geometry = NeuronGeometry.from_sizes([300] * 4)
+    runs, maps = planted_runs(600, 5, (100,) * 4, snr=1.5)
+    noise = np.random.default_rng(0).standard_normal((4, 100, 600)).astype(np.float32)
+    paths = [tmp_path / f"{i}.nii" for i in range(4)]
+    for path, run, x in zip(paths, runs, noise):  # one strong direction outside the mask
+        geometry.to_img(np.hstack([run, x[:, :1] + 0.1 * x])).to_filename(path)
+    mask = NeuronMask(geometry.layer_of < 2, geometry)
+    found = DictLearning("auto", geometry=geometry, mask=mask).fit(paths)
+    assert found.n_components_ == 5 == len(found.components_) == found.order_.n_components
+    assert found.order_.info["n_neurons_sampled"] == 600 and not found.components_[:, 600:].any()
+
+
 def test_halves_share_no_token():
     runs = [np.arange(40, dtype=np.float32).reshape(20, 2) + 100 * i for i in range(5)]
     (first, second), nuisance = order.halves(runs, [r[:, :1] for r in runs])

@@ -438,6 +438,11 @@ def test_rank_deficient_data(Estimator, engine):
         ({"solver_params": {"contrast": "exp"}}, "contrast"),
         ({"engine": "nilearn", "scope": "layer"}, "scope"),
         ({"engine": "nilearn", "solver_params": {"tol": 1}}, "solver_params"),
+        ({"solver_params": "fast"}, "must be a dict"),
+        ({"solver_params": {"device": "meta-cuda"}}, "device 'meta-cuda' is not there"),
+        ({"random_state": np.random.default_rng(0)}, "RandomState or None; got a Generator"),
+        ({"n_components": "many"}, "positive integer"),
+        ({"n_components": "auto", "scope": "layer"}, "needs scope"),
     ],
 )
 def test_bad_parameters(params, match, planted):
@@ -477,6 +482,10 @@ def test_bad_runs(planted, tmp_path):
         CanICA(3, geometry=GEOMETRY).fit(tmp_path / "notes.txt")
     with pytest.raises(ParameterError, match="2 runs need as many confounds"):
         CanICA(3, geometry=GEOMETRY).fit(runs, confounds=[np.zeros((200, 1))])
+    with pytest.raises(DatasetError, match=r"confounds of run 1: .*nowhere.tsv does not exist"):
+        CanICA(3, geometry=GEOMETRY).fit(runs, confounds=[None, tmp_path / "nowhere.tsv"])
+    with pytest.raises(ParameterError, match="confounds of run 0 must be numbers"):
+        CanICA(3, geometry=GEOMETRY).fit(runs, confounds=[pd.DataFrame({"kind": ["code"] * 200}), None])
     with pytest.raises(ParameterError, match="one row a token"):
         CanICA(3, geometry=GEOMETRY).fit(runs, confounds=[np.zeros((20, 1)), None])
     with pytest.raises(MaskError, match="no neuron"):

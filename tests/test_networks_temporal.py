@@ -57,7 +57,16 @@ def test_zscoring_gives_every_neuron_the_same_weight():
 def test_starts_masks_and_geometry(tmp_path):
     runs, _, _ = temporal_runs()
     geometry = NeuronGeometry.from_sizes([100, 200])
-    ica = TemporalICA(4, n_init=3, geometry=geometry).fit([geometry.to_img(r) for r in runs])
+    images = [geometry.to_img(r) for r in runs]
+    ica = TemporalICA(4, n_init=3, geometry=geometry).fit(images)
+    paths = [str(tmp_path / f"{i}.nii") for i in range(2)]
+    for path, image in zip(paths, images):
+        image.to_filename(path)
+    again = TemporalICA(4, n_init=3, geometry=geometry).fit(paths)
+    assert recovery(ica.components_, again.components_).min() > 0.9999
+    assert [len(c) for c in again.transform(paths)] == [700, 500] and again.transform(paths[0]).shape == (700, 4)
+    one = TemporalICA(4, geometry=geometry).fit(runs[0][:60].tolist())  # one run as a table of numbers
+    assert one.components_.shape == (4, 300)
     assert len(ica.n_iter_) == 3 and ica.converged_.all()
     assert (ica.networks_.metrics["stability"] > 0.9).all()
     assert len(ica.masks(2.0)) == 4 and ica.masks(2.0)[0].geometry == geometry

@@ -284,14 +284,19 @@ def as_confounds(confounds, n_runs):
         confounds = [confounds]
     if len(confounds) != n_runs:
         raise ParameterError(f"{n_runs} runs need as many confounds, one table each; got {len(confounds)}.")
-    return [_table(c) for c in confounds]
+    return [_table(c, i) for i, c in enumerate(confounds)]
 
 
-def _table(confounds):
+def _table(confounds, i):
     if confounds is None:
         return None
     if isinstance(confounds, (str, Path)):
         import pandas as pd
 
+        if not Path(confounds).is_file():
+            raise DatasetError(f"The confounds of run {i}: {confounds} does not exist.")
         confounds = pd.read_csv(confounds, sep="\t" if str(confounds).endswith(".tsv") else ",")
-    return np.asarray(confounds, np.float64)
+    try:
+        return np.asarray(confounds, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ParameterError(f"The confounds of run {i} must be numbers, (n_tokens, n_confounds): {error}.") from error

@@ -6,6 +6,8 @@ The numbers are mean correlations between planted networks (sparse, scattered ne
 
 import warnings
 
+import numpy as np
+
 from ..exceptions import HarmfulOptionWarning, ParameterError
 
 __all__ = ["NEEDS_NILEARN", "check_options"]
@@ -57,11 +59,31 @@ def check_options(estimator):
         )
     if estimator.engine not in ("torch", "nilearn"):
         raise ParameterError(f"engine must be 'torch' (fast) or 'nilearn' (the reference); got {estimator.engine!r}.")
+    seed = estimator.random_state
+    if not (seed is None or isinstance(seed, (int, np.integer, np.random.RandomState))):
+        raise ParameterError(
+            f"random_state must be an integer, a numpy RandomState or None; got a {type(seed).__name__}."
+        )
+    check_solver(estimator.solver_params)
     if estimator.scope != "model" and needs_nilearn(estimator):
         raise ParameterError(
             f"scope={estimator.scope!r} needs engine='torch' without smoothing, filters and resampling, which only "
             "nilearn's own chain knows."
         )
+
+
+def check_solver(params):
+    """Refuse options of the fast engine that are no options, or a device that is not there."""
+    if params is not None and not isinstance(params, dict):
+        raise ParameterError(f"solver_params must be a dict of options of the fast engine; got {params!r}.")
+    device = (params or {}).get("device")
+    if device is not None:
+        import torch
+
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise ParameterError(f"The device {device!r} is not there: {str(error).splitlines()[0]}") from error
 
 
 def needs_nilearn(estimator):

@@ -238,7 +238,7 @@ def choose_n_components(
 
     Parameters
     ----------
-    runs : list of arrays of shape (n_tokens, n_neurons), or sources
+    runs : Recording, Run, path of a study, or list of runs, images, paths or arrays (n_tokens, n_neurons)
     largest : int
         Upper end of the default grid.
     grid : sequence of int, optional
@@ -257,6 +257,11 @@ def choose_n_components(
     """
     import pandas as pd
 
+    from .engines.blocks import ArraySource
+    from .inputs import load_runs
+
+    if not isinstance(runs, (list, tuple)) or not all(isinstance(run, ArraySource) for run in runs):
+        runs = load_runs(runs).sources
     sample = standardized_sample(runs, confounds=confounds, random_state=random_state)
     n_tokens, n_neurons = sum(len(x) for x in sample) - len(sample), sample[0].shape[1]
     parallel, eigenvalues, bound = parallel_analysis(sample, n_draws=n_draws, random_state=random_state)

@@ -1,5 +1,7 @@
 """Temporal independent component analysis, the method of the first studies of networks in language models."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
@@ -184,7 +186,7 @@ class TemporalICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
 
     def _load(self, X, reset):
         """Runs, and whether they came as one array."""
-        single = not isinstance(X, (list, tuple)) or (len(X) and np.ndim(X[0]) < 2 and np.isscalar(np.ravel(X[0])[0]))
+        single = not isinstance(X, (list, tuple)) or _is_table(X)
         plain = single and not hasattr(X, "runs") and not hasattr(X, "raw") and not hasattr(X, "dataobj")
         if plain and not hasattr(X, "__fspath__") and not isinstance(X, str):
             X = validate_data(
@@ -262,6 +264,11 @@ class TemporalICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True  # neurons that hold NaN are counted and left out
         return tags
+
+
+def _is_table(rows):
+    """Whether a list is one run written out, rows of numbers, rather than a list of runs."""
+    return len(rows) > 0 and not isinstance(rows[0], (str, Path)) and np.ndim(rows[0]) == 1
 
 
 class _Concatenated(ArraySource):
