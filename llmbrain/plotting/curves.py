@@ -128,6 +128,7 @@ def plot_order(curves, x="n_components", *, chosen=None, ylabel=None, title=None
                 )  # fmt: skip
             if name in FROM_ZERO:
                 ax.set_ylim(0, max(1.0 if name.startswith("n_") else 0.1, 1.08 * ax.dataLim.y1))
+                ax.yaxis.get_major_locator().set_params(integer=name.startswith("n_"))
             ax.set_ylabel({**LABELS, **(ylabel or {})}.get(name, name.replace("_", " ")))
             ax.grid(axis="y")
         for ax in axes[len(names) :]:
