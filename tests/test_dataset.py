@@ -13,7 +13,7 @@ from tiny import tiny_model, tiny_tokenizer
 
 from llmbrain.dataset import FILES, Run, Study, bids_label, open_recording, read_confounds
 from llmbrain.dataset.layout import file_name
-from llmbrain.exceptions import DatasetError, GeometryMismatchError, LLMBrainError, ParameterError
+from llmbrain.exceptions import DatasetError, GeometryMismatchError, LLMBrainError, LLMBrainWarning, ParameterError
 from llmbrain.files import read_json, write_json
 from llmbrain.models import describe_model
 from llmbrain.recording import record
@@ -182,6 +182,9 @@ def other_geometry(path):
         (edit(DataType="int16"), "its sidecar says int16"),
         (edit(WeightsHash="0" * 16), "weights hash 0000"),
         (edit(Site=None), "lacks Site"),
+        (edit(NumberOfTokens="many"), "NumberOfTokens='many'"),
+        (edit(NumberOfTokens=-1), "NumberOfTokens=-1"),
+        (edit(Run=3), "another run than its sidecar says"),
         (edit(Geometry={"sizes": []}), "geometry"),
         (other_geometry, "the shape"),
         (cut_events, "describes"),
@@ -215,6 +218,13 @@ def test_a_damaged_run_can_be_made_again(folder):
         progress=False,
     )
     assert path.read_bytes() == before and len(runs["mlp"]) == 3
+
+
+def test_a_run_that_is_lacking_is_said(folder):
+    for suffix in (".nii", ".json"):
+        bold(folder, run=2).with_suffix(suffix).unlink()
+    with pytest.warns(LLMBrainWarning, match="lacks the runs 2 of the site 'mlp'"):
+        assert [run.index for run in open_recording(folder, "mlp")] == [1, 3]
 
 
 def test_runs_of_two_geometries_do_not_mix(folder):

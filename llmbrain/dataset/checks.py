@@ -81,6 +81,11 @@ def read_sidecar(path):
         raise DatasetError(
             f"{path.with_suffix('.json')} lacks {', '.join(missing)}: not a sidecar of llmbrain. {_REMEDY}"
         )
+    wrong = [key for key in ("NumberOfTokens", "Run") if not isinstance(sidecar[key], int) or sidecar[key] < 1]
+    if wrong:
+        raise DatasetError(f"{path.with_suffix('.json')} says {wrong[0]}={sidecar[wrong[0]]!r}. {_REMEDY}")
+    if f"_run-{sidecar['Run']:02d}_" not in path.name:
+        raise DatasetError(f"{path} is called another run than its sidecar says ({sidecar['Run']}). {_REMEDY}")
     return sidecar
 
 

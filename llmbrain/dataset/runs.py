@@ -1,12 +1,13 @@
 """Reading a recording: runs, their activations and events, and the confounds that nilearn takes."""
 
+import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from ..exceptions import DatasetError, ParameterError
+from ..exceptions import DatasetError, LLMBrainWarning, ParameterError
 from ..files import read_json, read_tsv
 from ..geometry import NeuronGeometry
 from .checks import check_run
@@ -240,7 +241,16 @@ def open_recording(folder, site=None):
     paths = study.run_paths(site or sites[0])
     for path in paths:
         check_run(path, study.info["model"].get("weights_hash"))
-    return Recording(study, [Run(path, check=False) for path in paths])
+    runs = [Run(path, check=False) for path in paths]
+    gaps = sorted(set(range(1, runs[-1].index)) - {run.index for run in runs})
+    if gaps:
+        warnings.warn(
+            f"{study.root} lacks the runs {', '.join(map(str, gaps))} of the site {runs[0].geometry.site!r}: they are "
+            "not recorded yet, or were removed.",
+            LLMBrainWarning,
+            stacklevel=2,
+        )
+    return Recording(study, runs)
 
 
 def events_path(bold):
