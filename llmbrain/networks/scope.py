@@ -85,7 +85,12 @@ def _allowed(geometry, mask):
 
 def _read(runs, part, whole):
     if not whole:
-        return runs.part(part.neurons), part.neurons
+        neurons = part.neurons
+        if runs.order is not None:  # as they lie in the files: a gather that never turns back
+            chosen = np.zeros(runs.geometry.n_neurons, bool)
+            chosen[neurons] = True
+            neurons = runs.order[chosen[runs.order]]
+        return runs.part(neurons), neurons
     return runs.sources, part.neurons if runs.order is None else runs.order
 
 
@@ -124,14 +129,14 @@ def decompose_parts(runs, parts, decompose, batch=None):
         results = [decompose(*r) for r in read]
     maps = None if whole else np.zeros((sum(len(r.maps) for r in results), n_neurons), np.float32)
     dead, first = np.zeros(n_neurons, bool), 0
-    for part, result in zip(parts, results):
+    for (_, neurons), result in zip(read, results):
         rows = slice(first, first + len(result.maps))
         if whole:
             maps = _flat_rows(result.maps, runs.order)
             dead = runs.flat_order(result.dead)
         else:
-            maps[rows, part.neurons] = result.maps
-            dead[part.neurons] |= result.dead
+            maps[rows, neurons] = result.maps
+            dead[neurons] |= result.dead
         first += len(result.maps)
     single = len(results) == 1
     return Parts(
