@@ -12,6 +12,7 @@ from tiny import tiny_model, tiny_tokenizer
 
 from llmbrain import NeuronGeometry
 from llmbrain.exceptions import RecordingError
+from llmbrain.models import find_sites
 from llmbrain.recording import cuda, mapping, record, recorder
 from llmbrain.recording.mapping import MappedFile
 from llmbrain.recording.writer import RunWriter
@@ -59,6 +60,15 @@ def test_both_scanners_write_the_same_bytes(storage, dtype, few, tmp_path, reque
     for a, b in zip(plain["mlp"], quick["mlp"]):
         assert a.events.equals(b.events)
         assert a.sidecar == b.sidecar
+
+
+@pytest.mark.parametrize(("free", "at_once"), [(0, 1), (300_000, 2), (1 << 32, 8)])
+def test_as_many_runs_at_once_as_the_device_has_room_for(free, at_once, monkeypatch):
+    monkeypatch.setattr(cuda._Lane, "free_bytes", lambda self: free)
+    model = tiny_model("llama")
+    sites = find_sites(model)
+    assert cuda.CudaScanner(model, [sites], n_rows=40, n_runs=20).n_runs == at_once  # two sets of 40 x 193 x 4 bytes
+    assert cuda.CudaScanner(model, [sites], n_rows=40, n_runs=1).n_runs == 1
 
 
 @pytest.mark.usefixtures("overlapped")

@@ -53,7 +53,8 @@ def record(
 
     Activations go straight into 4D NIfTI files of float32, ``(layer, row, column, token)``, with a JSON sidecar and
     an ``events.tsv`` that says what each token is, in the layout of a BIDS derivative. Special tokens and padding are
-    left out. Memory is bounded by one batch, whatever the length of the texts. An interrupted recording is gone on
+    left out. Memory is bounded by one batch, whatever the length of the texts (on CUDA by two batches of each of up to
+    eight runs, within 40 % of what is free on the device). An interrupted recording is gone on
     with by the same call: finished runs stay, the others are made again, to the same bytes.
 
     Parameters
