@@ -62,7 +62,7 @@ def test_both_scanners_write_the_same_bytes(storage, dtype, few, tmp_path, reque
         assert a.sidecar == b.sidecar
 
 
-@pytest.mark.parametrize(("free", "at_once"), [(0, 1), (300_000, 2), (1 << 32, 8)])
+@pytest.mark.parametrize(("free", "at_once"), [(0, 1), (320_000, 2), (1 << 32, 8)])
 def test_as_many_runs_at_once_as_the_device_has_room_for(free, at_once, monkeypatch):
     monkeypatch.setattr(cuda._Lane, "free_bytes", lambda self: free)
     model = tiny_model("llama")
