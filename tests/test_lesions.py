@@ -342,9 +342,23 @@ def test_resample_takes_all_neurons_from_one_token_of_the_reference(llama):
     assert len(drawn.unique()) > 5
     for layer in range(4):
         assert torch.equal(after[layer], drawn[..., None].expand_as(after[layer]))
-    assert not torch.equal(again[0], after[0])  # other tokens in the next pass
-    with lesion(llama, mask, "resample", reference=bank, random_state=3):
-        assert torch.equal(values_at(llama)[0], after[0])  # but the same in the next run
+    assert torch.equal(again[0], after[0])  # the same prompt under the same lesion
+    assert len(after[0][:, :, 0].unique(dim=0)) == 1  # whatever else is in the batch
+    with lesion(llama, mask, "resample", reference=bank, random_state=4):
+        assert not torch.equal(values_at(llama)[0], after[0])
+
+
+@pytest.mark.parametrize("name", ["llama", "opt"])
+def test_resampling_does_not_depend_on_the_cache(name):
+    model = tiny_model(name)
+    mask = make_mask(model)
+    bank = np.random.default_rng(0).standard_normal((20, mask.values.size)).astype(np.float32) * 3
+    texts = []
+    for cache in (True, False):
+        with lesion(model, mask, "resample", reference=bank):
+            texts.append(model.generate(IDS, max_new_tokens=10, do_sample=False, use_cache=cache))
+    assert torch.equal(*texts)
+    assert not torch.equal(texts[0], model.generate(IDS, max_new_tokens=10, do_sample=False))
 
 
 def test_reference_statistics_serve_mean_and_resample(llama, tokenizer):

@@ -109,6 +109,7 @@ def test_resampling_draws_the_same_tokens_batched_or_not():
     }
     np.testing.assert_allclose(got["prefix"], got["single"], atol=1e-4)
     np.testing.assert_allclose(got["rows"], got["single"], atol=1e-4)
+    np.testing.assert_allclose(one_by_one(model, edits, sites, parts), got["single"], atol=1e-4)
 
 
 def test_a_condition_that_does_nothing_gives_the_intact_losses():

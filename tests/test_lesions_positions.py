@@ -36,11 +36,15 @@ def tiny():
     return tiny_model("llama"), tiny_tokenizer()
 
 
+def some_masks(model):
+    """Two random sets of a fifth of the neurons."""
+    geometry, rng = NeuronGeometry.from_model(model), np.random.default_rng(3)
+    return [NeuronMask(rng.random(geometry.n_neurons) < 0.2, geometry, f"n{i}") for i in range(2)]
+
+
 @pytest.fixture(scope="module")
 def masks(tiny):
-    geometry = NeuronGeometry.from_model(tiny[0])
-    rng = np.random.default_rng(3)
-    return [NeuronMask(rng.random(geometry.n_neurons) < 0.2, geometry, f"n{i}") for i in range(2)]
+    return some_masks(tiny[0])
 
 
 def odd(ids):
@@ -95,6 +99,46 @@ def test_every_kind_does_at_every_site_and_position_what_it_says(tiny, name, how
         torch.testing.assert_close(new, expected)
 
 
+@pytest.mark.parametrize("positions", ["all", "last"])
+@pytest.mark.parametrize("how", KINDS)
+def test_every_kind_keeps_the_contract_of_a_lesion(how, positions):
+    """Hooks come and go, nothing stays behind, the type is kept, and strength 0 is bit-identical."""
+    model = tiny_model("llama").to(torch.bfloat16)
+    mask = some_masks(model)[0]
+    sample = np.random.default_rng(1).standard_normal((3, mask.values.size)).astype(np.float32)
+    options = {k: {"value": 0.5} for k in ("scale", "add", "clamp")}.get(how, {})
+    options |= {"mean": {"reference": sample[0]}, "resample": {"reference": sample}}.get(how, {})
+    state = {name: set(vars(module)) for name, module in model.named_modules()}
+
+    def run():
+        with torch.no_grad():
+            return model(IDS).logits
+
+    def n_hooks():
+        return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+    intact, once = run(), lesion(model, mask, how, positions=positions, **options)
+    assert n_hooks() == 0  # nothing happens before the block is entered
+    with once:
+        first = run()
+        with once, pytest.raises(ZeroDivisionError):
+            1 / 0  # noqa: B018
+        assert torch.equal(run(), first)
+    for error in (RuntimeError, KeyboardInterrupt, GeneratorExit):
+        with pytest.raises(error), once:
+            raise error
+        assert n_hooks() == 0
+    assert first.dtype == torch.bfloat16
+    assert not torch.equal(first, intact)
+    assert torch.equal(run(), intact)
+    with lesion(model, mask, how, positions=positions, strength=0.0, **options):
+        assert torch.equal(run(), intact)
+    with pytest.raises(IndexError), once:  # an error in the model itself
+        model(torch.full((1, 3), 10**6))
+    assert n_hooks() == 0
+    assert {name: set(vars(module)) for name, module in model.named_modules()} == state
+
+
 # ------------------------------------------------------------------------------------------------ scored sequences
 def scored():
     rng = np.random.default_rng(2)
@@ -109,9 +153,10 @@ def place(rule, sequence):
 
 
 @pytest.mark.parametrize("rule", ["prompt", "generated", "last", odd])
-@pytest.mark.parametrize("mode", ["prefix", "rows", "single"])
-def test_batched_conditions_act_where_single_lesions_act(tiny, masks, mode, rule):
-    model, parts = tiny[0], scored()
+@pytest.mark.parametrize(("mode", "name"), [("prefix", "gpt2"), ("rows", "bloom"), ("single", "opt"), ("rows", "opt")])
+def test_batched_conditions_act_where_single_lesions_act(mode, name, rule):
+    model, parts = tiny_model(name), scored()
+    masks = some_masks(model)
     for how, value in (("zero", None), ("scale", 3.0)):
         edits = [Edit(mask, how, value=value) for mask in masks]
         got = condition_losses(model, find_sites(model), parts, edits, mode=mode, positions=rule, max_tokens=60)

@@ -37,6 +37,10 @@ def main():
         first, second = corpus.split(0.5, random_state=args.seed)
         runs = activations(s, first[: args.texts], 0, per_document=args.text_tokens)
         maps, _ = networks(s, min(args.components, sum(map(len, runs)) // 2), runs)
+        reached = ((abs(maps) if args.two_sided else maps) > args.threshold).any(axis=1)
+        if not reached.all():
+            print(f"{name}: {int((~reached).sum())} templates have no neuron beyond {args.threshold:g}, left out")
+        maps = maps[reached]
         texts = activations(s, second[: args.texts], 0, per_document=args.text_tokens)
         individual, _ = individual_networks(texts, args.components, random_state=args.seed)
         found = recurrence(

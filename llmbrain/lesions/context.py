@@ -92,7 +92,9 @@ def lesion(
         random_state=random_state,
         allow_empty=allow_empty,
     )
-    return Lesion(model, edit, PositionTracker(model, positions, prompt_length), sites=sites, check_model=check_model)
+    refuse_compiled(model)
+    tracker = PositionTracker(model, positions, prompt_length, follow=edit.how == "resample")
+    return Lesion(model, edit, tracker, sites=sites, check_model=check_model)
 
 
 class Lesion(contextlib.ContextDecorator):
@@ -113,7 +115,7 @@ class Lesion(contextlib.ContextDecorator):
         refuse_compiled(model)
         self.model, self.edit = model, edit
         self.sites = sites_of(model, edit.mask, sites=sites, check_model=check_model)
-        self._tracker = tracker or PositionTracker(model)
+        self._tracker = tracker or PositionTracker(model, follow=edit.how == "resample")
         self._open = []
 
     @classmethod
@@ -121,7 +123,8 @@ class Lesion(contextlib.ContextDecorator):
         """A lesion at sites that were found and checked before."""
         new = cls.__new__(cls)
         new.model, new.edit, new.sites = model, edit, sites
-        new._tracker, new._open = tracker or PositionTracker(model), []
+        new._tracker = tracker or PositionTracker(model, follow=edit.how == "resample")
+        new._open = []
         return new
 
     def __enter__(self):
@@ -149,7 +152,7 @@ class Lesion(contextlib.ContextDecorator):
         if where is None and self.edit.is_removal:
             return x.index_fill(-1, units, 0.0)
         old = x[..., units]
-        new = state.new_values(layer, old)
+        new = state.new_values(layer, old, self._tracker.n_tokens, self._tracker.past)
         if where is not None:
             new = new.where(where[..., None], old)
         return x.index_copy(-1, units, new)

@@ -9,7 +9,9 @@ zero      0
 retain    0 for all neurons that are *not* selected; the selected ones stay
 mean      the neuron's mean over a reference text
 resample  the neuron's value at another token of a reference text; all neurons of the
-          lesion take theirs from the same token, so that their coordination is kept
+          lesion take theirs from the same token, so that their coordination is kept;
+          which token is decided by the seed and the position in the text alone, so
+          that neither a cache nor a batch changes what is drawn
 scale     ``value * x``: above 1 amplifies, below 1 weakens, -1 inverts
 add       ``x + value``, the amplification of the first paper
 clamp     ``value``
@@ -123,21 +125,23 @@ class EditState:
     def __init__(self, edit):
         self.edit = edit
         self._tensors = {}
-        self._generators = {}
 
     def units(self, layer, device):
         """Units of a layer as an index tensor."""
         return self._tensor(("units", layer), device, None, lambda: self.edit.units[layer])
 
-    def new_values(self, layer, x):
-        """What stands in the place of ``x``, the selected columns of a layer, ``(..., n_selected)``."""
+    def new_values(self, layer, x, n_tokens=None, past=0):
+        """What stands in the place of ``x``, the selected columns of a layer, ``(..., n_selected)``.
+
+        ``n_tokens`` of each row follow each other in ``x`` (default: its last axis but one), behind ``past`` others.
+        """
         edit = self.edit
-        target = self._target(layer, x)
+        target = self._target(layer, x, n_tokens or x.shape[-2], past)
         if edit.strength != 1.0:
             target = x + edit.strength * (target - x)
         return target.to(x.dtype)
 
-    def _target(self, layer, x):
+    def _target(self, layer, x, n_tokens, past):
         how, device = self.edit.how, x.device
         if how == "zero":
             return x.new_zeros(()).expand_as(x)
@@ -147,16 +151,8 @@ class EditState:
         if how == "add":
             return x + given
         if how == "resample":
-            return given[self._drawn(layer, x.shape[:-1], len(given)).to(device)]
+            return given[_drawn(x.shape[:-1], n_tokens, past, len(given), int(self.edit.random_state)).to(device)]
         return given.expand_as(x)
-
-    def _drawn(self, layer, shape, n_rows):
-        import torch
-
-        # One generator a layer, all with one seed: in a forward pass every layer draws the same tokens.
-        if layer not in self._generators:
-            self._generators[layer] = torch.Generator().manual_seed(int(self.edit.random_state))
-        return torch.randint(n_rows, tuple(shape), generator=self._generators[layer])
 
     def _tensor(self, name, device, dtype, make):
         import torch
@@ -166,6 +162,18 @@ class EditState:
             with torch.inference_mode(False):  # an inference tensor could not serve a later pass with gradients
                 self._tensors[key] = torch.as_tensor(np.ascontiguousarray(make())).to(device, dtype)
         return self._tensors[key]
+
+
+def _drawn(shape, n_tokens, past, n_rows, seed):
+    """Which row of the reference stands at each token: a hash of seed and position (splitmix64)."""
+    import torch
+
+    start = (seed * 0xD1342543DE82EF95 + 0x9E3779B97F4A7C15) % 2**64
+    x = np.arange(past, past + n_tokens, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(start)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    rows = torch.from_numpy(((x ^ (x >> np.uint64(31))) % np.uint64(n_rows)).astype(np.int64))
+    return rows.repeat(int(np.prod(shape)) // n_tokens).reshape(tuple(shape))
 
 
 def _numbers(mask, how, value, reference):

@@ -23,23 +23,32 @@ class PositionTracker:
         Where the prompt ends. By default it is what enters first: with a KV cache all that is read in passes of more
         than one token, without a cache the first text, as long as later passes begin with it. Give it where this does
         not hold (assisted decoding).
+    follow : bool
+        Follow the passes also where the lesion acts at all tokens, for lesions that depend on the position.
+
+    Attributes
+    ----------
+    n_tokens, past : int or None, int
+        Of the present pass: tokens of a row, and how many were read before (a KV cache).
     """
 
-    def __init__(self, model, rule="all", prompt_length=None):
+    def __init__(self, model, rule="all", prompt_length=None, follow=False):
         check_positions(rule)
         self.rule, self.prompt_length = rule, prompt_length
-        self._body = model if rule == "all" else model.get_decoder()
+        self._follow = follow or rule != "all"
+        self._body = model.get_decoder() if self._follow else model
         self.reset()
 
     def reset(self):
         """Forget what was read."""
         self._call = None
         self._prompt, self._end = None, 0
+        self.n_tokens, self.past = None, 0
 
     @contextlib.contextmanager
     def watching(self):
         """Follow the passes of the model while the block lasts."""
-        if self.rule == "all":
+        if not self._follow:
             yield
             return
         self.reset()
@@ -68,6 +77,9 @@ class PositionTracker:
         cache = kwargs.get("past_key_values")
         past = int(cache.get_seq_length()) if cache is not None else 0
         batch, n_tokens = tokens.shape[:2]
+        self.n_tokens, self.past = n_tokens, past
+        if self.rule == "all":
+            return
         if callable(self.rule):
             self._call = _by_ids(self.rule, ids)
         elif self.rule == "last":
@@ -104,7 +116,7 @@ class FixedPositions:
     """
 
     def __init__(self, where):
-        self.where = where
+        self.where, self.n_tokens, self.past = where, where.shape[1], 0
 
     def watching(self):
         """Nothing has to be followed."""

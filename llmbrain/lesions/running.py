@@ -101,7 +101,8 @@ class Runner:
         rows = keeper.rows
         with self._precision(), _bar(1 + len(edits), task.name, progress, unit="run") as bar:
             bar.update(len(rows))
-            tracker = PositionTracker(self.model, self.positions)
+            follow = any(edit.how == "resample" for edit in edits)
+            tracker = PositionTracker(self.model, self.positions, follow=follow)
             for edit in [None, *edits][len(rows) :]:
                 there = edit is not None
                 with Lesion.at_sites(self.model, edit, self.sites, tracker) if there else contextlib.nullcontext():
