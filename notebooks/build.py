@@ -63,6 +63,7 @@ def execute(notebook, folder, *, quick=False, timeout=600):
     """
     environment = {k: v for k, v in os.environ.items() if k not in ("MPLBACKEND", "LLMBRAIN_QUICK")}
     environment.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", PYTHONWARNINGS=WARNINGS)
+    environment["TRANSFORMERS_VERBOSITY"] = "error"
     if quick:
         environment["LLMBRAIN_QUICK"] = "1"
     client = nbclient.NotebookClient(
