@@ -128,6 +128,22 @@ def test_reconstruction_never_raises_held_out_error(name):
     assert after < 0.97 * before
 
 
+def test_remembered_factors_change_nothing(monkeypatch):
+    from llmbrain.pruning import reconstruct as module
+
+    results = []
+    for limit in (0, 2 << 30):
+        monkeypatch.setattr(module, "_REMEMBERED", limit)
+        model = tiny_model("llama")
+        part = find_mlp_parts(model)[1]
+        g = torch.Generator().manual_seed(0)
+        z = [torch.randn(60, 32, generator=g) for _ in range(3)]
+        samples = Samples(z, [part.owner(x).detach() + 0.01 * x for x in z], [torch.ones(60)] * 3, [False, False, True])
+        module.reconstruct(part, activation_of(part), samples, readers=("up", "gate"))
+        results.append(torch.cat([p.flatten() for p in part.owner.parameters()]))
+    assert torch.equal(*results)
+
+
 def test_a_refit_that_does_not_help_is_not_kept():
     """Targets are noise: whatever is learned on the fitted half must not be written into the weights."""
     model = tiny_model("llama")

@@ -1,5 +1,7 @@
 """The walk that cuts: every layer is sliced and refitted to inputs that have passed the layers cut before it."""
 
+import math
+
 import numpy as np
 import torch
 
@@ -238,23 +240,24 @@ class Cutter:
         weight, ridge = weight_of(linear).detach(), self.options.ridge
         if not self.full:
             return compensate(weight, fit, keep, self.compensation), True
-        every, fit = (fit, held), frozen(fit)
-        judge = fit if held is None else frozen(held)
-        if ridge == "auto":
-            if held is not None:
-                ridge, _ = choose_ridge(weight, fit, judge, keep, self.compensation)
-            else:
-                ridge = default_ridge(fit.n, len(keep))
-        trial = compensate(weight, fit, keep, self.compensation, ridge)
-        error = output_error(weight, judge, keep, trial)
+        method, whole, fit = self.compensation, fit if held is None else fit + held, frozen(fit)
+        judge, error, trial = fit if held is None else frozen(held), None, None
+        if ridge == "auto" and held is not None:
+            ridge, errors = choose_ridge(weight, fit, judge, keep, method)
+            error = min(e for e in errors if not math.isnan(e))
+        elif ridge == "auto":
+            ridge = default_ridge(fit.n, len(keep))
+        if error is None:
+            trial = compensate(weight, fit, keep, method, ridge)
+            error = output_error(weight, judge, keep, trial)
         plain = output_error(weight, judge, keep, compensate(weight, judge, keep, "none"))
         row["ridge"], row["error"] = ridge, min(error, plain) / _power(weight, judge)
         if not error < plain:
             return compensate(weight, fit, keep, "none"), False
-        if held is not None and fit.n + judge.n >= ENOUGH * len(keep):
+        if held is not None and whole.n >= ENOUGH * len(keep):
             del fit, judge
-            trial = compensate(weight, every[0] + every[1], keep, self.compensation, ridge)
-        return trial, True
+            return compensate(weight, whole, keep, method, ridge), True
+        return (compensate(weight, fit, keep, method, ridge) if trial is None else trial), True
 
     def _gather_samples(self, part, targets):
         """Moments, and what reconstruction needs: the MLP's inputs, what it should write, and the weights of tokens."""

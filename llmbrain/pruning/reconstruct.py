@@ -15,6 +15,9 @@ from .statistics import exact_matmul
 __all__ = ["Samples", "activation_of", "conjugate_gradients", "reconstruct", "split_readers"]
 
 
+_REMEMBERED = 2 << 30  # bytes of what does not change between the steps of one refit
+
+
 @dataclass
 class Samples:
     """Tokens of one layer.
@@ -248,10 +251,13 @@ def _refit_reader(mlp, which, samples, n_steps, damping, errors):
     gram = torch.zeros(width, width, device=weight.device)
     curvature = torch.zeros(n_units, device=weight.device)
     right = torch.zeros(n_units, width, device=weight.device)
-    count = 0.0
+    count, factors = 0.0, []
+    remember = sum(len(z) for z, *_ in blocks) * n_units * 4 <= _REMEMBERED
     for z, y, w, _ in blocks:
         z = z.float()
         factor = mlp.factor(z, which)
+        if remember:
+            factors.append(factor)
         gap = y.float() - mlp.hidden(z) @ weight.T
         gap = gap if bias is None else gap - bias
         right += (((gap * w[:, None]) @ weight) * factor).T @ z
@@ -267,9 +273,9 @@ def _refit_reader(mlp, which, samples, n_steps, damping, errors):
 
     def apply(change):
         out = penalty * change
-        for z, _, w, _ in blocks:
+        for i, (z, _, w, _) in enumerate(blocks):
             z = z.float()
-            factor = mlp.factor(z, which)
+            factor = factors[i] if remember else mlp.factor(z, which)
             pushed = (factor * (z @ change.T)) @ weight.T
             out = out + (((pushed * w[:, None]) @ weight) * factor).T @ z / count
         return out
