@@ -21,12 +21,11 @@ def recording(demo_model, tmp_path_factory):
 
 
 def test_stable_components_are_those_of_stock_nilearn(recording):
-    table = parity([str(path) for path in recording.paths], K, n_repeats=6)
+    table = parity([str(path) for path in recording.paths], K, n_init=2, n_repeats=5)
     stable = table["stock"] >= 0.7
     assert stable.sum() >= 2
     assert table["r"][stable].min() > 0.99
-    assert (table["fast"][stable] >= 0.7).all()
-    assert (table["fast"][table["stock"] < 0.6] < 0.7).all()  # what is unstable by one engine is so by the other
+    np.testing.assert_allclose(table["fast"], table["stock"], atol=0.15)  # what one calls unstable, so does the other
 
 
 def test_default_networks_of_the_demo_model(recording):
