@@ -392,6 +392,10 @@ def test_the_grid_resumes_and_refuses_another_calibration(tokenizer, texts, tmp_
                                options={"context": 64}).model, tokenizer, texts[30:], context=64))  # fmt: skip
     with pytest.raises(DatasetError, match="calibration_hash"):
         run_grid(model, tokenizer, texts[1:10], texts[30:], **kwargs)
+    with pytest.raises(DatasetError, match="evaluation_hash"):
+        run_grid(model, tokenizer, texts[:10], texts[29:], **kwargs)
+    with pytest.raises(DatasetError, match="ratio_of"):
+        run_grid(model, tokenizer, texts[:10], texts[30:], ratio_of="decoder", **kwargs)
     with pytest.raises(ParameterError, match="variant"):
         run_grid(
             model, tokenizer, texts[:10], texts[30:], **{**kwargs, "recipes": [("flap", "schur", "affine", "odd")]}

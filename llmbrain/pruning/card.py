@@ -33,7 +33,9 @@ model = AutoModelForCausalLM.from_pretrained("this folder")
 
 ```sh
 llama-cli -m model.gguf -p "The brain is"
-```""",
+```
+Files of this writer were checked against llama.cpp (the xllamacpp build of 2026-10) with small random models, cut in
+neurons and in heads: the same probabilities. This very file was read by no other program before you.""",
 }
 
 

@@ -1,5 +1,6 @@
 """The grid: selection x allocation x compensation x ratio on one calibration set, one table, resumable."""
 
+import hashlib
 import time
 from itertools import product
 from pathlib import Path
@@ -18,7 +19,7 @@ __all__ = ["GRID_COLUMNS", "kept_overlap", "run_grid"]
 GRID_COLUMNS = (
     "score", "allocation", "compensation", "variant", "ratio", "seed", "perplexity", "ratio_to_dense", "parameters",
     "neurons_removed", "decoder_removed", "total_removed", "minimal_pairs", "context", "evaluation_tokens",
-    "calibration_tokens", "calibration_hash", "seconds",
+    "calibration_tokens", "calibration_hash", "seconds", "ratio_of", "evaluation_hash",
 )  # fmt: skip
 _RANDOM = ("random",)
 
@@ -114,7 +115,10 @@ def run_grid(
         return pruners[key]
 
     first = pruner(plan[0][3] if plan else next(iter(variants)), plan[0][5] if plan else 0)
-    constants = {"context": context, "calibration_hash": calibration_hash(first.blocks)}
+    constants = {
+        "context": context, "calibration_hash": calibration_hash(first.blocks), "ratio_of": ratio_of,
+        "evaluation_hash": _evaluation_hash(evaluation, max_tokens),
+    }  # fmt: skip
     rows = _known(out, constants)
     done = {_key(row) for row in rows}
     measure = _measure(tokenizer, evaluation, context, max_tokens, minimal_pairs)
@@ -206,13 +210,27 @@ def _known(out, constants):
     for name in ("score", "allocation", "compensation", "variant"):
         frame[name] = frame[name].fillna("").astype(str)
     for name, value in constants.items():
-        if len(frame) and not (frame[name].astype(str) == str(value)).all():
+        if name not in frame:  # a table of before these were noted
+            frame[name] = np.nan
+            continue
+        known = frame[name].dropna().astype(str)
+        if not (known == str(value)).all():
             raise DatasetError(
-                f"{out} holds results with another {name} than this run's ({value}). Results are comparable "
-                f"only with one "
-                "calibration and one context: give another file."
+                f"{out} holds results with another {name} than this run's ({value}). Results are comparable only "
+                "with one calibration, one context, one evaluation text and one kind of ratio: give another file."
             )
     return frame.to_dict("records")
+
+
+def _evaluation_hash(evaluation, max_tokens):
+    """Short hash of the test text, and of how much of it is read."""
+    from ..corpus import as_corpus
+
+    corpus = as_corpus([evaluation] if isinstance(evaluation, str) else evaluation)
+    digest = hashlib.sha256(str(max_tokens).encode())
+    for document in corpus.documents:
+        digest.update(document.text.encode() + b"\0")
+    return digest.hexdigest()[:16]
 
 
 def _row(recipe, model, summary=None):
