@@ -17,7 +17,7 @@ import nbclient
 import nbformat
 
 HERE = Path(__file__).resolve().parent
-PROGRESS = re.compile(r"\d+%\||\d+(token|layer|it)\b|it/s|s/it")  # lines of tqdm
+PROGRESS = re.compile(r"\d+%\||\d+(token|layer|it)\b|it/s|s/it|^\[transformers\]")  # lines of tqdm, and of a log
 WARNINGS = "ignore:IProgress not found"  # tqdm, where ipywidgets is missing; the bars are left out anyway
 
 
@@ -63,7 +63,6 @@ def execute(notebook, folder, *, quick=False, timeout=600):
     """
     environment = {k: v for k, v in os.environ.items() if k not in ("MPLBACKEND", "LLMBRAIN_QUICK")}
     environment.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", PYTHONWARNINGS=WARNINGS)
-    environment["TRANSFORMERS_VERBOSITY"] = "error"
     if quick:
         environment["LLMBRAIN_QUICK"] = "1"
     client = nbclient.NotebookClient(

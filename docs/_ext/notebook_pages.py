@@ -31,7 +31,8 @@ def _write(path, text):
 
 def _cell(cell, name, target):
     if cell.cell_type == "markdown":
-        return re.sub(r"\]\((\w+)\.ipynb\)", r"](\1.md)", cell.source)
+        text = cell.source.replace("](../benchmarks/RESULTS.md)", "](../results.md)")
+        return re.sub(r"\]\((\w+)\.ipynb\)", r"](\1.md)", text)
     outputs = [_output(output, f"{name}-{i}", target) for i, output in enumerate(cell.outputs)]
     return "\n\n".join([f"{FENCE}python\n{cell.source}\n{FENCE}", *filter(None, outputs)])
 
