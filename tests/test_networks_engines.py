@@ -263,6 +263,15 @@ def test_group_model_is_chosen_by_the_tails_of_the_maps():
     assert found.tail_weights["runs"] == pytest.approx(group_ica(runs, 6).tail_weights["runs"])
 
 
+@pytest.mark.parametrize("snr", [0.2, 0.5, 1.0])
+def test_default_is_the_best_group_model_for_planted_networks(snr):
+    for seed in (1, 2):
+        runs, truth = planted_runs(1200, 4, (100,) * 4, snr=snr, seed=seed)
+        models = ({"group": "tokens"}, {"group": "runs"}, {"group": "runs", "rows_per_run": 1}, {})
+        *others, default = (recovery(truth, group_ica(runs, 5, n_init=2, warn=False, **m).maps).mean() for m in models)
+        assert default > max(others) - 0.002
+
+
 def test_parts_in_one_batch_have_the_same_results():
     from llmbrain.networks.engines.layers import can_batch, group_ica_of_parts
 
