@@ -327,6 +327,6 @@ def test_harness_says_how_to_install_lm_eval_or_runs_a_task_under_a_lesion(tiny,
         lesioned = multiple_choice(*tiny, questions).correct.mean()
     task = harness_task("cats", task_manager=manager)
     study = LesionStudy(masks[:1], [task], n_controls=2, controls=("layer",)).run(*tiny, progress=False)
-    assert study.table.intact.iloc[0] == pytest.approx(-expected)  # larger is worse
+    assert study.table.intact.iloc[0] == pytest.approx(expected)
     with lesion(tiny[0], masks[0], how="scale", value=8.0):
         assert task.function(*tiny) == pytest.approx(lesioned)

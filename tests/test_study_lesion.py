@@ -487,7 +487,7 @@ def test_answers_that_cannot_be_read_count_apart(tiny, masks):
     assert result.tasks == ["answers", "answers unread"]
     assert table.n_items.to_dict() == {"answers": 1, "answers unread": 3}
     assert table.effect["answers"] == pytest.approx(1.0)  # of the one item that was read both times
-    assert table.intact["answers"] == pytest.approx(-0.5)
+    assert table.intact["answers"] == pytest.approx(0.5)
     assert table.intact["answers unread"] == pytest.approx(1 / 3)
     assert table.effect["answers unread"] == pytest.approx(0.0)
     assert result.info["tasks"]["answers"]["n_unread"] == {"intact": 1, "most": 1}

@@ -172,7 +172,7 @@ class Plan:
                                 "item": [task.items[i] for i in members],
                                 "kind": [task.kinds[i] for i in members],
                                 "weight": weights,
-                                "intact": value[0, members],
+                                "intact": value[0, members] * (task.sign if label == task.name else 1.0),
                                 "effect": effects[k, members],
                             }
                         )

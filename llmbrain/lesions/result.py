@@ -27,11 +27,11 @@ class LesionResult:
     ----------
     table : pandas.DataFrame
         A row for every network, task and control family: ``network, task, family, n_neurons, share, intact`` (value of
-        the intact model), ``effect, ci_low, ci_high`` (bootstrap over items), ``n_items`` (that it is a mean over),
-        ``control_mean, control_sd, control_max, n_controls, z`` (distance from the controls in their standard
-        deviations), ``p`` (permutation, one-sided unless the study says otherwise), ``p_min`` (the smallest p that so
-        many controls allow), ``q`` (FDR over the networks of one task and family), ``p_pooled`` and ``q_pooled`` (the
-        same against the controls of all networks, see :func:`pooled_p`).
+        the intact model, in the task's own direction), ``effect, ci_low, ci_high`` (bootstrap over items), ``n_items``
+        (that it is a mean over), ``control_mean, control_sd, control_max, n_controls, z`` (distance from the controls
+        in their standard deviations), ``p`` (permutation, one-sided unless the study says otherwise), ``p_min`` (the
+        smallest p that so many controls allow), ``q`` (FDR over the networks of one task and family), ``p_pooled`` and
+        ``q_pooled`` (the same against the controls of all networks, see :func:`pooled_p`).
     controls : pandas.DataFrame
         A row for every control draw: ``network, task, family, draw, n_neurons, overlap`` (share that lies in the
         network), ``importance_ratio`` (summed importance relative to the network's), ``effect``.
