@@ -212,7 +212,7 @@ shares = pd.DataFrame(rows, columns=["kept", "share", "perplexity"]).round({"sha
 shares.assign(perplexity=shares["perplexity"].map("{:,.0f}".format))
 
 # %% [markdown]
-# The networks are a better choice than chance, and no better than the most important neurons; but neither suffices: a
+# The networks are a better choice than chance, and a worse one than the most important neurons; neither suffices: a
 # model of a fifth of its neurons does not predict text any more. What can be removed, and by which rule, is the subject of [notebook 4](04_pruning.ipynb).
 #
 # ## In short
@@ -221,5 +221,5 @@ shares.assign(perplexity=shares["perplexity"].map("{:,.0f}".format))
 # | --- | --- |
 # | silencing networks ruins the model | far more than random neurons, as published; no more than equally important ones |
 # | networks serve different tasks | two that were chosen for it do: digits and arithmetic, brackets and code |
-# | amplification improves | nothing that the controls do not do |
+# | amplification improves | no: no gain lowers the loss |
 # | the networks alone suffice | no |
