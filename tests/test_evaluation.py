@@ -20,7 +20,8 @@ from llmbrain.evaluation import (
     sequence_losses,
     token_losses,
 )
-from llmbrain.evaluation.losses import LogitReader, _full, hidden_losses, pad
+from llmbrain.evaluation.losses import LogitReader, hidden_losses, pad
+from llmbrain.evaluation.reader import _full
 from llmbrain.exceptions import CorpusError, ParameterError
 
 TEXTS = ["the cat sat on the mat and then it rained.", "short one here", "a much longer text " * 5]

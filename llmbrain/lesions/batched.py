@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..evaluation.losses import LogitReader, batch_losses, input_device, pad, sequence_batches
+from ..evaluation.reader import exact_products
 from ..models.hooks import site_hooks
 from ..models.sites import find_decoder_layers
 from .context import Lesion, refuse_compiled
@@ -148,7 +149,7 @@ def row_mode(model, sites, edits):
                 got = _PASSES[mode](LogitReader(model), sites, trial, few, True)
             except (RuntimeError, ValueError, IndexError, TypeError):
                 continue
-            tolerance = 1e-4 if model.dtype in (torch.float32, torch.float64) else 5e-2
+            tolerance = 1e-4 if exact_products(model.dtype) else 5e-2
             if np.allclose(got, expected, rtol=tolerance, atol=tolerance, equal_nan=True):
                 return mode
     return "single"

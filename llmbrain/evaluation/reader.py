@@ -1,0 +1,130 @@
+"""Running a model up to what its head reads, so that logits are made only where they are needed."""
+
+import contextlib
+
+__all__ = ["LogitReader", "exact_products", "input_device"]
+
+
+class LogitReader:
+    """Runs a model up to what its head reads, and knows how the head and what follows make logits of that.
+
+    Whether head and hidden states give the model's own logits is checked on the first pass, at the last token of every
+    row. Where they do not (an unknown rescaling behind the head), the full logits of the model are taken from then on.
+
+    Parameters
+    ----------
+    model : transformers causal language model
+    """
+
+    def __init__(self, model):
+        import inspect
+
+        self.model, self.head = model, model.get_output_embeddings()
+        known = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._finish = None if known and self.head is not None else _full
+        # some classes call the decoder inside their base model directly
+        self._bodies = {getattr(model, "base_model", model), model.get_decoder()} - {model, None}
+
+    def read(self, ids, attention_mask=None):
+        """Run the model.
+
+        Parameters
+        ----------
+        ids : int64 tensor of shape (batch, n_tokens)
+        attention_mask : tensor of the same shape, optional
+
+        Returns
+        -------
+        tensor of shape (rows, n_tokens, hidden_size)
+            What :meth:`score` takes, on the rows that came out (hooks may have added some).
+        """
+        import torch
+
+        inputs = {"input_ids": ids, "attention_mask": attention_mask, "use_cache": False}
+        if self._finish is None:
+            hidden, last = self._run(inputs, 1)
+            self._finish = self._find(hidden, last[:, -1])
+        elif self._finish is not _full:
+            # no logits at all: they are computed piece by piece, and only where a token is scored
+            hidden, _ = self._run(inputs, torch.zeros(0, dtype=torch.long, device=ids.device))
+        return self.model(**inputs).logits if self._finish is _full else hidden
+
+    def score(self, hidden):
+        """Logits of some hidden states, ``(..., vocabulary)``."""
+        return hidden if self._finish is _full else self._finish(self.head(hidden))
+
+    def _run(self, inputs, keep):
+        caught = []
+        with contextlib.ExitStack() as stack:
+            for body in self._bodies:
+                handle = body.register_forward_hook(lambda module, args, output: caught.append(output[0]))
+                stack.callback(handle.remove)
+            logits = self.model(**inputs, logits_to_keep=keep).logits
+        return (caught[-1] if caught else None), logits
+
+    def _find(self, hidden, expected):
+        if hidden is None:
+            return _full
+        made = self.head(hidden[:, -1])
+        candidates = _finishers(self.model.config.get_text_config())
+        return next((finish for finish in candidates if _same(finish(made), expected)), _full)
+
+
+def _finishers(config):
+    """What models are known to do with the output of the head."""
+    yield _as_it_is
+    cap = getattr(config, "final_logit_softcapping", None)
+    if cap:
+        yield lambda x: cap * (x / cap).tanh()
+    for name, sign in (("logit_scale", 1), ("logits_scaling", -1)):
+        scale = getattr(config, name, None)
+        if scale:
+            yield lambda x, factor=float(scale) ** sign: x * factor
+
+
+def _same(logits, expected):
+    import torch
+
+    tolerance = 1e-4 if exact_products(expected.dtype) else 2e-2
+    logits, expected = logits.float(), expected.float().to(logits.device)
+    scale = float(expected.abs().nan_to_num().max()) or 1.0
+    return torch.allclose(logits, expected, rtol=0.0, atol=tolerance * scale, equal_nan=True)
+
+
+def exact_products(dtype):
+    """Whether products of another shape agree to float32: half precision and TF32 keep 8 to 11 bits alone.
+
+    Parameters
+    ----------
+    dtype : torch.dtype
+
+    Returns
+    -------
+    bool
+    """
+    import torch
+
+    return dtype in (torch.float32, torch.float64) and torch.get_float32_matmul_precision() == "highest"
+
+
+def _as_it_is(logits):
+    return logits
+
+
+def _full(logits):
+    return logits
+
+
+def input_device(model):
+    """Find where a model wants its token ids, also when it is spread over devices.
+
+    Parameters
+    ----------
+    model : transformers causal language model
+
+    Returns
+    -------
+    torch.device
+    """
+    weight = model.get_input_embeddings().weight
+    return model.device if weight.device.type == "meta" else weight.device
