@@ -29,7 +29,7 @@ def main():
     p = parser(__doc__.splitlines()[0])
     p.add_argument("--components", type=int, default=20)
     p.add_argument("--gains", type=float, nargs="+", default=[1.1, 1.25, 1.5, 2.0, 3.0])
-    p.add_argument("--choose-tokens", type=int, default=4096, help="tokens that the gain is chosen on")
+    p.add_argument("--choose-tokens", type=int, help="tokens that the gain is chosen on (4096; 300 on a CPU)")
     p.set_defaults(n_controls=10)
     args = p.parse_args()
     begin = time.perf_counter()

@@ -30,6 +30,10 @@ from llmbrain.models.identity import describe_model, weights_hash
 from llmbrain.models.sites import find_sites
 from llmbrain.networks import group_ica
 
+DEFAULT_TOKENS = {
+    "cuda": {"fit_tokens": 32768, "test_tokens": 8192, "choose_tokens": 4096},
+    "cpu": {"fit_tokens": 8192, "test_tokens": 600, "choose_tokens": 300},
+}
 PATHS = ("model", "wikitext", "out", "pairs", "fit", "test", "corpora")  # may name folders of this machine
 
 # Liu et al. (2025), arXiv:2502.20408v1. Ten networks unless said otherwise.
@@ -96,8 +100,8 @@ def parser(description):
     p.add_argument("--test", help="text that lesions are tested on")
     p.add_argument("--pairs", default=os.environ.get("LLMBRAIN_BLIMP"), help="minimal pairs: all, a file, a folder")
     p.add_argument("--n-pairs", type=int, default=50, help="pairs of each phenomenon")
-    p.add_argument("--fit-tokens", type=int, default=32768)
-    p.add_argument("--test-tokens", type=int, default=8192)
+    p.add_argument("--fit-tokens", type=int, help="default: 32768 on a GPU, 8192 on a CPU")
+    p.add_argument("--test-tokens", type=int, help="default: 8192 on a GPU, 600 on a CPU (minutes on two cores)")
     p.add_argument("--context", type=int, default=512)
     p.add_argument("--threshold", type=float, default=3.0)
     p.add_argument("--n-init", type=int, default=10, help="restarts of the decomposition")
@@ -110,6 +114,9 @@ def parser(description):
 
 def subject(args):
     """Open the model and the texts; fit, choose and test never share a document."""
+    for name, tokens in DEFAULT_TOKENS["cpu" if args.device == "cpu" else "cuda"].items():
+        if getattr(args, name, 0) is None:
+            setattr(args, name, tokens)
     model, tokenizer = load_model(args.model, device=args.device, dtype=args.dtype)
     sites = find_sites(model, args.site)
     fit, held = texts(args)
