@@ -383,6 +383,7 @@ def test_reference_statistics_serve_mean_and_resample(llama, tokenizer):
         ({"how": "scale"}, "needs value"),
         ({"how": "zero", "value": 1.0}, "takes no value"),
         ({"strength": 1.5}, "between 0"),
+        ({"random_state": None}, "whole number"),
         ({"how": "mean"}, "neuron_statistics"),
         ({"how": "mean", "reference": np.zeros(3)}, "n_neurons"),
         ({"how": "resample", "reference": np.zeros(192)}, "n_tokens, n_neurons"),

@@ -181,7 +181,8 @@ def _eager():
         return contextlib.nullcontext()
     import torch
 
-    return torch.compiler.set_stance("force_eager")
+    stance = getattr(torch.compiler, "set_stance", None)  # since torch 2.6
+    return contextlib.nullcontext() if stance is None else stance("force_eager")
 
 
 def sites_of(model, mask, *, sites=None, check_model=True):

@@ -83,6 +83,8 @@ class Edit:
                 f"The mask {mask.name or ''} is empty: the lesion would do nothing. Lower its threshold, or pass "
                 "allow_empty=True if that is meant.".replace("  ", " ")
             )
+        if not isinstance(random_state, (int, np.integer)) or random_state < 0:
+            raise ParameterError(f"random_state is a whole number from 0 on; got {random_state!r}.")
         if how == "retain":
             mask, how = ~mask, "zero"
         self.mask, self.how, self.strength, self.random_state = mask, how, float(strength), random_state
