@@ -588,6 +588,9 @@ def test_networks_of_a_recording_bring_their_text_to_the_study(tmp_path):
         study = LesionStudy(given, one_of_them, n_controls=2, controls=("layer",), reference=REFERENCE)
         with pytest.warns(DoubleDippingWarning, match="that the networks come from .1 texts in common"):
             assert study.run(*tiny, progress=False).info["warnings"]
+    study = LesionStudy(masks_from_maps(networks.z, networks.geometry, 1.5), one_of_them, 2, reference=recording)
+    with pytest.warns(DoubleDippingWarning, match="that the importances and reference values come from"):
+        study.run(*tiny, progress=False)
     options = {"task": one_of_them, "doses": (1.0,), "n_controls": 1, "family": "layer", "progress": False}
     with pytest.warns(DoubleDippingWarning, match="networks"):
         assert dose_response(*tiny, networks, **options).info["warnings"]

@@ -193,7 +193,8 @@ def _of_recording(model, recording, max_tokens, n_samples, random_state):
         for start in range(0, stop, 1024):
             moments.add(run.to_array(start, min(start + 1024, stop)))
     corpus = (getattr(getattr(recording, "study", None), "info", None) or {}).get("corpus", {})
-    info = {"corpus": corpus.get("name"), "corpus_hash": corpus.get("hash")}
+    known = ("name", "corpus"), ("hash", "corpus_hash"), ("document_hashes", "document_hashes")
+    info = {ours: corpus.get(theirs) for theirs, ours in known}
     return moments.result(geometry, output_norms([sites[i] for i in geometry.layers]), info)
 
 
