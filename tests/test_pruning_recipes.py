@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_model, tiny_tokenizer
+from tiny import ARCHITECTURES, REFUSED, tiny_model, tiny_tokenizer
 
 import llmbrain as lb
 from llmbrain.exceptions import ParameterError
@@ -17,7 +17,7 @@ from llmbrain.pruning.cutting import Cutter
 from llmbrain.pruning.options import RECIPES, Options, choose_recipe, make_options
 from llmbrain.pruning.probe import Probe, search_counts
 from llmbrain.pruning.statistics import Moments
-from llmbrain.pruning.units import find_attention_parts, find_mlp_parts, weight_of
+from llmbrain.pruning.units import find_attention_parts, find_attention_writers, find_mlp_parts, weight_of
 
 TEXTS = ["the cat sat on the mat and then the rain in spain fell on it " * 3 + str(i) * i for i in range(10)]
 quiet = partial(lb.prune, progress=False)
@@ -76,6 +76,15 @@ def test_the_best_recipe_runs_and_is_accounted_for(model, tokenizer, tmp_path):
     card = (tmp_path / "m" / "README.md").read_text()
     assert "tokens per second" in card and f"reading {speed['prompt']} tokens" in card
     assert "speed" not in quiet(model, tokenizer, TEXTS, 0.3, recipe="fast", measure=False).summary
+
+
+@pytest.mark.parametrize("name", [n for n in ARCHITECTURES if n not in REFUSED])
+def test_the_best_recipe_runs_on_every_architecture(name, tokenizer):
+    """Where heads lie in an unknown way they cannot be cut, but the output projection is refitted all the same."""
+    options = {"context": 48, "n_evaluations": 6, "n_steps": 1}
+    pruned = quiet(tiny_model(name), tokenizer, TEXTS[:4], 0.4, options=options, measure=False)
+    assert all(part is not None for part in find_attention_writers(pruned.model))
+    assert torch.isfinite(pruned.model(torch.arange(12)[None]).logits).all()
 
 
 def test_networks_are_asked_for_before_any_work(model, tokenizer):
@@ -226,10 +235,13 @@ def test_moments_of_the_two_sides_add_up(tokenizer):
 
 
 def test_windows_are_split_evenly_and_whole(tokenizer):
-    blocks = calibration_blocks(tokenizer, TEXTS, context=32, batch_size=4)
+    blocks = calibration_blocks(tokenizer, TEXTS, context=32, batch_size=10)
     fit, held = split_windows(blocks, 0.25)
     count = lambda part: sum(len(b.ids) for b in part)  # noqa: E731
     assert count(fit) + count(held) == count(blocks) and count(held) == round(0.25 * count(blocks))
+    many = calibration_blocks(tokenizer, TEXTS, context=32, batch_size=4)
+    fit, held = split_windows(many, 0.25)
+    assert [len(fit), len(held)] == [10, 3] and not {id(b) for b in fit} & {id(b) for b in held}
     one = calibration_blocks(tokenizer, TEXTS[:1], context=512)
     assert split_windows(one, 0.25) == (one, one)
 

@@ -132,18 +132,23 @@ def longest_context(model):
 
 
 def split_windows(blocks, share):
-    """Windows to fit on, and windows to judge by, spread evenly; both are all windows where there is only one.
+    """Blocks to fit on and blocks to judge by, spread evenly; windows, where there are fewer than eight blocks.
+
+    Both are all of them where there is only one window.
 
     Parameters
     ----------
     blocks : list of Block
     share : float
-        Of the windows that are held out.
+        Of what is held out.
 
     Returns
     -------
     fit, held : list of Block
     """
+    if len(blocks) >= 8:
+        chosen = held_out_share(len(blocks), share)
+        return tuple([b for b, h in zip(blocks, chosen) if h == held] or blocks for held in (False, True))
     windows = [row[keep].numpy() for block in blocks for row, keep in zip(block.ids, block.mask)]
     chosen = held_out_share(len(windows), share)
     size = max(len(block.ids) for block in blocks)

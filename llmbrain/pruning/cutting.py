@@ -129,14 +129,19 @@ class Cutter:
         """
         row, walk = _row(part, keep), self.walk
         dense_after, dense_written = self._dense_step(part.layer, attention)
-        following = None if self.sequential else [walk.run(part.layer, i) for i in range(len(walk.blocks))]
         cut_heads = heads is not None and len(heads) < attention.n_heads
-        if attention is not None and (cut_heads or (self.options.refit_attention and self.touched and self.full)):
+        refits = attention is not None and (cut_heads or (self.options.refit_attention and self.touched and self.full))
+        cuts = len(keep) < part.size
+        following = []  # outputs of the dense layer, which one-shot hands on
+        gathers_them = not self.sequential and cuts and not refits and self.options.reconstruct == "none"
+        if not self.sequential and not gathers_them:
+            following = [walk.run(part.layer, i) for i in range(len(walk.blocks))]
+        if refits:
             self._attention(part, attention, heads if cut_heads else None, dense_written)
-        if len(keep) < part.size:
-            self._mlp(part, keep, dense_after, row)
+        if cuts:
+            self._mlp(part, keep, dense_after, row, following if gathers_them else None)
             self.touched = True
-        if following is None:
+        if self.sequential:
             walk.advance(part.layer)
         else:
             walk.restart(following)
@@ -192,7 +197,7 @@ class Cutter:
             set_linear(attention.out, refit.weight, bias)
 
     # -- MLP ----------------------------------------------------------------------------------------------------
-    def _mlp(self, part, keep, dense_after, row):
+    def _mlp(self, part, keep, dense_after, row, outputs=None):
         direct = dense_after is not None and writes_to_stream(self.walk, part.layer, part.down)
 
         def targets(i, output):
@@ -205,7 +210,7 @@ class Cutter:
         else:
             fit, held = gather(
                 self.walk, part.layer, part.down, full=self.full, targets=targets, held=self.held,
-                weighting=self.weighting,
+                weighting=self.weighting, outputs=outputs,
             )  # fmt: skip
         fit = self._filtered(part, fit, fit if held is None else fit + held)
         refit, _ = self._solve(part.down, fit, held, keep, row)

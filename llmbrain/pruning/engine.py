@@ -130,30 +130,15 @@ def writes_to_stream(walk, layer, linear, silenced=None):
 
     ``silenced`` is a linear whose output is held at zero meanwhile: the MLP, when attention is asked about.
     """
-    hidden = walk.hidden[0][:1]
-    args, kwargs = walk._arguments[0][layer]
-    args = _first_row(tuple(args), len(walk.hidden[0]))  # GPT-2 passes its mask by position
-    kwargs = {k: _first_row(v, len(walk.hidden[0])) for k, v in kwargs.items()}
     quiet = [] if silenced is None else [output_site(silenced)]
     with site_hooks(quiet, lambda i, x: torch.zeros_like(x)):
-        plain = walk.layers[layer](hidden, *args, **kwargs)
-        plain = plain[0] if isinstance(plain, tuple) else plain
+        plain = walk.run(layer, 0)
         scale = plain.float().std()
         push = torch.linspace(-1, 1, features(linear)[1], device=plain.device) * scale
         with site_hooks([output_site(linear)], lambda i, x: x + push.to(x.dtype)):
-            pushed = walk.layers[layer](hidden, *args, **kwargs)
-        pushed = pushed[0] if isinstance(pushed, tuple) else pushed
+            pushed = walk.run(layer, 0)
     # The median: single channels with massive values have no digits left for the push in half precision.
     return bool(((pushed.float() - plain.float()) - push).abs().median() < 2e-2 * scale)
-
-
-def _first_row(value, n):
-    """First row of what is batched; everything else as it is."""
-    if torch.is_tensor(value) and value.ndim and value.shape[0] == n:
-        return value[:1]
-    if isinstance(value, tuple):
-        return tuple(_first_row(v, n) for v in value)
-    return value
 
 
 def survey(walk, parts, rules, *, full, schur=False, weighting=None, progress=None):

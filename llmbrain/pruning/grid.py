@@ -105,12 +105,15 @@ def run_grid(
     plan = _plan(recipes, scores, allocations, compensations, variants, ratios, seeds)
     pruners = {}
 
+    def make(variant):
+        return make_options({**options.to_dict(), **variants[variant]})
+
     def pruner(variant, seed):
         key = (variant, seed)
         if key not in pruners:
-            made = make_options({**options.to_dict(), **variants[variant]})
+            made = make(variant)
             pruners[key] = Pruner(model, tokenizer, calibration, made, networks, seed)
-            pruners[key].expected = tuple({r[0]: None for r in plan if (r[3], r[5]) == key})
+            _expect(pruners[key], [r for r in plan if r[5] == seed and _same_statistics(make(r[3]), made)])
             _share(pruners, key)
         return pruners[key]
 
@@ -180,20 +183,27 @@ def _draws(score, allocation):
     return score in (*_RANDOM, "network", "network_flap") or allocation == "networks"
 
 
+def _expect(pruner, rows):
+    """Say which scores will be asked for, so that one walk measures all of them."""
+    pruner.expected = tuple({row[0]: None for row in rows})
+    pruner.expects_schur = any(row[1] == "schur" for row in rows)
+
+
 def _share(pruners, key):
     """Surveys do not depend on how the cut is made: pruners of one seed and one kind of statistics share them."""
     new = pruners[key]
     for (_, seed), other in pruners.items():
-        same = all(
-            getattr(other.options, n) == getattr(new.options, n)
-            for n in ("context", "n_tokens", "batch_size", "token_weights")
-        )
-        if other is not new and seed == key[1] and same:
+        if other is not new and seed == key[1] and _same_statistics(other.options, new.options):
             new._surveys = other._surveys
             if other.options.held_out == new.options.held_out:
                 new._curves = other._curves
             new._found = other._found
             return
+
+
+def _same_statistics(a, b):
+    """Whether two sets of options read the calibration text alike."""
+    return all(getattr(a, n) == getattr(b, n) for n in ("context", "n_tokens", "batch_size", "token_weights"))
 
 
 def _key(row):

@@ -83,6 +83,8 @@ class Options:
         Most conjugate-gradient steps for one of these refits.
     n_evaluations : int
         Divergences that the allocation "search" measures.
+    hurry : bool
+        Give a trial of the search up as soon as a fifth of the windows speaks against it: faster, and a little worse.
     extremes : float
         Penalty on emptied layers in the allocations "curves" and "search".
     heads : bool
@@ -109,6 +111,7 @@ class Options:
     rank: int = 128
     n_steps: int = 8
     n_evaluations: int = 150
+    hurry: bool = False
     extremes: float = 0.3
     heads: bool = False
     head_unit: str = "group"
@@ -172,7 +175,10 @@ def choose_recipe(recipe, score=None, allocation=None, compensation=None, option
     for name, value in (("score", score), ("allocation", allocation), ("compensation", compensation)):
         if value is not None:
             chosen[name] = value
-    options = options.to_dict() if isinstance(options, Options) else (options or {})
+    if isinstance(options, Options):  # what was left at its default gives way to the recipe
+        plain = Options().to_dict()
+        options = {name: value for name, value in options.to_dict().items() if value != plain[name]}
+    options = options or {}
     chosen["options"] = {**chosen["options"], **options}
     return chosen
 

@@ -251,7 +251,9 @@ def curve_counts(losses, levels, sizes, n_keep, *, floors, round_to=1, extremes=
     return fill_by_curves(curves, [0, *levels], sizes, n_keep, extremes=extremes, floors=floors, round_to=round_to)
 
 
-def search_counts(supernet, probe, starts, n_keep, *, floors, n_evaluations=200, costs=None, seed=0, progress=None):
+def search_counts(
+    supernet, probe, starts, n_keep, *, floors, n_evaluations=200, costs=None, seed=0, hurry=False, progress=None
+):
     """Improve an allocation by moving neurons between layers while the divergence of the whole model falls.
 
     The model is assembled from layers that were refitted one by one; no weights are fitted during the search. Widths
@@ -270,6 +272,8 @@ def search_counts(supernet, probe, starts, n_keep, *, floors, n_evaluations=200,
     costs : array-like, optional
         Price of a neuron of each layer (parameters, bytes, latency); moves keep the total price.
     seed : int
+    hurry : bool
+        Whether a trial is given up as soon as some windows speak against it, see :meth:`Probe.windows`.
 
     Returns
     -------
@@ -305,7 +309,7 @@ def search_counts(supernet, probe, starts, n_keep, *, floors, n_evaluations=200,
     while len(history) < n_evaluations:
         trial = _move(state, lowest, supernet.n_steps, steps * costs, paid / tried, rng)
         touched = trial != state
-        new = measure(trial, window)
+        new = measure(trial, window if hurry else None)
         tried[touched] += 1
         if new.sum() < window.sum():
             state, window = trial, new

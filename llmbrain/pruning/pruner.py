@@ -21,7 +21,7 @@ from .engine import stream_weighting, survey
 from .heads import heads_of, joint_by_losses, joint_counts, measure_heads, survey_heads, unit_cost, unit_scores
 from .options import make_options
 from .probe import LEVELS, curve_counts, measure_curves, search_counts
-from .units import find_attention_parts, find_mlp_parts, weight_of
+from .units import find_attention_parts, find_attention_writers, find_mlp_parts, weight_of
 
 __all__ = ["Pruner", "make_score"]
 
@@ -49,7 +49,7 @@ class Pruner:
         self.parts = find_mlp_parts(model)
         self.sizes = [p.size for p in self.parts]
         self.attention = None
-        if self.options.heads or self.options.refit_attention:
+        if self.options.heads:
             self.attention = find_attention_parts(model)
         self.blocks = calibration_blocks(
             tokenizer, calibration, context=self.options.context, n_tokens=self.options.n_tokens,
@@ -62,13 +62,15 @@ class Pruner:
             self._found["maps"] = self._maps(networks)  # maps of another model are refused before any work
         self._progress = progress or (lambda what, total: None)
         self._surveys, self._curves, self._heads, self._head_losses = {}, {}, {}, {}
-        self.expected = ()  # names of scores that will be asked for too, so that one walk measures all of them
+        # Scores that will be asked for too, and if sensitivities will be: then one walk measures all of them.
+        self.expected, self.expects_schur = (), False
 
     # -- what is measured once ----------------------------------------------------------------------------------
     def survey(self, score, schur=False):
         """Scores (and sensitivities) of all layers, from one walk of the dense model."""
         key = score if isinstance(score, str) else id(score)
         known = self._surveys.get(key)
+        schur = schur or (self.expects_schur and known is None)
         if known is None or (schur and known[0].sensitivity is None):
             self._survey({key: score, **{name: name for name in self.expected if name not in self._surveys}}, schur)
         return self._surveys[key]
@@ -155,7 +157,8 @@ class Pruner:
         ]
         counts, _, _ = search_counts(
             supernet, probe, starts, n_keep, floors=floors, n_evaluations=self.options.n_evaluations,
-            seed=self.random_state, progress=self._progress("search", self.options.n_evaluations),
+            seed=self.random_state, hurry=self.options.hurry,
+            progress=self._progress("search", self.options.n_evaluations),
         )  # fmt: skip
         return alloc.round_counts(counts, self.sizes, n_keep, **rest)
 
@@ -232,7 +235,11 @@ class Pruner:
         if options.subspace == "networks" and self._wanted[0] is None:
             raise ParameterError("subspace='networks' needs networks=.")
         target = self.model if inplace else copy.deepcopy(self.model)
-        attention = find_attention_parts(target) if heads is not None or options.refit_attention else None
+        attention = None
+        if heads is not None:
+            attention = find_attention_parts(target)
+        elif options.refit_attention:
+            attention = find_attention_writers(target)
         table = cut(
             target,
             self.blocks,

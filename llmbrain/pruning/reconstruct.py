@@ -90,7 +90,7 @@ def activation_of(part):
     UnsupportedArchitectureError
         If there is none.
     """
-    for name in ("act_fn", "act", "activation_fn", "activation", "activation_function", "relu"):
+    for name in ("act_fn", "act", "activation_fn", "activation", "activation_function", "gelu_impl", "relu"):
         found = getattr(part.owner, name, None)
         if callable(found):
             return found

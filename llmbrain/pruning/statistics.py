@@ -283,7 +283,7 @@ def held_out_share(n_blocks, share=0.125):
 
 
 def held_out_masks(masks, share=0.125, *, segment=64, few=8):
-    """Which calibration tokens are held out: whole windows, or segments of them where there are few windows.
+    """Which calibration tokens are held out: whole blocks, windows where there are few blocks, segments of few windows.
 
     Below 4,096 tokens more are held out, so that about 500 are left to judge by, but never more than three tenths.
 
@@ -295,7 +295,7 @@ def held_out_masks(masks, share=0.125, *, segment=64, few=8):
     segment : int
         Tokens of a segment.
     few : int
-        With fewer windows, segments are held out.
+        With fewer blocks, windows are held out; with fewer windows, segments.
 
     Returns
     -------
@@ -310,6 +310,8 @@ def held_out_masks(masks, share=0.125, *, segment=64, few=8):
     """
     n_tokens = sum(int(m.sum()) for m in masks)
     share = max(share, min(0.3, 512 / max(n_tokens, 1))) if share else 0.0
+    if len(masks) >= few:
+        return [m.clone() if held else torch.zeros_like(m) for m, held in zip(masks, held_out_share(len(masks), share))]
     if sum(map(len, masks)) >= few:
         held = iter(held_out_share(sum(map(len, masks)), share))
         return [torch.tensor([next(held) for _ in m], device=m.device)[:, None] & m for m in masks]

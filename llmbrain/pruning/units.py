@@ -13,6 +13,7 @@ __all__ = [
     "check_prunable",
     "even_heads",
     "find_attention_parts",
+    "find_attention_writers",
     "find_mlp_parts",
     "group_heads",
     "weight_of",
@@ -221,12 +222,34 @@ def find_attention_parts(model):
     return [_attention_of(block, i, f"{path}.{i}", model.config.get_text_config()) for i, block in enumerate(blocks)]
 
 
-def _attention_of(block, layer, path, config):
+def find_attention_writers(model):
+    """The output projection of the attention of every layer, which can be refitted wherever heads lie.
+
+    Returns
+    -------
+    list of AttentionPart or None
+        Without readers and counts of heads; None for a layer where no such linear is found.
+    """
+    path, blocks = find_decoder_layers(model)
+    found = []
+    for i, block in enumerate(blocks):
+        name, owner, out = next(_writers(block), (None, None, None))
+        found.append(owner and AttentionPart(i, f"{path}.{i}.{name}.{out}", owner, getattr(owner, out), {}, 0, 0, 0))
+    return found
+
+
+def _writers(block):
+    """Modules of a layer that are called attention and hold an output projection, with its name."""
     for name, owner in block.named_modules():
         children = dict(owner.named_children())
         out = next((n for n in ("o_proj", "c_proj", "out_proj", "dense") if is_linear(children.get(n))), None)
-        if out is None or not any(part in name.lower() for part in _ATTENTION_NAMES):
-            continue
+        if out is not None and any(part in name.lower() for part in _ATTENTION_NAMES):
+            yield name, owner, out
+
+
+def _attention_of(block, layer, path, config):
+    for name, owner, out in _writers(block):
+        children = dict(owner.named_children())
         head_dim = getattr(owner, "head_dim", None) or config.hidden_size // config.num_attention_heads
         n_heads = features(children[out])[0] // head_dim
         if all(is_linear(children.get(f"{x}_proj")) for x in "qkv"):
