@@ -91,6 +91,23 @@ def test_short_enough_to_read():
         assert len(build.read(script).cells) <= 32, script.name
 
 
+def test_what_quick_runs_leave_out_is_there():
+    everything = "".join(cell.source + "\n" for script in SCRIPTS for cell in build.read(script).cells)
+    assert all(much in everything for much in build.SHORTER)
+
+
+def test_a_change_of_words_keeps_the_outputs():
+    script = SCRIPTS[-1]
+    told = build.retell(build.read(script), _executed(script))
+    assert [c.outputs for c in told.cells if c.cell_type == "code"] == [
+        c.outputs for c in _executed(script).cells if c.cell_type == "code"
+    ]
+    changed = build.read(script)
+    next(c for c in changed.cells if c.cell_type == "code").source += "\nprint()"
+    with pytest.raises(SystemExit, match="code has changed"):
+        build.retell(changed, _executed(script))
+
+
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
     """One folder for all, so that the recording that several notebooks use is made once."""
