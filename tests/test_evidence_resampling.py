@@ -80,6 +80,37 @@ def test_joint_subspace_is_white_and_rebuilds_the_runs(planted):
         resampled_networks(space, 19)
 
 
+def test_kept_gram_matrices_change_nothing(monkeypatch):
+    from planted import planted_runs
+
+    from llmbrain.networks.engines import reduction
+    from llmbrain.networks.engines.blocks import as_sources
+    from llmbrain.networks.order import half_subspace, halves
+
+    runs, _ = planted_runs(2000, 4, (150, 90, 120, 60))
+    ramps = [np.linspace(-1, 1, len(run)) for run in runs]
+    plain, keeping = as_sources(runs), as_sources(runs)
+    for source in keeping:
+        source.keep_gram()
+    computed = []
+    gram = reduction.token_gram
+    monkeypatch.setattr(reduction, "token_gram", lambda data: computed.append(data.n_rows) or gram(data))
+
+    def everything(sources):
+        options = {"group": "runs", "confounds": ramps}
+        spaces = [joint_subspace(sources, 12, **options), joint_subspace(sources, 12, group="runs")]
+        sides, nuisance = halves(sources, ramps)
+        return spaces + [half_subspace(s, 4, confounds=c, group="runs") for s, c in zip(sides, nuisance)]
+
+    expected, n_plain = everything(plain), len(computed)
+    found, n_kept = everything(keeping), len(computed) - n_plain
+    assert n_plain - n_kept == 4  # those of the halves; without confounds they are others
+    for a, b in zip(expected, found):
+        np.testing.assert_allclose(np.abs(np.diag(a.rows @ b.rows.T)) / 2000, 1, atol=1e-3)
+        scale = np.abs(a.covariances).max()
+        np.testing.assert_allclose(np.abs(a.covariances), np.abs(b.covariances), atol=2e-3 * scale)
+
+
 def test_blocks_are_contiguous_whole_runs_if_there_are_enough(planted):
     labels = cut_blocks([100, 300], 20)
     assert [len(np.unique(x)) for x in labels] == [5, 15] and not set(labels[0]) & set(labels[1])

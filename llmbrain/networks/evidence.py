@@ -16,6 +16,7 @@ from .result import NetworkSet
 __all__ = ["Evidence", "gather_evidence"]
 
 REPEATS = 20
+KEPT_BYTES = 1 << 29  # of Gram matrices of runs that are used again
 
 
 @dataclass(frozen=True)
@@ -154,12 +155,18 @@ def gather_evidence(
     scores, clusters = [], []
     for rows, neurons in _parts(networks):
         sources = runs.sources if neurons is None else runs.part(neurons)
+        spent = np.cumsum([4 * source.n_tokens**2 for source in sources])
+        for source, size in zip(sources, spent):  # the whole data and its halves begin with the same matrices
+            if size <= KEPT_BYTES:
+                source.keep_gram()
         maps = runs.read_order(networks.maps[rows]) if neurons is None else networks.maps[rows][:, neurons]
         layer_of = networks.geometry.layer_of if neurons is None else networks.geometry.layer_of[neurons]
         layer_of = runs.read_order(layer_of) if neurons is None else layer_of
         table, found = _stability(sources, confounds, maps, layer_of, n_repeats, n_draws, random_state, options)
         scores.append(table.assign(network=rows))
         clusters.append(_flat(found, runs, neurons))
+        for source in sources:
+            source.grams = None
     stability = _in_order(scores)
     courses = networks.time_courses
     if courses is None or [len(c) for c in courses] != runs.n_tokens:

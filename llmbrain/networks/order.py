@@ -75,6 +75,9 @@ def halves(runs, confounds=None):
         side = []
         for r, start, stop in spans:
             source = sources[r]
+            if (start, stop) == (0, source.n_tokens):
+                side.append(source)
+                continue
             opened = lambda s=source, a=start, b=stop: s.open()[a:b]  # noqa: E731
             side.append(ArraySource(opened, stop - start, source.n_neurons, source.columns, source.scale))
         sides.append(side)

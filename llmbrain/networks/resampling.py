@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg import eigh
 
 from ..exceptions import ParameterError
 from .stability import Icasso, icasso
@@ -108,7 +109,12 @@ def _scores_and_grams(data, r, rows, pieces):
     from .engines.linalg import gram, product
 
     score = torch.zeros(data.n_tokens[r], len(rows), dtype=torch.float64, device=data.device)
-    grams = [torch.zeros(len(p), len(p), dtype=torch.float64, device=data.device) for p in pieces]
+    kept = data.kept_gram(r) if pieces else None  # pieces are cleaned with their run, so theirs are parts of it
+    if kept is not None:
+        grams = [kept[p][:, p] for p in pieces]
+        pieces = []
+    else:
+        grams = [torch.zeros(len(p), len(p), dtype=torch.float64, device=data.device) for p in pieces]
     for start, stop in data.blocks(data.n_tokens[r]):
         x = data.block(r, start, stop)
         score += product(x, rows[:, start:stop].T.contiguous()).double()
@@ -119,9 +125,10 @@ def _scores_and_grams(data, r, rows, pieces):
 
 def _unit_rows(gram, n_rows):
     """What turns a piece into its leading rows at unit norm, ``(n, n_tokens)``."""
-    values, vectors = np.linalg.eigh(gram)
+    n = len(gram)
+    values, vectors = eigh(gram, subset_by_index=(max(n - n_rows, 0), n - 1))
     kept = values > 1e-7 * max(values[-1], 1e-300)
-    return (vectors[:, kept] / np.sqrt(values[kept]))[:, ::-1][:, :n_rows].T
+    return (vectors[:, kept] / np.sqrt(values[kept]))[:, ::-1].T
 
 
 def cut_blocks(n_tokens, minimum=MINIMUM_BLOCKS):

@@ -40,6 +40,11 @@ class ArraySource:
         if columns is not None and np.array_equal(columns, np.arange(n_neurons)):
             columns = None
         self.columns = columns
+        self.grams = None
+
+    def keep_gram(self):
+        """Keep the Gram matrix of the tokens once it is computed, for decompositions that begin with the same one."""
+        self.grams = {}
 
     def read(self, start, stop, out):
         """Copy the neurons ``start:stop`` into ``out``, shape ``(n_tokens, stop - start)``, float32."""
@@ -167,6 +172,16 @@ class CleanedRuns:
         self.scale = [torch.full((self.n_neurons,), torch.nan) for _ in self.sources]  # unknown until the first pass
         self.bad = torch.zeros(self.n_neurons, dtype=torch.bool)
         self.release()
+
+    def kept_gram(self, r, matrix=None):
+        """Gram matrix ``(n_tokens, n_tokens)`` of run ``r`` if its source keeps it, else None; a new one is kept."""
+        kept, basis = self.sources[r].grams, self.nuisance[r]
+        if kept is None or self.device.type != "cpu":
+            return matrix
+        key = (self.standardize, None if basis is None else basis.numpy().tobytes())
+        if matrix is not None:
+            kept[key] = matrix.float()
+        return matrix if matrix is not None or key not in kept else kept[key].double()
 
     def hold(self, r=None):
         """Keep the cleaned data of run ``r``, or of all runs, from now on, if they are small enough."""

@@ -151,6 +151,9 @@ class _OneRun:
     def stacked(self, start, stop):
         return self.runs.block(self.r, start, stop)
 
+    def kept_gram(self, matrix=None):
+        return self.runs.kept_gram(self.r, matrix)
+
 
 class _Stack:
     """The reduced rows of all runs: held if they are few, else computed anew for each block of neurons.
@@ -219,7 +222,12 @@ def leading_rows(data, k, seed=0, at_least=None):
     """
     residual = 0.0
     if data.n_rows <= max(GRAM_ROWS, GRAM_ROWS_PER_VECTOR * k):
-        values, vectors = leading_eigenpairs(token_gram(data), k, seed)
+        matrix = data.kept_gram() if isinstance(data, _OneRun) else None
+        if matrix is None:
+            matrix = token_gram(data)
+            if isinstance(data, _OneRun):
+                data.kept_gram(matrix)
+        values, vectors = leading_eigenpairs(matrix, k, seed)
     else:
         values, vectors, residual = krylov_eigenpairs(
             lambda q: _apply(data, q), data.n_rows, k, device=data.device, seed=seed, tol=1e-3
