@@ -260,11 +260,18 @@ def prune(
     from .corpus import load_corpus
     from .models import load_model
     from .pruning import prune as prune_
+    from .pruning.checkpoint import check_format
+    from .pruning.options import check_ratio, check_recipe, choose_recipe
 
+    if format == "uniform" and allocation is None:
+        allocation = "uniform"
+    chosen = {"score": score, "allocation": allocation, "compensation": compensation}
+    check_ratio(ratio, ratio_of)
+    whole = choose_recipe(recipe, **chosen)
+    check_recipe(whole["score"], whole["allocation"], whole["compensation"])
     texts = load_corpus(calibration)
     loaded, tokenizer = load_model(model, dtype=dtype, device=device)
-    chosen = {"score": score, "allocation": allocation, "compensation": compensation}
-    chosen = {name: value for name, value in chosen.items() if value is not None}
+    check_format(loaded, format, **whole)
     options = {} if calibration_tokens is None else {"n_tokens": calibration_tokens}
     pruned = prune_(
         loaded,

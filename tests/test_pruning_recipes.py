@@ -8,7 +8,7 @@ import torch
 from tiny import ARCHITECTURES, REFUSED, tiny_model, tiny_tokenizer
 
 import llmbrain as lb
-from llmbrain.exceptions import ParameterError
+from llmbrain.exceptions import ParameterError, UnsupportedArchitectureError
 from llmbrain.pruning import Pruner
 from llmbrain.pruning.api import prune_with
 from llmbrain.pruning.calibration import Walk, calibration_blocks, calibration_hash, split_windows
@@ -74,7 +74,7 @@ def test_the_best_recipe_runs_and_is_accounted_for(model, tokenizer, tmp_path):
     assert all(speed[f"{k}_tokens_per_second_{w}"] > 0 for k in ("prefill", "decode") for w in ("before", "after"))
     pruned.save_pretrained(tmp_path / "m")
     card = (tmp_path / "m" / "README.md").read_text()
-    assert "tokens per second" in card and f"reading {speed['prompt']} tokens" in card
+    assert "Refitted as well" in card and "tokens per second" in card and f"reading {speed['prompt']} tokens" in card
     assert "speed" not in quiet(model, tokenizer, TEXTS, 0.3, recipe="fast", measure=False).summary
 
 
@@ -85,6 +85,23 @@ def test_the_best_recipe_runs_on_every_architecture(name, tokenizer):
     pruned = quiet(tiny_model(name), tokenizer, TEXTS[:4], 0.4, options=options, measure=False)
     assert all(part is not None for part in find_attention_writers(pruned.model))
     assert torch.isfinite(pruned.model(torch.arange(12)[None]).logits).all()
+
+
+def test_a_format_that_will_not_do_is_refused_before_the_work():
+    from llmbrain.pruning.checkpoint import check_format
+
+    best, fast = choose_recipe("best"), choose_recipe("fast", compensation="ridge", allocation="uniform")
+    for name, format, recipe, words in (
+        ("llama", "zip", best, "hetero, uniform"),
+        ("llama", "uniform", best, "one width"),
+        ("qwen3", "padded", best, "no place for the biases"),
+    ):
+        with pytest.raises(ParameterError, match=words):
+            check_format(tiny_model(name), format, **recipe)
+    with pytest.raises(UnsupportedArchitectureError, match="hetero"):
+        check_format(tiny_model("gpt2"), "gguf", **best)
+    for name, format, recipe in (("llama", "padded", best), ("qwen3", "uniform", fast), ("gpt2", "padded", best)):
+        check_format(tiny_model(name), format, **recipe)
 
 
 def test_networks_are_asked_for_before_any_work(model, tokenizer):

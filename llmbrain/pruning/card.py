@@ -74,7 +74,7 @@ def model_card(pruned, format, results=None):
         f"and the neurons that stay "
         f"make good for the others by `{s['compensation']}` (closed forms on {s['calibration_tokens']:,} "
         f"calibration tokens; no "
-        "gradient step was taken). Widths of the layers: "
+        f"gradient step was taken).{_refits(s['options'])} Widths of the layers: "
         f"{', '.join(map(str, s['n_kept']))}.",
         "",
         "## Loading", "", _LOADING[format], "",
@@ -101,6 +101,13 @@ def model_card(pruned, format, results=None):
         "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _refits(options):
+    """What else was refitted."""
+    what = {"all": ["gate", "up"], "up": ["up"]}.get(options.get("reconstruct"), [])
+    what += ["the attention's output projection"] if options.get("refit_attention") else []
+    return f" Refitted as well, by least squares: {', '.join(what)}." if what else ""
 
 
 def _speed(speed):

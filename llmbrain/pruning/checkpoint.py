@@ -11,9 +11,9 @@ from ..exceptions import ModelNotFoundError, ParameterError, UnsupportedArchitec
 from ..files import atomic_dir, read_json, write_json, write_text
 from .card import model_card
 from .surgery import set_head_counts, set_linear
-from .units import features, find_attention_parts, find_mlp_parts, weight_of
+from .units import features, find_attention_parts, find_attention_writers, find_mlp_parts, weight_of
 
-__all__ = ["FORMATS", "load_pruned", "save_pruned"]
+__all__ = ["FORMATS", "check_format", "load_pruned", "save_pruned"]
 
 FORMATS = ("hetero", "uniform", "padded", "gguf")
 MARKER = "llmbrain_pruning.json"
@@ -63,6 +63,44 @@ def save_pruned(pruned, folder, *, format="hetero", tokenizer=None, results=None
         _save_provenance(pruned, part, format)
         write_text(part / "README.md", model_card(pruned, format, results))
     return Path(folder)
+
+
+def check_format(model, format, *, allocation, compensation, options=None, **_):
+    """Refuse a format that will not hold the result, before the work of pruning.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        Dense.
+    format : str
+    allocation, compensation, options
+        What it will be pruned with, see :func:`llmbrain.pruning.options.choose_recipe`.
+
+    Raises
+    ------
+    ParameterError, UnsupportedArchitectureError
+    """
+    if format not in FORMATS:
+        raise ParameterError(f"Unknown format {format!r}; choose from {', '.join(FORMATS)}.")
+    if format == "gguf":
+        from .gguf_writer import check_writable
+
+        check_writable(model)
+    if format == "uniform" and not (isinstance(allocation, str) and allocation == "uniform"):
+        raise ParameterError(
+            "format='uniform' needs one width in all layers: prune with allocation='uniform', or save with "
+            "format='padded' or 'hetero'."
+        )
+    if format in ("uniform", "padded") and compensation in ("bias", "affine"):
+        linears = [("mlp_bias", part.down) for part in find_mlp_parts(model)]
+        if (options or {}).get("refit_attention"):
+            linears += [("attention_bias", part.out) for part in find_attention_writers(model) if part is not None]
+        for switch, linear in linears:
+            if linear.bias is None and getattr(model.config.get_text_config(), switch, None) is None:
+                raise ParameterError(
+                    f"{type(model).__name__} has no place for the biases that compensation={compensation!r} makes. "
+                    "Save with format='hetero', or prune with compensation='ridge', which makes none."
+                )
 
 
 def load_pruned(folder, *, dtype="float32", device="cpu"):

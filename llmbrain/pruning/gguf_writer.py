@@ -69,6 +69,15 @@ def write_gguf(model, tokenizer, path, *, pre="auto"):
         writer.close()
 
 
+def check_writable(model):
+    """Refuse a model that cannot be written, or a missing package."""
+    try:
+        import gguf  # noqa: F401
+    except ImportError:
+        raise ParameterError("format='gguf' needs the package gguf. Install it with: pip install gguf") from None
+    _check_model(model)
+
+
 def _check_model(model):
     from .checkpoint import _stock_class
 
