@@ -152,15 +152,30 @@ def pooled_maps(sources, maps, confounds=None):
     array of shape (n_networks, n_neurons)
         Change of each z-scored neuron for one standard deviation of each course.
     """
-    gram, products, n_tokens = 0.0, 0.0, 0
-    for source, nuisance in zip(sources, confounds or [None] * len(sources)):
-        x = _standardized(source, nuisance)
-        courses = time_courses(x, maps)
-        courses -= courses.mean(axis=0)
-        gram = gram + courses.T @ courses
-        products = products + courses.astype(np.float32).T @ x
-        n_tokens += len(x)
-    scale = np.sqrt(np.diag(gram) / n_tokens)
+    import torch
+
+    from .engines.blocks import CleanedRuns
+    from .engines.linalg import product
+    from .engines.parallel import block_map, workers
+    from .engines.torch_engine import run_products
+
+    data = CleanedRuns(sources, confounds)
+    centred = np.asarray(maps, np.float64)
+    centred = centred - centred.mean(axis=1, keepdims=True)
+    inverse = _inverse(centred @ centred.T, "The maps")
+    with workers(data.device):
+        courses = [c.numpy() @ inverse for c in run_products(data, torch.from_numpy(centred.astype(np.float32)))]
+        courses = [c - c.mean(axis=0) for c in courses]
+        gram = sum(c.T @ c for c in courses)
+        small = [torch.from_numpy(np.ascontiguousarray(c.T, np.float32)) for c in courses]
+        products = np.zeros(centred.shape)
+
+        def part(block):
+            products[:, block[0] : block[1]] = sum(product(c, data.block(r, *block)) for r, c in enumerate(small))
+
+        for _ in block_map(part, data.blocks(max(data.n_tokens))):
+            pass
+    scale = np.sqrt(np.diag(gram) / data.n_rows)
     return (_inverse(gram, "The time courses") @ products) * scale[:, None]
 
 

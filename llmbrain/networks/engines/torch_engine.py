@@ -22,6 +22,7 @@ __all__ = [
     "largest_norms",
     "least_squares_courses",
     "order_maps",
+    "run_products",
     "say_convergence",
     "say_dead",
     "sparsest",
@@ -293,7 +294,7 @@ def _order_and_sign(data, maps):
     v = maps.shape[1]
     signs = torch.where(maps.amax(1) < -maps.amin(1), -1.0, 1.0).to(maps)
     maps *= signs[:, None]
-    courses = [c / v for c in _products(data, maps)]
+    courses = [c / v for c in run_products(data, maps)]
     energy = torch.stack([c.square().sum(0) for c in courses]).sum(0)
     variance = energy * v / max(data.sum_of_squares(), 1e-30) if data.standardize else energy / energy.sum()
     order = torch.argsort(variance, descending=True, stable=True)
@@ -326,7 +327,7 @@ def order_maps(data, maps):
     norms = np.linalg.norm(maps, axis=1, keepdims=True)
     maps /= np.where(norms > 0, norms, 1)
     with workers(data.device):
-        products = _products(data, torch.from_numpy(maps).to(data.device))
+        products = run_products(data, torch.from_numpy(maps).to(data.device))
     energy = sum(p.square().sum(0) for p in products).cpu().numpy()
     total = data.sum_of_squares() if data.standardize else energy.sum()
     order = np.argsort(-energy, kind="stable")
@@ -353,10 +354,10 @@ def least_squares_courses(data, maps):
     maps = torch.from_numpy(np.ascontiguousarray(maps, np.float32)).to(data.device)
     inverse = torch.linalg.pinv(product(maps, maps.T).double(), hermitian=True)
     with workers(data.device):
-        return [(c @ inverse).float().cpu().numpy() for c in _products(data, maps)]
+        return [(c @ inverse).float().cpu().numpy() for c in run_products(data, maps)]
 
 
-def _products(data, maps):
+def run_products(data, maps):
     """``X_r @ maps.T`` for every run, float64, in one pass."""
     totals = [torch.zeros(n, len(maps), dtype=torch.float64, device=data.device) for n in data.n_tokens]
 
