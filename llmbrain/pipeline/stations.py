@@ -5,17 +5,23 @@ from ..files import write_json, write_tsv
 
 __all__ = ["compare_pruning", "find_networks", "lesion_networks"]
 
-# What the pruning table compares, at one ratio and on one calibration text: score, allocation, compensation, and if
-# statistics are taken once in the dense model or again behind each pruned layer, as the package does by default.
+# What the pruning table compares, at one ratio and on one calibration text: score, allocation, compensation and how
+# statistics are taken. Published rules take them once in the dense model, all tokens alike. Least squares counts each
+# token relative to its residual stream: with few tokens, the handful with massive activations would decide the fit.
 PRUNING_RECIPES = (
     ("random", "uniform", "none", "one-shot"),
     ("magnitude", "uniform", "none", "one-shot"),
     ("wanda", "uniform", "none", "one-shot"),
     ("flap", "global", "bias", "one-shot"),
     ("network", "uniform", "none", "one-shot"),
-    ("network", "uniform", "affine", "one-shot"),
-    ("flap", "schur", "affine", "sequential"),
+    ("network", "uniform", "affine", "one-shot, weighted"),
+    ("flap", "schur", "affine", "sequential, weighted"),
 )
+PRUNING_VARIANTS = {
+    "one-shot": {"propagation": "one-shot"},
+    "one-shot, weighted": {"propagation": "one-shot", "token_weights": "stream"},
+    "sequential, weighted": {"propagation": "sequential", "token_weights": "stream"},
+}
 
 
 def find_networks(
@@ -187,12 +193,11 @@ def compare_pruning(
 
     study = _study(study)
     context = min(512, calibration_tokens)
-    # One penalty for all, by the rule for its calibration size: choosing it on held-out text takes ten times as long.
+    # One penalty for all, by the rule for its calibration size: there is too little text here to hold some of it out.
     shared = {
         "ridge": default_ridge(calibration_tokens, max(NeuronGeometry.from_model(model).sizes)),
         "context": context,
     }
-    variants = {"one-shot": {"propagation": "one-shot"}, "sequential": {"propagation": "sequential"}}
     table = run_grid(
         model,
         tokenizer,
@@ -200,7 +205,7 @@ def compare_pruning(
         evaluation,
         ratios=(ratio,),
         recipes=PRUNING_RECIPES,
-        variants=variants,
+        variants=PRUNING_VARIANTS,
         seeds=(random_state,),
         networks=NetworkSet.load(study).z,
         options={"n_tokens": calibration_tokens, **shared},
@@ -215,7 +220,7 @@ def compare_pruning(
         "random_state": random_state,
         "ratio_of": "neurons",
         "options": shared,
-        "variants": variants,
+        "variants": PRUNING_VARIANTS,
     }
     write_json(study.path("prune_json"), info)
     return table

@@ -46,7 +46,7 @@ class RunPlan:
     n_controls: int = 20
     lesion_tokens: int = 180
     calibration_tokens: int = 2048
-    evaluation_tokens: int = 1536
+    evaluation_tokens: int = 1024
 
 
 FULL = RunPlan()
