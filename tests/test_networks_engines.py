@@ -104,13 +104,13 @@ def test_gram_matrix_of_all_tokens(n_tokens, held):
 
 
 def test_rows_are_reordered_in_place():
-    from llmbrain.networks.engines.torch_engine import _reorder
+    from llmbrain.networks.engines.maps import reorder
 
     rng = np.random.default_rng(0)
     for n in (1, 2, 7, 20):
         rows, order = torch.from_numpy(rng.standard_normal((n, 5))), torch.from_numpy(rng.permutation(n))
         expected = rows[order]
-        _reorder(rows, order)
+        reorder(rows, order)
         assert torch.equal(rows, expected)
 
 

@@ -12,6 +12,7 @@ from .blocks import CleanedRuns
 from .fixed_point import CACHE_VALUES, CONTRASTS, Rotations, draw_rotations, fastica
 from .group_models import choose_subspace
 from .linalg import product
+from .maps import least_squares_courses, order_and_sign, order_maps, rotated, run_products
 from .parallel import block_map, workers
 from .reduction import STRIDE, group_subspace, whiten
 
@@ -186,10 +187,10 @@ def group_ica(
             z = whiten(data, subspace)
         found = _rotate(z, starts, contrast, max_iter, tol)
         chosen = sparsest(found.w, z)
-        maps = _rotated(found.w[chosen].float(), z, in_place=not keep_restarts)
+        maps = rotated(found.w[chosen].float(), z, in_place=not keep_restarts)
         dead = data.dead()
         maps[:, dead.to(maps.device)] = 0
-        maps, order, signs, courses, variance = _order_and_sign(data, maps)
+        maps, order, signs, courses, variance = order_and_sign(data, maps)
         data.release()
         z = z if keep_restarts else None
     w = found.w.cpu()
@@ -260,115 +261,6 @@ def _sums(w, z, function):
     for sums in block_map(part, range(0, z.shape[1], step)):
         total += sums
     return total.reshape(r, c)
-
-
-def _rotated(w, z, in_place):
-    """``W Z``, block by block in the place of ``Z`` if that is not needed any more."""
-    out = z if in_place else torch.empty_like(z)
-
-    def part(i):
-        out[:, i : i + STRIDE] = product(w, z[:, i : i + STRIDE])
-
-    for _ in block_map(part, range(0, z.shape[1], STRIDE)):
-        pass
-    return out
-
-
-def _reorder(rows, order):
-    """Bring the rows of a matrix into an order, in place, so that there is never a second copy of all of them."""
-    order, done = order.tolist(), set()
-    for start in range(len(order)):
-        if start in done:
-            continue
-        kept, i = rows[start].clone(), start
-        while order[i] != start:
-            rows[i] = rows[order[i]]
-            done.add(i)
-            i = order[i]
-        rows[i] = kept
-        done.add(i)
-
-
-def _order_and_sign(data, maps):
-    """Sort unit-variance maps by the variance they explain, turn the peaks positive, scale to unit norm."""
-    v = maps.shape[1]
-    signs = torch.where(maps.amax(1) < -maps.amin(1), -1.0, 1.0).to(maps)
-    maps *= signs[:, None]
-    courses = [c / v for c in run_products(data, maps)]
-    energy = torch.stack([c.square().sum(0) for c in courses]).sum(0)
-    variance = energy * v / max(data.sum_of_squares(), 1e-30) if data.standardize else energy / energy.sum()
-    order = torch.argsort(variance, descending=True, stable=True)
-    _reorder(maps, order)
-    maps /= torch.linalg.vector_norm(maps, dim=1, keepdim=True)
-    courses = [(c[:, order] * v**0.5).float().cpu().numpy() for c in courses]
-    return maps, order.cpu(), signs[order], courses, variance[order].cpu().numpy()
-
-
-def order_maps(data, maps):
-    """Sort any maps by the variance they explain alone, with their peaks positive and unit norm.
-
-    Parameters
-    ----------
-    data : CleanedRuns
-        The runs.
-    maps : ndarray of shape (n_components, n_neurons)
-        In the reading order of the runs.
-
-    Returns
-    -------
-    maps : ndarray of shape (n_components, n_neurons), float32
-    courses : list of ndarray of shape (n_tokens, n_components)
-        By least squares.
-    variance : ndarray of shape (n_components,)
-        Share of the variance of the cleaned data.
-    """
-    maps = np.array(maps, np.float32)
-    maps[maps.max(1) < -maps.min(1)] *= -1
-    norms = np.linalg.norm(maps, axis=1, keepdims=True)
-    maps /= np.where(norms > 0, norms, 1)
-    with workers(data.device):
-        products = run_products(data, torch.from_numpy(maps).to(data.device))
-    energy = sum(p.square().sum(0) for p in products).cpu().numpy()
-    total = data.sum_of_squares() if data.standardize else energy.sum()
-    order = np.argsort(-energy, kind="stable")
-    maps = maps[order]
-    inverse = torch.linalg.pinv(torch.from_numpy(maps @ maps.T).double(), hermitian=True)
-    courses = [(p.cpu()[:, order] @ inverse).float().numpy() for p in products]
-    return maps, courses, (energy / max(total, 1e-30))[order]
-
-
-def least_squares_courses(data, maps):
-    """Time courses of any maps by least squares on cleaned runs, as nilearn's maps masker computes them.
-
-    Parameters
-    ----------
-    data : CleanedRuns
-        The runs.
-    maps : ndarray of shape (n_components, n_neurons)
-        Maps, not necessarily orthogonal; maps that are zero everywhere get zero courses.
-
-    Returns
-    -------
-    list of ndarray of shape (n_tokens, n_components), float32
-    """
-    maps = torch.from_numpy(np.ascontiguousarray(maps, np.float32)).to(data.device)
-    inverse = torch.linalg.pinv(product(maps, maps.T).double(), hermitian=True)
-    with workers(data.device):
-        return [(c @ inverse).float().cpu().numpy() for c in run_products(data, maps)]
-
-
-def run_products(data, maps):
-    """``X_r @ maps.T`` for every run, float64, in one pass."""
-    totals = [torch.zeros(n, len(maps), dtype=torch.float64, device=data.device) for n in data.n_tokens]
-
-    def parts(block):
-        rows = maps[:, block[0] : block[1]].T
-        return [product(data.block(r, *block), rows) for r in range(len(totals))]
-
-    for part in block_map(parts, data.blocks(max(data.n_tokens))):
-        for total, p in zip(totals, part):
-            total += p
-    return totals
 
 
 def say_dead(dead, data, stacklevel=3):
