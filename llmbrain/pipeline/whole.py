@@ -39,9 +39,9 @@ class RunPlan:
 
     n_components: int = 20
     n_init: int = 10
-    n_repeats: int = 10
+    n_repeats: int = 5
     tokens_per_run: int = 1024
-    record_tokens: int | None = 12_000
+    record_tokens: int | None = 10_000
     lesion_networks: int = 6
     n_controls: int = 20
     lesion_tokens: int = 180
