@@ -57,9 +57,9 @@ QUICK = RunPlan(
     record_tokens=3000,
     lesion_networks=3,
     n_controls=5,
-    lesion_tokens=120,
-    calibration_tokens=1024,
-    evaluation_tokens=512,
+    lesion_tokens=90,
+    calibration_tokens=512,
+    evaluation_tokens=384,
 )
 
 
