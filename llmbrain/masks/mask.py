@@ -30,6 +30,7 @@ class NeuronMask:
 
     Examples
     --------
+    >>> from llmbrain.geometry import NeuronGeometry
     >>> geometry = NeuronGeometry.from_sizes([8, 8])
     >>> a = NeuronMask.from_names([(0, 1), (1, 2)], geometry, name="a")
     >>> b = NeuronMask.from_names([(1, 2), (1, 3)], geometry, name="b")

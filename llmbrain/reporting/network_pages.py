@@ -16,6 +16,7 @@ METRICS = {
     "coverage": "found in repetitions", "split_half_r": "r in the other half of the text",
     "icc": "ICC between halves",
 }  # fmt: skip
+PAGE_ONLY = ("share", "layers", "iq", "coverage", "icc")  # columns that would make the table too wide
 MAPS_UP_TO = 40  # small multiples of more networks are too small to read
 STABLE = 0.7  # a network of less stability is flagged, as everywhere in the package
 
@@ -55,7 +56,8 @@ def networks(data, render):
     makers = (_atlas, _depth, _maps, _carpet, _connectivity, _stability)
     parts = [html for html in (make(data, render) for make in makers) if html]
     caption = "Networks; a number leads to the network's page below"
-    parts.append(html_table(network_table(data).drop(columns="share"), caption, link=("network", page_of)))
+    shown = network_table(data).drop(columns=[*PAGE_ONLY], errors="ignore")
+    parts.append(html_table(shown, caption, link=("network", page_of)))
     parts.append(render("note.html", text=_flag_note(data)))
     return Section("networks", "Networks", "".join(parts))
 
@@ -126,7 +128,7 @@ def _connectivity(data, render):
 def _stability(data, render):
     metrics = data.networks.metrics
     for frame in (data.stability, metrics):
-        for name in ("iq", "stability"):
+        for name in ("stability", "iq"):
             if (
                 frame is not None
                 and name in frame
@@ -165,7 +167,7 @@ def network_table(data):
             if q in lesioned:
                 table[q] = lesioned[q].reindex(table["network"]).to_numpy()
     flags = network_flags(data)
-    table["flag"] = flags
+    table.insert(1, "flag", flags)
     return table
 
 
@@ -187,6 +189,7 @@ def browser(data, render):
         {
             **_head(data, k, z[k], table.iloc[k], painter),
             "kinds": _kind_bars(kinds, k),
+            "kinds_title": "" if kinds is None else kinds.attrs["title"],
             "kinds_note": _kinds_note(data, k),
             "lesion": None if lesioned is None else _lesion_strip(data, k, lesioned),
             **_words(data, k),

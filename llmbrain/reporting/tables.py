@@ -50,7 +50,8 @@ def number(value, column=""):
         text = f"{value:.3f}" if value >= 0.001 else "< 0.001"
         return f"{value:.4f}" if text == "0.050" and value < 0.05 else text  # the bar is not to be rounded over
     if (column in PERCENT or column.endswith("_removed")) and abs(value) <= 1:
-        return f"{100 * value:.2g}\u202f%".replace("-", "−")
+        digits = ".0f" if abs(value) >= 0.995 else ".2g"  # .2g would write 100 as 1e+02
+        return f"{100 * value:{digits}}\u202f%".replace("-", "−")
     if float(value).is_integer() and abs(value) >= 1000:
         return number(int(value))
     return f"{value:.3g}".replace("-", "−") if abs(value) < 1e5 else f"{value:.3e}"

@@ -69,7 +69,10 @@ def best_stretch(course, events, length=90):
 
 
 def engagement_by_kind(courses, events):
-    """Mean engagement of each network in each kind of text.
+    """Engagement of each network in each kind of text: its mean, or how much it fluctuates.
+
+    Neurons are z-scored within runs, so that where runs hold one kind of text, means are zero by construction;
+    then it is the root mean square.
 
     Parameters
     ----------
@@ -81,13 +84,17 @@ def engagement_by_kind(courses, events):
     Returns
     -------
     pandas.DataFrame or None
-        Kinds by networks; None where there are not at least two kinds.
+        Kinds by networks, ``attrs["title"]`` says which of the two; None where there are not at least two kinds.
     """
     import pandas as pd
 
     if "kind" not in events or events["kind"].isna().all() or events["kind"].nunique() < 2:
         return None
-    return pd.DataFrame(courses).groupby(events["kind"].to_numpy()).mean()
+    kinds, courses = events["kind"].to_numpy(), pd.DataFrame(courses)
+    apart = "run" in events and events.groupby("run")["kind"].nunique().median() == 1
+    found = np.sqrt((courses**2).groupby(kinds).mean()) if apart else courses.groupby(kinds).mean()
+    found.attrs["title"] = "Strength of fluctuation by kind of text" if apart else "Mean engagement by kind of text"
+    return found
 
 
 def _document_bounds(events):
