@@ -13,9 +13,9 @@ notes30, notes50   the same at 30 and 50 %, into the same table
 ablation  one change at a time, measured on the REST OF THE CALIBRATION FILE; recipes are chosen by this table alone
 best      the package's default recipe alone, whole test text, 20, 30 and 50 %
 final     the chosen recipe and the baselines, whole test text, 20, 30 and 50 %
-networks  is there any role in which networks help: selection, allocation, covariances, joint layers; run it with
-          --calibration-tokens 2048, 8192 and 65536
 heads     neurons and heads together, as a share of the decoder's parameters
+
+Whether networks help in any role is asked by pruning_networks.py.
 """
 
 import argparse
@@ -33,7 +33,7 @@ FULL = {
     "n_evaluations": 300,
 }
 ONE_SHOT = {"propagation": "one-shot", "ridge": 0.01, "floor": 0.0}
-PRESETS = ("best", "notes", "notes30", "notes50", "ablation", "final", "networks", "heads")
+PRESETS = ("best", "notes", "notes30", "notes50", "ablation", "final", "heads")
 
 
 def clean(text, how):
@@ -107,21 +107,6 @@ def presets(args):
     at_30 = [(s, "global", c, "one-shot") for s in ("wanda", "flap") for c in steps] + network
     at_50 = [(s, "uniform", c, "one-shot") for s in ("wanda", "flap", "obs") for c in steps]
     at_50 += [("flap", "global", c, "one-shot") for c in steps] + network
-    without = [("flap", a, "affine", "base") for a in ("uniform", "schur")] + [
-        ("greedy_obs", "uniform", "affine", "base")
-    ]
-    without += [("flap", "uniform", "affine", "in components")]
-    named = ("network", "network_flap", "participation")
-    roles = [(s, "uniform", "affine", "base") for s in named]
-    roles += [("flap", "networks", "affine", "base"), ("flap", "uniform", "affine", "in networks")]
-    roles += [("participation", "schur", "affine", "base")]
-    subspaces = {
-        "base": BASE,
-        "in networks": {**BASE, "subspace": "networks"},
-        "in components": {**BASE, "subspace": "principal"},
-    }
-    joint = [(s, a, "affine", "joint") for s, a in (("network_flap", "uniform"), ("participation", "uniform"))]
-    joint += [("flap", "networks", "affine", "joint")]
     table = {
         "notes": [{"recipes": [(*r, "one-shot") for r in grid] + network, **measured, "ratios": (0.2,)}],
         "notes30": [{"recipes": at_30, **measured, "ratios": (0.3,), "table": "notes"}],
@@ -145,13 +130,6 @@ def presets(args):
             }
         ],
         "best": [{"recipes": [("flap", args.allocation, "affine", "full")], "variants": {"full": FULL}}],
-        "networks": [
-            {"recipes": without, "variants": subspaces, "ratios": (0.2, 0.5), "max_windows": 100},
-            {"recipes": roles, "variants": subspaces, "ratios": (0.2, 0.5), "max_windows": 100, "networks": "layers",
-             "seeds": tuple(range(args.seeds))},
-            {"recipes": joint, "variants": {"joint": BASE}, "ratios": (0.2, 0.5), "max_windows": 100,
-             "networks": "joint", "seeds": tuple(range(args.seeds))},
-        ],
         "heads": [
             {
                 "recipes": [
@@ -188,7 +166,6 @@ def main():
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--allocation", default="search")
-    parser.add_argument("--seeds", type=int, default=3, help="of the networks, in the preset of that name")
     parser.add_argument("--ratios", type=float, nargs="+")
     parser.add_argument("--max-windows", type=int)
     parser.add_argument("--max-seconds", type=float)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from llmbrain.exceptions import ParameterError
 from llmbrain.pruning import allocation as alloc
+from llmbrain.pruning import by_networks as net
 from llmbrain.pruning import scores as sc
 from llmbrain.pruning.compensation import (
     RIDGE_GRID,
@@ -321,11 +322,11 @@ def test_participation_depends_on_the_span_alone(data):
     rotation = torch.linalg.qr(torch.randn(4, 4, generator=g, dtype=torch.float64))[0]
     m = moments_of(data["x"])
     torch.testing.assert_close(
-        sc.network_participation(rotation @ maps, m.covariance, data["w"]),
-        sc.network_participation(maps, m.covariance, data["w"]), rtol=1e-6, atol=1e-6,
+        net.network_participation(rotation @ maps, m.covariance, data["w"]),
+        net.network_participation(maps, m.covariance, data["w"]), rtol=1e-6, atol=1e-6,
     )  # fmt: skip
-    assert float(sc.network_participation(maps).sum()) == pytest.approx(4)
-    assert sc.union_z(torch.tensor([[1.0, -3.0], [2.0, 0.5]])).tolist() == [2.0, 3.0]
+    assert float(net.network_participation(maps).sum()) == pytest.approx(4)
+    assert net.union_z(torch.tensor([[1.0, -3.0], [2.0, 0.5]])).tolist() == [2.0, 3.0]
 
 
 def test_dead_units_score_nothing(data):

@@ -428,7 +428,8 @@ def test_walks_do_not_touch_the_model(tokenizer, texts):
 
 # -- few tokens -----------------------------------------------------------------------------------------------------
 def test_a_filtered_covariance_keeps_span_and_diagonal():
-    from llmbrain.pruning.statistics import FilteredMoments, Moments
+    from llmbrain.pruning.filtering import FilteredMoments
+    from llmbrain.pruning.statistics import Moments
 
     g = torch.Generator().manual_seed(0)
     x = torch.randn(300, 3, generator=g) @ torch.randn(3, 12, generator=g) + 0.1 * torch.randn(300, 12, generator=g)
@@ -446,7 +447,8 @@ def test_a_filtered_covariance_keeps_span_and_diagonal():
 def test_a_subspace_helps_where_tokens_are_few():
     """Three factors drive forty neurons; from thirty tokens the filtered fit is nearer to the truth."""
     from llmbrain.pruning.compensation import compensate, output_error
-    from llmbrain.pruning.statistics import FilteredMoments, Moments
+    from llmbrain.pruning.filtering import FilteredMoments
+    from llmbrain.pruning.statistics import Moments
 
     g = torch.Generator().manual_seed(1)
     mixing = torch.randn(3, 40, generator=g)

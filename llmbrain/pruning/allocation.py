@@ -15,7 +15,8 @@ __all__ = [
     "uniform",
 ]
 
-ALLOCATIONS = ("uniform", "global", "threshold", "networks", "schur", "curves", "search")
+NETWORK_ALLOCATIONS = ("networks", "participation", "mass")
+ALLOCATIONS = ("uniform", "global", "threshold", *NETWORK_ALLOCATIONS, "power", "schur", "curves", "search")
 
 
 def _check(sizes, n_keep, floors):

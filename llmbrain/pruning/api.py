@@ -132,13 +132,17 @@ def prune(
         Which neurons stay: a name of :data:`llmbrain.pruning.SCORES`, one array a layer, or ``score(part, moments)``.
     allocation : str or array of int, optional
         How many stay in each layer: ``uniform``; ``global`` (scores standardised within layers, one threshold);
-        ``threshold`` (one threshold on raw scores); ``networks`` (one threshold on the networks' maps); ``schur`` (by
-        what least squares cannot repair); ``curves`` (by the measured divergence of every layer cut alone);
-        ``search`` (neurons are moved between layers while the divergence of the whole model falls); or the counts.
+        ``threshold`` (one threshold on raw scores); ``power`` (by what the neurons write to the residual stream);
+        ``schur`` (by what of it least squares cannot repair); ``curves`` (by the measured divergence of every layer
+        cut alone); ``search`` (neurons are moved between layers while the divergence of the whole model falls); from
+        networks: ``networks`` (one threshold on the maps),
+        ``participation`` (by what their span writes to the residual stream), ``mass`` (by how much of networks of the
+        whole model lies in a layer); or the counts.
     compensation : {"none", "bias", "ridge", "affine"}, optional
         What the kept neurons do for the removed ones.
     networks : NetworkSet, array of shape (n_networks, n_neurons), or {"published", "layers", "joint"}, optional
-        Maps for the scores ``network``, ``network_flap`` and ``participation`` and for the allocation ``networks``.
+        Maps for the scores ``network``, ``network_flap``, ``participation`` and ``network_obs`` and for the allocations
+        ``networks``, ``participation`` and ``mass``.
         ``published`` finds those of the paper on the calibration text (:func:`llmbrain.pruning.published_networks`),
         ``layers`` those of each layer's neurons, ``joint`` those of all layers together.
     options : dict, optional
@@ -189,7 +193,11 @@ def prune(
 
 def _wants_networks(score, allocation, compensation, options):
     by_score = isinstance(score, str) and sc.SCORES[score] == "networks"
-    return by_score or (isinstance(allocation, str) and allocation == "networks") or options.subspace == "networks"
+    return (
+        by_score
+        or (isinstance(allocation, str) and allocation in alloc.NETWORK_ALLOCATIONS)
+        or options.subspace == "networks"
+    )
 
 
 def check_budget(model, ratio, ratio_of, options):

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from ..models.hooks import site_hooks
+from .by_networks import network_basis
 from .calibration import Walk
 from .compensation import choose_ridge, compensate, default_ridge, output_error
 from .engine import (
@@ -17,8 +18,9 @@ from .engine import (
     token_weights,
     writes_to_stream,
 )
+from .filtering import FilteredMoments
 from .reconstruct import Samples, activation_of, reconstruct
-from .statistics import FilteredMoments, Moments, frozen, held_out_masks
+from .statistics import Moments, frozen, held_out_masks
 from .surgery import set_linear, slice_attention, slice_mlp
 from .units import features, weight_of
 
@@ -228,13 +230,11 @@ class Cutter:
         scale = weight_of(part.down).detach().double().norm(dim=0).clamp_min(1e-12)
         rank = min(self.options.rank, part.size)
         if how == "networks":
-            maps = self.maps[part.layer].to(scale)
-            basis, values, _ = torch.linalg.svd((maps * scale).T, full_matrices=False)
-            basis = basis[:, values > 1e-10 * values.max()][:, :rank]
+            basis = network_basis(self.maps[part.layer], scale, rank)
         else:
             values, vectors = torch.linalg.eigh(everything.covariance * torch.outer(scale, scale))
             basis = vectors[:, -rank:]
-        return FilteredMoments(fit, basis, scale)
+        return FilteredMoments(fit, basis, scale, self.options.trust)
 
     def _solve(self, linear, fit, held, keep, row):
         """Choose the ridge, refit, and say whether tokens that were held out gain by it.

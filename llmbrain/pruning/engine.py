@@ -1,6 +1,6 @@
 """Measuring a model layer by layer: moments of the inputs of its linears, scores and sensitivities."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -23,13 +23,15 @@ class LayerSurvey:
     score : torch.Tensor, shape (n_units,)
     sensitivity : float or None
         Schur residual at half removal over the power of the residual stream.
+    power : float or None
+        Of the residual stream behind the layer, median over tokens.
     """
 
     mean: torch.Tensor
     variance: torch.Tensor
     score: torch.Tensor
     sensitivity: float | None = None
-    extra: dict = field(default_factory=dict)
+    power: float | None = None
 
 
 def input_site(linear, name="", layer=0):
@@ -169,13 +171,14 @@ def survey(walk, parts, rules, *, full, schur=False, weighting=None, progress=No
         outputs = []
         moments, _ = gather(walk, part.layer, part.down, full=full or schur, weighting=weighting, outputs=outputs)
         walk.restart(outputs)
+        power = _stream_power(walk)
         for name, rule in rules.items():
             values = rule(part, moments).to(walk.device)
-            layer = LayerSurvey(moments.mean, moments.variance, values)
+            layer = LayerSurvey(moments.mean, moments.variance, values, power=power)
             if schur:
                 kept = values.topk(max(1, part.size // 2)).indices
                 residual = schur_residual(weight_of(part.down), moments.covariance, kept, 1e-2)
-                layer.sensitivity = residual / _stream_power(walk)
+                layer.sensitivity = residual / power
             found[name].append(layer)
         if progress:
             progress()

@@ -79,9 +79,9 @@ def check_writable(model):
 
 
 def _check_model(model):
-    from .checkpoint import _stock_class
+    from .layout import stock_class
 
-    name = _stock_class(model).__name__
+    name = stock_class(model).__name__
     if name not in _ARCHITECTURES:
         raise UnsupportedArchitectureError(
             f"format='gguf' writes {' and '.join(_ARCHITECTURES)}; this is {name}. Save with format='hetero'."

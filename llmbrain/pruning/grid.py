@@ -13,6 +13,7 @@ from .api import prune_with
 from .calibration import calibration_hash
 from .options import check_ratio, check_recipe, make_options
 from .pruner import Pruner
+from .rules import needs_maps
 
 __all__ = ["GRID_COLUMNS", "kept_overlap", "run_grid"]
 
@@ -22,6 +23,7 @@ GRID_COLUMNS = (
     "calibration_tokens", "calibration_hash", "seconds", "ratio_of", "evaluation_hash",
 )  # fmt: skip
 _RANDOM = ("random",)
+_READS = {"networks": "network", "participation": "participation", "power": "flap"}  # allocations that read a score
 
 
 def run_grid(
@@ -73,7 +75,7 @@ def run_grid(
         Shared by all recipes.
     variants : dict of dict, optional
         Named changes of the options, such as ``{"one-shot": {"propagation": "one-shot"}}``; all combinations run with
-        each, or those that the recipes name.
+        each, or those that the recipes name. ``networks`` among them takes the place of the argument of that name.
     context : int
         Tokens of a window of perplexity.
     max_tokens : int, optional
@@ -103,20 +105,7 @@ def run_grid(
 
     options, variants = make_options(options), variants or {"": {}}
     plan = _plan(recipes, scores, allocations, compensations, variants, ratios, seeds)
-    pruners = {}
-
-    def make(variant):
-        return make_options({**options.to_dict(), **variants[variant]})
-
-    def pruner(variant, seed):
-        key = (variant, seed)
-        if key not in pruners:
-            made = make(variant)
-            pruners[key] = Pruner(model, tokenizer, calibration, made, networks, seed)
-            _expect(pruners[key], [r for r in plan if r[5] == seed and _same_statistics(make(r[3]), made)])
-            _share(pruners, key)
-        return pruners[key]
-
+    pruner = _Pruners(model, tokenizer, calibration, options, variants, networks, plan)
     first = pruner(plan[0][3] if plan else next(iter(variants)), plan[0][5] if plan else 0)
     constants = {
         "context": context, "calibration_hash": calibration_hash(first.blocks), "ratio_of": ratio_of,
@@ -183,22 +172,52 @@ def _draws(score, allocation):
     return score in (*_RANDOM, "network", "network_flap") or allocation == "networks"
 
 
-def _expect(pruner, rows):
-    """Say which scores will be asked for, so that one walk measures all of them."""
-    pruner.expected = tuple({row[0]: None for row in rows})
-    pruner.expects_schur = any(row[1] == "schur" for row in rows)
+class _Pruners:
+    """A pruner for each variant and seed; those that read the text alike share what they measure."""
 
+    def __init__(self, model, tokenizer, calibration, options, variants, networks, plan):
+        self.given = (model, tokenizer, calibration)
+        self.options, self.variants, self.networks, self.plan = options, variants, networks, plan
+        self.made = {}
 
-def _share(pruners, key):
-    """Surveys do not depend on how the cut is made: pruners of one seed and one kind of statistics share them."""
-    new = pruners[key]
-    for (_, seed), other in pruners.items():
-        if other is not new and seed == key[1] and _same_statistics(other.options, new.options):
+    def __call__(self, variant, seed):
+        key = (variant, seed)
+        if key not in self.made:
+            pruner = Pruner(*self.given, self._options(variant), self._maps(variant), seed)
+            pruner.expected, pruner.expects_schur = self._expected(variant, seed)
+            self._share(pruner, seed)
+            self.made[key] = pruner
+        return self.made[key]
+
+    def _options(self, variant):
+        changes = {name: value for name, value in self.variants[variant].items() if name != "networks"}
+        return make_options({**self.options.to_dict(), **changes})
+
+    def _maps(self, variant):
+        return self.variants[variant].get("networks", self.networks)
+
+    def _expected(self, variant, seed):
+        """Which scores will be asked for, and whether sensitivities will be: one walk then measures all of them."""
+        own = self._options(variant)
+        rows = [r for r in self.plan if r[5] == seed and _same_statistics(self._options(r[3]), own)]
+        scores = {}
+        for score, allocation, _, other, *_ in rows:
+            for name in (score, _READS.get(allocation)):
+                if name is not None and (not needs_maps(name) or self._maps(other) is self._maps(variant)):
+                    scores[name] = None
+        return tuple(scores), any(row[1] == "schur" for row in rows)
+
+    def _share(self, new, seed):
+        """Surveys do not depend on how the cut is made, and networks not on what tokens count in the statistics."""
+        others = [pruner for (_, s), pruner in self.made.items() if s == seed]
+        if others:
+            others[0]._found.update(new._found)
+            new._found = others[0]._found
+        for other in (p for p in others if _same_statistics(p.options, new.options)):
             new._surveys = other._surveys
             if other.options.held_out == new.options.held_out:
                 new._curves = other._curves
-            new._found = other._found
-            return
+                return
 
 
 def _same_statistics(a, b):

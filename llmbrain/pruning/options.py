@@ -79,6 +79,8 @@ class Options:
         as many principal components. Outside, variances alone are kept. Meant for very few calibration tokens.
     rank : int
         Dimension of that subspace, at most.
+    trust : float
+        How much of a covariance outside of that subspace is believed all the same: 0 none, 1 all.
     n_steps : int
         Most conjugate-gradient steps for one of these refits.
     n_evaluations : int
@@ -109,6 +111,7 @@ class Options:
     reconstruct: str = "none"
     subspace: str = "full"
     rank: int = 128
+    trust: float = 0.0
     n_steps: int = 8
     n_evaluations: int = 150
     hurry: bool = False
@@ -142,6 +145,8 @@ def make_options(options, **overrides):
             raise ParameterError(f"{name}={getattr(made, name)!r}; choose from {', '.join(choices)}.")
     if not 0 <= made.floor < 1 or not 0 <= made.held_out < 1:
         raise ParameterError("floor and held_out are shares from 0 to below 1.")
+    if not 0 <= made.trust <= 1:
+        raise ParameterError(f"trust={made.trust!r}; give a share from 0 to 1.")
     if made.ridge != "auto" and not (isinstance(made.ridge, (int, float)) and made.ridge >= 0):
         raise ParameterError(f"ridge={made.ridge!r}; give a number from 0, or 'auto'.")
     if made.round_to not in range(1, 257):

@@ -7,7 +7,7 @@ import torch
 
 from ..exceptions import GeometryMismatchError, ParameterError
 from . import allocation as alloc
-from . import scores as sc
+from .by_networks import network_mass
 from .calibration import (
     Walk,
     calibration_blocks,
@@ -21,9 +21,10 @@ from .engine import stream_weighting, survey
 from .heads import heads_of, joint_by_losses, joint_counts, measure_heads, survey_heads, unit_cost, unit_scores
 from .options import make_options
 from .probe import LEVELS, curve_counts, measure_curves, search_counts
-from .units import find_attention_parts, find_attention_writers, find_mlp_parts, weight_of
+from .rules import make_score, needs_maps
+from .units import find_attention_parts, find_attention_writers, find_mlp_parts
 
-__all__ = ["Pruner", "make_score"]
+__all__ = ["Pruner"]
 
 
 class Pruner:
@@ -36,7 +37,7 @@ class Pruner:
     tokenizer, calibration
         See :func:`llmbrain.prune`.
     options : Options or dict
-    networks : NetworkSet, LayerMaps, array, "published" or "layers", optional
+    networks : NetworkSet, LayerMaps, array, "published", "layers" or "joint", optional
     random_state : int
     progress : callable, optional
         ``progress(what, total)`` gives a function to be called after every step.
@@ -57,9 +58,9 @@ class Pruner:
         )  # fmt: skip
         self.weighting = stream_weighting if self.options.token_weights == "stream" else None
         self._wanted = (networks, calibration)
-        self._found = {}
+        self._networks, self._found = networks if isinstance(networks, str) else id(networks), {}
         if networks is not None and not isinstance(networks, str):
-            self._found["maps"] = self._maps(networks)  # maps of another model are refused before any work
+            self._found[self._networks] = self._maps(networks)  # maps of another model are refused before any work
         self._progress = progress or (lambda what, total: None)
         self._surveys, self._curves, self._heads, self._head_losses = {}, {}, {}, {}
         # Scores that will be asked for too, and if sensitivities will be: then one walk measures all of them.
@@ -68,12 +69,19 @@ class Pruner:
     # -- what is measured once ----------------------------------------------------------------------------------
     def survey(self, score, schur=False):
         """Scores (and sensitivities) of all layers, from one walk of the dense model."""
-        key = score if isinstance(score, str) else id(score)
+        key = self._key(score)
         known = self._surveys.get(key)
         schur = schur or (self.expects_schur and known is None)
         if known is None or (schur and known[0].sensitivity is None):
-            self._survey({key: score, **{name: name for name in self.expected if name not in self._surveys}}, schur)
+            awaited = {self._key(name): name for name in self.expected}
+            self._survey({key: score, **{k: s for k, s in awaited.items() if k not in self._surveys}}, schur)
         return self._surveys[key]
+
+    def _key(self, score):
+        """What a score is filed under: scores of networks differ with the networks."""
+        if needs_maps(score):
+            return score, self._networks
+        return score if isinstance(score, str) else id(score)
 
     def _survey(self, scores, schur):
         """Measure several scores in one walk of the dense model."""
@@ -81,7 +89,7 @@ class Pruner:
         if not self._surveys:
             walk.check()
         made = {
-            key: make_score(score, self.maps if _needs_maps(score) else None, self.random_state)
+            key: make_score(score, self.maps if needs_maps(score) else None, self.random_state)
             for key, score in scores.items()
         }
         rules = {key: rule for key, (rule, _) in made.items()}
@@ -98,7 +106,7 @@ class Pruner:
 
     def curves(self, score):
         """Divergence of the model when one layer alone is cut, with the refits it was measured on."""
-        key = score if isinstance(score, str) else id(score)
+        key = self._key(score)
         if key not in self._curves:
             fit, probe = split_windows(self.blocks, self.options.held_out)
             orders = [f.score.double().argsort(descending=True, stable=True) for f in self.survey(score)]
@@ -143,9 +151,10 @@ class Pruner:
             return rule([f.score.cpu().numpy() for f in self.survey(score)], n_keep, **rest)
         if allocation == "networks":
             return alloc.global_threshold([f.score.cpu().numpy() for f in self.survey("network")], n_keep, **rest)
-        if allocation == "schur":
-            sensitivity = [f.sensitivity for f in self.survey(score, schur=True)]
-            return alloc.sensitivity_counts(sensitivity, self.sizes, n_keep, exponent=self.options.exponent, **rest)
+        if allocation in ("power", "schur", "participation", "mass"):
+            return alloc.sensitivity_counts(
+                self._sensitivity(score, allocation), self.sizes, n_keep, exponent=self.options.exponent, **rest
+            )
         losses, supernet, probe = self.curves(score)
         if allocation == "curves":
             return curve_counts(losses, LEVELS, self.sizes, n_keep, extremes=self.options.extremes, **rest)
@@ -161,6 +170,18 @@ class Pruner:
             progress=self._progress("search", self.options.n_evaluations),
         )  # fmt: skip
         return alloc.round_counts(counts, self.sizes, n_keep, **rest)
+
+    def _sensitivity(self, score, allocation):
+        """What removal is taken to cost in each layer, relative to the power of the residual stream there.
+
+        ``power`` sums the variance that neurons write; ``schur`` takes what of it least squares cannot repair,
+        ``participation`` what lies in the span of the networks, ``mass`` only where networks lie.
+        """
+        if allocation == "schur":
+            return [f.sensitivity for f in self.survey(score, schur=True)]
+        if allocation == "mass":
+            return network_mass(self.maps)
+        return [float(f.score.sum()) / f.power for f in self.survey("flap" if allocation == "power" else allocation)]
 
     def joint(self, score, allocation, budget):
         """Neurons and query heads that each layer keeps, for a budget of parameters to remove.
@@ -200,7 +221,7 @@ class Pruner:
         unit, scores = self.options.head_unit, self.head_scores(score)
         steps = [unit_scores(p, s, unit)[1] for p, s in zip(self.attention, scores)]
         losses, _, probe = self.curves(score)
-        key = (score if isinstance(score, str) else id(score), unit)
+        key = (self._key(score), unit)
         if key not in self._head_losses:
             fit, _ = split_windows(self.blocks, self.options.held_out)
             self._head_losses[key] = measure_heads(
@@ -266,9 +287,11 @@ class Pruner:
     def maps(self):
         """Maps over the neurons of each layer, found when they are first needed; None without networks."""
         networks, texts = self._wanted
-        if not self._found and networks is not None:
-            self._found["maps"] = self._maps(self._find(networks, texts))
-        return self._found.get("maps")
+        if networks is None:
+            return None
+        if self._networks not in self._found:
+            self._found[self._networks] = self._maps(self._find(networks, texts))
+        return self._found[self._networks]
 
     def _maps(self, networks):
         """Check maps and cut them into layers."""
@@ -293,41 +316,3 @@ class Pruner:
         if how == "joint":
             return joint_networks(self.model, self.tokenizer, texts, random_state=self.random_state)
         raise ParameterError(f"networks={how!r}; give a NetworkSet, maps, 'published', 'layers' or 'joint'.")
-
-
-def _needs_maps(score):
-    return isinstance(score, str) and sc.SCORES[score] == "networks"
-
-
-def make_score(score, maps, random_state):
-    """A function ``(part, moments) -> scores`` for a score, and whether it needs covariances."""
-    if callable(score):
-        return score, True
-    if not isinstance(score, str):
-        arrays = [torch.as_tensor(np.asarray(s), dtype=torch.float64) for s in score]
-        return (lambda part, m: arrays[part.layer]), False
-    if _needs_maps(score) and maps is None:
-        raise ParameterError(
-            f"score={score!r} needs networks=: the result of CanICA or DictLearning on this model, maps, or "
-            f"'published' or "
-            "'layers' to find them on the calibration text."
-        )
-
-    def by_name(part, m):
-        weight = weight_of(part.down).detach()
-        generator = torch.Generator().manual_seed((int(random_state) * 1_000_003 + part.layer) % 2**63)
-        maps_here = None if maps is None else maps[part.layer].to(weight.device)
-        return {
-            "random": lambda: sc.random(part.size, generator),
-            "magnitude": lambda: sc.magnitude(weight),
-            "wanda": lambda: sc.wanda_sp(weight, m.second_moment),
-            "flap": lambda: sc.flap(weight, m.variance),
-            "obs": lambda: sc.obs_column(weight, m.gram),
-            "greedy_obs": lambda: sc.greedy_obs(weight, m.covariance),
-            "leverage": lambda: sc.ridge_leverage(m.covariance, weight=weight),
-            "network": lambda: sc.union_z(maps_here),
-            "network_flap": lambda: sc.network_times(sc.union_z(maps_here), sc.flap(weight, m.variance)),
-            "participation": lambda: sc.network_participation(maps_here, m.covariance, weight),
-        }[score]()
-
-    return by_name, sc.SCORES[score] == "full" or score == "participation"

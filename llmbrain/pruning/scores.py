@@ -15,12 +15,9 @@ __all__ = [
     "flap",
     "greedy_obs",
     "magnitude",
-    "network_participation",
-    "network_times",
     "obs_column",
     "random",
     "ridge_leverage",
-    "union_z",
     "wanda_sp",
 ]
 
@@ -182,61 +179,6 @@ def ridge_leverage(covariance, ridge=1e-2, weight=None):
     return _blank_dead((1 - penalty * _damped_inverse(matrix, ridge).diagonal()).clamp(0, 1), matrix)
 
 
-def union_z(maps):
-    """Union of networks: the largest ``|z|`` of a unit over maps (and over the signals that stand for it).
-
-    Parameters
-    ----------
-    maps : torch.Tensor, shape (n_maps, n_units)
-        z-scored over units. Maps of several groups, or of several signals of the same units, are stacked.
-
-    Returns
-    -------
-    torch.Tensor, shape (n_units,), float64
-    """
-    return torch.as_tensor(maps).double().abs().amax(0)
-
-
-def network_participation(maps, covariance=None, weight=None):
-    """How much of a unit's output-weighted activity lies in the span of the networks.
-
-    With channels scaled by ``|W_:j|``, the maps are orthonormalised (``Q``) and the score is the variance of each
-    channel after projection on them, ``[Q Q^T C Q Q^T]_jj``; without a covariance it is the leverage ``[Q Q^T]_jj``.
-    It depends on the span alone, not on how ICA rotated it.
-
-    Parameters
-    ----------
-    maps : torch.Tensor, shape (n_maps, n_units)
-    covariance : torch.Tensor, shape (n_units, n_units), optional
-    weight : torch.Tensor, shape (n_outputs, n_units), optional
-
-    Returns
-    -------
-    torch.Tensor, shape (n_units,), float64
-    """
-    maps = torch.as_tensor(maps).double()
-    scale = torch.ones(maps.shape[1], dtype=torch.float64) if weight is None else weight.double().norm(dim=0)
-    scale = scale.to(maps.device)
-    basis, singular, _ = torch.linalg.svd((maps * scale).T, full_matrices=False)
-    basis = basis[:, singular > 1e-10 * singular.max().clamp_min(1e-300)]
-    if covariance is None:
-        return basis.square().sum(1)
-    matrix = covariance.to(basis) * scale[:, None] * scale[None, :]
-    inner = basis.T @ matrix @ basis
-    return ((basis @ inner) * basis).sum(1).clamp_min(0)
-
-
-def network_times(networks, score, power=1.0):
-    """Networks and output together: ``max|z| ** power * score`` (exploratory).
-
-    Examples
-    --------
-    >>> network_times(torch.tensor([2.0, 1.0]), torch.tensor([1.0, 3.0]), power=2.0).tolist()
-    [4.0, 3.0]
-    """
-    return networks.double().to(score.device) ** power * score.double()
-
-
 def block_sum(values, size, how="sum"):
     """Score of heads from the scores of their channels.
 
@@ -293,4 +235,7 @@ SCORES = {
     "network": "networks",
     "network_flap": "networks",
     "participation": "networks",
+    "network_obs": "networks",
 }
+# Scores of networks that need covariances besides.
+NETWORKS_AND_COVARIANCES = ("participation", "network_obs")

@@ -4,7 +4,13 @@ from functools import cached_property
 
 import torch
 
-__all__ = ["FilteredMoments", "Moments", "exact_matmul", "frozen", "held_out_masks", "held_out_share"]
+__all__ = [
+    "Moments",
+    "exact_matmul",
+    "frozen",
+    "held_out_masks",
+    "held_out_share",
+]
 
 
 class exact_matmul:  # noqa: N801 - used as a context manager, like torch.no_grad
@@ -182,55 +188,6 @@ class Moments:
         """Variance of each target channel, shape (n_targets,), float64."""
         self._need()
         return (self._target_square / self.weight - (self._target_sum / self.weight) ** 2).clamp_min(0)
-
-
-class FilteredMoments:
-    """Moments whose covariance is kept in a subspace and on the diagonal alone: few tokens cannot fill a whole matrix.
-
-    With channels scaled by ``scale`` and ``Q`` an orthonormal basis, the covariance becomes
-    ``Q Q^T C Q Q^T`` plus what the diagonal lacks. Everything else is as in the moments that are wrapped.
-
-    Parameters
-    ----------
-    moments : Moments
-    basis : torch.Tensor, shape (size, rank)
-        Orthonormal columns.
-    scale : torch.Tensor, shape (size,), optional
-
-    Examples
-    --------
-    >>> m = Moments(2); m.update(torch.tensor([[0.0, 0.0], [1.0, 2.0], [2.0, 1.0]]))
-    >>> FilteredMoments(m, torch.zeros(2, 0, dtype=torch.float64)).covariance.round(decimals=4).tolist()
-    [[0.6667, 0.0], [0.0, 0.6667]]
-    """
-
-    def __init__(self, moments, basis, scale=None):
-        self._moments = moments
-        scale = torch.ones(moments.size, dtype=torch.float64) if scale is None else scale.double()
-        self._scale = scale.to(moments.device).clamp_min(1e-12)
-        self._basis = basis.to(moments.device, torch.float64)
-
-    def __getattr__(self, name):
-        return getattr(self._moments, name)
-
-    def __add__(self, other):
-        inner = other._moments if isinstance(other, FilteredMoments) else other
-        return FilteredMoments(self._moments + inner, self._basis, self._scale)
-
-    @property
-    def covariance(self):
-        """Filtered covariance, shape (size, size), float64."""
-        outer = torch.outer(self._scale, self._scale)
-        matrix = self._moments.covariance * outer
-        kept = self._basis @ (self._basis.T @ matrix @ self._basis) @ self._basis.T
-        kept.diagonal().copy_(matrix.diagonal().clamp_min(0).maximum(kept.diagonal()))
-        return kept / outer
-
-    @property
-    def gram(self):
-        """Filtered second moments, shape (size, size), float64."""
-        mean = self.mean
-        return self.covariance + torch.outer(mean, mean)
 
 
 class _Frozen:

@@ -1,0 +1,269 @@
+"""Is there a role in pruning in which networks help? Every row with networks beside the same recipe without them.
+
+    python benchmarks/pruning_networks.py --tokens 2048 --draws 0 1 2 --device cuda --out results
+    python benchmarks/pruning_networks.py --tokens 8192 --draws 0 1 2 --device cuda --out results
+    python benchmarks/pruning_networks.py --tokens 65536 --core --draws 0 1 2 --device cuda --out results
+    python benchmarks/pruning_networks.py --table --out results
+
+A draw is a set of calibration windows that no other draw of that size shares (up to three draws fit into the text at
+65,536 tokens). Within a draw all rows read the same windows, and networks are found on them too, so each draw gives one
+paired difference: the logarithm of the perplexity with networks over that without. The interval is Student's t over
+draws. A role is answered "yes" where the interval lies below zero against every counterpart that is named.
+
+All rows refit by affine least squares behind the layers that were cut, tokens weighted by the stream, unless a row says
+otherwise. Perplexity: token level, the first --windows windows of the test text. Each draw has a TSV in --out, to which
+rows are added as they become known; a run goes on where it stopped. --table joins the draws in networks_paired.tsv.
+"""
+
+import argparse
+import re
+import time
+from pathlib import Path
+
+OPTIONS = {"propagation": "sequential", "target": "stream", "ridge": "auto", "token_weights": "stream"}
+VARIANTS = {
+    "stream": {},
+    "equal": {"token_weights": "equal"},
+    "joint": {"networks": "joint"},
+    "half in networks": {"subspace": "networks", "trust": 0.5},
+    "half in components": {"subspace": "principal", "trust": 0.5},
+}
+CORE = {
+    "uniform": ("flap", "uniform", "affine", "stream"),
+    "schur": ("flap", "schur", "affine", "stream"),
+    "schur, equal tokens": ("flap", "schur", "affine", "equal"),
+    "power allocates": ("flap", "power", "affine", "stream"),
+    "networks allocate": ("flap", "networks", "affine", "stream"),
+    "participation allocates": ("flap", "participation", "affine", "stream"),
+    "joint networks allocate": ("flap", "networks", "affine", "joint"),
+    "joint mass allocates": ("flap", "mass", "affine", "joint"),
+    "network x FLAP": ("network_flap", "uniform", "affine", "stream"),
+    "joint network x FLAP": ("network_flap", "uniform", "affine", "joint"),
+    "participation": ("participation", "uniform", "affine", "stream"),
+    "half in networks": ("flap", "uniform", "affine", "half in networks"),
+    "half in components": ("flap", "uniform", "affine", "half in components"),
+    "network x FLAP, schur": ("network_flap", "schur", "affine", "stream"),
+}
+REST = {
+    "network": ("network", "uniform", "affine", "stream"),
+    "obs": ("obs", "uniform", "affine", "stream"),
+    "network obs": ("network_obs", "uniform", "affine", "stream"),
+    "uniform, bias": ("flap", "uniform", "bias", "stream"),
+    "network x FLAP, bias": ("network_flap", "uniform", "bias", "stream"),
+}
+ROWS = {**CORE, **REST}
+# role, row with networks, rows without them that it must beat
+PAIRS = (
+    ("selection: largest z", "network", ("uniform",)),
+    ("selection: z x FLAP", "network x FLAP", ("uniform",)),
+    ("selection: z x FLAP, Schur allocation", "network x FLAP, schur", ("schur",)),
+    ("selection: z x FLAP, mean bias", "network x FLAP, bias", ("uniform, bias",)),
+    ("selection: participation", "participation", ("uniform",)),
+    ("selection: OBS within networks", "network obs", ("obs", "uniform")),
+    ("allocation: threshold on maps", "networks allocate", ("uniform", "schur", "power allocates")),
+    ("allocation: participation", "participation allocates", ("uniform", "schur", "power allocates")),
+    ("refits: covariances shrunk to networks", "half in networks", ("uniform", "half in components")),
+    ("joint layers: selection, z x FLAP", "joint network x FLAP", ("uniform",)),
+    ("joint layers: allocation, threshold", "joint networks allocate", ("uniform", "schur", "power allocates")),
+    ("joint layers: allocation, mass", "joint mass allocates", ("uniform", "schur", "power allocates")),
+)
+# No networks in these: what else the same rows tell.
+ASIDE = (
+    ("joint against layer by layer, z x FLAP", "joint network x FLAP", ("network x FLAP",)),
+    ("joint against layer by layer, allocation", "joint networks allocate", ("networks allocate",)),
+    ("recipe fast: tokens weighted by the stream", "schur", ("schur, equal tokens",)),
+)
+
+
+def draw_windows(ids, n_tokens, context, draw, seed=0):
+    """Windows of one draw: from all whole windows of a text, in an order that a seed fixes; draws share none.
+
+    Returns
+    -------
+    list of numpy.ndarray of int, shape (context,)
+    """
+    import numpy as np
+
+    ids, each = np.asarray(ids), n_tokens // context
+    n = len(ids) // context
+    if not each or (draw + 1) * each > n:
+        raise SystemExit(f"The text holds {n} windows of {context} tokens: no draw {draw} of {n_tokens} tokens.")
+    order = np.random.default_rng(seed).permutation(n)[draw * each : (draw + 1) * each]
+    return [ids[i * context : (i + 1) * context] for i in sorted(order)]
+
+
+def paired(table, ratio, with_row, without):
+    """Paired differences over draws.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Rows of one calibration size, with a column ``draw``.
+    ratio : float
+    with_row, without : str
+        Names in :data:`ROWS`.
+
+    Returns
+    -------
+    dict or None
+        ``mean, low, high`` (logarithm of a ratio of perplexities; no interval from one draw) and ``n`` draws.
+    """
+    import numpy as np
+    from scipy import stats
+
+    names = ["score", "allocation", "compensation", "variant"]
+    at = table[np.isclose(table.ratio, ratio)]
+
+    def losses(name):
+        rows = at[(at[names] == list(ROWS[name])).all(axis=1)]
+        return np.log(rows.set_index("draw").perplexity.astype(float))
+
+    gap = (losses(with_row) - losses(without)).dropna()
+    if not len(gap):
+        return None
+    mean, half = float(gap.mean()), np.inf
+    if len(gap) > 1:
+        half = float(stats.t.ppf(0.975, len(gap) - 1) * gap.std(ddof=1) / np.sqrt(len(gap)))
+    return {"mean": mean, "low": mean - half, "high": mean + half, "n": len(gap)}
+
+
+def verdict(found):
+    """What the comparisons of one role say together."""
+    if not found or any(f is None for f in found):
+        return "not run"
+    if all(f["high"] < 0 for f in found):
+        return "yes"
+    if any(f["low"] > 0 for f in found):
+        return "no, worse"
+    return "no" if any(f["n"] > 1 for f in found) else "one draw"
+
+
+def markdown(table):
+    """The tables of differences, and a table of answers.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        All rows of all draws and sizes: columns of ``run_grid``, ``tokens`` and ``draw``.
+
+    Returns
+    -------
+    str
+    """
+    sizes, ratios = sorted(table.tokens.unique()), sorted(r for r in table.ratio.unique() if r > 0)
+    lines, answers, n_intervals = [], {}, 0
+    head = [f"{n:,} tokens, {r:.0%}" for n in sizes for r in ratios]
+    lines += ["| role | against | " + " | ".join(head) + " |", "| --- " * (len(head) + 2) + "|"]
+    for role, name, without in (*PAIRS, *ASIDE):
+        for other in without:
+            cells = []
+            for n in sizes:
+                for r in ratios:
+                    found = paired(table[table.tokens == n], r, name, other)
+                    answers.setdefault(role, {}).setdefault((n, r), []).append(found)
+                    n_intervals += found is not None and found["n"] > 1
+                    cells.append(_cell(found))
+            lines.append(f"| {role} | {other} | " + " | ".join(cells) + " |")
+    lines += ["", "| does it help? | " + " | ".join(head) + " |", "| --- " * (len(head) + 1) + "|"]
+    for role, found in answers.items():
+        lines.append(f"| {role} | " + " | ".join(verdict(found[n, r]) for n in sizes for r in ratios) + " |")
+    draws = ", ".join(f"{table[table.tokens == n].draw.nunique()} at {n:,}" for n in sizes)
+    lines += ["", f"Change of the perplexity, 95 % interval over draws ({draws}). {n_intervals} intervals: by chance"]
+    lines += [f"about {0.025 * n_intervals:.0f} of them would lie below zero if nothing helped."]
+    return "\n".join(lines)
+
+
+def _cell(found):
+    if found is None:
+        return ""
+    import numpy as np
+
+    mean, low, high = (100 * np.expm1(found[k]) for k in ("mean", "low", "high"))
+    if found["n"] == 1:
+        return f"{mean:+.1f} %"
+    text = f"{mean:+.1f} % ({low:+.1f} to {high:+.1f})"
+    return f"**{text}**" if found["high"] < 0 else text
+
+
+def collect(folder):
+    """All draws in a folder as one table."""
+    import pandas as pd
+
+    from llmbrain.files import read_tsv
+
+    tables = []
+    for path in sorted(Path(folder).glob("networks_*_draw*.tsv")):
+        tokens, draw = re.fullmatch(r"networks_[a-z]+_(\d+)_draw(\d+)\.tsv", path.name).groups()
+        tables.append(read_tsv(path).assign(tokens=int(tokens), draw=int(draw)))
+    if not tables:
+        raise SystemExit(f"{folder} holds no networks_*_draw*.tsv.")
+    return pd.concat(tables, ignore_index=True)
+
+
+def arguments():
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="demo", help="what load_model takes")
+    parser.add_argument("--calibration", default="../shared/data/wikitext-2/valid.unk.txt")
+    parser.add_argument("--evaluation", default="../shared/data/wikitext-2/test.raw.txt")
+    parser.add_argument(
+        "--clean", default="delete", choices=["keep", "delete", "drop"], help="<unk> of the calibration"
+    )
+    parser.add_argument("--tokens", type=int, nargs="+", default=[2048, 8192, 65536], help="of a calibration")
+    parser.add_argument("--draws", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--ratios", type=float, nargs="+", default=[0.5, 0.2])
+    parser.add_argument("--core", action="store_true", help="leave out rows that have long been answered elsewhere")
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), help="run these alone")
+    parser.add_argument("--windows", type=int, default=40, help="of the test text")
+    parser.add_argument("--context", type=int, default=1024)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--max-seconds", type=float)
+    parser.add_argument("--table", action="store_true", help="print the tables of what is in --out, run nothing")
+    parser.add_argument("--out", default="results")
+    return parser.parse_args()
+
+
+def main():
+    """Run what is not in the tables yet, or print them."""
+    args = arguments()
+    if args.table:
+        from llmbrain.files import write_tsv
+
+        table = collect(args.out)
+        write_tsv(Path(args.out) / "networks_paired.tsv", table)
+        print(markdown(table))
+        return
+    from pruning_grid import clean
+
+    from llmbrain.models import load_model
+    from llmbrain.pruning import run_grid
+
+    start = time.perf_counter()
+    model, tokenizer = load_model(args.model, device=args.device)
+    text = clean(Path(args.calibration).read_text(encoding="utf-8"), args.clean)
+    ids = tokenizer(text, verbose=False)["input_ids"]
+    n_test = args.windows * args.context
+    test = Path(args.evaluation).read_text(encoding="utf-8")
+    test = tokenizer.decode(tokenizer(test[: 10 * n_test], verbose=False)["input_ids"][:n_test])
+    rows = {name: ROWS[name] for name in args.rows} if args.rows else CORE if args.core else ROWS
+    Path(args.out).mkdir(parents=True, exist_ok=True)
+    print(f"loaded in {time.perf_counter() - start:.0f} s; {len(ids):,} tokens of calibration text", flush=True)
+    for tokens in args.tokens:
+        for draw in args.draws:
+            began = time.perf_counter()
+            if args.max_seconds and began - start > args.max_seconds:
+                continue
+            print(f"{tokens} tokens, draw {draw}", flush=True)
+            table = run_grid(
+                model, tokenizer, draw_windows(ids, tokens, args.context, draw), test, ratios=args.ratios,
+                recipes=list(rows.values()), variants=VARIANTS, networks="layers", seeds=(draw,),
+                options={**OPTIONS, "context": args.context, "batch_size": args.batch_size}, context=args.context,
+                max_seconds=args.max_seconds and args.max_seconds - (began - start),
+                out=Path(args.out) / f"networks_{args.clean}_{tokens}_draw{draw}.tsv",
+            )  # fmt: skip
+            print(f"{len(table) - 1} rows, {time.perf_counter() - began:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""From what the user calls a score to a rule that a walk can apply to a layer."""
+
+import numpy as np
+import torch
+
+from ..exceptions import ParameterError
+from . import by_networks as net
+from . import scores as sc
+from .units import weight_of
+
+__all__ = ["make_score", "needs_maps"]
+
+
+def needs_maps(score):
+    """Whether a score reads networks."""
+    return isinstance(score, str) and sc.SCORES[score] == "networks"
+
+
+def make_score(score, maps, random_state):
+    """A function ``(part, moments) -> scores`` for a score, and whether it needs covariances."""
+    if callable(score):
+        return score, True
+    if not isinstance(score, str):
+        arrays = [torch.as_tensor(np.asarray(s), dtype=torch.float64) for s in score]
+        return (lambda part, m: arrays[part.layer]), False
+    if needs_maps(score) and maps is None:
+        raise ParameterError(
+            f"score={score!r} needs networks=: the result of CanICA or DictLearning on this model, maps, or "
+            "'published', 'layers' or 'joint' to find them on the calibration text."
+        )
+
+    def by_name(part, m):
+        weight = weight_of(part.down).detach()
+        generator = torch.Generator().manual_seed((int(random_state) * 1_000_003 + part.layer) % 2**63)
+        maps_here = None if maps is None else maps[part.layer].to(weight.device)
+        return {
+            "random": lambda: sc.random(part.size, generator),
+            "magnitude": lambda: sc.magnitude(weight),
+            "wanda": lambda: sc.wanda_sp(weight, m.second_moment),
+            "flap": lambda: sc.flap(weight, m.variance),
+            "obs": lambda: sc.obs_column(weight, m.gram),
+            "greedy_obs": lambda: sc.greedy_obs(weight, m.covariance),
+            "leverage": lambda: sc.ridge_leverage(m.covariance, weight=weight),
+            "network": lambda: net.union_z(maps_here),
+            "network_flap": lambda: net.network_times(net.union_z(maps_here), sc.flap(weight, m.variance)),
+            "participation": lambda: net.network_participation(maps_here, m.covariance, weight),
+            "network_obs": lambda: net.network_obs(maps_here, m.covariance, weight),
+        }[score]()
+
+    return by_name, sc.SCORES[score] == "full" or score in sc.NETWORKS_AND_COVARIANCES
