@@ -261,3 +261,15 @@ def test_planted_gains_are_told_from_chance(benchmark):
     assert answers["allocation: participation"] == "not run"
     one = table[table.draw == 0]
     assert benchmark.verdict([benchmark.paired(one, 0.2, "network x FLAP", "uniform")]) == "one draw"
+
+
+def test_every_row_of_the_comparison_runs_and_is_answered(benchmark, model, tokenizer, tmp_path):
+    ids = np.concatenate([tokenizer(text)["input_ids"] for text in TEXTS])
+    run_grid(model, tokenizer, benchmark.draw_windows(ids, 256, 32, 1), TEXTS[:3], ratios=(0.5,), seeds=(1,),
+             recipes=list(benchmark.ROWS.values()), variants=benchmark.VARIANTS, networks="layers", context=32,
+             options={**benchmark.OPTIONS, "context": 32, "rank": 8}, progress=False,
+             out=tmp_path / "networks_delete_256_draw1.tsv")  # fmt: skip
+    table = benchmark.collect(tmp_path)
+    assert table.draw.unique().tolist() == [1] and len(table) == 1 + len(benchmark.ROWS)
+    text = benchmark.markdown(table)
+    assert "not run" not in text and text.count("one draw") == len(benchmark.PAIRS) + len(benchmark.ASIDE)

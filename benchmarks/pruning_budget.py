@@ -1,0 +1,114 @@
+"""Budgets kept? A model is pruned to one share of its parameters, of its bytes and of its time, and measured.
+
+    python benchmarks/pruning_budget.py --model demo --share 0.15 --out results
+    python benchmarks/pruning_budget.py --model random --share 0.3 --out results
+
+For the time, how many neurons must go is found with the real clock (``ratio_of="latency"``): the time of the MLPs'
+linears at several widths, and of a forward pass. Afterwards the dense and the pruned model read the same --length
+tokens in turn, and the medians are set beside the budget. ``random`` is a model of random weights with wide MLPs. What
+a timing says holds for one machine and the load on it; nothing is asserted.
+"""
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+BUDGETS = ("all", "bytes", "latency")
+
+
+def random_model(hidden=1024, width=4096, layers=6):
+    """A Llama of random weights, most of whose time goes into its MLPs."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=2048, hidden_size=hidden, intermediate_size=width, num_hidden_layers=layers, num_attention_heads=16,
+        max_position_embeddings=1024,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).eval()
+
+
+def load(name, n_tokens, context):
+    """A model, its tokenizer (None for random weights), and calibration windows of token ids."""
+    import numpy as np
+
+    if name == "random":
+        rng = np.random.default_rng(0)
+        return random_model(), None, [rng.integers(0, 2048, context) for _ in range(n_tokens // context)]
+    from llmbrain import load_corpus
+    from llmbrain.models import load_model
+
+    model, tokenizer = load_model(name)
+    text = "\n\n".join(load_corpus("demo").texts)
+    ids = np.asarray(tokenizer(text, verbose=False)["input_ids"][:n_tokens])
+    return model, tokenizer, [ids[i : i + context] for i in range(0, len(ids), context)]
+
+
+def seconds_in_turn(models, length, rounds):
+    """Median seconds of a forward pass of each model; they take turns, so that what else runs hits all alike."""
+    from llmbrain.pruning.timing import forward_seconds
+
+    found = [[] for _ in models]
+    for _ in range(rounds):
+        for one, times in zip(models, found):
+            times.append(forward_seconds(one, n_tokens=length, repeats=1))
+    return [statistics.median(times) for times in found]
+
+
+def main():
+    """Prune to every budget, measure, print and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="demo", help="what load_model takes, or 'random'")
+    parser.add_argument("--share", type=float, default=0.15, help="to remove, of each of the three")
+    parser.add_argument("--allocation", default="schur", help="'search' is the costly one")
+    parser.add_argument("--compensation", default="bias")
+    parser.add_argument("--evaluations", type=int, default=30, help="of the search")
+    parser.add_argument("--round-to", type=int, default=16)
+    parser.add_argument("--tokens", type=int, default=1024, help="of the calibration")
+    parser.add_argument("--context", type=int, default=256)
+    parser.add_argument("--length", type=int, default=512, help="tokens of a measured pass")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--out", default="results")
+    args = parser.parse_args()
+
+    import pandas as pd
+    import torch
+
+    from llmbrain import prune
+    from llmbrain.files import write_tsv
+
+    start = time.perf_counter()
+    model, tokenizer, windows = load(args.model, args.tokens, args.context)
+    options = {"context": args.context, "round_to": args.round_to, "n_evaluations": args.evaluations}
+    rows = []
+    for budget in BUDGETS:
+        pruned = prune(
+            model, tokenizer, windows, args.share, recipe="fast", ratio_of=budget, allocation=args.allocation,
+            compensation=args.compensation, options=options, measure=False, progress=False,
+        )  # fmt: skip
+        s = pruned.summary
+        dense, smaller = seconds_in_turn([model, pruned.model], args.length, args.rounds)
+        removed = {
+            "all": s["total_parameters_removed"], "bytes": s["bytes_removed"], "latency": 1 - smaller / dense,
+        }  # fmt: skip
+        rows.append(
+            {
+                "model": args.model, "budget": budget, "asked": args.share, "got": removed[budget],
+                "neurons_removed": s["neurons_removed"], "parameters_removed": removed["all"],
+                "bytes_removed": removed["bytes"], "time_removed": removed["latency"], "seconds_before": dense,
+                "seconds_after": smaller, "narrowest": min(s["n_kept"]), "widest": max(s["n_kept"]),
+                "allocation": args.allocation, "length": args.length, "threads": torch.get_num_threads(),
+            }
+        )  # fmt: skip
+        print(f"{budget}: asked {args.share:.0%}, got {removed[budget]:.1%}", flush=True)
+    table = pd.DataFrame(rows)
+    Path(args.out).mkdir(parents=True, exist_ok=True)
+    write_tsv(Path(args.out) / f"budget_{Path(args.model).stem}_{args.allocation}.tsv", table)
+    print(table.round(3).to_string(index=False))
+    print(f"{time.perf_counter() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
