@@ -5,8 +5,8 @@
 
 For the time, how many neurons must go is found with the real clock (``ratio_of="latency"``): the time of the MLPs'
 linears at several widths, and of a forward pass. Afterwards the dense and the pruned model read the same --length
-tokens in turn, and the shortest passes are set beside the budget. ``random`` is a model of random weights with wide MLPs. What
-a timing says holds for one machine and the load on it; nothing is asserted.
+tokens in turn, and the shortest passes are set beside the budget. ``random`` is a model of random weights with wide
+MLPs. What a timing says holds for one machine and the load on it; nothing is asserted.
 """
 
 import argparse
