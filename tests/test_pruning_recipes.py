@@ -134,6 +134,15 @@ def test_bytes_and_latency_are_budgets(model, tokenizer, monkeypatch):
         fast(0.7, ratio_of="latency")
 
 
+def test_a_busy_moment_does_not_decide_about_the_budget(model, tokenizer, monkeypatch):
+    """The narrowest width was measured while something else ran: the wider ones say what it takes at most."""
+    monkeypatch.setattr("llmbrain.pruning.timing.forward_seconds", lambda model: 10.0)
+    true = lambda part, widths: [1.5 * w / 48 for w in widths]  # noqa: E731
+    monkeypatch.setattr("llmbrain.pruning.timing.layer_latency", lambda p, w: [9.0, *true(p, w)[1:]])
+    s = quiet(model, tokenizer, TEXTS, 0.3, recipe="wanda", ratio_of="latency", measure=False).summary
+    assert s["neurons_removed"] == pytest.approx(0.5, abs=0.02)
+
+
 def test_latency_is_measured(model):
     from llmbrain.pruning.timing import forward_seconds, layer_latency
 

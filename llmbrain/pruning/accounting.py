@@ -95,7 +95,8 @@ def _units_for_latency(model, parts, ratio):
     for part in parts:
         if part.size not in tables:
             times = layer_latency(part, [max(1, round(s * part.size)) for s in shares])
-            tables[part.size] = np.maximum.accumulate(times)
+            # no width takes longer than a wider one: where it seems so, something else ran
+            tables[part.size] = np.minimum.accumulate(times[::-1])[::-1]
     seconds = sum(tables[part.size] for part in parts)
     wanted = seconds[-1] - ratio * total
     if wanted <= seconds[0]:

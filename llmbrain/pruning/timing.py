@@ -94,12 +94,12 @@ def forward_seconds(model, *, n_tokens=512, repeats=5, seed=0):
     n_tokens = min(n_tokens, longest_context(model))
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(0, model.get_input_embeddings().num_embeddings, (1, n_tokens), generator=generator).to(device)
-    return _shortest(lambda: model(ids, use_cache=False), device, repeats)
+    return _shortest([lambda: model(ids, use_cache=False)], device, repeats)[0]
 
 
 @torch.no_grad()
-def layer_latency(part, widths, *, n_tokens=512, repeats=5, seed=0):
-    """Seconds that the linears of an MLP take at several widths.
+def layer_latency(part, widths, *, n_tokens=512, repeats=15, seed=0):
+    """Seconds that the linears of an MLP take at several widths: the shortest of some runs, the widths taking turns.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def layer_latency(part, widths, *, n_tokens=512, repeats=5, seed=0):
     weight = weight_of(part.down)
     generator = torch.Generator().manual_seed(seed)
     n_out = len(weight)
-    found = []
+    runs = []
     for width in widths:
         z = torch.randn(n_tokens, n_out, generator=generator).to(weight.device, weight.dtype)
         h = torch.randn(n_tokens, width, generator=generator).to(weight.device, weight.dtype)
@@ -128,17 +128,20 @@ def layer_latency(part, widths, *, n_tokens=512, repeats=5, seed=0):
                 torch.nn.functional.linear(z, reader)
             torch.nn.functional.linear(h, down)
 
-        found.append(_shortest(run, weight.device, repeats))
-    return found
+        runs.append(run)
+    return _shortest(runs, weight.device, repeats)
 
 
-def _shortest(run, device, repeats):
+def _shortest(runs, device, repeats):
+    """Shortest of each, after one round that is not counted; they take turns, so that a busy moment hits all alike."""
     times = []
     for _ in range(repeats + 1):
-        start = _now(device)
-        run()
-        times.append(_now(device) - start)
-    return min(times[1:])
+        times.append([])
+        for run in runs:
+            start = _now(device)
+            run()
+            times[-1].append(_now(device) - start)
+    return [min(column) for column in zip(*times[1:])]
 
 
 def _now(device):
