@@ -12,7 +12,7 @@ from .engines.reduction import leading_rows
 from .engines.torch_engine import check_n_components, least_squares_courses, order_maps, say_dead
 from .inputs import as_confounds, load_runs
 from .options import check_options, needs_nilearn
-from .result import NetworkSet, describe_maps, zscore_maps
+from .result import NetworkSet, describe_maps, zscored_rows
 from .scope import decompose_parts, parts_of
 
 __all__ = ["NetworkEstimator", "settings_of", "threshold_maps"]
@@ -165,7 +165,7 @@ class NetworkEstimator:
         self.components_ = components
         self.variance_ = variance
         self.n_features_in_ = components.shape[1]
-        z = zscore_maps(components, support, runs.geometry.layer_of)
+        z = zscored_rows(components, support, runs.geometry.layer_of)
         metrics = describe_maps(z, runs.geometry, variance=variance, stability=stability, support=support)
         info = {**settings_of(self, runs), "engine": self.engine_, **(info or {})}
         self.networks_ = NetworkSet(components, runs.geometry, metrics, info, courses, support)

@@ -55,14 +55,17 @@ class NetworkSet:
             raise ParameterError(f"maps must be (n_networks, n_neurons) with at least one network; got {maps.shape}.")
         if maps.shape[1] != geometry.n_neurons:
             raise ParameterError(f"maps has {maps.shape[1]} neurons, the geometry {geometry.n_neurons}.")
-        if not np.isfinite(maps).all():
-            raise ParameterError(f"{int((~np.isfinite(maps)).any(1).sum())} of the maps hold NaN or infinite values.")
+        bad = [k for k, row in enumerate(maps) if not np.isfinite(row).all()]
+        if bad:
+            raise ParameterError(f"{len(bad)} of the maps hold NaN or infinite values.")
         if support is not None:
             support = np.asarray(support, bool)
         self.maps, self.geometry, self.support = maps, geometry, support
         self.info = dict(info or {})
         self.time_courses = time_courses
-        self.metrics = describe_maps(self.z, geometry, support=support) if metrics is None else metrics
+        if metrics is None:
+            metrics = describe_maps(zscored_rows(maps, support, geometry.layer_of), geometry, support=support)
+        self.metrics = metrics
 
     @property
     def n_networks(self):
@@ -225,9 +228,17 @@ def zscore_maps(maps, support=None, layer_of=None):
     >>> zscore_maps(np.array([[1.0, 2.0, 1.0, 2.0]])).tolist()
     [[-1.0, 1.0, -1.0, 1.0]]
     """
-    z = np.array(maps, np.float32)
-    for k, row in enumerate(z):  # row by row: a second copy of all maps would be the largest thing in memory
+    z = np.empty(np.shape(maps), np.float32)
+    for k, row in enumerate(zscored_rows(maps, support, layer_of)):
+        z[k] = row
+    return z
+
+
+def zscored_rows(maps, support=None, layer_of=None):
+    """Yield what :func:`zscore_maps` returns, map by map: a copy of all of them may be the largest thing in memory."""
+    for k, weights in enumerate(maps):
         inside = slice(None) if support is None else np.asarray(support[k], bool)[layer_of]
+        row = np.array(weights, np.float32)
         part = row[inside]
         part -= np.float32(part.mean(dtype=np.float64)) if part.size else 0
         sd = np.sqrt(np.mean(np.square(part), dtype=np.float64)) if part.size else 0
@@ -235,7 +246,7 @@ def zscore_maps(maps, support=None, layer_of=None):
         if support is not None:
             row[:] = 0
             row[inside] = part
-    return z
+        yield row
 
 
 def describe_maps(z, geometry, *, threshold=3.0, variance=None, stability=None, support=None):
@@ -243,7 +254,7 @@ def describe_maps(z, geometry, *, threshold=3.0, variance=None, stability=None, 
 
     Parameters
     ----------
-    z : ndarray of shape (n_networks, n_neurons)
+    z : ndarray of shape (n_networks, n_neurons), or iterable of its rows
         Z-scored maps.
     geometry : NeuronGeometry
     threshold : float

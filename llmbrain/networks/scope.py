@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ..exceptions import MaskError, ParameterError
+from .engines.parallel import hand_back
 
 __all__ = ["Part", "decompose_parts", "parts_of"]
 
@@ -127,6 +128,7 @@ def decompose_parts(runs, parts, decompose, batch=None):
     results = batch([sources for sources, _ in read]) if batch else None
     if results is None:
         results = [decompose(*r) for r in read]
+    hand_back()
     maps = None if whole else np.zeros((sum(len(r.maps) for r in results), n_neurons), np.float32)
     dead, first = np.zeros(n_neurons, bool), 0
     for (_, neurons), result in zip(read, results):

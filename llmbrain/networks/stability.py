@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.cluster.hierarchy import cut_tree, fcluster, linkage
-from scipy.spatial.distance import squareform
 
 from ..exceptions import ParameterError
 from ..stats import icc, overlap
@@ -110,9 +109,13 @@ def cluster_estimates(similarity, n_clusters, joined=0.5):
     array of shape (n_estimates,), int
         Labels 0 ... n - 1 with n at least `n_clusters`.
     """
-    distance = np.clip(1.0 - similarity, 0.0, None)
-    np.fill_diagonal(distance, 0.0)
-    tree = linkage(squareform(0.5 * (distance + distance.T), checks=False), method="average")
+    n = len(similarity)
+    distance, first = np.empty(n * (n - 1) // 2), 0  # condensed, row by row: copies of the square one would be large
+    for i in range(n - 1):
+        row, column = (np.clip(1.0 - s, 0.0, None) for s in (similarity[i, i + 1 :], similarity[i + 1 :, i]))
+        distance[first : first + len(row)] = 0.5 * (row + column)
+        first += len(row)
+    tree = linkage(distance, method="average")
     labels = fcluster(tree, 1.0 - joined, criterion="distance") - 1
     # cut_tree gives exactly n_clusters, where fcluster would merge ties (identical restarts)
     return labels if labels.max() + 1 >= n_clusters else cut_tree(tree, n_clusters).ravel()
@@ -145,14 +148,16 @@ def quality_index(similarity, labels):
     >>> quality_index(s, np.array([0, 0, 1])).round(3).tolist()
     [0.8, -0.1]
     """
-    member = np.eye(labels.max() + 1)[labels]
-    totals = member.T @ similarity @ member
-    sizes = member.sum(axis=0)
-    own = member.T @ np.diag(similarity)
+    sizes = np.bincount(labels).astype(float)
+    own = np.bincount(labels, np.diag(similarity))
+    same, every = np.zeros((2, len(sizes)))
+    for label, row in zip(labels, similarity):
+        same[label] += row[labels == label].sum()
+        every[label] += row.sum()
     pairs = sizes * (sizes - 1)
-    inside = np.divide(np.diag(totals) - own, pairs, out=np.zeros_like(sizes), where=pairs > 0)
+    inside = np.divide(same - own, pairs, out=np.zeros_like(sizes), where=pairs > 0)
     others = sizes * (len(labels) - sizes)
-    outside = np.divide(totals.sum(axis=1) - np.diag(totals), others, out=np.zeros_like(sizes), where=others > 0)
+    outside = np.divide(every - same, others, out=np.zeros_like(sizes), where=others > 0)
     return inside - outside
 
 
@@ -277,7 +282,8 @@ def restart_stability(rotations, chosen):
     if n_init < 2:
         return np.full(n_components, np.nan)
     stacked = np.concatenate(rotations)
-    similarity = np.abs(stacked @ stacked.T)
+    similarity = stacked @ stacked.T
+    np.abs(similarity, out=similarity)
     labels = cluster_estimates(similarity, n_components)
     return quality_index(similarity, labels)[labels[chosen * n_components : (chosen + 1) * n_components]]
 

@@ -1,16 +1,20 @@
 """Runs read in blocks of neurons, and cleaned on the way: at most one block of a run is ever copied."""
 
 import os
+from functools import partial
+from threading import Lock
 
 import numpy as np
 import torch
 
 from ...exceptions import ParameterError
+from .parallel import temporary
 
 __all__ = ["ArraySource", "CleanedRuns", "as_sources"]
 
 BLOCK_VALUES = 1 << 21  # float32 values of a block on the CPU (8 MiB): long reads, fast products, little memory
 BLOCK_VALUES_GPU = 1 << 26
+BLOCKS_A_RUN = 32  # at least, of one run on the CPU
 HOLD_BYTES = 1 << 26  # cleaned data up to this size are kept for the next pass; larger ones are read again
 HOLD_BYTES_GPU = 1 << 30  # the same on a GPU, where one run is kept whatever its size
 MOST_GAPS = 256  # between the columns of a block that is read with one call a row
@@ -171,6 +175,7 @@ class CleanedRuns:
         self.mean = [torch.zeros(self.n_neurons) for _ in self.sources]
         self.scale = [torch.full((self.n_neurons,), torch.nan) for _ in self.sources]  # unknown until the first pass
         self.bad = torch.zeros(self.n_neurons, dtype=torch.bool)
+        self._lock = Lock()  # of ``bad``, which all runs write
         self.release()
 
     def kept_gram(self, r, matrix=None):
@@ -203,8 +208,10 @@ class CleanedRuns:
         self._held, self._filled, self._joint = {}, {}, None
 
     def blocks(self, rows=None):
-        """Yield the slices of neurons that make blocks of a few megabytes for so many rows."""
-        values = BLOCK_VALUES if self.device.type == "cpu" else BLOCK_VALUES_GPU
+        """Yield the slices of neurons that make blocks of a few megabytes for so many rows, a small part of a run."""
+        values = BLOCK_VALUES_GPU
+        if self.device.type == "cpu":
+            values = min(BLOCK_VALUES, max(BLOCK_VALUES // 8, max(self.n_tokens) * self.n_neurons // BLOCKS_A_RUN))
         size = max(2048, values // max(rows or self.n_rows, 1))
         for start in range(0, self.n_neurons, size):
             yield start, min(start + size, self.n_neurons)
@@ -220,6 +227,15 @@ class CleanedRuns:
         if out is None:
             out = torch.empty(self.n_tokens[r], stop - start)
         return self._read(out, r, start, stop)
+
+    def each(self, start, stop):
+        """Yield the number of each run and its cleaned neurons ``start:stop``, which the next one takes the place of.
+
+        Memory that is freed and taken again for every run would fall to pieces between what is kept.
+        """
+        place = None if self._held else temporary(max(self.n_tokens), stop - start)
+        for r, n in enumerate(self.n_tokens):
+            yield r, self.block(r, start, stop, None if place is None else place[:n])
 
     def _read(self, out, r, start, stop):
         """Read and clean a block into ``out``, or into a copy on the device, which is returned."""
@@ -242,24 +258,39 @@ class CleanedRuns:
         """Return the cleaned neurons ``start:stop`` of all runs on top of each other, ``(n_rows, stop - start)``."""
         if len(self.sources) == 1:
             return self.block(0, start, stop)
-        if self._joint is not None:
-            for r in range(len(self.sources)):
-                self.block(r, start, stop)
-            return self._joint[:, start:stop]
-        out = torch.empty(self.n_rows, stop - start, device=self.device)
-        first = 0
-        for r, n in enumerate(self.n_tokens):
-            done = self.block(r, start, stop, out[first : first + n])
-            if done.data_ptr() != out[first].data_ptr():
-                out[first : first + n] = done
-            first += n
+        out, calls = self.stacking(start, stop)
+        for call in calls:
+            call()
         return out
+
+    def stacking(self, start, stop, out=None, runs=None):
+        """Return an array for :meth:`stacked`, and the calls, one a run, that fill it.
+
+        The array is new, or the beginning of the rows of ``out``, or what is held; ``runs`` are all of them by default.
+        """
+        runs = range(len(self.sources)) if runs is None else runs
+        held = self._joint if self._joint is not None else self._held.get(runs[0]) if len(runs) == 1 else None
+        if held is not None:
+            out = held[:, start:stop]
+        elif out is None:
+            out = torch.empty(sum(self.n_tokens[r] for r in runs), stop - start, device=self.device)
+        else:
+            out = out[:, : stop - start]
+
+        def fill(r, rows):
+            done = self.block(r, start, stop, rows)
+            if done.data_ptr() != rows.data_ptr():
+                rows.copy_(done)
+
+        parts = out.split([self.n_tokens[r] for r in runs])
+        return out, [partial(fill, r, rows) for r, rows in zip(runs, parts)]
 
     def _clean_first(self, out, r, start, stop):
         mean = out.mean(0)
         bad = ~torch.isfinite(mean)
         if bool(bad.any()):
-            self.bad[start:stop] |= bad.cpu()
+            with self._lock:
+                self.bad[start:stop] |= bad.cpu()
             out[:, bad] = 0
             mean[bad] = 0
         out -= mean

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 
 from .linalg import gram, product, symmetric_decorrelation
-from .parallel import block_map
+from .parallel import block_map, temporary
 from .polar import polar_factor
 
 __all__ = ["CONTRASTS", "Rotations", "draw_rotations", "fastica"]
 
 CONTRASTS = ("cube", "logcosh")
 CACHE_VALUES = 1 << 17  # float32 values of each buffer of a step (512 KiB): two of them stay in the second-level cache
+CACHE_ROWS = 256  # maps of a buffer; of more of them too few samples would fit for fast products
 MOMENT_BYTES = 1 << 28  # largest matrix of fourth moments that is formed
 
 
@@ -40,7 +41,7 @@ def draw_rotations(n_init, n_components, random_state, device="cpu"):
     return symmetric_decorrelation(draws) if draws.device.type == "cpu" else polar_factor(draws)
 
 
-def fastica(z, starts, *, contrast="cube", max_iter=200, tol=1e-4):
+def fastica(z, starts, *, contrast="cube", max_iter=200, tol=1e-4, begun=None):
     """Rotate white data to independent rows with the parallel fixed-point iteration of FastICA.
 
     Parameters
@@ -55,6 +56,8 @@ def fastica(z, starts, *, contrast="cube", max_iter=200, tol=1e-4):
         Largest number of steps of a restart.
     tol : float
         A restart has converged when no row has turned by more than this, ``max_c | |<w_new, w_old>| - 1 | < tol``.
+    begun : Rotations, optional
+        Where the first starts have got to by steps that were made before; they go on from there.
 
     Returns
     -------
@@ -68,9 +71,13 @@ def fastica(z, starts, *, contrast="cube", max_iter=200, tol=1e-4):
     n_init = len(w)
     n_iter, converged = np.zeros(n_init, int), np.zeros(n_init, bool)
     change = np.full(n_init, np.inf)
+    if begun is not None:
+        first = slice(len(begun.w))
+        w[first], n_iter[first], change[first] = begun.w, begun.n_iter, begun.change
+        converged[first] = begun.change < tol
     step = _Step(z, contrast)
-    active = np.arange(n_init)
-    for _ in range(max_iter):
+    active = np.flatnonzero(~converged & (n_iter < max_iter))
+    while len(active):
         old = w[active]
         new = step(old)
         new = symmetric_decorrelation(new) if new.device.type == "cpu" else polar_factor(new)
@@ -81,9 +88,7 @@ def fastica(z, starts, *, contrast="cube", max_iter=200, tol=1e-4):
         n_iter[active] += 1
         change[active] = limit
         converged[active] = limit < tol
-        active = active[limit >= tol]
-        if not len(active):
-            break
+        active = active[(limit >= tol) & (n_iter[active] < max_iter)]
     return Rotations(w, n_iter, converged, change)
 
 
@@ -114,7 +119,7 @@ class _Step:
         rows = w.reshape(r * c, c).float()
         outer = torch.zeros(r * c, c, dtype=torch.float64, device=w.device)
         slope = torch.zeros(r * c, dtype=torch.float64, device=w.device)
-        size = min(max(64, CACHE_VALUES // (r * c)), self.v) if w.device.type == "cpu" else self.v
+        size = min(CACHE_VALUES // min(r * c, CACHE_ROWS), self.v) if w.device.type == "cpu" else self.v
         chunk = size * max(1, -(-self.v // (16 * size)))  # 16 tasks a step, whatever the number of workers
         tasks = [(i, min(i + chunk, self.v)) for i in range(0, self.v, chunk)]
         for part, sums in block_map(lambda task: self._sums(rows, *task, size), tasks):
@@ -124,23 +129,26 @@ class _Step:
 
     def _sums(self, rows, first, last, size):
         """Sums of ``g(y) z^T`` and ``g'(y)`` over the samples ``first:last``, in pieces of ``size``."""
-        outer = torch.zeros(rows.shape, dtype=torch.float64, device=rows.device)
+        outer = temporary(*rows.shape, dtype=np.float64, device=rows.device)
         slope = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
-        buffers = torch.empty(2, len(rows), size, device=rows.device)
+        height = CACHE_ROWS if rows.device.type == "cpu" else len(rows)
+        groups = [x.split(height) for x in (rows, outer, slope)]
+        buffers = temporary(2, min(height, len(rows)) * size, device=rows.device)
         for start in range(first, last, size):
             block = self.z[:, start : min(start + size, last)]
-            y, g = buffers if block.shape[1] == size else torch.empty(2, len(rows), block.shape[1], device=rows.device)
-            product(rows, block, out=y)
-            if self.contrast == "cube":
-                torch.mul(y, y, out=g)
-                slope += 3 * g.sum(1)
-                g *= y
-            else:
-                torch.tanh(y, out=y)
-                torch.mul(y, y, out=g)
-                slope += g.shape[1] - g.sum(1)
-                g = y
-            outer += product(g, block.T)
+            for part, total, slopes in zip(*groups):
+                y, g = (b[: len(part) * block.shape[1]].view(len(part), -1) for b in buffers)
+                product(part, block, out=y)
+                if self.contrast == "cube":
+                    torch.mul(y, y, out=g)
+                    slopes += 3 * g.sum(1)
+                    g *= y
+                else:
+                    torch.tanh(y, out=y)
+                    torch.mul(y, y, out=g)
+                    slopes += g.shape[1] - g.sum(1)
+                    g = y
+                total += product(g, block.T)
         return outer, slope
 
     def _from_moments(self, w):

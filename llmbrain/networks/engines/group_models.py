@@ -13,16 +13,27 @@ from dataclasses import dataclass
 import torch
 
 from .blocks import CleanedRuns
-from .fixed_point import fastica
+from .fixed_point import Rotations, fastica
 from .linalg import leading_eigenpairs, product
-from .parallel import block_map
-from .reduction import GRAM_ROWS, GRAM_ROWS_PER_VECTOR, STRIDE, Subspace, check_rank, group_subspace, token_gram, whiten
+from .parallel import block_map, hand_back, temporary
+from .reduction import (
+    GRAM_ROWS,
+    GRAM_ROWS_PER_VECTOR,
+    Subspace,
+    check_rank,
+    group_subspace,
+    strides,
+    token_gram,
+    whiten,
+)
 
 __all__ = ["Choice", "choose_subspace", "tail_weight"]
 
 
 HEAVIER = 1.03
 """Tail weights of equally good models differ by up to 2 % by chance; all tokens alike is kept unless beaten by more."""
+TRY_STEPS, TRY_TOL = 100, 1e-4  # of FastICA, for the maps whose tails are compared
+KEEP_SHARE = 0.25  # of a run: white data up to this size are kept while those of the other model are made
 
 
 @dataclass
@@ -32,6 +43,7 @@ class Choice:
     subspace: Subspace
     z: torch.Tensor  # white rows (n_components, n_neurons)
     weights: dict  # group model -> tail weight of its maps, if both were tried
+    begun: Rotations = None  # where FastICA has got to from ``start``
 
 
 def choose_subspace(data: CleanedRuns, n_components, *, rows_per_run=5, do_cca=True, start=None):
@@ -62,24 +74,36 @@ def choose_subspace(data: CleanedRuns, n_components, *, rows_per_run=5, do_cca=T
         return Choice(subspace, whiten(data, subspace), {})
     data.hold()
     matrix = token_gram(data)
-    best, weights = None, {}
-    for subspace in (_of_tokens(matrix, data, n_components), _of_runs(matrix, data, n_components, **options)):
-        z = whiten(data, subspace)
-        weight = tail_weight(fastica(z, start, max_iter=100).w[0], z)
-        if best is None or weight > HEAVIER * weights["tokens"]:
-            best = subspace, z
-        weights[subspace.group] = weight
-    return Choice(*best, weights)
+    tokens = _of_tokens(matrix, data, n_components)
+    runs = _of_runs(matrix, data, n_components, **options)
+    del matrix
+    weights, begun, white = {}, {}, {}
+    for subspace in (tokens, runs):
+        if n_components > KEEP_SHARE * max(data.n_tokens):
+            white.clear()  # rather made again, if it is the better one, than held twice
+        hand_back()
+        white[subspace.group] = z = whiten(data, subspace)
+        begun[subspace.group] = found = fastica(z, start, max_iter=TRY_STEPS, tol=TRY_TOL)
+        weights[subspace.group] = tail_weight(found.w[0], z)
+        del z
+    best = runs if weights["runs"] > HEAVIER * weights["tokens"] else tokens
+    z = white.pop(best.group, None)
+    white.clear()
+    if z is None:
+        hand_back()
+        z = whiten(data, best)
+    return Choice(best, z, weights, begun[best.group])
 
 
 def tail_weight(w, z):
     """Mean over maps of ``log(1 + excess kurtosis)``, negative excess counting as none."""
     rows, total = w.float(), torch.zeros(len(w), dtype=torch.float64, device=z.device)
 
-    def fourth(i):
-        return product(rows, z[:, i : i + STRIDE]).square_().square_().sum(1, dtype=torch.float64)
+    def fourth(where):
+        out = temporary(len(rows), where.stop - where.start, device=z.device)
+        return product(rows, z[:, where], out=out).square_().square_().sum(1, dtype=torch.float64)
 
-    for part in block_map(fourth, range(0, z.shape[1], STRIDE)):
+    for part in block_map(fourth, strides(z)):
         total += part
     return float((total / z.shape[1] - 3).clamp_min(0).log1p().mean())
 
@@ -92,7 +116,7 @@ def _of_tokens(matrix, data, k):
 
 
 def _of_runs(matrix, data, n_components, rows_per_run, do_cca):
-    """Canonical subspace of the runs, from the Gram matrix of all tokens."""
+    """Canonical subspace of the runs, from the Gram matrix of all tokens, whose place is used up."""
     reductions, first = [], 0
     for n in data.n_tokens:
         k = min(max(n_components, round(rows_per_run * n_components)), n - 1)
@@ -101,11 +125,13 @@ def _of_runs(matrix, data, n_components, rows_per_run, do_cca):
         scale = values[keep].rsqrt() if do_cca else torch.ones_like(values[keep])
         reductions.append(scale[:, None] * vectors[:, keep].T)
         first += n
-    rows = [
-        torch.cat([a @ part @ b.T for b, part in zip(reductions, block.split(data.n_tokens, 1))], 1)
-        for a, block in zip(reductions, matrix.split(data.n_tokens))
-    ]
-    values, vectors = leading_eigenpairs(torch.cat(rows), n_components)
+    m, n = sum(map(len, reductions)), 0
+    place = matrix.view(-1)  # a row of the result is never longer, and never ends later, than those it was made from
+    for a, block in zip(reductions, matrix.split(data.n_tokens)):
+        rows = torch.cat([a @ part @ b.T for b, part in zip(reductions, block.split(data.n_tokens, 1))], 1)
+        place[n : n + rows.numel()] = rows.flatten()
+        n += rows.numel()
+    values, vectors = leading_eigenpairs(place[: m * m].view(m, m), n_components, overwrite=True)
     check_rank(values, n_components, "common to the runs")
     parts = (vectors.T / values.sqrt()[:, None]).split([len(p) for p in reductions], 1)
     return Subspace([a @ b for a, b in zip(parts, reductions)], values, "runs")

@@ -5,6 +5,8 @@ import torch
 from scipy.linalg import eigh
 from scipy.linalg.blas import ssyrk
 
+from .parallel import hand_back
+
 __all__ = ["gram", "krylov_eigenpairs", "leading_eigenpairs", "lower_gram", "product", "symmetric_decorrelation"]
 
 SMALL = 1024  # up to this order a direct eigendecomposition costs less than any iteration,
@@ -43,16 +45,21 @@ def symmetric_decorrelation(w):
     return vectors @ ((vectors.mT @ w) * values.rsqrt()[..., None])
 
 
-def leading_eigenpairs(matrix, k, seed=0):
-    """Largest ``k`` eigenvalues (descending) and eigenvectors ``(n, k)`` of a symmetric float64 matrix."""
+def leading_eigenpairs(matrix, k, seed=0, overwrite=False):
+    """Largest ``k`` eigenvalues (descending) and eigenvectors ``(n, k)`` of a symmetric float64 matrix.
+
+    With ``overwrite`` the matrix may be destroyed, which saves a copy.
+    """
     n = len(matrix)
     if n <= SMALL or k > n // 8:
-        return _largest(matrix, k)
+        return _largest(matrix, k, overwrite)
     # a few blocks settle what stands out of noise; inside the bulk of it a direct decomposition soon costs less
     few = n <= DENSE
+    hand_back()
     options = {"device": matrix.device, "seed": seed, "tol": 1e-5 if few else 1e-4, "max_blocks": 6 if few else 40}
     values, vectors, residual = krylov_eigenpairs(lambda q: product(matrix, q), n, k, **options)
-    return _largest(matrix, k) if few and residual > options["tol"] else (values, vectors)
+    hand_back()
+    return _largest(matrix, k, overwrite) if few and residual > options["tol"] else (values, vectors)
 
 
 def krylov_eigenpairs(apply, n, k, *, device="cpu", seed=0, tol=1e-5, max_blocks=40):
@@ -80,32 +87,38 @@ def krylov_eigenpairs(apply, n, k, *, device="cpu", seed=0, tol=1e-5, max_blocks
     """
     p = min(k + 8, n)
     start = np.random.RandomState(seed).standard_normal((n, p))
-    basis = torch.linalg.qr(torch.from_numpy(start).to(device)).Q
-    images = apply(basis)
-    small = basis.T @ images
+    # rows of which the first ones are in use; memory is taken only as they are written
+    space = torch.empty(min(p * max_blocks, n), n, dtype=torch.float64, device=device)
+    space[:p] = torch.linalg.qr(torch.from_numpy(start).to(device)).Q.T
+    basis = space[:p].T
+    image = apply(basis)
+    small = product(basis.T, image)
     for block in range(1, max_blocks + 1):
-        last = block == max_blocks or basis.shape[1] + p > n
+        m = basis.shape[1]
+        last = block == max_blocks or m + p > n
+        rest = image - product(basis, product(basis.T, image))  # what the space does not hold of its own image
         if last or block < 6 or not block % LOOK:
-            values, y = _largest((small + small.T) / 2, k)
-            error = torch.linalg.vector_norm(images @ y - basis @ (y * values), dim=0)
+            values, y = _largest((small + small.T).div_(2), k, overwrite=True)
+            error = torch.linalg.vector_norm(product(rest, y[-p:]), dim=0)
             residual = float(error.max() / values[-1].abs())
             if last or residual < tol:
                 break
-        q = images[:, -p:]
-        for _ in range(2):  # twice is enough to keep float64 orthogonality
-            q = torch.linalg.qr(q - product(basis, product(basis.T, q))).Q
-        new = apply(q)
-        border = product(basis.T, new)
-        small = torch.cat([torch.cat([small, border], 1), torch.cat([border.T, product(q.T, new)], 1)])
-        basis, images = torch.cat([basis, q], 1), torch.cat([images, new], 1)
-    return values, basis @ y, residual
+        q = torch.linalg.qr(rest).Q
+        q = torch.linalg.qr(q - product(basis, product(basis.T, q))).Q  # twice keeps the orthogonality of float64
+        image = apply(q)
+        border = product(basis.T, image)
+        small = torch.cat([torch.cat([small, border], 1), torch.cat([border.T, product(q.T, image)], 1)])
+        space[m : m + p] = q.T
+        basis = space[: m + p].T
+    return values, product(basis, y), residual
 
 
-def _largest(matrix, k):
+def _largest(matrix, k, overwrite=False):
     """Largest ``k`` eigenvalues, descending, and their eigenvectors, of a symmetric matrix, all at once."""
     n = len(matrix)
-    if matrix.device.type == "cpu":
-        values, vectors = map(torch.from_numpy, eigh(matrix.numpy(), subset_by_index=(n - k, n - 1)))
+    if matrix.device.type == "cpu":  # transposed, as the library wants it, to spare a copy
+        found = eigh(matrix.numpy().T, subset_by_index=(n - k, n - 1), overwrite_a=overwrite)
+        values, vectors = map(torch.from_numpy, found)
     else:
         values, vectors = torch.linalg.eigh(matrix)
     return values.flip(0)[:k], vectors.flip(1)[:, :k]

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 from .linalg import product
-from .parallel import block_map, workers
-from .reduction import STRIDE
+from .parallel import block_map, temporary, workers
+from .reduction import strides
 
 __all__ = ["least_squares_courses", "order_and_sign", "order_maps", "reorder", "rotated", "run_products"]
 
@@ -14,10 +14,11 @@ def rotated(w, z, in_place):
     """``W Z``, block by block in the place of ``Z`` if that is not needed any more."""
     out = z if in_place else torch.empty_like(z)
 
-    def part(i):
-        out[:, i : i + STRIDE] = product(w, z[:, i : i + STRIDE])
+    def part(where):
+        part = z[:, where]
+        out[:, where] = product(w, part, out=temporary(*part.shape, device=z.device))
 
-    for _ in block_map(part, range(0, z.shape[1], STRIDE)):
+    for _ in block_map(part, strides(z)):
         pass
     return out
 
@@ -111,7 +112,10 @@ def run_products(data, maps):
 
     def parts(block):
         rows = maps[:, block[0] : block[1]].T
-        return [product(data.block(r, *block), rows) for r in range(len(totals))]
+        out = temporary(data.n_rows, len(maps), device=data.device).split(data.n_tokens)
+        for r, x in data.each(*block):
+            product(x, rows, out=out[r])
+        return out
 
     for part in block_map(parts, data.blocks(max(data.n_tokens))):
         for total, p in zip(totals, part):

@@ -6,16 +6,22 @@ the workers; the partial results are added in the order of the blocks, so the ou
 workers.
 """
 
+import ctypes
+import math
+import mmap
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
 
+import numpy as np
 import torch
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["block_map", "workers"]
+__all__ = ["block_map", "hand_back", "temporary", "workers"]
+
+SMALL_BYTES = 1 << 18
 
 _POOL = ContextVar("pool", default=None)
 
@@ -23,6 +29,27 @@ _POOL = ContextVar("pool", default=None)
 @lru_cache(maxsize=1)
 def _controller():
     return ThreadpoolController()
+
+
+@lru_cache(maxsize=1)
+def _trim():
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):  # not the GNU C library
+        return lambda pad: 0
+
+
+def hand_back():
+    """Hand freed memory back to the system. glibc keeps what each worker has freed, which adds up over the stages."""
+    _trim()(0)
+
+
+def temporary(*shape, dtype=np.float32, device="cpu"):
+    """Memory for a tensor that goes back to the system once it is dropped, where that of the C library stays."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if torch.device(device).type != "cpu" or size < SMALL_BYTES:
+        return torch.from_numpy(np.zeros(shape, dtype)).to(device)
+    return torch.from_numpy(np.frombuffer(mmap.mmap(-1, size), dtype).reshape(shape))
 
 
 @contextmanager

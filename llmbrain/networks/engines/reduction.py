@@ -8,20 +8,35 @@ reduction of each run loses. For a single run the two are the same.
 
 import warnings
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from ...exceptions import NumericalWarning, ParameterError
 from .linalg import gram, krylov_eigenpairs, leading_eigenpairs, lower_gram, product
-from .parallel import block_map
+from .parallel import block_map, hand_back, temporary
 
-__all__ = ["Subspace", "check_rank", "group_subspace", "leading_rows", "project", "token_gram", "whiten", "whiten_rows"]
+__all__ = [
+    "Subspace",
+    "check_rank",
+    "group_subspace",
+    "leading_rows",
+    "project",
+    "strides",
+    "token_gram",
+    "whiten",
+    "whiten_rows",
+]
 
 GRAM_ROWS = 4096  # up to so many rows a Gram matrix costs less than a Krylov space,
 GRAM_ROWS_PER_VECTOR = 60  # and up to so many for each vector that is asked for
-STACK_BYTES = 1 << 29  # reduced rows of all runs that are held
-STRIDE = 1 << 14  # neurons of a block where only a few rows are left
-GRAM_TASKS = 32  # sums that a Gram matrix is put together from, whatever the number of workers
+STACK_BYTES = 1 << 29  # reduced rows of all runs that are held if they are read many times, else
+STACK_BYTES_TWICE = 1 << 26  # so much of them
+STRIDE_VALUES = 1 << 19  # values of a block where only a few rows are left (2 MiB), on the CPU,
+STRIDE_GPU = 1 << 14  # and its neurons on a GPU
+GRAM_TASKS = 32  # sums that a Gram matrix is put together from, whatever the number of workers;
+TALL = 1024  # with more rows than this it is one sum in one place,
+PANELS = 16  # which is added to in so many parts
 TOKENS_AT_ONCE = GRAM_ROWS  # up to here "auto" decomposes all tokens at once
 
 
@@ -93,11 +108,21 @@ def project(runs, subspace):
     projections = [p.float() for p in subspace.projections]
 
     def part(block):
-        z[:, block[0] : block[1]] = sum(product(p, runs.block(r, *block)) for r, p in enumerate(projections))
+        rows = z[:, block[0] : block[1]].zero_()
+        new = temporary(*rows.shape, device=z.device)
+        for r, x in runs.each(*block):
+            rows += product(projections[r], x, out=new)
 
     for _ in block_map(part, runs.blocks(max(runs.n_tokens))):
         pass
     return z
+
+
+def strides(z):
+    """Yield the slices of neurons in which rows ``(k, n_neurons)`` are gone through."""
+    size = STRIDE_GPU if z.device.type != "cpu" else max(1024, STRIDE_VALUES // len(z))
+    for start in range(0, z.shape[1], size):
+        yield slice(start, min(start + size, z.shape[1]))
 
 
 def whiten(runs, subspace):
@@ -117,11 +142,11 @@ def whiten_rows(z):
     sums = torch.zeros(k, dtype=torch.float64, device=z.device)
     products = torch.zeros(k, k, dtype=torch.float64, device=z.device)
 
-    def moments(start):
-        part = z[:, start : start + STRIDE]
+    def moments(where):
+        part = z[:, where]
         return part.sum(1, dtype=torch.float64), gram(part).double()
 
-    for total, square in block_map(moments, range(0, v, STRIDE)):
+    for total, square in block_map(moments, strides(z)):
         sums += total
         products += square
     mean = sums / v
@@ -130,11 +155,12 @@ def whiten_rows(z):
     transform = (v**0.5 * vectors.T / values.sqrt()[:, None]).float()
     mean = mean.float()[:, None]
 
-    def rotate(start):
-        part = z[:, start : start + STRIDE]
-        part.copy_(product(transform, part - mean))
+    def rotate(where):
+        part = z[:, where]
+        part -= mean
+        part.copy_(product(transform, part, out=temporary(*part.shape, device=z.device)))
 
-    for _ in block_map(rotate, range(0, v, STRIDE)):
+    for _ in block_map(rotate, strides(z)):
         pass
     return z
 
@@ -150,6 +176,9 @@ class _OneRun:
 
     def stacked(self, start, stop):
         return self.runs.block(self.r, start, stop)
+
+    def stacking(self, start, stop, out=None):
+        return self.runs.stacking(start, stop, out, [self.r])
 
     def kept_gram(self, matrix=None):
         return self.runs.kept_gram(self.r, matrix)
@@ -169,7 +198,8 @@ class _Stack:
         self.runs, self.device = runs, runs.device
         self.reductions, self.heights, self.n_rows = [], [], 0
         size = sum(n_rows) * runs.n_neurons * 4
-        few = size <= max(STACK_BYTES, 0.4 * max(runs.n_tokens) * runs.n_neurons * 4)
+        limit = STACK_BYTES_TWICE if sum(n_rows) <= GRAM_ROWS else STACK_BYTES
+        few = size <= max(limit, 0.4 * max(runs.n_tokens) * runs.n_neurons * 4)
         self.held = torch.empty(sum(n_rows), runs.n_neurons, device=runs.device) if few else None
 
     def add(self, reduction):
@@ -194,10 +224,21 @@ class _Stack:
 
     def stacked(self, start, stop):
         """Reduced rows of all runs on top of each other."""
+        out, calls = self.stacking(start, stop)
+        for call in calls:
+            call()
+        return out
+
+    def stacking(self, start, stop, out=None):
+        """An array for reduced rows, and the calls, one a run, that fill it."""
         if self.held is not None:
-            return self.held[: self.n_rows, start:stop]
-        small = [p.float() for p in self.reductions]
-        return torch.cat([product(p, self.runs.block(r, start, stop)) for r, p in enumerate(small)])
+            return self.held[: self.n_rows, start:stop], []
+        out = torch.empty(self.n_rows, stop - start, device=self.device) if out is None else out[:, : stop - start]
+
+        def reduce(r, rows):
+            rows.copy_(product(self.reductions[r].float(), self.runs.block(r, start, stop)))
+
+        return out, [partial(reduce, r, rows) for r, rows in enumerate(out.split(self.heights))]
 
     def combine(self, rows):
         """``rows @ stack`` if the stack is held, else None."""
@@ -254,12 +295,43 @@ def token_gram(data):
             matrix += part
         return matrix
     blocks = list(data.blocks())
+    if n > TALL:
+        _add_panels(matrix, data, blocks)
+        hand_back()
+        return matrix
     size = -(-len(blocks) // GRAM_TASKS)
     tasks = [blocks[i : i + size] for i in range(0, len(blocks), size)]
     for part in block_map(lambda task: lower_gram((data.stacked(*block) for block in task), n), tasks):
         matrix += part
     matrix += matrix.tril(-1).T
     return matrix
+
+
+def _add_panels(matrix, data, blocks):
+    """Add ``X X^T`` to a matrix of zeros, block by block of neurons.
+
+    The workers share one matrix, each adding to rows of its own, and read the next block meanwhile. A sum for each of
+    them, as for small matrices, would be the largest thing in memory.
+    """
+    n = len(matrix)
+    height, size = -(-n // PANELS), max(stop - start for start, stop in blocks)
+    panels = [(i, min(i + height, n)) for i in range(0, n, height)][::-1]  # the longest ones first
+    buffers, ready = [temporary(n, size), temporary(n, size)], None
+
+    def add(x, first, last):
+        matrix[first:last, :last] += product(x[first:last], x[:last].T)
+
+    for block in [*blocks, None]:
+        x, calls = data.stacking(*block, buffers[0]) if block else (None, [])
+        if ready is not None:
+            calls += [partial(add, ready, *panel) for panel in panels]
+        for _ in block_map(lambda call: call(), calls):
+            pass
+        ready, buffers = x, buffers[::-1]
+    for first, last in panels:
+        matrix[:first, first:last] = matrix[first:last, :first].T
+        square = matrix[first:last, first:last]
+        square.copy_(square.tril() + square.tril(-1).T)
 
 
 def _apply(data, q):

@@ -9,12 +9,12 @@ import torch
 from ...exceptions import NumericalWarning, ParameterError
 from .batched import batched_fastica
 from .blocks import CleanedRuns
-from .fixed_point import CACHE_VALUES, CONTRASTS, Rotations, draw_rotations, fastica
-from .group_models import choose_subspace
+from .fixed_point import CACHE_ROWS, CACHE_VALUES, CONTRASTS, Rotations, draw_rotations, fastica
+from .group_models import TRY_STEPS, TRY_TOL, choose_subspace
 from .linalg import product
 from .maps import least_squares_courses, order_and_sign, order_maps, rotated, run_products
-from .parallel import block_map, workers
-from .reduction import STRIDE, group_subspace, whiten
+from .parallel import block_map, hand_back, workers
+from .reduction import STRIDE_GPU, group_subspace, whiten
 
 __all__ = [
     "GroupICA",
@@ -182,16 +182,22 @@ def group_ica(
         if group == "auto":
             choice = choose_subspace(data, n_components, start=starts[:1], **options)
             subspace, z, weights = choice.subspace, choice.z, choice.weights
+            begun = choice.begun if contrast == "cube" and max_iter >= TRY_STEPS and tol <= TRY_TOL else None
+            del choice  # so that the maps can take the place of the white data
         else:
-            subspace, weights = group_subspace(data, n_components, group=group, **options), {}
+            subspace, weights, begun = group_subspace(data, n_components, group=group, **options), {}, None
             z = whiten(data, subspace)
-        found = _rotate(z, starts, contrast, max_iter, tol)
+        subspace.rows = None
+        hand_back()
+        found = _rotate(z, starts, contrast, max_iter, tol, begun)
         chosen = sparsest(found.w, z)
+        hand_back()
         maps = rotated(found.w[chosen].float(), z, in_place=not keep_restarts)
         dead = data.dead()
         maps[:, dead.to(maps.device)] = 0
         maps, order, signs, courses, variance = order_and_sign(data, maps)
         data.release()
+        hand_back()
         z = z if keep_restarts else None
     w = found.w.cpu()
     w[chosen] = w[chosen][order] * signs[:, None].double().cpu()
@@ -215,10 +221,10 @@ def group_ica(
     )
 
 
-def _rotate(z, starts, contrast, max_iter, tol):
+def _rotate(z, starts, contrast, max_iter, tol, begun=None):
     """FastICA from all starts; on a GPU without waiting for it at every step."""
     if z.device.type == "cpu" or contrast != "cube":
-        return fastica(z, starts, contrast=contrast, max_iter=max_iter, tol=tol)
+        return fastica(z, starts, contrast=contrast, max_iter=max_iter, tol=tol, begun=begun)
     w, *rest = (part[0] for part in batched_fastica(z[None], starts[None], max_iter=max_iter, tol=tol))
     return Rotations(w, *(part.cpu().numpy() for part in rest))
 
@@ -249,13 +255,16 @@ def _sums(w, z, function):
     rows = w.reshape(r * c, c).float()
     total = torch.zeros(r * c, dtype=torch.float64, device=z.device)
 
-    size = STRIDE if z.device.type != "cpu" else max(256, CACHE_VALUES // (r * c))
+    size = STRIDE_GPU if z.device.type != "cpu" else CACHE_VALUES // min(r * c, CACHE_ROWS)
+    height = len(rows) if z.device.type != "cpu" else CACHE_ROWS
     step = -(-z.shape[1] // (32 * size)) * size
 
     def part(first):
         sums = torch.zeros(r * c, dtype=torch.float64, device=z.device)
         for i in range(first, min(first + step, z.shape[1]), size):
-            sums += function(product(rows, z[:, i : min(i + size, first + step)])).sum(1)
+            block = z[:, i : min(i + size, first + step)]
+            for some, total in zip(rows.split(height), sums.split(height)):
+                total += function(product(some, block)).sum(1)
         return sums
 
     for sums in block_map(part, range(0, z.shape[1], step)):
