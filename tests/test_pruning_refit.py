@@ -194,6 +194,12 @@ def test_divergence_is_kullback_leibler(tokenizer, texts):
                 count += int(mask.sum())
     probe.model = other
     assert probe.divergence() == pytest.approx(total / count, rel=1e-4)
+    assert len(probe._wanted) == sum(
+        len(b.ids) for b in blocks
+    )  # what the dense model says is worked out once, where it is little enough
+    lean = Probe(model, blocks)
+    lean._keeps, lean.model = False, other
+    assert lean.divergence() == probe.divergence() and not lean._wanted
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "phi3"])

@@ -17,6 +17,7 @@ from .units import weight_of
 
 __all__ = ["LEVELS", "Probe", "Supernet", "curve_counts", "final_norm", "measure_curves", "run_rest", "search_counts"]
 
+_KEPT_VALUES = 1 << 28  # 1 GiB in float32
 LEVELS = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
 
 
@@ -36,6 +37,8 @@ class Probe:
         self.device = model.get_input_embeddings().weight.device
         self._dense_head = model.get_output_embeddings()
         self._last = [self._final(block) for block in blocks]
+        self._wanted = {}  # what the dense model says of each window, where that is little enough to be kept
+        self._keeps = self.n_tokens * self._dense_head.weight.shape[0] <= _KEPT_VALUES
 
     def _final(self, block):
         """What the output embedding reads."""
@@ -88,7 +91,11 @@ class Probe:
             mask = block.mask.to(self.device)
             for row in range(len(mask)):  # one window at a time: a vocabulary is wide
                 keep = mask[row]
-                wanted = self._log_probabilities(self._dense_head, dense[row][keep])
+                wanted = self._wanted.get(done)
+                if wanted is None:
+                    wanted = self._log_probabilities(self._dense_head, dense[row][keep])
+                    if self._keeps:
+                        self._wanted[done] = wanted
                 given = self._log_probabilities(self.model.get_output_embeddings(), hidden[row][keep])
                 values[done] = float((wanted.exp() * (wanted - given)).sum(dtype=torch.float64))
                 done += 1
