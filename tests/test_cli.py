@@ -55,6 +55,23 @@ def test_unexpected_errors_have_no_traceback_either(monkeypatch, capsys):
         cli.main(["info", "--debug"])
 
 
+def test_a_kind_of_lesion_and_its_value_reach_the_study(monkeypatch, tmp_path, capsys):
+    from types import SimpleNamespace
+
+    from llmbrain import cli, pipeline
+
+    got = {}
+
+    def lesions(study, **options):
+        got.update(options)
+        return SimpleNamespace(table=SimpleNamespace(to_string=lambda **_: "a table"))
+
+    monkeypatch.setattr(pipeline, "lesion_networks", lesions)
+    cli.main(["lesion", str(tmp_path), "--how", "scale", "--value", "2", "--strength", "0.5"])
+    assert (got["how"], got["value"], got["strength"]) == ("scale", 2.0, 0.5)
+    assert "a table" in capsys.readouterr().out
+
+
 def test_info_gives_versions():
     done = llmbrain("info")
     assert done.returncode == 0
@@ -113,3 +130,7 @@ def test_the_whole_path_on_the_real_model(tmp_path):
     other = llmbrain("record", "--corpus", __file__, "--out", study)
     assert other.returncode == 2
     assert "holds a study of another corpus" in other.stderr
+
+    without_value = llmbrain("lesion", study, "--how", "scale")
+    assert without_value.returncode == 2
+    assert "'scale' needs value=" in without_value.stderr

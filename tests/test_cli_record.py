@@ -8,6 +8,7 @@ import torch
 from tiny import N_LAYERS, tiny_model, tiny_tokenizer
 
 from llmbrain import cli
+from llmbrain.cli.options import numbers
 from llmbrain.dataset import open_recording
 from llmbrain.exceptions import ParameterError
 from llmbrain.recording import record
@@ -137,10 +138,10 @@ def test_mistakes_are_one_line(args, says, folder, tmp_path, capsys):
 
 
 def test_numbers_and_ranges():
-    assert cli._numbers("--layers", "0,4, 10-12") == [0, 4, 10, 11, 12] and cli._numbers("--layers", None) is None
+    assert numbers("--layers", "0,4, 10-12") == [0, 4, 10, 11, 12] and numbers("--layers", None) is None
     for bad in ("", "a", "1-", "-1", "1,,2", "1-b"):
         with pytest.raises(ParameterError, match="--layers"):
-            cli._numbers("--layers", bad)
+            numbers("--layers", bad)
 
 
 def test_info_lists_sites_sizes_geometry_and_weight(folder, capsys):

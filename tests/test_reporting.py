@@ -507,6 +507,7 @@ def test_numbers_are_written_for_readers():
     assert number(1234567) == "1\u202f234\u202f567" and number(-0.25) == "−0.25" and number(None) == "–"
     assert number(float("nan")) == "–" and number(0.0004, "p") == "< 0.001" and number(0.04761, "q") == "0.048"
     assert number(0.0496, "q_pooled") == "0.0496" and number(0.0501, "q") == "0.050"
+    assert number(1.0, "coverage") == "100\u202f%" and number(0.996, "share") == "100\u202f%"
     assert number(0.0123, "share") == "1.2\u202f%" and number(True) == "yes" and number("x<y") == "x<y"
 
 
@@ -538,6 +539,38 @@ def test_engagement_by_kind_is_the_mean():
     assert means.loc["encyclopaedic", 0] == course[:42].mean()
     assert engagement_by_kind(course, frame.assign(kind="one")) is None
     assert engagement_by_kind(course, frame.drop(columns="kind")) is None
+
+
+def test_engagement_is_the_fluctuation_where_runs_hold_one_kind():
+    """Neurons are z-scored within runs, so that the means of such kinds say nothing."""
+    frame = events(84)
+    kinds = frame["kind"].to_numpy()
+    strong = kinds == kinds[0]
+    course = np.where(np.arange(84) % 2, 1.0, -1.0)[:, None] * np.where(strong, 3.0, 1.0)[:, None]
+    apart = frame.assign(run=np.where(strong, 0, 1))
+    found = engagement_by_kind(course, apart)
+    assert "fluctuation" in found.attrs["title"] and found.loc[kinds[0], 0] == pytest.approx(3)
+    mixed = engagement_by_kind(course, frame.assign(run=0))
+    assert "Mean" in mixed.attrs["title"] and abs(mixed.loc[kinds[0], 0]) < 0.2
+
+
+def test_what_statistics_a_pruned_model_rests_on_is_shown(data, monkeypatch):
+    """Rows that differ in nothing else must not be averaged, nor drawn as one."""
+    import dataclasses
+
+    table = pd.DataFrame(
+        {
+            "score": ["dense", "flap", "flap"], "allocation": ["", "global", "global"], "ratio": [0.0, 0.2, 0.2],
+            "compensation": ["", "affine", "affine"], "variant": ["", "one-shot", "one-shot, weighted"],
+            "seed": [0, 0, 0], "perplexity": [10.0, 222.0, 15.0], "ratio_to_dense": [1.0, 22.2, 1.5],
+        }
+    )  # fmt: skip
+    info = {"variants": {"one-shot, weighted": {"propagation": "one-shot", "token_weights": "stream"}}}
+    changed = dataclasses.replace(data, pruning=table, prune_info=info)
+    html = report_of(changed, monkeypatch).html
+    part = html[html.index('id="pruning"') :]
+    assert "one-shot, weighted" in part and ">222<" in part and "statistics" in part
+    assert "residual stream" in " ".join(methods_text(changed)[0])
 
 
 # -- methods ------------------------------------------------------------------------------------------------------

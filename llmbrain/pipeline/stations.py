@@ -86,6 +86,8 @@ def lesion_networks(
     model=None,
     tokenizer=None,
     how="zero",
+    value=None,
+    strength=1.0,
     threshold=3.0,
     n_networks=None,
     n_controls=20,
@@ -107,6 +109,10 @@ def lesion_networks(
         Its tokenizer, if ``model`` is a loaded model.
     how : str
         Kind of lesion, see :func:`llmbrain.lesion`.
+    value : float, optional
+        Factor of ``scale``, summand of ``add``, or activity of ``clamp``.
+    strength : float
+        1 for the whole lesion, less for a part of the way to it.
     threshold : float
         Neurons with a larger \\|z\\| are lesioned.
     n_networks : int, optional
@@ -140,8 +146,9 @@ def lesion_networks(
     model, tokenizer = _model_of(study, model, tokenizer, device)
     task = LossTask(_heldout_of(study, text), n_tokens=max_tokens)
     lesions = LesionStudy(
-        masks, tasks=[task], n_controls=n_controls, how=how, reference=recording, random_state=random_state
-    )
+        masks, tasks=[task], n_controls=n_controls, how=how, reference=recording, random_state=random_state,
+        options={"value": value, "strength": strength},
+    )  # fmt: skip
     print(lesions.forecast(model, tokenizer)["text"])
     unfinished = study.root / ".lesion.part.npz"
     result = lesions.run(model, tokenizer, checkpoint=unfinished)

@@ -7,7 +7,7 @@ from . import style as st
 
 __all__ = ["plot_kept_neurons", "plot_pruning_grid", "recipe_names", "split_dense"]
 
-PARTS = ("score", "allocation", "compensation")
+PARTS = ("score", "allocation", "compensation", "variant")
 MARKERS = "osD^vP<X"
 
 
@@ -17,7 +17,7 @@ def recipe_names(table):
     Parameters
     ----------
     table : pandas.DataFrame
-        With some of the columns ``score, allocation, compensation``.
+        With some of the columns ``score, allocation, compensation, variant``.
 
     Returns
     -------
@@ -42,7 +42,7 @@ def plot_pruning_grid(table, *, x=None, y="perplexity", dense=None, title=None, 
     ----------
     table : pandas.DataFrame
         One row a recipe, ratio and seed, as :func:`llmbrain.run_grid` makes it: ``score, allocation, compensation,
-        ratio, seed, perplexity`` and, where known, ``parameters, ratio_to_dense``.
+        ratio, seed, perplexity`` and, where known, ``variant, parameters, ratio_to_dense``.
     x : str, optional
         Column of the size; ``"parameters"`` where it is there, else ``"ratio"``. A table of one size is drawn as dots,
         recipes one under the other.

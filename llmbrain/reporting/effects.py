@@ -178,7 +178,9 @@ def pruning(data, render):
     else:
         caption = "Perplexity on held-out text by recipe; the dashed line is the unpruned model."
     parts = [figure(render, fig, "fig-pruning", caption, f"Pruning curves of {len(table)} pruned models.")]
-    keys = [c for c in ("score", "allocation", "compensation", "ratio") if c in table]
+    keys = [c for c in ("score", "allocation", "compensation", "variant", "ratio") if c in table]
+    if "variant" in table and table["variant"].nunique() < 2:
+        keys.remove("variant")
     values = [c for c in ("perplexity", "ratio_to_dense", "parameters") if c in table]
     mean = table.groupby(keys, sort=False, dropna=False)[values].mean().reset_index()
     if "seed" in table and table["seed"].nunique() > 1:
@@ -190,7 +192,7 @@ def pruning(data, render):
         best = (mean["perplexity"] == mean.groupby("ratio")["perplexity"].transform("min")).to_numpy()
     caption = "Pruning recipes; the best of each size in bold"
     caption += "" if dense is None else f". The unpruned model has a perplexity of {dense:.1f}"
-    parts.append(html_table(mean, caption, labels={"ratio": "removed"}, emphasis=best))
+    parts.append(html_table(mean, caption, labels={"ratio": "removed", "variant": "statistics"}, emphasis=best))
     return Section("pruning", "Pruning", "".join(parts))
 
 

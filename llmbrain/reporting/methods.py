@@ -282,6 +282,11 @@ def _pruning(data, cite):
         used = data.prune_info.get(role)
         if used:
             text += f"; {verb} {used.get('n_tokens', 'all')} tokens of “{used.get('corpus')}”{_hash(used.get('hash'))}"
+    settings = (data.prune_info.get("variants") or {}).values()
+    if any(s.get("propagation") == "sequential" for s in settings):
+        text += "; “sequential” statistics are taken anew behind the layers that are pruned already"
+    if any(s.get("token_weights") == "stream" for s in settings):
+        text += "; “weighted” least squares count each token relative to the norm of its residual stream"
     seed = data.prune_info.get("random_state")
     text += "; perplexity is the exponential of the mean loss a token in nats on held-out text."
     return text + (f" Seed {seed}." if seed is not None else "")

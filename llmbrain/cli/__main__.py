@@ -1,0 +1,5 @@
+"""``python -m llmbrain.cli``, the same as ``llmbrain``."""
+
+from . import main
+
+main()
