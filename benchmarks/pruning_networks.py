@@ -25,6 +25,8 @@ VARIANTS = {
     "stream": {},
     "equal": {"token_weights": "equal"},
     "joint": {"networks": "joint"},
+    "exponent 0.6": {"exponent": 0.6},
+    "exponent 1": {"exponent": 1.0},
     "half in networks": {"subspace": "networks", "trust": 0.5},
     "half in components": {"subspace": "principal", "trust": 0.5},
 }
@@ -51,7 +53,15 @@ REST = {
     "uniform, bias": ("flap", "uniform", "bias", "stream"),
     "network x FLAP, bias": ("network_flap", "uniform", "bias", "stream"),
 }
-ROWS = {**CORE, **REST}
+# How else the budget can be spread without networks: what an allocation by networks must beat.
+ALLOCATIONS = {
+    "global": ("flap", "global", "affine", "stream"),
+    "power, exponent 0.6": ("flap", "power", "affine", "exponent 0.6"),
+    "power, exponent 1": ("flap", "power", "affine", "exponent 1"),
+    "power, equal tokens": ("flap", "power", "affine", "equal"),
+}
+ROWS = {**CORE, **REST, **ALLOCATIONS}
+OTHERS = ("uniform", "schur", "global", "power allocates", "power, exponent 0.6", "power, exponent 1")
 # role, row with networks, rows without them that it must beat
 PAIRS = (
     ("selection: largest z", "network", ("uniform",)),
@@ -60,18 +70,20 @@ PAIRS = (
     ("selection: z x FLAP, mean bias", "network x FLAP, bias", ("uniform, bias",)),
     ("selection: participation", "participation", ("uniform",)),
     ("selection: OBS within networks", "network obs", ("obs", "uniform")),
-    ("allocation: threshold on maps", "networks allocate", ("uniform", "schur", "power allocates")),
-    ("allocation: participation", "participation allocates", ("uniform", "schur", "power allocates")),
+    ("allocation: threshold on maps", "networks allocate", OTHERS),
+    ("allocation: participation", "participation allocates", OTHERS),
     ("refits: covariances shrunk to networks", "half in networks", ("uniform", "half in components")),
     ("joint layers: selection, z x FLAP", "joint network x FLAP", ("uniform",)),
-    ("joint layers: allocation, threshold", "joint networks allocate", ("uniform", "schur", "power allocates")),
-    ("joint layers: allocation, mass", "joint mass allocates", ("uniform", "schur", "power allocates")),
+    ("joint layers: allocation, threshold", "joint networks allocate", OTHERS),
+    ("joint layers: allocation, mass", "joint mass allocates", OTHERS),
 )
 # No networks in these: what else the same rows tell.
 ASIDE = (
     ("joint against layer by layer, z x FLAP", "joint network x FLAP", ("network x FLAP",)),
     ("joint against layer by layer, allocation", "joint networks allocate", ("networks allocate",)),
     ("recipe fast: tokens weighted by the stream", "schur", ("schur, equal tokens",)),
+    ("recipe fast: power allocates, tokens weighted", "power allocates", ("schur, equal tokens", "schur")),
+    ("recipe fast: power allocates", "power, equal tokens", ("schur, equal tokens",)),
 )
 
 
