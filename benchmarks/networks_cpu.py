@@ -229,7 +229,7 @@ def timed(name, store, folder, args):
                 print(f"  {engine:28s} {_line(done, run_gib)}", flush=True)
                 store.save()
     for engine in (FAST, FAST_SAME):
-        if STOCK in case and engine in case and map_file(folder, STOCK).is_file():
+        if STOCK in case and engine in case and all(map_file(folder, e).is_file() for e in (STOCK, engine)):
             r = match(np.load(map_file(folder, STOCK)), np.load(map_file(folder, engine)))
             case[engine]["against_stock"] = [float(x) for x in np.sort(r)]
             print(

@@ -305,6 +305,29 @@ def test_exact_engine_is_never_worse_than_stock_and_keeps_weak_networks():
     assert default > 0.5
 
 
+def test_gram_matrix_of_many_tokens_is_one_sum_for_all_workers():
+    runs, _ = planted_runs(5000, 4, (300, 200, 140))
+    expected = np.vstack([(x - x.mean(0)) / x.std(0, ddof=1) for x in (r.astype(np.float64) for r in runs)])
+    found = []
+    for n in (1, 2, 3):
+        with workers(n=n):
+            found.append(reduction.token_gram(blocks.CleanedRuns(runs)))
+    np.testing.assert_allclose(found[0], expected @ expected.T, atol=0.02)
+    assert torch.equal(found[0], found[0].T) and all(torch.equal(found[0], f) for f in found[1:])
+
+
+def test_a_start_goes_on_where_it_was_left():
+    runs, _ = planted_runs(2000, 4, (100,))
+    data = blocks.CleanedRuns(runs)
+    z = reduction.whiten(data, reduction.group_subspace(data, 4))
+    starts = fixed_point.draw_rotations(3, 4, 0)
+    whole = fixed_point.fastica(z, starts)
+    begun = fixed_point.fastica(z, starts[:1], max_iter=3)
+    later = fixed_point.fastica(z, starts, begun=begun)
+    assert begun.n_iter[0] == 3 and later.n_iter.tolist() == whole.n_iter.tolist()
+    np.testing.assert_allclose(later.w, whole.w, atol=1e-6)
+
+
 def test_subspace_is_orthonormal_in_every_group_model():
     runs, _ = planted_runs(2000, 4, (100, 80, 60))
     data = blocks.CleanedRuns(runs)

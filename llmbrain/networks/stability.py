@@ -281,7 +281,7 @@ def restart_stability(rotations, chosen):
     n_init, n_components, _ = np.shape(rotations)
     if n_init < 2:
         return np.full(n_components, np.nan)
-    stacked = np.concatenate(rotations)
+    stacked = np.concatenate(rotations).astype(np.float32)
     similarity = stacked @ stacked.T
     np.abs(similarity, out=similarity)
     labels = cluster_estimates(similarity, n_components)

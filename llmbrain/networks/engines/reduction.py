@@ -35,7 +35,7 @@ STACK_BYTES_TWICE = 1 << 26  # so much of them
 STRIDE_VALUES = 1 << 19  # values of a block where only a few rows are left (2 MiB), on the CPU,
 STRIDE_GPU = 1 << 14  # and its neurons on a GPU
 GRAM_TASKS = 32  # sums that a Gram matrix is put together from, whatever the number of workers;
-TALL = 1024  # with more rows than this it is one sum in one place,
+TALL = 512  # with more rows than this it is one sum in one place,
 PANELS = 16  # which is added to in so many parts
 TOKENS_AT_ONCE = GRAM_ROWS  # up to here "auto" decomposes all tokens at once
 

@@ -186,6 +186,7 @@ def group_ica(
             del choice  # so that the maps can take the place of the white data
         else:
             subspace, weights, begun = group_subspace(data, n_components, group=group, **options), {}, None
+            hand_back()
             z = whiten(data, subspace)
         subspace.rows = None
         hand_back()
