@@ -141,13 +141,16 @@ def paired(table, ratio, with_row, without):
 
 def verdict(found):
     """What the comparisons of one role say together."""
-    if not found or any(f is None for f in found):
+    known = [f for f in found if f is not None]
+    if not known:
         return "not run"
-    if all(f["high"] < 0 for f in found):
-        return "yes"
-    if any(f["low"] > 0 for f in found):
+    if any(f["low"] > 0 for f in known):
         return "no, worse"
-    return "no" if any(f["n"] > 1 for f in found) else "one draw"
+    if all(f["n"] == 1 for f in known):
+        return "one draw, worse" if any(f["mean"] > 0 for f in known) else "one draw, better"
+    if all(f["high"] < 0 for f in known):
+        return "yes" if len(known) == len(found) else "yes, so far"
+    return "no"
 
 
 def markdown(table):

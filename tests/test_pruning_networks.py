@@ -260,7 +260,7 @@ def test_planted_gains_are_told_from_chance(benchmark):
     assert answers["joint layers: selection, z x FLAP"] == "no"
     assert answers["allocation: participation"] == "not run"
     one = table[table.draw == 0]
-    assert benchmark.verdict([benchmark.paired(one, 0.2, "network x FLAP", "uniform")]) == "one draw"
+    assert benchmark.verdict([benchmark.paired(one, 0.2, "network x FLAP", "uniform")]) == "one draw, better"
 
 
 def test_every_row_of_the_comparison_runs_and_is_answered(benchmark, model, tokenizer, tmp_path):
