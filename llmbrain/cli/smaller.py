@@ -27,6 +27,10 @@ def prune(
     compensation: Annotated[
         str | None, typer.Option(help="What the others do for the removed: none, bias, ridge or affine.")
     ] = None,
+    networks: Annotated[
+        str | None,
+        typer.Option(help="published, layers or joint: found on the calibration text, for scores that read networks."),
+    ] = None,
     calibration_tokens: Annotated[int | None, typer.Option(help="Use at most so many tokens.")] = None,
     format: Annotated[str, typer.Option("--format", help="hetero, uniform, padded or gguf.")] = "hetero",
     dtype: Dtype = "float32",
@@ -57,6 +61,7 @@ def prune(
         ratio=ratio,
         recipe=recipe,
         ratio_of=ratio_of,
+        networks=networks,
         options=options,
         random_state=random_state,
         **chosen,
@@ -78,6 +83,10 @@ def grid(
     scores: Annotated[str, typer.Option(help="Separated by commas.")] = "random,magnitude,wanda,flap",
     allocations: Annotated[str, typer.Option(help="Separated by commas.")] = "uniform,global",
     compensations: Annotated[str, typer.Option(help="Separated by commas.")] = "none,bias,affine",
+    networks: Annotated[
+        str | None,
+        typer.Option(help="published, layers or joint: found on the calibration text, for scores that read networks."),
+    ] = None,
     ratios: Annotated[str, typer.Option(help="Separated by commas.")] = "0.2,0.3,0.5",
     calibration_tokens: Annotated[int, typer.Option(help="Tokens to calibrate on.")] = 65536,
     evaluation_tokens: Annotated[int | None, typer.Option(help="Tokens to evaluate on.")] = None,
@@ -108,6 +117,7 @@ def grid(
         scores=scores.split(","),
         allocations=allocations.split(","),
         compensations=compensations.split(","),
+        networks=networks,
         options={"n_tokens": calibration_tokens, "context": context},
         context=context,
         max_tokens=evaluation_tokens,
