@@ -102,6 +102,7 @@ def presets(args):
         ("flap", "schur", "affine", "exponent0.5"),
     ]
     published = {**ONE_SHOT, "exempt": (0, 1, 2, -2, -1)}
+    full = {"full": FULL} if args.networks is None else {"full, networks": {**FULL, "networks": args.networks}}
     measured = {"variants": {"one-shot": ONE_SHOT, "published": published}, "networks": "published", "max_windows": 200}
     steps = ("none", "bias", "affine")
     at_30 = [(s, "global", c, "one-shot") for s in ("wanda", "flap") for c in steps] + network
@@ -115,7 +116,7 @@ def presets(args):
         "final": [
             {
                 "recipes": [
-                    ("flap", args.allocation, "affine", "full"),
+                    ("flap", "search", "affine", "full"),
                     ("flap", "schur", "affine", "base"),
                     ("flap", "global", "bias", "one-shot"),
                     ("flap", "uniform", "bias", "one-shot"),
@@ -129,7 +130,12 @@ def presets(args):
                 "seeds": (0, 1, 2),
             }
         ],
-        "best": [{"recipes": [("flap", args.allocation, "affine", "full")], "variants": {"full": FULL}}],
+        "best": [
+            {
+                "recipes": [("flap", a, "affine", v) for a in args.allocation for v in full],
+                "variants": full,
+            }
+        ],
         "heads": [
             {
                 "recipes": [
@@ -165,7 +171,8 @@ def main():
     parser.add_argument("--context", type=int, default=1024)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--allocation", default="search")
+    parser.add_argument("--allocation", nargs="+", default=["search"], help="of the preset best")
+    parser.add_argument("--networks", help="of the preset best: published, layers or joint; allocations may read them")
     parser.add_argument("--ratios", type=float, nargs="+")
     parser.add_argument("--max-windows", type=int)
     parser.add_argument("--max-seconds", type=float)

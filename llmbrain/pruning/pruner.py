@@ -164,6 +164,8 @@ class Pruner:
             curve_counts(losses, LEVELS, self.sizes, n_keep, floors=floors, extremes=e)
             for e in sorted({0.0, 1.0, self.options.extremes})
         ]
+        if self.maps is not None:
+            starts.append(self.counts(score, "networks", n_keep))
         counts, _, _ = search_counts(
             supernet, probe, starts, n_keep, floors=floors, n_evaluations=self.options.n_evaluations,
             seed=self.random_state, hurry=self.options.hurry,
