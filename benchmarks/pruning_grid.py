@@ -33,7 +33,7 @@ FULL = {
     "n_evaluations": 300,
 }
 ONE_SHOT = {"propagation": "one-shot", "ridge": 0.01, "floor": 0.0}
-PRESETS = ("best", "notes", "notes30", "notes50", "ablation", "final", "heads")
+PRESETS = ("best", "fast", "notes", "notes30", "notes50", "ablation", "final", "heads")
 
 
 def clean(text, how):
@@ -136,6 +136,7 @@ def presets(args):
                 "variants": full,
             }
         ],
+        "fast": [{"recipes": [("flap", "power", "affine", "fast")], "variants": {"fast": {"token_weights": "stream"}}}],
         "heads": [
             {
                 "recipes": [

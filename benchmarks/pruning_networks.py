@@ -20,7 +20,7 @@ import re
 import time
 from pathlib import Path
 
-OPTIONS = {"propagation": "sequential", "target": "stream", "ridge": "auto", "token_weights": "stream"}
+OPTIONS = {"propagation": "sequential", "target": "stream", "ridge": "auto", "token_weights": "stream", "exponent": 0.3}
 VARIANTS = {
     "stream": {},
     "equal": {"token_weights": "equal"},

@@ -118,8 +118,8 @@ kept_overlap({name.split(" + ")[0]: value for name, value in kept.items() if nam
 # %% [markdown]
 # ## The recipes of the package
 #
-# `recipe="fast"` lets each layer lose what the others can repair, walks from layer to layer so that each is fitted on
-# what the layers before it really give, and refits. It is measured in the same way as the rows above. `recipe="best"`,
+# `recipe="fast"` takes more from layers that write little, walks from layer to layer so that each is fitted on what the
+# layers before it really give, and refits with tokens weighted by their residual stream. It is measured in the same way as the rows above. `recipe="best"`,
 # the default, also searches for the allocation and refits the attention; it wants a GPU.
 
 # %%

@@ -50,7 +50,7 @@ def test_the_default_recipe_is_the_one_whose_figures_are_stated(model, tokenizer
 
 
 def test_recipes_give_way_to_what_is_said_besides():
-    assert choose_recipe("fast")["allocation"] == "schur"
+    assert choose_recipe("fast")["allocation"] == "power"
     chosen = choose_recipe("best", allocation="uniform", options={"reconstruct": "none"})
     assert chosen["allocation"] == "uniform" and chosen["options"]["reconstruct"] == "none"
     assert chosen["options"]["token_weights"] == "stream"

@@ -112,7 +112,8 @@ def prune(
         minute or two on a GPU. On a CPU take few tokens: besides the fits, the model passes over the calibration text
         some ninety times.
     ``fast``
-        FLAP score, allocation by what least squares cannot repair, affine least squares. About ten times faster.
+        FLAP score, allocation by what the neurons of a layer write to the residual stream, affine least squares with
+        tokens that count relative to their stream. About ten times as fast.
     ``flap``, ``wanda``
         The published baselines: FLAP with mean bias, one threshold for all layers; Wanda-sp, uniform, nothing refitted.
 
@@ -135,8 +136,8 @@ def prune(
         How many stay in each layer: ``uniform``; ``global`` (scores standardised within layers, one threshold);
         ``threshold`` (one threshold on raw scores); ``power`` (by what the neurons write to the residual stream);
         ``schur`` (by what of it least squares cannot repair); ``curves`` (by the measured divergence of every layer
-        cut alone); ``search`` (neurons are moved between layers while the divergence of the whole model falls; with
-        ``networks`` it may begin with what these allot); from networks: ``networks`` (one threshold on the maps),
+        cut alone); ``search`` (neurons are moved between layers while the divergence of the whole model falls); from
+        networks: ``networks`` (one threshold on the maps),
         ``participation`` (by what their span writes to the residual stream), ``mass`` (by how much of networks of the
         whole model lies in a layer); or the counts.
     compensation : {"none", "bias", "ridge", "affine"}, optional

@@ -24,7 +24,12 @@ RECIPES = {
             "n_evaluations": 300,
         },
     },
-    "fast": {"score": "flap", "allocation": "schur", "compensation": "affine", "options": {}},
+    "fast": {
+        "score": "flap",
+        "allocation": "power",
+        "compensation": "affine",
+        "options": {"token_weights": "stream"},
+    },
     "flap": {"score": "flap", "allocation": "global", "compensation": "bias", "options": _PUBLISHED},
     "wanda": {"score": "wanda", "allocation": "uniform", "compensation": "none", "options": _PUBLISHED},
 }
@@ -65,8 +70,9 @@ class Options:
         Penalty of least squares; "auto" chooses it for each layer on held-out calibration windows.
     held_out : float
         Share of calibration windows that are held out to choose the ridge and to measure curves.
-    exponent : float
-        Of the allocation "schur".
+    exponent : float or None
+        How strongly the allocations "power", "schur", "participation" and "mass" tell layers apart: 0 not at all, 1 in
+        proportion. None is 1 for "power" and 0.3 for the others.
     token_weights : {"equal", "stream"}
         What tokens count in every statistic: all the same, or one over the power of their residual stream.
     refit_attention : bool
@@ -105,7 +111,7 @@ class Options:
     target: str = "stream"
     ridge: float | str = "auto"
     held_out: float = 0.125
-    exponent: float = 0.3
+    exponent: float | None = None
     token_weights: str = "equal"
     refit_attention: bool = False
     reconstruct: str = "none"

@@ -152,8 +152,11 @@ class Pruner:
         if allocation == "networks":
             return alloc.global_threshold([f.score.cpu().numpy() for f in self.survey("network")], n_keep, **rest)
         if allocation in ("power", "schur", "participation", "mass"):
+            exponent = self.options.exponent
+            if exponent is None:
+                exponent = 1.0 if allocation == "power" else 0.3
             return alloc.sensitivity_counts(
-                self._sensitivity(score, allocation), self.sizes, n_keep, exponent=self.options.exponent, **rest
+                self._sensitivity(score, allocation), self.sizes, n_keep, exponent=exponent, **rest
             )
         losses, supernet, probe = self.curves(score)
         if allocation == "curves":
@@ -164,8 +167,6 @@ class Pruner:
             curve_counts(losses, LEVELS, self.sizes, n_keep, floors=floors, extremes=e)
             for e in sorted({0.0, 1.0, self.options.extremes})
         ]
-        if self.maps is not None:
-            starts.append(self.counts(score, "networks", n_keep))
         counts, _, _ = search_counts(
             supernet, probe, starts, n_keep, floors=floors, n_evaluations=self.options.n_evaluations,
             seed=self.random_state, hurry=self.options.hurry,
