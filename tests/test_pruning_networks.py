@@ -114,11 +114,25 @@ def test_trust_is_a_share(model, tokenizer):
         quick(model, tokenizer, TEXTS, 0.5, options={"trust": 1.5})
 
 
+def test_power_allots_in_proportion_unless_told_otherwise(model, tokenizer):
+    """The default exponent is 1 for power, 0.3 for the Schur residual; another is taken at its word."""
+
+    def kept(allocation, **options):
+        pruned = quick(
+            model, tokenizer, TEXTS, 0.4, allocation=allocation, compensation="none", options={"context": 48, **options}
+        )
+        return pruned.summary["n_kept"]
+
+    assert kept("power") == kept("power", exponent=1.0) != kept("power", exponent=0.3)
+    assert kept("schur") == kept("schur", exponent=0.3) != kept("schur", exponent=1.0)
+    assert max(kept("power", exponent=0)) - min(kept("power", exponent=0)) <= 1
+
+
 def test_power_is_participation_in_everything(model, tokenizer):
     """Where networks span every layer, what lies in their span is all that the layer writes."""
     maps = np.random.default_rng(1).standard_normal((48, 192))
     counts = [
-        quick(model, tokenizer, TEXTS, 0.5, allocation=a, networks=maps).summary["n_kept"]
+        quick(model, tokenizer, TEXTS, 0.5, allocation=a, networks=maps, options={"exponent": 0.3}).summary["n_kept"]
         for a in ("power", "participation")
     ]
     assert counts[0] == counts[1] and len(set(counts[0])) > 1
