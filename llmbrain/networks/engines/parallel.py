@@ -45,10 +45,11 @@ def hand_back():
 
 
 def temporary(*shape, dtype=np.float32, device="cpu"):
-    """Memory for a tensor that goes back to the system once it is dropped, where that of the C library stays."""
+    """Zeros, in memory that goes back to the system once they are dropped, where that of the C library stays."""
+    kind = torch.float64 if dtype == np.float64 else torch.float32
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if torch.device(device).type != "cpu" or size < SMALL_BYTES:
-        return torch.from_numpy(np.zeros(shape, dtype)).to(device)
+        return torch.zeros(shape, dtype=kind, device=device)
     return torch.from_numpy(np.frombuffer(mmap.mmap(-1, size), dtype).reshape(shape))
 
 
