@@ -8,7 +8,7 @@ from tiny import tiny_model, tiny_tokenizer
 
 from llmbrain.exceptions import ModelNotFoundError, ParameterError
 from llmbrain.models import describe_model, load_model
-from llmbrain.models.identity import model_label
+from llmbrain.models.identity import model_label, weights_hash
 
 
 @pytest.mark.parametrize("name", ["./no-model", "/no/such/place", "nobody/nothing-of-this-name", "no.gguf", "a b"])
@@ -45,6 +45,21 @@ def test_a_folder_gives_the_same_model(tmp_path):
 def test_a_loaded_model_is_taken_as_it_is():
     model, tokenizer = tiny_model("gpt2"), tiny_tokenizer()
     assert load_model(model, tokenizer=tokenizer) == (model, tokenizer)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_change_of_any_single_weight_changes_the_hash(dtype):
+    """Also of one that is not among the sampled ones, in a tensor of an odd number of values, and in a part of another."""
+    big = torch.nn.Linear(333, 333).to(dtype)
+    big.odd = torch.nn.Parameter(torch.randn(7, dtype=dtype))
+    big.part = torch.nn.Parameter(torch.randn(20_001, dtype=dtype)[1:])
+    seen = {weights_hash(big)}
+    assert weights_hash(big) in seen
+    for values, place in ((big.weight.view(-1), 12_345), (big.odd, 6), (big.part, 17_771)):
+        with torch.no_grad():
+            values[place] += 1
+        seen.add(weights_hash(big))
+    assert len(seen) == 4
 
 
 def test_models_that_differ_in_weights_differ_in_hash():
