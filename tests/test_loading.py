@@ -49,7 +49,7 @@ def test_a_loaded_model_is_taken_as_it_is():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_change_of_any_single_weight_changes_the_hash(dtype):
-    """Also of one that is not among the sampled ones, in a tensor of an odd number of values, and in a part of another."""
+    """Also of one that is not sampled, of one in an odd number of values, and of one in a part of another tensor."""
     big = torch.nn.Linear(333, 333).to(dtype)
     big.odd = torch.nn.Parameter(torch.randn(7, dtype=dtype))
     big.part = torch.nn.Parameter(torch.randn(20_001, dtype=dtype)[1:])

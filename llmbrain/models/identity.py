@@ -14,9 +14,9 @@ def weights_hash(model):
     """Hash the weights of a model.
 
     The names and shapes of all parameters, up to 4096 evenly spaced values of each, and the sum of the bits of all
-    values enter. One pass on the device where the weights are takes well under a second for most models, and a change of
-    any single weight shows, as training, pruning or conversion to another dtype do. It tells models apart; it is no
-    guard against somebody who wants two models to look alike.
+    values enter: one pass over them on the device where they are. A change of any single weight shows, as training,
+    pruning or conversion to another dtype do. It tells models apart; it is no guard against somebody who wants two
+    models to look alike.
 
     Parameters
     ----------
