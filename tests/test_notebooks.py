@@ -109,16 +109,16 @@ def test_a_change_of_words_keeps_the_outputs():
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory):
+def folder(tmp_path_factory):
     """One folder for all, so that the recording that several notebooks use is made once."""
     return tmp_path_factory.mktemp("notebooks")
 
 
 @pytest.mark.demo
 @pytest.mark.parametrize("script", SCRIPTS, ids=NAMES)
-def test_runs(script, workplace, demo_model):
+def test_runs(script, folder, demo_model):
     """From the script, with less of everything."""
     del demo_model  # skips where the demo model is missing; the kernel opens its own
-    notebook = build.execute(build.read(script), workplace, quick=True, timeout=300)
+    notebook = build.execute(build.read(script), folder, quick=True, timeout=300)
     figures = [output for output in _outputs(notebook) if "image/png" in output.get("data", {})]
     assert len(figures) >= FIGURES[script.name[:2]]
