@@ -114,6 +114,7 @@ def record(
 
 def networks(
     study: StudyFolder,
+    site: Annotated[str | None, typer.Option(help="Which site, if several were recorded, e.g. mlp.")] = None,
     n_components: Annotated[str, typer.Option(help="Number of networks, or auto.")] = "20",
     n_repeats: Annotated[
         int, typer.Option(help="Decompositions of bootstrapped runs that say how stable each network is; 0 for none.")
@@ -130,6 +131,7 @@ def networks(
         raise ParameterError(f"--n-components {n_components!r}: give a whole number, or auto.")
     found = find_networks(
         study,
+        site=site,
         n_components=n_components if n_components == "auto" else int(n_components),
         n_repeats=n_repeats,
         method=method,

@@ -235,7 +235,7 @@ def open_recording(folder, site=None):
     if not sites:
         raise DatasetError(f"{study.root} holds no finished run. Go on with it: record(..., out={str(study.root)!r}).")
     if site is None and len(sites) > 1:
-        raise DatasetError(f"{study.root} holds the sites {', '.join(sites)}; choose one with site=.")
+        raise DatasetError(f"{study.root} holds the sites {', '.join(sites)}; choose one with site= (--site).")
     if site is not None and site not in sites:
         raise DatasetError(f"The site {site!r} is not recorded in {study.root}; there is {', '.join(sites)}.")
     paths = study.run_paths(site or sites[0])

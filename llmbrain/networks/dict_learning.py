@@ -13,8 +13,8 @@ from .options import needs_nilearn
 __all__ = ["DictLearning"]
 
 _BATCH = (
-    "batch_size={value} lets nilearn's online solver see only some thousand neurons, and maps die: planted networks "
-    "were found with a correlation of 0.88, the worst of 0.002, instead of 0.98. Use at least 200."
+    "batch_size={value} lets nilearn's online solver see only a small part of the neurons: networks are found less "
+    "well, and some maps die. Use at least 200."
 )
 _EPOCHS = (
     "n_epochs={value} has no effect in nilearn's online solver: it ends after some batches, whatever is asked for. "

@@ -1,8 +1,4 @@
-"""nilearn's options that suit brains and destroy the signal of neurons: what they would do, in measured numbers.
-
-The numbers are mean correlations between planted networks (sparse, scattered neurons, 20 of them in 20,000 neurons and
-2,048 tokens, SNR 0.5) and what was found; with the defaults here it is 0.97.
-"""
+"""nilearn's options that suit brains and destroy the signal of neurons: what each of them would do."""
 
 import warnings
 
@@ -16,24 +12,24 @@ __all__ = ["NEEDS_NILEARN", "check_options"]
 NEEDS_NILEARN = ("smoothing_fwhm", "low_pass", "high_pass", "target_affine", "target_shape")
 
 _SMOOTHING = (
-    "smoothing_fwhm={value!r} averages neurons that merely lie side by side in the image, across layers as well. "
-    "Planted networks were then found with a correlation of 0.16 (6 mm) or 0.31 (4 mm) instead of 0.97. Use None."
+    "smoothing_fwhm={value!r} averages neurons that merely lie side by side in the image, across layers as well: "
+    "networks of scattered neurons are lost. Use None."
 )
 _STRATEGY = (
-    "mask_strategy={value!r} takes neurons with a high mean for brain and the rest for air: it left 3,681 of 20,000 "
-    "neurons, or none at all. It is ignored: all neurons of the geometry are used. To choose neurons give mask=."
+    "mask_strategy={value!r} takes neurons with a high mean for brain and the rest for air: few would be left, or "
+    "none at all. It is ignored: all neurons of the geometry are used. To choose neurons give mask=."
 )
 _DETREND = (
-    "detrend=True removes every network that follows the position in the text: such a network was found with a "
-    "correlation of 0.01 instead of 0.98, and nothing was gained elsewhere. Use False, or position as a confound."
+    "detrend=True removes every network that follows the position in the text, and the drift of a scanner, which it "
+    "is meant for, does not exist here. Use False, or position as a confound."
 )
 _PSC = (
-    "standardize='psc' divides by means, which are near zero for most neurons: planted networks were found with a "
-    "correlation of 0.03 instead of 0.97. Use 'zscore_sample'."
+    "standardize='psc' divides by means, which are near zero for most neurons: these drown all others, and networks "
+    "are lost. Use 'zscore_sample'."
 )
 _RAW = (
-    "standardize={value!r} leaves each neuron its own gain: with the gains that models have, planted networks were "
-    "found with a correlation of 0.66 instead of 0.97. Use 'zscore_sample'."
+    "standardize={value!r} leaves each neuron its own gain: gains differ widely in models, so a few loud neurons "
+    "decide and networks are found far less well. Use 'zscore_sample'."
 )
 _TARGET = "{name} resamples the image, which mixes neurons that merely lie side by side. Use None."
 _FILTER = (

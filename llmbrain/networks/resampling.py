@@ -79,6 +79,7 @@ def joint_subspace(
     JointSubspace
     """
     from .engines.blocks import CleanedRuns
+    from .engines.parallel import full_precision
     from .engines.reduction import group_subspace, whiten
 
     data = CleanedRuns(runs, confounds, detrend=detrend, standardize=standardize, device=device)
@@ -86,19 +87,20 @@ def joint_subspace(
     if [len(b) for b in blocks] != data.n_tokens:
         raise ParameterError(f"blocks label {[len(b) for b in blocks]} tokens, the runs have {data.n_tokens}.")
     n_rows = min(n_rows, data.n_rows - len(data.n_tokens), data.n_neurons - 1)
-    # as many rows of each run: those that canonical ICA keeps of a run, when n_rows is three times its components
-    subspace = group_subspace(data, n_rows, group=group, rows_per_run=1)
-    rows = whiten(data, subspace)
-    scores, covariances = [], []
-    for r, labels in enumerate(blocks):
-        pieces = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-        score, grams = _scores_and_grams(data, r, rows, pieces if subspace.group == "runs" else [])
-        scores.append(score)
-        if subspace.group == "runs":
-            parts = [_unit_rows(g, n_rows) @ score[p] * data.n_neurons**0.5 for p, g in zip(pieces, grams)]
-        else:
-            parts = [score[p] for p in pieces]
-        covariances += [part.T @ part for part in parts]
+    with full_precision():
+        # as many rows of each run: those that canonical ICA keeps of a run, when n_rows is three times its components
+        subspace = group_subspace(data, n_rows, group=group, rows_per_run=1)
+        rows = whiten(data, subspace)
+        scores, covariances = [], []
+        for r, labels in enumerate(blocks):
+            pieces = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+            score, grams = _scores_and_grams(data, r, rows, pieces if subspace.group == "runs" else [])
+            scores.append(score)
+            if subspace.group == "runs":
+                parts = [_unit_rows(g, n_rows) @ score[p] * data.n_neurons**0.5 for p, g in zip(pieces, grams)]
+            else:
+                parts = [score[p] for p in pieces]
+            covariances += [part.T @ part for part in parts]
     return JointSubspace(rows.cpu().numpy(), scores, np.stack(covariances), subspace.group)
 
 

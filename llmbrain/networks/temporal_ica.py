@@ -153,7 +153,7 @@ class TemporalICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         runs, single = self._load(X, reset=False)
         if single and confounds is None and isinstance(X, np.ndarray):
             return self._transform_array(X)
-        data = self._clean(runs, as_confounds(confounds, len(runs.sources)), self.mean_, self.scale_)
+        data = self._clean(runs, as_confounds(confounds, len(runs.sources)), fitted=True)
         courses = least_squares_courses(data, runs.read_order(self.components_))[0]
         parts = np.split(courses, np.cumsum(runs.n_tokens)[:-1])
         return parts[0].astype(np.result_type(getattr(X, "dtype", np.float32), np.float32)) if single else parts
@@ -202,18 +202,19 @@ class TemporalICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
                 X = X.astype(np.float64)
         return load_runs(X, self.geometry if reset else self.geometry_), single
 
-    def _clean(self, runs, confounds, mean=None, scale=None):
-        """All runs as one."""
+    def _clean(self, runs, confounds, fitted=False):
+        """All runs as one, cleaned for themselves, or with mean and scale of the fit and without its dead neurons."""
         source = _Concatenated(runs.sources)
         if confounds is not None:
             if any(c is None for c in confounds) or len({c.reshape(len(c), -1).shape[1] for c in confounds}) > 1:
                 raise ParameterError("Runs that are laid end to end need the same confounds in each of them.")
             confounds = [np.concatenate([c.reshape(len(c), -1) for c in confounds])]
         data = CleanedRuns(
-            [source], confounds, standardize=self.standardize is not None, min_tokens=2 if mean is None else 1
+            [source], confounds, standardize=self.standardize is not None, min_tokens=1 if fitted else 2
         )
-        if mean is not None:
-            data.mean[0], data.scale[0] = (torch.from_numpy(runs.read_order(a)) for a in (mean, scale))
+        if fitted:
+            kept = (self.mean_, self.scale_, self.dead_)
+            data.mean[0], data.scale[0], data.bad = (torch.from_numpy(runs.read_order(a)) for a in kept)
         return data
 
     def _choose(self, w, z):

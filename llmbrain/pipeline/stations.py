@@ -27,6 +27,7 @@ PRUNING_VARIANTS = {
 def find_networks(
     study,
     *,
+    site=None,
     n_components=20,
     method="canica",
     engine="torch",
@@ -41,6 +42,8 @@ def find_networks(
     ----------
     study : path-like, Study or Recording
         Where the recording is.
+    site : str, optional
+        Which site, if several were recorded. A study keeps the networks of one: those found last.
     n_components : int or "auto"
         Number of networks; "auto" takes what the halves of the text agree on.
     method : {"canica", "dictlearning"}
@@ -64,7 +67,9 @@ def find_networks(
     from ..dataset import open_recording
     from ..networks import CanICA, DictLearning, gather_evidence
 
-    recording = study if hasattr(study, "runs") else open_recording(study)
+    recording = study if hasattr(study, "runs") else open_recording(study, site)
+    if site not in (None, recording.site):
+        raise ParameterError(f"site={site!r}, but the recording is of the site {recording.site!r}.")
     if method not in ("canica", "dictlearning"):
         raise ParameterError(f"Unknown method {method!r}; choose canica or dictlearning.")
     options = {"n_components": n_components, "engine": engine, "random_state": random_state}
@@ -134,8 +139,8 @@ def lesion_networks(
     from ..networks import NetworkSet
 
     study = _study(study)
-    recording = study.recording(study.sites()[0])
     networks = NetworkSet.load(study)
+    recording = study.recording(networks.geometry.site)
     masks = networks.masks(threshold)
     if n_networks is not None:
         masks = [masks[k] for k in sorted(_stable_first(networks)[:n_networks])]

@@ -7,10 +7,12 @@ the device, and only now and then are the finished problems taken out of the bat
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from ...exceptions import ParameterError
 from .fixed_point import draw_rotations
+from .parallel import full_precision
 from .polar import polar_factor
 
 __all__ = ["BatchedICA", "batched_fastica", "layered_ica", "leading_signals", "standardize_"]
@@ -127,6 +129,7 @@ def _orthonormal(q):
     return q @ torch.linalg.solve_triangular(factor, eye.expand_as(gram), upper=False).mT.float()
 
 
+@full_precision()
 def batched_fastica(z, starts, *, max_iter=300, tol=1e-4, low=1e-7):
     """FastICA with the cube for many white data sets and several starts of each.
 
@@ -197,6 +200,7 @@ def _whiten(rows):
     return transform.float() @ rows, transform
 
 
+@full_precision()
 def layered_ica(
     layers,
     n_components=128,
@@ -226,7 +230,7 @@ def layered_ica(
         See :func:`leading_signals`.
     max_iter, tol : int, float
         End of FastICA.
-    random_state : int
+    random_state : int, RandomState or None
         Seed.
 
     Returns
@@ -240,27 +244,25 @@ def layered_ica(
     >>> layered_ica(layers, 2).maps.shape
     torch.Size([3, 2, 200])
     """
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")  # in TF32 the criterion of FastICA never falls below its tolerance
-    try:
-        rows, values, totals = [], [], []
-        for group in _groups(layers, n_components):
-            group = [standardize_(x) for x in group] if standardize else group
-            row, value = leading_signals(group, n_components, extra=extra, n_iter=n_power, seed=random_state)
-            rows.append(row)
-            values.append(value)
-            totals += [(len(x) - 1) * x.shape[1] if standardize else float(x.float().square().sum()) for x in group]
-        z, transform = _whiten(torch.cat(rows))
-        values, totals = torch.cat(values), torch.tensor(totals, dtype=torch.float64, device=z.device)
-        starts = draw_rotations(len(z) * n_init, n_components, random_state, z.device)
-        rotations, n_iter, converged, change = batched_fastica(
-            z, starts.reshape(len(z), n_init, n_components, n_components), max_iter=max_iter, tol=tol
-        )
-        chosen = _sparsest(rotations, z)
-        w = rotations[torch.arange(len(z), device=z.device), chosen]
-        maps = w.float() @ z
-    finally:
-        torch.set_float32_matmul_precision(precision)
+    state = random_state if isinstance(random_state, np.random.RandomState) else np.random.RandomState(random_state)
+    drawn = random_state is None or random_state is state
+    seed = int(state.randint(np.iinfo(np.int32).max) if drawn else random_state)
+    rows, values, totals = [], [], []
+    for group in _groups(layers, n_components):
+        group = [standardize_(x) for x in group] if standardize else group
+        row, value = leading_signals(group, n_components, extra=extra, n_iter=n_power, seed=seed)
+        rows.append(row)
+        values.append(value)
+        totals += [(len(x) - 1) * x.shape[1] if standardize else float(x.float().square().sum()) for x in group]
+    z, transform = _whiten(torch.cat(rows))
+    values, totals = torch.cat(values), torch.tensor(totals, dtype=torch.float64, device=z.device)
+    starts = draw_rotations(len(z) * n_init, n_components, state, z.device)
+    rotations, n_iter, converged, change = batched_fastica(
+        z, starts.reshape(len(z), n_init, n_components, n_components), max_iter=max_iter, tol=tol
+    )
+    chosen = _sparsest(rotations, z)
+    w = rotations[torch.arange(len(z), device=z.device), chosen]
+    maps = w.float() @ z
     # a map is a combination of singular vectors, whose eigenvalues say how much each of them explains
     mixing = w @ transform
     mixing = mixing / torch.linalg.vector_norm(mixing, dim=-1, keepdim=True)

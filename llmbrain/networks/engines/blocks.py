@@ -1,5 +1,6 @@
 """Runs read in blocks of neurons, and cleaned on the way: at most one block of a run is ever copied."""
 
+import mmap
 import os
 from functools import partial
 from threading import Lock
@@ -72,13 +73,13 @@ def _read_file(run, where, out):
     gaps (the padding of sheets), the gaps are read into the void.
     """
     plain = isinstance(run, np.memmap) and run.flags.c_contiguous and hasattr(os, "preadv")
-    if not plain or run.filename is None or run.dtype != out.dtype or out.strides[1] != out.itemsize:
+    if not plain or run.dtype != out.dtype or out.strides[1] != out.itemsize:
         return False
-    pieces = _pieces(where)
-    if pieces is None:
+    pieces, begin = _pieces(where), _place_in_file(run)
+    if pieces is None or begin is None:
         return False
     spans, first, width = pieces
-    first, step = run.offset + first * run.itemsize, run.shape[1] * run.itemsize
+    first, step = begin + first * run.itemsize, run.shape[1] * run.itemsize
     void = np.empty(max((n for start, n in spans if start is None), default=0), out.dtype)
     with open(run.filename, "rb", buffering=0) as file:
         fd = file.fileno()
@@ -87,6 +88,19 @@ def _read_file(run, where, out):
             if os.preadv(fd, parts, first + i * step) != width * run.itemsize:
                 return False  # a network file system may read short
     return True
+
+
+def _place_in_file(run):
+    """Byte of the file at which a memory map, or a piece of one, begins; None if its memory is not that of the file.
+
+    A piece has the attribute ``offset`` of the map it was cut from, whatever its own place.
+    """
+    whole = run
+    while isinstance(whole.base, np.memmap):
+        whole = whole.base
+    if not isinstance(whole.base, mmap.mmap) or run.filename is None or run.mode == "c":
+        return None  # a copy, or a map that keeps its changes to itself
+    return whole.offset + run.ctypes.data - whole.ctypes.data
 
 
 def _pieces(where):

@@ -2,10 +2,9 @@
 
 Neither is better everywhere. On planted networks in Gaussian noise, whose strength is the same in all runs, the leading
 subspace of all tokens keeps weak networks best. In recordings of models the leading directions of the tokens are not
-the reproducible ones, and canonical ICA finds networks that two halves of a corpus share far better (mean correlation
-of 20 networks of the demo model 0.68 against 0.44). In every case met, planted or recorded, the model whose independent
-maps have clearly heavier tails is the one that recovers or reproduces more, and that can be seen without knowing the
-truth.
+the reproducible ones, and canonical ICA finds networks that two halves of a corpus share better. The model whose
+independent maps have clearly heavier tails is taken for the one that recovers or reproduces more; on planted networks
+of either kind it is, and tails can be seen without knowing the truth.
 """
 
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ __all__ = ["Choice", "choose_subspace", "tail_weight"]
 
 
 HEAVIER = 1.03
-"""Tail weights of equally good models differ by up to 2 % by chance; all tokens alike is kept unless beaten by more."""
+"""Tail weights of equally good models differ a little by chance; all tokens alike is kept unless beaten by more."""
 TRY_STEPS, TRY_TOL = 100, 1e-4  # of FastICA, for the maps whose tails are compared
 KEEP_SHARE = 0.25  # of a run: white data up to this size are kept while those of the other model are made
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["block_map", "hand_back", "temporary", "workers"]
+__all__ = ["block_map", "full_precision", "hand_back", "temporary", "workers"]
 
 SMALL_BYTES = 1 << 18
 
@@ -54,6 +54,17 @@ def temporary(*shape, dtype=np.float32, device="cpu"):
 
 
 @contextmanager
+def full_precision():
+    """Products of float32 without TF32, whatever is set: in TF32 the criterion of FastICA never meets its tolerance."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
 def _one_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -66,8 +77,15 @@ def _one_thread():
 
 @contextmanager
 def workers(device="cpu", n=None):
-    """Spread the blocks of :func:`block_map` over ``n`` workers (torch's number of threads by default) on the CPU."""
-    if torch.device(device).type != "cpu" or _POOL.get() is not None:
+    """Spread the blocks of :func:`block_map` over ``n`` workers (torch's number of threads by default) on the CPU.
+
+    On a GPU there are none; there it is products in full precision that are seen to.
+    """
+    if torch.device(device).type != "cpu":
+        with full_precision():
+            yield
+        return
+    if _POOL.get() is not None:
         yield
         return
     n = n or torch.get_num_threads()

@@ -38,6 +38,7 @@ GRAM_TASKS = 32  # sums that a Gram matrix is put together from, whatever the nu
 TALL = 512  # with more rows than this it is one sum in one place,
 PANELS = 16  # which is added to in so many parts
 TOKENS_AT_ONCE = GRAM_ROWS  # up to here "auto" decomposes all tokens at once
+NOTHING = "Every neuron is constant or not finite in every run: there is nothing to decompose."
 
 
 @dataclass
@@ -94,6 +95,8 @@ def group_subspace(runs, n_components, *, group="auto", rows_per_run=5, do_cca=T
         scale = values[keep].rsqrt() if do_cca else torch.ones_like(values[keep])
         stack.add(scale[:, None] * vectors[:, keep].T)
         runs.release()
+    if not stack.n_rows:
+        raise ParameterError(NOTHING)
     values, vectors, residual = leading_rows(stack, min(n_components, stack.n_rows), seed, at_least or n_components)
     rows = vectors.T / values.sqrt()[:, None]
     parts = [a @ b for a, b in zip(rows.split(stack.heights, 1), stack.reductions)]
@@ -352,7 +355,7 @@ def check_rank(values, k, where):
     top = float(values.max())
     rank = int((values > max(top, 0) * 1e-7).sum())
     if not rank:
-        raise ParameterError("Every neuron is constant or not finite in every run: there is nothing to decompose.")
+        raise ParameterError(NOTHING)
     if rank < k:
         raise ParameterError(
             f"n_components={k}, but there are only {rank} independent directions {where}. Ask for at most {rank} "
