@@ -15,7 +15,7 @@ PRUNING_RECIPES = (
     ("flap", "global", "bias", "one-shot"),
     ("network", "uniform", "none", "one-shot"),
     ("network", "uniform", "affine", "one-shot, weighted"),
-    ("flap", "schur", "affine", "sequential, weighted"),
+    ("flap", "power", "affine", "sequential, weighted"),
 )
 PRUNING_VARIANTS = {
     "one-shot": {"propagation": "one-shot"},
