@@ -132,8 +132,8 @@ def test_power_is_participation_in_everything(model, tokenizer):
     """Where networks span every layer, what lies in their span is all that the layer writes."""
     maps = np.random.default_rng(1).standard_normal((48, 192))
     counts = [
-        quick(model, tokenizer, TEXTS, 0.5, allocation=a, networks=maps, options={"exponent": 0.3}).summary["n_kept"]
-        for a in ("power", "participation")
+        quick(model, tokenizer, TEXTS, 0.5, allocation=a, networks=n, options={"exponent": 0.3}).summary["n_kept"]
+        for a, n in (("power", None), ("participation", maps))
     ]
     assert counts[0] == counts[1] and len(set(counts[0])) > 1
 
@@ -199,7 +199,7 @@ def test_one_walk_serves_the_grid(model, tokenizer, monkeypatch):
     monkeypatch.setattr(pruner, "survey", counted)
     found = Counter()
     find = pruner.Pruner._find
-    monkeypatch.setattr(pruner.Pruner, "_find", lambda self, how, texts: found.update([how]) or find(self, how, texts))
+    monkeypatch.setattr(pruner.Pruner, "_find", lambda self, how: found.update([how]) or find(self, how))
     kwargs = {"ratios": (0.2, 0.5), "seeds": (0,), "options": {"context": 32}, "context": 32, "progress": False}
     recipes = [
         ("flap", "uniform", "none", ""),

@@ -60,7 +60,8 @@ def n_units_to_remove(parts, counts, ratio, ratio_of, model=None):
     ratio_of : {"neurons", "decoder", "all", "bytes", "latency"}
     model : transformers.PreTrainedModel, optional
         For the latency, which is measured: the same share is taken from every layer until the time of a forward pass
-        has fallen by the ratio.
+        has fallen by the ratio. That settles the number of neurons before an allocation or a search spreads them; where
+        a layer's time is not in proportion to its width, an uneven spread takes somewhat more or less time.
 
     Returns
     -------

@@ -153,7 +153,10 @@ def global_threshold(scores, n_keep, *, floors=1, round_to=1):
 
 
 def sensitivity_counts(sensitivity, sizes, n_keep, *, exponent=0.3, clip=(0.02, 0.85), floors=1, round_to=1):
-    """Remove more where it hurts less: ``r_i = r w_i / mean(w)``, ``w_i = (mean(s) / s_i) ** exponent``.
+    """Remove more where it hurts less: ``r_i = clip(c w_i)``, ``w_i = (mean(s) / s_i) ** exponent``.
+
+    The factor ``c`` is the one with which the shares remove what is wanted in all, so that layers keep their order
+    where some of them are clipped; without clipping ``r_i = r w_i / mean(w)``.
 
     Parameters
     ----------
@@ -165,7 +168,7 @@ def sensitivity_counts(sensitivity, sizes, n_keep, *, exponent=0.3, clip=(0.02, 
     exponent : float
         0 is uniform.
     clip : tuple of float
-        Smallest and largest share that is removed from a layer.
+        Smallest and largest share that is removed from a layer, unless the ratio itself lies outside.
     floors, round_to
         See :func:`round_counts`.
 
@@ -179,13 +182,25 @@ def sensitivity_counts(sensitivity, sizes, n_keep, *, exponent=0.3, clip=(0.02, 
     if not np.all(np.isfinite(s)) or (s < 0).any():
         raise ParameterError("Sensitivities must be finite and not negative.")
     s = np.maximum(s, 1e-12 * max(s.max(), 1e-300))
-    removed = (s.mean() / s) ** exponent
-    ratio = 1 - n_keep / sizes.sum()
-    removed *= ratio / np.average(removed, weights=sizes)
-    for _ in range(50):  # clipping moves the mean; scale what is still free
-        clipped = np.clip(removed, *clip)
-        removed = clipped * ratio / max(np.average(clipped, weights=sizes), 1e-12)
-    return round_counts(sizes * (1 - np.clip(removed, *clip)), sizes, n_keep, floors=floors, round_to=round_to)
+    weights = (s.mean() / s) ** exponent
+    removed = _clipped_shares(weights / np.average(weights, weights=sizes), sizes, 1 - n_keep / sizes.sum(), clip)
+    return round_counts(sizes * (1 - removed), sizes, n_keep, floors=floors, round_to=round_to)
+
+
+def _clipped_shares(weights, sizes, ratio, clip):
+    """``clip(c * weights)`` with the ``c`` for which its mean over units is ``ratio``; weights of mean 1."""
+    lowest, highest = min(clip[0], ratio), max(clip[1], ratio)
+    shares = ratio * weights
+    if lowest <= shares.min() and shares.max() <= highest:
+        return shares
+    low, high = 0.0, highest / weights.min()
+    for _ in range(200):  # the mean rises with the factor, from the lowest to the highest share
+        factor = (low + high) / 2
+        if np.average(np.clip(factor * weights, lowest, highest), weights=sizes) < ratio:
+            low = factor
+        else:
+            high = factor
+    return np.clip(high * weights, lowest, highest)
 
 
 def smooth_curves(losses, levels, *, over_layers=0.25, noise=None):

@@ -9,10 +9,11 @@ import torch
 from ..exceptions import ParameterError
 from ..models.identity import describe_model
 from . import allocation as alloc
-from . import scores as sc
 from .accounting import compare_counts, count_parameters, n_units_to_remove
 from .options import check_ratio, check_recipe, choose_recipe, make_options
+from .provenance import name_recipe
 from .pruner import Pruner
+from .rules import check_networks, reads_networks, warn_unread
 from .timing import measure_speed
 from .units import find_mlp_parts
 
@@ -129,7 +130,10 @@ def prune(
     recipe : {"best", "fast", "flap", "wanda"}
     ratio_of : {"neurons", "decoder", "all", "bytes", "latency"}
         What it is a share of: MLP neurons, parameters of the decoder blocks, all parameters, bytes of all weights, or
-        the time of a forward pass on this machine (:func:`llmbrain.pruning.timing.layer_latency`).
+        the time of a forward pass on this machine (:func:`llmbrain.pruning.timing.layer_latency`). A latency becomes a
+        number of neurons before any is allotted, as if all layers lost the same share; where times do not fall in
+        proportion to widths, an uneven allocation meets it only about: measure with
+        :func:`llmbrain.pruning.timing.forward_seconds`.
     score : str, list of arrays, or callable, optional
         Which neurons stay: a name of :data:`llmbrain.pruning.SCORES`, one array a layer, or ``score(part, moments)``.
     allocation : str or array of int, optional
@@ -146,9 +150,12 @@ def prune(
         Maps for the scores ``network``, ``network_flap``, ``participation`` and ``network_obs`` and for the allocations
         ``networks``, ``participation`` and ``mass``.
         ``published`` finds those of the paper on the calibration text (:func:`llmbrain.pruning.published_networks`),
-        ``layers`` those of each layer's neurons, ``joint`` those of all layers together.
-    options : dict, optional
-        See :class:`llmbrain.pruning.Options`.
+        ``layers`` those of each layer's neurons, ``joint`` those of all layers together. They are found on the very
+        windows that all else is measured on; ``joint`` on the first ``options["network_tokens"]`` tokens of them.
+    options : dict or Options, optional
+        See :class:`llmbrain.pruning.Options`. What is not named is left to the recipe. An ``Options`` cannot tell a
+        field that was left alone from one set to its default: both are left to the recipe. To set a default against
+        the recipe, such as ``{"reconstruct": "none"}`` with ``best``, give a dictionary.
     random_state : int
     inplace : bool
         Prune the model itself instead of a copy.
@@ -164,7 +171,8 @@ def prune(
     Raises
     ------
     ParameterError
-        For a ratio outside [0, 1), unknown names, or budgets that floors and exempt layers make impossible.
+        For a ratio outside [0, 1), unknown names, recipes that read networks where there are none, or budgets that
+        floors and exempt layers make impossible.
     UnsupportedArchitectureError
         For mixtures of experts, quantised or offloaded models.
 
@@ -179,31 +187,23 @@ def prune(
     chosen = choose_recipe(recipe, score, allocation, compensation, options)
     options = make_options(chosen.pop("options"))
     check_recipe(**chosen)
-    if networks is None and _wants_networks(options=options, **chosen):
-        raise ParameterError(
-            f"score={chosen['score']!r}, allocation={chosen['allocation']!r}, subspace={options.subspace!r} need "
-            "networks=: the result of CanICA or DictLearning on this model, maps, or 'published', 'layers' or 'joint' "
-            "to find them on the calibration text."
-        )
+    check_networks(networks, chosen["score"], chosen["allocation"], options)
+    if networks is not None and not reads_networks(chosen["score"], chosen["allocation"], options):
+        warn_unread()
     check_budget(model, ratio, ratio_of, options)
     pruner = Pruner(model, tokenizer, calibration, options, networks, random_state, _bars(progress))
     pruned = prune_with(pruner, ratio, ratio_of=ratio_of, inplace=inplace, measure=measure, **chosen)
-    given = any(value is not None for value in (score, allocation, compensation))
-    pruned.summary["recipe"] = f"{recipe}, changed" if given else recipe
+    pruned.summary["recipe"] = name_recipe(recipe, options=options, **chosen)
     return pruned
 
 
-def _wants_networks(score, allocation, compensation, options):
-    by_score = isinstance(score, str) and sc.SCORES[score] == "networks"
-    return (
-        by_score
-        or (isinstance(allocation, str) and allocation in alloc.NETWORK_ALLOCATIONS)
-        or options.subspace == "networks"
-    )
-
-
 def check_budget(model, ratio, ratio_of, options):
-    """Refuse an impossible budget before any work."""
+    """Refuse an impossible budget before any work.
+
+    Raises
+    ------
+    ParameterError
+    """
     parts = find_mlp_parts(model)
     if options.heads:
         if ratio_of not in ("decoder", "all", "bytes"):
@@ -227,9 +227,18 @@ def prune_with(
     Returns
     -------
     PrunedModel
+
+    Raises
+    ------
+    ParameterError
+        As :func:`prune`.
     """
     start = time.perf_counter()
     model, parts = pruner.model, pruner.parts
+    ratio = check_ratio(ratio, ratio_of)
+    check_recipe(score, allocation, compensation)
+    check_networks(True if pruner.has_networks else None, score, allocation, pruner.options)
+    check_budget(model, ratio, ratio_of, pruner.options)
     before, described = count_parameters(model, parts), describe_model(model)
     heads, scores, n_heads = None, None, None
     speed = measure_speed(model, **_BRIEF) if measure and inplace else None
@@ -251,7 +260,8 @@ def prune_with(
     summary = _summary(pruner, described, target, before, kept, heads, table)
     summary.update(
         ratio=ratio, ratio_of=ratio_of, score=_name(score), allocation=_name(allocation), compensation=compensation,
-        random_state=pruner.random_state, n_heads_before=n_heads, seconds=round(time.perf_counter() - start, 1),
+        random_state=pruner.random_state, networks=_networks(pruner, score, allocation),
+        n_heads_before=n_heads, seconds=round(time.perf_counter() - start, 1),
     )  # fmt: skip
     if measure:
         speed = measure_speed(model, **_BRIEF) if speed is None else speed
@@ -273,6 +283,12 @@ def _speed(before, after):
         found[f"{name}_after"] = round(float(after[name].iloc[0]), 1)
     return {**found, **{k: str(after[k].iloc[0]) for k in ("device", "dtype")}, "batch_size": 1,
             "prompt": int(after["prompt"].iloc[0]), "new_tokens": _BRIEF["new_tokens"]}  # fmt: skip
+
+
+def _networks(pruner, score, allocation):
+    """The networks that were given, and whether anything read them."""
+    found = pruner.describe_networks()
+    return found and {**found, "read": reads_networks(score, allocation, pruner.options)}
 
 
 def _name(value):

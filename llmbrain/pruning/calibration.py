@@ -15,9 +15,11 @@ __all__ = [
     "Walk",
     "calibration_blocks",
     "calibration_hash",
+    "calibration_windows",
     "longest_context",
     "n_calibration_tokens",
     "split_windows",
+    "token_ids",
 ]
 
 
@@ -49,6 +51,40 @@ class Block:
         return {"input_ids": ids, "attention_mask": mask.long(), "position_ids": positions}
 
 
+def calibration_windows(tokenizer, texts, *, context=1024, n_tokens=None):
+    """Cut texts into windows of at most ``context`` tokens, in the order of the text.
+
+    Parameters
+    ----------
+    tokenizer, texts, context, n_tokens
+        See :func:`calibration_blocks`.
+
+    Returns
+    -------
+    list of numpy.ndarray of int
+
+    Raises
+    ------
+    CorpusError
+        If fewer than two tokens remain.
+    """
+    if context < 2:
+        raise ParameterError(f"context={context} must be at least 2.")
+    windows, total = [], 0
+    for ids in token_ids(tokenizer, texts):
+        if n_tokens is not None:
+            ids = ids[: n_tokens - total]
+        pieces = [ids[i : i + context] for i in range(0, len(ids), context)]
+        pieces = [piece for piece in pieces if len(piece) >= 2]
+        windows += pieces
+        total += sum(map(len, pieces))
+        if n_tokens is not None and total >= n_tokens - 1:
+            break
+    if not windows:
+        raise CorpusError("The calibration text has fewer than two tokens.")
+    return windows
+
+
 def calibration_blocks(tokenizer, texts, *, context=1024, n_tokens=None, batch_size=8):
     """Cut texts into windows of at most ``context`` tokens and group them.
 
@@ -76,19 +112,7 @@ def calibration_blocks(tokenizer, texts, *, context=1024, n_tokens=None, batch_s
     """
     if context < 2 or batch_size < 1:
         raise ParameterError(f"context={context} and batch_size={batch_size} must be at least 2 and 1.")
-    windows, total = [], 0
-    for ids in _token_ids(tokenizer, texts):
-        if n_tokens is not None:
-            ids = ids[: n_tokens - total]
-        pieces = [ids[i : i + context] for i in range(0, len(ids), context)]
-        pieces = [piece for piece in pieces if len(piece) >= 2]
-        windows += pieces
-        total += sum(map(len, pieces))
-        if n_tokens is not None and total >= n_tokens - 1:
-            break
-    if not windows:
-        raise CorpusError("The calibration text has fewer than two tokens.")
-    return _group(windows, batch_size, context)
+    return _group(calibration_windows(tokenizer, texts, context=context, n_tokens=n_tokens), batch_size, context)
 
 
 def _group(windows, batch_size, context=None):
@@ -99,7 +123,8 @@ def _group(windows, batch_size, context=None):
     return [_pad(group[i : i + batch_size]) for group in (full, short) for i in range(0, len(group), batch_size)]
 
 
-def _token_ids(tokenizer, texts):
+def token_ids(tokenizer, texts):
+    """Token ids of each text; a list of arrays of token ids is handed on."""
     if isinstance(texts, (list, tuple)) and texts and not isinstance(texts[0], str) and np.ndim(texts[0]) == 1:
         yield from (np.asarray(ids, dtype=np.int64) for ids in texts)
         return

@@ -71,11 +71,7 @@ def model_card(pruned, format, results=None):
     ]  # fmt: skip
     lines += [
         f"Neurons were ranked by `{s['score']}`, the budget was spread over layers by `{s['allocation']}`, "
-        f"and the neurons that stay "
-        f"make good for the others by `{s['compensation']}` (closed forms on {s['calibration_tokens']:,} "
-        f"calibration tokens; no "
-        f"gradient step was taken).{_refits(s['options'])} Widths of the layers: "
-        f"{', '.join(map(str, s['n_kept']))}.",
+        f"{_compensation(s)}{_refits(s)} Widths of the layers: {', '.join(map(str, s['n_kept']))}.",
         "",
         "## Loading", "", _LOADING[format], "",
         "## Measured", "",
@@ -103,8 +99,19 @@ def model_card(pruned, format, results=None):
     return "\n".join(lines)
 
 
-def _refits(options):
-    """What else was refitted."""
+def _compensation(s):
+    """What the neurons that stay do for the others."""
+    text = f"measured on {s['calibration_tokens']:,} calibration tokens; no gradient step was taken)."
+    if s["compensation"] == "none":
+        return f"and the weights that stay are those of the base model (nothing was refitted; {text}"
+    return f"and the neurons that stay make good for the others by `{s['compensation']}` (closed forms, {text}"
+
+
+def _refits(s):
+    """What else was refitted: only where least squares were."""
+    if s["compensation"] not in ("ridge", "affine") or not s["ratio"]:
+        return ""
+    options = s["options"]
     what = {"all": ["gate", "up"], "up": ["up"]}.get(options.get("reconstruct"), [])
     what += ["the attention's output projection"] if options.get("refit_attention") else []
     return f" Refitted as well, by least squares: {', '.join(what)}." if what else ""

@@ -12,18 +12,15 @@ from ..files import read_tsv, write_tsv
 from .api import prune_with
 from .calibration import calibration_hash
 from .options import check_ratio, check_recipe, make_options
-from .pruner import Pruner
-from .rules import needs_maps
+from .sharing import Pruners, draws
 
 __all__ = ["GRID_COLUMNS", "kept_overlap", "run_grid"]
 
 GRID_COLUMNS = (
     "score", "allocation", "compensation", "variant", "ratio", "seed", "perplexity", "ratio_to_dense", "parameters",
     "neurons_removed", "decoder_removed", "total_removed", "minimal_pairs", "context", "evaluation_tokens",
-    "calibration_tokens", "calibration_hash", "seconds", "ratio_of", "evaluation_hash",
+    "calibration_tokens", "calibration_hash", "seconds", "ratio_of", "evaluation_hash", "settings_hash",
 )  # fmt: skip
-_RANDOM = ("random",)
-_READS = {"networks": "network", "participation": "participation", "power": "flap"}  # allocations that read a score
 
 
 def run_grid(
@@ -62,13 +59,13 @@ def run_grid(
     evaluation : Corpus, str or list of str
         Nothing is chosen on this text.
     ratios : sequence of float
-    ratio_of : {"neurons", "decoder", "all"}
+    ratio_of : {"neurons", "decoder", "all", "bytes", "latency"}
     scores, allocations, compensations : sequence of str
         All combinations are run.
     recipes : sequence of (score, allocation, compensation) or (score, allocation, compensation, variant), optional
         Run these instead of all combinations.
     seeds : sequence of int
-        For recipes that draw at random; the others run with the first one alone.
+        For recipes that draw at random, the allocation ``search`` among them; the others run with the first one alone.
     networks : optional
         See :func:`llmbrain.prune`.
     options : dict, optional
@@ -83,7 +80,8 @@ def run_grid(
     minimal_pairs : str, path or list of MinimalPair, optional
         What :func:`llmbrain.evaluation.minimal_pairs` takes; adds the mean accuracy over phenomena.
     out : path-like, optional
-        TSV to which every row is added as soon as it is known; rows that are there already are not run again.
+        TSV to which every row is added as soon as it is known; rows that are there already are not run again, if they
+        were made with the same options and networks (column ``settings_hash``).
     keep : callable, optional
         ``keep(row, pruned)`` is called with every result.
     max_seconds : float, optional
@@ -99,19 +97,25 @@ def run_grid(
     Raises
     ------
     DatasetError
-        If ``out`` holds rows of another calibration, context or evaluation: nothing is compared across them.
+        If ``out`` holds rows of another calibration, context or evaluation, or, under the name of a variant of this
+        run, rows of other options or networks, or of unknown ones: nothing is compared across them.
+    ParameterError
+        For unknown names, recipes that read networks where there are none, and budgets that are impossible; before
+        anything is measured.
     """
     import pandas as pd
 
     options, variants = make_options(options), variants or {"": {}}
-    plan = _plan(recipes, scores, allocations, compensations, variants, ratios, seeds)
-    pruner = _Pruners(model, tokenizer, calibration, options, variants, networks, plan)
+    plan = _plan(recipes, scores, allocations, compensations, variants, ratios, ratio_of, seeds)
+    pruner = Pruners(model, tokenizer, calibration, options, variants, networks, plan)
+    pruner.check(ratio_of)
     first = pruner(plan[0][3] if plan else next(iter(variants)), plan[0][5] if plan else 0)
     constants = {
         "context": context, "calibration_hash": calibration_hash(first.blocks), "ratio_of": ratio_of,
         "evaluation_hash": _evaluation_hash(evaluation, max_tokens),
     }  # fmt: skip
     rows = _known(out, constants)
+    _check_settings(rows, pruner, out)
     done = {_key(row) for row in rows}
     measure = _measure(tokenizer, evaluation, context, max_tokens, minimal_pairs)
     if not any(row["score"] == "dense" for row in rows):
@@ -131,6 +135,7 @@ def run_grid(
             one, ratio, ratio_of=ratio_of, score=score, allocation=allocation, compensation=compensation
         )
         row = {**_row(recipe, pruned.model, pruned.summary), **constants, **measure(pruned.model)}
+        row["settings_hash"] = pruner.settings(score, allocation, variant)
         row["ratio_to_dense"] = row["perplexity"] / dense
         row["seconds"] = round(time.perf_counter() - start, 1)
         rows.append(row)
@@ -147,7 +152,7 @@ def run_grid(
     return table
 
 
-def _plan(recipes, scores, allocations, compensations, variants, ratios, seeds):
+def _plan(recipes, scores, allocations, compensations, variants, ratios, ratio_of, seeds):
     """Every row to run: (score, allocation, compensation, variant, ratio, seed)."""
     if recipes is None:
         recipes = [(*r, v) for r in product(scores, allocations, compensations) for v in variants]
@@ -158,71 +163,10 @@ def _plan(recipes, scores, allocations, compensations, variants, ratios, seeds):
         if variant not in variants:
             raise ParameterError(f"The recipe {recipe} names the variant {variant!r}; there are {sorted(variants)}.")
         for ratio in ratios:
-            ratio = check_ratio(ratio, "neurons")
-            chosen = seeds if _draws(score, allocation) else seeds[:1]
+            ratio = check_ratio(ratio, ratio_of)
+            chosen = seeds if draws(score, allocation) else seeds[:1]
             plan += [(score, allocation, compensation, variant, ratio, int(seed)) for seed in chosen]
     return plan
-
-
-def _draws(score, allocation):
-    """Whether a recipe draws at random: scores, or the rotation that networks are found from.
-
-    What depends on the span of the networks alone ("participation", subspaces) does not.
-    """
-    return score in (*_RANDOM, "network", "network_flap") or allocation == "networks"
-
-
-class _Pruners:
-    """A pruner for each variant and seed; those that read the text alike share what they measure."""
-
-    def __init__(self, model, tokenizer, calibration, options, variants, networks, plan):
-        self.given = (model, tokenizer, calibration)
-        self.options, self.variants, self.networks, self.plan = options, variants, networks, plan
-        self.made = {}
-
-    def __call__(self, variant, seed):
-        key = (variant, seed)
-        if key not in self.made:
-            pruner = Pruner(*self.given, self._options(variant), self._maps(variant), seed)
-            pruner.expected, pruner.expects_schur = self._expected(variant, seed)
-            self._share(pruner, seed)
-            self.made[key] = pruner
-        return self.made[key]
-
-    def _options(self, variant):
-        changes = {name: value for name, value in self.variants[variant].items() if name != "networks"}
-        return make_options({**self.options.to_dict(), **changes})
-
-    def _maps(self, variant):
-        return self.variants[variant].get("networks", self.networks)
-
-    def _expected(self, variant, seed):
-        """Which scores will be asked for, and whether sensitivities will be: one walk then measures all of them."""
-        own = self._options(variant)
-        rows = [r for r in self.plan if r[5] == seed and _same_statistics(self._options(r[3]), own)]
-        scores = {}
-        for score, allocation, _, other, *_ in rows:
-            for name in (score, _READS.get(allocation)):
-                if name is not None and (not needs_maps(name) or self._maps(other) is self._maps(variant)):
-                    scores[name] = None
-        return tuple(scores), any(row[1] == "schur" for row in rows)
-
-    def _share(self, new, seed):
-        """Surveys do not depend on how the cut is made, and networks not on what tokens count in the statistics."""
-        others = [pruner for (_, s), pruner in self.made.items() if s == seed]
-        if others:
-            others[0]._found.update(new._found)
-            new._found = others[0]._found
-        for other in (p for p in others if _same_statistics(p.options, new.options)):
-            new._surveys = other._surveys
-            if other.options.held_out == new.options.held_out:
-                new._curves = other._curves
-                return
-
-
-def _same_statistics(a, b):
-    """Whether two sets of options read the calibration text alike."""
-    return all(getattr(a, n) == getattr(b, n) for n in ("context", "n_tokens", "batch_size", "token_weights"))
 
 
 def _key(row):
@@ -249,6 +193,20 @@ def _known(out, constants):
                 "with one calibration, one context, one evaluation text and one kind of ratio: give another file."
             )
     return frame.to_dict("records")
+
+
+def _check_settings(rows, pruners, out):
+    """Refuse rows of an earlier run that go by the name of a variant of this one, and are of something else."""
+    for row in rows:
+        if row["score"] == "dense" or row["variant"] not in pruners.variants:
+            continue
+        found = row.get("settings_hash")
+        if found != pruners.settings(row["score"], row["allocation"], row["variant"]):
+            name = " + ".join(row[k] for k in ("score", "allocation", "compensation", "variant") if row[k])
+            what = "other options or networks than this run's" if isinstance(found, str) else (
+                "options and networks that were not noted (no settings_hash)"
+            )  # fmt: skip
+            raise DatasetError(f"{out} holds results of {name} with {what}: give another file, or name a variant.")
 
 
 def _evaluation_hash(evaluation, max_tokens):

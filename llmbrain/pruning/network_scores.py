@@ -13,7 +13,7 @@ import torch
 
 from ..exceptions import ParameterError
 from ..models.hooks import site_hooks
-from .calibration import Walk, calibration_blocks, longest_context
+from .calibration import Walk, calibration_blocks, longest_context, token_ids
 from .engine import input_site, output_site
 from .reconstruct import activation_of, split_readers
 from .units import find_mlp_parts
@@ -48,17 +48,21 @@ class LayerMaps:
         return torch.cat(rows, dim=1).cpu().numpy()
 
 
-def published_networks(model, tokenizer, texts, *, group_size=40, n_groups=1, random_state=0, n_components=128):
+def published_networks(
+    model, tokenizer, texts, *, group_size=40, n_groups=1, context=1024, random_state=0, n_components=128
+):
     """Networks as the paper finds them; see the module's first lines.
 
     Parameters
     ----------
     model, tokenizer
     texts : Corpus, str or list of str
-        Each text is truncated at 1,024 tokens. Where there are fewer texts than a group holds, windows of 1,024 tokens
-        take their place.
+        Or a list of arrays of token ids. Each text is truncated at ``context`` tokens. Where there are fewer texts than
+        a group holds, windows of ``context`` tokens take their place.
     group_size, n_groups : int
         Texts in a group, and groups (1 and 80 in the paper).
+    context : int
+        Tokens of a text; 1,024 in the paper.
     random_state : int
     n_components : int
         Lowered, with the reason in ``info``, where a group has too few tokens.
@@ -69,7 +73,7 @@ def published_networks(model, tokenizer, texts, *, group_size=40, n_groups=1, ra
     """
     return layer_networks(
         model, tokenizer, texts, signals="act_up", n_components=n_components, group_size=group_size, n_groups=n_groups,
-        random_state=random_state,
+        context=context, random_state=random_state,
     )  # fmt: skip
 
 
@@ -135,8 +139,8 @@ def joint_networks(model, tokenizer, texts, *, n_components=128, n_tokens=8192, 
     texts : Corpus, str or list of str
     n_components : int
         Lowered where there are fewer tokens.
-    n_tokens : int
-        Tokens to use at most; all neurons of all of them are held at once.
+    n_tokens : int or None
+        Tokens to use at most, the first of the text: all neurons of all of them are held at once.
     context : int
         Tokens of a window.
     random_state : int
@@ -169,14 +173,10 @@ def joint_networks(model, tokenizer, texts, *, n_components=128, n_tokens=8192, 
 
 
 def _groups(tokenizer, texts, group_size, n_groups, context):
-    from ..corpus import as_corpus, encode
-
     if group_size is None:
         yield texts
         return
-    if isinstance(texts, str) and "\n" in texts:
-        texts = [texts]
-    documents = [d.ids for d in encode(as_corpus(texts), tokenizer)]
+    documents = list(token_ids(tokenizer, texts))
     if len(documents) < group_size:  # few long texts: their windows stand for texts
         ids = [w for d in documents for w in (d[i : i + context] for i in range(0, len(d), context)) if len(w) > 1]
     else:

@@ -1,6 +1,7 @@
 """What a pruning run learns about a dense model, kept so that several ratios and recipes can share it."""
 
 import copy
+import hashlib
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from .calibration import (
     Walk,
     calibration_blocks,
     calibration_hash,
+    calibration_windows,
     longest_context,
     n_calibration_tokens,
     split_windows,
@@ -21,10 +23,13 @@ from .engine import stream_weighting, survey
 from .heads import heads_of, joint_by_losses, joint_counts, measure_heads, survey_heads, unit_cost, unit_scores
 from .options import make_options
 from .probe import LEVELS, curve_counts, measure_curves, search_counts
+from .provenance import describe_networks
 from .rules import make_score, needs_maps
 from .units import find_attention_parts, find_attention_writers, find_mlp_parts
 
 __all__ = ["Pruner"]
+
+FOUND_ON_TEXT = ("published", "layers", "joint")
 
 
 class Pruner:
@@ -45,6 +50,10 @@ class Pruner:
 
     def __init__(self, model, tokenizer, calibration, options=None, networks=None, random_state=0, progress=None):
         options = make_options(options)
+        if isinstance(networks, str) and networks not in FOUND_ON_TEXT:
+            raise ParameterError(
+                f"networks={networks!r}; give a NetworkSet, maps, or one of {', '.join(map(repr, FOUND_ON_TEXT))}."
+            )
         self.options = make_options(options, context=min(options.context, longest_context(model)))
         self.model, self.tokenizer, self.random_state = model, tokenizer, int(random_state)
         self.parts = find_mlp_parts(model)
@@ -52,15 +61,18 @@ class Pruner:
         self.attention = None
         if self.options.heads:
             self.attention = find_attention_parts(model)
+        self.windows = calibration_windows(
+            tokenizer, calibration, context=self.options.context, n_tokens=self.options.n_tokens
+        )
         self.blocks = calibration_blocks(
-            tokenizer, calibration, context=self.options.context, n_tokens=self.options.n_tokens,
-            batch_size=self.options.batch_size,
-        )  # fmt: skip
+            tokenizer, self.windows, context=self.options.context, batch_size=self.options.batch_size
+        )
         self.weighting = stream_weighting if self.options.token_weights == "stream" else None
-        self._wanted = (networks, calibration)
+        self._wanted = networks
         self._networks, self._found = networks if isinstance(networks, str) else id(networks), {}
-        if networks is not None and not isinstance(networks, str):
-            self._found[self._networks] = self._maps(networks)  # maps of another model are refused before any work
+        if networks is not None and not isinstance(networks, str):  # maps of another model are refused before any work
+            self._found[self._networks] = (self._maps(networks), None)
+        self._callables = {}  # keeps them, so that no other one gets their id
         self._progress = progress or (lambda what, total: None)
         self._surveys, self._curves, self._heads, self._head_losses = {}, {}, {}, {}
         # Scores that will be asked for too, and if sensitivities will be: then one walk measures all of them.
@@ -78,10 +90,20 @@ class Pruner:
         return self._surveys[key]
 
     def _key(self, score):
-        """What a score is filed under: scores of networks differ with the networks."""
+        """What a score is filed under: its name (and the networks that it reads), its numbers, or the function."""
         if needs_maps(score):
             return score, self._networks
-        return score if isinstance(score, str) else id(score)
+        if isinstance(score, str):
+            return score
+        if callable(score):
+            self._callables[id(score)] = score
+            return "callable", id(score)
+        digest = hashlib.sha256()
+        for layer in score:
+            values = np.ascontiguousarray(layer, dtype=np.float64)
+            digest.update(str(values.shape).encode())
+            digest.update(values)
+        return "numbers", digest.hexdigest()
 
     def _survey(self, scores, schur):
         """Measure several scores in one walk of the dense model."""
@@ -256,7 +278,7 @@ class Pruner:
         table : pandas.DataFrame
         """
         options = self.options if options is None else make_options(options, context=self.options.context)
-        if options.subspace == "networks" and self._wanted[0] is None:
+        if options.subspace == "networks" and self._wanted is None:
             raise ParameterError("subspace='networks' needs networks=.")
         target = self.model if inplace else copy.deepcopy(self.model)
         attention = None
@@ -289,16 +311,31 @@ class Pruner:
     @property
     def maps(self):
         """Maps over the neurons of each layer, found when they are first needed; None without networks."""
-        networks, texts = self._wanted
-        if networks is None:
+        if self._wanted is None:
             return None
         if self._networks not in self._found:
-            self._found[self._networks] = self._maps(self._find(networks, texts))
-        return self._found[self._networks]
+            found = self._find(self._wanted)
+            self._found[self._networks] = (self._maps(found), found.info)
+        return self._found[self._networks][0]
+
+    def describe_networks(self):
+        """What the networks are, as plain values; None without networks."""
+        _, info = self._found.get(self._networks, (None, None))
+        return describe_networks(self._wanted, info)
+
+    @property
+    def has_networks(self):
+        """Whether there are networks, or the wish to find them."""
+        return self._wanted is not None
 
     def _maps(self, networks):
         """Check maps and cut them into layers."""
         if isinstance(getattr(networks, "maps", None), list):
+            widths = [m.shape[1] for m in networks.maps]
+            if widths != self.sizes:
+                raise GeometryMismatchError(
+                    f"The networks have layers of {widths} neurons, this model has {self.sizes}; find them on it."
+                )
             return [m.double() for m in networks.maps]
         values = np.asarray(networks.z if hasattr(networks, "z") else networks, dtype=np.float64)
         values = values[None] if values.ndim == 1 else values
@@ -309,13 +346,11 @@ class Pruner:
             )
         return [torch.as_tensor(m) for m in np.split(values, np.cumsum(self.sizes)[:-1], axis=1)]
 
-    def _find(self, how, texts):
+    def _find(self, how):
+        """Networks of the very windows that everything else is measured on."""
         from .network_scores import joint_networks, layer_networks, published_networks
 
-        if how == "published":
-            return published_networks(self.model, self.tokenizer, texts, random_state=self.random_state)
-        if how == "layers":
-            return layer_networks(self.model, self.tokenizer, texts, random_state=self.random_state)
-        if how == "joint":
-            return joint_networks(self.model, self.tokenizer, texts, random_state=self.random_state)
-        raise ParameterError(f"networks={how!r}; give a NetworkSet, maps, 'published', 'layers' or 'joint'.")
+        find = {"published": published_networks, "layers": layer_networks, "joint": joint_networks}[how]
+        more = {"n_tokens": self.options.network_tokens} if how == "joint" else {}
+        more |= {"context": self.options.context, "random_state": self.random_state}
+        return find(self.model, self.tokenizer, self.windows, **more)

@@ -1,19 +1,57 @@
 """From what the user calls a score to a rule that a walk can apply to a layer."""
 
+import warnings
+
 import numpy as np
 import torch
 
-from ..exceptions import ParameterError
+from ..exceptions import LLMBrainWarning, ParameterError
 from . import by_networks as net
 from . import scores as sc
+from .allocation import NETWORK_ALLOCATIONS
 from .units import weight_of
 
-__all__ = ["make_score", "needs_maps"]
+__all__ = ["check_networks", "make_score", "needs_maps", "reads_networks", "warn_unread"]
 
 
 def needs_maps(score):
     """Whether a score reads networks."""
-    return isinstance(score, str) and sc.SCORES[score] == "networks"
+    return isinstance(score, str) and sc.SCORES.get(score) == "networks"
+
+
+def reads_networks(score, allocation, options):
+    """Whether anything of a recipe reads networks: its score, its allocation, or the subspace of its refits."""
+    return (
+        needs_maps(score)
+        or (isinstance(allocation, str) and allocation in NETWORK_ALLOCATIONS)
+        or options.subspace == "networks"
+    )
+
+
+def check_networks(networks, score, allocation, options):
+    """Refuse a recipe that reads networks where there are none.
+
+    Raises
+    ------
+    ParameterError
+    """
+    if networks is None and reads_networks(score, allocation, options):
+        names = {"score": score, "allocation": allocation, "subspace": options.subspace}
+        what = ", ".join(f"{k}={v!r}" for k, v in names.items() if isinstance(v, str))
+        raise ParameterError(
+            f"{what} need networks=: the result of CanICA or DictLearning on this model, maps, or 'published', "
+            "'layers' or 'joint' to find them on the calibration text."
+        )
+
+
+def warn_unread(stacklevel=3):
+    """Say that networks were given which nothing reads."""
+    warnings.warn(
+        "networks= is given, but nothing reads it: take a score (network, network_flap, participation, network_obs) or "
+        "an allocation (networks, participation, mass) of networks, or options={'subspace': 'networks'}.",
+        LLMBrainWarning,
+        stacklevel=stacklevel,
+    )
 
 
 def make_score(score, maps, random_state):
@@ -24,10 +62,7 @@ def make_score(score, maps, random_state):
         arrays = [torch.as_tensor(np.asarray(s), dtype=torch.float64) for s in score]
         return (lambda part, m: arrays[part.layer]), False
     if needs_maps(score) and maps is None:
-        raise ParameterError(
-            f"score={score!r} needs networks=: the result of CanICA or DictLearning on this model, maps, or "
-            "'published', 'layers' or 'joint' to find them on the calibration text."
-        )
+        raise ParameterError(f"score={score!r} needs networks=.")
 
     def by_name(part, m):
         weight = weight_of(part.down).detach()

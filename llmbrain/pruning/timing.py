@@ -1,4 +1,10 @@
-"""What a smaller model gains in speed: tokens per second for reading and for writing, measured."""
+"""What a smaller model gains in speed: tokens per second for reading and for writing, measured.
+
+A budget of latency (``prune(ratio_of="latency")``) becomes a number of neurons before they are allotted, as if all
+layers lost the same share: the allocations and the search count neurons, not seconds. Where a layer's time is not in
+proportion to its width (small widths on a GPU, widths that are no multiple of 64), measure the result with
+:func:`forward_seconds`.
+"""
 
 import statistics
 import time
