@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ..exceptions import ParameterError
-from .options import Device, Dtype, Model, Out, Seed
+from .options import Device, Dtype, Model, Out, Seed, numbers
 
 
 def prune(
@@ -88,6 +88,17 @@ def grid(
         typer.Option(help="published, layers or joint: found on the calibration text, for scores that read networks."),
     ] = None,
     ratios: Annotated[str, typer.Option(help="Separated by commas.")] = "0.2,0.3,0.5",
+    ratio_of: Annotated[
+        str, typer.Option(help="neurons, decoder, all, bytes or latency: what the ratios are shares of.")
+    ] = "neurons",
+    heads: Annotated[
+        bool, typer.Option("--heads", help="Prune attention heads too; needs --ratio-of decoder.")
+    ] = False,
+    seeds: Annotated[str, typer.Option(help="Of recipes that draw at random, e.g. 0-2 or 0,4.")] = "0-2",
+    minimal_pairs: Annotated[
+        bool, typer.Option("--minimal-pairs", help="Measure the accuracy on the package's minimal pairs too.")
+    ] = False,
+    figure: Annotated[Path | None, typer.Option(help="Draw the table into this file (.png, .svg, .pdf).")] = None,
     calibration_tokens: Annotated[int, typer.Option(help="Tokens to calibrate on.")] = 65536,
     evaluation_tokens: Annotated[int | None, typer.Option(help="Tokens to evaluate on.")] = None,
     context: Annotated[int, typer.Option(help="Tokens of context.")] = 1024,
@@ -105,25 +116,45 @@ def grid(
         shares = [float(r) for r in ratios.split(",")]
     except ValueError as error:
         raise ParameterError(f"--ratios must be numbers separated by commas; got {ratios!r}.") from error
+    chosen_seeds = numbers("--seeds", seeds)
+    if figure is not None:
+        _check_figure(figure)
     fit = load_corpus(calibration)
     test = load_corpus("demo", split="heldout") if evaluation in (None, "demo") else load_corpus(evaluation)
     loaded, tokenizer = load_model(model, device=device)
-    run_grid(
+    table = run_grid(
         loaded,
         tokenizer,
         fit,
         test,
         ratios=shares,
+        ratio_of=ratio_of,
+        seeds=chosen_seeds,
         scores=scores.split(","),
         allocations=allocations.split(","),
         compensations=compensations.split(","),
         networks=networks,
-        options={"n_tokens": calibration_tokens, "context": context},
+        options={"n_tokens": calibration_tokens, "context": context, "heads": heads},
         context=context,
         max_tokens=evaluation_tokens,
+        minimal_pairs="all" if minimal_pairs else None,
         out=out,
     )
     typer.echo(f"The table is at {out}")
+    if figure is not None:
+        from ..plotting import plot_pruning_grid
+
+        plot_pruning_grid(table, output_file=figure)
+        typer.echo(f"The figure is at {figure}")
+
+
+def _check_figure(path):
+    """Refuse a kind of file that cannot be drawn before the work."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    known = sorted(FigureCanvasBase.get_supported_filetypes())
+    if path.suffix.lstrip(".").lower() not in known:
+        raise ParameterError(f"--figure {path}: give a file that ends in one of {', '.join(known)}.")
 
 
 def evaluate(
