@@ -132,6 +132,50 @@ def test_halves_share_no_token():
         order.split_half_curve(runs, [100])
 
 
+@pytest.fixture(params=[1, 3])
+def few_files(request, tmp_path):
+    """One or three runs as float32 files and as arrays: fewer than four are cut into pieces."""
+    from llmbrain.geometry import NeuronGeometry
+
+    geometry = NeuronGeometry.from_sizes([375] * 4)
+    runs = planted_runs(4, request.param, 480 // request.param)
+    paths = [tmp_path / f"{i}.nii" for i in range(len(runs))]
+    for path, run in zip(paths, runs):
+        geometry.to_img(run).to_filename(path)
+    return paths, runs, geometry
+
+
+def test_halves_of_files_hold_the_rows_of_the_runs(few_files):
+    from llmbrain.networks.inputs import load_runs
+
+    paths, runs, geometry = few_files
+    files = load_runs(paths, geometry)
+    for mine, theirs in zip(order.halves(files.sources)[0], order.halves(runs)[0]):
+        assert len(mine) == len(theirs) >= 4 * (len(runs) == 1)
+        for a, b in zip(mine, theirs):
+            rows, expected = np.zeros((2, a.n_tokens, 1500), np.float32)
+            a.read(0, 1500, rows)
+            b.read(0, 1500, expected)
+            np.testing.assert_array_equal(files.flat_order(rows), expected)
+
+
+@pytest.mark.filterwarnings("ignore::llmbrain.exceptions.NumericalWarning")
+def test_auto_and_evidence_do_not_depend_on_where_few_runs_lie(few_files):
+    from llmbrain.networks import CanICA, gather_evidence
+
+    paths, runs, geometry = few_files
+    tables, curves = [], []
+    for given in (paths, runs):
+        canica = CanICA("auto", n_init=2, geometry=geometry).fit(given)
+        assert canica.n_components_ == 4
+        curves.append(canica.order_.curve)
+        tables.append(gather_evidence(canica.networks_, given, n_repeats=4, n_draws=19).stability)
+    np.testing.assert_allclose(*curves, atol=1e-3)
+    names = ["iq", "coverage", "stability", "split_half_r", "icc", "dice"]
+    np.testing.assert_allclose(tables[0][names], tables[1][names], atol=0.01)
+    assert (tables[0]["split_half_r"] > 0.85).all() and (tables[0]["icc"] > 0.8).all()
+
+
 @pytest.mark.filterwarnings("ignore::llmbrain.exceptions.NumericalWarning")
 def test_canica_auto_fits_with_the_number_chosen():
     from sklearn.base import clone

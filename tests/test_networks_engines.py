@@ -12,7 +12,7 @@ from scipy.signal import detrend
 from llmbrain.exceptions import NumericalWarning, ParameterError
 from llmbrain.networks.engines import batched, blocks, fixed_point, linalg, polar, reduction
 from llmbrain.networks.engines.dictionary import sparse_dictionary
-from llmbrain.networks.engines.parallel import block_map, workers
+from llmbrain.networks.engines.parallel import block_map, full_precision, workers
 from llmbrain.networks.engines.torch_engine import group_ica
 
 
@@ -85,6 +85,28 @@ def test_gaps_between_columns_are_read_into_the_void(tmp_path):
         out = np.zeros((20, len(where)), np.float32)
         source.read(0, len(where), out)
         np.testing.assert_array_equal(out, run[:, where])
+
+
+@pytest.mark.parametrize("offset", [0, 4, 3 * 4096 + 352])
+def test_pieces_of_a_map_are_read_from_their_own_place(offset, tmp_path):
+    run = np.random.default_rng(0).standard_normal((40, 900)).astype(np.float32)
+    (tmp_path / "run.bin").write_bytes(bytes(offset) + run.tobytes())
+    whole = np.memmap(tmp_path / "run.bin", np.float32, "r", offset, run.shape)
+    flat = np.memmap(tmp_path / "run.bin", np.float32, "r", offset)
+    for piece in (
+        whole, whole[7:], whole[3:9], whole[2:20][3:], whole[39:], whole.reshape(80, 450)[11:],
+        flat[1800:].reshape(-1, 300), flat.reshape(run.shape)[5:6], whole.view(np.uint8)[4:].view(np.float32),
+    ):  # fmt: skip
+        out = np.zeros((len(piece), 250), np.float32)
+        assert blocks._read_file(piece, slice(20, 270), out)
+        np.testing.assert_array_equal(out, np.array(piece)[:, 20:270])
+    private = np.memmap(tmp_path / "run.bin", np.float32, "c", offset, run.shape)
+    private[:] = 7  # in this process alone
+    for other in (private, whole[3:].copy(), whole[::2], whole[::-1], whole[:, 100:500], whole + 1, np.asarray(whole)):
+        out = np.zeros((len(other), 250), np.float32)
+        assert not blocks._read_file(other, slice(20, 270), out)
+        blocks.ArraySource(lambda other=other: other, *other.shape).read(20, 270, out)
+        np.testing.assert_array_equal(out, np.array(other)[:, 20:270])
 
 
 @pytest.mark.parametrize("n_tokens", [(300,), (150, 90, 60)])
@@ -270,6 +292,92 @@ def test_default_is_the_best_group_model_for_planted_networks(snr):
         models = ({"group": "tokens"}, {"group": "runs"}, {"group": "runs", "rows_per_run": 1}, {})
         *others, default = (recovery(truth, group_ica(runs, 5, n_init=2, warn=False, **m).maps).mean() for m in models)
         assert default > max(others) - 0.002
+
+
+@pytest.mark.parametrize("search", [{"max_iter": 3}, {"max_iter": 5}, {"tol": 1e-8}, {"tol": 1e-2}, {}])
+@pytest.mark.parametrize("group", ["tokens", "runs"])
+@pytest.mark.filterwarnings("ignore::llmbrain.exceptions.NumericalWarning")
+def test_choosing_the_group_model_leaves_no_trace_in_the_search(search, group):
+    """The steps of the comparison are gone on from where they are part of this search, and forgotten where not."""
+    runs, _ = planted_runs(3000, 5, (150, 120, 90), snr=0.25)
+    rng = np.random.default_rng(0)
+    for run in runs if group == "runs" else []:  # strong directions that no two runs share
+        run += (0.5 * rng.standard_normal((len(run), 12)) @ rng.standard_normal((12, 3000))).astype(np.float32)
+    chosen = group_ica(runs, 5, n_init=3, **search)
+    forced = group_ica(runs, 5, n_init=3, group=group, **search)
+    assert chosen.group == group and chosen.tail_weights and not forced.tail_weights
+    assert (chosen.n_iter <= search.get("max_iter", 200)).all()
+    assert recovery(forced.maps, chosen.maps).min() > (0.99 if search == {"max_iter": 3} else 0.9999)
+    if group == "tokens":  # the two ways to the common rows of the runs give them other signs, so other starts
+        assert chosen.chosen == forced.chosen
+        np.testing.assert_array_equal(chosen.n_iter, forced.n_iter)
+        np.testing.assert_array_equal(chosen.converged, forced.converged)
+
+
+def test_runs_without_signal_are_refused_in_every_group_model():
+    flat = [np.ones((50, 300), np.float32), np.zeros((40, 300), np.float32)]
+    for group in ("runs", "tokens", "auto"):
+        for runs in (flat, [np.full_like(run, np.nan) for run in flat]):
+            with pytest.raises(ParameterError, match="Every neuron is constant or not finite in every run"):
+                group_ica(runs, 3, group=group)
+    runs, truth = planted_runs(300, 3, (100, 100), snr=2.0)
+    found, alone = group_ica([*runs, flat[0]], 3, group="runs"), group_ica(runs, 3, group="runs")  # one of three
+    assert recovery(alone.maps, found.maps).min() > 0.999
+
+
+@pytest.mark.parametrize("seed", [None, np.random.RandomState(3), np.int64(3), 3])
+def test_layers_in_one_batch_take_every_kind_of_seed(seed):
+    layers = [torch.from_numpy(planted_runs(500, 3, (80,), seed=s, snr=2.0)[0][0]) for s in range(3)]
+    found = batched.layered_ica([x.clone() for x in layers], 3, random_state=seed)
+    fixed = batched.layered_ica([x.clone() for x in layers], 3, random_state=3)
+    for a, b in zip(found.maps.numpy(), fixed.maps.numpy()):
+        assert recovery(a, b).min() > 0.99
+    if isinstance(seed, (int, np.integer)):
+        assert torch.equal(found.maps, fixed.maps)
+    again = [batched.layered_ica([x.clone() for x in layers], 3, random_state=np.random.RandomState(5)) for _ in "ab"]
+    assert torch.equal(again[0].maps, again[1].maps)
+
+
+def test_batches_are_computed_in_full_precision_whatever_is_set(monkeypatch):
+    seen = []
+
+    def spy(*args):
+        seen.append(torch.get_float32_matmul_precision())
+        return polar.polar_factor(*args)
+
+    monkeypatch.setattr(batched, "polar_factor", spy)
+    torch.set_float32_matmul_precision("high")
+    try:
+        batched.batched_fastica(white(3, 500)[None], fixed_point.draw_rotations(2, 3, 0)[None], max_iter=3)
+        batched.layered_ica([torch.randn(40, 90, generator=torch.Generator().manual_seed(0))], 2, max_iter=3)
+        with workers("meta"):  # what every decomposition on another device than the CPU runs in
+            seen.append(torch.get_float32_matmul_precision())
+        with pytest.raises(ParameterError):
+            batched.layered_ica([torch.ones(3, 3)], 9)
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert len(seen) == 7 and set(seen) == {"highest"}
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="needs the switches of torch 2.9")
+def test_either_switch_of_precision_is_put_back_as_it_was():
+    def state():
+        return torch.backends.cuda.matmul.fp32_precision
+
+    try:
+        for value in ("tf32", "ieee", "none"):  # "tf32" makes torch refuse to name the older setting
+            torch.backends.cuda.matmul.fp32_precision = value
+            with full_precision():
+                assert torch.get_float32_matmul_precision() == "highest" and state() == "ieee"
+            assert state() == value
+        torch.set_float32_matmul_precision("medium")
+        with full_precision(), full_precision():
+            assert state() == "ieee"
+        assert torch.get_float32_matmul_precision() == "medium" and state() == "tf32"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cuda.matmul.fp32_precision = "none"
 
 
 def test_parts_in_one_batch_have_the_same_results():

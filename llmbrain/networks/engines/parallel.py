@@ -56,12 +56,19 @@ def temporary(*shape, dtype=np.float32, device="cpu"):
 @contextmanager
 def full_precision():
     """Products of float32 without TF32, whatever is set: in TF32 the criterion of FastICA never meets its tolerance."""
-    before = torch.get_float32_matmul_precision()
+    newer = torch.backends.cuda.matmul  # of torch 2.9; whoever has turned it cannot ask for the older setting any more
+    kept = getattr(newer, "fp32_precision", None)
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:
+        before = "highest"
     torch.set_float32_matmul_precision("highest")
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+        if kept is not None:
+            newer.fp32_precision = kept
 
 
 @contextmanager
