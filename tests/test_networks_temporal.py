@@ -101,6 +101,31 @@ def test_what_is_said():
     assert ica.dead_.sum() == 2 and not ica.components_[:, [3, 4]].any()
 
 
+@pytest.mark.filterwarnings("ignore::llmbrain.exceptions.NumericalWarning")
+@pytest.mark.parametrize("standardize", [None, "zscore_sample"])
+def test_neurons_that_are_not_finite_leave_no_trace_in_courses(standardize, tmp_path):
+    runs, _, _ = temporal_runs()
+    geometry = NeuronGeometry.from_sizes([100, 200])
+    clean = [run.copy() for run in runs]
+    for run, neuron, value in zip(runs, (4, 150), (np.nan, np.inf)):
+        run[5, neuron] = value
+    for run in clean:
+        run[:, [4, 150]] = 0  # as if they had never said anything
+    paths = [tmp_path / f"{i}.nii" for i in range(2)]
+    for path, run in zip(paths, runs):
+        geometry.to_img(run).to_filename(path)
+    ramps = [np.linspace(0, 1, 700), np.linspace(2, 5, 500)]
+    for given, confounds in ((runs, None), (paths, None), (runs, ramps)):
+        ica = TemporalICA(4, geometry=geometry, standardize=standardize)
+        found = ica.fit_transform(given, confounds=confounds)
+        expected = ica.transform(clean, confounds=confounds)
+        for a, b, own in zip(found, expected, ica.networks_.time_courses):
+            np.testing.assert_allclose(a, b, atol=1e-4)
+            np.testing.assert_allclose(a, own, atol=3e-3)
+    np.testing.assert_allclose(ica.fit(runs).transform(runs[0]), ica.transform(runs)[0], atol=1e-4)
+    assert np.isfinite(ica.mean_).all() and ica.dead_.tolist().count(True) == 2
+
+
 def expected_failures(_):
     holes = "half of the values of each of the few neurons are NaN, so no neuron is left, and that is an error here"
     return {"check_estimators_pickle": holes}

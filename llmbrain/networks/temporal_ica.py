@@ -209,9 +209,7 @@ class TemporalICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             if any(c is None for c in confounds) or len({c.reshape(len(c), -1).shape[1] for c in confounds}) > 1:
                 raise ParameterError("Runs that are laid end to end need the same confounds in each of them.")
             confounds = [np.concatenate([c.reshape(len(c), -1) for c in confounds])]
-        data = CleanedRuns(
-            [source], confounds, standardize=self.standardize is not None, min_tokens=1 if fitted else 2
-        )
+        data = CleanedRuns([source], confounds, standardize=self.standardize is not None, min_tokens=1 if fitted else 2)
         if fitted:
             kept = (self.mean_, self.scale_, self.dead_)
             data.mean[0], data.scale[0], data.bad = (torch.from_numpy(runs.read_order(a)) for a in kept)
