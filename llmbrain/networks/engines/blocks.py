@@ -15,7 +15,8 @@ __all__ = ["ArraySource", "CleanedRuns", "as_sources"]
 
 BLOCK_VALUES = 1 << 21  # float32 values of a block on the CPU (8 MiB): long reads, fast products, little memory
 BLOCK_VALUES_GPU = 1 << 26
-BLOCKS_A_RUN = 32  # at least, of one run on the CPU
+BLOCKS_A_RUN = 32  # at least, of one run on the CPU,
+BLOCK_NEURONS = 4096  # unless that is fewer neurons than these: every row of a block is read by a call of its own
 HOLD_BYTES = 1 << 26  # cleaned data up to this size are kept for the next pass; larger ones are read again
 HOLD_BYTES_GPU = 1 << 30  # the same on a GPU, where one run is kept whatever its size
 MOST_GAPS = 256  # between the columns of a block that is read with one call a row
@@ -226,7 +227,8 @@ class CleanedRuns:
         values = BLOCK_VALUES_GPU
         if self.device.type == "cpu":
             values = min(BLOCK_VALUES, max(BLOCK_VALUES // 8, max(self.n_tokens) * self.n_neurons // BLOCKS_A_RUN))
-        size = max(2048, values // max(rows or self.n_rows, 1))
+        rows = max(rows or self.n_rows, 1)
+        size = max(2048, min(BLOCK_NEURONS, 2 * BLOCK_VALUES // rows), values // rows)
         for start in range(0, self.n_neurons, size):
             yield start, min(start + size, self.n_neurons)
 
