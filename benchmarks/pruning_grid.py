@@ -6,12 +6,14 @@
 
 Every preset writes one TSV into --out as rows become known, and goes on where it stopped. Calibration: the first
 --calibration-tokens tokens of --calibration, in windows of --context tokens. Perplexity: token level, windows of
---context tokens that do not overlap.
+--context tokens that do not overlap. Without --calibration and --evaluation the texts are wikitext-2/valid.unk.txt and
+wikitext-2/test.raw.txt in the folder that the environment variable LLMBRAIN_BENCHMARK_DATA names.
 
-notes     rows known from elsewhere: one-shot statistics, ridge 0.01, first 200 windows of the test text, 20 %
+notes     selection x compensation: one-shot statistics, ridge 0.01, first 200 windows of the test text, 20 %
 notes30, notes50   the same at 30 and 50 %, into the same table
 ablation  one change at a time, measured on the REST OF THE CALIBRATION FILE; recipes are chosen by this table alone
 best      the package's default recipe alone, whole test text, 20, 30 and 50 %
+fast      the recipe "fast" alone, whole test text, 20, 30 and 50 %
 final     the chosen recipe and the baselines, whole test text, 20, 30 and 50 %
 heads     neurons and heads together, as a share of the decoder's parameters
 
@@ -19,6 +21,7 @@ Whether networks help in any role is asked by pruning_networks.py.
 """
 
 import argparse
+import os
 import re
 import time
 from pathlib import Path
@@ -46,6 +49,14 @@ def clean(text, how):
     for line in text.split("\n"):
         lines.append(" ".join(s for s in re.split(r"(?<= \.) ", line) if "<unk>" not in s))
     return "\n".join(lines)
+
+
+def data_file(given, name, option):
+    """The file that was given, or the one of this name in the folder of data."""
+    folder = os.environ.get("LLMBRAIN_BENCHMARK_DATA")
+    if given is None and folder is None:
+        raise SystemExit(f"Give {option}, or name the folder that holds {name} in LLMBRAIN_BENCHMARK_DATA.")
+    return Path(given or Path(folder, name))
 
 
 def tokens_of(tokenizer, text, start, stop):
@@ -163,8 +174,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="final", choices=PRESETS)
     parser.add_argument("--model", default="demo", help="what load_model takes")
-    parser.add_argument("--calibration", default="../shared/data/wikitext-2/valid.unk.txt")
-    parser.add_argument("--evaluation", default="../shared/data/wikitext-2/test.raw.txt")
+    parser.add_argument("--calibration", help="text file")
+    parser.add_argument("--evaluation", help="text file")
     parser.add_argument(
         "--clean", default="keep", choices=["keep", "delete", "drop"], help="<unk> of the calibration text"
     )
@@ -186,12 +197,14 @@ def main():
     from llmbrain.models import load_model
     from llmbrain.pruning import run_grid
 
+    calibration = data_file(args.calibration, "wikitext-2/valid.unk.txt", "--calibration")
+    evaluation_file = data_file(args.evaluation, "wikitext-2/test.raw.txt", "--evaluation")
     plans = presets(args)
     start = time.perf_counter()
     model, tokenizer = load_model(args.model, device=args.device)
-    text = clean(Path(args.calibration).read_text(encoding="utf-8"), args.clean)
+    text = clean(calibration.read_text(encoding="utf-8"), args.clean)
     ids = tokenizer(text, verbose=False)["input_ids"]
-    test = Path(args.evaluation).read_text(encoding="utf-8")
+    test = evaluation_file.read_text(encoding="utf-8")
     device = torch.cuda.get_device_name() if args.device == "cuda" else "cpu"
     print(f"{device}, loaded in {time.perf_counter() - start:.0f} s")
     for plan in plans:

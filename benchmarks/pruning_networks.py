@@ -12,7 +12,8 @@ draws. A role is answered "yes" where the interval lies below zero against every
 
 All rows refit by affine least squares behind the layers that were cut, tokens weighted by the stream, unless a row says
 otherwise. Perplexity: token level, the first --windows windows of the test text. Each draw has a TSV in --out, to which
-rows are added as they become known; a run goes on where it stopped. --table joins the draws in networks_paired.tsv.
+rows are added as they become known; a run goes on where it stopped. --table joins the draws in networks_paired.tsv, and
+reads that file where there are no draws. The texts are those of pruning_grid.py.
 """
 
 import argparse
@@ -81,10 +82,12 @@ PAIRS = (
 ASIDE = (
     ("joint against layer by layer, z x FLAP", "joint network x FLAP", ("network x FLAP",)),
     ("joint against layer by layer, allocation", "joint networks allocate", ("networks allocate",)),
-    ("recipe fast: tokens weighted by the stream", "schur", ("schur, equal tokens",)),
-    ("recipe fast: power allocates, tokens weighted", "power allocates", ("schur, equal tokens", "schur")),
-    ("recipe fast: power allocates", "power, equal tokens", ("schur, equal tokens",)),
+    ("tokens weighted by the stream", "schur", ("schur, equal tokens",)),
+    ("power for Schur, exponent 0.3, equal tokens", "power, equal tokens", ("schur, equal tokens",)),
+    ("power for Schur, exponent 0.3", "power allocates", ("schur",)),
+    ("recipe fast: power, exponent 1, tokens weighted", "power, exponent 1", ("schur, equal tokens", "schur")),
 )
+DRAWS = "networks_*_draw*.tsv"
 
 
 def draw_windows(ids, n_tokens, context, draw, seed=0):
@@ -207,9 +210,11 @@ def collect(folder):
     from llmbrain.files import read_tsv
 
     tables = []
-    for path in sorted(Path(folder).glob("networks_*_draw*.tsv")):
+    for path in sorted(Path(folder).glob(DRAWS)):
         tokens, draw = re.fullmatch(r"networks_[a-z]+_(\d+)_draw(\d+)\.tsv", path.name).groups()
         tables.append(read_tsv(path).assign(tokens=int(tokens), draw=int(draw)))
+    if not tables and (Path(folder) / "networks_paired.tsv").is_file():
+        return read_tsv(Path(folder) / "networks_paired.tsv")
     if not tables:
         raise SystemExit(f"{folder} holds no networks_*_draw*.tsv.")
     return pd.concat(tables, ignore_index=True)
@@ -219,15 +224,19 @@ def arguments():
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="demo", help="what load_model takes")
-    parser.add_argument("--calibration", default="../shared/data/wikitext-2/valid.unk.txt")
-    parser.add_argument("--evaluation", default="../shared/data/wikitext-2/test.raw.txt")
+    parser.add_argument("--calibration", help="text file")
+    parser.add_argument("--evaluation", help="text file")
     parser.add_argument(
         "--clean", default="delete", choices=["keep", "delete", "drop"], help="<unk> of the calibration"
     )
     parser.add_argument("--tokens", type=int, nargs="+", default=[2048, 8192, 65536], help="of a calibration")
     parser.add_argument("--draws", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.5, 0.2])
-    parser.add_argument("--core", action="store_true", help="leave out rows that have long been answered elsewhere")
+    parser.add_argument(
+        "--core",
+        action="store_true",
+        help="leave out maps alone, OBS, mean bias, and the other allocations",
+    )
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), help="run these alone")
     parser.add_argument("--windows", type=int, default=40, help="of the test text")
     parser.add_argument("--context", type=int, default=1024)
@@ -246,20 +255,23 @@ def main():
         from llmbrain.files import write_tsv
 
         table = collect(args.out)
-        write_tsv(Path(args.out) / "networks_paired.tsv", table)
+        if any(Path(args.out).glob(DRAWS)):
+            write_tsv(Path(args.out) / "networks_paired.tsv", table)
         print(markdown(table))
         return
-    from pruning_grid import clean
+    from pruning_grid import clean, data_file
 
     from llmbrain.models import load_model
     from llmbrain.pruning import run_grid
 
+    calibration = data_file(args.calibration, "wikitext-2/valid.unk.txt", "--calibration")
+    evaluation = data_file(args.evaluation, "wikitext-2/test.raw.txt", "--evaluation")
     start = time.perf_counter()
     model, tokenizer = load_model(args.model, device=args.device)
-    text = clean(Path(args.calibration).read_text(encoding="utf-8"), args.clean)
+    text = clean(calibration.read_text(encoding="utf-8"), args.clean)
     ids = tokenizer(text, verbose=False)["input_ids"]
     n_test = args.windows * args.context
-    test = Path(args.evaluation).read_text(encoding="utf-8")
+    test = evaluation.read_text(encoding="utf-8")
     test = tokenizer.decode(tokenizer(test[: 10 * n_test], verbose=False)["input_ids"][:n_test])
     rows = {name: ROWS[name] for name in args.rows} if args.rows else CORE if args.core else ROWS
     Path(args.out).mkdir(parents=True, exist_ok=True)

@@ -413,11 +413,12 @@ def test_selectivity_covers_kinds_of_text_phenomena_and_localizer_conditions(tin
 
 
 def test_blimp_is_a_task_as_it_is_published(tiny, masks):
+    import os
     from pathlib import Path
 
-    folder = Path(__file__).resolve().parents[2] / "shared" / "data" / "blimp"
+    folder = Path(os.environ.get("LLMBRAIN_BENCHMARK_DATA", "")) / "blimp"
     if not folder.is_dir():
-        pytest.skip("BLiMP (../shared/data/blimp) is not there")
+        pytest.skip("BLiMP (the folder blimp in LLMBRAIN_BENCHMARK_DATA) is not there")
     result = run(
         tiny, masks[:1], [MinimalPairTask(folder, "blimp", "accuracy", n_pairs=2)], controls=("layer",), n_controls=2
     )
