@@ -228,7 +228,7 @@ class CleanedRuns:
         if self.device.type == "cpu":
             values = min(BLOCK_VALUES, max(BLOCK_VALUES // 8, max(self.n_tokens) * self.n_neurons // BLOCKS_A_RUN))
         rows = max(rows or self.n_rows, 1)
-        size = max(2048, min(BLOCK_NEURONS, 2 * BLOCK_VALUES // rows), values // rows)
+        size = max(2048, min(BLOCK_NEURONS, BLOCK_VALUES // rows), values // rows)
         for start in range(0, self.n_neurons, size):
             yield start, min(start + size, self.n_neurons)
 
