@@ -38,19 +38,28 @@ def model():
 
 # -- scores of one's own --------------------------------------------------------------------------------------------
 def test_every_array_of_scores_is_read_anew(model, tokenizer):
-    """Lists that were freed, and lists that were changed in place, are not taken for one another."""
+    """Lists that take the place of freed ones, and lists that were changed in place, are not taken for one another."""
     pruner = Pruner(model, tokenizer, TEXTS, {"context": 48})
-    mine = [np.zeros(48) for _ in range(4)]
-    for i in range(12):
-        best = np.random.default_rng(i).permutation(48)[:24]
-        fresh = [np.isin(np.arange(48), best).astype(float) for _ in range(4)]
+    choices = [np.sort(np.random.default_rng(i).permutation(48)[:24]) for i in range(2)]
+
+    def kept(score):
+        return prune_with(pruner, 0.5, score=score, allocation="uniform", compensation="none").kept[3].tolist()
+
+    def scores(best):
+        return [np.isin(np.arange(48), best).astype(float) for _ in range(4)]
+
+    first, others = scores(choices[0]), []
+    place = id(first)
+    assert kept(first) == choices[0].tolist()
+    del first
+    while len(others) < 1000 and place not in map(id, others[-1:]):
+        others.append(scores(choices[1]))
+    assert kept(others[-1]) == choices[1].tolist()
+    mine = scores(choices[0])
+    for best in (choices[0], choices[1], choices[0]):
         for layer in mine:
-            layer[:] = fresh[0]
-        for score in (fresh, mine):
-            kept = prune_with(pruner, 0.5, score=score, allocation="uniform", compensation="none").kept
-            assert all(k.tolist() == sorted(best) for k in kept)
-        del fresh, score
-        gc.collect()
+            layer[:] = np.isin(np.arange(48), best)
+        assert kept(mine) == best.tolist() and kept(scores(choices[0])) == choices[0].tolist()
 
 
 def test_functions_are_kept_as_long_as_what_they_gave(model, tokenizer):

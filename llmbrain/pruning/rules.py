@@ -59,7 +59,7 @@ def make_score(score, maps, random_state):
     if callable(score):
         return score, True
     if not isinstance(score, str):
-        arrays = [torch.as_tensor(np.asarray(s), dtype=torch.float64) for s in score]
+        arrays = [torch.from_numpy(np.array(s, dtype=np.float64)) for s in score]  # copies: theirs may change
         return (lambda part, m: arrays[part.layer]), False
     if needs_maps(score) and maps is None:
         raise ParameterError(f"score={score!r} needs networks=.")
