@@ -79,6 +79,7 @@ def width_of_config(model):
 
 
 def save_hetero(model, part):
+    """Write a model whose layers differ in width, with the code by which transformers opens it, into a folder."""
     base = stock_class(model)
     config = copy.deepcopy(model.config)
     linears, attributes = layout_of(model)
@@ -94,6 +95,7 @@ def save_hetero(model, part):
 
 
 def stock_class(model):
+    """The class of transformers that a model is, or is made from."""
     import transformers
 
     for cls in type(model).__mro__:

@@ -13,6 +13,7 @@ __all__ = ["save_padded", "save_uniform"]
 
 
 def save_uniform(model, part):
+    """Write a model whose layers have one width into a folder."""
     widths = sorted({p.size for p in find_mlp_parts(model)})
     heads = {(p.n_heads, p.n_kv_heads) for p in attention_parts(model)}
     if len(widths) > 1 or len(heads) > 1:
@@ -24,6 +25,7 @@ def save_uniform(model, part):
 
 
 def save_padded(model, part):
+    """Write a model into a folder, with zeros in its layers up to the width of the widest."""
     base = stock_class(model)
     padded = copy.deepcopy(model)
     config = _plain_config(padded.config)
