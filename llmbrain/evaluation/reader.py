@@ -104,7 +104,12 @@ def exact_products(dtype):
     """
     import torch
 
-    return dtype in (torch.float32, torch.float64) and torch.get_float32_matmul_precision() == "highest"
+    if dtype not in (torch.float32, torch.float64):
+        return False
+    try:
+        return torch.get_float32_matmul_precision() == "highest"
+    except RuntimeError:  # set by the newer switch, after which torch does not answer the older question
+        return torch.backends.cuda.matmul.fp32_precision == "ieee"
 
 
 def _as_it_is(logits):
