@@ -204,6 +204,10 @@ def test_rows_of_other_settings_are_not_taken_for_ours(model, tokenizer, tmp_pat
     ):
         with pytest.raises(DatasetError, match="other options or networks"):
             again(**change)
+    with pytest.raises(DatasetError, match="minimal pairs"):
+        again(recipes=[plain], minimal_pairs="npi_licensing")
+    with pytest.raises(DatasetError, match="weights_hash"):
+        grid_of(tiny_model("llama", seed=1), tokenizer, out=out, recipes=[plain])
     table = read_tsv(out)
     write_tsv(out, table.drop(columns="settings_hash"))
     with pytest.raises(DatasetError, match="settings_hash"):

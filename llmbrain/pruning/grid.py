@@ -9,6 +9,7 @@ import numpy as np
 
 from ..exceptions import DatasetError, ParameterError
 from ..files import read_tsv, write_tsv
+from ..models.identity import weights_hash
 from .api import prune_with
 from .calibration import calibration_hash
 from .options import check_ratio, check_recipe, make_options
@@ -20,6 +21,7 @@ GRID_COLUMNS = (
     "score", "allocation", "compensation", "variant", "ratio", "seed", "perplexity", "ratio_to_dense", "parameters",
     "neurons_removed", "decoder_removed", "total_removed", "minimal_pairs", "context", "evaluation_tokens",
     "calibration_tokens", "calibration_hash", "seconds", "ratio_of", "evaluation_hash", "settings_hash",
+    "weights_hash",
 )  # fmt: skip
 
 
@@ -97,8 +99,9 @@ def run_grid(
     Raises
     ------
     DatasetError
-        If ``out`` holds rows of another calibration, context or evaluation, or, under the name of a variant of this
-        run, rows of other options or networks, or of unknown ones: nothing is compared across them.
+        If ``out`` holds rows of another model, calibration, context or evaluation, or, under the name of a variant of
+        this run, rows of other options or networks, or of unknown ones: nothing is compared across them. Also if
+        minimal pairs are wanted, and it holds rows without.
     ParameterError
         For unknown names, recipes that read networks where there are none, and budgets that are impossible; before
         anything is measured.
@@ -112,10 +115,12 @@ def run_grid(
     first = pruner(plan[0][3] if plan else next(iter(variants)), plan[0][5] if plan else 0)
     constants = {
         "context": context, "calibration_hash": calibration_hash(first.blocks), "ratio_of": ratio_of,
-        "evaluation_hash": _evaluation_hash(evaluation, max_tokens),
+        "evaluation_hash": _evaluation_hash(evaluation, max_tokens), "weights_hash": "w" + weights_hash(model),
     }  # fmt: skip
     rows = _known(out, constants)
     _check_settings(rows, pruner, out)
+    if minimal_pairs is not None and any(np.isnan(row["minimal_pairs"]) for row in rows):
+        raise DatasetError(f"{out} holds results for which no minimal pairs were asked: give another file.")
     done = {_key(row) for row in rows}
     measure = _measure(tokenizer, evaluation, context, max_tokens, minimal_pairs)
     if not any(row["score"] == "dense" for row in rows):
@@ -190,7 +195,8 @@ def _known(out, constants):
         if not (known == str(value)).all():
             raise DatasetError(
                 f"{out} holds results with another {name} than this run's ({value}). Results are comparable only "
-                "with one calibration, one context, one evaluation text and one kind of ratio: give another file."
+                "with one model, one calibration, one context, one evaluation text and one kind of ratio: give another "
+                "file."
             )
     return frame.to_dict("records")
 
