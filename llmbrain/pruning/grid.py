@@ -207,7 +207,8 @@ def _check_settings(rows, pruners, out):
         if row["score"] == "dense" or row["variant"] not in pruners.variants:
             continue
         found = row.get("settings_hash")
-        if found != pruners.settings(row["score"], row["allocation"], row["variant"]):
+        wanted = pruners.settings(row["score"], row["allocation"], row["variant"])
+        if wanted is not None and found != wanted:
             name = " + ".join(row[k] for k in ("score", "allocation", "compensation", "variant") if row[k])
             what = "other options or networks than this run's" if isinstance(found, str) else (
                 "options and networks that were not noted (no settings_hash)"

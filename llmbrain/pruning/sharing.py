@@ -63,9 +63,10 @@ class Pruners:
             warn_unread(stacklevel=4)
 
     def settings(self, score, allocation, variant):
-        """Hash of the options and networks of a row."""
-        options = self._options(variant)
-        return settings_hash(options, self._maps(variant) if reads_networks(score, allocation, options) else None)
+        """Hash of the options and networks of a row; None for one that reads networks, where this run has none."""
+        options, maps = self._options(variant), self._maps(variant)
+        reads = reads_networks(score, allocation, options)
+        return None if reads and maps is None else settings_hash(options, maps if reads else None)
 
     def _options(self, variant):
         changes = {name: value for name, value in self.variants[variant].items() if name != "networks"}
