@@ -32,7 +32,8 @@ def recipe_names(table):
         raise ParameterError(
             f"The table names no recipe; it needs one of {list(PARTS)}, and has {list(table.columns)}."
         )
-    return table[varying].astype(str).agg(" + ".join, axis=1), " + ".join(varying)
+    parts = " + ".join(varying) if len(varying) < 4 else "recipe"  # longer ones do not fit beside the axis
+    return table[varying].astype(str).agg(" + ".join, axis=1), parts
 
 
 def plot_pruning_grid(table, *, x=None, y="perplexity", dense=None, title=None, output_file=None):

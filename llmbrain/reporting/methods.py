@@ -286,7 +286,7 @@ def _pruning(data, cite):
     if any(s.get("propagation") == "sequential" for s in settings):
         text += "; “sequential” statistics are taken anew behind the layers that are pruned already"
     if any(s.get("token_weights") == "stream" for s in settings):
-        text += "; “weighted” least squares count each token relative to the norm of its residual stream"
+        text += "; “weighted” least squares count each token relative to the power of its residual stream"
     seed = data.prune_info.get("random_state")
     text += "; perplexity is the exponential of the mean loss a token in nats on held-out text."
     return text + (f" Seed {seed}." if seed is not None else "")
