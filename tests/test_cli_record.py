@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from commands import run
 from tiny import N_LAYERS, tiny_model, tiny_tokenizer
 
-from llmbrain import cli
 from llmbrain.cli.options import numbers
 from llmbrain.dataset import open_recording
 from llmbrain.exceptions import ParameterError
@@ -29,17 +29,6 @@ def folder(tmp_path_factory):
         + "\n\n" + json.dumps({"text": "What is it?"}) + "\n"
     )  # fmt: skip
     return root
-
-
-def run(capsys, *args):
-    """What a command prints, and how it ends."""
-    code = 0
-    try:
-        cli.main([str(a) for a in args])
-    except SystemExit as left:
-        code = left.code
-    said = capsys.readouterr()
-    return code, said.out, said.err
 
 
 def record_command(capsys, folder, out, *args):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from commands import run
 from tiny import tiny_model, tiny_tokenizer
 
 from llmbrain import cli
@@ -22,17 +23,6 @@ def study(tmp_path_factory):
     given = ["-m", root / "tiny", "-c", root / "heron.txt", "-o", root / "study", "--tokens-per-run", 150]
     cli.main([str(a) for a in ("record", *given, "--site", "mlp", "--site", "attention")])
     return root / "study"
-
-
-def run(capsys, *args):
-    """What a command prints, and how it ends."""
-    code = 0
-    try:
-        cli.main([str(a) for a in args])
-    except SystemExit as left:
-        code = left.code
-    said = capsys.readouterr()
-    return code, said.out, said.err
 
 
 @pytest.mark.filterwarnings("ignore")
