@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from llmbrain.networks.engines import batched
+from llmbrain.networks.engines import ica as batched
 from llmbrain.networks.engines.fixed_point import draw_rotations
 from llmbrain.networks.engines.linalg import symmetric_decorrelation
 
@@ -239,7 +239,7 @@ def whole(args, device, clock, rates):
 
 def engine(args, device, clock, _):
     """The engine of the estimators on the device against the CPU: the same maps from runs in host memory."""
-    from llmbrain.networks.engines.torch_engine import group_ica
+    from llmbrain.networks.engines.group import group_ica
 
     t, s, k = (200, 2000, 5) if args.small else (1024, 200_000, 32)
     made = [planted(t, s, k, torch.device("cpu"), 7, snr=args.snr, dtype=torch.float32) for _ in range(2)]

@@ -45,7 +45,7 @@ def main():  # noqa: PLR0915 - one stage after the other
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from llmbrain.pruning import Pruner
-    from llmbrain.pruning.api import prune_with
+    from llmbrain.pruning.prune import prune_with
 
     times, start = {}, time.perf_counter()
 

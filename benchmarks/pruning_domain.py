@@ -36,10 +36,10 @@ def main():
 
     import pandas as pd
 
-    from llmbrain.corpus import LOCALIZERS, load_corpus, load_localizer
     from llmbrain.files import read_tsv, write_tsv
     from llmbrain.models import load_model
     from llmbrain.pruning import compare_domains
+    from llmbrain.text import LOCALIZERS, load_corpus, load_localizer
 
     start = time.perf_counter()
     model, tokenizer = load_model(args.model, device=args.device)

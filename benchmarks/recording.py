@@ -22,10 +22,10 @@ import numpy as np
 import torch
 
 import llmbrain
-from llmbrain.corpus import Corpus
 from llmbrain.recording import accumulate, record
 from llmbrain.recording.job import prepare
 from llmbrain.recording.writer import RunWriter
+from llmbrain.text import Corpus
 
 VARIANTS = {
     "full": {},

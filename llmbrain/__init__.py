@@ -11,7 +11,7 @@ _ROOM_OF = {
     "load_model": "models",
     "describe_model": "models",
     "find_sites": "models",
-    "load_corpus": "corpus",
+    "load_corpus": "text",
     "NeuronGeometry": "geometry",
     "NeuronMask": "masks",
     "Study": "dataset",

@@ -26,9 +26,9 @@ from nilearn.image import math_img
 from nilearn.maskers import NiftiLabelsMasker
 
 import llmbrain as lb
-from llmbrain.corpus import Corpus
 from llmbrain.plotting import plot_carpet
 from llmbrain.recording import forecast
+from llmbrain.text import Corpus
 
 quick = os.environ.get("LLMBRAIN_QUICK") == "1"  # set by the tests, which take less of everything
 

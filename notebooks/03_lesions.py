@@ -21,10 +21,10 @@ import numpy as np
 import pandas as pd
 
 import llmbrain as lb
-from llmbrain.corpus import Corpus, load_localizer
 from llmbrain.lesions import LossTask, dose_response, double_dissociations, neuron_statistics, selectivity, side_by_side
-from llmbrain.networks.interpretation import interpret
+from llmbrain.networks.meaning.interpretation import interpret
 from llmbrain.plotting import plot_dose_response, plot_lesion_effects, plot_selectivity
+from llmbrain.text import Corpus, load_localizer
 
 pd.set_option("display.max_colwidth", 200)
 quick = os.environ.get("LLMBRAIN_QUICK") == "1"  # set by the tests, which take less of everything

@@ -20,9 +20,9 @@ from pathlib import Path
 import pandas as pd
 
 import llmbrain as lb
-from llmbrain.corpus import Corpus
 from llmbrain.plotting import plot_kept_neurons, plot_pruning_grid
 from llmbrain.pruning import kept_overlap
+from llmbrain.text import Corpus
 
 quick = os.environ.get("LLMBRAIN_QUICK") == "1"  # set by the tests, which take less of everything
 

@@ -16,13 +16,13 @@ import os
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from llmbrain.networks.localizer.localize.localize import localize
 from nilearn import plotting
 
 import llmbrain as lb
-from llmbrain.corpus import Corpus, load_localizer
 from llmbrain.lesions import LossTask, double_dissociations, selectivity
-from llmbrain.networks.localizer import localize
 from llmbrain.plotting import plot_selectivity
+from llmbrain.text import Corpus, load_localizer
 
 quick = os.environ.get("LLMBRAIN_QUICK") == "1"  # set by the tests, which take less of everything
 

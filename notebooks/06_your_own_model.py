@@ -12,11 +12,11 @@ import numpy as np
 import transformers
 
 import llmbrain as lb
-from llmbrain.corpus import Corpus, Document
 from llmbrain.exceptions import LLMBrainError
 from llmbrain.models.loading import demo_file
 from llmbrain.pipeline import describe_environment, describe_sites
 from llmbrain.plotting import plot_network_maps
+from llmbrain.text import Corpus, Document
 
 print(describe_environment())
 

@@ -16,11 +16,11 @@ import numpy as np
 import pandas as pd
 from common import PAPER, fitted, masks_of, parser, subject, write
 
-from llmbrain.controls import importance_matched
 from llmbrain.lesions import Edit, LossTask
 from llmbrain.lesions.result import compare, pooled_p
 from llmbrain.lesions.running import Runner
 from llmbrain.masks import NeuronMask
+from llmbrain.masks.controls import importance_matched
 from llmbrain.stats import bootstrap_interval, fdr
 
 

@@ -18,7 +18,6 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from llmbrain import __version__, load_corpus, load_model
-from llmbrain.corpus import Corpus, Document
 from llmbrain.evaluation.losses import LogitReader, corpus_sequences, input_device, pad, sequence_batches
 from llmbrain.files import atomic_path
 from llmbrain.geometry import NeuronGeometry
@@ -29,6 +28,7 @@ from llmbrain.models.hooks import site_hooks
 from llmbrain.models.identity import describe_model, weights_hash
 from llmbrain.models.sites import find_sites
 from llmbrain.networks import group_ica
+from llmbrain.text import Corpus, Document
 
 DEFAULT_TOKENS = {
     "cuda": {"fit_tokens": 32768, "test_tokens": 8192, "choose_tokens": 4096},

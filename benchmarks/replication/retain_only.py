@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 from common import PAPER, activations, masks_of, networks, parser, statistics_of, subject, union_of, write
 
-from llmbrain.controls import importance_matched, layer_matched, top_matched
 from llmbrain.lesions import Edit
 from llmbrain.lesions.result import compare
 from llmbrain.lesions.running import Runner
 from llmbrain.masks import NeuronMask
+from llmbrain.masks.controls import importance_matched, layer_matched, top_matched
 
 
 def main():

@@ -7,7 +7,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from llmbrain.corpus import Corpus, Document
+from llmbrain.text import Corpus, Document
 
 WORDS = {
     "who": ["the cat", "the dog", "a bird", "my aunt", "the baker", "her son"],

@@ -38,11 +38,11 @@ def prune(
     random_state: Seed = 0,
 ):
     """Remove MLP neurons for good and save the smaller model."""
-    from ..corpus import load_corpus
     from ..models import load_model
     from ..pruning import prune as prune_
-    from ..pruning.checkpoint import check_format
-    from ..pruning.options import check_ratio, check_recipe, choose_recipe
+    from ..pruning.pruned import check_format
+    from ..pruning.recipe import check_ratio, check_recipe, choose_recipe
+    from ..text import load_corpus
 
     if format == "uniform" and allocation is None:
         allocation = "uniform"
@@ -108,9 +108,9 @@ def grid(
 
     Every score with every allocation, compensation and ratio, measured as perplexity on other text.
     """
-    from ..corpus import load_corpus
     from ..models import load_model
     from ..pruning import run_grid
+    from ..text import load_corpus
 
     try:
         shares = [float(r) for r in ratios.split(",")]
@@ -166,9 +166,9 @@ def evaluate(
     device: Device = "cpu",
 ):
     """Measure token-level perplexity."""
-    from ..corpus import load_corpus
     from ..evaluation import perplexity
     from ..models import load_model
+    from ..text import load_corpus
 
     texts = load_corpus(text, split=split or ("heldout" if text == "demo" else None))
     loaded, tokenizer = load_model(model, dtype=dtype, device=device)

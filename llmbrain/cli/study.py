@@ -83,11 +83,11 @@ def record(
     device: Device = "cpu",
 ):
     """Record activations as 4D NIfTI runs in a BIDS-like study folder."""
-    from ..corpus import load_corpus
     from ..models import load_model
     from ..recording import conversations, generated
     from ..recording import forecast as forecast_
     from ..recording import record as record_
+    from ..text import load_corpus
 
     sites = [name for given in site or ["mlp"] for name in given.split(",")]
     options = {

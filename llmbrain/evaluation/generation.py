@@ -66,7 +66,7 @@ def generate_texts(
     """
     import torch
 
-    from ..corpus import padding_id
+    from ..text import padding_id
     from .losses import input_device
 
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)

@@ -77,7 +77,7 @@ def corpus_sequences(corpus, tokenizer, *, context=1024, max_tokens=None):
         Position of the document each sequence belongs to.
     documents : list of TokenizedDocument
     """
-    from ..corpus import as_corpus, encode
+    from ..text import as_corpus, encode
 
     if context < 2:
         raise ParameterError(f"context={context}: a window needs at least two tokens, one to predict the other.")

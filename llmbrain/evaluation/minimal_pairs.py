@@ -18,7 +18,7 @@ def minimal_pairs(model, tokenizer, pairs="all", *, n_pairs=None, max_batch_toke
     model : transformers causal language model
     tokenizer : transformers tokenizer
     pairs : str, path or list of MinimalPair
-        What :func:`llmbrain.corpus.load_minimal_pairs` takes.
+        What :func:`llmbrain.text.load_minimal_pairs` takes.
     n_pairs : int, optional
         The first so many of each phenomenon.
     max_batch_tokens : int
@@ -65,7 +65,7 @@ def as_pairs(pairs, n_pairs=None):
     -------
     list of MinimalPair
     """
-    from ..corpus import load_minimal_pairs
+    from ..text import load_minimal_pairs
 
     if isinstance(pairs, (list, tuple)):
         if not pairs or not all(hasattr(p, "good") and hasattr(p, "bad") for p in pairs):
@@ -95,7 +95,7 @@ def pair_sequences(pairs, tokenizer):
     list of ScoredSequence
         Twice as many as pairs.
     """
-    from ..corpus import Corpus, Document, encode
+    from ..text import Corpus, Document, encode
 
     texts = [text for pair in pairs for text in (pair.good, pair.bad)]
     documents = Corpus([Document(text, id=f"{i}") for i, text in enumerate(texts)], name="pairs")

@@ -70,7 +70,7 @@ def load_questions(source):
     if isinstance(source, (list, tuple)):
         rows = list(source)
     else:
-        from ..corpus.loading import read_jsonl
+        from ..text.corpus import read_jsonl
 
         rows = [row for _, row in read_jsonl(source)]
     if not rows:

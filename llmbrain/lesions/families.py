@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .. import controls
 from ..exceptions import ParameterError
+from ..masks import controls
 from .statistics import IMPORTANCES
 
 __all__ = ["DESCRIPTIONS", "Family", "draw_control", "parse_family"]

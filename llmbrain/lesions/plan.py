@@ -5,9 +5,9 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from .. import controls as control_sets
 from ..exceptions import MaskError, ParameterError
 from ..masks import NeuronMask
+from ..masks import controls as control_sets
 from .comparison import mean_over_items, power_note
 from .context import sites_of
 from .families import draw_control, parse_family

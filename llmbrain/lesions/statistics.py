@@ -153,9 +153,9 @@ def neuron_statistics(
 def _read(model, tokenizer, texts, sites, geometry, moments, max_tokens, context):
     import torch
 
-    from ..corpus import as_corpus
     from ..evaluation.losses import corpus_sequences, input_device, pad, sequence_batches
     from ..models.hooks import site_hooks
+    from ..text import as_corpus
 
     corpus = as_corpus(texts)
     per_document = None if max_tokens is None else max(2, -(-max_tokens // len(corpus)) + 1)

@@ -40,8 +40,8 @@ class LossTask:
 
     def prepare(self, model, tokenizer):
         """Tokenise; see :class:`Prepared`."""
-        from ..corpus import as_corpus, load_corpus
         from ..evaluation.losses import corpus_sequences
+        from ..text import as_corpus, load_corpus
 
         is_demo = isinstance(self.corpus, str) and self.corpus == "demo"
         corpus = load_corpus("demo", split="heldout") if is_demo else as_corpus(self.corpus)
@@ -83,7 +83,7 @@ class MinimalPairTask:
     Parameters
     ----------
     pairs : str, path or list of MinimalPair
-        What :func:`llmbrain.corpus.load_minimal_pairs` takes (BLiMP's format), or the pairs.
+        What :func:`llmbrain.text.load_minimal_pairs` takes (BLiMP's format), or the pairs.
     name : str
     measure : {"margin", "accuracy"}
         Value of a pair: ``log p(bad) - log p(good)`` in nats, or the error (1 wrong, 0.5 a tie). The margin is finer;

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from .. import controls
 from ..exceptions import GeometryMismatchError, MaskError, ParameterError
+from . import controls
 from .files import read_image, read_mask, write_mask
 from .maps import checked_map, merged_info
 

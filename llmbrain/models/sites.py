@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 
 from ..exceptions import ParameterError, UnsupportedArchitectureError
-from .structure import attention_parts, decoder_blocks, features, mlp_parts
+from .anatomy import attention_parts, decoder_blocks, features, mlp_parts
 
 __all__ = ["SITES", "Site", "find_decoder_layers", "find_sites"]
 

@@ -6,10 +6,10 @@ from functools import cached_property
 import numpy as np
 
 from ..exceptions import NumericalWarning, ParameterError
-from .engines.blocks import CleanedRuns
+from .engines.group import check_n_components, least_squares_courses, order_maps, say_dead
 from .engines.parallel import workers
 from .engines.reduction import leading_rows
-from .engines.torch_engine import check_n_components, least_squares_courses, order_maps, say_dead
+from .engines.runs import CleanedRuns
 from .inputs import as_confounds, load_runs
 from .options import check_options, needs_nilearn
 from .result import NetworkSet, describe_maps, zscored_rows
@@ -62,7 +62,7 @@ class NetworkEstimator:
         """Choose the number of components by their reproducibility, then fit with it."""
         from sklearn.base import clone
 
-        from .order import choose_n_components
+        from .evidence.order import choose_n_components
 
         if self.scope != "model":
             raise ParameterError(f'n_components="auto" needs scope="model"; got scope={self.scope!r}. Give a number.')

@@ -5,8 +5,8 @@ from nilearn.decomposition import CanICA as StockCanICA
 
 from ..exceptions import ParameterError
 from .base import NetworkEstimator, threshold_maps
+from .engines.group import group_ica
 from .engines.layers import can_batch, group_ica_of_parts
-from .engines.torch_engine import group_ica
 
 __all__ = ["CanICA"]
 

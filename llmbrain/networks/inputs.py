@@ -7,7 +7,7 @@ import numpy as np
 
 from ..exceptions import DatasetError, GeometryMismatchError, ParameterError
 from ..geometry import NeuronGeometry
-from .engines.blocks import ArraySource
+from .engines.runs import ArraySource
 
 __all__ = ["GridGeometry", "Runs", "as_confounds", "geometry_from_dict", "grid_geometry", "load_runs"]
 

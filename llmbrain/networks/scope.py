@@ -112,7 +112,7 @@ def decompose_parts(runs, parts, decompose, batch=None):
     parts : list of Part
     decompose : callable
         Takes the sources of a part and their flat indices in the order in which they are read; returns a
-        :class:`~llmbrain.networks.engines.torch_engine.GroupICA`.
+        :class:`~llmbrain.networks.engines.group.GroupICA`.
     batch : callable, optional
         Takes the sources of all parts and decomposes them together, or returns None if it cannot.
 
@@ -120,7 +120,7 @@ def decompose_parts(runs, parts, decompose, batch=None):
     -------
     Parts
     """
-    from .stability import restart_stability
+    from .evidence.stability import restart_stability
 
     n_neurons = runs.geometry.n_neurons
     whole = len(parts) == 1 and len(parts[0].neurons) == n_neurons

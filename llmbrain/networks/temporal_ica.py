@@ -9,15 +9,15 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..exceptions import ParameterError
 from .base import settings_of
-from .engines.blocks import ArraySource, CleanedRuns
 from .engines.fixed_point import CONTRASTS, draw_rotations, fastica
+from .engines.group import check_n_components, largest_norms, least_squares_courses, say_convergence, say_dead
 from .engines.linalg import product
 from .engines.parallel import block_map, workers
 from .engines.reduction import leading_rows
-from .engines.torch_engine import check_n_components, largest_norms, least_squares_courses, say_convergence, say_dead
+from .engines.runs import ArraySource, CleanedRuns
+from .evidence.stability import restart_stability
 from .inputs import as_confounds, load_runs
 from .result import NetworkSet, describe_maps
-from .stability import restart_stability
 
 __all__ = ["TemporalICA"]
 

@@ -251,7 +251,7 @@ def _study(study):
 
 def _heldout_of(study, text):
     """Text to test on, if it was not given: the demo's held-out part for a study of the demo corpus."""
-    from ..corpus import as_corpus, load_corpus
+    from ..text import as_corpus, load_corpus
 
     if text is not None and text != "demo":
         return as_corpus(text)

@@ -192,7 +192,7 @@ class _Progress:
 
 def _texts(corpus, heldout, random_state):
     """The text to fit on and the text to test on; no document is in both."""
-    from ..corpus import load_corpus
+    from ..text import load_corpus
 
     if heldout is not None:
         return load_corpus(corpus), load_corpus(heldout)

@@ -4,18 +4,18 @@ Three axes that are never mixed in silence: the *score* says which units go, the
 layer, the *compensation* what the kept ones do for the removed ones.
 """
 
+from ..stats.moments import Moments
 from .allocation import ALLOCATIONS
-from .api import PrunedModel, prune
-from .calibration import calibration_blocks
-from .checkpoint import load_pruned, save_pruned
 from .compensation import COMPENSATIONS, compensate, schur_residual
 from .domain import compare_domains, domain_scores, engagement, localizer_contrast, localizer_scores
 from .grid import kept_overlap, run_grid
-from .network_scores import LayerMaps, joint_networks, layer_networks, published_networks
-from .options import Options
-from .pruner import Pruner
+from .measured import Pruner
+from .prune import PrunedModel, prune
+from .pruned import load_pruned, save_pruned
+from .published import LayerMaps, joint_networks, layer_networks, published_networks
+from .recipe import Options
 from .scores import SCORES
-from .statistics import Moments
+from .walk import calibration_blocks
 
 __all__ = [
     "ALLOCATIONS",

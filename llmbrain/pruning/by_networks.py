@@ -1,6 +1,6 @@
 """Scores and allocations that read functional networks: plain functions on maps, weights and covariances.
 
-Where the maps come from is the business of :mod:`llmbrain.pruning.network_scores`. All but the union are this
+Where the maps come from is the business of :mod:`llmbrain.pruning.published`. All but the union are this
 package's own, and exploratory: whether any of them helps is asked by ``benchmarks/pruning_networks.py``.
 """
 

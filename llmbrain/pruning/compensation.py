@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from ..exceptions import ParameterError
-from .statistics import frozen
+from ..stats.moments import frozen
 
 __all__ = [
     "COMPENSATIONS",
@@ -125,7 +125,7 @@ def compensate(weight, moments, kept, method="affine", ridge=1e-2, residual=True
     --------
     The second input is twice the first plus one; without it the output is still exact.
 
-    >>> from llmbrain.pruning.statistics import Moments
+    >>> from llmbrain.stats.moments import Moments
     >>> x = torch.tensor([[0.0, 1.0], [1.0, 3.0], [2.0, 5.0]])
     >>> moments = Moments(2); moments.update(x)
     >>> fit = compensate(torch.tensor([[1.0, 1.0]]), moments, torch.tensor([0]), "affine", ridge=0)

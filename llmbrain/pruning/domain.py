@@ -7,13 +7,13 @@ import torch
 
 from ..exceptions import ParameterError
 from ..models.hooks import site_hooks
-from .api import prune_with
-from .calibration import Walk, calibration_blocks, longest_context
+from ..models.parts import find_mlp_parts, weight_of
 from .engine import gather, input_site
-from .network_scores import LayerMaps, layer_networks
-from .pruner import Pruner
+from .measured import Pruner
+from .prune import prune_with
+from .published import LayerMaps, layer_networks
 from .scores import flap
-from .units import find_mlp_parts, weight_of
+from .walk import Walk, calibration_blocks, longest_context
 
 __all__ = [
     "WAYS",
@@ -130,7 +130,7 @@ def localizer_contrast(model, tokenizer, condition, control, *, context=1024):
     ----------
     model, tokenizer
     condition, control : Corpus or list of str
-        For example the two kinds of :func:`llmbrain.corpus.load_localizer`; at least two items each.
+        For example the two kinds of :func:`llmbrain.text.load_localizer`; at least two items each.
     context : int
 
     Returns
@@ -282,7 +282,7 @@ def _empty_maps(model):
 
 
 def _ids(tokenizer, texts):
-    from ..corpus import as_corpus, encode
+    from ..text import as_corpus, encode
 
     return [d.ids for d in encode(as_corpus(texts), tokenizer)]
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 
 from ..models.hooks import site_hooks
+from ..models.parts import features, weight_of
 from ..models.sites import Site
+from ..stats.moments import Moments
 from .compensation import schur_residual
-from .statistics import Moments
-from .units import features, weight_of
 
 __all__ = ["LayerSurvey", "gather", "stream_weighting", "survey", "token_weights", "writes_to_stream"]
 

@@ -53,7 +53,7 @@ class FilteredMoments:
 
     Examples
     --------
-    >>> from llmbrain.pruning.statistics import Moments
+    >>> from llmbrain.stats.moments import Moments
     >>> m = Moments(2); m.update(torch.tensor([[0.0, 0.0], [1.0, 2.0], [2.0, 1.0]]))
     >>> FilteredMoments(m, torch.zeros(2, 0, dtype=torch.float64)).covariance.round(decimals=4).tolist()
     [[0.6667, 0.0], [0.0, 0.6667]]

@@ -10,10 +10,10 @@ import numpy as np
 from ..exceptions import DatasetError, ParameterError
 from ..files import read_tsv, write_tsv
 from ..models.identity import weights_hash
-from .api import prune_with
-from .calibration import calibration_hash
-from .options import check_ratio, check_recipe, make_options
+from .prune import prune_with
+from .recipe import check_ratio, check_recipe, make_options
 from .sharing import Pruners, draws
+from .walk import calibration_hash
 
 __all__ = ["GRID_COLUMNS", "kept_overlap", "run_grid"]
 
@@ -218,7 +218,7 @@ def _check_settings(rows, pruners, out):
 
 def _evaluation_hash(evaluation, max_tokens):
     """Short hash of the test text, and of how much of it is read."""
-    from ..corpus import as_corpus
+    from ..text import as_corpus
 
     corpus = as_corpus([evaluation] if isinstance(evaluation, str) else evaluation)
     digest = hashlib.sha256(str(max_tokens).encode())

@@ -4,14 +4,14 @@ import numpy as np
 import torch
 
 from ..exceptions import ParameterError
+from ..models.parts import weight_of
+from ..models.surgery import channels, set_linear
+from ..stats.moments import frozen
 from . import scores as sc
 from .allocation import fill_by_curves, smooth_curves
-from .calibration import Walk
 from .compensation import compensate, default_ridge
 from .engine import gather
-from .statistics import frozen
-from .surgery import channels, set_linear
-from .units import weight_of
+from .walk import Walk
 
 __all__ = ["head_scores", "heads_of", "joint_by_losses", "joint_counts", "measure_heads", "survey_heads"]
 
@@ -94,7 +94,7 @@ def unit_cost(part, unit):
     """Parameters that go with one unit of heads."""
     if unit == "group":
         return part.unit_cost
-    from .units import features
+    from ..models.parts import features
 
     width = features(part.out)[1]
     reader = next(iter(part.readers.values()))
@@ -187,7 +187,7 @@ def measure_heads(model, parts, steps, fit_blocks, probe, *, weighting=None):
     list of numpy.ndarray, shape (n_units,)
         Divergence, nats per token.
     """
-    from .probe import final_norm, run_rest
+    from .search import final_norm, run_rest
 
     fit_walk, probe_walk, norm = Walk(model, fit_blocks), Walk(model, probe.blocks), final_norm(model)
     found = []

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 
-from .options import RECIPES, make_options
+from .recipe import RECIPES, make_options
 
 __all__ = ["describe_networks", "name_recipe", "networks_id", "settings_hash"]
 

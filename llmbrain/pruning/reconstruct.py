@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from ..exceptions import UnsupportedArchitectureError
-from .statistics import exact_matmul
+from ..stats.moments import exact_matmul
 
 __all__ = ["Samples", "activation_of", "conjugate_gradients", "reconstruct", "split_readers"]
 
@@ -293,9 +293,9 @@ def _refit_reader(mlp, which, samples, n_steps, damping, errors):
 
 def _refit_writer(mlp, samples, errors):
     """Affine least squares of the writer on the neurons as they are now; kept only if held-out tokens agree."""
+    from ..models.surgery import set_linear
+    from ..stats.moments import Moments, frozen
     from .compensation import choose_ridge, compensate
-    from .statistics import Moments, frozen
-    from .surgery import set_linear
 
     weight, bias = _writer(mlp)
     n_units, width = weight.shape[1], weight.shape[0]

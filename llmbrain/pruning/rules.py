@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 from ..exceptions import LLMBrainWarning, ParameterError
+from ..models.parts import weight_of
 from . import by_networks as net
 from . import scores as sc
 from .allocation import NETWORK_ALLOCATIONS
-from .units import weight_of
 
 __all__ = ["check_networks", "make_score", "needs_maps", "reads_networks", "warn_unread"]
 

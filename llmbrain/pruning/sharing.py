@@ -1,9 +1,9 @@
 """What the rows of a grid share: one walk of the dense model serves all that read the calibration text alike."""
 
-from .api import check_budget
-from .options import make_options
+from .measured import Pruner
 from .provenance import settings_hash
-from .pruner import Pruner
+from .prune import check_budget
+from .recipe import make_options
 from .rules import check_networks, needs_maps, reads_networks, warn_unread
 
 __all__ = ["Pruners", "draws"]

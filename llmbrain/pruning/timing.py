@@ -11,8 +11,8 @@ import time
 
 import torch
 
-from .calibration import longest_context
-from .units import find_mlp_parts, weight_of
+from ..models.parts import find_mlp_parts, weight_of
+from .walk import longest_context
 
 __all__ = ["compare_speed", "forward_seconds", "layer_latency", "measure_speed"]
 

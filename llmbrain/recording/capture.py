@@ -47,7 +47,7 @@ def run_batch(model, sites, batch, places, on_rows):
     ----------
     model : torch.nn.Module
     sites : list of Site
-    batch : llmbrain.corpus.Batch
+    batch : llmbrain.text.Batch
     places : list of ndarray
         For each row of the batch, which of its tokens are kept.
     on_rows : callable

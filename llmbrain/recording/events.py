@@ -45,7 +45,7 @@ def log_frequencies(documents):
 
     Parameters
     ----------
-    documents : list of llmbrain.corpus.TokenizedDocument
+    documents : list of llmbrain.text.TokenizedDocument
 
     Returns
     -------

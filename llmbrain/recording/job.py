@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..corpus import batches, padding_id
 from ..dataset import Study
 from ..dataset.checks import read_sidecar
 from ..exceptions import DatasetError, ParameterError, UnsupportedArchitectureError
@@ -13,6 +12,7 @@ from ..files import write_json
 from ..geometry import NeuronGeometry
 from ..models.identity import describe_model
 from ..models.sites import find_sites
+from ..text import batches, padding_id
 from .events import EVENT_COLUMNS, log_frequencies
 from .forecast import Forecast, make_forecast
 from .sources import texts

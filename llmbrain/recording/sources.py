@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..corpus import Corpus, Document, TokenizedDocument, as_corpus, encode, padding_id
-from ..corpus.reading import read_jsonl
-from ..corpus.tokens import _Spelling
 from ..exceptions import CorpusError, ParameterError
+from ..text import Corpus, Document, TokenizedDocument, as_corpus, encode, padding_id
+from ..text.reading import read_jsonl
+from ..text.tokens import _Spelling
 
 __all__ = ["Material", "conversations", "generated", "texts"]
 
@@ -28,7 +28,7 @@ class Material:
 
     Parameters
     ----------
-    documents : list of llmbrain.corpus.TokenizedDocument
+    documents : list of llmbrain.text.TokenizedDocument
         May have ``columns``: a dict of further columns for the events, one value a token.
     corpus : dict
         ``name`` and ``hash`` of the corpus they come from, and whatever else describes it.

@@ -91,7 +91,7 @@ class Plan:
 
     Parameters
     ----------
-    documents : list of llmbrain.corpus.TokenizedDocument
+    documents : list of llmbrain.text.TokenizedDocument
     runs : list of RunPlan
     settings : dict
         The choices that decide which token lies where.
@@ -157,7 +157,7 @@ def plan_recording(documents, *, context, warmup, tokens_per_run, max_tokens=Non
 
     Parameters
     ----------
-    documents : list of llmbrain.corpus.TokenizedDocument
+    documents : list of llmbrain.text.TokenizedDocument
     context, warmup : int
         See :func:`plan_windows`.
     tokens_per_run : int

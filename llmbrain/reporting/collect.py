@@ -196,8 +196,8 @@ def _courses(recording, data):
 
 def interpret_courses(data, courses, frames):
     """What drives each network, and in which kinds of text it works."""
-    from ..networks.interpretation import interpret
-    from ..networks.profiles import kind_engagement
+    from ..networks.meaning.interpretation import interpret
+    from ..networks.meaning.profiles import kind_engagement
 
     data.interpretation = interpret(courses, frames, n_draws=N_DRAWS)
     kinds = data.course_events

@@ -102,7 +102,7 @@ def _overlap(data, found):
     """Networks that share more neurons with a localizer than chance, the most alike first."""
     if data.networks is None or data.networks.geometry != found.geometry or not found.selected.any():
         return ""
-    from ..networks.localizer import localizer_overlap
+    from ..networks.localizer.localize import localizer_overlap
 
     z, geometry = as_maps(data.networks)
     masks = np.abs(z) > data.threshold

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 
 from ...exceptions import NumericalWarning, ParameterError
-from .blocks import CleanedRuns
 from .fixed_point import draw_rotations, fastica
+from .group import GroupICA, check_n_components, order_maps, say_dead, sparsest
 from .linalg import gram, product
 from .parallel import block_map, workers
 from .reduction import group_subspace, project, whiten_rows
-from .torch_engine import GroupICA, check_n_components, order_maps, say_dead, sparsest
+from .runs import CleanedRuns
 
 __all__ = ["group_dictionary", "sparse_dictionary"]
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import torch
 
-from .blocks import CleanedRuns
 from .fixed_point import Rotations, fastica
 from .linalg import leading_eigenpairs, product
 from .parallel import block_map, hand_back, temporary
@@ -25,6 +24,7 @@ from .reduction import (
     token_gram,
     whiten,
 )
+from .runs import CleanedRuns
 
 __all__ = ["Choice", "choose_subspace", "tail_weight"]
 

@@ -3,9 +3,9 @@
 import torch
 
 from ...exceptions import ParameterError
-from .batched import layered_ica
-from .blocks import CleanedRuns
-from .torch_engine import GroupICA, check_n_components, order_maps, say_convergence, say_dead
+from .group import GroupICA, check_n_components, order_maps, say_convergence, say_dead
+from .ica import layered_ica
+from .runs import CleanedRuns
 
 __all__ = ["can_batch", "group_ica_of_parts"]
 

@@ -1,0 +1,303 @@
+"""Group independent component analysis on arrays, on whatever device torch has."""
+
+import warnings
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from ...exceptions import NumericalWarning, ParameterError
+from .fixed_point import CACHE_ROWS, CACHE_VALUES, CONTRASTS, Rotations, draw_rotations, fastica
+from .group_models import TRY_STEPS, TRY_TOL, choose_subspace
+from .ica import batched_fastica
+from .linalg import product
+from .maps import least_squares_courses, order_and_sign, order_maps, rotated, run_products
+from .parallel import block_map, hand_back, workers
+from .reduction import STRIDE_GPU, group_subspace, whiten
+from .runs import CleanedRuns
+
+__all__ = [
+    "GroupICA",
+    "check_n_components",
+    "group_ica",
+    "largest_norms",
+    "least_squares_courses",
+    "order_maps",
+    "run_products",
+    "say_convergence",
+    "say_dead",
+    "sparsest",
+]
+
+
+@dataclass
+class GroupICA:
+    """Result of :func:`group_ica`.
+
+    Attributes
+    ----------
+    maps : ndarray of shape (n_components, n_neurons), float32
+        Unit-norm maps, centred over neurons, mutually orthogonal, by falling share of variance, peak positive.
+    variance : ndarray of shape (n_components,)
+        Share of the variance of the cleaned data that each map explains.
+    n_iter, converged : ndarray of shape (n_init,)
+        Steps of each restart, and whether it met the tolerance.
+    chosen : int
+        The restart the maps come from.
+    singular_values : ndarray of shape (n_components,)
+        Of the group data.
+    dead : ndarray of bool, shape (n_neurons,)
+        Neurons that are constant or not finite in every run; their maps are 0.
+    n_nonfinite : int
+        How many of them hold values that are not finite.
+    time_courses : list of ndarray (n_tokens, n_components) or None
+        Courses of the maps by least squares on the cleaned runs.
+    rotations : ndarray of shape (n_init, n_components, n_components)
+        The rotation of each restart; rows of two restarts correlate as ``rotations[i] @ rotations[j].T``.
+    whitened : ndarray of shape (n_components, n_neurons) or None
+        White data, kept if ``keep_restarts``: the maps of restart ``i`` are ``rotations[i] @ whitened``.
+    group : str
+        Which group model was used.
+    tail_weights : dict
+        Tail weight of the maps of each group model, where both were tried.
+    initial : tuple of two ndarrays or None
+        Of a dictionary: the maps it was begun from, and their loadings ``(n_rows, n_components)``.
+    """
+
+    maps: np.ndarray
+    variance: np.ndarray
+    n_iter: np.ndarray
+    converged: np.ndarray
+    chosen: int
+    singular_values: np.ndarray
+    dead: np.ndarray
+    n_nonfinite: int
+    time_courses: list
+    rotations: np.ndarray
+    whitened: np.ndarray
+    group: str
+    tail_weights: dict = field(default_factory=dict)
+    initial: tuple = None
+
+
+def check_n_components(n_components, n_tokens, n_neurons, runs="the runs hold"):
+    """Refuse a number of components that the data cannot carry, before any work is done."""
+    if isinstance(n_components, bool) or not isinstance(n_components, (int, np.integer)) or n_components < 1:
+        raise ParameterError(f"n_components must be a positive integer; got {n_components!r}.")
+    limit = min(sum(n - 1 for n in n_tokens), n_neurons - 1)  # centring costs a direction in each run
+    if n_components > limit:
+        raise ParameterError(
+            f"n_components={n_components}, but {runs} only {sum(n_tokens)} tokens of {n_neurons} neurons, which carry "
+            f"at most {limit} components. Ask for fewer components or record more text."
+        )
+
+
+def group_ica(
+    runs,
+    n_components=20,
+    *,
+    confounds=None,
+    group="auto",
+    rows_per_run=5,
+    do_cca=True,
+    n_init=10,
+    contrast="cube",
+    max_iter=200,
+    tol=1e-4,
+    detrend=False,
+    standardize=True,
+    random_state=0,
+    device=None,
+    time_courses=True,
+    keep_restarts=False,
+    warn=True,
+):
+    """Decompose runs into spatially independent maps: reduction, whitening, FastICA from several starts.
+
+    The model is that of canonical ICA (Varoquaux et al. 2010) as nilearn computes it; ``group="runs",
+    rows_per_run=1`` follows it step by step with exact instead of randomised decompositions. The data are read in
+    blocks, so memory stays near that of the result.
+
+    Parameters
+    ----------
+    runs : list of ndarray of shape (n_tokens, n_neurons)
+        The runs; :class:`~llmbrain.networks.engines.runs.ArraySource` objects are taken too.
+    n_components : int
+        Number of maps.
+    confounds : list of ndarray or None
+        For each run None or ``(n_tokens, n_confounds)``.
+    group : {"auto", "tokens", "runs"}
+        ``"tokens"`` takes the leading subspace of all tokens, ``"runs"`` what the runs have in common (canonical ICA).
+        ``"auto"`` tries both and keeps the one whose maps have heavier tails; see
+        :func:`~llmbrain.networks.engines.group_models.choose_subspace`.
+    rows_per_run : float
+        For ``"runs"``: rows kept of each run over ``n_components``.
+    do_cca : bool
+        For ``"runs"``: bring the rows to unit norm before they are stacked.
+    n_init : int
+        Number of random starts; the one whose largest l1 norm of a map is smallest is kept, as in nilearn.
+    contrast : {"cube", "logcosh"}
+        Contrast of FastICA.
+    max_iter, tol : int, float
+        End of the iteration.
+    detrend, standardize : bool
+        Cleaning, see :class:`~llmbrain.networks.engines.runs.CleanedRuns`.
+    random_state : int or RandomState
+        Seed of the starts. The decompositions themselves draw nothing.
+    device : str or None
+        Torch device; the CPU by default.
+    time_courses : bool
+        Whether to return the courses.
+    keep_restarts : bool
+        Whether to keep the white data, with which every restart can be inspected.
+    warn : bool
+        Whether to say that restarts did not converge or that neurons are dead.
+
+    Returns
+    -------
+    GroupICA
+
+    Raises
+    ------
+    ParameterError
+        If the data cannot carry ``n_components``.
+
+    Examples
+    --------
+    >>> rng = np.random.RandomState(0)
+    >>> maps = rng.laplace(size=(3, 500)) ** 3
+    >>> run = rng.standard_normal((60, 3)) @ maps + rng.standard_normal((60, 500))
+    >>> result = group_ica([run.astype("float32")], 3)
+    >>> result.maps.shape, bool(result.converged.all())
+    ((3, 500), True)
+    """
+    data = CleanedRuns(
+        runs, confounds, detrend=detrend, standardize=standardize, device="cpu" if device is None else device
+    )
+    check_n_components(n_components, data.n_tokens, data.n_neurons)
+    _check_search(n_init, contrast, max_iter, tol)
+    with workers(data.device):
+        starts = draw_rotations(n_init, n_components, random_state, data.device)
+        options = {"rows_per_run": rows_per_run, "do_cca": do_cca}
+        if group == "auto":
+            choice = choose_subspace(data, n_components, start=starts[:1], **options)
+            subspace, z, weights = choice.subspace, choice.z, choice.weights
+            begun = choice.begun if contrast == "cube" and max_iter >= TRY_STEPS and tol <= TRY_TOL else None
+            del choice  # so that the maps can take the place of the white data
+        else:
+            subspace, weights, begun = group_subspace(data, n_components, group=group, **options), {}, None
+            hand_back()
+            z = whiten(data, subspace)
+        subspace.rows = None
+        hand_back()
+        found = _rotate(z, starts, contrast, max_iter, tol, begun)
+        chosen = sparsest(found.w, z)
+        hand_back()
+        maps = rotated(found.w[chosen].float(), z, in_place=not keep_restarts)
+        dead = data.dead()
+        maps[:, dead.to(maps.device)] = 0
+        maps, order, signs, courses, variance = order_and_sign(data, maps)
+        data.release()
+        hand_back()
+        z = z if keep_restarts else None
+    w = found.w.cpu()
+    w[chosen] = w[chosen][order] * signs[:, None].double().cpu()
+    if warn:
+        say_dead(dead, data)
+        say_convergence(found.converged, found.change.max())
+    return GroupICA(
+        maps=maps.cpu().numpy(),
+        variance=variance,
+        n_iter=found.n_iter,
+        converged=found.converged,
+        chosen=chosen,
+        singular_values=subspace.values.sqrt().cpu().numpy(),
+        dead=dead.numpy(),
+        n_nonfinite=int(data.bad.sum()),
+        time_courses=courses if time_courses else None,
+        rotations=w.numpy(),
+        whitened=None if z is None else z.cpu().numpy(),
+        group=subspace.group,
+        tail_weights=weights,
+    )
+
+
+def _rotate(z, starts, contrast, max_iter, tol, begun=None):
+    """FastICA from all starts; on a GPU without waiting for it at every step."""
+    if z.device.type == "cpu" or contrast != "cube":
+        return fastica(z, starts, contrast=contrast, max_iter=max_iter, tol=tol, begun=begun)
+    w, *rest = (part[0] for part in batched_fastica(z[None], starts[None], max_iter=max_iter, tol=tol))
+    return Rotations(w, *(part.cpu().numpy() for part in rest))
+
+
+def _check_search(n_init, contrast, max_iter, tol):
+    if n_init < 1 or max_iter < 1 or not tol > 0:
+        raise ParameterError(
+            f"n_init and max_iter must be at least 1 and tol positive; got n_init={n_init}, max_iter={max_iter}, "
+            f"tol={tol}."
+        )
+    if contrast not in CONTRASTS:
+        raise ParameterError(f"contrast is one of {', '.join(CONTRASTS)}; got {contrast!r}.")
+
+
+def sparsest(w, z):
+    """The restart whose largest l1 norm of a map is smallest (nilearn's rule)."""
+    return int(_sums(w, z, torch.abs).amax(1).argmin())
+
+
+def largest_norms(w, z, function):
+    """The restart with the largest sum over rows of the squared mean of ``function(y)``."""
+    return int((_sums(w, z, function) / z.shape[1]).square().sum(1).argmax())
+
+
+def _sums(w, z, function):
+    """Sums over samples of ``function(W z)`` for every restart and row, float64."""
+    r, c = w.shape[:2]
+    rows = w.reshape(r * c, c).float()
+    total = torch.zeros(r * c, dtype=torch.float64, device=z.device)
+
+    size = STRIDE_GPU if z.device.type != "cpu" else CACHE_VALUES // min(r * c, CACHE_ROWS)
+    height = len(rows) if z.device.type != "cpu" else CACHE_ROWS
+    step = -(-z.shape[1] // (32 * size)) * size
+
+    def part(first):
+        sums = torch.zeros(r * c, dtype=torch.float64, device=z.device)
+        for i in range(first, min(first + step, z.shape[1]), size):
+            block = z[:, i : min(i + size, first + step)]
+            for some, total in zip(rows.split(height), sums.split(height)):
+                total += function(product(some, block)).sum(1)
+        return sums
+
+    for sums in block_map(part, range(0, z.shape[1], step)):
+        total += sums
+    return total.reshape(r, c)
+
+
+def say_dead(dead, data, stacklevel=3):
+    """Warn about neurons that were left out."""
+    n_dead, n_bad = int(dead.sum()), int(data.bad.sum())
+    if n_bad:
+        warnings.warn(
+            f"{n_bad} of {data.n_neurons} neurons hold NaN or infinite values; they were left out (maps 0).",
+            NumericalWarning,
+            stacklevel=stacklevel,
+        )
+    if n_dead - n_bad > 0:
+        warnings.warn(
+            f"{n_dead - n_bad} of {data.n_neurons} neurons are constant in every run; they were left out (maps 0).",
+            NumericalWarning,
+            stacklevel=stacklevel,
+        )
+
+
+def say_convergence(converged, change):
+    """Warn about starts that did not converge; ``change`` is the largest last value of the criterion."""
+    if not converged.all():
+        n = converged.size
+        warnings.warn(
+            f"{n - int(converged.sum())} of {n} restarts of FastICA did not converge (last change "
+            f"{change:.1e}). Components beyond the signal never do: ask for fewer components, or see which "
+            "are stable.",
+            NumericalWarning,
+            stacklevel=3,
+        )

@@ -1,0 +1,1 @@
+"""Evidence that networks are real: stability, resampling, matching, model order, dual regression."""

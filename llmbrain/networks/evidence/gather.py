@@ -1,0 +1,337 @@
+"""All the evidence on the networks of a recording, in one call: are they stable, what are they about, where are they.
+
+A thin shell over the functions of this room; each of them can be called alone on arrays.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ...exceptions import NumericalWarning, ParameterError
+from ..result import NetworkSet
+
+__all__ = ["Evidence", "gather_evidence"]
+
+REPEATS = 20
+KEPT_BYTES = 1 << 29  # of Gram matrices of runs that are used again
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What speaks for and against the networks of a recording.
+
+    Parameters
+    ----------
+    networks : NetworkSet
+        The same networks, their metrics completed by iq, coverage, stability, split_half_r, icc, dice, label, artefact,
+        and flagged.
+    stability : DataFrame
+        One row a network: iq and coverage of its cluster, r with its centrotype, stability (their product); for
+        halves of the text decomposed apart split_half_r, dice and split_half_p (of the axes, against rotations in the
+        subspace); icc, the ICC(2,1) over neurons of the network's dual-regression maps in the two halves.
+    interpretation : Interpretation or None
+        None without events.
+    engagement : DataFrame or None
+        None with fewer than two kinds of text.
+    profile : DataFrame
+        One row a network, one column a layer: share of the squared weights.
+    connectivity : Connectivity
+    clusters : list of Icasso
+        One for the whole model, or one a layer or window; their maps in the flat order of neurons.
+    """
+
+    networks: object
+    stability: object
+    interpretation: object
+    engagement: object
+    profile: object
+    connectivity: object
+    clusters: list
+
+    @property
+    def centrotypes(self):
+        """The centrotypes of all clusters as a :class:`NetworkSet`, the most stable of each part first.
+
+        A centrotype is the estimate that is most like all others of its cluster: the map to use where the networks of
+        the single fit are not to be trusted. Their iq, coverage and stability are in the metrics, and those under the
+        bar are flagged.
+        """
+        from ..result import describe_maps, zscore_maps
+
+        geometry, support = self.networks.geometry, self.networks.support
+        if support is not None:
+            rows = [rows[0] for rows, _ in _parts(self.networks)]
+            support = np.repeat(support[rows], [len(c.maps) for c in self.clusters], axis=0)
+        maps = np.concatenate([c.maps for c in self.clusters])
+        table = {n: np.concatenate([getattr(c, n) for c in self.clusters]) for n in ("iq", "coverage", "stability")}
+        z = zscore_maps(maps, support, geometry.layer_of)
+        metrics = describe_maps(z, geometry, stability=table["stability"], support=support).assign(**table)
+        info = {**self.networks.info, "maps": "centrotypes of ICASSO over bootstrapped runs"}
+        return NetworkSet(maps, geometry, metrics, info, support=support)
+
+    def save(self, study, desc=None):
+        """Write the completed networks and every table into a study.
+
+        Parameters
+        ----------
+        study : Study or path
+        desc : str, optional
+            Name of the analysis; that of the networks by default.
+
+        Returns
+        -------
+        list of Path
+        """
+        from ...files import write_tsv
+        from ..result import _study
+
+        study = _study(study)
+        desc = desc or self.networks.info.get("method", "networks").lower()
+        tables = {
+            "stability": self.stability,
+            "profile": self.profile,
+            "connectivity": self.connectivity.to_frame(),
+            "engagement": self.engagement,
+        }
+        if self.interpretation is not None:
+            tables.update(
+                correlations=self.interpretation.correlations,
+                tokens=self.interpretation.tokens,
+                contexts=self.interpretation.contexts,
+            )
+        written = self.networks.save(study, desc)
+        return written + [
+            write_tsv(study.path(kind, desc=desc), table) for kind, table in tables.items() if table is not None
+        ]
+
+
+def gather_evidence(
+    networks, recording, *, confounds=None, n_repeats=REPEATS, n_draws=99, random_state=0, device="cpu"
+):
+    """Find out whether networks are real, and what they are about.
+
+    Stability is that of independent components: for networks of a dictionary it says whether they are found as such.
+
+    Parameters
+    ----------
+    networks : NetworkSet
+        As an estimator found them in the recording.
+    recording : Recording, Run, study, or list of runs, images, paths or arrays
+        The runs they were found in.
+    confounds : list of ndarray, DataFrame or path, optional
+        For each run ``(n_tokens, n_confounds)``, as they were given to the fit.
+    n_repeats : int
+        Repetitions on bootstrapped runs (ICASSO).
+    n_draws : int
+        Draws of every null.
+    random_state : int
+    device : str
+        Torch device of the decompositions.
+
+    Returns
+    -------
+    Evidence
+
+    Examples
+    --------
+    >>> from llmbrain.networks import CanICA
+    >>> rng = np.random.default_rng(0)
+    >>> maps = 3 * rng.normal(size=(3, 400)) * (rng.random((3, 400)) < 0.1)
+    >>> runs = [rng.normal(size=(80, 3)) @ maps + rng.normal(size=(80, 400)) for _ in range(4)]
+    >>> found = gather_evidence(CanICA(n_components=3).fit(runs).networks_, runs, n_repeats=5, n_draws=19)
+    >>> found.networks.metrics["flagged"].tolist()
+    [False, False, False]
+    """
+    from ..connectivity import functional_connectivity
+    from ..inputs import as_confounds, load_runs
+
+    runs = load_runs(recording, networks.geometry)
+    networks.geometry.check_same(runs.geometry, "the recording")
+    confounds = as_confounds(confounds, len(runs.sources))
+    options = _options(networks, runs, device)
+    scores, clusters = [], []
+    for rows, neurons in _parts(networks):
+        sources = runs.sources if neurons is None else runs.part(neurons)
+        spent = np.cumsum([4 * source.n_tokens**2 for source in sources])
+        for source, size in zip(sources, spent):  # the whole data and its halves begin with the same matrices
+            if size <= KEPT_BYTES:
+                source.keep_gram()
+        maps = runs.read_order(networks.maps[rows]) if neurons is None else networks.maps[rows][:, neurons]
+        layer_of = networks.geometry.layer_of if neurons is None else networks.geometry.layer_of[neurons]
+        layer_of = runs.read_order(layer_of) if neurons is None else layer_of
+        table, found = _stability(sources, confounds, maps, layer_of, n_repeats, n_draws, random_state, options)
+        scores.append(table.assign(network=rows))
+        clusters.append(_flat(found, runs, neurons))
+        for source in sources:
+            source.grams = None
+    stability = _in_order(scores)
+    courses = networks.time_courses
+    if courses is None or [len(c) for c in courses] != runs.n_tokens:
+        courses = _courses(networks, runs, confounds)
+    interpretation, engagement = _texts(courses, recording, n_draws, random_state)
+    completed = _complete(networks, stability, interpretation)
+    live = [c[:, networks.maps.any(axis=1)] for c in courses]
+    return Evidence(
+        networks=completed,
+        stability=stability,
+        interpretation=interpretation,
+        engagement=engagement,
+        profile=_profile(networks),
+        connectivity=functional_connectivity(live),
+        clusters=clusters,
+    )
+
+
+def _options(networks, runs, device):
+    """Repeat the decomposition as it was done, as far as the networks say."""
+    from ..engines.reduction import TOKENS_AT_ONCE
+
+    given = networks.info.get("parameters") or {}
+    group = networks.info.get("group")
+    if group not in ("tokens", "runs"):
+        group = "tokens" if len(runs.sources) == 1 or sum(runs.n_tokens) <= TOKENS_AT_ONCE else "runs"
+    return {
+        "group": group,
+        "detrend": bool(given.get("detrend") or False),
+        "standardize": given.get("standardize", True) not in (None, False),
+        "device": device,
+        "contrast": (given.get("solver_params") or {}).get("contrast", "cube"),
+    }
+
+
+def _parts(networks):
+    """Networks that were sought together: their rows, and their neurons (None for all)."""
+    if networks.support is None:
+        yield np.arange(len(networks)), None
+        return
+    _, first, group = np.unique(networks.support, axis=0, return_index=True, return_inverse=True)
+    for k in np.argsort(first):  # in the order of the networks
+        yield np.flatnonzero(group.ravel() == k), np.flatnonzero(networks.support[first[k]][networks.geometry.layer_of])
+
+
+def _flat(clusters, runs, neurons):
+    """The same clusters with their maps in the flat order of all neurons."""
+    maps = np.zeros((len(clusters.maps), runs.geometry.n_neurons), np.float32)
+    if neurons is None:
+        neurons = slice(None) if runs.order is None else runs.order
+    maps[:, neurons] = clusters.maps
+    return replace(clusters, maps=maps)
+
+
+def _stability(sources, confounds, maps, layer_of, n_repeats, n_draws, random_state, options):
+    from .matching import match_maps
+    from .order import half_subspace, halves, sparsest_maps
+    from .resampling import resampled_networks
+    from .stability import score_networks, split_half
+
+    reduction = {k: v for k, v in options.items() if k != "contrast"}
+    alive = np.flatnonzero(maps.any(axis=1))
+    n_components = max(len(alive), 1)
+    clusters = resampled_networks(
+        sources,
+        n_components,
+        n_repeats=n_repeats,
+        contrast=options["contrast"],
+        random_state=random_state,
+        confounds=confounds,
+        **reduction,
+    )
+    table = score_networks(maps, clusters)
+    rng = np.random.default_rng(random_state)
+    sides, nuisance = halves(sources, confounds)
+    limit = min(sum(s.n_tokens - 1 for s in side) for side in sides)
+    if limit <= n_components:
+        return table.assign(split_half_r=np.nan, icc=np.nan, dice=np.nan, split_half_p=np.nan), clusters
+    found = [
+        sparsest_maps(half_subspace(side, n_components, confounds=given, **reduction), n_components, 3, rng)
+        for side, given in zip(sides, nuisance)
+    ]
+    # each given network stands for its match in the first half, whose fate in the second is then reported
+    own = match_maps(maps, found[0]).index
+    halves_table = split_half(*found, layer_of=layer_of, n_draws=n_draws, random_state=random_state)
+    table["icc"] = _retest(sides, nuisance, maps)
+    for name, column in (("split_half_r", "r"), ("dice", "dice"), ("split_half_p", "p_axes")):
+        values = halves_table[column].abs() if column == "r" else halves_table[column]
+        table[name] = np.where(own >= 0, values.to_numpy()[own], np.nan)
+    return table, clusters
+
+
+def _retest(sides, nuisance, maps):
+    """ICC(2,1) over neurons of the maps that dual regression finds for the given networks in the two halves."""
+    from ...stats import icc
+    from .dual_regression import pooled_maps
+
+    alive = np.flatnonzero(maps.any(axis=1))
+    values = np.full(len(maps), np.nan)
+    try:
+        first, second = (pooled_maps(side, maps[alive], given) for side, given in zip(sides, nuisance))
+    except ParameterError as error:
+        warnings.warn(f"No test-retest ICC: {error}", NumericalWarning, stacklevel=4)
+        return values
+    values[alive] = [icc(np.stack(pair, axis=1), "ICC(2,1)") for pair in zip(first, second)]
+    return values
+
+
+def _in_order(tables):
+    import pandas as pd
+
+    return pd.concat(tables).sort_values("network").reset_index(drop=True)
+
+
+def _courses(networks, runs, confounds):
+    from ..engines.group import least_squares_courses
+    from ..engines.runs import CleanedRuns
+
+    return least_squares_courses(CleanedRuns(runs.sources, confounds), runs.read_order(networks.maps))
+
+
+def _texts(courses, recording, n_draws, random_state):
+    """What the tokens say, where there are events: interpretation and engagement by kind of text."""
+    from ..meaning.interpretation import interpret
+    from ..meaning.profiles import kind_engagement
+
+    events = _events(recording)
+    if events is None or [len(e) for e in events] != [len(c) for c in courses]:
+        return None, None
+    interpretation = interpret(courses, events, n_draws=n_draws, random_state=random_state)
+    kinds = {k for e in events if "kind" in e and "document" in e for k in e["kind"].dropna().unique()}
+    engagement = kind_engagement(courses, events, random_state=random_state) if len(kinds) > 1 else None
+    return interpretation, engagement
+
+
+def _events(recording):
+    """Events of every run, or None if the runs have none."""
+    from ..inputs import _open_study
+
+    runs = _open_study(recording)
+    runs = list(runs) if isinstance(runs, (list, tuple)) or hasattr(runs, "runs") else [runs]
+    return [run.events for run in runs] if runs and all(hasattr(run, "events") for run in runs) else None
+
+
+def _profile(networks):
+    import pandas as pd
+
+    from ..meaning.profiles import layer_profile
+
+    geometry = networks.geometry
+    table = pd.DataFrame(
+        layer_profile(networks.maps, geometry.layer_of), columns=[f"layer-{n:02d}" for n in geometry.layers]
+    )
+    table.insert(0, "network", np.arange(len(table)))
+    return table
+
+
+def _complete(networks, stability, interpretation):
+    """The same networks with the evidence in their metrics."""
+    metrics = networks.metrics.copy()
+    for name in ("iq", "coverage", "stability", "split_half_r", "icc", "dice"):
+        metrics[name] = stability[name].to_numpy()
+    metrics["flagged"] = (metrics["n_neurons"] == 0) | ~stability["stable"].to_numpy()
+    if interpretation is not None:
+        metrics["label"] = interpretation.table["label"].to_numpy()
+        metrics["artefact"] = interpretation.table["artefact"].to_numpy()
+    info = {**networks.info, "stability": "ICASSO over bootstrapped runs: Iq x coverage x r of the map"}
+    return NetworkSet(networks.maps, networks.geometry, metrics, info, networks.time_courses, networks.support)

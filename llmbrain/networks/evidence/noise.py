@@ -1,0 +1,271 @@
+"""How many directions stand out of noise: spectrum, Marchenko-Pastur edge, parallel analysis."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+
+from ...exceptions import NumericalWarning, ParameterError
+
+__all__ = [
+    "LARGEST_SIDE",
+    "explained_variance",
+    "marchenko_pastur_count",
+    "marchenko_pastur_edge",
+    "noise_bound",
+    "parallel_analysis",
+    "spectrum",
+    "standardized_sample",
+]
+
+LARGEST_SIDE = 2048
+"""Spectra are computed from a Gram matrix of this order at most; longer recordings use a sample of the neurons."""
+
+
+def standardized_sample(runs, *, max_neurons=LARGEST_SIDE, confounds=None, random_state=0):
+    """Z-scored activations of a random sample of the neurons, run by run.
+
+    Parameters
+    ----------
+    runs : list of arrays of shape (n_tokens, n_neurons), or sources
+    max_neurons : int
+    confounds : list of arrays of shape (n_tokens, n_confounds), optional
+        Regressed out first.
+    random_state : int, numpy Generator or None
+
+    Returns
+    -------
+    list of arrays of shape (n_tokens, n_sampled), float32
+        Neurons that are constant in some run are left out.
+    """
+    from ..engines.runs import as_sources
+
+    sources = as_sources(runs)
+    n_neurons = sources[0].n_neurons
+    chosen = np.arange(n_neurons)
+    if n_neurons > max_neurons:
+        chosen = np.sort(np.random.default_rng(random_state).choice(n_neurons, max_neurons, replace=False))
+    columns = [s.columns[chosen] if s.columns is not None else chosen for s in sources]
+    out = [np.array(s.open()[:, c], dtype=np.float32) for s, c in zip(sources, columns)]
+    alive = np.ones(len(chosen), dtype=bool)
+    for x, nuisance in zip(out, [None] * len(out) if confounds is None else confounds):
+        x -= x.mean(axis=0)
+        if nuisance is not None:
+            nuisance = np.reshape(nuisance, (len(x), -1)).astype(np.float64)
+            nuisance = nuisance - nuisance.mean(axis=0)
+            x -= (nuisance @ np.linalg.lstsq(nuisance, x, rcond=None)[0]).astype(np.float32)
+        sd = x.std(axis=0, ddof=1)
+        alive &= np.isfinite(sd) & (sd > 0)
+        x /= np.where(sd > 0, sd, 1)
+    if not alive.any():
+        raise ParameterError("Every sampled neuron is constant or not finite in some run.")
+    return out if alive.all() else [x[:, alive] for x in out]
+
+
+def spectrum(runs):
+    """Eigenvalues of ``X X^T / n_neurons`` of standardised runs, descending.
+
+    Parameters
+    ----------
+    runs : list of arrays of shape (n_tokens, n_neurons)
+        Centred in each run.
+
+    Returns
+    -------
+    array of shape (min(n_tokens - n_runs, n_neurons),)
+
+    Examples
+    --------
+    >>> x = np.array([[1.0, -1.0], [-1.0, 1.0]])
+    >>> spectrum([x]).tolist()
+    [2.0]
+    """
+    gram, _ = _gram(runs)
+    rank = min(sum(len(x) for x in runs) - len(runs), runs[0].shape[1])
+    values = np.linalg.eigvalsh(gram)[::-1] / runs[0].shape[1]
+    return np.maximum(values[:rank], 0.0)
+
+
+def explained_variance(eigenvalues):
+    """Share of the variance that each direction and all up to it explain: (share, cumulative).
+
+    Parameters
+    ----------
+    eigenvalues : array
+        All of them.
+    """
+    share = np.asarray(eigenvalues, dtype=np.float64) / np.sum(eigenvalues)
+    return share, np.cumsum(share)
+
+
+def marchenko_pastur_edge(n_tokens, n_neurons, variance=1.0):
+    """Largest eigenvalue of ``X X^T / n_neurons`` for independent noise, in the limit of large matrices.
+
+    ``variance * (1 + sqrt(n_tokens / n_neurons))**2``
+
+    Parameters
+    ----------
+    n_tokens, n_neurons : int
+    variance : float
+        Of the noise.
+
+    References
+    ----------
+    Marchenko & Pastur (1967), Math. USSR Sb. 1, 457-483.
+
+    Examples
+    --------
+    >>> marchenko_pastur_edge(100, 400)
+    2.25
+    """
+    return float(variance * (1.0 + np.sqrt(n_tokens / n_neurons)) ** 2)
+
+
+def noise_bound(n_tokens, n_neurons, variance=1.0):
+    """Value that the largest eigenvalue of independent noise exceeds in 5 % of the cases.
+
+    The Marchenko-Pastur edge plus the Tracy-Widom fluctuation around it.
+
+    Parameters
+    ----------
+    n_tokens, n_neurons : int
+    variance : float
+        Of the noise.
+
+    References
+    ----------
+    Johnstone (2001), Ann. Stat. 29, 295-327, theorem 1.1.
+
+    Examples
+    --------
+    >>> marchenko_pastur_edge(100, 400) < noise_bound(100, 400) < 1.1 * marchenko_pastur_edge(100, 400)
+    True
+    """
+    a, b = np.sqrt(max(n_tokens - 1, 1)), np.sqrt(n_neurons)
+    centre, scale = (a + b) ** 2, (a + b) * (1 / a + 1 / b) ** (1 / 3)
+    return float(variance * (centre + 0.9793 * scale) / n_neurons)
+
+
+def marchenko_pastur_count(runs, max_iter=10):
+    """Number of directions beyond the noise edge.
+
+    The edge holds for noise of one variance, but the noise that is left in a z-scored neuron is the smaller the
+    more networks drive it. So the directions found are taken out, every neuron is scaled to unit variance of what
+    is left, and the count is repeated until it stays.
+
+    Valid for tokens that are independent under the null. Activations of neighbouring tokens are not quite, so this
+    overstates the number; :func:`parallel_analysis` keeps their autocorrelation. In a language model the directions
+    may never end in a bulk of noise: the count then stops at half of all directions, and says so.
+
+    Parameters
+    ----------
+    runs : list of arrays of shape (n_tokens, n_neurons)
+        Centred in each run.
+    max_iter : int
+        Largest number of rounds.
+
+    Warns
+    -----
+    NumericalWarning
+        If no bulk of noise was met.
+
+    Returns
+    -------
+    count : int
+    bound : float
+        Eigenvalue of the noise-scaled data, of unit noise variance, that had to be exceeded.
+
+    References
+    ----------
+    Marchenko & Pastur (1967), Math. USSR Sb. 1, 457-483.
+    Dobriban & Owen (2019), J. R. Stat. Soc. B 81, 163-183 (why the noise of each variable matters).
+    """
+    dof, n_neurons = sum(len(x) for x in runs) - len(runs), runs[0].shape[1]
+    bound = noise_bound(dof, n_neurons)
+    total = sum(np.einsum("ij,ij->j", x, x, dtype=np.float64) for x in runs)
+    noise, seen, count = total / dof, [], 0
+    for _ in range(max_iter):
+        gram, tokens_side = _gram([x / np.sqrt(noise).astype(np.float32) for x in runs])
+        values, vectors = np.linalg.eigh(gram)
+        count, most = int((values > bound * n_neurons).sum()), min(len(values), dof) // 2
+        if count >= most:
+            _no_bulk(most)
+            return most, bound
+        if count in seen:
+            break
+        seen.append(count)
+        vectors = vectors[:, len(values) - count :]
+        if tokens_side:
+            explained = ((vectors.T @ np.concatenate(runs)) ** 2).sum(axis=0)
+        else:
+            explained = noise * (vectors**2 @ values[len(values) - count :])
+        noise = np.maximum(total - explained, 1e-6 * total) / (dof - count)
+    return count, bound
+
+
+def _no_bulk(most):
+    warnings.warn(
+        f"More than {most} directions, half of all, lie beyond the Marchenko-Pastur edge: there is no bulk of "
+        "independent noise, so this count says nothing here. Use parallel analysis and the split-half curve.",
+        NumericalWarning,
+        stacklevel=3,
+    )
+
+
+def _gram(runs):
+    """Gram matrix of the shorter side, float64, and whether that side is the tokens."""
+    if sum(len(x) for x in runs) <= runs[0].shape[1]:
+        x = np.concatenate(runs)
+        return (x @ x.T).astype(np.float64), True
+    return sum((x.T @ x).astype(np.float64) for x in runs), False
+
+
+def parallel_analysis(runs, *, null="shift", n_draws=10, quantile=0.95, random_state=0):
+    """Number of directions that explain more than those of data without any shared signal (Horn).
+
+    Parameters
+    ----------
+    runs : list of arrays of shape (n_tokens, n_neurons)
+        Standardised, e.g. by :func:`standardized_sample`.
+    null : {"shift", "permute"}
+        What breaks the ties between neurons in each run: a circular shift of every neuron by an amount of its own,
+        which leaves its autocorrelation as it is, or a permutation of its tokens.
+    n_draws : int
+    quantile : float
+        Quantile over draws that the eigenvalue of the same rank must exceed.
+    random_state : int, numpy Generator or None
+
+    Returns
+    -------
+    count : int
+        Leading eigenvalues above the null, up to the first that is not.
+    eigenvalues : array
+        Of the data.
+    bound : array
+        Quantile of the null for every rank.
+
+    References
+    ----------
+    Horn (1965), Psychometrika 30, 179-185; Buja & Eyuboglu (1992), Multivar. Behav. Res. 27, 509-540 (permutation).
+    """
+    if null not in ("shift", "permute"):
+        raise ParameterError(f'null={null!r} is unknown; choose "shift" or "permute".')
+    rng = np.random.default_rng(random_state)
+    eigenvalues = spectrum(runs)
+    draws = [spectrum([_shuffled(x, null, rng) for x in runs]) for _ in range(n_draws)]
+    bound = np.quantile(draws, quantile, axis=0)
+    above = eigenvalues > bound
+    count = len(above) if above.all() else int(np.argmin(above))
+    return count, eigenvalues, bound
+
+
+def _shuffled(x, null, rng):
+    if null == "permute":
+        return rng.permuted(x, axis=0)
+    n_tokens, n_neurons = x.shape
+    out = np.empty((n_neurons, n_tokens), dtype=x.dtype)
+    columns = np.ascontiguousarray(x.T)
+    for row, source, shift in zip(out, columns, rng.integers(n_tokens, size=n_neurons)):
+        row[shift:], row[:shift] = source[: n_tokens - shift], source[n_tokens - shift :]
+    return out.T

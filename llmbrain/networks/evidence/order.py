@@ -1,0 +1,295 @@
+"""How many networks the data hold: spectrum, noise edge, parallel analysis, reproducibility between halves.
+
+Four answers to two questions. The explained variance, the Marchenko-Pastur edge and parallel analysis say how many
+directions stand out of noise; in a language model these are hundreds. The split-half curve says how many *networks*
+are found again in other text, which is what a number of components should be chosen for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ...exceptions import ParameterError
+from .matching import match_maps
+from .noise import explained_variance, marchenko_pastur_count, parallel_analysis, standardized_sample
+from .resampling import cut_blocks, decompose, joint_subspace
+
+__all__ = [
+    "Order",
+    "REPRODUCED",
+    "choose_n_components",
+    "default_grid",
+    "half_subspace",
+    "half_spans",
+    "halves",
+    "sparsest_maps",
+    "split_half_curve",
+]
+
+REPRODUCED = 0.7
+"""Absolute correlation of the maps of two halves from which a network counts as found again."""
+
+
+# ------------------------------------------------------------------------------------------- split-half curve
+def half_spans(n_tokens):
+    """Divide runs into two halves that share no text: every other run, or every other piece of a few runs.
+
+    Parameters
+    ----------
+    n_tokens : list of int
+        Length of every run.
+
+    Returns
+    -------
+    first, second : lists of (run, start, stop)
+    """
+    spans = [(r, 0, n) for r, n in enumerate(n_tokens)]
+    if len(n_tokens) < 4:
+        spans = []
+        for r, labels in enumerate(cut_blocks(n_tokens, minimum=8)):
+            cuts = np.flatnonzero(np.diff(labels, prepend=labels[0] - 1, append=labels[-1] + 1))
+            spans += [(r, int(start), int(stop)) for start, stop in zip(cuts, cuts[1:])]
+    return spans[::2], spans[1::2]
+
+
+def halves(runs, confounds=None):
+    """Split runs into two halves, see :func:`half_spans`.
+
+    Parameters
+    ----------
+    runs : list of arrays of shape (n_tokens, n_neurons), or sources
+    confounds : list of arrays, optional
+
+    Returns
+    -------
+    sides : list of two lists of sources
+    confounds : list of two lists of arrays, or of None
+    """
+    from ..engines.runs import ArraySource, as_sources
+
+    sources = as_sources(runs)
+    sides, nuisance = [], []
+    for spans in half_spans([s.n_tokens for s in sources]):
+        side = []
+        for r, start, stop in spans:
+            source = sources[r]
+            if (start, stop) == (0, source.n_tokens):
+                side.append(source)
+                continue
+            opened = lambda s=source, a=start, b=stop: s.open()[a:b]  # noqa: E731
+            side.append(ArraySource(opened, stop - start, source.n_neurons, source.columns, source.scale))
+        sides.append(side)
+        parts = None
+        if confounds is not None:
+            parts = [None if confounds[r] is None else np.asarray(confounds[r])[a:b] for r, a, b in spans]
+        nuisance.append(parts)
+    return sides, nuisance
+
+
+def split_half_curve(runs, grid, *, n_init=3, confounds=None, random_state=0, **reduction):
+    """Decompose two halves of the data with each number of components, and see which networks come back.
+
+    Parameters
+    ----------
+    runs : list of arrays of shape (n_tokens, n_neurons), or sources
+    grid : sequence of int
+        Numbers of components.
+    n_init : int
+        Restarts of each decomposition; the sparsest is kept.
+    confounds : list of arrays, optional
+    random_state : int, numpy Generator or None
+    **reduction
+        Options of :func:`~llmbrain.networks.evidence.resampling.joint_subspace`.
+
+    Returns
+    -------
+    DataFrame
+        n_components; n_reproduced (one-to-one pairs with an absolute correlation of at least ``REPRODUCED``); share
+        (of the components); mean_r and median_r of all pairs.
+    """
+    import pandas as pd
+
+    grid = sorted({int(k) for k in grid})
+    rng = np.random.default_rng(random_state)
+    sides, nuisance = halves(runs, confounds)
+    if reduction.get("group", "auto") == "auto":
+        # the model that the whole data would get, not that of the shorter halves
+        reduction["group"] = _group_model(sides)
+    limit = min(sum(s.n_tokens - 1 for s in side) for side in sides)
+    if not grid or grid[0] < 1 or grid[-1] > limit:
+        raise ParameterError(f"The grid {grid} must lie between 1 and {limit}, what half of the tokens carry.")
+    spaces = [half_subspace(side, grid[-1], confounds=c, **reduction) for side, c in zip(sides, nuisance)]
+    table = []
+    for k in grid:
+        a, b = (sparsest_maps(space, k, n_init, rng) for space in spaces)
+        r = np.abs(match_maps(a, b).score)
+        found = int((r >= REPRODUCED).sum())
+        table.append((k, found, found / k, r.mean(), np.median(r)))
+    return pd.DataFrame(table, columns=["n_components", "n_reproduced", "share", "mean_r", "median_r"])
+
+
+def half_subspace(side, n_components, **reduction):
+    """Reduce one half for decompositions into up to `n_components` networks, runs entering whole.
+
+    Parameters
+    ----------
+    side : list of sources
+    n_components : int
+    **reduction
+        Options of :func:`~llmbrain.networks.evidence.resampling.joint_subspace`.
+
+    Returns
+    -------
+    JointSubspace
+    """
+    blocks = cut_blocks([s.n_tokens for s in side], minimum=1)
+    return joint_subspace(side, 3 * n_components, blocks=blocks, **reduction)
+
+
+def _group_model(sides):
+    from ..engines.reduction import TOKENS_AT_ONCE
+
+    return "tokens" if sum(s.n_tokens for side in sides for s in side) <= TOKENS_AT_ONCE else "runs"
+
+
+def sparsest_maps(space, n_components, n_init, rng):
+    """Maps of the sparsest of some decompositions of a joint subspace, (n_components, n_neurons).
+
+    Parameters
+    ----------
+    space : JointSubspace
+    n_components, n_init : int
+    rng : numpy Generator
+    """
+    weights = np.ones(len(space.covariances))
+    maps = [decompose(space, weights, n_components, rng).astype(np.float32) @ space.rows for _ in range(n_init)]
+    return min(maps, key=lambda m: np.abs(m).sum(axis=1).max())
+
+
+# ------------------------------------------------------------------------------------------- the choice
+@dataclass(frozen=True)
+class Order:
+    """A number of components, and all that speaks for it.
+
+    Parameters
+    ----------
+    n_components : int
+    marchenko_pastur, parallel : int
+        Directions beyond the noise edge, and beyond parallel analysis.
+    curve : DataFrame
+        From :func:`split_half_curve`.
+    spectrum : DataFrame
+        component, eigenvalue, share, cumulative, null (bound of parallel analysis).
+    info : dict
+        Sizes and settings.
+    """
+
+    n_components: int
+    marchenko_pastur: int
+    parallel: int
+    curve: object
+    spectrum: object
+    info: dict = field(default_factory=dict)
+
+    def save(self, study, desc="canica"):
+        """Write the curve (TSV) and what was chosen (JSON) into a study.
+
+        Parameters
+        ----------
+        study : Study or path-like
+        desc : str
+            Name of the analysis in the file names.
+
+        Returns
+        -------
+        list of pathlib.Path
+        """
+        from ...files import write_json, write_tsv
+        from ..result import _study
+
+        study = _study(study)
+        chosen = {name: int(getattr(self, name)) for name in ("n_components", "marchenko_pastur", "parallel")}
+        return [
+            write_tsv(study.path("order", desc=desc), self.curve),
+            write_json(study.path("order_json", desc=desc), {**chosen, **self.info}),
+        ]
+
+
+def default_grid(limit):
+    """Numbers of components worth trying: 5, 10, 15, 20, 30, 40, 60, 80, 120 ... up to `limit`.
+
+    Parameters
+    ----------
+    limit : int
+    """
+    grid = [5, 10, 15, 20, 30, 40, 60, 80, 120, 160]
+    return [k for k in grid if k <= limit] or [max(1, limit)]
+
+
+def choose_n_components(
+    runs, *, largest=80, grid=None, n_draws=5, n_init=3, confounds=None, random_state=0, **reduction
+):
+    """Choose the number of components: what ``n_components="auto"`` does.
+
+    The candidates are those of the grid that parallel analysis allows. Chosen is the one that yields the most networks
+    found again in the other half of the text, among those of which at least half of the networks are; of equals the
+    smaller. (In a language model a larger number always brings up a few more networks, among ever more that are
+    never seen again.) Asking for somewhat too many is safe, surplus components are unstable and flagged; asking for
+    too few merges networks.
+
+    Parameters
+    ----------
+    runs : Recording, Run, path of a study, or list of runs, images, paths or arrays (n_tokens, n_neurons)
+    largest : int
+        Upper end of the default grid.
+    grid : sequence of int, optional
+    n_draws : int
+        Draws of parallel analysis.
+    n_init : int
+        Restarts of each decomposition.
+    confounds : list of arrays, optional
+    random_state : int, numpy Generator or None
+    **reduction
+        Options of :func:`~llmbrain.networks.evidence.resampling.joint_subspace`.
+
+    Returns
+    -------
+    Order
+    """
+    import pandas as pd
+
+    from ..engines.runs import ArraySource
+    from ..inputs import load_runs
+
+    if not isinstance(runs, (list, tuple)) or not all(isinstance(run, ArraySource) for run in runs):
+        runs = load_runs(runs).sources
+    sample = standardized_sample(runs, confounds=confounds, random_state=random_state)
+    n_tokens, n_neurons = sum(len(x) for x in sample) - len(sample), sample[0].shape[1]
+    parallel, eigenvalues, bound = parallel_analysis(sample, n_draws=n_draws, random_state=random_state)
+    beyond, edge = marchenko_pastur_count(sample)
+    half = min(sum(s.n_tokens - 1 for s in side) for side in halves(runs)[0])
+    limit = min(max(parallel, 1), half, largest)
+    grid = default_grid(limit) if grid is None else grid
+    curve = split_half_curve(runs, grid, n_init=n_init, confounds=confounds, random_state=random_state, **reduction)
+    share, cumulative = explained_variance(eigenvalues)
+    table = pd.DataFrame(
+        {
+            "component": np.arange(len(eigenvalues)),
+            "eigenvalue": eigenvalues,
+            "share": share,
+            "cumulative": cumulative,
+            "null": bound,
+        }
+    )
+    info = {"n_tokens": n_tokens, "n_neurons_sampled": n_neurons, "noise_bound": edge, "reproduced_at": REPRODUCED}
+    return Order(_best(curve), beyond, parallel, curve, table, info)
+
+
+def _best(curve):
+    """The most networks found again among numbers of which at least half are; the smaller of equals."""
+    trusted = curve[curve["share"] >= 0.5]
+    if trusted.empty:
+        return int(curve["n_components"][curve["share"].idxmax()])
+    return int(trusted["n_components"][trusted["n_reproduced"].idxmax()])

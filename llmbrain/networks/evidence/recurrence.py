@@ -1,0 +1,224 @@
+"""Do networks recur? Templates from one part of a corpus, looked for in the networks of other texts.
+
+The published count (how many individual networks overlap a template by an IoU above 0.2) is given as it is, next to
+a strict one (at most one network of each text, at most one template for each network), to the correlation of the
+matched maps, and to both counts for permuted maps: with many networks some overlap is certain.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...exceptions import ParameterError
+from ...stats import fdr, overlap, permutation_p
+from .matching import assign, correlate_maps, permute_neurons, standardize_maps
+
+__all__ = ["IOU", "Recurrence", "individual_networks", "recurrence", "recurrence_between", "threshold_maps"]
+
+IOU = 0.2
+"""Overlap from which a network counts as a template's, in the published method."""
+
+
+@dataclass(frozen=True)
+class Recurrence:
+    """Recurrence of templates in the networks of other texts.
+
+    Parameters
+    ----------
+    table : DataFrame
+        One row a template: network; n_neurons; many (one-to-many count of individual networks beyond the overlap);
+        texts (texts whose one-to-one match is beyond it); share (texts over number of texts); mean_overlap (IoU),
+        mean_dice and mean_r (of the one-to-one matches, r in absolute value; signed in `correlations`); null_many and
+        null_texts (mean counts for permuted maps); p and q (of `texts`, Benjamini-Hochberg over templates).
+    overlaps : array of shape (n_texts, n_templates)
+        Overlap of the one-to-one match of each template in each text.
+    correlations : array of shape (n_texts, n_templates)
+        Signed correlation of the best one-to-one match by absolute correlation.
+    n_draws : int
+        Draws of the null.
+    """
+
+    table: object
+    overlaps: np.ndarray
+    correlations: np.ndarray
+    n_draws: int
+
+
+def threshold_maps(maps, threshold=3.0, two_sided=True):
+    """Masks of maps: neurons whose z over neurons exceeds the threshold.
+
+    Parameters
+    ----------
+    maps : array of shape (n_networks, n_neurons)
+    threshold : float
+        In standard deviations.
+    two_sided : bool
+        Whether strong negative weights count; the sign of a component is arbitrary.
+
+    Returns
+    -------
+    array of shape (n_networks, n_neurons), bool
+    """
+    z = standardize_maps(maps) * np.float32(np.sqrt(np.shape(maps)[1]))
+    return (np.abs(z) if two_sided else z) > threshold
+
+
+def recurrence(
+    templates, individuals, *, threshold=3.0, two_sided=True, iou=IOU, n_draws=100, layer_of=None, random_state=0
+):
+    """Count how often each template is found again in texts decomposed one by one.
+
+    Parameters
+    ----------
+    templates : array of shape (n_templates, n_neurons)
+        Group networks of one part of a corpus.
+    individuals : list of arrays of shape (n_k, n_neurons)
+        Networks of each of the other texts.
+    threshold, two_sided
+        What makes a mask of a map, see :func:`threshold_maps`. The papers use one-sided 1.96 or 3.6.
+    iou : float
+        Overlap beyond which two networks count as one.
+    n_draws : int
+        Draws of the null: the neurons of each text are permuted (within layers if `layer_of` is given), all its
+        networks alike.
+    layer_of : array of shape (n_neurons,), optional
+    random_state : int, numpy Generator or None
+
+    Returns
+    -------
+    Recurrence
+
+    References
+    ----------
+    Liu et al. (2025), arXiv:2502.20408 (the one-to-many count, IoU > 0.2).
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> truth = rng.standard_normal((2, 500)) ** 3
+    >>> texts = [-truth[::-1] + 0.1 * rng.standard_normal((2, 500)) for _ in range(4)]
+    >>> recurrence(truth, texts, n_draws=19).table["texts"].tolist()
+    [4, 4]
+    """
+    import pandas as pd
+
+    if not len(individuals):
+        raise ParameterError("Recurrence needs the networks of at least one other text.")
+    templates = np.asarray(templates)
+    masks = threshold_maps(templates, threshold, two_sided)
+    empty = np.flatnonzero(~masks.any(axis=1))
+    if len(empty):
+        raise ParameterError(
+            f"Templates {empty.tolist()} have no neuron beyond threshold={threshold}; lower it or drop them."
+        )
+    others = [threshold_maps(m, threshold, two_sided) for m in individuals]
+    many, overlaps = _counts(masks, others, iou)
+    correlations = np.stack([_matched(correlate_maps(templates, m)) for m in individuals])
+    texts = (overlaps > iou).sum(axis=0)
+    null_many, null_texts = _null_counts(masks, others, iou, n_draws, layer_of, random_state)
+    p = permutation_p(texts, null_texts)
+    table = pd.DataFrame(
+        {
+            "network": np.arange(len(templates)),
+            "n_neurons": masks.sum(axis=1),
+            "many": many,
+            "texts": texts,
+            "share": texts / len(individuals),
+            "mean_overlap": overlaps.mean(axis=0),
+            "mean_dice": (2 * overlaps / (1 + overlaps)).mean(axis=0),
+            "mean_r": np.abs(correlations).mean(axis=0),
+            "null_many": null_many.mean(axis=0),
+            "null_texts": null_texts.mean(axis=0),
+            "p": p,
+            "q": fdr(p),
+        }
+    )
+    return Recurrence(table, overlaps, correlations, n_draws)
+
+
+def recurrence_between(templates, individuals, **options):
+    """Recurrence of the templates of every corpus in the texts of every corpus.
+
+    Parameters
+    ----------
+    templates : dict of {corpus: array of shape (n_templates, n_neurons)}
+    individuals : dict of {corpus: list of arrays of shape (n_k, n_neurons)}
+    **options
+        Of :func:`recurrence`.
+
+    Returns
+    -------
+    DataFrame
+        The tables of :func:`recurrence` below each other, with the columns template_corpus and text_corpus first.
+    """
+    import pandas as pd
+
+    tables = []
+    for source, maps in templates.items():
+        for target, texts in individuals.items():
+            table = recurrence(maps, texts, **options).table
+            table.insert(0, "template_corpus", source)
+            table.insert(1, "text_corpus", target)
+            tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def individual_networks(texts, n_components=10, *, contrast="cube", n_init=1, random_state=0, skip=None):
+    """Decompose texts one by one, for :func:`recurrence`.
+
+    Parameters
+    ----------
+    texts : list of arrays of shape (n_tokens, n_neurons)
+        Activations of one text each.
+    n_components : int
+        Clipped to half of the tokens of a text: more components than that are noise.
+    contrast, n_init, random_state
+        As in :func:`~llmbrain.networks.group_ica`.
+    skip : int, optional
+        Leave texts of fewer tokens out. Default: those with fewer than 4 tokens.
+
+    Returns
+    -------
+    maps : list of arrays of shape (n_k, n_neurons)
+    kept : list of int
+        Index of the texts that were decomposed.
+    """
+    from ..engines.group import group_ica
+
+    skip = 4 if skip is None else skip
+    kept = [i for i, x in enumerate(texts) if len(x) >= skip]
+    maps = []
+    for i in kept:
+        k = max(1, min(n_components, len(texts[i]) // 2))
+        found = group_ica(
+            [texts[i]], k, contrast=contrast, n_init=n_init, random_state=random_state, time_courses=False, warn=False
+        )
+        maps.append(found.maps)
+    return maps, kept
+
+
+def _counts(masks, others, iou):
+    """One-to-many count over all texts, and one-to-one overlap in every text."""
+    tables = [np.nan_to_num(overlap(masks, other, "jaccard")) for other in others]
+    many = sum((table > iou).sum(axis=1) for table in tables)
+    return many, np.stack([_matched(table) for table in tables])
+
+
+def _matched(table):
+    """Entry of every row in its one-to-one assignment, 0 where it has none."""
+    index = assign(np.abs(table))
+    return np.where(index < 0, 0.0, table[np.arange(len(index)), np.maximum(index, 0)])
+
+
+def _null_counts(masks, others, iou, n_draws, layer_of, random_state):
+    rng = np.random.default_rng(random_state)
+    many, texts = [], []
+    for _ in range(n_draws):
+        # permuting the templates once a draw would tie the texts together: each text gets its own permutation
+        shuffled = [o[:, permute_neurons(o.shape[1], layer_of, rng)] for o in others]
+        count, overlaps = _counts(masks, shuffled, iou)
+        many.append(count)
+        texts.append((overlaps > iou).sum(axis=0))
+    return np.array(many), np.array(texts)

@@ -1,0 +1,371 @@
+"""How reproducible a network is: over restarts, over resampled runs, over halves of the corpus.
+
+ICASSO (Himberg, Hyvarinen & Esposito 2004, NeuroImage 22, 1214-1222): the decomposition is repeated with
+other initial values and on bootstrapped data, all estimates are clustered by absolute spatial correlation,
+and a cluster that is tight and far from the others is a stable network. Its most central member, the
+centrotype, is the best map of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.cluster.hierarchy import cut_tree, fcluster, linkage
+
+from ...exceptions import ParameterError
+from ...stats import icc, overlap
+from .matching import correlate_maps, match_maps, null_matches, standardize_maps
+
+__all__ = [
+    "Icasso",
+    "STABLE",
+    "cluster_estimates",
+    "icasso",
+    "quality_index",
+    "restart_stability",
+    "score_networks",
+    "split_half",
+    "stability_of",
+]
+
+STABLE = 0.7
+"""Bar on the stability (Iq times coverage) below which a network is flagged unstable."""
+
+
+@dataclass(frozen=True)
+class Icasso:
+    """Clusters of repeated estimates, the most stable first.
+
+    Parameters
+    ----------
+    maps : array of shape (n_networks, n_features)
+        Centrotypes: the estimate of each cluster that is most similar to the rest of it, as it came
+        in, with the sign of the majority of its cluster.
+    iq : array of shape (n_networks,)
+        Mean similarity inside the cluster minus mean similarity to all other estimates.
+    coverage : array of shape (n_networks,)
+        Share of the repetitions that found the network at all.
+    labels : array of shape (n_estimates,)
+        Network of every estimate; -1 for those that belong to none that is returned.
+    centrotypes : array of shape (n_networks,)
+        Index of each centrotype among the estimates.
+    similarity : array of shape (n_estimates, n_estimates)
+        Absolute correlations.
+    """
+
+    maps: np.ndarray
+    iq: np.ndarray
+    coverage: np.ndarray
+    labels: np.ndarray
+    centrotypes: np.ndarray
+    similarity: np.ndarray
+
+    @property
+    def stability(self):
+        """Iq times coverage: one number that a tight cluster of two chance finds does not pass."""
+        return self.iq * self.coverage
+
+    @property
+    def stable(self):
+        """Networks whose stability is at least ``STABLE``."""
+        return self.stability >= STABLE
+
+    def to_frame(self):
+        """One row a network: iq, coverage, stability, number of estimates, stable."""
+        import pandas as pd
+
+        sizes = np.bincount(self.labels[self.labels >= 0], minlength=len(self.iq))
+        return pd.DataFrame(
+            {
+                "network": np.arange(len(self.iq)),
+                "iq": self.iq,
+                "coverage": self.coverage,
+                "stability": self.stability,
+                "n_estimates": sizes,
+                "stable": self.stable,
+            }
+        )
+
+
+def cluster_estimates(similarity, n_clusters, joined=0.5):
+    """Average-linkage clusters of estimates, with ``1 - similarity`` as the distance.
+
+    The tree is cut where clusters stop being more similar than `joined` on average, and only if that gives
+    fewer than `n_clusters` is it cut at `n_clusters`. A fixed cut at the number of components, as ICASSO
+    does it, spends its clusters on estimates that were never found again and merges the real networks.
+
+    Parameters
+    ----------
+    similarity : array of shape (n_estimates, n_estimates)
+        Absolute correlations.
+    n_clusters : int
+        At least so many clusters are made.
+    joined : float
+        Mean similarity above which two clusters are one network.
+
+    Returns
+    -------
+    array of shape (n_estimates,), int
+        Labels 0 ... n - 1 with n at least `n_clusters`.
+    """
+    n = len(similarity)
+    distance, first = np.empty(n * (n - 1) // 2), 0  # condensed, row by row: copies of the square one would be large
+    for i in range(n - 1):
+        row, column = (np.clip(1.0 - s, 0.0, None) for s in (similarity[i, i + 1 :], similarity[i + 1 :, i]))
+        distance[first : first + len(row)] = 0.5 * (row + column)
+        first += len(row)
+    tree = linkage(distance, method="average")
+    labels = fcluster(tree, 1.0 - joined, criterion="distance") - 1
+    # cut_tree gives exactly n_clusters, where fcluster would merge ties (identical restarts)
+    return labels if labels.max() + 1 >= n_clusters else cut_tree(tree, n_clusters).ravel()
+
+
+def quality_index(similarity, labels):
+    """Iq of each cluster: mean similarity inside minus mean similarity to the outside.
+
+    The pairs of an estimate with itself are left out, unlike in the original formula: a cluster of one
+    estimate would otherwise look perfectly tight, where it was in fact never found again. Its Iq is
+    therefore at most 0.
+
+    Parameters
+    ----------
+    similarity : array of shape (n_estimates, n_estimates)
+        Absolute correlations.
+    labels : array of shape (n_estimates,), int
+
+    Returns
+    -------
+    array of shape (n_clusters,)
+
+    References
+    ----------
+    Himberg, Hyvarinen & Esposito (2004), NeuroImage 22, 1214-1222, equation 8.
+
+    Examples
+    --------
+    >>> s = np.array([[1, 0.9, 0.1], [0.9, 1, 0.1], [0.1, 0.1, 1]])
+    >>> quality_index(s, np.array([0, 0, 1])).round(3).tolist()
+    [0.8, -0.1]
+    """
+    sizes = np.bincount(labels).astype(float)
+    own = np.bincount(labels, np.diag(similarity))
+    same, every = np.zeros((2, len(sizes)))
+    for label, row in zip(labels, similarity):
+        same[label] += row[labels == label].sum()
+        every[label] += row.sum()
+    pairs = sizes * (sizes - 1)
+    inside = np.divide(same - own, pairs, out=np.zeros_like(sizes), where=pairs > 0)
+    others = sizes * (len(labels) - sizes)
+    outside = np.divide(every - same, others, out=np.zeros_like(sizes), where=others > 0)
+    return inside - outside
+
+
+def icasso(estimates, n_networks=None, correlations=None):
+    """Cluster repeated decompositions, and return the centrotype and stability of each network.
+
+    Parameters
+    ----------
+    estimates : array of shape (n_repeats, n_components, n_features), or list of (n_k, n_features)
+        Maps of every repetition; or their coordinates in a common basis, if `correlations` is given.
+    n_networks : int, optional
+        Number of networks to return: the clusters found in most repetitions, the tighter first. Default:
+        the number of components of one repetition.
+    correlations : array of shape (n_estimates, n_estimates), optional
+        Correlations between all estimates, stacked, where they are known already.
+
+    Returns
+    -------
+    Icasso
+        Sorted by falling Iq.
+
+    Raises
+    ------
+    ParameterError
+        With fewer than two repetitions there is nothing to compare.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> truth = rng.standard_normal((3, 400))
+    >>> runs = [truth[rng.permutation(3)] + 0.1 * rng.standard_normal((3, 400)) for _ in range(5)]
+    >>> bool((icasso(runs).iq > 0.9).all())
+    True
+    """
+    estimates = [np.asarray(e) for e in estimates]
+    if len(estimates) < 2:
+        raise ParameterError(f"Stability needs at least two repetitions; got {len(estimates)}.")
+    repeat = np.repeat(np.arange(len(estimates)), [len(e) for e in estimates])
+    n_networks = max(len(e) for e in estimates) if n_networks is None else n_networks
+    stacked = np.concatenate(estimates)
+    if not 1 <= n_networks <= len(stacked):
+        raise ParameterError(f"n_networks={n_networks} must lie between 1 and {len(stacked)} estimates.")
+    signed = correlate_maps(stacked) if correlations is None else np.asarray(correlations, dtype=np.float64)
+    similarity = np.abs(signed)
+    labels = cluster_estimates(similarity, n_networks)
+    iq = quality_index(similarity, labels)
+    coverage = np.array([len(np.unique(repeat[labels == c])) for c in range(len(iq))]) / len(estimates)
+    kept = np.lexsort((-iq, -coverage))[:n_networks]
+    kept = kept[np.argsort(-iq[kept], kind="stable")]
+    rank = np.full(len(iq), -1)
+    rank[kept] = np.arange(n_networks)
+    labels = rank[labels]
+    centre, sign = _centrotypes(signed, labels, n_networks)
+    maps = stacked[centre] * sign[:, None].astype(stacked.dtype)
+    return Icasso(maps, iq[kept], coverage[kept], labels, centre, similarity)
+
+
+def _centrotypes(signed, labels, n_networks):
+    centre, sign = [], []
+    for cluster in range(n_networks):
+        members = np.flatnonzero(labels == cluster)
+        table = signed[np.ix_(members, members)]
+        best = np.argmax(np.abs(table).sum(axis=1))
+        centre.append(members[best])
+        sign.append(1.0 if np.sign(table[best]).sum() >= 0 else -1.0)
+    return np.array(centre), np.array(sign)
+
+
+def stability_of(maps, repeats):
+    """Simple stability of given networks: how well each is found again in every repetition.
+
+    Parameters
+    ----------
+    maps : array of shape (n_networks, n_neurons)
+        The networks to judge, in their own order.
+    repeats : array of shape (n_repeats, n_components, n_neurons), or list of such
+        Maps of other restarts, or of decompositions of other texts.
+
+    Returns
+    -------
+    array of shape (n_networks,)
+        Mean over repetitions of the absolute correlation with the one-to-one matched map, 0 where a
+        repetition has none.
+
+    Examples
+    --------
+    >>> maps = np.random.default_rng(0).standard_normal((2, 300))
+    >>> stability_of(maps, [-maps[::-1], maps]).round(3).tolist()
+    [1.0, 1.0]
+    """
+    repeats = list(repeats)
+    if not repeats:
+        raise ParameterError("stability_of needs at least one repetition to compare with.")
+    scores = [np.abs(np.nan_to_num(match_maps(maps, other).score)) for other in repeats]
+    return np.mean(scores, axis=0)
+
+
+def restart_stability(rotations, chosen):
+    """Iq of each network of one decomposition among its own restarts, at no cost.
+
+    Restarts of one whitened data set differ by a rotation only, so their maps correlate as the rows of the
+    rotations do.
+
+    Parameters
+    ----------
+    rotations : array of shape (n_init, n_components, n_components)
+        As :func:`~llmbrain.networks.group_ica` returns them.
+    chosen : int
+        The restart whose networks are judged.
+
+    Returns
+    -------
+    array of shape (n_components,)
+        NaN with a single restart.
+
+    Examples
+    --------
+    >>> restart_stability(np.stack([np.eye(2), -np.eye(2)[::-1]]), 0).tolist()
+    [1.0, 1.0]
+    """
+    n_init, n_components, _ = np.shape(rotations)
+    if n_init < 2:
+        return np.full(n_components, np.nan)
+    stacked = np.concatenate(rotations).astype(np.float32)
+    similarity = stacked @ stacked.T
+    np.abs(similarity, out=similarity)
+    labels = cluster_estimates(similarity, n_components)
+    return quality_index(similarity, labels)[labels[chosen * n_components : (chosen + 1) * n_components]]
+
+
+def score_networks(maps, clusters):
+    """Stability of given networks from an ICASSO of the same data, in their own order.
+
+    Parameters
+    ----------
+    maps : array of shape (n_networks, n_neurons)
+    clusters : Icasso
+
+    Returns
+    -------
+    DataFrame
+        network; cluster, its matched centrotype; r, their absolute correlation; iq and coverage of the cluster;
+        stability, the product of these three; stable: it is at least ``STABLE``.
+    """
+    import pandas as pd
+
+    matching = match_maps(maps, clusters.maps)
+    found = matching.index >= 0
+    r = np.where(found, np.abs(matching.score), 0.0)
+    iq, coverage = (np.where(found, x[matching.index], 0.0) for x in (clusters.iq, clusters.coverage))
+    return pd.DataFrame(
+        {
+            "network": np.arange(len(r)),
+            "cluster": matching.index,
+            "r": r,
+            "iq": iq,
+            "coverage": coverage,
+            "stability": r * iq * coverage,
+            "stable": r * iq * coverage >= STABLE,
+        }
+    )
+
+
+def split_half(maps_a, maps_b, threshold=3.0, layer_of=None, n_draws=100, random_state=0):
+    r"""Test-retest reliability of the networks of two halves of a corpus.
+
+    Parameters
+    ----------
+    maps_a : array of shape (n_a, n_neurons)
+        Networks of one half; the table follows their order.
+    maps_b : array of shape (n_b, n_neurons)
+        Networks of the other half, found without knowledge of the first.
+    threshold : float
+        Neurons with \|z\| above it belong to a network (z over neurons).
+    layer_of : array of shape (n_neurons,), optional
+        Layer of each neuron; the null then shuffles neurons within layers only.
+    n_draws : int
+        Draws of each null.
+    random_state : int, numpy Generator or None
+
+    Returns
+    -------
+    DataFrame
+        network, match, r (signed), icc (ICC(3,1) of the aligned z maps: for maps of one variance, as these are, it is
+        \|r\|; that of maps in units of activity is found by dual regression), dice (of the thresholded maps), and
+        family-wise p-values of the match: ``p`` against permuted maps, ``p_axes`` against random rotations
+        inside the subspace of the second half (whether the axes themselves are reproducible).
+
+    References
+    ----------
+    Shrout & Fleiss (1979), Psychol. Bull. 86, 420-428, for ICC(3,1).
+    """
+    matching = match_maps(maps_a, maps_b)
+    scale = np.sqrt(np.shape(maps_a)[1])
+    za = standardize_maps(maps_a) * np.float32(scale)
+    zb = matching.align(standardize_maps(maps_b) * np.float32(scale))
+    frame = matching.to_frame().rename(columns={"score": "r"})
+    matched = matching.index >= 0
+    frame["icc"] = [icc(np.stack(pair, axis=1)) if ok else np.nan for *pair, ok in zip(za, zb, matched)]
+    # the sign of a component is free but both maps are aligned now, so signed masks may not meet crosswise
+    dices = np.diag(overlap(_signed_masks(za, threshold), _signed_masks(np.nan_to_num(zb), threshold)))
+    frame["dice"] = np.where(matched, dices, np.nan)
+    kind = "neurons" if layer_of is None else "layers"
+    for column, null in (("p", kind), ("p_axes", "rotation")):
+        draws = null_matches(maps_a, maps_b, n_draws, null, layer_of, random_state)
+        frame[column] = matching.to_frame(draws)["p"]
+    return frame
+
+
+def _signed_masks(z, threshold):
+    return np.concatenate([z > threshold, z < -threshold], axis=1)

@@ -1,0 +1,1 @@
+"""Localizers: neurons that respond more to one kind of stimulus than to another."""

@@ -1,0 +1,234 @@
+"""Functional localizers: which neurons respond to one condition more than to another.
+
+A general linear model (nilearn's) with a design made from the events, a z map, and a mask at a false discovery rate;
+the mask is used like any network's.
+
+The unit of inference is the item (a sentence, a function): tokens of one item share its topic, its length and the
+model's state, so a model of tokens, even with autoregressive noise, takes one odd item for many observations. Token
+models are offered for comparison with brain imaging.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ...exceptions import ParameterError
+from ...stats import fdr
+from .design import check_conditions, choose_tokens, item_design, item_means, item_table, read_tokens, token_design
+from .statistics import contrast_glm, localizer_overlap, permuted_discoveries
+
+__all__ = [
+    "Localization",
+    "contrast_glm",
+    "localize",
+    "localizer_overlap",
+    "permuted_discoveries",
+    "run_localizer",
+]
+
+
+@dataclass(frozen=True)
+class Localization:
+    """The contrast of two conditions at every neuron.
+
+    Parameters
+    ----------
+    effect : array of shape (n_neurons,)
+        Mean difference of the conditions, in units of the activations.
+    z, p, q : arrays of shape (n_neurons,)
+        Two-sided p-values and Benjamini-Hochberg q-values; NaN for neurons that never change.
+    contrast : tuple of two str
+    items : DataFrame
+        One row an item: item, condition, run, n_tokens.
+    info : dict
+    """
+
+    effect: np.ndarray
+    z: np.ndarray
+    p: np.ndarray
+    q: np.ndarray
+    contrast: tuple
+    items: object
+    info: dict = field(default_factory=dict)
+
+    def selected(self, level=0.05, side="both"):
+        """Neurons at a false discovery rate, (n_neurons,) bool.
+
+        Parameters
+        ----------
+        level : float
+            Share of false neurons that is tolerated among those selected.
+        side : {"both", "more", "less"}
+            All that differ, or only those with larger, or smaller, activation in the first condition.
+        """
+        if side not in ("both", "more", "less"):
+            raise ParameterError(f'side={side!r} is unknown; choose "both", "more" or "less".')
+        chosen = np.nan_to_num(self.q, nan=1.0) <= level
+        if side != "both":
+            chosen &= (self.z > 0) == (side == "more")
+        return chosen
+
+    def mask(self, geometry, level=0.05, side="both", name=None):
+        """The selected neurons as a :class:`~llmbrain.NeuronMask`."""
+        from ...masks import NeuronMask
+
+        name = name or f"{self.contrast[0]}-{self.contrast[1]}"
+        keep = ("model", "corpus_hash")
+        info = {"localizer": name, "fdr": level, **{k: v for k, v in self.info.items() if k in keep}}
+        return NeuronMask(self.selected(level, side), geometry, name=name, info=info)
+
+    def overlap(self, networks, level=0.05, side="both", threshold=3.0, n_draws=199, random_state=0):
+        """How the selected neurons and the networks of a set overlap, against neurons permuted within layers.
+
+        Parameters
+        ----------
+        networks : NetworkSet
+            Of the same model and site.
+        level, side
+            See :meth:`selected`. A strict level, which leaves about as many neurons as a network has, tells most.
+        threshold : float
+            Neurons with a larger \\|z\\| belong to a network.
+        n_draws, random_state
+            See :func:`localizer_overlap`.
+
+        Returns
+        -------
+        DataFrame
+            That of :func:`localizer_overlap`, with ``flagged`` of each network.
+        """
+        geometry = networks.geometry
+        if geometry.n_neurons != len(self.z):
+            raise ParameterError(f"The localizer has {len(self.z)} neurons, the networks {geometry.n_neurons}.")
+        masks = np.stack([mask.values for mask in networks.masks(threshold)])
+        options = {"layer_of": geometry.layer_of, "n_draws": n_draws, "random_state": random_state}
+        table = localizer_overlap(self.selected(level, side), self.z, networks.maps, masks, **options)
+        return table.assign(flagged=[k in networks.flagged for k in table["network"]])
+
+    def save(self, study, geometry, desc=None):
+        """Write the z map, what was contrasted, and the mask at a false discovery rate of 5 %, into a study.
+
+        Parameters
+        ----------
+        study : Study or path
+        geometry : NeuronGeometry
+        desc : str, optional
+            Name of the localizer in the file names; the contrast by default.
+
+        Returns
+        -------
+        list of Path
+        """
+        from ...files import save_img, write_json
+        from ..result import _study
+
+        study, desc = _study(study), desc or "".join(self.contrast)
+        mask = self.mask(geometry)
+        counts = self.items["condition"].value_counts()
+        info = {
+            **self.info, "contrast": list(self.contrast), "fdr": 0.05, "n_selected": mask.count,
+            "n_items": {c: int(counts[c]) for c in self.contrast}, "geometry": geometry.to_dict(),
+        }  # fmt: skip
+        written = [
+            save_img(study.path("statmap", desc=desc), geometry.to_img(self.z.astype(np.float32))),
+            write_json(study.path("statmap_json", desc=desc), info),
+        ]
+        return [*written, mask.save(study.path("localizer_mask", desc=desc))] if mask.count else written
+
+
+def run_localizer(model, tokenizer, name="language", *, out=None, record_options=None, **options):
+    """Record the stimuli of a localizer that ships with the package, and contrast its two conditions.
+
+    Parameters
+    ----------
+    model, tokenizer : transformers model and tokenizer
+    name : {"language", "code", "arithmetic"}
+        Sentences against the same words shuffled, code against prose, arithmetic against prose; see
+        :func:`llmbrain.text.load_localizer`.
+    out : path-like, optional
+        Study folder that keeps the recording. Default: a temporary one.
+    record_options : dict, optional
+        Of :func:`llmbrain.record`, for example ``dict(site="attention")``.
+    **options
+        Of :func:`localize`. The language localizer pairs every sentence with its own shuffled version.
+
+    Returns
+    -------
+    Localization
+    """
+    import tempfile
+
+    from ...recording import record
+    from ...text import LOCALIZERS, load_localizer
+
+    corpus = load_localizer(name)
+    if name == "language":
+        options.setdefault("pairs", lambda item: item.rsplit("-", 1)[1])
+    given = {"progress": False, **(record_options or {})}
+    with tempfile.TemporaryDirectory() as folder:
+        runs = record(model, tokenizer, corpus, out=out or f"{folder}/study", **given)
+        found = localize(list(runs), [run.events for run in runs], LOCALIZERS[name], **options)
+    found.info.update(localizer=name, corpus_hash=corpus.hash)
+    return found
+
+
+def localize(runs, events, contrast, *, unit="item", covariates=None, pairs=None, magnitude=False, noise_model="ar1"):
+    """Contrast two conditions with a general linear model.
+
+    Parameters
+    ----------
+    runs : list of arrays of shape (n_tokens, n_neurons)
+        Activations; objects with ``to_array(start, stop)`` (a Run) are read a piece at a time.
+    events : list of DataFrames of n_tokens rows
+        With the columns document (the item) and kind (the condition); sink, if present, marks tokens to leave out.
+    contrast : tuple of two str
+        Values of kind: what is localized, and what it is compared with. Other kinds are left out.
+    unit : {"item", "token"}
+        "item": ordinary least squares on the mean activation of each item. "token": every token, with
+        `noise_model`.
+    covariates : sequence of str, optional
+        For items columns of the item table or the events (averaged); for tokens columns of the events. Default: the
+        logarithm of the length of the item; for tokens ``log_position``.
+    pairs : callable or None
+        For items: gives the pair of an item from its name, so that a sentence is compared with its own shuffled
+        version. Items of the same pair share a regressor.
+    magnitude : bool
+        Contrast absolute activations: the sign of a hidden neuron's activation need not mean more or less.
+    noise_model : str
+        For tokens: nilearn's, ``"ar1"`` or ``"ols"``.
+
+    Returns
+    -------
+    Localization
+
+    Raises
+    ------
+    ParameterError
+        If a condition is missing or has fewer than two items, or the design leaves no degrees of freedom.
+
+    References
+    ----------
+    Fedorenko et al. (2010), J. Neurophysiol. 104, 1177-1194 (language localizer);
+    AlKhamissi et al. (2025), NAACL, arXiv:2411.02280 (in language models);
+    Benjamini & Hochberg (1995), J. R. Stat. Soc. B 57, 289-300.
+    """
+    if unit not in ("item", "token"):
+        raise ParameterError(f'unit={unit!r} is unknown; choose "item" or "token".')
+    if len(contrast) != 2 or contrast[0] == contrast[1]:
+        raise ParameterError(f"contrast={contrast!r} must name two different conditions.")
+    frames = [choose_tokens(f, contrast) for f in events]
+    if len(frames) != len(runs):
+        raise ParameterError(f"{len(runs)} runs need as many tables of events; got {len(frames)}.")
+    items = item_table(frames)
+    check_conditions(items, contrast)
+    if unit == "item":
+        data = item_means(runs, frames, items, magnitude)
+        design = item_design(items, frames, contrast, covariates, pairs)
+        noise_model = "ols"
+    else:
+        data = np.concatenate([read_tokens(run, f, magnitude) for run, f in zip(runs, frames)])
+        design = token_design(frames, contrast, covariates)
+    effect, z, p, dof = contrast_glm(data, design, noise_model)
+    info = {"unit": unit, "noise_model": noise_model, "dof": dof, "magnitude": magnitude}
+    return Localization(effect, z, p, fdr(p), tuple(contrast), items, info)

@@ -1,0 +1,1 @@
+"""What networks respond to: token classes, profiles over layers, interpretations."""

@@ -1,0 +1,110 @@
+"""What kind of token is this: plain classes read off the text of a token, and the regressors made of them."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from ...exceptions import ParameterError
+
+__all__ = ["CLASSES", "PATTERNS", "classify_tokens", "token_regressors"]
+
+PATTERNS = {
+    "number": r"\s*\d[\d.,]*\s*",
+    "punctuation": r"\s*[.,;:!?…\-–—]+\s*",
+    "bracket": r"\s*[()\[\]{}<>]+[,.;:]*\s*",
+    "quote": "\\s*[\"'`“”‘’«»]+[,.;:!?]*\\s*",
+    "operator": r"\s*[=+*/%&|^~@#$_\\<>\-]*[=+*/%&|^~@#$_\\][=+*/%&|^~@#$_\\<>\-]*\s*",
+    "newline": r"(?s).*(\n|\\n).*",
+    "word": r"\s*[^\W\d_]+('[^\W\d_]+)?\s*",
+}
+"""Regular expressions that a whole token has to match."""
+CLASSES = (*PATTERNS, "word_start", "word_part", "capital", "space")
+_COMPILED = {name: re.compile(pattern) for name, pattern in PATTERNS.items()}
+
+
+def classify_tokens(tokens):
+    """Classes of tokens; one token can be of several.
+
+    Parameters
+    ----------
+    tokens : sequence of str
+        Texts of tokens in order, a leading space meaning that a word begins. A newline may be written out.
+
+    Returns
+    -------
+    DataFrame of bool, shape (n_tokens, n_classes)
+        number, punctuation, bracket, quote, operator, newline, word; word_start and word_part (a word's first and
+        later pieces); capital (a word in capitals or with a capital letter first); space (nothing but spaces).
+
+    Examples
+    --------
+    >>> table = classify_tokens([" The", " cats", "kill", " 12", ".", "\\n"])
+    >>> [", ".join(table.columns[row]) for row in table.to_numpy()][:3]
+    ['word, word_start, capital', 'word, word_start', 'word, word_part']
+    """
+    import pandas as pd
+
+    unique, inverse = np.unique(np.asarray([str(t) for t in tokens], dtype=object), return_inverse=True)
+    table = {name: np.array([bool(p.fullmatch(t)) for t in unique]) for name, p in _COMPILED.items()}
+    stripped = [t.strip() for t in unique]
+    table["space"] = np.array([not s and "\n" not in t for s, t in zip(stripped, unique)])
+    capital = np.array([s[:1].isupper() for s in stripped])
+    table = {name: column[inverse] for name, column in table.items()}
+    text = unique[inverse]
+    begins = np.array([t[:1].isspace() for t in text])
+    # without a space, a word goes on only if a letter stood right before it
+    follows = np.concatenate([[False], [bool(t[-1:].isalpha()) and not t.endswith("\\n") for t in text[:-1]]])
+    table["word_part"] = table["word"] & ~begins & follows
+    table["word_start"] = table["word"] & ~table["word_part"]
+    table["capital"] = table["word"] & capital[inverse]
+    return pd.DataFrame({name: table[name] for name in CLASSES})
+
+
+def token_regressors(events, *, kinds=True):
+    """Numeric description of every token, to correlate time courses with.
+
+    Parameters
+    ----------
+    events : DataFrame of n_tokens rows
+        Columns that are used if there are: token, position, window_position, sink, surprisal, log_frequency, kind.
+    kinds : bool
+        Whether to add an indicator of each kind of text.
+
+    Returns
+    -------
+    DataFrame of float, n_tokens rows
+        position, log_position, sink, surprisal, log_frequency, the classes of :func:`classify_tokens`, and
+        ``kind:NAME``. Missing values become the mean of their column, columns without variance are left out.
+
+    Raises
+    ------
+    ParameterError
+        If there is nothing to describe tokens by.
+    """
+    import pandas as pd
+
+    columns = {}
+    if "position" in events:
+        position = events["position"].to_numpy(np.float64)
+        columns["position"] = position
+        columns["log_position"] = np.log1p(position)
+    for name in ("sink", "surprisal", "log_frequency"):
+        if name in events:
+            columns[name] = pd.to_numeric(events[name], errors="coerce").to_numpy(np.float64)
+    if "token" in events:
+        for name, column in classify_tokens(events["token"].fillna("")).items():
+            columns[name] = column.to_numpy(np.float64)
+    if kinds and "kind" in events:
+        for kind in sorted(events["kind"].dropna().unique()):
+            columns[f"kind:{kind}"] = (events["kind"] == kind).to_numpy(np.float64)
+    table = pd.DataFrame(columns)
+    table = table.fillna(table.mean())
+    table = table.loc[:, table.std(ddof=0) > 0]
+    if table.empty:
+        raise ParameterError(
+            "The events describe no token: expected some of the columns token, position, sink, surprisal, "
+            f"log_frequency, kind, with more than one value; got {list(events.columns)}."
+        )
+    return table.reset_index(drop=True)

@@ -1,0 +1,1 @@
+"""Folder and file formats of pruned models."""

@@ -1,0 +1,143 @@
+"""Folders that any loader opens: one width for all layers, filled up with zeros where it must be."""
+
+import copy
+
+import torch
+
+from ...exceptions import ParameterError, UnsupportedArchitectureError
+from ...models.parts import features, find_mlp_parts, weight_of
+from ...models.surgery import set_head_counts, set_linear
+from .hetero import HEADS, KV_HEADS, attention_parts, save_weights, stock_class, width_of_config
+
+__all__ = ["save_padded", "save_uniform"]
+
+
+def save_uniform(model, part):
+    """Write a model whose layers have one width into a folder."""
+    widths = sorted({p.size for p in find_mlp_parts(model)})
+    heads = {(p.n_heads, p.n_kv_heads) for p in attention_parts(model)}
+    if len(widths) > 1 or len(heads) > 1:
+        raise ParameterError(
+            f"format='uniform' needs one width in all layers; this model has {widths[0]} to {widths[-1]}. Prune with "
+            "allocation='uniform', or save with format='padded' or 'hetero'."
+        )
+    save_padded(model, part)
+
+
+def save_padded(model, part):
+    """Write a model into a folder, with zeros in its layers up to the width of the widest."""
+    base = stock_class(model)
+    padded = copy.deepcopy(model)
+    config = _plain_config(padded.config)
+    padded.config = config
+    mlps, attentions = find_mlp_parts(padded), attention_parts(padded)
+    width = max(p.size for p in mlps)
+    setattr(config, width_of_config(padded), width)
+    for p in mlps:
+        _pad_mlp(p, width)
+    if attentions:
+        _pad_attentions(attentions, config)
+    _allow_biases(padded, config, mlps, attentions)
+    config.architectures = [base.__name__]
+    _check_stock(base, config, padded)
+    save_weights(padded, config, part)
+
+
+def _plain_config(config):
+    config = copy.deepcopy(config)
+    if hasattr(type(config), "per_layer_config"):
+        config.per_layer_config = None
+    for name in ("llmbrain_linears", "llmbrain_attributes", "auto_map"):
+        vars(config).pop(name, None)
+    return config
+
+
+def _grow(weight, n_outputs=None, n_inputs=None):
+    """A weight with rows or columns of zeros added at its end."""
+    new = weight.new_zeros(n_outputs or weight.shape[0], n_inputs or weight.shape[1])
+    new[: weight.shape[0], : weight.shape[1]] = weight
+    return new
+
+
+@torch.no_grad()
+def _pad_mlp(part, width):
+    set_linear(part.down, _grow(weight_of(part.down), n_inputs=width))
+    for _, module, parts in part.readers:
+        blocks = weight_of(module).chunk(parts)
+        bias = None
+        if module.bias is not None:
+            bias = torch.cat([torch.nn.functional.pad(b, (0, width - part.size)) for b in module.bias.chunk(parts)])
+        set_linear(module, torch.cat([_grow(b, n_outputs=width) for b in blocks]), bias)
+    if isinstance(getattr(part.owner, "intermediate_size", None), int):
+        part.owner.intermediate_size = width
+
+
+@torch.no_grad()
+def _pad_attentions(parts, config):
+    """Add key/value groups of zeros: zero values and zero output columns write nothing."""
+    groups = {p.group for p in parts}
+    if len({(p.n_heads, p.n_kv_heads) for p in parts}) == 1:
+        n_heads, n_kv = parts[0].n_heads, parts[0].n_kv_heads
+    elif len(groups) > 1 or "qkv" in parts[0].readers:
+        raise ParameterError(
+            "Layers with different numbers of heads a group cannot be padded; save with format='hetero'."
+        )
+    else:
+        n_kv = max(p.n_kv_heads for p in parts)
+        n_heads = n_kv * groups.pop()
+        for p in parts:
+            sizes = {"q": n_heads, "k": n_kv, "v": n_kv}
+            for name, count in sizes.items():
+                module, rows = p.readers[name], count * p.head_dim
+                bias = (
+                    None if module.bias is None else torch.nn.functional.pad(module.bias, (0, rows - len(module.bias)))
+                )
+                set_linear(module, _grow(weight_of(module), n_outputs=rows), bias)
+            set_linear(p.out, _grow(weight_of(p.out), n_inputs=n_heads * p.head_dim))
+            set_head_counts(p.owner, n_heads, n_kv, p.head_dim)
+    for names, value in ((HEADS, n_heads), (KV_HEADS, n_kv)):
+        name = next((n for n in names if isinstance(getattr(config, n, None), int)), None)
+        if name and getattr(config, name) != value:
+            if not hasattr(config, "head_dim"):
+                raise ParameterError(
+                    f"{type(config).__name__} derives the size of a head from their number; save with format='hetero'."
+                )
+            setattr(config, name, value)
+            config.head_dim = parts[0].head_dim
+
+
+def _allow_biases(model, config, mlps, attentions):
+    """Switch on biases that compensation made, where the stock config has a switch; the others become zeros."""
+    groups = [("mlp_bias", [(p.down, [m for _, m, _ in p.readers]) for p in mlps])]
+    groups.append(("attention_bias", [(p.out, list(p.readers.values())) for p in attentions]))
+    for switch, linears in groups:
+        if not any(out.bias is not None for out, _ in linears) or getattr(config, switch, None) is not False:
+            continue
+        setattr(config, switch, True)
+        for out, readers in linears:
+            for module in (out, *readers):
+                if module.bias is None:
+                    zeros = torch.zeros(features(module)[1], dtype=module.weight.dtype, device=module.weight.device)
+                    set_linear(module, weight_of(module), zeros)
+
+
+def _check_stock(base, config, model):
+    """Whether the stock class, built from this config, has exactly these tensors."""
+    with torch.device("meta"):
+        stock = base(copy.deepcopy(config))
+    wanted = {n: tuple(p.shape) for n, p in stock.named_parameters()}
+    have = {n: tuple(p.shape) for n, p in model.named_parameters()}
+    extra = [n for n in have if n not in wanted]
+    if any(n.endswith(".bias") for n in extra):
+        raise ParameterError(
+            f"{base.__name__} has no place for the biases that compensation made ({extra[0]}). Save with "
+            f"format='hetero', or "
+            "prune with compensation='ridge', which makes none."
+        )
+    if have != wanted:
+        odd = next(n for n in {**have, **wanted} if have.get(n) != wanted.get(n))
+        raise UnsupportedArchitectureError(
+            f"{base.__name__} would not load these weights ({odd}: {have.get(odd)}, wanted "
+            f"{wanted.get(odd)}). Save with "
+            "format='hetero'."
+        )

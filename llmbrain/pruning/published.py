@@ -1,0 +1,230 @@
+"""Scores from functional networks: the published union of thresholded maps, and what the networks' span holds.
+
+The published recipe (Liu et al. 2025, "Pruning LLMs by identifying and preserving functional networks", with the
+authors' code) takes for every layer the outputs of the activation function and of ``up_proj``, z-scores each signal
+over the tokens of a group of 40 texts, finds 128 spatially independent maps with the cube contrast, z-scores each map
+over the signals, and keeps the neurons that exceed a threshold in any map of any group on either signal. The threshold
+is what the ratio asks for: ``score="network", allocation="threshold"`` with these maps is that rule.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from ..exceptions import ParameterError
+from ..models.hooks import site_hooks
+from ..models.parts import find_mlp_parts
+from .engine import input_site, output_site
+from .reconstruct import activation_of, split_readers
+from .walk import Walk, calibration_blocks, longest_context, token_ids
+
+__all__ = ["PUBLISHED_EXEMPT", "LayerMaps", "joint_networks", "layer_networks", "published_networks"]
+
+PUBLISHED_EXEMPT = (0, 1, 2, -2, -1)
+SIGNALS = ("neuron", "act_up")
+
+
+@dataclass
+class LayerMaps:
+    """Maps of networks found layer by layer.
+
+    Attributes
+    ----------
+    maps : list of torch.Tensor, shape (n_maps, n_units)
+        For each layer; z-scored over the layer's signals. Where two signals stand for a neuron, the value of larger
+        magnitude is taken.
+    info : dict
+        Texts, groups, components, signals, seed.
+    """
+
+    maps: list
+    info: dict
+
+    @property
+    def z(self):
+        """All layers side by side, shape (n_maps, n_neurons), as a NetworkSet has it."""
+        n = max(len(m) for m in self.maps)
+        rows = [torch.cat([m, m.new_zeros(n - len(m), m.shape[1])]) for m in self.maps]
+        return torch.cat(rows, dim=1).cpu().numpy()
+
+
+def published_networks(
+    model, tokenizer, texts, *, group_size=40, n_groups=1, context=1024, random_state=0, n_components=128
+):
+    """Networks as the paper finds them; see the module's first lines.
+
+    Parameters
+    ----------
+    model, tokenizer
+    texts : Corpus, str or list of str
+        Or a list of arrays of token ids. Each text is truncated at ``context`` tokens. Where there are fewer texts than
+        a group holds, windows of ``context`` tokens take their place.
+    group_size, n_groups : int
+        Texts in a group, and groups (1 and 80 in the paper).
+    context : int
+        Tokens of a text; 1,024 in the paper.
+    random_state : int
+    n_components : int
+        Lowered, with the reason in ``info``, where a group has too few tokens.
+
+    Returns
+    -------
+    LayerMaps
+    """
+    return layer_networks(
+        model, tokenizer, texts, signals="act_up", n_components=n_components, group_size=group_size, n_groups=n_groups,
+        context=context, random_state=random_state,
+    )  # fmt: skip
+
+
+def layer_networks(
+    model,
+    tokenizer,
+    texts,
+    *,
+    signals="neuron",
+    n_components=128,
+    group_size=None,
+    n_groups=1,
+    context=1024,
+    random_state=0,
+):
+    """Spatially independent networks of every layer by itself.
+
+    Parameters
+    ----------
+    model, tokenizer
+    texts : Corpus, str or list of str
+    signals : {"neuron", "act_up"}
+        The neurons (what the linear that writes back reads), or the two factors of a gated neuron as signals of
+        their own.
+    n_components : int
+    group_size : int or None
+        Texts in a group; None takes all texts as one group, cut into windows.
+    n_groups : int
+    context : int
+        Tokens of a text (or window).
+    random_state : int
+
+    Returns
+    -------
+    LayerMaps
+    """
+    if signals not in SIGNALS:
+        raise ParameterError(f"signals={signals!r}; choose from {', '.join(SIGNALS)}.")
+    context = min(context, longest_context(model))
+    parts = find_mlp_parts(model)
+    collected = [[] for _ in parts]
+    used = []
+    for g, group in enumerate(_groups(tokenizer, texts, group_size, n_groups, context)):
+        blocks = calibration_blocks(tokenizer, group, context=context)
+        n_tokens = sum(b.n_tokens for b in blocks)
+        k = min(n_components, n_tokens - 2, min(p.size * (2 if _paired(p, signals) else 1) for p in parts) - 2)
+        used.append({"n_tokens": n_tokens, "n_components": k})
+        for part, maps in zip(parts, _group_maps(model, blocks, parts, signals, k, random_state + g)):
+            collected[part.layer].append(maps)
+    info = {
+        "signals": signals, "groups": used, "group_size": group_size, "random_state": random_state, "contrast": "cube",
+        "context": context, "asked_components": n_components,
+    }  # fmt: skip
+    return LayerMaps([torch.cat(m) for m in collected], info)
+
+
+def joint_networks(model, tokenizer, texts, *, n_components=128, n_tokens=8192, context=1024, random_state=0):
+    """Networks of the neurons of all layers together: one map spans the whole model.
+
+    Parameters
+    ----------
+    model, tokenizer
+    texts : Corpus, str or list of str
+    n_components : int
+        Lowered where there are fewer tokens.
+    n_tokens : int or None
+        Tokens to use at most, the first of the text: all neurons of all of them are held at once.
+    context : int
+        Tokens of a window.
+    random_state : int
+
+    Returns
+    -------
+    LayerMaps
+        The part of every map that lies in each layer; z-scored over the neurons of the whole model.
+    """
+    from ..networks.engines.ica import layered_ica
+
+    context = min(context, longest_context(model))
+    parts = find_mlp_parts(model)
+    blocks = calibration_blocks(tokenizer, texts, context=context, n_tokens=n_tokens)
+    walk, signals = Walk(model, blocks), []
+    for part in parts:
+        x = _signals(walk, part, "neuron")
+        signals.append(x.bfloat16() if walk.device.type == "cuda" else x)
+        walk.advance(part.layer)
+    x = torch.cat(signals, dim=1)
+    del signals
+    k = min(n_components, min(x.shape) - 2)
+    maps = layered_ica([x], k, random_state=random_state).maps[0].float()
+    maps = (maps - maps.mean(1, keepdim=True)) / maps.std(1, correction=0, keepdim=True)
+    info = {
+        "signals": "neuron, all layers together", "n_tokens": len(x), "n_components": k, "random_state": random_state,
+        "contrast": "cube", "context": context, "asked_components": n_components,
+    }  # fmt: skip
+    return LayerMaps(list(maps.split([p.size for p in parts], dim=1)), info)
+
+
+def _groups(tokenizer, texts, group_size, n_groups, context):
+    if group_size is None:
+        yield texts
+        return
+    documents = list(token_ids(tokenizer, texts))
+    if len(documents) < group_size:  # few long texts: their windows stand for texts
+        ids = [w for d in documents for w in (d[i : i + context] for i in range(0, len(d), context)) if len(w) > 1]
+    else:
+        ids = [d[:context] for d in documents]
+    for g in range(n_groups):
+        group = ids[g * group_size : (g + 1) * group_size]
+        if group:
+            yield group
+
+
+def _group_maps(model, blocks, parts, signals, k, seed):
+    """Maps of each layer for one group of texts."""
+    from ..networks.engines.ica import layered_ica
+
+    walk = Walk(model, blocks)
+    for part in parts:
+        x = _signals(walk, part, signals)
+        if walk.device.type == "cuda":
+            x = x.bfloat16()
+        maps = layered_ica([x], k, random_state=seed).maps[0].float()
+        maps = (maps - maps.mean(1, keepdim=True)) / maps.std(1, correction=0, keepdim=True)
+        if _paired(part, signals):
+            pair = maps.reshape(len(maps), 2, part.size)
+            maps = torch.where(pair[:, 0].abs() >= pair[:, 1].abs(), pair[:, 0], pair[:, 1])
+        yield maps
+        walk.advance(part.layer)
+
+
+def _paired(part, signals):
+    """Whether two signals stand for each neuron."""
+    return signals == "act_up" and split_readers(part)[0] is not None
+
+
+@torch.no_grad()
+def _signals(walk, part, signals):
+    """Signals of one layer at every token, shape (n_tokens, n_signals)."""
+    up, gate = split_readers(part)
+    paired = _paired(part, signals)
+    sites = [output_site(gate[0]), output_site(up[0])] if paired else [input_site(part.down)]
+    caught, found = {}, []
+    activation = activation_of(part) if paired else None
+    with site_hooks(sites, lambda i, x: caught.update({i: x})):
+        for i, mask in enumerate(walk.masks):
+            walk.run(part.layer, i)
+            if paired:
+                act = activation(caught[0][..., gate[1] : gate[2]])
+                both = torch.cat([act, caught[1][..., up[1] : up[2]]], dim=-1)
+            else:
+                both = caught[0]
+            found.append(both.reshape(*mask.shape, -1)[mask].float())
+    return torch.cat(found)

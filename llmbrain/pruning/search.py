@@ -1,0 +1,355 @@
+"""Measuring what a cut costs, on calibration windows alone: divergence from the dense model's own predictions.
+
+The Kullback-Leibler divergence to the dense model grows smoothly from 0 with every neuron removed; the difference of
+two losses on the same tokens is many times noisier, and needs labels.
+"""
+
+import numpy as np
+import torch
+
+from ..models.parts import weight_of
+from ..models.surgery import set_linear
+from ..stats.moments import frozen
+from .allocation import fill_by_curves, round_counts, smooth_curves
+from .compensation import compensate, default_ridge
+from .engine import gather
+from .walk import Walk
+
+__all__ = ["LEVELS", "Probe", "Supernet", "curve_counts", "final_norm", "measure_curves", "run_rest", "search_counts"]
+
+_KEPT_VALUES = 1 << 28  # 1 GiB in float32
+LEVELS = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
+
+
+class Probe:
+    """Divergence of a changed model from the dense one on some windows.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        Dense when the probe is made.
+    blocks : list of Block
+    """
+
+    @torch.no_grad()
+    def __init__(self, model, blocks):
+        self.model, self.blocks = model, blocks
+        self.device = model.get_input_embeddings().weight.device
+        self._dense_head = model.get_output_embeddings()
+        self._last = [self._final(block) for block in blocks]
+        self._wanted = {}  # what the dense model says of each window, where that is little enough to be kept
+        self._keeps = self.n_tokens * self._dense_head.weight.shape[0] <= _KEPT_VALUES
+
+    def _final(self, block):
+        """What the output embedding reads."""
+        output = self.model.base_model(**block.inputs(self.device), use_cache=False)
+        return output.last_hidden_state
+
+    def _log_probabilities(self, head, hidden):
+        logits = head(hidden).float()
+        scale = getattr(self.model.config, "logit_scale", None) or 1.0
+        return torch.log_softmax(logits * scale, dim=-1)
+
+    def divergence(self, finals=None):
+        """Mean divergence of the model as it is now, nats per token.
+
+        Parameters
+        ----------
+        finals : iterable of torch.Tensor, optional
+            Final hidden states, if they are known already.
+        """
+        return self.windows(finals)[0].sum() / self.n_tokens
+
+    @property
+    def n_tokens(self):
+        """Tokens of all windows."""
+        return sum(block.n_tokens for block in self.blocks)
+
+    @torch.no_grad()
+    def windows(self, finals=None, against=None, slack=0.01):
+        """Divergence of every window, summed over its tokens.
+
+        Parameters
+        ----------
+        finals : iterable of torch.Tensor, optional
+            Final hidden states, if they are known already.
+        against : numpy.ndarray, optional
+            What this gave for another model. Windows are left out (infinite) as soon as those that were measured, a
+            fifth at least, are worse than that by more than ``slack``: the same windows rank two models long before
+            their divergence is known.
+        slack : float
+
+        Returns
+        -------
+        values : numpy.ndarray, shape (n_windows,)
+        complete : bool
+        """
+        values = np.full(sum(len(b.ids) for b in self.blocks), np.inf)
+        finals = (self._final(b) for b in self.blocks) if finals is None else finals
+        done = 0
+        for block, dense, hidden in zip(self.blocks, self._last, finals):
+            mask = block.mask.to(self.device)
+            for row in range(len(mask)):  # one window at a time: a vocabulary is wide
+                keep = mask[row]
+                wanted = self._wanted.get(done)
+                if wanted is None:
+                    wanted = self._log_probabilities(self._dense_head, dense[row][keep])
+                    if self._keeps:
+                        self._wanted[done] = wanted
+                given = self._log_probabilities(self.model.get_output_embeddings(), hidden[row][keep])
+                values[done] = float((wanted.exp() * (wanted - given)).sum(dtype=torch.float64))
+                done += 1
+            judged = against is not None and len(values) > done >= len(values) / 5
+            if judged and values[:done].sum() > (1 + slack) * against[:done].sum():
+                return values, False
+        return values, True
+
+
+class Supernet:
+    """Every layer, cut and refitted at several widths, ready to be put in and taken out.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        Dense; changed while a width is in.
+    parts : list of MLPPart
+    orders : list of torch.Tensor
+        Neurons of each layer, the best first.
+    n_steps : int
+        Widths are multiples of a share ``1 / n_steps``.
+    """
+
+    def __init__(self, model, parts, orders, n_steps=20):
+        self.model, self.parts, self.orders, self.n_steps = model, parts, orders, int(n_steps)
+        self.widths = [sorted({max(1, round(p.size * k / n_steps)) for k in range(1, n_steps)}) for p in parts]
+        self.refits = [{} for _ in parts]
+        self._dense = [self._weights(p) for p in parts]
+
+    def width_of(self, state):
+        """Widths for a number of steps in every layer."""
+        return [max(1, round(p.size * int(k) / self.n_steps)) for p, k in zip(self.parts, state)]
+
+    @staticmethod
+    def _weights(part):
+        kept = [(m, m.weight, m.bias) for _, m, _ in part.readers]
+        return [*kept, (part.down, part.down.weight, part.down.bias)]
+
+    def fit(self, i, moments, ridge):
+        """Solve layer ``i`` at all widths."""
+        part = self.parts[i]
+        weight, moments = weight_of(part.down).detach(), frozen(moments)
+        for width in self.widths[i]:
+            kept = self.orders[i][:width].sort().values
+            refit = compensate(weight, moments, kept, "affine", ridge)
+            self.refits[i][width] = (kept, refit.weight.to(weight.dtype), refit.bias.to(weight.dtype))
+
+    @torch.no_grad()
+    def put(self, i, width):
+        """Give layer ``i`` the nearest width that was fitted (its own, if ``width`` is above all of them)."""
+        part = self.parts[i]
+        self.take(i)
+        if width >= (part.size + self.widths[i][-1]) / 2:
+            return
+        kept, weight, bias = self.refits[i][min(self.widths[i], key=lambda w: abs(w - width))]
+        for _, module, n_parts in part.readers:
+            rows = torch.cat([kept + j * part.size for j in range(n_parts)])
+            old = weight_of(module)
+            set_linear(module, old[rows], None if module.bias is None else module.bias[rows])
+        old_bias = part.down.bias
+        set_linear(part.down, weight, bias if old_bias is None else bias + old_bias)
+
+    def take(self, i):
+        """Make layer ``i`` dense again."""
+        for module, weight, bias in self._dense[i]:
+            if module.weight is weight:
+                continue
+            set_linear(module, weight_of(module))
+            module.weight, module.bias = weight, bias
+            _sizes(module)
+
+    def put_all(self, widths):
+        """Give every layer a width."""
+        for i, width in enumerate(widths):
+            self.put(i, width)
+
+    def take_all(self):
+        """Make the whole model dense again."""
+        for i in range(len(self.parts)):
+            self.take(i)
+
+
+def _sizes(module):
+    if isinstance(module, torch.nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    else:
+        module.nx, module.nf = module.weight.shape
+
+
+@torch.no_grad()
+def measure_curves(
+    model, parts, orders, fit_blocks, probe_blocks, *, levels=LEVELS, n_steps=20, weighting=None, progress=None
+):
+    """What each layer costs when it alone is cut and refitted, at every level.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        Dense; dense again afterwards.
+    parts : list of MLPPart
+    orders : list of torch.Tensor
+    fit_blocks, probe_blocks : list of Block
+        Windows for the refits, and others on which the divergence is measured.
+    levels : sequence of float
+        Shares removed at which the divergence is measured (nearest widths of the supernet).
+    n_steps : int
+        Widths of the supernet.
+    weighting : callable, optional
+        See :func:`llmbrain.pruning.engine.gather`.
+    progress : callable, optional
+
+    Returns
+    -------
+    losses : numpy.ndarray, shape (n_layers, n_levels)
+        Divergence, nats per token.
+    supernet : Supernet
+    probe : Probe
+    """
+    probe = Probe(model, probe_blocks)
+    supernet = Supernet(model, parts, orders, n_steps)
+    fit_walk, probe_walk = Walk(model, fit_blocks), Walk(model, probe_blocks)
+    losses = np.zeros((len(parts), len(levels)))
+    norm = final_norm(model)
+    for i, part in enumerate(parts):
+        moments = gather(fit_walk, part.layer, part.down, weighting=weighting)[0]
+        supernet.fit(i, moments, default_ridge(moments.n, part.size))
+        for j, level in enumerate(levels):
+            supernet.put(i, round(part.size * (1 - level)))
+            losses[i, j] = probe.divergence(run_rest(probe_walk, part.layer, norm))
+            supernet.take(i)
+        fit_walk.advance(part.layer)
+        probe_walk.advance(part.layer)
+        if progress:
+            progress()
+    return losses, supernet, probe
+
+
+def run_rest(walk, first, norm):
+    """Final hidden states when the walk goes on from a layer to the end, block by block."""
+    for block in range(len(walk.blocks)):
+        hidden = walk.hidden[block]
+        for layer in range(first, len(walk.layers)):
+            hidden = walk.run(layer, block, hidden)
+        yield norm(hidden)
+
+
+def final_norm(model):
+    """What stands between the last block and the output embedding: the last norm of the decoder, if it has one."""
+    from ..models.sites import find_decoder_layers
+
+    path = find_decoder_layers(model)[0]
+    owner = model.get_submodule(path.rpartition(".")[0])
+    norms = [m for n, m in owner.named_children() if "norm" in n.lower() or n.startswith("ln_f")]
+    return norms[-1] if norms else torch.nn.Identity()
+
+
+def curve_counts(losses, levels, sizes, n_keep, *, floors, round_to=1, extremes=0.3, over_layers=0.25):
+    """Counts from measured curves: smoothed over layers, made convex, filled at equal marginal loss."""
+    curves = smooth_curves(losses, levels, over_layers=over_layers)
+    return fill_by_curves(curves, [0, *levels], sizes, n_keep, extremes=extremes, floors=floors, round_to=round_to)
+
+
+def search_counts(
+    supernet, probe, starts, n_keep, *, floors, n_evaluations=200, costs=None, seed=0, hurry=False, progress=None
+):
+    """Improve an allocation by moving neurons between layers while the divergence of the whole model falls.
+
+    The model is assembled from layers that were refitted one by one; no weights are fitted during the search. Widths
+    are multiples of the supernet's steps until the last rounding.
+
+    Parameters
+    ----------
+    supernet : Supernet
+    probe : Probe
+    starts : list of array of int
+        Allocations to begin with; the best one is improved.
+    n_keep : int
+    floors : array-like of int
+    n_evaluations : int
+        Divergences to measure.
+    costs : array-like, optional
+        Price of a neuron of each layer (parameters, bytes, latency); moves keep the total price.
+    seed : int
+    hurry : bool
+        Whether a trial is given up as soon as some windows speak against it, see :meth:`Probe.windows`.
+
+    Returns
+    -------
+    counts : numpy.ndarray of int
+    divergence : float
+    history : list of float
+        Best divergence after each evaluation.
+    """
+    rng = np.random.default_rng(seed)
+    sizes = np.array([p.size for p in supernet.parts])
+    costs = np.ones(len(sizes)) if costs is None else np.asarray(costs, dtype=float)
+    steps = sizes / supernet.n_steps
+    lowest = np.maximum(np.ceil(np.asarray(floors) / steps - 1e-9), 1).astype(int)
+
+    def measure(state, against=None):
+        supernet.put_all(supernet.width_of(state))
+        try:
+            values, _ = probe.windows(against=against)
+        finally:
+            supernet.take_all()
+        if progress:
+            progress()
+        return values
+
+    states = [np.clip(np.rint(np.asarray(s) / steps), lowest, supernet.n_steps).astype(int) for s in starts]
+    budget = n_keep * (costs @ sizes) / sizes.sum()
+    states = [_fit_budget(s, lowest, steps * costs, budget, supernet.n_steps) for s in states]
+    windows = [measure(state) for state in states]
+    best = int(np.argmin([w.sum() for w in windows]))
+    state, window = states[best], windows[best]
+    history = [min(w.sum() for w in windows[: i + 1]) / probe.n_tokens for i in range(len(windows))]
+    tried, paid = np.ones(len(sizes)), np.ones(len(sizes))
+    while len(history) < n_evaluations:
+        trial = _move(state, lowest, supernet.n_steps, steps * costs, paid / tried, rng)
+        touched = trial != state
+        new = measure(trial, window if hurry else None)
+        tried[touched] += 1
+        if new.sum() < window.sum():
+            state, window = trial, new
+            paid[touched] += 2
+        history.append(window.sum() / probe.n_tokens)
+    value = window.sum() / probe.n_tokens
+    counts = round_counts(state * steps, sizes, n_keep, floors=floors)
+    return counts, value, history
+
+
+def _fit_budget(state, lowest, prices, budget, highest):
+    """Shift single steps until the total price is as near to the budget as steps allow."""
+    state = state.copy()
+    for _ in range(10 * len(state) * highest):
+        missing = budget - prices @ state
+        if abs(missing) <= prices.max() / 2:
+            break
+        sign = 1 if missing > 0 else -1
+        able = np.flatnonzero(state < highest) if sign > 0 else np.flatnonzero(state > lowest)
+        if not len(able):
+            break
+        state[able[np.argmin(sign * state[able])]] += sign
+    return state
+
+
+def _move(state, lowest, highest, prices, chances, rng):
+    """Take one to three steps of width from a layer and give what they cost to another."""
+    for _ in range(200):
+        give, take = rng.choice(len(state), size=2, replace=False, p=chances / chances.sum())
+        size = int(rng.integers(1, 4))
+        trial = state.copy()
+        trial[take] -= size
+        trial[give] += max(1, round(size * prices[take] / prices[give]))
+        if trial[take] >= lowest[take] and trial[give] <= highest:
+            return trial
+    return state

@@ -1,0 +1,264 @@
+"""Reading corpora: the demo, files, folders, JSONL, lists of strings, hub datasets."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import Counter
+from itertools import chain, zip_longest
+from pathlib import Path
+
+from ..exceptions import CorpusError, LLMBrainWarning, ParameterError
+from .documents import Corpus, Document, _some
+from .reading import data_path, read_jsonl, read_text, shorten
+
+DEMO_SPLITS = ("train", "heldout", "all")
+
+
+def load_corpus(source="demo", *, split=None, name=None, limit=None) -> Corpus:
+    """Load texts from wherever they lie.
+
+    Parameters
+    ----------
+    source : str, path, list or Corpus, default="demo"
+        One of
+
+        - ``"demo"``: the corpus that ships with the package (six kinds of text, English);
+        - a text file (UTF-8): one document;
+        - a ``.jsonl`` file: a document a line, an object with ``text`` and optionally ``id`` and ``kind``;
+        - a folder: every file in it that is not hidden, a document each (a ``.jsonl`` file: a document a line). The
+          name of the first sub-folder is the kind; kinds take turns, so that any first part holds all of them;
+        - a list of strings (or of `Document`);
+        - ``"hub:owner/dataset[/config][:split[:field]]"``: a dataset of the Hugging Face hub, needs the extra
+          ``pip install llmbrain[hub]``; the split is "train" and the field "text" unless said otherwise.
+    split : str, optional
+        For the demo ``"train"`` (the default there), ``"heldout"`` or ``"all"``; for a folder, the sub-folder of that
+        name; for a hub dataset, its split. Other sources have no split.
+    name : str, optional
+        Name of the corpus; by default taken from the source.
+    limit : int, optional
+        Keep the first so many documents.
+
+    Returns
+    -------
+    corpus : Corpus
+        The documents; their ids are unique.
+
+    Raises
+    ------
+    CorpusError
+        If the source is not found, is empty, is no text (NUL bytes, not UTF-8), or holds a row without text.
+    ParameterError
+        If ``split`` or ``limit`` is not allowed for this source.
+
+    Examples
+    --------
+    >>> from llmbrain.text import load_corpus
+    >>> sorted(load_corpus("demo").kinds)
+    ['arithmetic', 'code', 'dialogue', 'encyclopaedic', 'instructions', 'narrative']
+    >>> load_corpus(["The kettle sings.", "Rain again."], name="kitchen").ids
+    ['text-0001', 'text-0002']
+    """
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise ParameterError(f"limit={limit!r}: it must be a whole number of documents, at least 1, or None.")
+    documents, default_name = _documents(source, split, limit)
+    return Corpus(documents[:limit], default_name if name is None else name)
+
+
+def as_corpus(texts) -> Corpus:
+    """Turn whatever a function was given as texts into a `Corpus`.
+
+    Parameters
+    ----------
+    texts : Corpus, Document, list of str, list of Document, str or path
+        A string is a source as in `load_corpus` ("demo", a path, "hub:..."), never a text itself: a single text is
+        passed as a list of one string.
+
+    Returns
+    -------
+    corpus : Corpus
+        The same object if a `Corpus` came.
+
+    Raises
+    ------
+    CorpusError
+        As in `load_corpus`.
+
+    Examples
+    --------
+    >>> from llmbrain.text import as_corpus
+    >>> as_corpus(["One text."])
+    Corpus('texts', 1 document)
+    """
+    if isinstance(texts, Corpus):
+        return texts
+    if isinstance(texts, Document):
+        return Corpus([texts], name=texts.id)
+    return load_corpus(texts)
+
+
+def _documents(source, split, limit) -> tuple[list[Document], str]:
+    """Read the documents of any source, and the name the corpus gets if none is given."""
+    if isinstance(source, Corpus):
+        _refuse_split(split, "a Corpus")
+        return list(source.documents), source.name
+    if isinstance(source, (list, tuple)):
+        _refuse_split(split, "a list")
+        return _from_list(source), "texts"
+    if not isinstance(source, (str, os.PathLike)):
+        raise CorpusError(
+            f"Cannot read texts from an object of type {type(source).__name__}. Allowed: 'demo', a text file, a .jsonl "
+            "file, a folder, a list of strings, a Corpus, or 'hub:owner/dataset/config:split:field'."
+        )
+    if source == "demo":
+        return _demo(split), "demo"
+    if isinstance(source, str) and source.startswith("hub:"):
+        return _from_hub(source, split, limit)
+    path = _existing(source)
+    if path.is_dir():
+        return _from_folder(path, split), path.resolve().name or "texts"
+    _refuse_split(split, "a single file")
+    if path.suffix.lower() == ".jsonl":
+        return _from_jsonl(path), path.stem
+    return [Document(read_text(path), id=path.stem)], path.stem
+
+
+def _refuse_split(split, what: str) -> None:
+    """Complain about a split where there is none, rather than ignore it."""
+    if split is not None:
+        raise ParameterError(
+            f"split={split!r}: {what} has no splits. Leave it out, or use Corpus.split for a random one."
+        )
+
+
+def _existing(source) -> Path:
+    """Return the path, or say what was tried and what else is allowed."""
+    shown = str(source)
+    shown = shown if len(shown) <= 120 else shown[:117] + "..."
+    try:
+        path = Path(source).expanduser()
+        if path.exists():
+            return path
+    except (OSError, ValueError, RuntimeError):  # too long for a file name, or NUL inside: it was a text
+        pass
+    raise CorpusError(
+        f"No file or folder {shown!r}. Give the path of a text file, a .jsonl file or a folder, or 'demo'; "
+        "if it is the text itself, pass it in a list: [text]."
+    )
+
+
+def _demo(split) -> list[Document]:
+    """Read the shipped corpus."""
+    split = "train" if split is None else split
+    if split not in DEMO_SPLITS:
+        raise ParameterError(
+            f"split={split!r}: the demo corpus has the splits 'train' and 'heldout' (and 'all' for both)."
+        )
+    parts = ("train", "heldout") if split == "all" else (split,)
+    return [d for part in parts for d in _from_folder(data_path("demo", part), None)]
+
+
+def _from_list(items) -> list[Document]:
+    """Make documents of strings; documents pass as they are."""
+    if not items:
+        raise CorpusError("An empty list came; at least one text is needed.")
+    documents = []
+    for i, item in enumerate(items, start=1):
+        if isinstance(item, Document):
+            documents.append(item)
+        elif isinstance(item, str):
+            documents.append(Document(item, id=f"text-{i:04d}"))
+        else:
+            raise CorpusError(f"Item {i} of the list is of type {type(item).__name__}; a list of texts holds strings.")
+    return documents
+
+
+def _from_jsonl(path: Path, prefix: str | None = None, kind: str | None = None) -> list[Document]:
+    """Make documents of the rows of a JSONL file."""
+    documents = []
+    prefix = path.stem if prefix is None else prefix
+    for number, row in read_jsonl(path):
+        text = row.get("text")
+        if not isinstance(text, str) or not text.strip():
+            found = "no field 'text'" if "text" not in row else f"'text' is {shorten(text)}"
+            raise CorpusError(
+                f"{path}, line {number}: {found} (fields: {_some(row)}). Every row needs a text that is not empty."
+            )
+        row_id = row.get("id")
+        row_kind = row.get("kind", kind)
+        documents.append(
+            Document(
+                text,
+                id=f"{prefix}-{number:05d}" if row_id is None else str(row_id),
+                kind=None if row_kind is None else str(row_kind),
+            )
+        )
+    return documents
+
+
+def _from_folder(folder: Path, split) -> list[Document]:
+    """Make documents of the files of a folder; the kinds take turns."""
+    if split is not None:
+        if not (folder / str(split)).is_dir():
+            raise ParameterError(f"split={split!r}: the folder {folder} has no sub-folder of that name.")
+        folder = folder / str(split)
+    files = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and not any(p.startswith((".", "__")) for p in path.relative_to(folder).parts)
+    )
+    if not files:
+        raise CorpusError(f"The folder {folder} holds no file (hidden ones do not count). Put text files into it.")
+    stems = Counter(path.relative_to(folder).with_suffix("") for path in files)
+    by_kind: dict[str | None, list[Document]] = {}
+    for path in files:
+        relative = path.relative_to(folder)
+        kind = relative.parts[0] if len(relative.parts) > 1 else None
+        bare = relative.with_suffix("")
+        key = (bare if stems[bare] == 1 else relative).as_posix()
+        if path.suffix.lower() == ".jsonl":
+            documents = _from_jsonl(path, prefix=key, kind=kind)
+        else:
+            documents = [Document(read_text(path), id=key, kind=kind)]
+        for document in documents:
+            by_kind.setdefault(document.kind, []).append(document)
+    turns = zip_longest(*by_kind.values())
+    return [d for d in chain.from_iterable(turns) if d is not None]
+
+
+def _from_hub(source: str, split, limit) -> tuple[list[Document], str]:
+    """Make documents of a hub dataset; the ``datasets`` package is imported only here."""
+    where, _, rest = source[len("hub:") :].partition(":")
+    own_split, _, field = rest.partition(":")
+    owner, _, tail = where.partition("/")
+    dataset, _, config = tail.partition("/")
+    path = f"{owner}/{dataset}" if dataset else owner
+    if not path:
+        raise CorpusError(f"{source!r} names no dataset. The form is 'hub:owner/dataset/config:split:field'.")
+    split, field = split or own_split or "train", field or "text"
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise CorpusError(
+            f"Reading {source!r} needs the package 'datasets'. Install it with: pip install llmbrain[hub]"
+        ) from error
+    try:
+        # A limit is met by streaming, so that ten documents do not cost a download of millions.
+        rows = load_dataset(path, config or None, split=split, streaming=limit is not None)
+    except Exception as error:
+        raise CorpusError(
+            f"The hub dataset {path!r} (config {config or None!r}, split {split!r}) could not be loaded: {error}"
+        ) from error
+    documents, n_empty = [], 0
+    for i, row in enumerate(rows):
+        if field not in row:
+            raise CorpusError(f"{source!r}: no field {field!r}. There is: {_some(row)}.")
+        if not isinstance(row[field], str) or not row[field].strip():
+            n_empty += 1
+            continue
+        documents.append(Document(row[field], id=f"{split}-{i:07d}"))
+        if limit is not None and len(documents) == limit:
+            break
+    if n_empty:
+        warnings.warn(f"{source!r}: {n_empty} rows without text were left out.", LLMBrainWarning, stacklevel=4)
+    return documents, path.rpartition("/")[2]

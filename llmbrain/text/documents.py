@@ -1,0 +1,294 @@
+"""Documents and corpora: what is read, before any tokenizer has seen it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..exceptions import CorpusError, ParameterError
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text, read by the model in one piece.
+
+    Parameters
+    ----------
+    text : str
+        The text; not empty, not white space alone.
+    id : str
+        A name that is unique within its corpus.
+    kind : str or None, default=None
+        What sort of text it is ("narrative", "code", ...), or the condition of a localizer item.
+
+    Raises
+    ------
+    CorpusError
+        If the text is no string or holds nothing but white space.
+
+    Examples
+    --------
+    >>> from llmbrain.text import Document
+    >>> Document("Snow fell on the harbour.", id="harbour", kind="narrative").kind
+    'narrative'
+    """
+
+    text: str
+    id: str
+    kind: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str):
+            raise CorpusError(
+                f"Document {self.id!r}: the text is of type {type(self.text).__name__}; it must be a string."
+            )
+        if not self.text.strip():
+            raise CorpusError(
+                f"Document {self.id!r} is empty (no character but white space). Remove it or give it a text."
+            )
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the text, hexadecimal."""
+        return hashlib.sha256(self.text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class Corpus(Sequence):
+    """An ordered, named collection of documents; it never changes.
+
+    Parameters
+    ----------
+    documents : iterable of Document
+        At least one; the ids must be unique.
+    name : str, default="corpus"
+        Short name; becomes the task label of a study.
+
+    Attributes
+    ----------
+    name : str
+        Short name.
+    documents : tuple of Document
+        The documents, in order.
+
+    Raises
+    ------
+    CorpusError
+        If there is no document, or two share an id.
+
+    Examples
+    --------
+    >>> from llmbrain.text import load_corpus
+    >>> corpus = load_corpus(["One sentence.", "Another sentence."], name="pair")
+    >>> len(corpus), corpus[0].id, corpus.texts[1]
+    (2, 'text-0001', 'Another sentence.')
+    >>> corpus[:1]
+    Corpus('pair', 1 document)
+    """
+
+    def __init__(self, documents: Iterable[Document], name: str = "corpus") -> None:
+        documents = tuple(documents)
+        for i, document in enumerate(documents):
+            if not isinstance(document, Document):
+                raise CorpusError(
+                    f"Corpus {name!r}: item {i} is of type {type(document).__name__}, not a Document. "
+                    "Use load_corpus or as_corpus to turn strings into documents."
+                )
+        if not documents:
+            raise CorpusError(f"Corpus {name!r} holds no document; at least one is needed.")
+        twice = [key for key, n in Counter(d.id for d in documents).items() if n > 1]
+        if twice:
+            raise CorpusError(
+                f"Corpus {name!r}: document ids must be unique, but {_some(twice)} occur(s) more than once. "
+                "Rename the documents."
+            )
+        self.name = str(name)
+        self.documents = documents
+
+    def __len__(self) -> int:
+        """Count the documents."""
+        return len(self.documents)
+
+    def __getitem__(self, item):
+        """Return a document (integer) or a smaller corpus (slice)."""
+        if isinstance(item, slice):
+            return Corpus(self.documents[item], self.name)
+        return self.documents[item]
+
+    def __eq__(self, other) -> bool:
+        """Say whether the documents are the same, in the same order."""
+        return isinstance(other, Corpus) and self.documents == other.documents
+
+    def __hash__(self) -> int:
+        """Hash of the documents."""
+        return hash(self.documents)
+
+    def __repr__(self) -> str:
+        """Name, size, and documents of each kind."""
+        counts = Counter(d.kind for d in self.documents if d.kind is not None)
+        kinds = "".join(f", {n} {kind}" for kind, n in counts.items())
+        return f"Corpus({self.name!r}, {len(self)} document{'s' if len(self) > 1 else ''}{kinds})"
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts, in order."""
+        return [d.text for d in self.documents]
+
+    @property
+    def ids(self) -> list[str]:
+        """The document ids, in order."""
+        return [d.id for d in self.documents]
+
+    @property
+    def kinds(self) -> list[str]:
+        """The different kinds, in order of first appearance (documents without a kind are left out)."""
+        return list(dict.fromkeys(d.kind for d in self.documents if d.kind is not None))
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over the texts in their order, hexadecimal: names what was read, whatever it is called."""
+        return hashlib.sha256("".join(d.hash for d in self.documents).encode()).hexdigest()
+
+    def overlap(self, other: Corpus) -> list[str]:
+        """Find the documents whose text also occurs in another corpus.
+
+        Parameters
+        ----------
+        other : Corpus
+            The corpus to compare with.
+
+        Returns
+        -------
+        ids : list of str
+            Ids, in this corpus, of the shared texts.
+        """
+        known = {d.text for d in other}
+        return [d.id for d in self.documents if d.text in known]
+
+    def select(self, kind=None, ids=None) -> Corpus:
+        """Keep the documents of some kinds, or with some ids, in the order of the corpus.
+
+        Parameters
+        ----------
+        kind : str or list of str, optional
+            Kinds to keep.
+        ids : str or list of str, optional
+            Ids to keep.
+
+        Returns
+        -------
+        corpus : Corpus
+            The smaller corpus, under the same name.
+
+        Raises
+        ------
+        CorpusError
+            If a kind or an id does not occur, or nothing is left.
+
+        Examples
+        --------
+        >>> from llmbrain.text import load_corpus
+        >>> load_corpus("demo").select(kind="code").kinds
+        ['code']
+        """
+        keep = list(self.documents)
+        for wanted, field in ((kind, "kind"), (ids, "id")):
+            if wanted is None:
+                continue
+            wanted = {wanted} if isinstance(wanted, str) else set(wanted)
+            present = {getattr(d, field) for d in self.documents}
+            if wanted - present:
+                raise CorpusError(
+                    f"Corpus {self.name!r} has no document of {field} {_some(sorted(wanted - present))}. "
+                    f"There is: {_some(sorted(str(p) for p in present))}."
+                )
+            keep = [d for d in keep if getattr(d, field) in wanted]
+        return Corpus(keep, self.name)
+
+    def sample(self, n: int, random_state=0) -> Corpus:
+        """Draw documents at random, without replacement; they keep the order of the corpus.
+
+        Parameters
+        ----------
+        n : int
+            How many documents, from 1 to ``len(self)``.
+        random_state : int, numpy Generator or None, default=0
+            Seed of the draw.
+
+        Returns
+        -------
+        corpus : Corpus
+            The drawn documents.
+
+        Raises
+        ------
+        ParameterError
+            If ``n`` is not between 1 and the number of documents.
+        """
+        if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or not 1 <= n <= len(self):
+            raise ParameterError(f"n={n!r}: a sample of corpus {self.name!r} has between 1 and {len(self)} documents.")
+        drawn = np.random.default_rng(random_state).choice(len(self), size=int(n), replace=False)
+        return Corpus([self.documents[i] for i in sorted(drawn)], self.name)
+
+    def split(self, fraction: float = 0.5, random_state=0) -> tuple[Corpus, Corpus]:
+        """Split into two corpora at random, each kind in the same proportion as far as its count allows.
+
+        Parameters
+        ----------
+        fraction : float, default=0.5
+            Share of the documents that goes into the first part, between 0 and 1 exclusive.
+        random_state : int, numpy Generator or None, default=0
+            Seed of the split.
+
+        Returns
+        -------
+        first, second : Corpus
+            Two parts without a common document, each in the order of the corpus and never empty.
+
+        Raises
+        ------
+        ParameterError
+            If the fraction is not inside (0, 1).
+        CorpusError
+            If there is but one document.
+
+        Examples
+        --------
+        >>> from llmbrain.text import load_corpus
+        >>> first, second = load_corpus("demo").split(0.5, random_state=0)
+        >>> first.overlap(second)
+        []
+        """
+        if not isinstance(fraction, (float, np.floating)) or not 0 < fraction < 1:
+            raise ParameterError(
+                f"fraction={fraction!r}: the share of the first part must lie inside (0, 1), such as 0.5."
+            )
+        if len(self) < 2:
+            raise CorpusError(f"Corpus {self.name!r} has one document and cannot be split; at least two.")
+        rng = np.random.default_rng(random_state)
+        shuffled = [int(i) for i in rng.permutation(len(self))]
+        # Each document's place within its kind, as a share of the kind: taking the lowest shares first
+        # draws from all kinds evenly, and the total comes out exact.
+        totals = Counter(d.kind for d in self.documents)
+        seen: Counter = Counter()
+        place = {}
+        for i in shuffled:
+            kind = self.documents[i].kind
+            place[i] = (seen[kind] + 0.5) / totals[kind]
+            seen[kind] += 1
+        n_first = min(max(round(fraction * len(self)), 1), len(self) - 1)
+        first = set(sorted(shuffled, key=place.__getitem__)[:n_first])
+        return (
+            Corpus([d for i, d in enumerate(self.documents) if i in first], self.name),
+            Corpus([d for i, d in enumerate(self.documents) if i not in first], self.name),
+        )
+
+
+def _some(names, n: int = 6) -> str:
+    """List a few names for an error message."""
+    names = list(names)
+    more = f" and {len(names) - n} more" if len(names) > n else ""
+    return ", ".join(repr(name) for name in names[:n]) + more

@@ -1,0 +1,146 @@
+"""Reading the files under a corpus: UTF-8 text, JSONL, and the data folder of the package."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+from ..exceptions import CorpusError
+
+
+def data_path(*parts: str) -> Path:
+    """Locate a file or folder of the data that ships with the package.
+
+    Parameters
+    ----------
+    *parts : str
+        Path below the data folder, such as ``"demo", "train"``.
+
+    Returns
+    -------
+    path : Path
+        Inside the installed package, or in the checkout beside it.
+
+    Raises
+    ------
+    CorpusError
+        If the data are not there.
+
+    Examples
+    --------
+    >>> from llmbrain.text import data_path
+    >>> data_path("demo", "train").is_dir()
+    True
+    """
+    spec = importlib.util.find_spec("llmbrain.data")  # None in a checkout that is not installed
+    installed = list(spec.submodule_search_locations or []) if spec else []
+    candidates = [*map(Path, installed), Path(__file__).resolve().parents[2] / "data"]
+    for root in candidates:
+        path = root.joinpath(*parts)
+        if path.exists():
+            return path
+    raise CorpusError(
+        f"The data file {'/'.join(parts)!r} that belongs to llmbrain was not found; looked in "
+        f"{' and '.join(str(c) for c in candidates)}. Install the package anew."
+    )
+
+
+def read_jsonl(path: Path) -> list[tuple[int, dict]]:
+    """Read the objects of a JSONL file with their line numbers.
+
+    Parameters
+    ----------
+    path : Path
+        The file; blank lines are allowed.
+
+    Returns
+    -------
+    rows : list of (int, dict)
+        Line number, from 1, and the object on that line.
+
+    Raises
+    ------
+    CorpusError
+        If the file is no text, a line is no JSON object, or there is no row.
+    """
+    rows = []
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise CorpusError(
+                f"{path}, line {number}: not valid JSON ({error.msg}). A .jsonl file has one object a line."
+            ) from error
+        if not isinstance(row, dict):
+            raise CorpusError(
+                f'{path}, line {number}: a {type(row).__name__} where an object is needed, as in {{"text": "..."}}.'
+            )
+        rows.append((number, row))
+    if not rows:
+        raise CorpusError(f'{path} is empty. A .jsonl file has one object a line, as in {{"text": "..."}}.')
+    return rows
+
+
+def read_text(path: Path) -> str:
+    """Read a UTF-8 text; line ends become newlines. Binary content is refused, not guessed at.
+
+    Parameters
+    ----------
+    path : Path
+        The file; a byte-order mark is taken off.
+
+    Returns
+    -------
+    text : str
+        Its content, with something besides white space in it.
+
+    Raises
+    ------
+    CorpusError
+        If the file cannot be read, holds NUL bytes, is not UTF-8, or is empty.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise CorpusError(f"{path} cannot be read: {error.strerror or error}.") from error
+    if b"\x00" in raw:
+        raise CorpusError(
+            f"{path} is not a text: byte {raw.index(0)} is NUL (a binary file, or UTF-16). "
+            "Give plain text in UTF-8, or take the file out of the folder."
+        )
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CorpusError(
+            f"{path} is not UTF-8 text (byte {error.start} is 0x{raw[error.start]:02x}). "
+            "Convert it, for instance with: iconv -f latin1 -t utf8"
+        ) from error
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if not text.strip():
+        raise CorpusError(f"{path} is empty ({len(raw)} bytes, no character but white space).")
+    return text
+
+
+def shorten(value) -> str:
+    """Show a value in an error message without flooding it.
+
+    Parameters
+    ----------
+    value : object
+        Anything.
+
+    Returns
+    -------
+    shown : str
+        Its representation, at most 60 characters.
+
+    Examples
+    --------
+    >>> shorten("a" * 100)[-5:]
+    'aa...'
+    """
+    shown = repr(value)
+    return shown if len(shown) <= 60 else shown[:57] + "..."

@@ -1,0 +1,351 @@
+"""What a result says of its making is true: the text of its networks, its settings, its recipe, its card, its table."""
+
+import gc
+import importlib
+import weakref
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tiny import tiny_model, tiny_tokenizer
+
+import llmbrain as lb
+from llmbrain.exceptions import DatasetError, GeometryMismatchError, LLMBrainWarning, ParameterError
+from llmbrain.files import read_tsv, write_tsv
+from llmbrain.pruning import Pruner, run_grid
+from llmbrain.pruning import published as network_scores
+from llmbrain.pruning.allocation import sensitivity_counts
+from llmbrain.pruning.prune import prune_with
+from llmbrain.pruning.recipe import Options, choose_recipe
+from llmbrain.pruning.walk import calibration_windows
+
+quick = partial(lb.prune, recipe="fast", measure=False, progress=False)
+TEXTS = [f"the cat number {i} sat on the mat and then the rain in spain fell over hills {i * 7}" for i in range(16)]
+RNG = np.random.default_rng(0)
+MAPS = RNG.standard_normal((6, 192))
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model("llama")
+
+
+# -- scores of one's own --------------------------------------------------------------------------------------------
+def test_every_array_of_scores_is_read_anew(model, tokenizer):
+    """Lists that take the place of freed ones, and lists that were changed in place, are not taken for one another."""
+    pruner = Pruner(model, tokenizer, TEXTS, {"context": 48})
+    choices = [np.sort(np.random.default_rng(i).permutation(48)[:24]) for i in range(2)]
+
+    def kept(score):
+        return prune_with(pruner, 0.5, score=score, allocation="uniform", compensation="none").kept[3].tolist()
+
+    def scores(best):
+        return [np.isin(np.arange(48), best).astype(float) for _ in range(4)]
+
+    first, others = scores(choices[0]), []
+    place = id(first)
+    assert kept(first) == choices[0].tolist()
+    del first
+    while len(others) < 1000 and place not in map(id, others[-1:]):
+        others.append(scores(choices[1]))
+    assert kept(others[-1]) == choices[1].tolist()
+    mine = scores(choices[0])
+    for best in (choices[0], choices[1], choices[0]):
+        for layer in mine:
+            layer[:] = np.isin(np.arange(48), best)
+        assert kept(mine) == best.tolist() and kept(scores(choices[0])) == choices[0].tolist()
+
+
+def test_functions_are_kept_as_long_as_what_they_gave(model, tokenizer):
+    pruner = Pruner(model, tokenizer, TEXTS, {"context": 48})
+
+    def ranked(sign):
+        return lambda part, moments: sign * torch.arange(part.size, dtype=torch.float64)
+
+    seen = []
+    for sign in (1, -1):
+        score = ranked(sign)
+        seen.append(weakref.ref(score))
+        kept = prune_with(pruner, 0.5, score=score, allocation="uniform", compensation="none").kept
+        assert kept[0].tolist() == (list(range(24, 48)) if sign > 0 else list(range(24)))
+        del score
+        gc.collect()
+    assert all(ref() is not None for ref in seen)
+
+
+# -- networks -------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("how", "finder"), [("layers", "layer_networks"), ("joint", "joint_networks"), ("published", "published_networks")]
+)
+def test_networks_are_found_on_the_windows_of_the_calibration(how, finder, model, tokenizer):
+    """They are those of exactly these tokens and this context, and the summary says so."""
+    options = {"context": 32, "n_tokens": 200, "network_tokens": 100}
+    pruner = Pruner(model, tokenizer, TEXTS, options, how, random_state=3)
+    windows = calibration_windows(tokenizer, TEXTS, context=32, n_tokens=200)
+    assert sum(map(len, windows)) == sum(b.n_tokens for b in pruner.blocks) <= 200 and max(map(len, windows)) == 32
+    cap = {"n_tokens": 100} if how == "joint" else {}
+    wanted = getattr(network_scores, finder)(model, None, windows, context=32, random_state=3, **cap)
+    for found, expected in zip(pruner.maps, wanted.maps):
+        torch.testing.assert_close(found, expected.double())
+    told = pruner.describe_networks()
+    assert told["kind"] == how and told["context"] == 32 and told["random_state"] == 3
+    read = told["n_tokens"] if how == "joint" else sum(g["n_tokens"] for g in told["groups"])
+    assert read == (100 if how == "joint" else sum(map(len, windows)))
+
+
+def test_the_summary_tells_of_networks(model, tokenizer):
+    told = quick(model, tokenizer, TEXTS, 0.5, allocation="mass", networks=MAPS).summary["networks"]
+    assert told["kind"] == "maps" and told["read"] and len(told["hash"]) == 16
+    other = quick(model, tokenizer, TEXTS, 0.5, allocation="mass", networks=MAPS + 1).summary["networks"]
+    assert other["hash"] != told["hash"]
+    assert quick(model, tokenizer, TEXTS, 0.5, allocation="uniform").summary["networks"] is None
+    with pytest.warns(LLMBrainWarning, match="nothing reads it"):
+        unread = quick(model, tokenizer, TEXTS, 0.5, allocation="uniform", networks="joint").summary["networks"]
+    assert unread == {"kind": "joint", "read": False}
+
+
+def test_networks_that_cannot_be_are_refused_at_once(model, tokenizer):
+    with pytest.raises(ParameterError, match="'published', 'layers', 'joint'"):
+        Pruner(model, tokenizer, TEXTS, networks="join")
+    wrong = network_scores.LayerMaps([torch.zeros(2, 40)] * 4, {})
+    with pytest.raises(GeometryMismatchError, match="48"):
+        Pruner(model, tokenizer, TEXTS, networks=wrong)
+    pruner = Pruner(model, tokenizer, TEXTS, {"context": 32})
+    with pytest.raises(ParameterError, match="networks="):
+        prune_with(pruner, 0.5, allocation="mass")
+    with pytest.raises(ParameterError, match="network_tokens"):
+        quick(model, tokenizer, TEXTS, 0.5, options={"network_tokens": 0})
+
+
+# -- recipes and cards ----------------------------------------------------------------------------------------------
+def test_a_recipe_is_named_with_what_was_changed_of_it(model, tokenizer):
+    def name(**given):
+        options = {"context": 32, "n_tokens": 300, **given.pop("options", {})}
+        return quick(model, tokenizer, TEXTS, 0.5, options=options, **given).summary["recipe"]
+
+    assert name() == name(allocation="power") == "fast"
+    assert name(allocation="uniform") == "fast, changed: allocation=uniform"
+    assert name(options={"token_weights": "equal", "floor": 0.1}) == "fast, changed: floor=0.1, token_weights=equal"
+    assert name(recipe="wanda", score=[np.arange(48)] * 4) == "wanda, changed: score=given"
+
+
+def test_an_options_object_leaves_its_defaults_to_the_recipe():
+    assert choose_recipe("best", options=Options(n_tokens=9, reconstruct="none"))["options"]["reconstruct"] == "all"
+    assert choose_recipe("best", options={"reconstruct": "none"})["options"]["reconstruct"] == "none"
+
+
+@pytest.mark.parametrize("compensation", ["none", "bias", "ridge", "affine"])
+def test_the_card_claims_no_refit_that_was_not_made(compensation, model, tokenizer, tmp_path):
+    options = {"context": 32, "reconstruct": "all", "refit_attention": True, "n_steps": 1}
+    pruned = quick(model, tokenizer, TEXTS, 0.5, allocation="uniform", compensation=compensation, options=options)
+    pruned.save_pretrained(tmp_path / "m")
+    card = (tmp_path / "m" / "README.md").read_text()
+    assert ("Refitted as well" in card) == (compensation in ("ridge", "affine"))
+    assert ("nothing was refitted" in card) == (compensation == "none")
+    changed = not torch.equal(
+        pruned.model.model.layers[2].mlp.gate_proj.weight,
+        model.model.layers[2].mlp.gate_proj.weight[torch.as_tensor(pruned.kept[2])],
+    )
+    assert changed == (compensation in ("ridge", "affine"))
+
+
+# -- allocation -----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("ratio", [0.01, 0.2, 0.5, 0.8, 0.9])
+@pytest.mark.parametrize("spread", [0.1, 1.0, 3.0])
+def test_layers_keep_their_order_where_shares_are_clipped(spread, ratio):
+    """Of layers that cost more no fewer neurons stay, in all as many as wanted; within the limits in proportion."""
+    s = np.exp(spread * np.random.default_rng(1).standard_normal(30))
+    kept = sensitivity_counts(s, [1000] * 30, round(30_000 * (1 - ratio)), exponent=1.0)
+    assert kept.sum() == round(30_000 * (1 - ratio))
+    in_order = kept[np.argsort(s)]
+    assert (np.diff(in_order) >= -1).all()  # rounding moves a neuron
+    removed = 1 - kept / 1000
+    inside = (removed > 0.021) & (removed < 0.849)
+    if 0.02 <= ratio <= 0.85 and inside.sum() > 1:
+        factor = removed[inside] * s[inside]
+        assert np.ptp(factor / factor.mean()) < 0.15
+
+
+def test_unclipped_shares_are_in_proportion():
+    s = np.array([1.0, 2.0, 4.0])
+    w = s.mean() / s
+    wanted = 10_000 * (1 - 0.3 * w / w.mean())
+    assert np.abs(sensitivity_counts(s, [10_000] * 3, 21_000, exponent=1.0) - wanted).max() <= 1
+
+
+# -- the grid -------------------------------------------------------------------------------------------------------
+def grid_of(model, tokenizer, **given):
+    kwargs = {"ratios": (0.5,), "seeds": (0,), "options": {"context": 32}, "context": 32, "progress": False}
+    return run_grid(model, tokenizer, TEXTS, TEXTS[:3], **{**kwargs, **given})
+
+
+def test_rows_of_other_settings_are_not_taken_for_ours(model, tokenizer, tmp_path):
+    out = tmp_path / "grid.tsv"
+    plain, guided = ("flap", "uniform", "none"), ("flap", "mass", "none")
+    first = grid_of(model, tokenizer, recipes=[plain, guided], networks=MAPS, out=out)
+    assert first.settings_hash[1:].nunique() == 2 and first.settings_hash[1:].str.startswith("s").all()
+    # the same again; rows that read no networks may go with others, and other variants too
+    asked = []
+    again = partial(grid_of, model, tokenizer, out=out, keep=lambda row, pruned: asked.append(row["variant"]))
+    assert len(again(recipes=[plain, guided], networks=MAPS.copy())) == 3 and not asked
+    more = {"": {}, "floor": {"floor": 0.3}}
+    assert len(again(recipes=[(*guided, "floor")], networks=MAPS, variants=more)) == 4 and asked == ["floor"]
+    for change in (
+        {"recipes": [plain], "options": {"context": 32, "token_weights": "stream"}},
+        {"recipes": [plain], "variants": {"": {"floor": 0.1}}},
+        {"recipes": [guided], "networks": MAPS[:5]},
+        {"recipes": [guided], "networks": "joint"},
+    ):
+        with pytest.raises(DatasetError, match="other options or networks"):
+            again(**change)
+    with pytest.raises(DatasetError, match="minimal pairs"):
+        again(recipes=[plain], minimal_pairs="npi_licensing")
+    with pytest.raises(DatasetError, match="weights_hash"):
+        grid_of(tiny_model("llama", seed=1), tokenizer, out=out, recipes=[plain])
+    table = read_tsv(out)
+    write_tsv(out, table.drop(columns="settings_hash"))
+    with pytest.raises(DatasetError, match="settings_hash"):
+        again(recipes=[plain, guided], networks=MAPS)
+
+
+def test_the_grid_refuses_what_cannot_run_before_any_work(model, tokenizer, monkeypatch):
+    module = importlib.import_module("llmbrain.evaluation.perplexity")
+    monkeypatch.setattr(module, "perplexity_report", lambda *a, **k: 1 / 0)
+    one = {"scores": ("flap",), "compensations": ("none",)}
+    for given, says in (
+        ({"allocations": ("mass",)}, "networks="),
+        ({"recipes": [("network", "uniform", "none")]}, "networks="),
+        ({"allocations": ("uniform",), "variants": {"s": {"subspace": "networks"}}}, "networks="),
+        ({"allocations": ("uniform",), "ratio_of": "flops"}, "ratio_of"),
+        ({"allocations": ("uniform",), "options": {"heads": True}}, "ratio_of='decoder'"),
+        ({"allocations": ("uniform",), "ratios": (0.99,)}, "floor"),
+    ):
+        with pytest.raises(ParameterError, match=says):
+            grid_of(model, tokenizer, **{**one, **given})
+    with pytest.raises(ZeroDivisionError), pytest.warns(LLMBrainWarning, match="nothing reads it"):
+        grid_of(model, tokenizer, allocations=("uniform",), networks="joint", **one)
+
+
+def test_prune_with_checks_the_budget_too(model, tokenizer):
+    heads = Pruner(model, tokenizer, TEXTS, {"context": 32, "heads": True})
+    plain = Pruner(model, tokenizer, TEXTS, {"context": 32})
+    for pruner, ratio_of, says in ((heads, "neurons", "decoder"), (plain, "flops", "ratio_of")):
+        with pytest.raises(ParameterError, match=says):
+            prune_with(pruner, 0.3, ratio_of=ratio_of, allocation="uniform")
+
+
+def test_seeds_of_the_search_are_draws_of_their_own(model, tokenizer, monkeypatch):
+    """A row a seed, from one survey and one set of curves."""
+    from llmbrain.pruning import measured as pruner
+
+    calls, seeds = [], []
+    survey, curves, search = pruner.survey, pruner.measure_curves, pruner.search_counts
+    monkeypatch.setattr(pruner, "survey", lambda *a, **k: calls.append("survey") or survey(*a, **k))
+    monkeypatch.setattr(pruner, "measure_curves", lambda *a, **k: calls.append("curves") or curves(*a, **k))
+    monkeypatch.setattr(pruner, "search_counts", lambda *a, **k: seeds.append(k["seed"]) or search(*a, **k))
+    options = {"context": 32, "n_evaluations": 10}
+    recipes = [("flap", "search", "none"), ("flap", "uniform", "none")]
+    table = grid_of(model, tokenizer, recipes=recipes, options=options, seeds=(0, 5))
+    assert table.seed.tolist() == [0, 0, 5, 0] and seeds == [0, 5] and calls == ["survey", "curves"]
+    alone = lb.prune(
+        model, tokenizer, TEXTS, 0.5, recipe="wanda", score="flap", allocation="search", random_state=5, measure=False,
+        progress=False, options={**options, "propagation": "sequential", "floor": 0.05},
+    )  # fmt: skip
+    assert table.perplexity[2] == pytest.approx(lb.perplexity(alone.model, tokenizer, TEXTS[:3], context=32))
+
+
+def test_tables_of_before_stay_readable():
+    from pathlib import Path
+
+    from llmbrain.plotting import plot_pruning_grid
+
+    table = read_tsv(Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "fast_drop_65536.tsv")
+    assert {"dense", "flap"} <= set(table.score)
+    assert plot_pruning_grid(table) is not None
+
+
+# -- heads ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("allocation", ["power", "networks", "uniform"])
+def test_heads_go_with_every_way_to_allot_neurons(allocation, model, tokenizer):
+    networks = MAPS if allocation == "networks" else None
+    pruned = quick(model, tokenizer, TEXTS, 0.3, allocation=allocation, ratio_of="decoder", networks=networks,
+                   options={"context": 32, "heads": True})  # fmt: skip
+    s = pruned.summary
+    assert s["decoder_parameters_removed"] == pytest.approx(0.3, abs=0.03)
+    assert sum(s["n_heads_kept"]) < 16 and min(s["n_heads_kept"]) >= 1
+    assert len(set(s["n_kept"])) == 1 if allocation == "uniform" else len(set(s["n_kept"])) > 1
+    assert torch.isfinite(pruned.model(torch.arange(12)[None]).logits).all()
+
+
+# -- commands -------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def files(model, tokenizer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    model.save_pretrained(folder / "tiny")
+    tokenizer.save_pretrained(folder / "tiny")
+    (folder / "text.txt").write_text("\n".join(TEXTS))
+    (folder / "test.txt").write_text("\n".join(TEXTS[:4]))
+    return folder
+
+
+def command(*args):
+    from llmbrain import cli
+
+    cli.main(list(map(str, args)))
+
+
+def test_the_command_prune_takes_networks_and_formats(files, tmp_path, capsys):
+    common = ["--model", files / "tiny", "--calibration", files / "text.txt", "--recipe", "fast", "--ratio", 0.5]
+    common += ["--calibration-tokens", 200]
+    command("prune", *common, "--out", tmp_path / "a", "--networks", "joint", "--allocation", "mass")
+    told = lb.pruning.load_pruned(tmp_path / "a").summary["networks"]
+    assert told["kind"] == "joint" and told["read"] and told["n_tokens"] <= 200
+    assert "recipe: fast, changed: allocation=mass" in capsys.readouterr().out
+    command("prune", *common, "--out", tmp_path / "b", "--format", "uniform", "--compensation", "ridge")
+    summary = lb.pruning.load_pruned(tmp_path / "b").summary
+    assert summary["allocation"] == "uniform" and len(set(summary["n_kept"])) == 1
+    command("prune", *common, "--out", tmp_path / "c", "--networks", "layers")
+    assert "nothing reads it" in capsys.readouterr().err
+
+
+def test_the_command_grid_has_what_run_grid_has(files, tmp_path, capsys):
+    common = ["grid", "--model", files / "tiny", "--calibration", files / "text.txt", "--evaluation"]
+    common += [files / "test.txt", "--ratios", "0.2,0.4", "--context", 32, "--compensations", "none"]
+    out, figure = tmp_path / "g.tsv", tmp_path / "g.png"
+    command(*common, "--scores", "random,flap,network", "--allocations", "uniform", "--seeds", "0,3", "--networks",
+            "layers", "--figure", figure, "--out", out)  # fmt: skip
+    table = read_tsv(out)
+    assert len(table) == 1 + 2 * (2 + 1 + 2) and sorted(table.seed.unique()) == [0, 3] and figure.stat().st_size > 1000
+    out = tmp_path / "h.tsv"
+    command(*common, "--scores", "flap", "--allocations", "power", "--heads", "--ratio-of", "decoder", "--out", out)
+    table = read_tsv(out)
+    assert table.ratio_of.unique().tolist() == ["decoder"]
+    assert table.decoder_removed[1:].tolist() == pytest.approx([0.2, 0.4], abs=0.04)
+    capsys.readouterr()
+    for wrong, says in ((["--heads"], "decoder"), (["--figure", "g.nothing"], "png"), (["--seeds", "x"], "--seeds")):
+        with pytest.raises(SystemExit):
+            command(*common, *wrong, "--out", tmp_path / "i.tsv")
+        assert says in capsys.readouterr().err
+    assert not (tmp_path / "i.tsv").exists()
+
+
+def test_the_command_grid_asks_the_minimal_pairs_that_ship(files, tmp_path, monkeypatch):
+    asked = []
+    module = importlib.import_module("llmbrain.evaluation.minimal_pairs")
+
+    def few(model, tokenizer, which):
+        asked.append(which)
+        return pd.DataFrame({"uid": ["a", "a", "b"], "correct": [True, False, True]})
+
+    monkeypatch.setattr(module, "minimal_pairs", few)
+    command("grid", "--model", files / "tiny", "--calibration", files / "text.txt", "--evaluation", files / "test.txt",
+            "--ratios", "0.2", "--scores", "flap", "--allocations", "uniform", "--compensations", "none", "--context",
+            32, "--minimal-pairs", "--out", tmp_path / "g.tsv")  # fmt: skip
+    assert asked == ["all", "all"] and read_tsv(tmp_path / "g.tsv").minimal_pairs.tolist() == [0.75, 0.75]

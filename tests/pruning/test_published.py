@@ -1,0 +1,289 @@
+"""Networks as guides of pruning: their scores and allocations, one walk for all of them, and the paired comparison."""
+
+import importlib.util
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tiny import tiny_model, tiny_tokenizer
+
+import llmbrain as lb
+from llmbrain.exceptions import ParameterError
+from llmbrain.pruning import by_networks as net
+from llmbrain.pruning import run_grid
+from llmbrain.pruning import scores as sc
+from llmbrain.pruning.filtering import filtered_covariance
+from llmbrain.pruning.walk import Walk, calibration_blocks
+
+quick = partial(lb.prune, recipe="fast", measure=False, progress=False)
+TEXTS = [f"the cat number {i} sat on the mat and then the rain in spain fell over hills {i * 7}" for i in range(16)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model("llama")
+
+
+def covariance_of(n=30, seed=0):
+    x = torch.randn(400, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return (x.T @ x) / 400 + torch.diag(torch.linspace(0.1, 3, n, dtype=torch.float64))
+
+
+# -- plain functions ------------------------------------------------------------------------------------------------
+def test_obs_within_networks_is_obs_where_they_span_everything():
+    g = torch.Generator().manual_seed(1)
+    c, w = covariance_of(), torch.randn(7, 30, generator=g)
+    whole = torch.randn(30, 30, generator=g)
+    torch.testing.assert_close(net.network_obs(whole, c, w), sc.obs_column(w, c), rtol=1e-5, atol=1e-8)
+    one = torch.zeros(1, 30)
+    one[0, :2] = 1  # only the first two can stand for each other: the others cost what bias alone would
+    alone = w.double().square().sum(0) * c.diagonal()
+    found = net.network_obs(one, c, w, ridge=1e-9)
+    torch.testing.assert_close(found[2:], 0.5 * alone[2:], rtol=1e-5, atol=1e-8)
+
+
+def test_trust_leads_from_the_subspace_to_the_covariance():
+    c, basis = covariance_of(), torch.linalg.qr(torch.randn(30, 4, dtype=torch.float64))[0]
+    none, half, all_of_it = (filtered_covariance(c, basis, trust=t) for t in (0.0, 0.5, 1.0))
+    torch.testing.assert_close(all_of_it, c)
+    torch.testing.assert_close(half, (none + c) / 2)
+    torch.testing.assert_close(none.diagonal(), c.diagonal())
+    assert float(torch.linalg.eigvalsh(none)[0]) > 0
+
+
+def test_mass_is_leverage_and_finds_the_layer_of_a_network():
+    g = torch.Generator().manual_seed(2)
+    maps = torch.randn(5, 40, generator=g, dtype=torch.float64)
+    parts = list(maps.split([10, 30], dim=1))
+    mass = net.network_mass(parts)
+    assert 10 * mass[0] + 30 * mass[1] == pytest.approx(5)
+    rotated = torch.linalg.qr(torch.randn(5, 5, generator=g, dtype=torch.float64))[0] @ maps
+    assert net.network_mass(list(rotated.split([10, 30], dim=1))) == pytest.approx(mass)
+    parts[0] = parts[0] * 100
+    assert net.network_mass(parts)[0] > 0.4
+    with pytest.raises(ParameterError, match="same networks"):
+        net.network_mass([maps, maps[:2]])
+
+
+# -- in prune -------------------------------------------------------------------------------------------------------
+def planted(layer, loud=9.0, seed=0):
+    """Maps of four layers of 48 neurons, strong in one layer."""
+    maps = 0.1 * np.random.default_rng(seed).standard_normal((6, 192))
+    maps[:, 48 * layer : 48 * (layer + 1)] *= loud / 0.1
+    return maps
+
+
+@pytest.mark.parametrize("layer", [1, 2])
+def test_mass_gives_neurons_to_the_layer_that_networks_lie_in(layer, model, tokenizer):
+    pruned = quick(model, tokenizer, TEXTS, 0.5, allocation="mass", networks=planted(layer))
+    kept = pruned.summary["n_kept"]
+    assert sum(kept) == 96 and kept[layer] == max(kept) > 40
+
+
+def test_participation_allocates_by_what_the_span_writes(model, tokenizer):
+    """A layer whose networks hold nothing of its activity gives its neurons to the others."""
+    maps = np.random.default_rng(0).standard_normal((48, 192))  # spans every layer whole
+    maps[:, 48:96] = 0
+    maps[:, 48] = 1
+    kept = quick(model, tokenizer, TEXTS, 0.5, allocation="participation", networks=maps).summary["n_kept"]
+    assert sum(kept) == 96 and kept[1] == min(kept) < 20
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"score": "network_obs"}, {"allocation": "mass"}, {"allocation": "participation"}]
+)
+def test_roles_run_on_networks_found_on_the_text_and_ask_for_them(arguments, model, tokenizer):
+    options = {"context": 32}
+    pruned = quick(model, tokenizer, TEXTS, 0.5, networks="joint", options=options, **arguments)
+    assert pruned.summary["neurons_after"] == 96
+    with pytest.raises(ParameterError, match="networks="):
+        quick(model, tokenizer, TEXTS, 0.5, options=options, **arguments)
+
+
+def test_trust_is_a_share(model, tokenizer):
+    with pytest.raises(ParameterError, match="trust"):
+        quick(model, tokenizer, TEXTS, 0.5, options={"trust": 1.5})
+
+
+def test_power_allots_in_proportion_unless_told_otherwise(model, tokenizer):
+    """The default exponent is 1 for power, 0.3 for the Schur residual; another is taken at its word."""
+
+    def kept(allocation, **options):
+        pruned = quick(
+            model, tokenizer, TEXTS, 0.4, allocation=allocation, compensation="none", options={"context": 48, **options}
+        )
+        return pruned.summary["n_kept"]
+
+    assert kept("power") == kept("power", exponent=1.0) != kept("power", exponent=0.3)
+    assert kept("schur") == kept("schur", exponent=0.3) != kept("schur", exponent=1.0)
+    assert max(kept("power", exponent=0)) - min(kept("power", exponent=0)) <= 1
+
+
+def test_power_is_participation_in_everything(model, tokenizer):
+    """Where networks span every layer, what lies in their span is all that the layer writes."""
+    maps = np.random.default_rng(1).standard_normal((48, 192))
+    counts = [
+        quick(model, tokenizer, TEXTS, 0.5, allocation=a, networks=n, options={"exponent": 0.3}).summary["n_kept"]
+        for a, n in (("power", None), ("participation", maps))
+    ]
+    assert counts[0] == counts[1] and len(set(counts[0])) > 1
+
+
+# -- walks ----------------------------------------------------------------------------------------------------------
+def state_of(model):
+    """What a walk might leave behind on any module: its own forward, and hooks."""
+    return [
+        (id(m), id(m.__dict__.get("forward")), len(m._forward_hooks), len(m._forward_pre_hooks))
+        for m in model.modules()
+    ]
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2"])
+def test_walks_leave_forward_and_hooks_alone(name, tokenizer):
+    model = tiny_model(name)
+    blocks = calibration_blocks(tokenizer, TEXTS, context=32)
+    first = Walk(model, blocks).layers
+    own = first[1].forward  # a forward of its own, as some libraries put there, must come back too
+    first[1].forward = lambda *args, **kwargs: own(*args, **kwargs)
+    ids = torch.arange(20)[None]
+    before, logits = state_of(model), model(ids).logits
+    walk = Walk(model, blocks)
+    for layer in range(4):
+        walk.advance(layer)
+    assert state_of(model) == before
+    assert torch.equal(model(ids).logits, logits)
+
+
+@pytest.mark.parametrize("broken", ["first", "embedding", "norm"])
+def test_a_walk_that_fails_leaves_the_model_whole(broken, tokenizer):
+    """Wherever the pass breaks: in the first layer, before it, or behind the layers that were exchanged."""
+    model = tiny_model("llama")
+    blocks = calibration_blocks(tokenizer, TEXTS, context=32)
+    ids = torch.arange(20)[None]
+    logits = model(ids).logits
+    inner = model.model
+    where = {"first": inner.layers[0].mlp, "embedding": inner.embed_tokens, "norm": inner.norm}[broken]
+
+    def fail(module, args):
+        raise RuntimeError("planted")
+
+    handle = where.register_forward_pre_hook(fail)
+    before = state_of(model)
+    with pytest.raises(RuntimeError, match="planted"):
+        Walk(model, blocks)
+    assert state_of(model) == before
+    handle.remove()
+    assert torch.equal(model(ids).logits, logits)
+
+
+def test_one_walk_serves_the_grid(model, tokenizer, monkeypatch):
+    """All scores, sensitivities and ratios of one kind of statistics come from one survey; other networks add one."""
+    from llmbrain.pruning import measured as pruner
+
+    asked = []
+    real = pruner.survey
+
+    def counted(walk, parts, rules, **kwargs):
+        asked.append((sorted(k if isinstance(k, str) else "/".join(k) for k in rules), kwargs["schur"]))
+        return real(walk, parts, rules, **kwargs)
+
+    monkeypatch.setattr(pruner, "survey", counted)
+    found = Counter()
+    find = pruner.Pruner._find
+    monkeypatch.setattr(pruner.Pruner, "_find", lambda self, how: found.update([how]) or find(self, how))
+    kwargs = {"ratios": (0.2, 0.5), "seeds": (0,), "options": {"context": 32}, "context": 32, "progress": False}
+    recipes = [
+        ("flap", "uniform", "none", ""),
+        ("wanda", "schur", "none", ""),
+        ("flap", "participation", "none", "more"),
+    ]
+    same = run_grid(model, tokenizer, TEXTS, TEXTS[:3], recipes=recipes, networks="layers",
+                    variants={"": {}, "more": {"rank": 4}}, **kwargs)  # fmt: skip
+    assert asked == [(["flap", "participation/layers", "wanda"], True)] and found == {"layers": 1}
+    assert len(same) == 7
+    asked.clear()
+    found.clear()
+    recipes = [("network", "uniform", "none", v) for v in ("", "joint", "stream")]
+    variants = {"": {}, "joint": {"networks": "joint"}, "stream": {"token_weights": "stream"}}
+    run_grid(model, tokenizer, TEXTS, TEXTS[:3], recipes=recipes, networks="layers", variants=variants, **kwargs)
+    names = [rules for rules, _ in asked]
+    assert names == [["network/layers"], ["network/joint"], ["network/layers"]] and found == {"layers": 1, "joint": 1}
+
+
+def test_networks_of_a_variant_are_its_own(model, tokenizer):
+    """The rows of a grid are what prune gives by itself."""
+    kept = {}
+    variants = {"a": {"networks": planted(0)}, "b": {"networks": planted(3)}}
+    run_grid(model, tokenizer, TEXTS, TEXTS[:3], recipes=[("flap", "networks", "none", v) for v in variants],
+             variants=variants, ratios=(0.5,), seeds=(0,), context=32, progress=False,
+             keep=lambda row, pruned: kept.update({row["variant"]: pruned.summary["n_kept"]}))  # fmt: skip
+    assert kept["a"][0] == 48 and kept["b"][3] == 48
+    for name, layer in (("a", 0), ("b", 3)):
+        alone = quick(model, tokenizer, TEXTS, 0.5, allocation="networks", networks=planted(layer), compensation="none")
+        assert alone.summary["n_kept"] == kept[name]
+
+
+# -- the comparison -------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def benchmark():
+    path = Path(__file__).resolve().parents[2] / "benchmarks" / "pruning_networks.py"
+    spec = importlib.util.spec_from_file_location("pruning_networks", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_draws_share_no_window(benchmark):
+    ids = np.arange(1000)
+    draws = [np.concatenate(benchmark.draw_windows(ids, 40, 10, d)) for d in range(25)]
+    assert sorted(np.concatenate(draws).tolist()) == ids.tolist()
+    with pytest.raises(SystemExit, match="no draw 25"):
+        benchmark.draw_windows(ids, 40, 10, 25)
+
+
+def test_planted_gains_are_told_from_chance(benchmark):
+    """A role that helps by 5 %, one that harms, one that does nothing; draws differ by far more than that."""
+    rng = np.random.default_rng(0)
+    gains = {"network x FLAP": -0.05, "network": 0.3, "joint network x FLAP": 0.0, "uniform": 0.0}
+    rows = []
+    for draw in range(4):
+        level = 4 + rng.normal(0, 0.5)
+        for name, gain in gains.items():
+            for ratio in (0.2, 0.5):
+                loss = level + gain + rng.normal(0, 0.005)
+                rows.append((*benchmark.ROWS[name], ratio, draw, 2048, np.exp(loss)))
+    names = ["score", "allocation", "compensation", "variant", "ratio", "draw", "tokens", "perplexity"]
+    table = pd.DataFrame(rows, columns=names)
+    found = benchmark.paired(table, 0.2, "network x FLAP", "uniform")
+    assert found["n"] == 4 and found["low"] < -0.05 < found["high"] < 0
+    text = benchmark.markdown(table).splitlines()
+    answers = {
+        line.split(" | ")[0].strip("| "): line.split(" | ")[1] for line in text[text.index("") + 1 :] if "|" in line[:1]
+    }
+    assert answers["selection: z x FLAP"] == "yes"
+    assert answers["selection: largest z"] == "no, worse"
+    assert answers["joint layers: selection, z x FLAP"] == "no"
+    assert answers["allocation: participation"] == "not run"
+    one = table[table.draw == 0]
+    assert benchmark.verdict([benchmark.paired(one, 0.2, "network x FLAP", "uniform")]) == "one draw, better"
+
+
+def test_every_row_of_the_comparison_runs_and_is_answered(benchmark, model, tokenizer, tmp_path):
+    ids = np.concatenate([tokenizer(text)["input_ids"] for text in TEXTS])
+    run_grid(model, tokenizer, benchmark.draw_windows(ids, 256, 32, 1), TEXTS[:3], ratios=(0.5,), seeds=(1,),
+             recipes=list(benchmark.ROWS.values()), variants=benchmark.VARIANTS, networks="layers", context=32,
+             options={**benchmark.OPTIONS, "context": 32, "rank": 8}, progress=False,
+             out=tmp_path / "networks_delete_256_draw1.tsv")  # fmt: skip
+    table = benchmark.collect(tmp_path)
+    assert table.draw.unique().tolist() == [1] and len(table) == 1 + len(benchmark.ROWS)
+    text = benchmark.markdown(table)
+    assert "not run" not in text and text.count("one draw") == len(benchmark.PAIRS) + len(benchmark.ASIDE)
