@@ -127,9 +127,8 @@ def _order(recording, args):
 
 
 def _recurrence(recording, args):
-    from llmbrain.networks.evidence.gather.recurrence import individual_networks, recurrence
-
     from llmbrain.networks import CanICA
+    from llmbrain.networks.evidence.recurrence import individual_networks, recurrence
 
     template_runs, others = list(recording)[::2], list(recording)[1::2]
     templates = CanICA(n_components=10).fit(template_runs).components_
@@ -152,9 +151,8 @@ def _documents(runs):
 
 
 def _corpora(recording, args):
-    from llmbrain.networks.evidence.gather.recurrence import individual_networks, recurrence_between
-
     from llmbrain.networks import CanICA
+    from llmbrain.networks.evidence.recurrence import individual_networks, recurrence_between
 
     kinds = recording.events.groupby("run")["kind"].agg(lambda k: k.iloc[0] if k.nunique() == 1 else None)
     templates, individuals = {}, {}
@@ -175,8 +173,8 @@ def _corpora(recording, args):
 
 
 def _permuted(runs, events, contrast, pairs, n_draws=20):
-    from llmbrain.networks.localizer.localize.design import choose_tokens, item_design, item_means, item_table
-    from llmbrain.networks.localizer.localize.localize import permuted_discoveries
+    from llmbrain.networks.localizer.design import choose_tokens, item_design, item_means, item_table
+    from llmbrain.networks.localizer.localize import permuted_discoveries
 
     frames = [choose_tokens(frame, contrast) for frame in events]
     items = item_table(frames)
@@ -186,9 +184,8 @@ def _permuted(runs, events, contrast, pairs, n_draws=20):
 
 
 def _localizers(networks, folder, args):
-    from llmbrain.networks.localizer.localize.localize import localize, localizer_overlap
-
     import llmbrain as lb
+    from llmbrain.networks.localizer.localize import localize, localizer_overlap
     from llmbrain.text import LOCALIZERS, load_localizer
 
     model, tokenizer = _model(args)

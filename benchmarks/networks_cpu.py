@@ -317,7 +317,7 @@ def parity(store, folder, args):
 
 def compare(paths, geometry, k, n_repeats, n_init=3):
     """One row a component of stock nilearn: r with the fast engine's, stability by both, agreement of seeds."""
-    from llmbrain.networks.evidence.gather.stability import icasso, score_networks
+    from llmbrain.networks.evidence.stability import icasso, score_networks
 
     first = {engine: fit(engine, paths, geometry, k, n_init)[0] for engine in (STOCK, FAST_SAME)}
     index, r = partners(first[STOCK], first[FAST_SAME])
@@ -341,7 +341,7 @@ def compare(paths, geometry, k, n_repeats, n_init=3):
 
 def partners(a, b):
     """One-to-one partner in ``b`` of every map of ``a``, and their absolute correlation."""
-    from llmbrain.networks.evidence.gather.matching import match_maps
+    from llmbrain.networks.evidence.matching import match_maps
 
     found = match_maps(a, b)
     return found.index, np.abs(found.score)

@@ -19,8 +19,6 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from llmbrain.networks.evidence.gather.order import Order  # noqa: E402
-from llmbrain.networks.localizer.localize.localize import Localization  # noqa: E402
 from synthetic import (  # noqa: E402
     DOSE_INFO,
     activations,
@@ -40,6 +38,8 @@ from llmbrain.files import write_json, write_tsv  # noqa: E402
 from llmbrain.geometry import NeuronGeometry  # noqa: E402
 from llmbrain.lesions.dose import DoseResponse  # noqa: E402
 from llmbrain.lesions.result import LesionResult  # noqa: E402
+from llmbrain.networks.evidence.order import Order  # noqa: E402
+from llmbrain.networks.localizer.localize import Localization  # noqa: E402
 from llmbrain.networks.result import NetworkSet  # noqa: E402
 from llmbrain.recording.writer import RunWriter  # noqa: E402
 from llmbrain.reporting import generate_report  # noqa: E402

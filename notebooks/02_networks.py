@@ -20,13 +20,13 @@ import numpy as np
 import pandas as pd
 import torch
 from IPython.display import HTML
-from llmbrain.networks.evidence.gather.matching import match_maps
-from llmbrain.networks.evidence.gather.order import parallel_analysis, split_half_curve, standardized_sample
-from llmbrain.networks.evidence.gather.resampling import resampled_networks
-from llmbrain.networks.evidence.gather.stability import score_networks, split_half
 from transformers import AutoModelForCausalLM
 
 import llmbrain as lb
+from llmbrain.networks.evidence.matching import match_maps
+from llmbrain.networks.evidence.order import parallel_analysis, split_half_curve, standardized_sample
+from llmbrain.networks.evidence.resampling import resampled_networks
+from llmbrain.networks.evidence.stability import score_networks, split_half
 from llmbrain.networks.meaning.interpretation import interpret
 from llmbrain.networks.meaning.profiles import kind_engagement
 from llmbrain.plotting import plot_carpet, plot_matching, plot_network_maps, plot_order, words_html

@@ -16,11 +16,11 @@ import os
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from llmbrain.networks.localizer.localize.localize import localize
 from nilearn import plotting
 
 import llmbrain as lb
 from llmbrain.lesions import LossTask, double_dissociations, selectivity
+from llmbrain.networks.localizer.localize import localize
 from llmbrain.plotting import plot_selectivity
 from llmbrain.text import Corpus, load_localizer
 

@@ -3,9 +3,9 @@
 import warnings
 
 import numpy as np
-from llmbrain.networks.evidence.gather.stability import score_networks
 
 from llmbrain.networks import CanICA, icasso, match_maps
+from llmbrain.networks.evidence.stability import score_networks
 
 SAME = {"group": "runs", "rows_per_run": 1}  # nilearn's model step by step
 

@@ -14,9 +14,9 @@ import time
 
 import pandas as pd
 from common import PAPER, activations, networks, parser, subject, write
-from llmbrain.networks.evidence.gather.recurrence import individual_networks, recurrence
 
 from llmbrain import load_corpus
+from llmbrain.networks.evidence.recurrence import individual_networks, recurrence
 from llmbrain.text import Corpus
 
 

@@ -7,12 +7,12 @@ ICA always gives as many networks as one asks for. Here three of them are in the
 
 # %%
 import numpy as np
-from llmbrain.networks.evidence.gather.matching import match_maps
-from llmbrain.networks.evidence.gather.order import split_half_curve
-from llmbrain.networks.evidence.gather.resampling import resampled_networks
 
 import llmbrain as lb
 from llmbrain import plotting
+from llmbrain.networks.evidence.matching import match_maps
+from llmbrain.networks.evidence.order import split_half_curve
+from llmbrain.networks.evidence.resampling import resampled_networks
 
 rng = np.random.default_rng(0)
 geometry = lb.NeuronGeometry.from_sizes([200] * 10)

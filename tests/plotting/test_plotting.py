@@ -350,10 +350,9 @@ def test_the_unpruned_row_is_a_line_and_no_recipe():
 
 
 def test_results_of_other_rooms_are_taken_as_they_are(table_of_tokens):
-    from llmbrain.networks.evidence.gather.matching import match_maps
-    from llmbrain.networks.evidence.gather.order import Order
-
     from llmbrain.networks.connectivity import functional_connectivity
+    from llmbrain.networks.evidence.matching import match_maps
+    from llmbrain.networks.evidence.order import Order
 
     courses = time_courses(table_of_tokens, 4)
     fig = plotting.plot_connectivity(functional_connectivity([courses], "partial correlation"))

@@ -387,10 +387,9 @@ def test_a_recording_alone(study):
 @pytest.mark.filterwarnings("ignore")
 def test_localizers_doses_and_order_are_read_from_the_study(study):
     """Written by the objects themselves, found again by the report."""
-    from llmbrain.networks.evidence.gather.order import Order
-    from llmbrain.networks.localizer.localize.localize import Localization
-
     from llmbrain.lesions import DoseResponse
+    from llmbrain.networks.evidence.order import Order
+    from llmbrain.networks.localizer.localize import Localization
 
     geometry = study.recording().geometry
     made = localizer(geometry, np.zeros(geometry.n_neurons))

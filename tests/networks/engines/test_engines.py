@@ -490,7 +490,7 @@ def test_block_map_keeps_order_and_passes_errors():
 def test_engine_imports_without_nilearn_and_nibabel():
     code = (
         "import sys; sys.modules['nilearn'] = sys.modules['nibabel'] = sys.modules['pandas'] = None; "
-        "from llmbrain.networks.engines import batched; from llmbrain.networks import group_ica"
+        "from llmbrain.networks.engines import ica; from llmbrain.networks import group_ica"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

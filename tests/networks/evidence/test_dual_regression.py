@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from llmbrain.networks.evidence.gather.dual_regression import dual_regression, regress_maps, t_to_z, time_courses
 
 from llmbrain.exceptions import NumericalWarning, ParameterError
 from llmbrain.geometry import NeuronGeometry
 from llmbrain.networks.connectivity import functional_connectivity
+from llmbrain.networks.evidence.dual_regression import dual_regression, regress_maps, t_to_z, time_courses
 
 
 @pytest.fixture(scope="module")
@@ -181,9 +181,8 @@ def test_dual_regression_leaves_out_dead_neurons_and_confounds():
 
 
 def test_pooled_maps_of_one_run_are_stage_two(planted):
-    from llmbrain.networks.evidence.gather.dual_regression import pooled_maps
-
     from llmbrain.networks.engines.runs import as_sources
+    from llmbrain.networks.evidence.dual_regression import pooled_maps
 
     run, maps, _ = planted
     z = (run - run.mean(0)) / run.std(0, ddof=1)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from llmbrain.exceptions import ParameterError
-from llmbrain.networks.evidence.gather import matching, stability
+from llmbrain.networks.evidence import matching, stability
 
 LAYERS = np.repeat(np.arange(5), 400)
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
-from llmbrain.networks.evidence.gather.gather import gather_evidence
 
 from llmbrain.exceptions import GeometryMismatchError
 from llmbrain.geometry import NeuronGeometry
 from llmbrain.networks import CanICA
+from llmbrain.networks.evidence.gather import gather_evidence
 
 
 class TextRun:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from llmbrain.exceptions import NumericalWarning, ParameterError
-from llmbrain.networks.evidence.gather import noise, order
+from llmbrain.networks.evidence import noise, order
 
 
 def factors(n_tokens, n_neurons, n_factors, strength=1.0, rho=0.0, seed=0, n_runs=1):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from llmbrain.exceptions import ParameterError
-from llmbrain.networks.evidence.gather import recurrence as rec
+from llmbrain.networks.evidence import recurrence as rec
 
 LAYERS = np.repeat(np.arange(4), 500)
 

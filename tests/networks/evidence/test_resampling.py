@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from llmbrain.networks.evidence.gather.resampling import cut_blocks, joint_subspace, resampled_networks
 
 from llmbrain.exceptions import ParameterError
 from llmbrain.networks import group_ica
-from llmbrain.networks.evidence.gather import matching, stability
+from llmbrain.networks.evidence import matching, stability
+from llmbrain.networks.evidence.resampling import cut_blocks, joint_subspace, resampled_networks
 
 
 def planted_runs(n_networks=6, n_neurons=3000, n_runs=3, n_tokens=250, snr=1.0, seed=0):
@@ -82,11 +82,11 @@ def test_joint_subspace_is_white_and_rebuilds_the_runs(planted):
 
 
 def test_kept_gram_matrices_change_nothing(monkeypatch):
-    from llmbrain.networks.evidence.gather.order import half_subspace, halves
     from planted import planted_runs
 
     from llmbrain.networks.engines import reduction
     from llmbrain.networks.engines.runs import as_sources
+    from llmbrain.networks.evidence.order import half_subspace, halves
 
     runs, _ = planted_runs(2000, 4, (150, 90, 120, 60))
     ramps = [np.linspace(-1, 1, len(run)) for run in runs]

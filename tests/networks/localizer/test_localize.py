@@ -3,11 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
-from llmbrain.networks.localizer.localize.design import item_design, item_table
 
 from llmbrain.exceptions import ParameterError
 from llmbrain.geometry import NeuronGeometry
-from llmbrain.networks.localizer.localize import localize as loc
+from llmbrain.networks.localizer import localize as loc
+from llmbrain.networks.localizer.design import item_design, item_table
 from llmbrain.stats import fdr
 
 N_NEURONS = 600
