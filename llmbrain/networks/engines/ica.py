@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from ...exceptions import ParameterError
+from ...stats.precision import full_precision
 from .fixed_point import draw_rotations
-from .parallel import full_precision
 from .polar import polar_factor
 
 __all__ = ["BatchedICA", "batched_fastica", "layered_ica", "leading_signals", "standardize_"]

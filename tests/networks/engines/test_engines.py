@@ -15,7 +15,8 @@ from llmbrain.networks.engines import ica as batched
 from llmbrain.networks.engines import runs as blocks
 from llmbrain.networks.engines.dictionary import sparse_dictionary
 from llmbrain.networks.engines.group import group_ica
-from llmbrain.networks.engines.parallel import block_map, full_precision, workers
+from llmbrain.networks.engines.parallel import block_map, workers
+from llmbrain.stats.precision import full_precision
 
 
 def white(c=6, v=4000, seed=0):
