@@ -139,7 +139,7 @@ def dose_response(
     n_controls : int
         Control sets a network (and dose, where the size changes).
     family : str or tuple
-        Family of the controls, see :func:`llmbrain.lesions.parse_family`.
+        Family of the controls, see :data:`llmbrain.masks.CONTROLS`.
     reference
         See :class:`LesionStudy`.
     random_state : int

@@ -75,7 +75,8 @@ class Plan:
         for family in self.families:
             if family.importance not in (None, "given") and family.importance not in IMPORTANCES:
                 raise ParameterError(
-                    f"Unknown importance {family.importance!r} in the control family {family.label!r}; choose from {', '.join(IMPORTANCES)}."
+                    f"Unknown importance {family.importance!r} in the control family {family.label!r}; choose from "
+                    f"{', '.join(IMPORTANCES)}."
                 )
             if "map" in family.member.needs and self.maps is None:
                 raise ParameterError(

@@ -259,8 +259,8 @@ class NeuronMask:
         Parameters
         ----------
         by : None, str or tuple of str
-            What the control shares with the set, beside its size: nothing (None), the count in each layer (``"layer"``),
-            or for each neuron also its rank of importance in the layer (``("layer", "importance")``). Any family of
+            What the control shares with the set, beside its size: nothing (None), the count in each layer
+            (``"layer"``), or also the rank of importance of each neuron (``("layer", "importance")``). Any family of
             :data:`llmbrain.masks.CONTROLS` that needs no maps.
         importance : array of shape (n_neurons,), optional
             Required by families that need one.
