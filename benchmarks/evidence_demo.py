@@ -152,7 +152,7 @@ def _documents(runs):
 
 def _corpora(recording, args):
     from llmbrain.networks import CanICA
-    from llmbrain.networks.evidence.recurrence import individual_networks, recurrence_between
+    from llmbrain.networks.evidence.recurrence import individual_networks, recurrence
 
     kinds = recording.events.groupby("run")["kind"].agg(lambda k: k.iloc[0] if k.nunique() == 1 else None)
     templates, individuals = {}, {}
@@ -164,7 +164,9 @@ def _corpora(recording, args):
     if len(templates) < 2:
         print("fewer than two kinds of text with four runs of their own")
         return
-    table = recurrence_between(templates, individuals, n_draws=49, layer_of=recording.geometry.layer_of)
+    options = {"n_draws": 49, "layer_of": recording.geometry.layer_of}
+    pairs = {(a, b): recurrence(templates[a], individuals[b], **options).table for a in templates for b in templates}
+    table = pd.concat(pairs, names=["template_corpus", "text_corpus"]).reset_index()
     print("share of texts in which a template recurs (mean of 10), templates in rows:")
     print(table.pivot_table(index="template_corpus", columns="text_corpus", values="share").to_string())
     print("mean |r| of the one-to-one matches:")

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..exceptions import ParameterError
-from ..models.inputs import input_device
-from .reader import LogitReader
+from .reader import LogitReader, input_device
 
 __all__ = [
     "LogitReader",

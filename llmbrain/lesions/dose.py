@@ -8,9 +8,10 @@ import pandas as pd
 from .. import stats
 from ..exceptions import DatasetError, MaskError, ParameterError
 from ..files import read_json, read_tsv, write_json, write_tsv
-from ..masks import ControlFamily, NeuronMask, draw_control
+from ..masks import NeuronMask
 from .comparison import compare, mean_over_items
 from .context import sites_of
+from .families import draw_control, parse_family
 from .guards import known_texts, network_texts, warn_of_double_dipping
 from .kinds import NEEDS_REFERENCE, Edit
 from .options import checked_options, checked_seed
@@ -139,7 +140,7 @@ def dose_response(
     n_controls : int
         Control sets a network (and dose, where the size changes).
     family : str or tuple
-        Family of the controls, see :data:`llmbrain.masks.CONTROLS`.
+        Family of the controls, see :func:`llmbrain.lesions.parse_family`.
     reference
         See :class:`LesionStudy`.
     random_state : int
@@ -175,8 +176,8 @@ def dose_response(
     given, (masks, maps) = networks, named_masks(networks, maps)
     sites = sites_of(model, masks[0], check_model=options["check_model"])
     by = options["importance"]
-    family = ControlFamily.parse(family, by if isinstance(by, str) else "given")
-    if not family.member.random:
+    family = parse_family(family, by if isinstance(by, str) else "given")
+    if family.rule in ("others", "top"):
         raise ParameterError(f"The family {family.label!r} has no draws to follow over doses; choose another one.")
     running = {name: options[name] for name in ("max_tokens", "mode", "autocast", "positions")}
     runner = Runner(model, tokenizer, sites, **running)
@@ -249,8 +250,7 @@ def _lesions(masks, maps, over, doses, family, importance, n_controls, random_st
             for draw in range(n_controls):
                 # the same set at every strength and gain; a set of its own where the size changes
                 seed = [random_state, k, draw, number if over in ("threshold", "n_neurons") else 0]
-                map = None if maps is None else np.abs(maps[k])
-                values = draw_control(family.name, own.values, own.geometry, seed, importance=importance, map=map)
+                values = draw_control(family, own, seed, importance=importance, map=None if maps is None else maps[k])
                 lesions.append((k, draw, dose, NeuronMask(values, mask.geometry, mask.name)))
     return lesions
 

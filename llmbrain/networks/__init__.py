@@ -21,6 +21,7 @@ _WHERE = {
     "regress_recording": "evidence.dual_regression",
     "resampled_networks": "evidence.resampling",
     "run_localizer": "localizer.localize",
+    "show_progress": "engines.progress",
     "split_half": "evidence.stability",
 }
 

@@ -1,4 +1,4 @@
-"""What the estimators share: inputs, checks, sorted results, time courses, scores, nilearn's maskers."""
+"""Base class of the estimators: inputs, checks, sorted results, time courses, scores, nilearn's maskers."""
 
 import warnings
 from functools import cached_property
@@ -6,22 +6,33 @@ from functools import cached_property
 import numpy as np
 
 from ..exceptions import NumericalWarning, ParameterError
-from .engines.group import check_n_components, least_squares_courses, order_maps, say_dead
+from .engines.group import check_n_components, order_maps, warn_dead
+from .engines.maps import least_squares_courses
 from .engines.parallel import workers
+from .engines.progress import show_progress
 from .engines.reduction import leading_rows
 from .engines.runs import CleanedRuns
 from .inputs import as_confounds, load_runs
-from .options import check_options, needs_nilearn
-from .result import NetworkSet, describe_maps, zscored_rows
+from .options import check_options, engine_of
+from .result import THRESHOLD, NetworkSet, describe_maps, zscored_rows
 from .scope import decompose_parts, parts_of
 
-__all__ = ["NetworkEstimator", "settings_of", "threshold_maps"]
+__all__ = ["NetworkEstimator", "keep_largest", "settings_of"]
 
 _LAZY = ("components_img_", "masker_", "maps_masker_", "mask_img_", "memory_")
 
 
 class NetworkEstimator:
-    """Mixin of :class:`CanICA` and :class:`DictLearning` over nilearn's classes of the same names."""
+    """Mixin of :class:`CanICA` and :class:`DictLearning` over nilearn's classes of the same names.
+
+    A subclass names its parameters in its constructor, hands ``locals()`` to :meth:`_store`, and implements
+    ``_fit_torch`` and ``_fit_nilearn`` (the engines), ``_check`` and ``_threshold``.
+    """
+
+    def _store(self, given):
+        """Store the arguments of the constructor unchanged, as scikit-learn expects."""
+        for name in self._get_param_names():
+            setattr(self, name, given[name])
 
     def fit(self, imgs, y=None, confounds=None):
         """Find the networks of a recording.
@@ -48,14 +59,17 @@ class NetworkEstimator:
         check_options(self)
         runs = load_runs(imgs, self.geometry)
         confounds = as_confounds(confounds, len(runs.sources))
-        if isinstance(self.n_components, str) and self.n_components == "auto":
-            return self._fit_auto(imgs, runs, confounds)
-        check_n_components(self.n_components, runs.n_tokens, runs.geometry.n_neurons)
-        self._check(runs)
-        for name in _LAZY:
-            self.__dict__.pop(name, None)
-        self.geometry_ = runs.geometry
-        self._decompose(runs, confounds)
+        with show_progress(bool(self.verbose)):
+            if isinstance(self.n_components, str) and self.n_components == "auto":
+                return self._fit_auto(imgs, runs, confounds)
+            check_n_components(self.n_components, runs.n_tokens, runs.geometry.n_neurons)
+            self._check(runs)
+            for name in _LAZY:
+                self.__dict__.pop(name, None)
+            self.geometry_ = runs.geometry
+            engine = engine_of(self)
+            self.engine_ = engine.name
+            engine(self, runs, confounds)
         return self
 
     def _fit_auto(self, imgs, runs, confounds):
@@ -66,43 +80,35 @@ class NetworkEstimator:
 
         if self.scope != "model":
             raise ParameterError(f'n_components="auto" needs scope="model"; got scope={self.scope!r}. Give a number.')
-        scaled = self.standardize not in (None, False)
         seed = self.random_state if isinstance(self.random_state, (int, np.integer)) else 0
         sources = (
             runs.sources if self.mask is None else runs.part(parts_of(runs.geometry, "model", self.mask)[0].neurons)
         )
-        order = choose_n_components(
-            sources, random_state=seed, confounds=confounds, detrend=bool(self.detrend), standardize=scaled
-        )
+        order = choose_n_components(sources, random_state=seed, confounds=confounds, **self._cleaning)
         fitted = clone(self).set_params(n_components=order.n_components).fit(imgs, confounds=confounds)
         self.__dict__.update({k: v for k, v in vars(fitted).items() if k.endswith("_") and not k.startswith("_")})
         self.n_components_, self.order_ = order.n_components, order
         return self
 
+    @property
+    def _cleaning(self):
+        return {"detrend": bool(self.detrend), "standardize": self.standardize not in (None, False)}
+
     def _check(self, runs):
-        """Check the parameters of one estimator alone."""
+        """Check the parameters that only this estimator has."""
 
     def _threshold(self, maps):
-        """Cut the maps, in place."""
-
-    def _decompose(self, runs, confounds):
-        if needs_nilearn(self):
-            self.engine_ = "nilearn"
-            if self.solver_params:
-                raise ParameterError("solver_params are options of engine='torch'; nilearn's chain has none of them.")
-            self._decompose_stock(runs, confounds)
-        else:
-            self.engine_ = "torch"
-            self._decompose_fast(runs, confounds)
+        """Threshold the maps in place."""
 
     def _finish_parts(self, runs, decompose, info, batch=None):
-        """Decompose the parts that the scope asks for on the fast engine, and store them."""
+        """Decompose the parts of the scope on the fast engine, and store the result."""
         found = decompose_parts(runs, parts_of(runs.geometry, self.scope, self.mask), decompose, batch)
         self._threshold(found.maps)
         self.n_iter_, self.converged_, self.dead_ = found.n_iter, found.converged, found.dead
         info = {
             **info,
             "group": found.group,
+            "flat_spectrum": found.flat,
             "tail_weights": found.tail_weights,
             "n_iter": np.asarray(found.n_iter).tolist(),
             "converged": np.asarray(found.converged).tolist(),
@@ -139,29 +145,27 @@ class NetworkEstimator:
         return fitted
 
     def _living(self, runs, confounds):
-        """Neurons that nilearn's chain is given; what it would pass over in silence is said, or refused, before."""
+        """Neurons for nilearn's estimator; inputs that it would silently ignore give a warning or an error."""
         neurons = parts_of(runs.geometry, "model", self.mask)[0].neurons
-        sources = runs.part(neurons)
-        scaled = self.standardize not in (None, False)
-        data = CleanedRuns(sources, confounds, detrend=bool(self.detrend), standardize=scaled)
+        data = CleanedRuns(runs.part(neurons), confounds, **self._cleaning)
         with workers(data.device):
-            leading_rows(data, self.n_components)  # refuses more components than there are directions
+            leading_rows(data, self.n_components)  # raises if there are more components than directions
         dead = data.dead()
-        say_dead(dead, data, stacklevel=7)
+        warn_dead(dead, data, stacklevel=7)
         self.dead_ = np.zeros(runs.geometry.n_neurons, bool)
         self.dead_[neurons[dead.numpy()]] = True
         return neurons[~dead.numpy()]
 
     def _solver(self, **defaults):
-        """The options of the fast engine, completed by their defaults."""
+        """Options of the fast engine: ``solver_params`` over the defaults."""
         given = dict(self.solver_params or {})
         unknown = sorted(set(given) - set(defaults))
         if unknown:
-            raise ParameterError(f"solver_params has no {', '.join(unknown)}; it takes {', '.join(defaults)}.")
+            raise ParameterError(f"Unknown solver_params {', '.join(unknown)}. Choose from {', '.join(defaults)}.")
         return {**defaults, **given}
 
     def _finish(self, runs, components, *, courses, variance, stability=None, info=None, support=None):
-        """Store a decomposition: components sorted, in flat order, thresholded or not."""
+        """Store a decomposition: sorted components in the flat order of neurons."""
         self.components_ = components
         self.variance_ = variance
         self.n_features_in_ = components.shape[1]
@@ -172,7 +176,7 @@ class NetworkEstimator:
         empty = [k for k, row in enumerate(components) if not row.any()]
         if empty:
             warnings.warn(
-                f"{len(empty)} of {len(components)} networks are empty (numbers {empty}); they are flagged.",
+                f"{len(empty)} of {len(components)} networks are empty (numbers {empty}) and are flagged.",
                 NumericalWarning,
                 stacklevel=4,
             )
@@ -182,14 +186,13 @@ class NetworkEstimator:
         return self._clean_runs(runs, as_confounds(confounds, len(runs.sources)))
 
     def _clean_runs(self, runs, confounds):
-        scaled = self.standardize not in (None, False)
-        return CleanedRuns(runs.sources, confounds, detrend=bool(self.detrend), standardize=scaled), runs
+        return CleanedRuns(runs.sources, confounds, **self._cleaning), runs
 
     def transform(self, imgs, confounds=None):
-        """Time courses of the networks in any runs.
+        """Compute the time courses of the networks in any runs.
 
-        The runs are cleaned as in the fit (each neuron centred and z-scored within each run), then regressed on the
-        maps by least squares. nilearn's own ``transform`` regresses the raw data.
+        The runs are cleaned as in the fit (each neuron centred and z-scored within each run) and regressed on the maps
+        by least squares. nilearn's own ``transform`` regresses the raw data.
 
         Parameters
         ----------
@@ -206,7 +209,7 @@ class NetworkEstimator:
         maps, support = runs.read_order(self.components_), self.networks_.support
         if support is None:
             return least_squares_courses(data, maps)
-        _, group = np.unique(support, axis=0, return_inverse=True)  # each layer or window is regressed by itself
+        _, group = np.unique(support, axis=0, return_inverse=True)  # each layer or window has its own regression
         courses = [np.zeros((n, len(maps)), np.float32) for n in runs.n_tokens]
         for k in np.unique(group):
             rows = np.flatnonzero(group.ravel() == k)
@@ -215,7 +218,7 @@ class NetworkEstimator:
         return courses
 
     def score(self, imgs, y=None, confounds=None, per_component=False):
-        """Share of the variance of cleaned runs that the maps explain.
+        """Compute the share of the variance of cleaned runs that the maps explain.
 
         Parameters
         ----------
@@ -224,7 +227,7 @@ class NetworkEstimator:
         y : None
             Ignored.
         per_component : bool
-            Whether to give what each map explains alone, rather than all of them together.
+            Whether to return what each map explains alone, rather than all of them together.
 
         Returns
         -------
@@ -243,8 +246,8 @@ class NetworkEstimator:
         alone = np.einsum("ij,jk,ki->i", gram, table, gram) / norms
         return alone / data.sum_of_squares()
 
-    def masks(self, threshold=3.0, two_sided=True):
-        """Networks as sets of neurons, by \\|z\\| of the maps over neurons; see :meth:`NetworkSet.masks`."""
+    def masks(self, threshold=THRESHOLD, two_sided=True):
+        """Return the networks as sets of neurons; see :meth:`NetworkSet.masks`."""
         self._check_fitted()
         return self.networks_.masks(threshold, two_sided)
 
@@ -256,7 +259,7 @@ class NetworkEstimator:
     def __sklearn_is_fitted__(self):
         return "components_" in self.__dict__
 
-    # -- what nilearn's estimators carry, made when it is asked for ------------------------------------------------
+    # -- attributes of nilearn's estimators, computed on first use -------------------------------------------------
     @cached_property
     def components_img_(self):
         """The maps as a 4D NIfTI image."""
@@ -304,12 +307,12 @@ class NetworkEstimator:
 
 
 def settings_of(estimator, runs):
-    """What a result should say about how it was made."""
+    """Settings of a fit, for the ``info`` of its result."""
     return {
         "method": type(estimator).__name__,
         "n_components": int(estimator.n_components),
         "n_tokens": runs.n_tokens,
-        "threshold": 3.0,
+        "threshold": THRESHOLD,
         "parameters": {k: v for k, v in estimator.get_params().items() if _is_plain(v)},
         **runs.info,
     }
@@ -321,8 +324,8 @@ def _is_plain(value):
     return value is None or isinstance(value, (str, bool, int, float))
 
 
-def threshold_maps(maps, ratio):
-    """Set all but the largest values to zero, in place: ``ratio * n_neurons`` of all maps together are kept."""
+def keep_largest(maps, ratio):
+    """Set all but the ``ratio * n_neurons`` largest values of all maps together to zero, in place."""
     if ratio is None or ratio >= len(maps):
         return
     sizes = np.abs(maps).ravel()

@@ -4,49 +4,51 @@ import numpy as np
 from nilearn.decomposition import CanICA as StockCanICA
 
 from ..exceptions import ParameterError
-from .base import NetworkEstimator, threshold_maps
+from .base import NetworkEstimator, keep_largest
 from .engines.group import group_ica
-from .engines.layers import can_batch, group_ica_of_parts
+from .engines.layered import can_batch, group_ica_of_parts
 
 __all__ = ["CanICA"]
 
 
 class CanICA(NetworkEstimator, StockCanICA):
-    """Independent networks of neurons: nilearn's CanICA with the defaults that are right here.
+    """Independent networks of neurons: nilearn's CanICA with defaults that suit language models.
 
-    Every neuron is used (no brain mask), nothing is smoothed or detrended, each neuron is z-scored within each run, no
-    threshold is laid on the maps, and the seed is fixed. Components are sorted by the variance they explain, with
-    the peak positive.
+    All neurons are used (no brain mask), nothing is smoothed or detrended, each neuron is z-scored within each run, the
+    maps are not thresholded, and the seed is fixed. Components are sorted by the variance they explain and their peaks
+    are positive.
 
     Parameters
     ----------
     n_components : int or "auto"
-        Number of networks. Too many cost time, too few merge networks. ``"auto"`` takes the number with most networks
-        found again in the other half of the text (:func:`~llmbrain.networks.choose_n_components`), kept in ``order_``.
+        Number of networks. Too many cost time, too few merge networks. ``"auto"`` chooses the number with most networks
+        that are found again in the other half of the text (:func:`~llmbrain.networks.choose_n_components`, whose result
+        is stored in ``order_``).
     engine : {"torch", "nilearn"}
-        ``"torch"`` computes the same model with exact, truncated decompositions, many times faster; ``"nilearn"`` is
-        the stock estimator, the reference. Options that only nilearn knows (smoothing, filters) always run on it.
+        ``"torch"`` computes the same model with exact, truncated decompositions, many times faster. ``"nilearn"`` is
+        the stock estimator, as a reference; it is always used for options that only nilearn has (smoothing, filters).
     geometry : NeuronGeometry, optional
-        Where the neurons of arrays lie; a recording brings its own.
+        Geometry of the neurons of arrays; a recording has its own.
     threshold : None, "auto" or float
-        nilearn's threshold: the maps together keep ``threshold`` times ``n_neurons`` values. None keeps all;
-        :meth:`masks` has its own.
+        nilearn's threshold: all maps together keep ``threshold * n_neurons`` values. None keeps all. :meth:`masks` has
+        a threshold of its own.
     n_init : int
-        Random starts of FastICA. The sparsest result is taken; their agreement is the stability in the metrics.
+        Number of random starts of FastICA. The sparsest result is kept; the agreement of all starts is the stability in
+        the metrics.
     random_state : int, RandomState or None
         Seed.
     scope : "model", "layer" or int
-        Whether all layers are decomposed at once, each by itself, or windows of so many consecutive layers, as in
-        the studies of language models. Every layer or window gives ``n_components`` networks.
+        Whether all layers are decomposed together, each layer separately, or all windows of this number of consecutive
+        layers. Every layer or window gives ``n_components`` networks.
     solver_params : dict, optional
         Options of the fast engine: ``group`` (``"auto"``, ``"tokens"``, ``"runs"``), ``rows_per_run``,
         ``contrast`` (``"cube"``, ``"logcosh"``), ``max_iter``, ``tol``, ``device``; see
         :func:`~llmbrain.networks.group_ica`. ``dict(group="runs", rows_per_run=1)`` is nilearn's model step by step.
     mask, smoothing_fwhm, do_cca, standardize, standardize_confounds, detrend, low_pass, high_pass, t_r, dtype, \
 target_affine, target_shape, mask_strategy, mask_args, memory, memory_level, n_jobs, verbose
-        nilearn's parameters. ``mask`` restricts the networks to some neurons (an image or a ``NeuronMask``). Those that
-        are harmful here say what they would do. ``n_jobs``, ``memory`` and ``verbose`` concern the engine
-        ``"nilearn"``; results do not depend on them.
+        nilearn's parameters. ``mask`` restricts the networks to some neurons (an image or a ``NeuronMask``). Harmful
+        options give a warning. ``verbose=1`` shows progress bars. ``n_jobs`` and ``memory`` affect only the engine
+        ``"nilearn"``. Results do not depend on these three.
 
     Attributes
     ----------
@@ -57,12 +59,12 @@ target_affine, target_shape, mask_strategy, mask_args, memory, memory_level, n_j
     variance_ : ndarray of shape (n_components,)
         Share of the variance of the cleaned data that each map explains.
     n_iter_, converged_ : ndarray of shape (n_init,)
-        Steps of each start, and whether it met the tolerance (unknown, hence a single value, with ``"nilearn"``).
+        Steps of each start, and whether it converged (a single value with ``"nilearn"``, which does not tell).
     engine_ : str
         The engine that was used.
     geometry_ : NeuronGeometry
     components_img_, masker_, maps_masker_, mask_img_
-        As in nilearn, made when they are asked for.
+        As in nilearn, computed on first use.
 
     References
     ----------
@@ -108,34 +110,7 @@ target_affine, target_shape, mask_strategy, mask_args, memory, memory_level, n_j
         n_jobs=1,
         verbose=0,
     ):
-        super().__init__(
-            mask=mask,
-            n_components=n_components,
-            smoothing_fwhm=smoothing_fwhm,
-            do_cca=do_cca,
-            threshold=threshold,
-            n_init=n_init,
-            random_state=random_state,
-            standardize=standardize,
-            standardize_confounds=standardize_confounds,
-            detrend=detrend,
-            low_pass=low_pass,
-            high_pass=high_pass,
-            t_r=t_r,
-            dtype=dtype,
-            target_affine=target_affine,
-            target_shape=target_shape,
-            mask_strategy=mask_strategy,
-            mask_args=mask_args,
-            memory=memory,
-            memory_level=memory_level,
-            n_jobs=n_jobs,
-            verbose=verbose,
-        )
-        self.engine = engine
-        self.geometry = geometry
-        self.scope = scope
-        self.solver_params = solver_params
+        self._store(locals())
 
     def _check(self, runs):
         ratio = self._ratio()
@@ -156,31 +131,26 @@ target_affine, target_shape, mask_strategy, mask_args, memory, memory_level, n_j
             raise ParameterError(f"threshold must be None, 'auto' or a number; got {self.threshold!r}.")
         return float(self.threshold)
 
-    def _decompose_fast(self, runs, confounds):
+    def _fit_torch(self, runs, confounds):
         solver = self._solver(group="auto", rows_per_run=5, contrast="cube", max_iter=200, tol=1e-4, device=None)
-
         shared = {
-            "confounds": confounds,
-            "n_init": self.n_init,
-            "detrend": bool(self.detrend),
-            "standardize": self.standardize not in (None, False),
-            "random_state": self.random_state,
-        }
+            "confounds": confounds, "n_init": self.n_init, "random_state": self.random_state, **self._cleaning,
+        }  # fmt: skip
 
         def decompose(sources, neurons):
             return group_ica(sources, self.n_components, do_cca=self.do_cca, **shared, **solver)
 
         def batch(parts):
-            if not can_batch(parts, solver["device"], solver["group"], solver["contrast"]):
+            if not can_batch(parts, solver["device"], solver["group"]):
                 return None
-            search = {name: solver[name] for name in ("max_iter", "tol", "device")}
+            search = {name: solver[name] for name in ("contrast", "max_iter", "tol", "device")}
             return group_ica_of_parts(parts, self.n_components, **shared, **search)
 
         self._finish_parts(runs, decompose, {}, batch)
 
     def _threshold(self, maps):
-        threshold_maps(maps, self._ratio())
+        keep_largest(maps, self._ratio())
 
-    def _decompose_stock(self, runs, confounds):
+    def _fit_nilearn(self, runs, confounds):
         ratio = self._ratio()
         self._finish_stock(runs, confounds, StockCanICA, {}, do_cca=self.do_cca, n_init=self.n_init, threshold=ratio)

@@ -1,4 +1,4 @@
-"""Functional connectivity: which networks rise and fall together over the tokens."""
+"""Functional connectivity: how the time courses of networks vary together."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..exceptions import NumericalWarning, ParameterError
+from ..registry import Registry
 
 __all__ = ["Connectivity", "KINDS", "functional_connectivity"]
 
-KINDS = ("correlation", "partial correlation", "tangent", "covariance", "precision")
+# nilearn's measures, with the mean of the runs' matrices. min_runs: fewest runs that the measure needs
+KINDS = Registry("kind of connectivity", min_runs=1)
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Connectivity:
     Parameters
     ----------
     matrices : array of shape (n_runs, n_networks, n_networks)
-        One matrix a run; for "tangent" the deviation of the run from the group.
+        One matrix per run; for "tangent" the deviation of the run from the group.
     mean : array of shape (n_networks, n_networks)
         Group matrix; for "tangent" the geometric mean covariance.
     kind : str
@@ -32,7 +34,7 @@ class Connectivity:
     kind: str
 
     def to_frame(self):
-        """One row a pair of networks: network_a, network_b, mean and standard deviation over runs."""
+        """One row per pair of networks: network_a, network_b, mean and standard deviation over runs."""
         import pandas as pd
 
         a, b = np.triu_indices(len(self.mean), k=1)
@@ -42,17 +44,17 @@ class Connectivity:
 
 
 def functional_connectivity(time_courses, kind="correlation", confounds=None):
-    """Connectivity between networks from their time courses (nilearn's ``ConnectivityMeasure``).
+    """Compute the connectivity between networks from their time courses (nilearn's ``ConnectivityMeasure``).
 
     Parameters
     ----------
     time_courses : list of arrays of shape (n_tokens, n_networks)
-        One array a run.
+        One array per run.
     kind : {"correlation", "partial correlation", "tangent", "covariance", "precision"}
-        "partial correlation" leaves only what two networks share beyond all others; "tangent" compares runs
-        (it needs at least two). "partial" is accepted for "partial correlation".
+        "partial correlation" is the correlation of two networks given all others; "tangent" compares runs, of which it
+        needs at least two. "partial" is short for "partial correlation".
     confounds : list of arrays of shape (n_tokens, n_confounds), optional
-        For example position and log frequency of the tokens: regressed out of the courses first.
+        Removed from the courses by regression, for example position and log frequency of the tokens.
 
     Returns
     -------
@@ -84,22 +86,33 @@ def functional_connectivity(time_courses, kind="correlation", confounds=None):
         courses = [_residuals(c, x) for c, x in zip(courses, confounds)]
     measure = ConnectivityMeasure(kind=kind, standardize="zscore_sample")
     matrices = np.asarray(measure.fit_transform(courses))
-    mean = measure.mean_ if kind == "tangent" else _mean(matrices, kind)
-    return Connectivity(matrices, np.asarray(mean), kind)
+    return Connectivity(matrices, np.asarray(KINDS[kind](matrices, measure)), kind)
 
 
-def _mean(matrices, kind):
-    if "correlation" not in kind:
-        return matrices.mean(axis=0)
-    # correlations are averaged on Fisher's scale, where their sampling error does not depend on their size
+@KINDS.register("correlation")
+@KINDS.register("partial correlation")
+def _fisher_mean(matrices, measure):
+    """Mean on Fisher's scale, where the sampling error of correlations does not depend on their size."""
     mean = np.tanh(np.arctanh(np.clip(matrices, -0.999999, 0.999999)).mean(axis=0))
     np.fill_diagonal(mean, 1.0)
     return mean
 
 
+@KINDS.register("covariance")
+@KINDS.register("precision")
+def _mean(matrices, measure):
+    """Arithmetic mean."""
+    return matrices.mean(axis=0)
+
+
+@KINDS.register("tangent", min_runs=2)
+def _geometric_mean(matrices, measure):
+    """Geometric mean of the covariances, around which the matrices are deviations."""
+    return measure.mean_
+
+
 def _checked(time_courses, kind):
-    if kind not in KINDS:
-        raise ParameterError(f"kind={kind!r} is unknown; choose one of {KINDS}.")
+    fewest = KINDS[kind].min_runs
     courses = [np.asarray(c, dtype=np.float64) for c in time_courses]
     if not courses or any(c.ndim != 2 for c in courses) or len({c.shape[1] for c in courses}) > 1:
         raise ParameterError(
@@ -108,16 +121,16 @@ def _checked(time_courses, kind):
         )
     if not all(np.isfinite(c).all() for c in courses):
         raise ParameterError("Time courses hold NaN or infinite values.")
-    if kind == "tangent" and len(courses) < 2:
-        raise ParameterError('kind="tangent" compares runs and needs at least two of them; got one.')
+    if len(courses) < fewest:
+        raise ParameterError(f"kind={kind!r} compares runs and needs at least {fewest} of them; got {len(courses)}.")
     dead = {int(n) for c in courses for n in np.flatnonzero(c.std(axis=0) == 0)}
     if dead:
-        raise ParameterError(f"The time courses of networks {sorted(dead)} are constant in some run; drop them.")
+        raise ParameterError(f"The time courses of networks {sorted(dead)} are constant in some run. Remove them.")
     short = min(len(c) for c in courses)
     if short < 3 * courses[0].shape[1]:
         warnings.warn(
-            f"The shortest run has {short} tokens for {courses[0].shape[1]} networks; "
-            "its connectivity is shrunk towards zero and hardly its own.",
+            f"The shortest run has {short} tokens for {courses[0].shape[1]} networks, so its connectivity is shrunk "
+            "strongly towards zero.",
             NumericalWarning,
             stacklevel=3,
         )

@@ -13,39 +13,39 @@ from .options import needs_nilearn
 __all__ = ["DictLearning"]
 
 _BATCH = (
-    "batch_size={value} lets nilearn's online solver see only a small part of the neurons: networks are found less "
-    "well, and some maps die. Use at least 200."
+    "batch_size={value} makes nilearn's online solver learn from a small part of the neurons: networks are found less "
+    "well, and some maps become zero. Use at least 200."
 )
 _EPOCHS = (
-    "n_epochs={value} has no effect in nilearn's online solver: it ends after some batches, whatever is asked for. "
-    "With engine='torch' every epoch is a pass over all neurons."
+    "n_epochs={value} has no effect in nilearn's online solver, which stops after some batches. With engine='torch' "
+    "every epoch is a pass over all neurons."
 )
 
 
 class DictLearning(NetworkEstimator, StockDictLearning):
-    """Sparse networks of neurons: nilearn's DictLearning with its traps mended.
+    """Sparse networks of neurons: nilearn's DictLearning with defaults that suit language models.
 
-    The maps are sparse themselves, so a network is where its map is not zero. In nilearn ``n_epochs`` has no effect,
-    ``alpha=10`` kills maps or even all of them (what it means depends on the number of tokens), and only a few thousand
-    neurons are learned from. Here ``alpha`` follows the amount of data and, with the engine ``"torch"``, every epoch is
-    a pass over all neurons.
+    The maps are sparse, so a network is where its map is not zero. In nilearn ``n_epochs`` has no effect, the default
+    ``alpha=10``, whose meaning depends on the number of tokens, can set maps to zero, and the dictionary is learned
+    from a few thousand neurons. Here ``alpha`` is scaled by the amount of data and, with the engine ``"torch"``, every
+    epoch is a pass over all neurons.
 
     Parameters
     ----------
     n_components : int or "auto"
         Number of networks; ``"auto"`` as in :class:`CanICA`.
     engine : {"torch", "nilearn"}
-        ``"torch"`` solves the same problem by full passes, begun from independent components; ``"nilearn"`` is the
+        ``"torch"`` solves the same problem by full passes, starting from independent components; ``"nilearn"`` is the
         stock online solver with batches of 200 neurons.
     geometry : NeuronGeometry, optional
-        Where the neurons of arrays lie; a recording brings its own.
+        Geometry of the neurons of arrays; a recording has its own.
     alpha : "auto" or float
-        Weight of sparsity. ``"auto"`` is ``0.1 * sqrt(n_tokens)`` with the tokens of all runs. Weaker signals want a
+        Weight of sparsity. ``"auto"`` is ``0.1 * sqrt(n_tokens)`` with the tokens of all runs. Weak signals need a
         smaller factor.
     n_epochs : int
         Largest number of passes over all neurons.
     dict_init : image, array (n_components, n_neurons) or NetworkSet, optional
-        Maps to begin with. nilearn's engine z-scores them across maps, as if they were tokens.
+        Initial maps. The engine ``"nilearn"`` z-scores them across maps, as if they were tokens.
     random_state : int, RandomState or None
         Seed.
     scope : "model", "layer" or int
@@ -54,7 +54,7 @@ class DictLearning(NetworkEstimator, StockDictLearning):
         Options of the fast engine: ``group``, ``rows_per_run``, ``tol``, ``device``; see
         :func:`~llmbrain.networks.engines.dictionary.group_dictionary`.
     batch_size, method, reduction_ratio
-        nilearn's, for the engine ``"nilearn"``. ``reduction_ratio`` is never read by nilearn.
+        nilearn's parameters, for the engine ``"nilearn"``. nilearn never reads ``reduction_ratio``.
     mask, smoothing_fwhm, standardize, standardize_confounds, detrend, low_pass, high_pass, t_r, dtype, target_affine, \
 target_shape, mask_strategy, mask_args, memory, memory_level, n_jobs, verbose
         See :class:`CanICA`.
@@ -64,12 +64,12 @@ target_shape, mask_strategy, mask_args, memory, memory_level, n_jobs, verbose
     components_, networks_, variance_, engine_, geometry_, components_img_, masker_, maps_masker_, mask_img_
         See :class:`CanICA`.
     alpha_ : float
-        The weight that was used.
+        The weight of sparsity that was used.
     n_iter_, converged_ : ndarray of shape (1,)
-        Passes, and whether the objective settled.
+        Number of passes, and whether the objective converged.
     components_init_, loadings_init_ : ndarray
-        Maps that the dictionary was begun from, in their own order, and the loadings of the data on them; a list of
-        loadings if there are several layers or windows.
+        Initial maps, in their own order, and the loadings of the data on them; a list of loadings if there are several
+        layers or windows.
 
     References
     ----------
@@ -118,37 +118,7 @@ target_shape, mask_strategy, mask_args, memory, memory_level, n_jobs, verbose
         n_jobs=1,
         verbose=0,
     ):
-        super().__init__(
-            n_components=n_components,
-            n_epochs=n_epochs,
-            alpha=alpha,
-            reduction_ratio=reduction_ratio,
-            dict_init=dict_init,
-            random_state=random_state,
-            batch_size=batch_size,
-            method=method,
-            mask=mask,
-            smoothing_fwhm=smoothing_fwhm,
-            standardize=standardize,
-            standardize_confounds=standardize_confounds,
-            detrend=detrend,
-            low_pass=low_pass,
-            high_pass=high_pass,
-            t_r=t_r,
-            dtype=dtype,
-            target_affine=target_affine,
-            target_shape=target_shape,
-            mask_strategy=mask_strategy,
-            mask_args=mask_args,
-            memory=memory,
-            memory_level=memory_level,
-            n_jobs=n_jobs,
-            verbose=verbose,
-        )
-        self.engine = engine
-        self.geometry = geometry
-        self.scope = scope
-        self.solver_params = solver_params
+        self._store(locals())
 
     def _check(self, runs):
         if self.alpha != "auto" and (not isinstance(self.alpha, (int, float)) or not self.alpha > 0):
@@ -164,7 +134,7 @@ target_shape, mask_strategy, mask_args, memory, memory_level, n_jobs, verbose
             warnings.warn(_BATCH.format(value=self.batch_size), HarmfulOptionWarning, stacklevel=4)
         self.alpha_ = 0.1 * sum(runs.n_tokens) ** 0.5 if self.alpha == "auto" else float(self.alpha)
 
-    def _decompose_fast(self, runs, confounds):
+    def _fit_torch(self, runs, confounds):
         solver = self._solver(group="auto", rows_per_run=2, tol=1e-4, device=None)
         init = None if self.dict_init is None else self._init_maps(runs.geometry)
 
@@ -178,9 +148,8 @@ target_shape, mask_strategy, mask_args, memory, memory_level, n_jobs, verbose
                 init=None if init is None else init[:, neurons],
                 confounds=confounds,
                 n_epochs=int(self.n_epochs),
-                detrend=bool(self.detrend),
-                standardize=self.standardize not in (None, False),
                 random_state=self.random_state,
+                **self._cleaning,
                 **solver,
             )
             begun.append((neurons, *found.initial))
@@ -190,7 +159,7 @@ target_shape, mask_strategy, mask_args, memory, memory_level, n_jobs, verbose
         self._keep_start(begun, runs.geometry.n_neurons)
 
     def _keep_start(self, begun, n_neurons):
-        """Store what the dictionaries of all parts were begun from, under nilearn's names."""
+        """Store the initial maps and loadings of all parts under nilearn's names."""
         self.components_init_ = np.zeros((sum(len(maps) for _, maps, _ in begun), n_neurons), np.float32)
         first = 0
         for neurons, maps, _ in begun:
@@ -209,7 +178,7 @@ target_shape, mask_strategy, mask_args, memory, memory_level, n_jobs, verbose
             )
         return maps
 
-    def _decompose_stock(self, runs, confounds):
+    def _fit_nilearn(self, runs, confounds):
         init = self.dict_init
         if init is not None:
             init = runs.geometry.to_img(self._init_maps(runs.geometry))

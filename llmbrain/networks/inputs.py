@@ -1,4 +1,4 @@
-"""What ``fit`` and ``transform`` take, turned into runs that can be read in blocks, with their geometry."""
+"""Inputs of ``fit`` and ``transform`` as runs that can be read in blocks, with their geometry."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,7 @@ __all__ = ["GridGeometry", "Runs", "as_confounds", "geometry_from_dict", "grid_g
 
 @dataclass(frozen=True)
 class GridGeometry(NeuronGeometry):
-    """Volumes of any shape whose every voxel is a neuron, as other programs may have written them."""
+    """Geometry of volumes of any shape, such as those of other programs: every voxel is a neuron."""
 
     grid: tuple = None  # rows, cols
 
@@ -29,14 +29,14 @@ class GridGeometry(NeuronGeometry):
 
 
 def geometry_from_dict(d):
-    """Undo ``to_dict`` of either kind of geometry."""
+    """Rebuild a geometry of either kind from its ``to_dict``."""
     if "grid" in d:
         return grid_geometry((len(d["sizes"]), *d["grid"]))
     return NeuronGeometry.from_dict(d)
 
 
 def grid_geometry(shape):
-    """Geometry of images without a sidecar: each position on axis 0 a layer, every voxel a neuron.
+    """Geometry of images without a sidecar: positions on axis 0 are layers, voxels are neurons.
 
     Examples
     --------
@@ -50,20 +50,20 @@ def grid_geometry(shape):
 
 @dataclass
 class Runs:
-    """Runs of one site, ready to be read.
+    """Runs of one site that can be read in blocks.
 
     Attributes
     ----------
     sources : list of ArraySource
-        They read the neurons in the order ``order``.
+        One per run; neurons are read in the order ``order``.
     geometry : NeuronGeometry
     order : ndarray of shape (n_neurons,) or None
-        Flat index of each neuron in reading order; None if it is the flat order. Files are read as they lie, since no
-        step of the decomposition minds the order of neurons, and only the final maps are put in place.
+        Flat index of each neuron in reading order; None if that is the flat order. Files are read in their own order,
+        on which no step of the decomposition depends, and only the final maps are reordered.
     images : list of callable
-        Each returns a run as something that nilearn reads.
+        Each returns a run as an image or path for nilearn.
     info : dict
-        Where the runs come from.
+        Model, corpus and files of the runs.
     """
 
     sources: list
@@ -78,11 +78,11 @@ class Runs:
         return [s.n_tokens for s in self.sources]
 
     def read_order(self, maps):
-        """Put maps ``(n, n_neurons)`` from the flat order in the reading order."""
+        """Reorder maps ``(n, n_neurons)`` from the flat order to the reading order."""
         return maps if self.order is None else maps[..., self.order]
 
     def flat_order(self, maps):
-        """Put maps from the reading order in the flat order of neurons."""
+        """Reorder maps from the reading order to the flat order of neurons."""
         if self.order is None:
             return maps
         out = np.empty_like(maps)
@@ -90,7 +90,7 @@ class Runs:
         return out
 
     def part(self, neurons):
-        """Sources of some neurons only, in the order of the flat indices ``neurons``."""
+        """Sources restricted to the flat indices ``neurons``, in their order."""
         rank = np.empty(self.geometry.n_neurons, int)
         rank[np.arange(len(rank)) if self.order is None else self.order] = np.arange(len(rank))
         where = rank[neurons]
@@ -112,14 +112,14 @@ class _Item:
 
 
 def load_runs(runs, geometry=None):
-    """Accept whatever holds runs.
+    """Turn any object that holds runs into :class:`Runs`.
 
     Parameters
     ----------
     runs : Recording, Run, Study, path, image, ndarray, or a list of runs, paths, images or arrays
         A folder is a study; a file is a NIfTI image or a ``.npy`` array; arrays are ``(n_tokens, n_neurons)``.
     geometry : NeuronGeometry, optional
-        Where the neurons of arrays, or of images without a sidecar, lie. Arrays without a geometry are one layer.
+        Geometry of arrays and of images without a sidecar. Arrays without a geometry are one layer.
 
     Returns
     -------
@@ -128,7 +128,7 @@ def load_runs(runs, geometry=None):
     Raises
     ------
     ParameterError, DatasetError, GeometryMismatchError
-        Saying what came and what is expected.
+        If the runs cannot be read, or do not fit each other or the geometry.
     """
     info = {}
     runs = _open_study(runs)
@@ -138,7 +138,7 @@ def load_runs(runs, geometry=None):
     elif not isinstance(runs, (list, tuple)):
         runs = [runs]
     if not len(runs):
-        raise ParameterError("An empty list of runs was given; at least one recording, image or array is needed.")
+        raise ParameterError("The list of runs is empty; pass at least one recording, image or array.")
     items = []
     for i, run in enumerate(runs):
         item = _item(run, geometry, i)
@@ -183,7 +183,7 @@ def _item(run, geometry, i):
 
 def _try_array(run, i):
     if hasattr(run, "tocsr"):
-        raise ParameterError(f"Run {i} is a sparse matrix; give it as an array, run.toarray().")
+        raise ParameterError(f"Run {i} is a sparse matrix. Pass an array: run.toarray().")
     try:
         array = np.asarray(run)
     except ValueError as error:

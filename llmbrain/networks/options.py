@@ -1,45 +1,63 @@
-"""nilearn's options that suit brains and destroy the signal of neurons: what each of them would do."""
+"""Checks of the estimators' parameters: nilearn's options that suit brains but destroy the signal of neurons."""
 
 import warnings
 
 import numpy as np
 
 from ..exceptions import HarmfulOptionWarning, ParameterError
+from ..registry import Registry
 
-__all__ = ["NEEDS_NILEARN", "check_options"]
+__all__ = ["ENGINES", "NEEDS_NILEARN", "check_options", "engine_of"]
 
-# Options that only nilearn's own chain knows; with them the estimators run on it whatever the engine.
+# Options that only nilearn's own estimators have; with them the fit runs there, whatever the engine.
 NEEDS_NILEARN = ("smoothing_fwhm", "low_pass", "high_pass", "target_affine", "target_shape")
 
+ENGINES = Registry("engine")
+
+
+@ENGINES.register("torch")
+def _torch(estimator, runs, confounds):
+    """Fast engine: exact, truncated decompositions of runs that are read in blocks."""
+    estimator._fit_torch(runs, confounds)
+
+
+@ENGINES.register("nilearn")
+def _nilearn(estimator, runs, confounds):
+    """Reference: nilearn's own estimator."""
+    if estimator.solver_params:
+        raise ParameterError("solver_params are options of engine='torch'; nilearn's estimators have none of them.")
+    estimator._fit_nilearn(runs, confounds)
+
+
 _SMOOTHING = (
-    "smoothing_fwhm={value!r} averages neurons that merely lie side by side in the image, across layers as well: "
-    "networks of scattered neurons are lost. Use None."
+    "smoothing_fwhm={value!r} averages neurons that happen to be adjacent in the image, also across layers: networks "
+    "of scattered neurons are lost. Use None."
 )
 _STRATEGY = (
-    "mask_strategy={value!r} takes neurons with a high mean for brain and the rest for air: few would be left, or "
-    "none at all. It is ignored: all neurons of the geometry are used. To choose neurons give mask=."
+    "mask_strategy={value!r} keeps neurons with a high mean, which would be few or none. It is ignored: all neurons of "
+    "the geometry are used. To select neurons pass mask=."
 )
 _DETREND = (
-    "detrend=True removes every network that follows the position in the text, and the drift of a scanner, which it "
-    "is meant for, does not exist here. Use False, or position as a confound."
+    "detrend=True removes every network that follows the position in the text. It is meant for the drift of a scanner, "
+    "which does not exist here. Use False, or pass the position as a confound."
 )
 _PSC = (
-    "standardize='psc' divides by means, which are near zero for most neurons: these drown all others, and networks "
-    "are lost. Use 'zscore_sample'."
+    "standardize='psc' divides by means that are near zero for most neurons: those neurons dominate and networks are "
+    "lost. Use 'zscore_sample'."
 )
 _RAW = (
-    "standardize={value!r} leaves each neuron its own gain: gains differ widely in models, so a few loud neurons "
-    "decide and networks are found far less well. Use 'zscore_sample'."
+    "standardize={value!r} keeps the gain of each neuron. Gains differ widely in models, so a few loud neurons "
+    "dominate and networks are found far less well. Use 'zscore_sample'."
 )
-_TARGET = "{name} resamples the image, which mixes neurons that merely lie side by side. Use None."
+_TARGET = "{name} resamples the image, which mixes neurons that happen to be adjacent. Use None."
 _FILTER = (
-    "{name}={value!r} filters time courses over tokens, across the ends of texts as well, and removes networks that "
-    "are faster or slower. Use None."
+    "{name}={value!r} filters time courses over tokens, also across the ends of texts, and removes networks that are "
+    "faster or slower. Use None."
 )
 
 
 def check_options(estimator):
-    """Warn about harmful options of an estimator, and refuse what cannot work, before any work is done.
+    """Warn about harmful options of an estimator and refuse impossible ones, before any computation.
 
     Raises
     ------
@@ -50,11 +68,10 @@ def check_options(estimator):
         warnings.warn(message, HarmfulOptionWarning, stacklevel=4)
     if estimator.standardize not in ("zscore_sample", "psc", True, False, None):
         raise ParameterError(
-            f"standardize must be 'zscore_sample' (the right one for neurons), 'psc', None or a boolean; "
+            f"standardize must be 'zscore_sample' (recommended for neurons), 'psc', None or a boolean; "
             f"got {estimator.standardize!r}."
         )
-    if estimator.engine not in ("torch", "nilearn"):
-        raise ParameterError(f"engine must be 'torch' (fast) or 'nilearn' (the reference); got {estimator.engine!r}.")
+    ENGINES.check(estimator.engine)
     seed = estimator.random_state
     if not (seed is None or isinstance(seed, (int, np.integer, np.random.RandomState))):
         raise ParameterError(
@@ -63,13 +80,13 @@ def check_options(estimator):
     check_solver(estimator.solver_params)
     if estimator.scope != "model" and needs_nilearn(estimator):
         raise ParameterError(
-            f"scope={estimator.scope!r} needs engine='torch' without smoothing, filters and resampling, which only "
-            "nilearn's own chain knows."
+            f"scope={estimator.scope!r} needs engine='torch' without smoothing, filters and resampling, which run only "
+            "on nilearn's own estimator."
         )
 
 
 def check_solver(params):
-    """Refuse options of the fast engine that are no options, or a device that is not there."""
+    """Refuse ``solver_params`` that are not a dict, and a device that is not available."""
     if params is not None and not isinstance(params, dict):
         raise ParameterError(f"solver_params must be a dict of options of the fast engine; got {params!r}.")
     device = (params or {}).get("device")
@@ -79,16 +96,18 @@ def check_solver(params):
         try:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError) as error:
-            raise ParameterError(f"The device {device!r} is not there: {str(error).splitlines()[0]}") from error
+            raise ParameterError(f"The device {device!r} is not available: {str(error).splitlines()[0]}") from error
 
 
 def needs_nilearn(estimator):
-    """Whether the fit must run on nilearn's own chain."""
-    return (
-        estimator.engine == "nilearn"
-        or estimator.standardize == "psc"
-        or any(getattr(estimator, name) is not None for name in NEEDS_NILEARN)
-    )
+    """Whether the fit runs on nilearn's own estimator."""
+    return engine_of(estimator) is ENGINES["nilearn"]
+
+
+def engine_of(estimator):
+    """Engine of the fit: the chosen one, or nilearn's if an option needs it."""
+    special = estimator.standardize == "psc" or any(getattr(estimator, name) is not None for name in NEEDS_NILEARN)
+    return ENGINES["nilearn" if special else estimator.engine]
 
 
 def _complaints(estimator):

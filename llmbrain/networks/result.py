@@ -1,17 +1,16 @@
-"""Networks as a result: maps over neurons, what they cover, their time courses, and their files."""
+"""Networks found in a recording: maps over neurons, metrics, time courses, files."""
 
 from functools import cached_property
 
 import numpy as np
 
-from ..dataset import as_study
 from ..exceptions import DatasetError, ParameterError
-from ..files import read_tsv
-from .inputs import geometry_from_dict
+from ..files import read_json, read_tsv, save_img, write_json, write_tsv
 
 __all__ = ["NetworkSet", "describe_maps", "zscore_maps"]
 
-STABLE = 0.7  # bar on the stability under which a network is flagged
+STABLE = 0.7  # networks of less stability are flagged
+THRESHOLD = 3.0  # neurons with a larger |z| over neurons belong to a network
 
 
 class NetworkSet:
@@ -22,15 +21,15 @@ class NetworkSet:
     maps : ndarray of shape (n_networks, n_neurons)
         Weights in flat order; stored as float32.
     geometry : NeuronGeometry
-        Where the neurons are.
+        Geometry of the neurons.
     metrics : DataFrame, optional
-        One row a network; computed by :func:`describe_maps` if not given.
+        One row per network; computed by :func:`describe_maps` if not given.
     info : dict, optional
-        How they were found: estimator, parameters, model, corpus, convergence.
+        Estimator, parameters, model, corpus and convergence of the fit.
     time_courses : list of ndarray (n_tokens, n_networks), optional
         One for each run.
     support : ndarray of bool, shape (n_networks, n_layers), optional
-        Layers that a network was sought in, where that is not all of them.
+        Layers in which each network was searched; all by default.
 
     Attributes
     ----------
@@ -58,7 +57,7 @@ class NetworkSet:
             raise ParameterError(f"maps has {maps.shape[1]} neurons, the geometry {geometry.n_neurons}.")
         bad = [k for k, row in enumerate(maps) if not np.isfinite(row).all()]
         if bad:
-            raise ParameterError(f"{len(bad)} of the maps hold NaN or infinite values.")
+            raise ParameterError(f"{len(bad)} maps hold NaN or infinite values.")
         if support is not None:
             support = np.asarray(support, bool)
         self.maps, self.geometry, self.support = maps, geometry, support
@@ -83,37 +82,37 @@ class NetworkSet:
 
     @property
     def flagged(self):
-        """Numbers of the networks that are empty or under the bar of stability, a list."""
+        """Numbers of the networks that are empty or unstable, a list."""
         if "flagged" not in self.metrics:
             return []
         return np.flatnonzero(self.metrics["flagged"].fillna(False).astype(bool)).tolist()
 
     @property
     def z(self):
-        """Maps z-scored over the neurons they were sought in, ``(n_networks, n_neurons)`` float32."""
+        """Maps z-scored over the neurons in which they were searched, ``(n_networks, n_neurons)`` float32."""
         return zscore_maps(self.maps, self.support, self.geometry.layer_of)
 
     @cached_property
     def img(self):
-        """The maps as a 4D NIfTI image, one volume a network."""
+        """The maps as a 4D NIfTI image, one volume per network."""
         return self.geometry.to_img(self.maps)
 
-    def masks(self, threshold=3.0, two_sided=True):
-        """Networks as sets of neurons.
+    def masks(self, threshold=THRESHOLD, two_sided=True):
+        """Return the networks as sets of neurons.
 
         Parameters
         ----------
         threshold : float or sequence of n_networks floats
-            Neurons whose \\|z\\| over neurons is larger belong to the network.
+            Neurons with a larger \\|z\\| over neurons belong to the network.
         two_sided : bool
-            Whether the negative side belongs to it too. The sign of a component is arbitrary, so one side alone loses
-            half of a network that has both.
+            Whether negative weights count. The sign of a component is arbitrary, so one side alone can lose half of a
+            network.
 
         Returns
         -------
         list of NeuronMask
-            ``masks[k]`` is network ``k`` and is called ``network-k``. A network without a neuron above the threshold
-            gives an empty mask. ``info["flagged"]`` says whether the network is flagged.
+            ``masks[k]`` is network ``k``, named ``network-k``. It is empty if no neuron is above the threshold.
+            ``info["flagged"]`` tells whether the network is flagged.
         """
         from ..masks import masks_from_maps
 
@@ -127,7 +126,7 @@ class NetworkSet:
         return masks
 
     def set_threshold(self, threshold):
-        """Count neurons, layers and signs in the metrics at another \\|z\\|, and note it in ``info``.
+        """Recompute neurons, layers and signs in the metrics at another \\|z\\|, and store it in ``info``.
 
         Returns
         -------
@@ -139,32 +138,31 @@ class NetworkSet:
         self.info["threshold"] = float(threshold)
         return self
 
-    # -- files ----------------------------------------------------------------------------------------------------
     def save(self, study, desc=None):
-        """Write maps, description, metrics and time courses into a study.
+        """Write maps, info, metrics and time courses into a study.
 
         Parameters
         ----------
         study : Study or path
         desc : str, optional
-            Name of the analysis in the file names; the estimator's by default.
+            Name of the analysis in the file names; that of the estimator by default.
 
         Returns
         -------
         list of Path
             The files, the maps first.
         """
-        study = as_study(study)
+        study = _study(study)
         desc = desc or self.info.get("method", "networks").lower()
         info = {**self.info, "geometry": self.geometry.to_dict(), "n_networks": len(self), "flagged": self.flagged}
         if self.support is not None:
             info["support"] = [[int(row.argmax()), int(len(row) - row[::-1].argmax())] for row in self.support]
         written = [
-            study.write("components", self.img, desc=desc),
-            study.write("metrics", self.metrics, desc=desc),
+            save_img(study.path("components", desc=desc), self.img),
+            write_tsv(study.path("metrics", desc=desc), self.metrics),
         ]
         written += self._save_courses(study, desc)
-        return [*written, study.write("components_json", info, desc=desc)]
+        return [*written, write_json(study.path("components_json", desc=desc), info)]
 
     def _save_courses(self, study, desc):
         import pandas as pd
@@ -172,13 +170,13 @@ class NetworkSet:
         names = [f"network-{k:02d}" for k in range(len(self))]
         runs = self.info.get("runs") or range(1, len(self.time_courses or []) + 1)
         return [
-            study.write("mixing", pd.DataFrame(course, columns=names), run=run, desc=desc)
+            write_tsv(study.path("mixing", run=run, desc=desc), pd.DataFrame(course, columns=names))
             for run, course in zip(runs, self.time_courses or [])
         ]
 
     @classmethod
     def load(cls, study, desc=None):
-        """Read what :meth:`save` wrote.
+        """Read the files of :meth:`save`.
 
         Parameters
         ----------
@@ -189,27 +187,29 @@ class NetworkSet:
         Raises
         ------
         DatasetError
-            If the study holds no such networks, or several and ``desc`` does not choose.
+            If the study holds no such networks, or several and ``desc`` is not given.
         """
         import nibabel as nib
 
-        study = as_study(study)
+        from .inputs import geometry_from_dict
+
+        study = _study(study)
         desc = desc or _only_analysis(study)
         path = study.path("components", desc=desc)
         if not path.is_file() or not study.path("components_json", desc=desc).is_file():
             raise DatasetError(
-                f"There are no networks {desc!r} in {study.root}; {path.name} or its sidecar is missing."
+                f"There are no networks {desc!r} in {study.root}: {path.name} or its sidecar is missing."
             )
-        info = study.read("components_json", desc=desc)
-        info.pop("flagged", None)  # the metrics say it
+        info = read_json(study.path("components_json", desc=desc))
+        info.pop("flagged", None)  # is in the metrics
         geometry = geometry_from_dict(info.pop("geometry"))
         ranges, layers = info.pop("support", None), np.arange(geometry.n_layers)
         support = None if ranges is None else np.array([(layers >= a) & (layers < b) for a, b in ranges])
         courses = [study.path("mixing", run=run, desc=desc) for run in info.get("runs") or []]
-        courses = courses or [one.path for one in study.find("mixing", desc=desc)]
+        courses = courses or _numbered(study, desc)
         complete = bool(courses) and all(c.is_file() for c in courses)
         courses = [read_tsv(c).to_numpy(np.float32) for c in courses] if complete else None
-        metrics = study.read("metrics", desc=desc)
+        metrics = read_tsv(study.path("metrics", desc=desc)) if study.path("metrics", desc=desc).is_file() else None
         return cls(geometry.to_array(nib.load(path)), geometry, metrics, info, courses, support)
 
 
@@ -236,7 +236,7 @@ def zscore_maps(maps, support=None, layer_of=None):
 
 
 def zscored_rows(maps, support=None, layer_of=None):
-    """Yield what :func:`zscore_maps` returns, map by map: a copy of all of them may be the largest thing in memory."""
+    """Yield the maps of :func:`zscore_maps` one by one, since a copy of all of them may not fit into memory."""
     for k, weights in enumerate(maps):
         inside = slice(None) if support is None else np.asarray(support[k], bool)[layer_of]
         row = np.array(weights, np.float32)
@@ -250,8 +250,8 @@ def zscored_rows(maps, support=None, layer_of=None):
         yield row
 
 
-def describe_maps(z, geometry, *, threshold=3.0, variance=None, stability=None, support=None):
-    """Summarise networks, a row each.
+def describe_maps(z, geometry, *, threshold=THRESHOLD, variance=None, stability=None, support=None):
+    """Summarise networks in a table.
 
     Parameters
     ----------
@@ -259,21 +259,21 @@ def describe_maps(z, geometry, *, threshold=3.0, variance=None, stability=None, 
         Z-scored maps.
     geometry : NeuronGeometry
     threshold : float
-        Neurons with a larger \\|z\\| are the network's.
+        Neurons with a larger \\|z\\| belong to the network.
     variance : ndarray of shape (n_networks,), optional
         Share of the variance of the data.
     stability : ndarray of shape (n_networks,), optional
         Index of stability, 0 to 1.
     support : ndarray of bool, shape (n_networks, n_layers), optional
-        Layers that each network was sought in.
+        Layers in which each network was searched.
 
     Returns
     -------
     DataFrame
-        ``network``; ``n_neurons`` above the threshold and their ``share`` of all; ``variance``; ``peak_layer``, which
-        holds most of the squared z of these neurons, and ``first_layer`` to ``last_layer``, between which 90 % of it
-        lies (the model's layer numbers); ``positive``, the share of positive signs; excess ``kurtosis`` of the map;
-        ``stability``; ``flagged`` if it is empty or its stability is under 0.7, else False.
+        One row per network: ``network``; ``n_neurons`` above the threshold and their ``share`` of all; ``variance``;
+        ``peak_layer``, which holds most of the squared z of these neurons, and ``first_layer`` and ``last_layer``,
+        between which 90 % of it lies (layer numbers of the model); ``positive``, the share of positive signs; excess
+        ``kurtosis`` of the map; ``stability``; ``flagged``, whether it is empty or its stability is below 0.7.
     """
     import pandas as pd
 
@@ -304,11 +304,30 @@ def describe_maps(z, geometry, *, threshold=3.0, variance=None, stability=None, 
     return pd.DataFrame(rows)
 
 
+def _study(study):
+    if hasattr(study, "path"):
+        return study
+    from ..dataset import Study
+
+    return Study.open(study)
+
+
+def _pattern(study, kind, **entities):
+    path = study.path(kind, **entities)
+    return path.parent, path.name.replace("DESC", "*").replace("run-00", "run-*")
+
+
 def _only_analysis(study):
-    found = [one.entities["desc"] for one in study.find("components_json")]
+    folder, pattern = _pattern(study, "components_json", desc="DESC")
+    found = sorted(p.name.split("_desc-")[1].split("_")[0] for p in folder.glob(pattern))
     if "canica" in found:
         return "canica"
     if len(found) != 1:
         held = f"the analyses {', '.join(found)}; choose one with desc=" if found else "no networks; find some first"
         raise DatasetError(f"{study.root} holds {held}.")
     return found[0]
+
+
+def _numbered(study, desc):
+    folder, pattern = _pattern(study, "mixing", run=0, desc=desc)
+    return sorted(folder.glob(pattern), key=lambda p: (len(p.name), p.name))

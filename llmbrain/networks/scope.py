@@ -1,4 +1,4 @@
-"""Which neurons are decomposed together: the whole model, each layer by itself, or windows of layers."""
+"""Parts of a model that are decomposed separately: the whole model, each layer, or windows of layers."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +16,12 @@ class Part:
     """Neurons that are decomposed together."""
 
     neurons: np.ndarray  # flat indices, ascending
-    layers: np.ndarray  # bool (n_layers,), the layers it reaches over
+    layers: np.ndarray  # bool (n_layers,)
 
 
 @dataclass
 class Parts:
-    """Decompositions of all parts, put together."""
+    """Combined decompositions of all parts."""
 
     maps: np.ndarray
     variance: np.ndarray
@@ -32,7 +32,8 @@ class Parts:
     time_courses: list
     support: np.ndarray
     group: str
-    tail_weights: list  # of dict, one a part
+    flat: bool
+    tail_weights: list  # of dict, one per part
 
 
 def parts_of(geometry, scope, mask=None):
@@ -42,9 +43,9 @@ def parts_of(geometry, scope, mask=None):
     ----------
     geometry : NeuronGeometry
     scope : "model", "layer" or int
-        The whole model, each layer, or all windows of so many consecutive layers.
+        The whole model, each layer, or all windows of this number of consecutive layers.
     mask : None, NeuronMask, image, path or nilearn masker
-        Neurons that take part at all.
+        Neurons that take part; all by default.
 
     Returns
     -------
@@ -87,7 +88,7 @@ def _allowed(geometry, mask):
 def _read(runs, part, whole):
     if not whole:
         neurons = part.neurons
-        if runs.order is not None:  # as they lie in the files: a gather that never turns back
+        if runs.order is not None:  # in the order of the files, which reads forwards only
             chosen = np.zeros(runs.geometry.n_neurons, bool)
             chosen[neurons] = True
             neurons = runs.order[chosen[runs.order]]
@@ -96,7 +97,7 @@ def _read(runs, part, whole):
 
 
 def _flat_rows(maps, order):
-    """Put maps from the reading order in the flat order of neurons, in place."""
+    """Reorder maps from the reading order to the flat order of neurons, in place."""
     if order is not None:
         for row in maps:
             row[order] = row.copy()
@@ -104,17 +105,17 @@ def _flat_rows(maps, order):
 
 
 def decompose_parts(runs, parts, decompose, batch=None):
-    """Decompose every part and put the maps together, in the flat order of neurons.
+    """Decompose every part and combine the maps in the flat order of neurons.
 
     Parameters
     ----------
     runs : Runs
     parts : list of Part
     decompose : callable
-        Takes the sources of a part and their flat indices in the order in which they are read; returns a
+        Takes the sources of a part and the flat indices of its neurons in reading order; returns a
         :class:`~llmbrain.networks.engines.group.GroupICA`.
     batch : callable, optional
-        Takes the sources of all parts and decomposes them together, or returns None if it cannot.
+        Takes the sources of all parts and decomposes them in one batch; returns None if it cannot.
 
     Returns
     -------
@@ -151,5 +152,6 @@ def decompose_parts(runs, parts, decompose, batch=None):
         time_courses=[np.hstack(c) for c in zip(*(r.time_courses for r in results))],
         support=None if whole else np.repeat([p.layers for p in parts], [len(r.maps) for r in results], axis=0),
         group=results[0].group,
+        flat=any(r.flat for r in results),
         tail_weights=[r.tail_weights for r in results],
     )

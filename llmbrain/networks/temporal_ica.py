@@ -1,4 +1,4 @@
-"""Temporal independent component analysis, the method of the first studies of networks in language models."""
+"""Temporal independent component analysis, as in the first studies of networks in language models."""
 
 from pathlib import Path
 
@@ -9,15 +9,17 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..exceptions import ParameterError
 from .base import settings_of
-from .engines.fixed_point import CONTRASTS, draw_rotations, fastica
-from .engines.group import check_n_components, largest_norms, least_squares_courses, say_convergence, say_dead
+from .engines.contrasts import CONTRASTS
+from .engines.group import check_n_components, warn_convergence, warn_dead
+from .engines.ica import draw_rotations, extreme_start, fastica
 from .engines.linalg import product
+from .engines.maps import least_squares_courses
 from .engines.parallel import block_map, workers
 from .engines.reduction import leading_rows
 from .engines.runs import ArraySource, CleanedRuns
 from .evidence.stability import restart_stability
 from .inputs import as_confounds, load_runs
-from .result import NetworkSet, describe_maps
+from .result import THRESHOLD, NetworkSet, describe_maps
 
 __all__ = ["TemporalICA"]
 
@@ -25,25 +27,25 @@ __all__ = ["TemporalICA"]
 class TemporalICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Networks whose time courses, rather than maps, are independent.
 
-    Tokens are the samples and neurons the features of FastICA, as in scikit-learn's ``FastICA`` applied to the texts
-    laid end to end; a map is a column of the mixing matrix. The decomposition is exact and reads neurons in blocks.
+    Tokens are the samples and neurons the features of FastICA, as in scikit-learn's ``FastICA`` applied to the
+    concatenated texts; a map is a column of the mixing matrix. The decomposition is exact and reads neurons in blocks.
 
     Parameters
     ----------
     n_components : int
         Number of networks.
     geometry : NeuronGeometry, optional
-        Where the neurons of arrays lie; a recording brings its own.
+        Geometry of the neurons of arrays; a recording has its own.
     standardize : None or "zscore_sample"
-        Whether each neuron is z-scored over all tokens. The published method does not, so neurons of large variance
-        decide.
+        Whether each neuron is z-scored over all tokens. The published method does not do this, so neurons of large
+        variance dominate.
     contrast : {"logcosh", "cube"}
         Contrast of FastICA.
     n_init : int
-        Random starts; the one whose courses are farthest from Gaussian (largest mean squared deviation of the
-        contrast from its Gaussian value) is kept.
+        Number of random starts. The result whose courses are farthest from Gaussian is kept (largest squared deviation
+        of the mean contrast from its Gaussian value).
     max_iter, tol : int, float
-        End of the iteration.
+        End of the iteration: largest number of steps, and the criterion of convergence.
     random_state : int, RandomState or None
         Seed.
 
@@ -96,7 +98,7 @@ class TemporalICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         self.random_state = random_state
 
     def fit(self, X, y=None, confounds=None):
-        """Find the networks of a recording, whose runs are laid end to end.
+        """Find the networks of a recording, whose runs are concatenated.
 
         Parameters
         ----------
@@ -126,18 +128,18 @@ class TemporalICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             z = (vectors.T * len(vectors) ** 0.5).float().contiguous()
             starts = draw_rotations(self.n_init, self.n_components, self.random_state)
             found = fastica(z, starts, contrast=self.contrast, max_iter=self.max_iter, tol=self.tol)
-            chosen = self._choose(found.w, z)
+            chosen = extreme_start(found.w, z, self.contrast)
             courses = product(found.w[chosen].float(), z)
             maps = _mix(data, courses)
         self._store(runs, data, maps, courses, found, chosen)
         return self
 
     def fit_transform(self, X, y=None, confounds=None):
-        """Fit, and return the time courses of the same runs; see :meth:`fit` and :meth:`transform`."""
+        """Fit and return the time courses of the same runs; see :meth:`fit` and :meth:`transform`."""
         return self.fit(X, y, confounds=confounds).transform(X, confounds=confounds)
 
     def transform(self, X, confounds=None):
-        """Time courses by least squares on the maps.
+        """Compute time courses by least squares on the maps.
 
         Parameters
         ----------
@@ -147,7 +149,7 @@ class TemporalICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         Returns
         -------
         ndarray of shape (n_tokens, n_components), or a list of them
-            A list if several runs were given, or one in a list.
+            A list if ``X`` is a list of runs.
         """
         check_is_fitted(self)
         runs, single = self._load(X, reset=False)
@@ -159,7 +161,7 @@ class TemporalICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         return parts[0].astype(np.result_type(getattr(X, "dtype", np.float32), np.float32)) if single else parts
 
     def _transform_array(self, X):
-        """The same for an array in memory, in float64."""
+        """Time courses of an array in memory, computed in float64."""
         maps = self.components_.astype(np.float64)
         weights = np.linalg.pinv(maps @ maps.T, hermitian=True) @ maps * self.scale_
         step = max(1, (1 << 22) // X.shape[1])
@@ -170,17 +172,15 @@ class TemporalICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             courses[start : start + step] = (part - np.where(self.dead_, 0, self.mean_)) @ weights.T
         return courses.astype(np.result_type(X.dtype, np.float32), copy=False)
 
-    def masks(self, threshold=3.0, two_sided=True):
+    def masks(self, threshold=THRESHOLD, two_sided=True):
         """Networks as sets of neurons; see :meth:`NetworkSet.masks`."""
         check_is_fitted(self)
         return self.networks_.masks(threshold, two_sided)
 
-    # -- inside ---------------------------------------------------------------------------------------------------
     def _check_parameters(self):
         if self.standardize not in (None, "zscore_sample"):
             raise ParameterError(f"standardize must be None or 'zscore_sample'; got {self.standardize!r}.")
-        if self.contrast not in CONTRASTS:
-            raise ParameterError(f"contrast is one of {', '.join(CONTRASTS)}; got {self.contrast!r}.")
+        CONTRASTS.check(self.contrast)
         if not self.n_init >= 1 or not self.max_iter >= 1 or not self.tol > 0:
             raise ParameterError("n_init and max_iter must be at least 1 and tol positive.")
 
@@ -203,25 +203,17 @@ class TemporalICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         return load_runs(X, self.geometry if reset else self.geometry_), single
 
     def _clean(self, runs, confounds, fitted=False):
-        """All runs as one, cleaned for themselves, or with mean and scale of the fit and without its dead neurons."""
+        """All runs as one, cleaned by their own mean and scale, or by those of the fit and without its dead neurons."""
         source = _Concatenated(runs.sources)
         if confounds is not None:
             if any(c is None for c in confounds) or len({c.reshape(len(c), -1).shape[1] for c in confounds}) > 1:
-                raise ParameterError("Runs that are laid end to end need the same confounds in each of them.")
+                raise ParameterError("Concatenated runs need the same confounds in each run.")
             confounds = [np.concatenate([c.reshape(len(c), -1) for c in confounds])]
         data = CleanedRuns([source], confounds, standardize=self.standardize is not None, min_tokens=1 if fitted else 2)
         if fitted:
             kept = (self.mean_, self.scale_, self.dead_)
             data.mean[0], data.scale[0], data.bad = (torch.from_numpy(runs.read_order(a)) for a in kept)
         return data
-
-    def _choose(self, w, z):
-        if self.n_init == 1:
-            return 0
-        if self.contrast == "cube":
-            return largest_norms(w, z, lambda y: y.square().square() - 3)
-        gaussian = 0.374567  # E[log cosh] of a standard normal variable
-        return largest_norms(w, z, lambda y: torch.log(torch.cosh(y)) - gaussian)
 
     def _store(self, runs, data, maps, courses, found, chosen):
         energy = maps.double().square().sum(1) * courses.shape[1]
@@ -239,8 +231,8 @@ class TemporalICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         self.n_iter_, self.converged_ = found.n_iter, found.converged
         self.n_features_in_ = runs.geometry.n_neurons
         self._n_features_out = self.n_components
-        say_dead(dead, data)
-        say_convergence(found.converged, found.change.max())
+        warn_dead(dead, data)
+        warn_convergence(found.converged, found.change.max())
         courses = (courses[order] * signs[:, None]).T.contiguous().numpy()
         stability = restart_stability(found.w.numpy(), chosen)[order.numpy()]
         info = {
@@ -261,17 +253,17 @@ class TemporalICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True  # neurons that hold NaN are counted and left out
+        tags.input_tags.allow_nan = True  # neurons that hold NaN are excluded with a warning
         return tags
 
 
 def _is_table(rows):
-    """Whether a list is one run written out, rows of numbers, rather than a list of runs."""
+    """Whether a list is one run as rows of numbers, rather than a list of runs."""
     return len(rows) > 0 and not isinstance(rows[0], (str, Path)) and np.ndim(rows[0]) == 1
 
 
 class _Concatenated(ArraySource):
-    """Runs laid end to end."""
+    """Concatenated runs."""
 
     def __init__(self, sources):
         super().__init__(None, sum(s.n_tokens for s in sources), sources[0].n_neurons)
@@ -286,7 +278,7 @@ class _Concatenated(ArraySource):
 
 
 def _mix(data, courses):
-    """Columns of the mixing matrix, ``(n_components, n_neurons)``, and the sum of squares of the data on the way."""
+    """Columns of the mixing matrix, ``(n_components, n_neurons)``; also stores the sum of squares of the data."""
     maps = torch.empty(len(courses), data.n_neurons)
 
     def part(block):

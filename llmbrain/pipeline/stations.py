@@ -1,7 +1,7 @@
 """One function a station: each finds what it needs in a study folder and leaves its result there."""
 
-from ..dataset import Recording, as_study, open_recording
 from ..exceptions import ModelNotFoundError, ParameterError
+from ..files import write_json, write_tsv
 
 __all__ = ["compare_pruning", "find_networks", "lesion_networks"]
 
@@ -35,6 +35,7 @@ def find_networks(
     n_init=10,
     n_repeats=0,
     random_state=0,
+    progress=True,
 ):
     """Find the functional networks of a study's recording and write them into it.
 
@@ -59,27 +60,32 @@ def find_networks(
         :func:`llmbrain.networks.gather_evidence`; with 0 only the restarts are compared, which says little.
     random_state : int
         Seed.
+    progress : bool
+        Show progress bars, if there is a terminal.
 
     Returns
     -------
     NetworkSet
     """
+    from ..dataset import open_recording
     from ..networks import CanICA, DictLearning, gather_evidence
+    from ..networks.engines.progress import show_progress
 
-    recording = study if isinstance(study, Recording) else open_recording(study, site)
+    recording = study if hasattr(study, "runs") else open_recording(study, site)
     if site not in (None, recording.site):
         raise ParameterError(f"site={site!r}, but the recording is of the site {recording.site!r}.")
     if method not in ("canica", "dictlearning"):
         raise ParameterError(f"Unknown method {method!r}; choose canica or dictlearning.")
     options = {"n_components": n_components, "engine": engine, "random_state": random_state}
     estimator = CanICA(n_init=n_init, **options) if method == "canica" else DictLearning(**options)
-    networks = estimator.fit(recording).networks_
-    networks.info["threshold"] = threshold
-    networks.save(recording.study)
-    if n_repeats:
-        evidence = gather_evidence(networks, recording, n_repeats=n_repeats, random_state=random_state)
-        evidence.save(recording.study)
-        networks = evidence.networks
+    with show_progress(progress):
+        networks = estimator.fit(recording).networks_
+        networks.info["threshold"] = threshold
+        networks.save(recording.study)
+        if n_repeats:
+            evidence = gather_evidence(networks, recording, n_repeats=n_repeats, random_state=random_state)
+            evidence.save(recording.study)
+            networks = evidence.networks
     return networks
 
 
@@ -137,7 +143,7 @@ def lesion_networks(
     from ..lesions import LesionStudy, LossTask
     from ..networks import NetworkSet
 
-    study = as_study(study)
+    study = _study(study)
     networks = NetworkSet.load(study)
     recording = study.recording(networks.geometry.site)
     masks = networks.masks(threshold)
@@ -154,7 +160,7 @@ def lesion_networks(
         options={"value": value, "strength": strength},
     )  # fmt: skip
     print(lesions.forecast(model, tokenizer)["text"])
-    unfinished = study.path("lesion_unfinished")
+    unfinished = study.root / ".lesion.part.npz"
     result = lesions.run(model, tokenizer, checkpoint=unfinished)
     result.info["threshold"] = threshold
     result.info["empty_networks"] = empty
@@ -202,7 +208,7 @@ def compare_pruning(
     from ..pruning import run_grid
     from ..pruning.compensation import default_ridge
 
-    study = as_study(study)
+    study = _study(study)
     context = min(512, calibration_tokens)
     # One penalty for all, by the rule for its calibration size: there is too little text here to hold some of it out.
     shared = {
@@ -223,7 +229,7 @@ def compare_pruning(
         context=context,
         max_tokens=evaluation_tokens,
     )
-    study.write("prune_table", table)
+    write_tsv(study.path("prune_table"), table)
     info = {
         "calibration": {"corpus": calibration.name, "hash": calibration.hash, "n_tokens": calibration_tokens},
         "evaluation": {"corpus": evaluation.name, "hash": evaluation.hash, "n_tokens": evaluation_tokens},
@@ -233,13 +239,19 @@ def compare_pruning(
         "options": shared,
         "variants": PRUNING_VARIANTS,
     }
-    study.write("prune_json", info)
+    write_json(study.path("prune_json"), info)
     return table
 
 
 def _stable_first(networks):
     """Numbers of the networks: those that are not flagged, then the others, each in their order."""
     return sorted(range(len(networks)), key=lambda k: (k in networks.flagged, k))
+
+
+def _study(study):
+    from ..dataset import Study
+
+    return study if isinstance(study, Study) else Study.open(study)
 
 
 def _heldout_of(study, text):

@@ -4,7 +4,7 @@ import numpy as np
 
 from ..exceptions import ParameterError
 from . import style as st
-from .sheets import as_maps, layer_profile, network_names, sheet_mosaic, unit_mosaic
+from .sheets import as_maps, layer_shares, network_names, sheet_mosaic, unit_mosaic
 
 __all__ = ["plot_layer_profiles", "plot_network_map", "plot_network_maps"]
 
@@ -60,7 +60,7 @@ def plot_network_map(
         fig, place = st.fixed_figure(st.PAGE, height + 0.78, title, note)
         image = _draw_sheets(place(0.1, 0.08, width, height), mosaic, corners, geometry)
         side = place(width + 0.55, 0.08, st.PAGE - width - 0.7, height)
-        _draw_profile(side, *layer_profile(z, geometry, threshold), geometry)
+        _draw_profile(side, *layer_shares(z, geometry, threshold), geometry)
         side.set_ylabel("layer", labelpad=1)
         side.set_xlabel("% of the\nlayer's neurons")
         _colorbar(fig, image, place(0.1, height + 0.2, 2.2, 0.09), threshold)
@@ -128,7 +128,7 @@ def plot_network_maps(
             image = _draw_small(ax, z[k], geometry, threshold, topography, kind)
             ax.set_title(names[k], fontsize=7, pad=1.5)
             side = place(left + 0.75 * wide, top, 0.18 * wide, high)
-            _draw_profile(side, *layer_profile(z[k], geometry, threshold), geometry, labels=False)
+            _draw_profile(side, *layer_shares(z[k], geometry, threshold), geometry, labels=False)
             if k % n_columns == 0 and kind == "units":
                 _layer_ticks(ax, geometry, 3)
                 ax.set_ylabel("layer", fontsize=7, labelpad=1)
@@ -157,7 +157,7 @@ def plot_layer_profiles(networks, geometry=None, *, threshold=3.0, title=None, o
     """
     z, geometry = as_maps(networks, geometry)
     names, flag_note = network_names(networks, len(z))
-    share = 100 * np.stack([sum(layer_profile(row, geometry, threshold)) for row in z])
+    share = 100 * np.stack([sum(layer_shares(row, geometry, threshold)) for row in z])
     with st.style():
         height = float(np.clip(0.9 + (0.17 if len(z) <= 40 else 0.1) * len(z), 1.8, 9))
         fig = st.new_figure(st.PAGE * 0.75, height, "Where in depth each network lies" if title is None else title)

@@ -3,31 +3,14 @@
 import numpy as np
 
 from ..exceptions import GeometryMismatchError, ParameterError
+from ..networks.result import zscore_maps
 
 __all__ = [
-    "as_maps", "layer_profile", "mosaic_layout", "network_names", "sheet_mosaic", "signed_max", "unit_mosaic",
-    "zscore_maps",
+    "as_maps", "layer_shares", "mosaic_layout", "network_names", "sheet_mosaic", "signed_max", "unit_mosaic",
 ]  # fmt: skip
 
 FLAG = "°"  # behind the number of a network that is empty or unstable
 FLAG_NOTE = f"{FLAG} flagged: empty or unstable."
-
-
-def zscore_maps(maps):
-    """Standardise each map over neurons.
-
-    Parameters
-    ----------
-    maps : array of shape (n_networks, n_neurons)
-        A constant map becomes 0.
-
-    Returns
-    -------
-    ndarray of shape (n_networks, n_neurons)
-    """
-    maps = np.atleast_2d(np.asarray(maps, np.float32))
-    spread = maps.std(axis=1, keepdims=True)
-    return (maps - maps.mean(axis=1, keepdims=True)) / np.where(spread > 0, spread, 1)
 
 
 def as_maps(networks, geometry=None):
@@ -68,7 +51,7 @@ def as_maps(networks, geometry=None):
         raise GeometryMismatchError(
             f"Maps of shape {maps.shape} do not fit a geometry of {geometry.n_neurons} neurons."
         )
-    return zscore_maps(maps), geometry
+    return zscore_maps(np.atleast_2d(maps)), geometry
 
 
 def network_names(networks, n):
@@ -217,7 +200,7 @@ def unit_mosaic(values, geometry, topography=None, n_bins=None):
     return signed_max(out.reshape(geometry.n_layers, n_bins, per_bin))
 
 
-def layer_profile(z, geometry, threshold=3.0):
+def layer_shares(z, geometry, threshold=3.0):
     """Share of each layer's neurons that a network takes, positive and negative apart.
 
     Parameters

@@ -150,7 +150,7 @@ def joint_networks(model, tokenizer, texts, *, n_components=128, n_tokens=8192, 
     LayerMaps
         The part of every map that lies in each layer; z-scored over the neurons of the whole model.
     """
-    from ..networks.engines.ica import layered_ica
+    from ..networks.engines.layered import layered_ica
 
     context = min(context, longest_context(model))
     parts = find_mlp_parts(model)
@@ -189,7 +189,7 @@ def _groups(tokenizer, texts, group_size, n_groups, context):
 
 def _group_maps(model, blocks, parts, signals, k, seed):
     """Maps of each layer for one group of texts."""
-    from ..networks.engines.ica import layered_ica
+    from ..networks.engines.layered import layered_ica
 
     walk = Walk(model, blocks)
     for part in parts:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from ..exceptions import UnsupportedArchitectureError
-from ..stats.precision import full_precision
+from ..stats.moments import exact_matmul
 
 __all__ = ["Samples", "activation_of", "conjugate_gradients", "reconstruct", "split_readers"]
 
@@ -212,7 +212,7 @@ def reconstruct(part, activation, samples, *, readers=("up",), rounds=2, n_steps
         Held-out error after each accepted refit, as a share of the error before.
     """
     mlp = _Gated(part, activation)
-    with full_precision():
+    with exact_matmul():
         errors = [_held_error(mlp, samples)]
         for _ in range(rounds):
             for which in readers:

@@ -8,12 +8,12 @@ import pandas as pd
 
 from ..exceptions import LLMBrainError, ParameterError
 from ..files import read_json, read_tsv
+from ..networks.result import THRESHOLD
 from .display import BYTES, display_order, other_half
 from .stations import read_stations
 
 __all__ = ["from_object", "from_study"]
 
-THRESHOLD = 3.0
 N_DRAWS = 99  # of circular shifts; names of networks are suggestions and need no finer p
 
 
@@ -81,7 +81,7 @@ def from_study(study, topography="auto"):
     """
     model, corpus = study.info.get("model", {}), study.info.get("corpus", {})
     data = ReportData(
-        title=short_name(model.get("id", study.subject)), subtitle=f"on the corpus “{corpus.get('name', study.task)}”",
+        title=model_name(model.get("id", study.subject)), subtitle=f"on the corpus “{corpus.get('name', study.task)}”",
         model=model, corpus=corpus, root=study.root, output=study.path("report"),
     )  # fmt: skip
     _networks(study, data)
@@ -287,10 +287,10 @@ def from_object(obj, topography="auto"):
             "fitted CanICA or DictLearning, a lesion result, a dose response, an order, a pruned model, or the table "
             "of run_grid."
         )
-    data.subtitle = short_name(data.model["id"]) if data.model.get("id") else ""
+    data.subtitle = model_name(data.model["id"]) if data.model.get("id") else ""
     return data
 
 
-def short_name(name):
+def model_name(name):
     """Last part of a model's name: what a reader calls it."""
     return str(name).rstrip("/").rsplit("/", 1)[-1]

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 
 from .. import plotting
-from ..plotting.sheets import as_maps, layer_profile
+from ..networks.result import STABLE
+from ..plotting.sheets import as_maps, layer_shares
 from .effects import lesions_by_number, main_controls, main_lesions, q_column, unit_of
 from .graphics import MapPainter, course_svg, effect_strip, profile_svg
 from .page import Section, figure, page_of
@@ -18,7 +19,6 @@ METRICS = {
 }  # fmt: skip
 PAGE_ONLY = ("share", "layers", "iq", "coverage", "icc")  # columns that would make the table too wide
 MAPS_UP_TO = 40  # small multiples of more networks are too small to read
-STABLE = 0.7  # a network of less stability is flagged, as everywhere in the package
 
 
 def network_flags(data):
@@ -145,7 +145,7 @@ def _stability(data, render):
 def network_table(data):
     """One row a network: size, depth, variance, stability, kind of text it answers to, lesion effect, flags."""
     z, geometry = as_maps(data.networks)
-    profile = [sum(layer_profile(row, geometry, data.threshold)) for row in z]
+    profile = [sum(layer_shares(row, geometry, data.threshold)) for row in z]
     size = (np.abs(z) > data.threshold).sum(axis=1)
     table = pd.DataFrame({"network": np.arange(len(z)), "n_neurons": size, "share": size / z.shape[1]})
     table["peak_layer"] = [geometry.layers[int(p.argmax())] for p in profile]
@@ -211,7 +211,7 @@ def _head(data, k, z, row, painter):
         facts.append(("90 % of its energy in layers", row["layers"]))
     facts += [(label, number(row[name], name)) for name, label in METRICS.items() if pd.notna(row.get(name))]
     facts += _drivers(data, k)
-    positive, negative = layer_profile(z, data.geometry, data.threshold)
+    positive, negative = layer_shares(z, data.geometry, data.threshold)
     return {
         "k": k, "id": f"network-{k:02d}", "facts": facts, "map": painter.paint(z), "flag": row["flag"],
         "warnings": _warnings(data, k, row, n),

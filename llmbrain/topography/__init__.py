@@ -7,7 +7,7 @@ then a blob is a finding and not a product of the sorting.
 """
 
 from .layout import assign_to_grid, embed_features, hilbert_curve
-from .order import Topography, fit_topography, loadings_from_courses, loadings_from_maps
+from .order import Topography, fit_topography, loadings_from_maps
 
 __all__ = [
     "Topography",
@@ -15,6 +15,5 @@ __all__ = [
     "embed_features",
     "fit_topography",
     "hilbert_curve",
-    "loadings_from_courses",
     "loadings_from_maps",
 ]

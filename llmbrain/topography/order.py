@@ -8,17 +8,17 @@ import numpy as np
 from ..exceptions import GeometryMismatchError, ParameterError
 from ..files import read_json, save_img, write_json
 from ..geometry import NeuronGeometry
+from ..registry import Registry
 from .layout import assign_to_grid, embed_features, hilbert_curve, two_largest
 
-__all__ = ["Topography", "fit_topography", "loadings_from_courses", "loadings_from_maps"]
+__all__ = ["Topography", "fit_topography", "loadings_from_maps"]
 
-METHODS = ("transport", "hilbert")
-SAMPLE = 20_000  # neurons that the rotation is estimated on; all are then rotated
+METHODS = Registry("method")
 
 
 @dataclass(frozen=True, eq=False)
 class Topography:
-    """A display order of neurons, one permutation a layer.
+    """A display order of neurons, one permutation per layer.
 
     Parameters
     ----------
@@ -127,8 +127,7 @@ def fit_topography(features, geometry, method="transport", source=None, random_s
     Parameters
     ----------
     features : array of shape (n_features, n_neurons)
-        Network loadings of one half of the data, e.g. maps; for raw time courses use
-        :func:`loadings_from_courses` first.
+        Network loadings of one half of the data, such as maps or :func:`loadings_from_maps`.
     geometry : NeuronGeometry
         The neurons.
     method : {"transport", "hilbert"}
@@ -149,11 +148,10 @@ def fit_topography(features, geometry, method="transport", source=None, random_s
     ParameterError
         If the method is unknown, or features are not finite.
     GeometryMismatchError
-        If features do not have one column a neuron.
+        If features do not have one column per neuron.
     """
     features = np.atleast_2d(np.asarray(features, np.float32))
-    if method not in METHODS:
-        raise ParameterError(f"method={method!r} is unknown; choose one of {list(METHODS)}.")
+    METHODS.check(method)
     if features.shape[-1] != geometry.n_neurons:
         raise GeometryMismatchError(f"Expected {geometry.n_neurons} neurons on the last axis; got {features.shape}.")
     if not np.isfinite(features).all():
@@ -162,56 +160,26 @@ def fit_topography(features, geometry, method="transport", source=None, random_s
     rows, cols = geometry.shape[1:]
     halves, order = _half_features(features)
     cells = np.empty(geometry.n_neurons, np.int64)
-    curve = hilbert_curve(rows, cols)
-    for i, size in enumerate(geometry.sizes):
+    for i in range(geometry.n_layers):
         where = geometry.layer_slice(i)
-        if method == "hilbert":
-            along = curve[:, 0] * cols + curve[:, 1]
-            cells[where][np.argsort(_dominance(halves[:, where], order), kind="stable")] = along[along < size]
-        else:
-            points = embed_features(halves[:, where], order, aspect=cols / rows)
-            cells[where] = assign_to_grid(points, rows, cols, rng)
+        cells[where] = METHODS[method](halves[:, where], order, rows, cols, rng)
     info = {"method": method, "n_features": len(features), "source": source, "seed": random_state}
     return Topography(cells, geometry, info)
 
 
-def loadings_from_courses(courses, n_features=24, random_state=0):
-    """Reduce time courses to independent loadings, the features of :func:`fit_topography`.
+@METHODS.register("transport")
+def _transport(halves, order, rows, cols, rng):
+    """Cells by optimal transport from places between the anchors of the features."""
+    return assign_to_grid(embed_features(halves, order, aspect=cols / rows), rows, cols, rng)
 
-    Parameters
-    ----------
-    courses : array of shape (n_tokens, n_neurons)
-        Activations of one half of the data.
-    n_features : int
-        How many loadings to keep.
-    random_state : int
-        Seed of the reduction.
 
-    Returns
-    -------
-    ndarray of shape (n_features, n_neurons)
-        Spatially independent maps of this half, z-scored over neurons.
-    """
-    import warnings
-
-    from sklearn.decomposition import FastICA
-    from sklearn.exceptions import ConvergenceWarning
-
-    courses = np.asarray(courses, np.float32)
-    scaled = courses - courses.mean(axis=0)
-    scaled /= np.maximum(scaled.std(axis=0), 1e-6)
-    n_features = int(min(n_features, *courses.shape))
-    left = np.linalg.eigh(scaled @ scaled.T)[1][:, ::-1][:, :n_features]
-    maps = (left.T @ scaled).astype(np.float64)  # float32 is too coarse for the fixed point
-    sample = np.arange(maps.shape[1])
-    if len(sample) > SAMPLE:
-        sample = np.sort(np.random.default_rng(random_state).choice(len(sample), SAMPLE, replace=False))
-    # A loose tolerance stops at saddle points, where networks are mixed; one that has not converged still sorts.
-    ica = FastICA(whiten="unit-variance", max_iter=100, tol=1e-5, random_state=random_state)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        ica.fit(maps[:, sample].T)
-    return ica.transform(maps.T).T.astype(np.float32)
+@METHODS.register("hilbert")
+def _along_a_curve(halves, order, rows, cols, rng):
+    """Cells along a Hilbert curve, in the order of the dominant feature."""
+    curve, cells = hilbert_curve(rows, cols), np.empty(halves.shape[1], np.int64)
+    along = curve[:, 0] * cols + curve[:, 1]
+    cells[np.argsort(_dominance(halves, order), kind="stable")] = along[along < len(cells)]
+    return cells
 
 
 def loadings_from_maps(courses, maps):

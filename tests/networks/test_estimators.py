@@ -138,7 +138,7 @@ def test_every_epoch_of_the_dictionary_counts(planted):
     assert settled.converged_.all() and settled.n_iter_[0] > 4
     far = []
     for n in (1, 2, 4):
-        with pytest.warns(NumericalWarning, match=f"did not settle in {n} passes"):
+        with pytest.warns(NumericalWarning, match=f"did not converge in {n} passes"):
             found = DictLearning(K, n_epochs=n, **options).fit(runs)
         assert found.n_iter_.tolist() == [n] and not found.converged_.any()
         far.append(np.abs(found.components_ - settled.components_).max())
@@ -153,7 +153,7 @@ def test_alpha_follows_the_data_and_dead_atoms_are_flagged(planted):
     assert DictLearning(K, geometry=GEOMETRY).fit(short).alpha_ == pytest.approx(1.0)
     with pytest.raises(ParameterError, match="no neuron in any map"):  # nilearn's default
         DictLearning(K, geometry=GEOMETRY, alpha=10).fit(short)
-    with pytest.warns(NumericalWarning, match=r"networks are empty \(numbers .*they are flagged"):
+    with pytest.warns(NumericalWarning, match=r"networks are empty \(numbers .* and are flagged"):
         found = DictLearning(2 * K, geometry=GEOMETRY, alpha=9.0).fit(runs)
     empty = np.flatnonzero(~found.components_.any(1))
     assert 0 < len(empty) < 2 * K and np.isfinite(found.components_).all()
@@ -458,7 +458,7 @@ def test_rank_deficient_data(Estimator, engine):
         ({"engine": "nilearn", "scope": "layer"}, "scope"),
         ({"engine": "nilearn", "solver_params": {"tol": 1}}, "solver_params"),
         ({"solver_params": "fast"}, "must be a dict"),
-        ({"solver_params": {"device": "meta-cuda"}}, "device 'meta-cuda' is not there"),
+        ({"solver_params": {"device": "meta-cuda"}}, "device 'meta-cuda' is not available"),
         ({"random_state": np.random.default_rng(0)}, "RandomState or None; got a Generator"),
         ({"n_components": "many"}, "positive integer"),
         ({"n_components": "auto", "scope": "layer"}, "needs scope"),
@@ -505,7 +505,7 @@ def test_bad_runs(planted, tmp_path):
         CanICA(3, geometry=GEOMETRY).fit(runs, confounds=[None, tmp_path / "nowhere.tsv"])
     with pytest.raises(ParameterError, match="confounds of run 0 must be numbers"):
         CanICA(3, geometry=GEOMETRY).fit(runs, confounds=[pd.DataFrame({"kind": ["code"] * 200}), None])
-    with pytest.raises(ParameterError, match="one row a token"):
+    with pytest.raises(ParameterError, match="one row per token"):
         CanICA(3, geometry=GEOMETRY).fit(runs, confounds=[np.zeros((20, 1)), None])
     with pytest.raises(MaskError, match="no neuron"):
         CanICA(3, geometry=GEOMETRY, mask=GEOMETRY.to_img(np.zeros(1940))).fit(runs)
@@ -514,7 +514,7 @@ def test_bad_runs(planted, tmp_path):
 @pytest.mark.parametrize(
     ("params", "match"),
     [
-        ({"mask_strategy": "epi"}, "few would be left"),
+        ({"mask_strategy": "epi"}, "few or none"),
         ({"detrend": True}, "follows the position"),
         ({"standardize": "psc"}, "networks are lost"),
         ({"standardize": None}, "few loud neurons"),

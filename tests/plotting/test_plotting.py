@@ -12,7 +12,7 @@ from llmbrain.geometry import NeuronGeometry
 from llmbrain.networks import NetworkSet
 from llmbrain.plotting import style
 from llmbrain.plotting.carpet import carpet_rows
-from llmbrain.plotting.sheets import as_maps, layer_profile, sheet_mosaic, signed_max, unit_mosaic
+from llmbrain.plotting.sheets import as_maps, layer_shares, sheet_mosaic, signed_max, unit_mosaic
 from llmbrain.topography import fit_topography
 
 GEOMETRY = NeuronGeometry.from_sizes([96] * 6, layers=[2, 3, 5, 7, 11, 13])
@@ -106,7 +106,7 @@ def test_the_profile_counts_what_the_masks_count(maps):
     networks = Networks(GEOMETRY, 6)
     z, _ = as_maps(networks)
     for row in z:
-        positive, negative = layer_profile(row, GEOMETRY, 2.5)
+        positive, negative = layer_shares(row, GEOMETRY, 2.5)
         counts = np.bincount(GEOMETRY.layer_of[np.abs(row) > 2.5], minlength=6)
         np.testing.assert_allclose((positive + negative) * 96, counts)
 

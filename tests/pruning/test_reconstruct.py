@@ -433,4 +433,102 @@ def test_walks_do_not_touch_the_model(tokenizer, texts):
 
 
 # -- few tokens -----------------------------------------------------------------------------------------------------
+def test_a_filtered_covariance_keeps_span_and_diagonal():
+    from llmbrain.pruning.filtering import FilteredMoments
+    from llmbrain.stats.moments import Moments
+
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(300, 3, generator=g) @ torch.randn(3, 12, generator=g) + 0.1 * torch.randn(300, 12, generator=g)
+    m = Moments(12)
+    m.update(x)
+    _, vectors = torch.linalg.eigh(m.covariance)
+    whole = FilteredMoments(m, vectors)
+    torch.testing.assert_close(whole.covariance, m.covariance, rtol=1e-6, atol=1e-8)
+    part = FilteredMoments(m, vectors[:, -3:])
+    torch.testing.assert_close(part.covariance.diagonal(), m.covariance.diagonal(), rtol=1e-6, atol=1e-8)
+    assert float((part.covariance - m.covariance).abs().max()) < 0.05
+    torch.testing.assert_close(part.mean, m.mean)
+
+
+def test_a_subspace_helps_where_tokens_are_few():
+    """Three factors drive forty neurons; from thirty tokens the filtered fit is nearer to the truth."""
+    from llmbrain.pruning.compensation import compensate, output_error
+    from llmbrain.pruning.filtering import FilteredMoments
+    from llmbrain.stats.moments import Moments
+
+    g = torch.Generator().manual_seed(1)
+    mixing = torch.randn(3, 40, generator=g)
+
+    def draw(n):
+        m = Moments(40)
+        m.update(torch.randn(n, 3, generator=g) @ mixing + 0.5 * torch.randn(n, 40, generator=g))
+        return m
+
+    few, many = draw(30), draw(50_000)
+    w, kept = torch.randn(5, 40, generator=g), torch.arange(20)
+    basis = torch.linalg.svd(mixing.double().T, full_matrices=False)[0]
+    plain = output_error(w, many, kept, compensate(w, few, kept, "affine", 1e-2))
+    filtered = output_error(w, many, kept, compensate(w, FilteredMoments(few, basis), kept, "affine", 1e-2))
+    assert filtered < plain
+
+
+@pytest.mark.parametrize("subspace", ["networks", "principal"])
+def test_subspaces_run(subspace, tokenizer, texts):
+    model = tiny_model("llama")
+    networks = "layers" if subspace == "networks" else None
+    options = {"context": 64, "subspace": subspace, "rank": 8}
+    pruned = quick(model, tokenizer, texts[:5], 0.5, networks=networks, options=options)
+    assert pruned.summary["neurons_after"] == 96
+    if subspace == "networks":
+        with pytest.raises(ParameterError, match="networks="):
+            quick(model, tokenizer, texts[:5], 0.5, options={"context": 64, "subspace": subspace})
+
+
 # -- domains --------------------------------------------------------------------------------------------------------
+def test_engagement_is_the_ratio_of_variances(tokenizer, texts):
+    from llmbrain.pruning.domain import domain_scores, engagement
+
+    model = tiny_model("llama")
+    networks = layer_networks(model, tokenizer, texts[:10], n_components=4, context=64)
+    same = engagement(model, tokenizer, texts[:6], texts[:6], networks, context=64)
+    assert all(torch.allclose(g, torch.ones_like(g)) for g in same.gain)
+    digits = [" ".join(str(i * j) for i in range(30)) for j in range(1, 7)]
+    other = engagement(model, tokenizer, digits, texts[:6], networks, context=64)
+    assert any(float((g - 1).abs().max()) > 0.2 for g in other.gain)
+    plain = domain_scores(model, networks, other, power=0, balance=1)
+    flap = [f.score.numpy() for f in Pruner(model, tokenizer, texts[:6], {"context": 64}).survey("flap")]
+    for a, b in zip(plain, flap):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-9)
+
+
+def test_ways_of_keeping_a_domain_are_compared_at_one_size(tokenizer, texts):
+    from llmbrain.pruning.domain import WAYS, compare_domains
+
+    digits = [" ".join(str(i * j) for i in range(30)) for j in range(1, 9)]
+    arguments = (tiny_model("llama"), tokenizer, digits[:6], texts[:6], {"digits": digits[6:], "words": texts[30:32]})
+    rest = {"n_components": 4, "options": {"context": 64}, "context": 64, "progress": False}
+    table = compare_domains(*arguments, localizer=(digits[:4], texts[:4]), ratio=(0.3, 0.5), **rest)
+    assert table["way"].tolist() == ["dense", *(w for way in WAYS for w in (way, way))]
+    assert np.isfinite(table[["digits", "words"]].to_numpy()).all()
+    guided = compare_domains(*arguments, ways=["general"], **rest)
+    assert guided["digits"].iloc[1] == pytest.approx(table["digits"].iloc[1])
+    with pytest.raises(ParameterError, match="localizer"):
+        compare_domains(*arguments, ways=["general + localizer"], **rest)
+
+
+def test_a_localizer_finds_the_neurons_that_speak_in_one_condition(tokenizer, texts):
+    from llmbrain.models.hooks import site_hooks
+    from llmbrain.models.parts import find_mlp_parts
+    from llmbrain.pruning import localizer_contrast
+    from llmbrain.pruning.engine import input_site
+
+    model = tiny_model("llama")
+    digits = [" ".join(str(i * j) for i in range(12)) for j in range(1, 9)]
+    found = localizer_contrast(model, tokenizer, digits, texts[:8], context=64)
+    part, loud = find_mlp_parts(model)[1], []
+    with torch.no_grad(), site_hooks([input_site(part.down)], lambda i, x: loud.append(x.abs().mean(1)[0])):
+        for text in digits + texts[:8]:
+            model(torch.tensor([tokenizer(text)["input_ids"][:64]]))
+    a, b = torch.stack(loud[:8]).double(), torch.stack(loud[8:]).double()
+    t = (a.mean(0) - b.mean(0)) / (a.var(0) / 8 + b.var(0) / 8).sqrt()
+    np.testing.assert_allclose(found[1].numpy(), t.numpy(), rtol=1e-3, atol=1e-3)

@@ -1,4 +1,4 @@
-"""The numerical engines behind the estimators: plain functions on arrays, without files, hooks or globals.
+"""Numerical engines of the estimators: plain functions on arrays.
 
 Nothing here imports nilearn or nibabel except :mod:`~llmbrain.networks.engines.nilearn_engine`.
 """

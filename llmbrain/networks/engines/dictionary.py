@@ -1,10 +1,8 @@
 """Sparse dictionaries by full passes over all neurons.
 
-The problem is that of Mensch et al. (2016) as nilearn poses it: reduced rows ``X`` (n_rows, n_neurons) are written
-as ``D C`` with unit atoms ``D`` (n_rows, n_components) and sparse maps ``C`` so that
-``1/2 |X - D C|^2 + alpha |C|_1`` is least. nilearn learns it online from a few thousand neurons drawn at random; here
-every pass codes all neurons and then solves for the atoms, so that nothing depends on a draw, no neuron is unseen, and
-the number of passes means what it says.
+The problem is that of Mensch et al. (2016) as nilearn poses it: write reduced rows ``X`` (n_rows, n_neurons) as ``D C``
+with unit atoms ``D`` (n_rows, n_components) and sparse maps ``C`` so that ``1/2 |X - D C|^2 + alpha |C|_1`` is minimal.
+nilearn learns online from a few thousand random neurons; here every pass codes all neurons.
 """
 
 import warnings
@@ -14,16 +12,17 @@ import numpy as np
 import torch
 
 from ...exceptions import NumericalWarning, ParameterError
-from .fixed_point import draw_rotations, fastica
-from .group import GroupICA, check_n_components, order_maps, say_dead, sparsest
+from .group import GroupICA, check_n_components, order_maps, warn_dead, warn_flat
+from .ica import draw_rotations, fastica
 from .linalg import gram, product
 from .parallel import block_map, workers
+from .progress import track
 from .reduction import group_subspace, project, whiten_rows
 from .runs import CleanedRuns
 
 __all__ = ["group_dictionary", "sparse_dictionary"]
 
-BLOCK = 1 << 16  # values of a block of codes, which stays in the cache through a whole sweep
+BLOCK = 1 << 16  # values of a block of codes, which stays in the cache during a whole sweep
 
 
 @dataclass
@@ -38,14 +37,14 @@ class Dictionary:
 
 
 def sparse_dictionary(x, codes, alpha, *, n_epochs=100, sweeps=3, tol=1e-4):
-    """Alternate between coding all neurons by coordinate descent and updating the atoms.
+    """Minimise the objective by coding all neurons (coordinate descent) and updating the atoms in turn.
 
     Parameters
     ----------
     x : tensor of shape (n_rows, n_neurons)
         Data.
     codes : tensor of shape (n_components, n_neurons)
-        Maps to begin with; overwritten.
+        Initial maps; overwritten.
     alpha : float
         Weight of the l1 norm, in units of ``x``.
     n_epochs : int
@@ -53,7 +52,7 @@ def sparse_dictionary(x, codes, alpha, *, n_epochs=100, sweeps=3, tol=1e-4):
     sweeps : int
         Sweeps of coordinate descent over the components in each pass.
     tol : float
-        The iteration ends when the objective falls by less than this share.
+        The iteration ends when the objective falls by a smaller share than this.
 
     Returns
     -------
@@ -67,7 +66,7 @@ def sparse_dictionary(x, codes, alpha, *, n_epochs=100, sweeps=3, tol=1e-4):
     atoms = first = _first_atoms(x, codes)
     codes.zero_()
     history, converged = [], False
-    for _ in range(n_epochs):
+    for _ in track(range(n_epochs), "Dictionary, passes at most"):
         inner, cross, l1 = _code(x, codes, atoms, alpha, sweeps)
         fit = total - 2 * float((cross * atoms).sum()) + float((gram(atoms.T) * inner).sum())
         history.append(0.5 * fit + alpha * l1)
@@ -120,7 +119,7 @@ def _code(x, codes, atoms, alpha, sweeps):
 
 
 def _update_atoms(atoms, inner, cross, passes=2):
-    """Block coordinate descent over the atoms; atoms that no neuron uses stay as they are."""
+    """Block coordinate descent over the atoms; atoms that no neuron uses are not changed."""
     atoms = atoms.clone()
     scale = inner.diagonal().max()
     for _ in range(passes):
@@ -150,21 +149,21 @@ def group_dictionary(
     device=None,
     warn=True,
 ):
-    """Decompose runs into sparse maps, begun from independent components.
+    """Decompose runs into sparse maps, starting from independent components.
 
     Parameters
     ----------
     runs, n_components, confounds, group, detrend, standardize, random_state, device, warn
         As in :func:`~llmbrain.networks.group_ica`.
     alpha : "auto" or float
-        Weight of the l1 norm. The data are sums over tokens, so what it means grows with the square root of their
-        number: ``"auto"`` is ``0.1 * sqrt(n_tokens)``.
+        Weight of the l1 norm. Its natural size grows with the square root of the number of tokens: ``"auto"`` is
+        ``0.1 * sqrt(n_tokens)``.
     init : ndarray of shape (n_components, n_neurons), optional
-        Maps to begin with, instead of independent components.
+        Initial maps, instead of independent components.
     rows_per_run : float
-        Rows kept of the data, over ``n_components``.
+        Rows kept of the data, as a multiple of ``n_components``.
     n_epochs, tol : int, float
-        End of the iteration, see :func:`sparse_dictionary`.
+        End of the iteration; see :func:`sparse_dictionary`.
 
     Returns
     -------
@@ -195,14 +194,15 @@ def group_dictionary(
         raise ParameterError(f"alpha={alpha:g} leaves no neuron in any map; use a smaller one (0.1 * sqrt(n_tokens)).")
     if warn and not found.converged:
         warnings.warn(
-            f"The dictionary did not settle in {n_epochs} passes (last change of the objective "
+            f"The dictionary did not converge in {n_epochs} passes (last change of the objective "
             f"{1 - found.objective[-1] / found.objective[-2] if n_epochs > 1 else float('nan'):.1e}).",
             NumericalWarning,
             stacklevel=2,
         )
     dead = data.dead()
     if warn:
-        say_dead(dead, data)
+        warn_dead(dead, data)
+        warn_flat(subspace)
     found.codes[:, dead.to(found.codes.device)] = 0
     maps, courses, variance = order_maps(data, found.codes.cpu().numpy())
     return GroupICA(
@@ -218,16 +218,15 @@ def group_dictionary(
         rotations=np.eye(n_components)[None],
         whitened=None,
         group=subspace.group,
+        flat=subspace.flat,
         initial=(begun, found.first_atoms.cpu().numpy()),
     )
 
 
 def _begin(x, subspace, n_components, random_state):
-    """Independent components of the leading rows, one start."""
-    z = x[:n_components] / subspace.values[:n_components].sqrt().float()[:, None]
-    z = whiten_rows(z)
-    w = fastica(z, draw_rotations(1, n_components, random_state, z.device)).w
-    return product(w[sparsest(w, z)].float(), z)
+    """Independent components of the leading rows, from one start."""
+    z = whiten_rows(x[:n_components] / subspace.values[:n_components].sqrt().float()[:, None])
+    return product(fastica(z, draw_rotations(1, n_components, random_state, z.device)).w[0].float(), z)
 
 
 def _given(init, data):

@@ -4,29 +4,24 @@ import warnings
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 
 from ...exceptions import NumericalWarning, ParameterError
-from .fixed_point import CACHE_ROWS, CACHE_VALUES, CONTRASTS, Rotations, draw_rotations, fastica
-from .group_models import TRY_STEPS, TRY_TOL, choose_subspace
-from .ica import batched_fastica
-from .linalg import product
-from .maps import least_squares_courses, order_and_sign, order_maps, rotated, run_products
-from .parallel import block_map, hand_back, workers
-from .reduction import STRIDE_GPU, group_subspace, whiten
+from .contrasts import CONTRASTS
+from .group_models import TRY_CONTRAST, TRY_STEPS, TRY_TOL, choose_subspace
+from .ica import Rotations, batched_fastica, draw_rotations, fastica, sparsest_start
+from .maps import order_and_sign, order_maps, rotated
+from .parallel import hand_back, workers
+from .reduction import group_subspace, whiten
 from .runs import CleanedRuns
 
 __all__ = [
     "GroupICA",
     "check_n_components",
     "group_ica",
-    "largest_norms",
-    "least_squares_courses",
     "order_maps",
-    "run_products",
-    "say_convergence",
-    "say_dead",
-    "sparsest",
+    "warn_convergence",
+    "warn_dead",
+    "warn_flat",
 ]
 
 
@@ -41,27 +36,29 @@ class GroupICA:
     variance : ndarray of shape (n_components,)
         Share of the variance of the cleaned data that each map explains.
     n_iter, converged : ndarray of shape (n_init,)
-        Steps of each restart, and whether it met the tolerance.
+        Steps of each start, and whether it met the tolerance.
     chosen : int
-        The restart the maps come from.
+        The start that the maps come from.
     singular_values : ndarray of shape (n_components,)
         Of the group data.
     dead : ndarray of bool, shape (n_neurons,)
         Neurons that are constant or not finite in every run; their maps are 0.
     n_nonfinite : int
-        How many of them hold values that are not finite.
+        How many of them hold non-finite values.
     time_courses : list of ndarray (n_tokens, n_components) or None
         Courses of the maps by least squares on the cleaned runs.
     rotations : ndarray of shape (n_init, n_components, n_components)
-        The rotation of each restart; rows of two restarts correlate as ``rotations[i] @ rotations[j].T``.
+        The rotation of each start; rows of two starts correlate as ``rotations[i] @ rotations[j].T``.
     whitened : ndarray of shape (n_components, n_neurons) or None
-        White data, kept if ``keep_restarts``: the maps of restart ``i`` are ``rotations[i] @ whitened``.
+        White data, kept if ``keep_restarts``: the maps of start ``i`` are ``rotations[i] @ whitened``.
     group : str
-        Which group model was used.
+        The group model that was used.
+    flat : bool
+        Whether the runs share more directions equally well than there are components; see :func:`warn_flat`.
     tail_weights : dict
         Tail weight of the maps of each group model, where both were tried.
     initial : tuple of two ndarrays or None
-        Of a dictionary: the maps it was begun from, and their loadings ``(n_rows, n_components)``.
+        For a dictionary: its initial maps, and their loadings ``(n_rows, n_components)``.
     """
 
     maps: np.ndarray
@@ -76,6 +73,7 @@ class GroupICA:
     rotations: np.ndarray
     whitened: np.ndarray
     group: str
+    flat: bool = False
     tail_weights: dict = field(default_factory=dict)
     initial: tuple = None
 
@@ -131,7 +129,7 @@ def group_ica(
         ``"auto"`` tries both and keeps the one whose maps have heavier tails; see
         :func:`~llmbrain.networks.engines.group_models.choose_subspace`.
     rows_per_run : float
-        For ``"runs"``: rows kept of each run over ``n_components``.
+        For ``"runs"``: rows kept of each run, as a multiple of ``n_components``.
     do_cca : bool
         For ``"runs"``: bring the rows to unit norm before they are stacked.
     n_init : int
@@ -139,7 +137,7 @@ def group_ica(
     contrast : {"cube", "logcosh"}
         Contrast of FastICA.
     max_iter, tol : int, float
-        End of the iteration.
+        End of the iteration: largest number of steps, and the criterion of convergence.
     detrend, standardize : bool
         Cleaning, see :class:`~llmbrain.networks.engines.runs.CleanedRuns`.
     random_state : int or RandomState
@@ -149,9 +147,9 @@ def group_ica(
     time_courses : bool
         Whether to return the courses.
     keep_restarts : bool
-        Whether to keep the white data, with which every restart can be inspected.
+        Whether to keep the white data, with which every start can be inspected.
     warn : bool
-        Whether to say that restarts did not converge or that neurons are dead.
+        Whether to warn about starts that did not converge, dead neurons and runs that are copies of each other.
 
     Returns
     -------
@@ -182,7 +180,8 @@ def group_ica(
         if group == "auto":
             choice = choose_subspace(data, n_components, start=starts[:1], **options)
             subspace, z, weights = choice.subspace, choice.z, choice.weights
-            begun = choice.begun if contrast == "cube" and max_iter >= TRY_STEPS and tol <= TRY_TOL else None
+            same_search = contrast == TRY_CONTRAST and max_iter >= TRY_STEPS and tol <= TRY_TOL
+            begun = choice.begun if same_search else None
             del choice  # so that the maps can take the place of the white data
         else:
             subspace, weights, begun = group_subspace(data, n_components, group=group, **options), {}, None
@@ -191,7 +190,7 @@ def group_ica(
         subspace.rows = None
         hand_back()
         found = _rotate(z, starts, contrast, max_iter, tol, begun)
-        chosen = sparsest(found.w, z)
+        chosen = sparsest_start(found.w, z)
         hand_back()
         maps = rotated(found.w[chosen].float(), z, in_place=not keep_restarts)
         dead = data.dead()
@@ -203,8 +202,9 @@ def group_ica(
     w = found.w.cpu()
     w[chosen] = w[chosen][order] * signs[:, None].double().cpu()
     if warn:
-        say_dead(dead, data)
-        say_convergence(found.converged, found.change.max())
+        warn_dead(dead, data)
+        warn_flat(subspace)
+        warn_convergence(found.converged, found.change.max())
     return GroupICA(
         maps=maps.cpu().numpy(),
         variance=variance,
@@ -218,15 +218,17 @@ def group_ica(
         rotations=w.numpy(),
         whitened=None if z is None else z.cpu().numpy(),
         group=subspace.group,
+        flat=subspace.flat,
         tail_weights=weights,
     )
 
 
 def _rotate(z, starts, contrast, max_iter, tol, begun=None):
     """FastICA from all starts; on a GPU without waiting for it at every step."""
-    if z.device.type == "cpu" or contrast != "cube":
-        return fastica(z, starts, contrast=contrast, max_iter=max_iter, tol=tol, begun=begun)
-    w, *rest = (part[0] for part in batched_fastica(z[None], starts[None], max_iter=max_iter, tol=tol))
+    search = {"contrast": contrast, "max_iter": max_iter, "tol": tol}
+    if z.device.type == "cpu":
+        return fastica(z, starts, **search, begun=begun)
+    w, *rest = (part[0] for part in batched_fastica(z[None], starts[None], **search))
     return Rotations(w, *(part.cpu().numpy() for part in rest))
 
 
@@ -236,68 +238,48 @@ def _check_search(n_init, contrast, max_iter, tol):
             f"n_init and max_iter must be at least 1 and tol positive; got n_init={n_init}, max_iter={max_iter}, "
             f"tol={tol}."
         )
-    if contrast not in CONTRASTS:
-        raise ParameterError(f"contrast is one of {', '.join(CONTRASTS)}; got {contrast!r}.")
+    CONTRASTS.check(contrast)
 
 
-def sparsest(w, z):
-    """The restart whose largest l1 norm of a map is smallest (nilearn's rule)."""
-    return int(_sums(w, z, torch.abs).amax(1).argmin())
-
-
-def largest_norms(w, z, function):
-    """The restart with the largest sum over rows of the squared mean of ``function(y)``."""
-    return int((_sums(w, z, function) / z.shape[1]).square().sum(1).argmax())
-
-
-def _sums(w, z, function):
-    """Sums over samples of ``function(W z)`` for every restart and row, float64."""
-    r, c = w.shape[:2]
-    rows = w.reshape(r * c, c).float()
-    total = torch.zeros(r * c, dtype=torch.float64, device=z.device)
-
-    size = STRIDE_GPU if z.device.type != "cpu" else CACHE_VALUES // min(r * c, CACHE_ROWS)
-    height = len(rows) if z.device.type != "cpu" else CACHE_ROWS
-    step = -(-z.shape[1] // (32 * size)) * size
-
-    def part(first):
-        sums = torch.zeros(r * c, dtype=torch.float64, device=z.device)
-        for i in range(first, min(first + step, z.shape[1]), size):
-            block = z[:, i : min(i + size, first + step)]
-            for some, total in zip(rows.split(height), sums.split(height)):
-                total += function(product(some, block)).sum(1)
-        return sums
-
-    for sums in block_map(part, range(0, z.shape[1], step)):
-        total += sums
-    return total.reshape(r, c)
-
-
-def say_dead(dead, data, stacklevel=3):
-    """Warn about neurons that were left out."""
+def warn_dead(dead, data, stacklevel=3):
+    """Warn about neurons that are excluded."""
     n_dead, n_bad = int(dead.sum()), int(data.bad.sum())
     if n_bad:
         warnings.warn(
-            f"{n_bad} of {data.n_neurons} neurons hold NaN or infinite values; they were left out (maps 0).",
+            f"{n_bad} of {data.n_neurons} neurons hold NaN or infinite values; they are excluded (their maps are 0).",
             NumericalWarning,
             stacklevel=stacklevel,
         )
     if n_dead - n_bad > 0:
         warnings.warn(
-            f"{n_dead - n_bad} of {data.n_neurons} neurons are constant in every run; they were left out (maps 0).",
+            f"{n_dead - n_bad} of {data.n_neurons} neurons are constant in every run; they are excluded (their maps "
+            "are 0).",
             NumericalWarning,
             stacklevel=stacklevel,
         )
 
 
-def say_convergence(converged, change):
+def warn_flat(subspace, stacklevel=3):
+    """Warn about runs that share more directions equally well than there are components."""
+    if not subspace.flat:
+        return
+    used = {"tokens": "all tokens were decomposed together", "runs": "only one row per component was kept of each run"}
+    warnings.warn(
+        "The runs share more directions equally well than there are components: they are copies of each other, or have "
+        "too few neurons for so many rows. Which of these directions are networks cannot be told from what the runs "
+        f"have in common, so {used[subspace.group]} (group={subspace.group!r}).",
+        NumericalWarning,
+        stacklevel=stacklevel,
+    )
+
+
+def warn_convergence(converged, change):
     """Warn about starts that did not converge; ``change`` is the largest last value of the criterion."""
     if not converged.all():
         n = converged.size
         warnings.warn(
-            f"{n - int(converged.sum())} of {n} restarts of FastICA did not converge (last change "
-            f"{change:.1e}). Components beyond the signal never do: ask for fewer components, or see which "
-            "are stable.",
+            f"{n - int(converged.sum())} of {n} starts of FastICA did not converge (last change {change:.1e}). "
+            "Components beyond the signal never do: ask for fewer components, or see which are stable.",
             NumericalWarning,
             stacklevel=3,
         )

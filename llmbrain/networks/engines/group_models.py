@@ -1,17 +1,10 @@
-"""Which group model suits the data: all tokens alike, or what the runs have in common.
-
-Neither is better everywhere. On planted networks in Gaussian noise, whose strength is the same in all runs, the leading
-subspace of all tokens keeps weak networks best. In recordings of models the leading directions of the tokens are not
-the reproducible ones, and canonical ICA finds networks that two halves of a corpus share better. The model whose
-independent maps have clearly heavier tails is taken for the one that recovers or reproduces more; on planted networks
-of either kind it is, and tails can be seen without knowing the truth.
-"""
+"""Choice of the group model by the tails of the maps; docs/networks.md says why."""
 
 from dataclasses import dataclass
 
 import torch
 
-from .fixed_point import Rotations, fastica
+from .ica import Rotations, fastica
 from .linalg import leading_eigenpairs, product
 from .parallel import block_map, hand_back, temporary
 from .reduction import (
@@ -20,19 +13,17 @@ from .reduction import (
     Subspace,
     check_rank,
     group_subspace,
+    is_flat,
     strides,
     token_gram,
     whiten,
 )
-from .runs import CleanedRuns
 
 __all__ = ["Choice", "choose_subspace", "tail_weight"]
 
-
-HEAVIER = 1.03
-"""Tail weights of equally good models differ a little by chance; all tokens alike is kept unless beaten by more."""
-TRY_STEPS, TRY_TOL = 100, 1e-4  # of FastICA, for the maps whose tails are compared
-KEEP_SHARE = 0.25  # of a run: white data up to this size are kept while those of the other model are made
+HEAVIER = 1.03  # tail weights of equally good models differ a little by chance; "tokens" is kept below this ratio
+TRY_CONTRAST, TRY_STEPS, TRY_TOL = "cube", 100, 1e-4  # of FastICA, for the maps whose tails are compared
+KEEP_SHARE = 0.25  # of a run: white data up to this size are kept while those of the other model are computed
 
 
 @dataclass
@@ -42,16 +33,15 @@ class Choice:
     subspace: Subspace
     z: torch.Tensor  # white rows (n_components, n_neurons)
     weights: dict  # group model -> tail weight of its maps, if both were tried
-    begun: Rotations = None  # where FastICA has got to from ``start``
+    begun: Rotations = None  # result of FastICA from ``start``
 
 
-def choose_subspace(data: CleanedRuns, n_components, *, rows_per_run=5, do_cca=True, start=None):
+def choose_subspace(data, n_components, *, rows_per_run=5, do_cca=True, start=None):
     """Reduce a group of runs with both group models and keep the one whose independent maps have heavier tails.
 
-    ``"tokens"`` is kept unless the tails of ``"runs"`` are heavier by more than 3 %.
-
-    With too many tokens for a joint Gram matrix (4,096, or 60 for each component) it is ``"runs"``, unseen; for a
-    single run the two models are the same.
+    ``"tokens"`` is kept unless the tails of ``"runs"`` are heavier by more than 3 %, and also where the runs are copies
+    of each other. With too many tokens for a joint Gram matrix (4,096, or 60 per component) ``"runs"`` is chosen
+    without a comparison. For a single run the two models are the same.
 
     Parameters
     ----------
@@ -60,7 +50,7 @@ def choose_subspace(data: CleanedRuns, n_components, *, rows_per_run=5, do_cca=T
     rows_per_run, do_cca
         See :func:`~llmbrain.networks.engines.reduction.group_subspace`.
     start : tensor of shape (1, n_components, n_components)
-        Rotation from which the maps are sought.
+        Rotation from which FastICA starts.
 
     Returns
     -------
@@ -73,16 +63,21 @@ def choose_subspace(data: CleanedRuns, n_components, *, rows_per_run=5, do_cca=T
         return Choice(subspace, whiten(data, subspace), {})
     data.hold()
     matrix = token_gram(data)
-    tokens = _of_tokens(matrix, data, n_components)
-    runs = _of_runs(matrix, data, n_components, **options)
+    tokens = _tokens_from_gram(matrix, data, n_components)
+    runs = _runs_from_gram(matrix, data, n_components, **options)
     del matrix
+    if is_flat(runs.values):  # rare, so the full test, which costs another reduction, is made only now
+        runs = group_subspace(data, n_components, group="runs", **options)
+        if runs.flat:
+            tokens.flat = True
+            return Choice(tokens, whiten(data, tokens), {})
     weights, begun, white = {}, {}, {}
     for subspace in (tokens, runs):
         if n_components > KEEP_SHARE * max(data.n_tokens):
-            white.clear()  # rather made again, if it is the better one, than held twice
+            white.clear()  # computing it again, if it is the better one, costs less than holding two
         hand_back()
         white[subspace.group] = z = whiten(data, subspace)
-        begun[subspace.group] = found = fastica(z, start, max_iter=TRY_STEPS, tol=TRY_TOL)
+        begun[subspace.group] = found = fastica(z, start, contrast=TRY_CONTRAST, max_iter=TRY_STEPS, tol=TRY_TOL)
         weights[subspace.group] = tail_weight(found.w[0], z)
         del z
     best = runs if weights["runs"] > HEAVIER * weights["tokens"] else tokens
@@ -95,7 +90,7 @@ def choose_subspace(data: CleanedRuns, n_components, *, rows_per_run=5, do_cca=T
 
 
 def tail_weight(w, z):
-    """Mean over maps of ``log(1 + excess kurtosis)``, negative excess counting as none."""
+    """Mean over maps of ``log(1 + excess kurtosis)``; a negative excess counts as 0."""
     rows, total = w.float(), torch.zeros(len(w), dtype=torch.float64, device=z.device)
 
     def fourth(where):
@@ -107,15 +102,15 @@ def tail_weight(w, z):
     return float((total / z.shape[1] - 3).clamp_min(0).log1p().mean())
 
 
-def _of_tokens(matrix, data, k):
+def _tokens_from_gram(matrix, data, k):
     """Leading subspace of all tokens, from their Gram matrix."""
     values, vectors = leading_eigenpairs(matrix, k)
     check_rank(values, k, "in the cleaned data")
     return Subspace(list((vectors.T / values.sqrt()[:, None]).split(data.n_tokens, 1)), values, "tokens")
 
 
-def _of_runs(matrix, data, n_components, rows_per_run, do_cca):
-    """Canonical subspace of the runs, from the Gram matrix of all tokens, whose place is used up."""
+def _runs_from_gram(matrix, data, n_components, rows_per_run, do_cca):
+    """Canonical subspace of the runs, from the Gram matrix of all tokens, which is overwritten."""
     reductions, first = [], 0
     for n in data.n_tokens:
         k = min(max(n_components, round(rows_per_run * n_components)), n - 1)
@@ -125,7 +120,7 @@ def _of_runs(matrix, data, n_components, rows_per_run, do_cca):
         reductions.append(scale[:, None] * vectors[:, keep].T)
         first += n
     m, n = sum(map(len, reductions)), 0
-    place = matrix.view(-1)  # a row of the result is never longer, and never ends later, than those it was made from
+    place = matrix.view(-1)  # no row of the result is longer, or ends later, than the rows it is computed from
     for a, block in zip(reductions, matrix.split(data.n_tokens)):
         rows = torch.cat([a @ part @ b.T for b, part in zip(reductions, block.split(data.n_tokens, 1))], 1)
         place[n : n + rows.numel()] = rows.flatten()

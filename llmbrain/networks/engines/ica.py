@@ -1,137 +1,201 @@
-"""Many decompositions at once on a GPU: a layer each, or restarts of one.
-
-Tokens and signals stay in bfloat16, whose rounding is far below the noise of any recording; sums are float32, all that
-decides about orthogonality is float64. Nothing in the iterations waits for the host: what has converged is frozen on
-the device, and only now and then are the finished problems taken out of the batch.
-"""
+"""FastICA from all starts at once: block by block of samples on the CPU, many data sets in one batch on a GPU."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from ...exceptions import ParameterError
-from ...stats.precision import full_precision
-from .fixed_point import draw_rotations
-from .polar import polar_factor
+from .contrasts import CONTRASTS
+from .linalg import decorrelate, gram, polar_factor, product
+from .parallel import block_map, full_precision, temporary
+from .progress import progress_bar
 
-__all__ = ["BatchedICA", "batched_fastica", "layered_ica", "leading_signals", "standardize_"]
+__all__ = ["Rotations", "batched_fastica", "draw_rotations", "extreme_start", "fastica", "sparsest_start"]
 
-LOOK = 8  # steps between two looks at what has converged
-STEP_VALUES = 1 << 29  # float32 values of the products of a step that are held at once (2 GiB)
-TOGETHER = 16  # layers that are reduced together
-ROWS = 1024  # tokens that are held in float32 at a time
+CACHE_VALUES = 1 << 17  # float32 values in each buffer of a step (512 KiB); two of them fit into the second-level cache
+CACHE_ROWS = 256  # maps in a buffer; with more, too few samples would fit for fast products
+SAMPLES_GPU = 1 << 14  # samples per block on a GPU where only sums over them are needed
+MOMENT_BYTES = 1 << 28  # largest matrix of fourth moments that is formed
+LOOK = 8  # steps between two looks at which problems of a batch have converged
+STEP_VALUES = 1 << 29  # float32 values of the products of a batched step that are held at once (2 GiB)
 
 
 @dataclass
-class BatchedICA:
-    """Result of :func:`layered_ica`, on the device.
+class Rotations:
+    """Outcome of every start."""
 
-    Attributes
-    ----------
-    maps : tensor of shape (n_layers, n_components, n_signals)
-        White maps (unit variance over signals), by falling share of variance, peak positive.
-    variance : tensor of shape (n_layers, n_components)
-        Share of the variance of the layer.
-    n_iter, converged : tensor of shape (n_layers, n_init)
-        Steps, and whether the tolerance was met.
-    change : tensor of shape (n_layers, n_init)
-        Last value of the criterion.
-    chosen : tensor of shape (n_layers,)
-        The start that the maps come from.
-    rotations : tensor of shape (n_layers, n_init, n_components, n_components), float64
-        Of every start; rows of two starts correlate as ``rotations[i, a] @ rotations[i, b].T``.
-    values : tensor of shape (n_layers, n_components)
-        Leading eigenvalues of the layer's ``X^T X``.
-    """
-
-    maps: torch.Tensor
-    variance: torch.Tensor
-    n_iter: torch.Tensor
-    converged: torch.Tensor
-    change: torch.Tensor
-    chosen: torch.Tensor
-    rotations: torch.Tensor
-    values: torch.Tensor
+    w: torch.Tensor  # (n_init, n_components, n_components) float64, orthonormal rows
+    n_iter: np.ndarray  # (n_init,)
+    converged: np.ndarray  # (n_init,) bool
+    change: np.ndarray  # (n_init,) last value of the criterion
 
 
-def standardize_(x):
-    """Z-score every column of ``(n_tokens, n_signals)`` in place; constant or non-finite columns become 0."""
-    n = len(x)
-    mean = sum(part.float().sum(0) for part in x.split(ROWS)) / n
-    var = sum((part.float() - mean).square_().sum(0) for part in x.split(ROWS)) / (n - 1)
-    scale = var.rsqrt()
-    scale = torch.where(torch.isfinite(scale) & (var > (4e-7 * mean).square()), scale, 0)
-    mean = torch.where(scale > 0, mean, 0)
-    for part in x.split(ROWS):
-        part.copy_(torch.nan_to_num((part.float() - mean) * scale, 0, 0, 0))
-    return x
+def draw_rotations(n_init, n_components, random_state, device="cpu"):
+    """Random orthonormal starts, ``(n_init, n_components, n_components)`` float64, drawn as nilearn does."""
+    state = random_state if isinstance(random_state, np.random.RandomState) else np.random.RandomState(random_state)
+    seeds = state.randint(np.iinfo(np.int32).max, size=n_init)
+    draws = [np.random.RandomState(s).normal(size=(n_components, n_components)) for s in seeds]
+    return decorrelate(torch.from_numpy(np.stack(draws)).to(device))
 
 
-def leading_signals(group, k, *, extra=32, n_iter=8, seed=0):
-    """Leading right singular vectors of several matrices by subspace iteration.
-
-    The large products run matrix by matrix, the small decompositions for all matrices at once.
+def fastica(z, starts, *, contrast="cube", max_iter=200, tol=1e-4, begun=None):
+    """Rotate white data to independent rows with the parallel fixed-point iteration of FastICA.
 
     Parameters
     ----------
-    group : list of tensor (n_tokens, n_signals)
-        Cleaned data with the same number of signals, bfloat16 on a GPU.
-    k : int
-        Number of vectors.
-    extra : int
-        Vectors carried along beside them, for speed of convergence.
-    n_iter : int
-        Multiplications with ``X^T X`` after the first.
-    seed : int
-        Of the random start.
+    z : tensor of shape (n_components, n_samples)
+        White data: ``z @ z.T / n_samples`` is the identity.
+    starts : tensor of shape (n_init, n_components, n_components)
+        Orthonormal starting rotations; see :func:`draw_rotations`.
+    contrast : str
+        A member of :data:`~llmbrain.networks.engines.contrasts.CONTRASTS`.
+    max_iter : int
+        Largest number of steps of a start.
+    tol : float
+        A start has converged when no row turns by more than this: ``max_c | |<w_new, w_old>| - 1 | < tol``.
+    begun : Rotations, optional
+        Result of earlier steps from the first starts; the iteration continues from there.
 
     Returns
     -------
-    rows : tensor (n, k, n_signals), float32
-        Orthonormal.
-    values : tensor (n, k), float64
-        Eigenvalues of ``X^T X``, descending.
+    Rotations
+
+    References
+    ----------
+    Hyvärinen (1999), IEEE Trans. Neural Networks 10(3), 626-634, equations 20 and 45.
     """
-    p = min(k + extra, *(min(x.shape) for x in group))
-    generator = torch.Generator().manual_seed(seed)
-    starts = [torch.randn(len(x), p, generator=generator).to(x.device) for x in group]
-    q = torch.stack([_multiply(x.mT, y) for x, y in zip(group, starts)])
-    for _ in range(n_iter):
-        q = _orthonormal(q)
-        for i, x in enumerate(group):
-            q[i] = _multiply(x.mT, _multiply(x, q[i]))
-    q = _orthonormal(_orthonormal(q))
-    values, rotation = torch.linalg.eigh(torch.stack([_gram64(_multiply(x, y)) for x, y in zip(group, q)]))
-    return rotation.flip(-1)[..., :k].float().mT @ q.mT, values.flip(-1)[:, :k]
+    w = starts.to(z.device).clone()
+    n_init = len(w)
+    n_iter, converged = np.zeros(n_init, int), np.zeros(n_init, bool)
+    change = np.full(n_init, np.inf)
+    if begun is not None:
+        first = slice(len(begun.w))
+        w[first], n_iter[first], change[first] = begun.w, begun.n_iter, begun.change
+        converged[first] = begun.change < tol
+    step = _Step(z, contrast)
+    active = np.flatnonzero(~converged & (n_iter < max_iter))
+    with progress_bar("FastICA, steps at most", max_iter) as bar:
+        while len(active):
+            old = w[active]
+            new = decorrelate(step(old))
+            limit = _turned(new, old).cpu().numpy()
+            if not np.all(np.isfinite(limit)):
+                raise FloatingPointError("FastICA produced NaN or infinite values; are the data white and finite?")
+            w[active] = new
+            n_iter[active] += 1
+            change[active] = limit
+            converged[active] = limit < tol
+            active = active[(limit >= tol) & (n_iter[active] < max_iter)]
+            bar.update()
+    return Rotations(w, n_iter, converged, change)
 
 
-def _multiply(x, q):
-    """``x @ q`` with the factors in the type of ``x`` and a float32 result."""
-    if x.dtype == torch.float32:
-        return x @ q
-    if x.is_cuda:
-        return torch.mm(x, q.to(x.dtype), out_dtype=torch.float32)
-    return (x @ q.to(x.dtype)).float()
+def _turned(new, old):
+    """Criterion of every start: how far the row that turned most is from where it was."""
+    return (torch.einsum("...ij,...ij->...i", new, old).abs() - 1).abs().amax(-1)
 
 
-def _gram64(q):
-    """``q.mT @ q`` in float64, from pieces, so that no copy of ``q`` in float64 is held."""
-    return sum(part.double().mT @ part.double() for part in q.split(1 << 16, -2))
+def _sums(contrast, rows, z, y=None, buffer=None):
+    """Sums over samples of ``g(y) z^T`` and of ``g'(y)``, where ``y = rows @ z``."""
+    y = product(rows, z, out=y)
+    g, slopes = contrast.derivatives(y, torch.empty_like(y) if buffer is None else buffer)
+    return product(g, z.mT), slopes
 
 
-def _orthonormal(q):
-    """Orthonormal columns of a batch by Cholesky QR in float64; the shift lets dependent columns pass."""
-    q = q / torch.linalg.vector_norm(q, dim=-2, keepdim=True).clamp_min(1e-30)
-    gram = torch.stack([_gram64(part) for part in q])
-    eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    factor = torch.linalg.cholesky_ex(gram + 1e-12 * eye).L
-    return q @ torch.linalg.solve_triangular(factor, eye.expand_as(gram), upper=False).mT.float()
+class _Step:
+    """``E[g(y) z^T] - E[g'(y)] W`` for ``y = W z``, from a pass over the data or from their fourth moments.
+
+    While the iteration is short, passing over the data costs least. In a long one with a cubic ``g``, the matrix of all
+    fourth moments is computed once and the data are not needed again. Both give the same step up to rounding.
+    """
+
+    def __init__(self, z, contrast):
+        self.z, self.contrast = z, CONTRASTS[contrast]()
+        self.c, self.v = z.shape
+        self.moments = None
+        self.spent = 0.0
+        pairs = self.c * (self.c + 1) // 2
+        self.direct_cost = self.v * (4.0 * self.c**2 + 60.0 * self.c)
+        moment_cost = 2.0 * pairs**2 * self.c
+        self.build_cost = self.v * (1.0 * pairs**2 + 20.0 * pairs)
+        small = pairs**2 * 8 <= MOMENT_BYTES and moment_cost < self.direct_cost / 2
+        self.can_build = small and CONTRASTS[contrast].fourth_moments
+
+    def __call__(self, w):
+        if self.moments is None and self.can_build and self.spent >= self.build_cost:
+            self.moments = _fourth_moments(self.z)
+        if self.moments is not None:
+            return self._from_moments(w)
+        self.spent += len(w) * self.direct_cost
+        return self._direct(w)
+
+    def _direct(self, w):
+        r, c = w.shape[:2]
+        rows = w.reshape(r * c, c).float()
+        outer = torch.zeros(r * c, c, dtype=torch.float64, device=w.device)
+        slope = torch.zeros(r * c, dtype=torch.float64, device=w.device)
+        size = min(CACHE_VALUES // min(r * c, CACHE_ROWS), self.v) if w.device.type == "cpu" else self.v
+        chunk = size * max(1, -(-self.v // (16 * size)))  # 16 tasks per step, whatever the number of workers
+        tasks = [(i, min(i + chunk, self.v)) for i in range(0, self.v, chunk)]
+        for part, sums in block_map(lambda task: self._part(rows, *task, size), tasks):
+            outer += part
+            slope += sums
+        return outer.reshape(r, c, c) / self.v - (slope / self.v).reshape(r, c, 1) * w
+
+    def _part(self, rows, first, last, size):
+        """:func:`_sums` over the samples ``first:last``, in pieces of ``size``."""
+        outer = temporary(*rows.shape, dtype=np.float64, device=rows.device)
+        slope = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
+        height = CACHE_ROWS if rows.device.type == "cpu" else len(rows)
+        groups = [x.split(height) for x in (rows, outer, slope)]
+        buffers = temporary(2, min(height, len(rows)) * size, device=rows.device)
+        for start in range(first, last, size):
+            block = self.z[:, start : min(start + size, last)]
+            for part, total, slopes in zip(*groups):
+                y, buffer = (b[: len(part) * block.shape[1]].view(len(part), -1) for b in buffers)
+                more, sums = _sums(self.contrast, part, block, y, buffer)
+                total += more
+                slopes += sums
+        return outer, slope
+
+    def _from_moments(self, w):
+        moments, first, second, weight = self.moments
+        r, c = w.shape[:2]
+        rows = w.reshape(r * c, c)
+        u = (rows[:, first] * rows[:, second] * weight).T.contiguous()
+        s = product(moments, u).T  # E[y^2 z_k z_l] for k <= l
+        full = torch.empty(r * c, c, c, dtype=w.dtype, device=w.device)
+        full[:, first, second] = s
+        full[:, second, first] = s
+        outer = torch.einsum("nkl,nl->nk", full, rows)
+        slope = 3 * (rows * rows).sum(1)  # E[y^2] is 1 for white data
+        return outer.reshape(r, c, c) - slope.reshape(r, c, 1) * w
+
+
+def _fourth_moments(z):
+    """Moments ``E[z_i z_j z_k z_l]`` as a matrix over pairs, with the pairs and their multiplicity."""
+    c, v = z.shape
+    first, second = torch.triu_indices(c, c, device=z.device)
+    weight = torch.where(first == second, 1.0, 2.0).double()
+    total = torch.zeros(len(first), len(first), dtype=torch.float64, device=z.device)
+    size = max(512, (1 << 19) // len(first))
+
+    def part(start):
+        block, n = z[:, start : start + size], 0
+        pairs = torch.empty(len(first), block.shape[1], device=z.device)
+        for i in range(c):
+            torch.mul(block[i], block[i:], out=pairs[n : n + c - i])
+            n += c - i
+        return gram(pairs)
+
+    for square in block_map(part, range(0, v, size)):
+        total += square
+    return total / v, first, second, weight
 
 
 @full_precision()
-def batched_fastica(z, starts, *, max_iter=300, tol=1e-4, low=1e-7):
-    """FastICA with the cube for many white data sets and several starts of each.
+def batched_fastica(z, starts, *, contrast="cube", max_iter=300, tol=1e-4, low=1e-7):
+    """FastICA for many white data sets, several starts of each, without waiting for the device at every step.
 
     Parameters
     ----------
@@ -139,25 +203,26 @@ def batched_fastica(z, starts, *, max_iter=300, tol=1e-4, low=1e-7):
         White data.
     starts : tensor of shape (n_problems, n_init, n_components, n_components), float64
         Orthonormal starts.
-    max_iter, tol : int, float
-        As in :func:`~llmbrain.networks.engines.fixed_point.fastica`.
+    contrast, max_iter, tol
+        As in :func:`fastica`.
     low : float
-        See :func:`~llmbrain.networks.engines.polar.polar_factor`.
+        See :func:`~llmbrain.networks.engines.linalg.polar_factor`.
 
     Returns
     -------
     w : tensor like ``starts``
     n_iter, converged, change : tensors (n_problems, n_init)
     """
-    w = starts.clone()
+    contrast, w = CONTRASTS[contrast](), starts.clone()
     n_iter = torch.zeros(w.shape[:2], dtype=torch.int64, device=w.device)
     done = torch.zeros(w.shape[:2], dtype=torch.bool, device=w.device)
     change = torch.full(w.shape[:2], torch.inf, dtype=w.dtype, device=w.device)
     active, part = torch.arange(len(z), device=z.device), z
     w_part, n_part, d_part, c_part = w, n_iter, done, change
     for step in range(1, max_iter + 1):
-        new = polar_factor(_cube_step(part, w_part), low)
-        limit = (torch.einsum("...ij,...ij->...i", new, w_part).abs() - 1).abs().amax(-1)
+        new = polar_factor(_batched_step(contrast, part, w_part), low)
+        limit = _turned(new, w_part)
+        # what has converged is frozen on the device
         w_part = torch.where(d_part[..., None, None], w_part, new)
         n_part = n_part + ~d_part
         c_part = torch.where(d_part, c_part, limit)
@@ -169,133 +234,55 @@ def batched_fastica(z, starts, *, max_iter=300, tol=1e-4, low=1e-7):
         n_left = int(left.sum())  # the only time the host waits for the device
         if not n_left:
             break
-        if n_left <= 0.8 * len(active):  # a smaller copy of the data is worth its price
+        if n_left <= 0.8 * len(active):  # a smaller copy of the data pays off
             active, part = active[left], part[left]
             w_part, n_part, d_part, c_part = w_part[left], n_part[left], d_part[left], c_part[left]
     return w, n_iter, done, change
 
 
-def _cube_step(z, w):
-    """``E[y^3 z^T] - 3 E[y^2] W`` for every problem and start, float64 of float32 sums."""
+def _batched_step(contrast, z, w):
+    """The step of :class:`_Step` for every problem and start; float32 sums are added in float64."""
     p, r, c, _ = w.shape
     v, rows = z.shape[-1], w.reshape(p, r * c, c).float()
     slope, outer = 0.0, 0.0
     for part in z.split(max(1, STEP_VALUES // (p * r * c)), -1):
-        y = rows @ part
-        q = y * y
-        slope = slope + q.sum(-1).double()
-        q *= y
-        outer = outer + (q @ part.mT).double()
-    return outer.reshape(p, r, c, c) / v - slope.reshape(p, r, c, 1) * (3 / v) * w
+        more, sums = _sums(contrast, rows, part)
+        slope, outer = slope + sums.double(), outer + more.double()
+    return outer.reshape(p, r, c, c) / v - slope.reshape(p, r, c, 1) / v * w
 
 
-def _whiten(rows):
-    """Centre rows ``(n_problems, n_components, n_signals)`` and make them white; also the matrix that does it."""
-    v = rows.shape[-1]
-    rows = rows - rows.mean(-1, keepdim=True)
-    gram = torch.stack([_gram64(r.mT) for r in rows]) / v
-    factor = torch.linalg.cholesky_ex(gram).L
-    eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device).expand_as(gram)
-    transform = torch.linalg.solve_triangular(factor, eye, upper=False)
-    return transform.float() @ rows, transform
+def sparsest_start(w, z):
+    """Number of the start whose largest l1 norm of a map is smallest (nilearn's rule)."""
+    return 0 if len(w) == 1 else int(_sums_of(w, z, torch.abs).amax(1).argmin())
 
 
-@full_precision()
-def layered_ica(
-    layers,
-    n_components=128,
-    *,
-    n_init=1,
-    standardize=True,
-    extra=32,
-    n_power=8,
-    max_iter=300,
-    tol=1e-4,
-    random_state=0,
-):
-    """Decompose each layer by itself, all of them in one batch: subspace iteration, whitening, FastICA with the cube.
-
-    Parameters
-    ----------
-    layers : iterable of tensor (n_tokens, n_signals)
-        Sixteen of them are on the device at a time, if it is a generator. On a GPU they should be bfloat16. They are
-        z-scored in place.
-    n_components : int
-        Maps of each layer.
-    n_init : int
-        Starts of each layer; the one whose largest l1 norm of a map is smallest is kept.
-    standardize : bool
-        Whether to z-score the layers.
-    extra, n_power : int
-        See :func:`leading_signals`.
-    max_iter, tol : int, float
-        End of FastICA.
-    random_state : int, RandomState or None
-        Seed.
-
-    Returns
-    -------
-    BatchedICA
-
-    Examples
-    --------
-    >>> generator = torch.Generator().manual_seed(0)
-    >>> layers = [torch.randn(60, 200, generator=generator) for _ in range(3)]
-    >>> layered_ica(layers, 2).maps.shape
-    torch.Size([3, 2, 200])
-    """
-    state = random_state if isinstance(random_state, np.random.RandomState) else np.random.RandomState(random_state)
-    drawn = random_state is None or random_state is state
-    seed = int(state.randint(np.iinfo(np.int32).max) if drawn else random_state)
-    rows, values, totals = [], [], []
-    for group in _groups(layers, n_components):
-        group = [standardize_(x) for x in group] if standardize else group
-        row, value = leading_signals(group, n_components, extra=extra, n_iter=n_power, seed=seed)
-        rows.append(row)
-        values.append(value)
-        totals += [(len(x) - 1) * x.shape[1] if standardize else float(x.float().square().sum()) for x in group]
-    z, transform = _whiten(torch.cat(rows))
-    values, totals = torch.cat(values), torch.tensor(totals, dtype=torch.float64, device=z.device)
-    starts = draw_rotations(len(z) * n_init, n_components, state, z.device)
-    rotations, n_iter, converged, change = batched_fastica(
-        z, starts.reshape(len(z), n_init, n_components, n_components), max_iter=max_iter, tol=tol
-    )
-    chosen = _sparsest(rotations, z)
-    w = rotations[torch.arange(len(z), device=z.device), chosen]
-    maps = w.float() @ z
-    # a map is a combination of singular vectors, whose eigenvalues say how much each of them explains
-    mixing = w @ transform
-    mixing = mixing / torch.linalg.vector_norm(mixing, dim=-1, keepdim=True)
-    share = (mixing.square() @ values[..., None])[..., 0] / totals[:, None]
-    variance, order = share.sort(-1, descending=True)
-    maps = maps.gather(1, order[..., None].expand_as(maps))
-    maps *= torch.where(maps.amax(-1) < -maps.amin(-1), -1.0, 1.0)[..., None]
-    return BatchedICA(maps, variance, n_iter, converged, change, chosen, rotations, values)
+def extreme_start(w, z, contrast):
+    """Number of the start whose mean contrast is farthest from that of Gaussian rows."""
+    if len(w) == 1:
+        return 0
+    contrast = CONTRASTS[contrast]()
+    sums = _sums_of(w, z, lambda y: contrast.value(y) - contrast.gaussian)
+    return int((sums / z.shape[1]).square().sum(1).argmax())
 
 
-def _groups(layers, n_components):
-    """Lists of up to ``TOGETHER`` checked layers."""
-    group = []
-    for x in layers:
-        _check_layer(x, n_components)
-        group.append(x)
-        if len(group) == TOGETHER:
-            yield group
-            group = []
-    if group:
-        yield group
+def _sums_of(w, z, function):
+    """Sums over samples of ``function(W z)`` for every start and row, float64."""
+    r, c = w.shape[:2]
+    rows = w.reshape(r * c, c).float()
+    total = torch.zeros(r * c, dtype=torch.float64, device=z.device)
+    on_cpu = z.device.type == "cpu"
+    size = CACHE_VALUES // min(r * c, CACHE_ROWS) if on_cpu else SAMPLES_GPU
+    height = CACHE_ROWS if on_cpu else len(rows)
+    step = -(-z.shape[1] // (32 * size)) * size
 
+    def part(first):
+        sums = torch.zeros(r * c, dtype=torch.float64, device=z.device)
+        for i in range(first, min(first + step, z.shape[1]), size):
+            block = z[:, i : min(i + size, first + step)]
+            for some, its_sums in zip(rows.split(height), sums.split(height)):
+                its_sums += function(product(some, block)).sum(1)
+        return sums
 
-def _check_layer(x, n_components):
-    if x.ndim != 2 or n_components > min(x.shape[0] - 1, x.shape[1] - 1):
-        raise ParameterError(
-            f"n_components={n_components} needs more tokens and signals than that in every layer; got {tuple(x.shape)}."
-        )
-
-
-def _sparsest(w, z):
-    """For each problem the start whose largest l1 norm of a map is smallest, (n_problems,)."""
-    if w.shape[1] == 1:
-        return torch.zeros(len(w), dtype=torch.int64, device=w.device)
-    sizes = [(start.float() @ z).abs().sum(-1).amax(-1) for start in w.unbind(1)]
-    return torch.stack(sizes, -1).argmin(-1)
+    for sums in block_map(part, range(0, z.shape[1], step)):
+        total += sums
+    return total.reshape(r, c)

@@ -1,4 +1,4 @@
-"""What is done with maps once they are found: their order and sign, and their time courses; never a second copy."""
+"""Order, sign and time courses of maps, computed without a second copy of them."""
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ __all__ = ["least_squares_courses", "order_and_sign", "order_maps", "reorder", "
 
 
 def rotated(w, z, in_place):
-    """``W Z``, block by block in the place of ``Z`` if that is not needed any more."""
+    """``W Z``, written over ``Z`` block by block if ``in_place``."""
     out = z if in_place else torch.empty_like(z)
 
     def part(where):
@@ -24,7 +24,7 @@ def rotated(w, z, in_place):
 
 
 def reorder(rows, order):
-    """Bring the rows of a matrix into an order, in place, so that there is never a second copy of all of them."""
+    """Permute the rows of a matrix in place."""
     order, done = order.tolist(), set()
     for start in range(len(order)):
         if start in done:
@@ -39,7 +39,7 @@ def reorder(rows, order):
 
 
 def order_and_sign(data, maps):
-    """Sort unit-variance maps by the variance they explain, turn the peaks positive, scale to unit norm."""
+    """Sort unit-variance maps by the variance they explain, make the peaks positive, scale to unit norm."""
     v = maps.shape[1]
     signs = torch.where(maps.amax(1) < -maps.amin(1), -1.0, 1.0).to(maps)
     maps *= signs[:, None]
@@ -61,7 +61,7 @@ def order_maps(data, maps):
     data : CleanedRuns
         The runs.
     maps : ndarray of shape (n_components, n_neurons)
-        In the reading order of the runs.
+        In the order in which the runs are read.
 
     Returns
     -------

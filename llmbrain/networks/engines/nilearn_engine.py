@@ -1,4 +1,4 @@
-"""The reference: nilearn's own estimators with the options that are right for neurons."""
+"""The reference: nilearn's own estimators with options that suit neurons."""
 
 import warnings
 
@@ -37,22 +37,22 @@ def fit_stock(stock, estimator, images, mask_img, confounds=None, **special):
     stock : class
         ``nilearn.decomposition.CanICA`` or ``DictLearning``.
     estimator : estimator
-        Ours, whose parameters of the same names are handed over.
+        Our estimator, whose parameters of the same names are used.
     images : list
-        Images or paths, one a run.
+        Images or paths, one per run.
     mask_img : image
         The neurons.
     confounds : list or None
-        One array a run.
+        One array per run.
     **special
-        Parameters of this class alone.
+        Parameters that only this class has.
 
     Returns
     -------
     estimator
-        nilearn's, fitted.
+        nilearn's fitted estimator.
     converged : bool
-        False if scikit-learn said of any restart that it did not converge.
+        False if scikit-learn warned that any start did not converge.
     """
     params = {name: getattr(estimator, name) for name in _SHARED}
     if params["standardize"] in (True, False):
@@ -66,8 +66,8 @@ def fit_stock(stock, estimator, images, mask_img, confounds=None, **special):
             if "infs or NaNs" not in str(error) and "contains NaN" not in str(error):
                 raise
             raise ParameterError(
-                f"nilearn's own chain came to infinite values or NaN with standardize={params['standardize']!r} "
-                "(neurons with a mean near zero, or not finite, do that). Use engine='torch' and 'zscore_sample'."
+                f"nilearn's estimator produced infinite values or NaN with standardize={params['standardize']!r}, "
+                "which neurons with a mean near zero cause. Use engine='torch' and 'zscore_sample'."
             ) from error
     converged = True
     for warning in caught:

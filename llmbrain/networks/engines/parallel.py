@@ -1,9 +1,7 @@
-"""Coarse threads: each worker takes whole blocks of neurons and computes them alone.
+"""Coarse threads: each worker computes whole blocks of neurons with single-threaded libraries.
 
-Threads inside every small product and addition wait for each other at each of them, which is slow and, on a machine
-that has other work to do, slower than one thread. Here the libraries run on one thread and the blocks are spread over
-the workers; the partial results are added in the order of the blocks, so the outcome is the same for any number of
-workers.
+Threads inside every small product have to synchronise at each of them, which is slow on a busy machine. Partial results
+are added in the order of the blocks, so the result is the same for any number of workers.
 """
 
 import ctypes
@@ -19,9 +17,7 @@ import numpy as np
 import torch
 from threadpoolctl import ThreadpoolController
 
-from ...stats.precision import full_precision
-
-__all__ = ["block_map", "hand_back", "temporary", "workers"]
+__all__ = ["block_map", "full_precision", "hand_back", "temporary", "workers"]
 
 SMALL_BYTES = 1 << 18
 
@@ -42,17 +38,35 @@ def _trim():
 
 
 def hand_back():
-    """Hand freed memory back to the system. glibc keeps what each worker has freed, which adds up over the stages."""
+    """Return freed memory to the system; glibc keeps what each worker has freed, which adds up over the stages."""
     _trim()(0)
 
 
 def temporary(*shape, dtype=np.float32, device="cpu"):
-    """Zeros, in memory that goes back to the system once they are dropped, where that of the C library stays."""
+    """Zeros in memory that returns to the system when they are deleted, unlike that of the C library."""
     kind = torch.float64 if dtype == np.float64 else torch.float32
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if torch.device(device).type != "cpu" or size < SMALL_BYTES:
         return torch.zeros(shape, dtype=kind, device=device)
     return torch.from_numpy(np.frombuffer(mmap.mmap(-1, size), dtype).reshape(shape))
+
+
+@contextmanager
+def full_precision():
+    """Compute float32 products without TF32, with which FastICA never converges."""
+    newer = torch.backends.cuda.matmul  # of torch 2.9; whoever has turned it cannot ask for the older setting any more
+    kept = getattr(newer, "fp32_precision", None)
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:
+        before = "highest"
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+        if kept is not None:
+            newer.fp32_precision = kept
 
 
 @contextmanager
@@ -70,7 +84,7 @@ def _one_thread():
 def workers(device="cpu", n=None):
     """Spread the blocks of :func:`block_map` over ``n`` workers (torch's number of threads by default) on the CPU.
 
-    On a GPU there are none; there it is products in full precision that are seen to.
+    On a GPU there are no workers; products are computed in full precision there.
     """
     if torch.device(device).type != "cpu":
         with full_precision():
@@ -89,7 +103,7 @@ def workers(device="cpu", n=None):
 
 
 def block_map(function, items):
-    """Apply a function to blocks and yield the results in order; few of them wait at any time."""
+    """Apply a function to blocks and yield the results in order, with few pending at any time."""
     active = _POOL.get()
     if active is None:
         yield from map(function, items)

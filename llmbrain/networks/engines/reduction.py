@@ -1,25 +1,24 @@
-"""From many tokens to a few rows: the subspace that independent components are sought in.
-
-Two group models are offered. ``"runs"`` is canonical ICA (Varoquaux et al. 2010): each run is reduced to its leading
-rows, the rows of all runs are brought to unit norm, and the leading subspace of the stack is kept. ``"tokens"`` takes
-the leading subspace of all tokens of all runs at once (temporal concatenation), which keeps weak networks that a
-reduction of each run loses. For a single run the two are the same.
-"""
+"""From many tokens to a few rows: the subspace in which independent components are searched."""
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 
 from ...exceptions import NumericalWarning, ParameterError
+from ...registry import Registry
 from .linalg import gram, krylov_eigenpairs, leading_eigenpairs, lower_gram, product
 from .parallel import block_map, hand_back, temporary
+from .progress import track
 
 __all__ = [
+    "GROUP_MODELS",
     "Subspace",
     "check_rank",
+    "default_group",
     "group_subspace",
+    "is_flat",
     "leading_rows",
     "project",
     "strides",
@@ -28,28 +27,34 @@ __all__ = [
     "whiten_rows",
 ]
 
-GRAM_ROWS = 4096  # up to so many rows a Gram matrix costs less than a Krylov space,
-GRAM_ROWS_PER_VECTOR = 60  # and up to so many for each vector that is asked for
-STACK_BYTES = 1 << 29  # reduced rows of all runs that are held if they are read many times, else
-STACK_BYTES_TWICE = 1 << 26  # so much of them
-STRIDE_VALUES = 1 << 19  # values of a block where only a few rows are left (2 MiB), on the CPU,
-STRIDE_GPU = 1 << 14  # and its neurons on a GPU
-GRAM_TASKS = 32  # sums that a Gram matrix is put together from, whatever the number of workers;
-TALL = 1024  # with more rows than this it is one sum in one place,
-PANELS = 16  # which is added to in so many parts
-TOKENS_AT_ONCE = GRAM_ROWS  # up to here "auto" decomposes all tokens at once
+GRAM_ROWS = 4096  # up to this number of rows, or
+GRAM_ROWS_PER_VECTOR = 60  # this number for each requested vector, a Gram matrix costs less than a Krylov space
+STACK_BYTES = 1 << 29  # largest size of the reduced rows of all runs that is held if they are read many times,
+STACK_BYTES_TWICE = 1 << 26  # and if they are read twice
+STRIDE_VALUES = 1 << 19  # values of a block of a few rows on the CPU (2 MiB)
+STRIDE_GPU = 1 << 14  # neurons of such a block on a GPU
+GRAM_TASKS = 32  # partial sums of a Gram matrix, whatever the number of workers
+TALL = 1024  # with more rows than this, all workers add to one matrix instead,
+PANELS = 16  # in this number of panels
+TOKENS_AT_ONCE = GRAM_ROWS  # up to this number of tokens "auto" decomposes all of them together
+FLAT = 1e-5  # relative difference of eigenvalues below which the directions of a stack are equally good
 NOTHING = "Every neuron is constant or not finite in every run: there is nothing to decompose."
+
+
+# by_run: whether each run, or piece of a run, enters with its leading rows at unit norm
+GROUP_MODELS = Registry("group model", by_run=False)
 
 
 @dataclass
 class Subspace:
-    """What :func:`group_subspace` found: ``X0 = sum_r projections[r] @ X_r`` has orthonormal rows."""
+    """Result of :func:`group_subspace`: ``X0 = sum_r projections[r] @ X_r`` has orthonormal rows."""
 
     projections: list  # of (n_components, n_tokens) float64
     values: torch.Tensor  # eigenvalues of the (stacked) data, descending
     group: str
     residual: float = 0.0
     rows: torch.Tensor = None  # X0 itself, where it was at hand
+    flat: bool = False  # whether the runs share more directions equally well than there are components
 
 
 def group_subspace(runs, n_components, *, group="auto", rows_per_run=5, do_cca=True, seed=0, at_least=None):
@@ -62,7 +67,7 @@ def group_subspace(runs, n_components, *, group="auto", rows_per_run=5, do_cca=T
     n_components : int
         Dimension of the subspace.
     group : {"auto", "tokens", "runs"}
-        The group model; ``"auto"`` is ``"tokens"`` up to 4,096 tokens in all, else ``"runs"``. (A fit looks at both:
+        The group model; ``"auto"`` is :func:`default_group`. (A fit tries both models instead:
         :func:`~llmbrain.networks.engines.group_models.choose_subspace`.)
     rows_per_run : float
         Rows kept of each run, as a multiple of ``n_components``. 1 is canonical ICA as nilearn computes it; more
@@ -70,25 +75,45 @@ def group_subspace(runs, n_components, *, group="auto", rows_per_run=5, do_cca=T
     do_cca : bool
         Whether the rows of all runs are brought to unit norm before they are stacked.
     at_least : int, optional
-        Where there are fewer directions than ``n_components`` but so many, all there are are returned. Default: fewer
-        are an error.
+        Smallest acceptable dimension, if the data have fewer than ``n_components`` independent directions. Default:
+        ``n_components``.
 
     Returns
     -------
     Subspace
     """
-    if group not in ("auto", "tokens", "runs"):
-        raise ParameterError(f"group must be 'auto', 'tokens' or 'runs'; got {group!r}.")
-    if group == "auto":
-        group = "tokens" if len(runs.sources) == 1 or runs.n_rows <= TOKENS_AT_ONCE else "runs"
-    if group == "tokens" or len(runs.sources) == 1:
-        runs.hold()
-        values, vectors, residual = leading_rows(runs, n_components, seed, at_least or n_components)
-        projection = vectors.T / values.sqrt()[:, None]
-        return Subspace(list(projection.split(runs.n_tokens, 1)), values, group, residual)
+    find = GROUP_MODELS[group]
+    if len(runs.sources) == 1:  # the models are the same
+        find = GROUP_MODELS["tokens"]
+    options = {"rows_per_run": rows_per_run, "do_cca": do_cca, "seed": seed, "at_least": at_least or n_components}
+    return find(runs, n_components, **options)
+
+
+def default_group(n_tokens):
+    """Group model for runs of so many tokens: all tokens together as long as their Gram matrix is small."""
+    return "tokens" if len(n_tokens) == 1 or sum(n_tokens) <= TOKENS_AT_ONCE else "runs"
+
+
+@GROUP_MODELS.register("auto")
+def _of_default_group(runs, n_components, **options):
+    return GROUP_MODELS[default_group(runs.n_tokens)](runs, n_components, **options)
+
+
+@GROUP_MODELS.register("tokens")
+def _of_tokens(runs, n_components, *, seed, at_least, **_):
+    """Leading subspace of all tokens of all runs (temporal concatenation), which keeps weak networks."""
+    runs.hold()
+    values, vectors, residual = leading_rows(runs, n_components, seed, at_least)
+    projection = vectors.T / values.sqrt()[:, None]
+    return Subspace(list(projection.split(runs.n_tokens, 1)), values, "tokens", residual)
+
+
+@GROUP_MODELS.register("runs", by_run=True)
+def _of_runs(runs, n_components, *, rows_per_run, do_cca, seed, at_least):
+    """Leading subspace of the leading rows of every run at unit norm: canonical ICA (Varoquaux et al. 2010)."""
     n_rows = [min(max(n_components, round(rows_per_run * n_components)), n - 1) for n in runs.n_tokens]
     stack = _Stack(runs, n_rows)
-    for r, k in enumerate(n_rows):
+    for r, k in enumerate(track(n_rows, "Reducing runs")):
         runs.hold(r)
         values, vectors, _ = leading_rows(_OneRun(runs, r), k, seed, 0)
         keep = values > values[0] * 1e-10
@@ -97,10 +122,23 @@ def group_subspace(runs, n_components, *, group="auto", rows_per_run=5, do_cca=T
         runs.release()
     if not stack.n_rows:
         raise ParameterError(NOTHING)
-    values, vectors, residual = leading_rows(stack, min(n_components, stack.n_rows), seed, at_least or n_components)
+    values, vectors, residual = leading_rows(stack, min(n_components, stack.n_rows), seed, at_least)
+    if is_flat(values) and stack.n_rows > n_components:
+        more = leading_rows(stack, n_components + 1, seed, 0)[0]
+        if is_flat(more):
+            # Any subspace of these directions is as good as the returned one. With one row per component, the rows
+            # that explain most of each run are the only ones left.
+            del stack
+            options = {"rows_per_run": 1, "do_cca": do_cca, "seed": seed, "at_least": at_least}
+            return replace(_of_runs(runs, n_components, **options), flat=True)
     rows = vectors.T / values.sqrt()[:, None]
     parts = [a @ b for a, b in zip(rows.split(stack.heights, 1), stack.reductions)]
-    return Subspace(parts, values, group, residual, stack.combine(rows))
+    return Subspace(parts, values, "runs", residual, stack.combine(rows))
+
+
+def is_flat(values):
+    """Whether descending eigenvalues are equal up to numerical noise."""
+    return bool(values[-1] > (1 - FLAT) * values[0])
 
 
 def project(runs, subspace):
@@ -122,7 +160,7 @@ def project(runs, subspace):
 
 
 def strides(z):
-    """Yield the slices of neurons in which rows ``(k, n_neurons)`` are gone through."""
+    """Yield slices of neurons for a pass over rows ``(k, n_neurons)``."""
     size = STRIDE_GPU if z.device.type != "cpu" else max(1024, STRIDE_VALUES // len(z))
     for start in range(0, z.shape[1], size):
         yield slice(start, min(start + size, z.shape[1]))
@@ -169,7 +207,7 @@ def whiten_rows(z):
 
 
 class _OneRun:
-    """One run of a group, seen as the whole data."""
+    """One run of a group with the interface of the whole data."""
 
     def __init__(self, runs, r):
         self.runs, self.r, self.n_rows, self.device = runs, r, runs.n_tokens[r], runs.device
@@ -188,7 +226,7 @@ class _OneRun:
 
 
 class _Stack:
-    """The reduced rows of all runs: held if they are few, else computed anew for each block of neurons.
+    """The reduced rows of all runs: in memory if they are few, else computed again for each block of neurons.
 
     Parameters
     ----------
@@ -206,7 +244,7 @@ class _Stack:
         self.held = torch.empty(sum(n_rows), runs.n_neurons, device=runs.device) if few else None
 
     def add(self, reduction):
-        """Reduce the next run."""
+        """Add the next run."""
         r, first = len(self.reductions), self.n_rows
         self.reductions.append(reduction)
         self.heights.append(len(reduction))
@@ -233,7 +271,7 @@ class _Stack:
         return out
 
     def stacking(self, start, stop, out=None):
-        """An array for reduced rows, and the calls, one a run, that fill it."""
+        """Array for the reduced rows, and the calls, one per run, that fill it."""
         if self.held is not None:
             return self.held[: self.n_rows, start:stop], []
         out = torch.empty(self.n_rows, stop - start, device=self.device) if out is None else out[:, : stop - start]
@@ -244,7 +282,7 @@ class _Stack:
         return out, [partial(reduce, r, rows) for r, rows in enumerate(out.split(self.heights))]
 
     def combine(self, rows):
-        """``rows @ stack`` if the stack is held, else None."""
+        """``rows @ stack`` if the stack is in memory, else None."""
         if self.held is None:
             return None
         out = torch.empty(len(rows), self.runs.n_neurons, device=self.device)
@@ -261,8 +299,8 @@ class _Stack:
 def leading_rows(data, k, seed=0, at_least=None):
     """Leading eigenpairs of ``X X^T`` for data that comes in blocks of neurons.
 
-    With ``at_least`` (0 for no check at all) fewer than ``k`` pairs may come back, if there are so many directions;
-    by default fewer than ``k`` are an error.
+    Fewer than ``k`` pairs are returned if the data have fewer independent directions, and an error is raised if these
+    are fewer than ``at_least`` (``k`` by default; 0 for no check).
     """
     residual = 0.0
     if data.n_rows <= max(GRAM_ROWS, GRAM_ROWS_PER_VECTOR * k):
@@ -278,8 +316,8 @@ def leading_rows(data, k, seed=0, at_least=None):
         )
         if residual > 0.05:
             warnings.warn(
-                f"The leading subspace of {data.n_rows} rows did not settle (relative residual {residual:.1e}); "
-                "the weakest components may differ from run to run.",
+                f"The leading subspace of {data.n_rows} rows did not converge (relative residual {residual:.1e}); "
+                "the weakest components may be inaccurate.",
                 NumericalWarning,
                 stacklevel=2,
             )
@@ -304,7 +342,8 @@ def token_gram(data):
         return matrix
     size = -(-len(blocks) // GRAM_TASKS)
     tasks = [blocks[i : i + size] for i in range(0, len(blocks), size)]
-    for part in block_map(lambda task: lower_gram((data.stacked(*block) for block in task), n), tasks):
+    grams = block_map(lambda task: lower_gram((data.stacked(*block) for block in task), n), tasks)
+    for part in track(grams, "Reading runs", len(tasks)):
         matrix += part
     matrix += matrix.tril(-1).T
     return matrix
@@ -313,8 +352,8 @@ def token_gram(data):
 def _add_panels(matrix, data, blocks):
     """Add ``X X^T`` to a matrix of zeros, block by block of neurons.
 
-    The workers share one matrix, each adding to rows of its own, and read the next block meanwhile. A sum for each of
-    them, as for small matrices, would be the largest thing in memory.
+    The workers share one matrix, each adding to rows of its own, while the next block is read. A sum per worker, as
+    for small matrices, would be the largest thing in memory.
     """
     n = len(matrix)
     height, size = -(-n // PANELS), max(stop - start for start, stop in blocks)
@@ -324,7 +363,7 @@ def _add_panels(matrix, data, blocks):
     def add(x, first, last):
         matrix[first:last, :last] += product(x[first:last], x[:last].T)
 
-    for block in [*blocks, None]:
+    for block in track([*blocks, None], "Reading runs"):
         x, calls = data.stacking(*block, buffers[0]) if block else (None, [])
         if ready is not None:
             calls += [partial(add, ready, *panel) for panel in panels]
@@ -345,13 +384,14 @@ def _apply(data, q):
         x = data.stacked(*block)
         return product(x, product(x.T, q))
 
-    for part in block_map(twice, data.blocks()):
+    blocks = list(data.blocks())
+    for part in track(block_map(twice, blocks), "Krylov space, one pass", len(blocks)):
         out += part
     return out
 
 
 def check_rank(values, k, where):
-    """Refuse more components than there are independent directions; returns their number."""
+    """Return the number of independent directions, and refuse more components than that."""
     top = float(values.max())
     rank = int((values > max(top, 0) * 1e-7).sum())
     if not rank:

@@ -1,4 +1,4 @@
-"""Runs read in blocks of neurons, and cleaned on the way: at most one block of a run is ever copied."""
+"""Runs that are read and cleaned in blocks of neurons, so that at most one block of a run is copied."""
 
 import mmap
 import os
@@ -15,11 +15,11 @@ __all__ = ["ArraySource", "CleanedRuns", "as_sources"]
 
 BLOCK_VALUES = 1 << 21  # float32 values of a block on the CPU (8 MiB): long reads, fast products, little memory
 BLOCK_VALUES_GPU = 1 << 26
-BLOCKS_A_RUN = 32  # at least, of one run on the CPU,
-BLOCK_NEURONS = 4096  # unless that is fewer neurons than these: every row of a block is read by a call of its own
+BLOCKS_PER_RUN = 32  # smallest number of blocks of one run on the CPU,
+BLOCK_NEURONS = 4096  # unless they would be smaller than this: every row of a block needs a read call
 HOLD_BYTES = 1 << 26  # cleaned data up to this size are kept for the next pass; larger ones are read again
-HOLD_BYTES_GPU = 1 << 30  # the same on a GPU, where one run is kept whatever its size
-MOST_GAPS = 256  # between the columns of a block that is read with one call a row
+HOLD_BYTES_GPU = 1 << 30  # the same on a GPU, where one run of any size is kept
+MOST_GAPS = 256  # largest number of gaps between the columns of a block that is read with one call per row
 CONSTANT = 4e-7  # a standard deviation below this share of the mean is rounding of float32, not signal
 
 
@@ -29,16 +29,16 @@ class ArraySource:
     Parameters
     ----------
     open : callable
-        Returns the run, ``(n_tokens, n_columns)``. It is called for every block and its result is dropped afterwards,
-        so that the pages of a memory map are handed back as the reading goes on.
+        Returns the run, ``(n_tokens, n_columns)``. It is called for every block and its result is deleted afterwards,
+        which releases the pages of a memory map.
     n_tokens : int
         Rows of the run.
     columns : ndarray of int or None
-        Column of each neuron, in the order in which neurons are to be read; None if the columns are the neurons.
+        Column of each neuron, in the order in which neurons are read; None if the columns are the neurons.
     n_neurons : int
         Number of neurons.
     scale : ndarray of shape (n_neurons,) or None
-        Factor of each neuron, for runs that are stored as integers.
+        Factor of each neuron, for runs stored as integers.
     """
 
     def __init__(self, open, n_tokens, n_neurons, columns=None, scale=None):
@@ -49,7 +49,7 @@ class ArraySource:
         self.grams = None
 
     def keep_gram(self):
-        """Keep the Gram matrix of the tokens once it is computed, for decompositions that begin with the same one."""
+        """Keep the Gram matrix of the tokens once it is computed, for other decompositions of the same run."""
         self.grams = {}
 
     def read(self, start, stop, out):
@@ -67,11 +67,10 @@ class ArraySource:
 
 
 def _read_file(run, where, out):
-    """Read columns of a memory map with plain reads, row by row; False if the run is something else.
+    """Read columns of a memory map with plain reads, row by row; returns False if the run is no such map.
 
-    Pages of a map stay resident until it is closed, and whole large pages come along with each of them, so a map would
-    hold the file in memory. Reads copy what is asked for and nothing else, and are faster. Where the columns have a few
-    gaps (the padding of sheets), the gaps are read into the void.
+    Pages of a map stay in memory until it is closed, so a map would hold the whole file. Plain reads copy only what is
+    needed and are faster. A few gaps between columns (the padding of sheets) are read into a dummy buffer.
     """
     plain = isinstance(run, np.memmap) and run.flags.c_contiguous and hasattr(os, "preadv")
     if not plain or run.dtype != out.dtype or out.strides[1] != out.itemsize:
@@ -92,15 +91,15 @@ def _read_file(run, where, out):
 
 
 def _place_in_file(run):
-    """Byte of the file at which a memory map, or a piece of one, begins; None if its memory is not that of the file.
+    """Byte of the file at which a memory map, or a slice of one, begins; None if its memory is not that of the file.
 
-    A piece has the attribute ``offset`` of the map it was cut from, whatever its own place.
+    A slice has the attribute ``offset`` of the whole map.
     """
     whole = run
     while isinstance(whole.base, np.memmap):
         whole = whole.base
     if not isinstance(whole.base, mmap.mmap) or run.filename is None or run.mode == "c":
-        return None  # a copy, or a map that keeps its changes to itself
+        return None  # a copy, or a private map
     return whole.offset + run.ctypes.data - whole.ctypes.data
 
 
@@ -122,7 +121,7 @@ def _pieces(where):
 
 
 def _as_slice(columns):
-    """Turn consecutive columns into a slice, which is read without gathering."""
+    """Turn consecutive columns into a slice, which is faster to read."""
     if columns[-1] - columns[0] == len(columns) - 1 and np.all(np.diff(columns) == 1):
         return slice(int(columns[0]), int(columns[-1]) + 1)
     return columns
@@ -139,19 +138,19 @@ def as_sources(runs):
             run = ArraySource(lambda run=run: run, *run.shape)
         sources.append(run)
     if not sources:
-        raise ParameterError("No runs were given; at least one array (n_tokens, n_neurons) is needed.")
+        raise ParameterError("The list of runs is empty; pass at least one array (n_tokens, n_neurons).")
     widths = {s.n_neurons for s in sources}
     if len(widths) > 1:
-        raise ParameterError(f"All runs must have the same neurons; they have {sorted(widths)} of them.")
+        raise ParameterError(f"All runs must have the same neurons; they have {sorted(widths)} neurons.")
     return sources
 
 
 class CleanedRuns:
-    """Runs whose neurons are centred, freed of confounds and scaled to unit variance as they are read.
+    """Runs whose neurons are centred, cleaned of confounds and scaled to unit variance when they are read.
 
-    The arithmetic is that of nilearn's ``signal.clean`` with ``standardize="zscore_sample"``: linear trend and
-    confounds are removed first, the standard deviation (over ``n_tokens - 1``) comes last. Neurons that are constant
-    in a run, up to the rounding of float32, or that hold a value that is not finite, become zero in it.
+    The result is that of nilearn's ``signal.clean`` with ``standardize="zscore_sample"``: linear trend and confounds
+    are removed first, then the neuron is divided by its standard deviation (over ``n_tokens - 1``). Neurons that are
+    constant in a run, up to the rounding of float32, become zero in it. Neurons with non-finite values become zero.
 
     Parameters
     ----------
@@ -164,14 +163,14 @@ class CleanedRuns:
     standardize : bool
         Whether to divide by the standard deviation.
     device : torch.device or str
-        Where the blocks are put.
+        Device of the blocks.
     min_tokens : int
-        Fewest tokens of a run; a deviation needs two.
+        Smallest number of tokens of a run; a standard deviation needs two.
 
     Attributes
     ----------
     scale : list of tensor (n_neurons,)
-        One over the standard deviation of each neuron in each run; 0 for neurons that were set to zero.
+        Inverse standard deviation of each neuron in each run; 0 for neurons that are set to zero.
     """
 
     def __init__(self, runs, confounds=None, *, detrend=False, standardize=True, device="cpu", min_tokens=2):
@@ -182,7 +181,7 @@ class CleanedRuns:
         self.device, self.standardize = torch.device(device), standardize
         short = [t for t in self.n_tokens if t < min_tokens]
         if short:
-            raise ParameterError(f"Each run needs at least {min_tokens} tokens; there are runs of {short} tokens.")
+            raise ParameterError(f"Each run needs at least {min_tokens} tokens; some have {short}.")
         confounds = [None] * len(self.sources) if confounds is None else list(confounds)
         if len(confounds) != len(self.sources):
             raise ParameterError(f"{len(self.sources)} runs need as many confounds; got {len(confounds)}.")
@@ -190,11 +189,11 @@ class CleanedRuns:
         self.mean = [torch.zeros(self.n_neurons) for _ in self.sources]
         self.scale = [torch.full((self.n_neurons,), torch.nan) for _ in self.sources]  # unknown until the first pass
         self.bad = torch.zeros(self.n_neurons, dtype=torch.bool)
-        self._lock = Lock()  # of ``bad``, which all runs write
+        self._lock = Lock()  # for ``bad``, which all runs write
         self.release()
 
     def kept_gram(self, r, matrix=None):
-        """Gram matrix ``(n_tokens, n_tokens)`` of run ``r`` if its source keeps it, else None; a new one is kept."""
+        """Gram matrix ``(n_tokens, n_tokens)`` that the source of run ``r`` keeps, or None; ``matrix`` is stored."""
         kept, basis = self.sources[r].grams, self.nuisance[r]
         if kept is None or self.device.type != "cpu":
             return matrix
@@ -204,7 +203,7 @@ class CleanedRuns:
         return matrix if matrix is not None or key not in kept else kept[key].double()
 
     def hold(self, r=None):
-        """Keep the cleaned data of run ``r``, or of all runs, from now on, if they are small enough."""
+        """Keep the cleaned data of run ``r``, or of all runs, from the next pass on, if they are small enough."""
         self.release()
         limit = (
             HOLD_BYTES if self.device.type == "cpu" else max(HOLD_BYTES_GPU, max(self.n_tokens) * self.n_neurons * 4)
@@ -219,14 +218,14 @@ class CleanedRuns:
         self._filled = {i: torch.zeros(self.n_neurons, dtype=torch.bool) for i in self._held}
 
     def release(self):
-        """Forget the cleaned data."""
+        """Delete the kept data."""
         self._held, self._filled, self._joint = {}, {}, None
 
     def blocks(self, rows=None):
-        """Yield the slices of neurons that make blocks of a few megabytes for so many rows, a small part of a run."""
+        """Yield the bounds of blocks of neurons: a few megabytes for this number of rows, a small part of a run."""
         values = BLOCK_VALUES_GPU
         if self.device.type == "cpu":
-            values = min(BLOCK_VALUES, max(BLOCK_VALUES // 8, max(self.n_tokens) * self.n_neurons // BLOCKS_A_RUN))
+            values = min(BLOCK_VALUES, max(BLOCK_VALUES // 8, max(self.n_tokens) * self.n_neurons // BLOCKS_PER_RUN))
         rows = max(rows or self.n_rows, 1)
         size = max(2048, min(BLOCK_NEURONS, BLOCK_VALUES // rows), values // rows)
         for start in range(0, self.n_neurons, size):
@@ -245,9 +244,9 @@ class CleanedRuns:
         return self._read(out, r, start, stop)
 
     def each(self, start, stop):
-        """Yield the number of each run and its cleaned neurons ``start:stop``, which the next one takes the place of.
+        """Yield the number of each run and its cleaned neurons ``start:stop``; the next one overwrites them.
 
-        Memory that is freed and taken again for every run would fall to pieces between what is kept.
+        Allocating new memory for every run would fragment it.
         """
         place = None if self._held else temporary(max(self.n_tokens), stop - start)
         for r, n in enumerate(self.n_tokens):
@@ -280,9 +279,9 @@ class CleanedRuns:
         return out
 
     def stacking(self, start, stop, out=None, runs=None):
-        """Return an array for :meth:`stacked`, and the calls, one a run, that fill it.
+        """Return an array for :meth:`stacked`, and the calls, one per run, that fill it.
 
-        The array is new, or the beginning of the rows of ``out``, or what is held; ``runs`` are all of them by default.
+        The array is new, or a part of ``out``, or the kept data; ``runs`` are all runs by default.
         """
         runs = range(len(self.sources)) if runs is None else runs
         held = self._joint if self._joint is not None else self._held.get(runs[0]) if len(runs) == 1 else None
@@ -315,7 +314,7 @@ class CleanedRuns:
         if self.nuisance[r] is not None:
             self._remove_nuisance(out, r)
             left = torch.linalg.vector_norm(out, dim=0) / (len(out) - 1) ** 0.5
-            constant |= left <= CONSTANT * size  # the confounds explain it all
+            constant |= left <= CONSTANT * size  # the confounds explain all of it
             size = left
         scale = 1 / size if self.standardize else torch.ones_like(size)
         scale[constant] = 0
@@ -329,14 +328,14 @@ class CleanedRuns:
             out -= basis @ (basis.T @ out)
 
     def dead(self):
-        """Say which neurons carry no signal in any run, a boolean tensor ``(n_neurons,)``; after one pass."""
+        """Neurons without signal in every run, a boolean tensor ``(n_neurons,)``; valid after one pass."""
         alive = torch.zeros(self.n_neurons, dtype=torch.bool)
         for scale in self.scale:
             alive |= scale > 0
         return ~alive | self.bad
 
     def sum_of_squares(self):
-        """Sum of squares of the standardised data; after one pass."""
+        """Sum of squares of the standardised data; valid after one pass."""
         return float(sum((n - 1) * int(((s > 0) & ~self.bad).sum()) for n, s in zip(self.n_tokens, self.scale)))
 
 
@@ -348,7 +347,7 @@ def _nuisance(confounds, n_tokens, detrend, run):
         confounds = confounds[:, None] if confounds.ndim == 1 else confounds
         if len(confounds) != n_tokens or not np.all(np.isfinite(confounds)):
             raise ParameterError(
-                f"The confounds of run {run} must be finite and have one row a token: expected {n_tokens} rows, "
+                f"The confounds of run {run} must be finite and have one row per token: expected {n_tokens} rows, "
                 f"got the shape {confounds.shape}."
             )
         columns.append(confounds)

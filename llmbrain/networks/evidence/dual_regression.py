@@ -1,8 +1,7 @@
-"""Dual regression: the time courses and the maps of known networks in new runs.
+"""Dual regression: the time courses and maps of known networks in new runs.
 
-Stage 1 regresses the group maps out of every token (one joint least squares: what each network does there
-that the others do not explain), stage 2 regresses those courses out of every neuron, which gives the run's own
-version of each map with a test at every neuron.
+Stage 1 regresses every token on all group maps together, which gives the time courses. Stage 2 regresses every neuron
+on these courses, which gives the run's own version of each map, with a test at every neuron.
 
 Filippini et al. (2009), PNAS 106, 7209-7214; Nickerson et al. (2017), Front. Neurosci. 11, 115.
 """
@@ -32,7 +31,7 @@ BLOCK_VALUES = 1 << 23
 
 @dataclass(frozen=True)
 class DualRegression:
-    """What dual regression gives for one run.
+    """Result of dual regression for one run.
 
     Parameters
     ----------
@@ -41,8 +40,8 @@ class DualRegression:
     maps : array of shape (n_networks, n_neurons)
         Stage 2: change of each neuron for one standard deviation (or one unit) of each course.
     z : array of shape (n_networks, n_neurons)
-        The same as z-values of an ordinary least squares t-test. Tokens are taken as independent here: use
-        the z as a ranking, and runs as the unit of any inference.
+        z-values of an ordinary least squares t-test of the maps. Tokens are treated as independent: use z as a ranking,
+        and runs as the unit of inference.
     dof : int
         Residual degrees of freedom of stage 2.
     """
@@ -54,7 +53,7 @@ class DualRegression:
 
 
 def dual_regression(run, maps, *, demean=True, normalize=True):
-    """Find the time courses and the maps of given networks in one run.
+    """Compute the time courses and maps of given networks in one run.
 
     Parameters
     ----------
@@ -63,11 +62,11 @@ def dual_regression(run, maps, *, demean=True, normalize=True):
     maps : array of shape (n_networks, n_neurons)
         Group maps.
     demean : bool
-        Centre maps and tokens over neurons in stage 1, as FSL does. Without it the mean over neurons of a
-        token leaks into networks whose maps have a mean; nilearn's ``NiftiMapsMasker`` does not centre.
+        Centre maps and tokens over neurons in stage 1, as FSL does. Otherwise the mean of a token over neurons leaks
+        into networks whose maps have a non-zero mean; nilearn's ``NiftiMapsMasker`` does not centre.
     normalize : bool
-        Divide courses by their standard deviation before stage 2, so that the maps carry amplitude as
-        well as shape and can be compared between runs.
+        Divide courses by their standard deviation before stage 2, so that the maps hold amplitude as well as shape and
+        can be compared between runs.
 
     Returns
     -------
@@ -93,16 +92,16 @@ def dual_regression(run, maps, *, demean=True, normalize=True):
 
 
 def regress_recording(networks, recording, confounds=None, **options):
-    """Dual regression of every run of a recording on the maps of a network set.
+    """Apply dual regression with the maps of a network set to every run of a recording.
 
-    Neurons are freed of confounds and z-scored within each run first, as for the decomposition. Neurons that are
-    constant or not finite in a run are said and count as zero in it.
+    As for the decomposition, confounds are removed and neurons are z-scored within each run. Neurons that are constant
+    or not finite in a run count as zero there, with a warning.
 
     Parameters
     ----------
     networks : NetworkSet
     recording : Recording, Run, study, or list of runs, images, paths or arrays
-        Of the model that the networks are of; another corpus, checkpoint or quantisation is what it is for.
+        Runs of the same model, such as another corpus, checkpoint or quantisation.
     confounds : list of ndarray, DataFrame or path, optional
         For each run ``(n_tokens, n_confounds)``.
     **options
@@ -137,12 +136,12 @@ def regress_recording(networks, recording, confounds=None, **options):
 
 
 def pooled_maps(sources, maps, confounds=None):
-    """Stage 2 over several runs together: one map a network, from the normal equations of all runs.
+    """Stage 2 for several runs together: one map per network, from the normal equations of all runs.
 
     Parameters
     ----------
     sources : list of sources
-        Runs that are read in blocks; each is z-scored.
+        Runs, each of which is z-scored.
     maps : array of shape (n_networks, n_neurons)
     confounds : list of arrays or None, optional
         For each run.
@@ -154,8 +153,8 @@ def pooled_maps(sources, maps, confounds=None):
     """
     import torch
 
-    from ..engines.group import run_products
     from ..engines.linalg import product
+    from ..engines.maps import run_products
     from ..engines.parallel import block_map, workers
     from ..engines.runs import CleanedRuns
 
@@ -180,7 +179,7 @@ def pooled_maps(sources, maps, confounds=None):
 
 
 def _standardized(source, confounds=None, warn=False):
-    from ..engines.group import say_dead
+    from ..engines.group import warn_dead
     from ..engines.runs import CleanedRuns
 
     data = CleanedRuns([source], None if confounds is None else [confounds])
@@ -188,12 +187,12 @@ def _standardized(source, confounds=None, warn=False):
     for start, stop in data.blocks():
         x[:, start:stop] = data.block(0, start, stop).numpy()
     if warn:
-        say_dead(data.dead(), data, stacklevel=4)
+        warn_dead(data.dead(), data, stacklevel=4)
     return x
 
 
 def time_courses(run, maps, *, demean=True):
-    """Stage 1: least-squares time course of every network, all networks jointly.
+    """Stage 1: time courses of all networks by joint least squares.
 
     Parameters
     ----------
@@ -224,7 +223,7 @@ def time_courses(run, maps, *, demean=True):
 
 
 def regress_maps(run, courses, *, normalize=True):
-    """Stage 2: the map of every time course, all courses jointly with an intercept.
+    """Stage 2: maps of all time courses by joint least squares with an intercept.
 
     Parameters
     ----------
@@ -268,7 +267,7 @@ def regress_maps(run, courses, *, normalize=True):
 
 
 def t_to_z(t, dof):
-    """z-value with the same tail probability as a t-value; stays finite far out in the tails.
+    """z-value with the same tail probability as a t-value, finite far into the tails.
 
     Parameters
     ----------
@@ -309,6 +308,7 @@ def _inverse(gram, what):
     values, vectors = np.linalg.eigh(gram)
     if values[0] <= 1e-10 * values[-1]:
         raise ParameterError(
-            f"{what} are collinear (or constant): no unique least squares. Drop empty or duplicate networks."
+            f"{what} are collinear or constant, so least squares has no unique solution. Remove empty or duplicate "
+            "networks."
         )
     return (vectors / values) @ vectors.T

@@ -1,7 +1,4 @@
-"""All the evidence on the networks of a recording, in one call: are they stable, what are they about, where are they.
-
-A thin shell over the functions of this room; each of them can be called alone on arrays.
-"""
+"""All the evidence on the networks of a recording: whether they are stable, what they are about, where they are."""
 
 from __future__ import annotations
 
@@ -16,31 +13,32 @@ from ..result import NetworkSet
 __all__ = ["Evidence", "gather_evidence"]
 
 REPEATS = 20
-KEPT_BYTES = 1 << 29  # of Gram matrices of runs that are used again
+KEPT_BYTES = 1 << 29  # largest size of the Gram matrices of runs that are kept for reuse
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What speaks for and against the networks of a recording.
+    """Evidence for and against the networks of a recording.
 
     Parameters
     ----------
     networks : NetworkSet
-        The same networks, their metrics completed by iq, coverage, stability, split_half_r, icc, dice, label, artefact,
-        and flagged.
+        The same networks, with iq, coverage, stability, split_half_r, icc, dice, label, artefact and flagged in their
+        metrics.
     stability : DataFrame
-        One row a network: iq and coverage of its cluster, r with its centrotype, stability (their product); for
-        halves of the text decomposed apart split_half_r, dice and split_half_p (of the axes, against rotations in the
-        subspace); icc, the ICC(2,1) over neurons of the network's dual-regression maps in the two halves.
+        One row per network: iq and coverage of its cluster, r with its centrotype, stability (their product);
+        split_half_r, dice and split_half_p (of the axes, against rotations in the subspace) between separately
+        decomposed halves of the text; icc, the ICC(2,1) over neurons of the network's dual-regression maps in the two
+        halves.
     interpretation : Interpretation or None
         None without events.
     engagement : DataFrame or None
         None with fewer than two kinds of text.
     profile : DataFrame
-        One row a network, one column a layer: share of the squared weights.
+        One row per network, one column per layer: share of the squared weights.
     connectivity : Connectivity
     clusters : list of Icasso
-        One for the whole model, or one a layer or window; their maps in the flat order of neurons.
+        One for the whole model, or one per layer or window; maps in the flat order of neurons.
     """
 
     networks: object
@@ -55,9 +53,8 @@ class Evidence:
     def centrotypes(self):
         """The centrotypes of all clusters as a :class:`NetworkSet`, the most stable of each part first.
 
-        A centrotype is the estimate that is most like all others of its cluster: the map to use where the networks of
-        the single fit are not to be trusted. Their iq, coverage and stability are in the metrics, and those under the
-        bar are flagged.
+        A centrotype is the estimate that is most similar to all others of its cluster: the map to use where single fits
+        are unreliable. The metrics hold iq, coverage and stability, and unstable ones are flagged.
         """
         from ..result import describe_maps, zscore_maps
 
@@ -73,7 +70,7 @@ class Evidence:
         return NetworkSet(maps, geometry, metrics, info, support=support)
 
     def save(self, study, desc=None):
-        """Write the completed networks and every table into a study.
+        """Write the networks with their new metrics, and every table, into a study.
 
         Parameters
         ----------
@@ -85,9 +82,10 @@ class Evidence:
         -------
         list of Path
         """
-        from ...dataset import as_study
+        from ...files import write_tsv
+        from ..result import _study
 
-        study = as_study(study)
+        study = _study(study)
         desc = desc or self.networks.info.get("method", "networks").lower()
         tables = {
             "stability": self.stability,
@@ -102,24 +100,27 @@ class Evidence:
                 contexts=self.interpretation.contexts,
             )
         written = self.networks.save(study, desc)
-        return written + [study.write(kind, table, desc=desc) for kind, table in tables.items() if table is not None]
+        return written + [
+            write_tsv(study.path(kind, desc=desc), table) for kind, table in tables.items() if table is not None
+        ]
 
 
 def gather_evidence(
     networks, recording, *, confounds=None, n_repeats=REPEATS, n_draws=99, random_state=0, device="cpu"
 ):
-    """Find out whether networks are real, and what they are about.
+    """Test whether networks are real, and describe what they are about.
 
-    Stability is that of independent components: for networks of a dictionary it says whether they are found as such.
+    Stability is that of independent components; for a dictionary it tells whether its networks are also found as
+    independent components.
 
     Parameters
     ----------
     networks : NetworkSet
-        As an estimator found them in the recording.
+        Networks of an estimator that was fitted to the recording.
     recording : Recording, Run, study, or list of runs, images, paths or arrays
-        The runs they were found in.
+        The runs of the fit.
     confounds : list of ndarray, DataFrame or path, optional
-        For each run ``(n_tokens, n_confounds)``, as they were given to the fit.
+        The confounds of the fit, for each run ``(n_tokens, n_confounds)``.
     n_repeats : int
         Repetitions on bootstrapped runs (ICASSO).
     n_draws : int
@@ -153,7 +154,7 @@ def gather_evidence(
     for rows, neurons in _parts(networks):
         sources = runs.sources if neurons is None else runs.part(neurons)
         spent = np.cumsum([4 * source.n_tokens**2 for source in sources])
-        for source, size in zip(sources, spent):  # the whole data and its halves begin with the same matrices
+        for source, size in zip(sources, spent):  # the decompositions of the data and of its halves share them
             if size <= KEPT_BYTES:
                 source.keep_gram()
         maps = runs.read_order(networks.maps[rows]) if neurons is None else networks.maps[rows][:, neurons]
@@ -183,13 +184,13 @@ def gather_evidence(
 
 
 def _options(networks, runs, device):
-    """Repeat the decomposition as it was done, as far as the networks say."""
-    from ..engines.reduction import TOKENS_AT_ONCE
+    """Options that repeat the decomposition of the networks, as far as their info tells."""
+    from ..engines.reduction import GROUP_MODELS, default_group
 
     given = networks.info.get("parameters") or {}
     group = networks.info.get("group")
-    if group not in ("tokens", "runs"):
-        group = "tokens" if len(runs.sources) == 1 or sum(runs.n_tokens) <= TOKENS_AT_ONCE else "runs"
+    if group not in GROUP_MODELS:
+        group = default_group(runs.n_tokens)
     return {
         "group": group,
         "detrend": bool(given.get("detrend") or False),
@@ -200,7 +201,7 @@ def _options(networks, runs, device):
 
 
 def _parts(networks):
-    """Networks that were sought together: their rows, and their neurons (None for all)."""
+    """Networks that were decomposed together: their rows, and their neurons (None for all)."""
     if networks.support is None:
         yield np.arange(len(networks)), None
         return
@@ -246,7 +247,7 @@ def _stability(sources, confounds, maps, layer_of, n_repeats, n_draws, random_st
         sparsest_maps(half_subspace(side, n_components, confounds=given, **reduction), n_components, 3, rng)
         for side, given in zip(sides, nuisance)
     ]
-    # each given network stands for its match in the first half, whose fate in the second is then reported
+    # a given network is represented by its match in the first half
     own = match_maps(maps, found[0]).index
     halves_table = split_half(*found, layer_of=layer_of, n_draws=n_draws, random_state=random_state)
     table["icc"] = _retest(sides, nuisance, maps)
@@ -257,7 +258,7 @@ def _stability(sources, confounds, maps, layer_of, n_repeats, n_draws, random_st
 
 
 def _retest(sides, nuisance, maps):
-    """ICC(2,1) over neurons of the maps that dual regression finds for the given networks in the two halves."""
+    """ICC(2,1) over neurons of the networks' dual-regression maps in the two halves."""
     from ...stats import icc
     from .dual_regression import pooled_maps
 
@@ -279,14 +280,14 @@ def _in_order(tables):
 
 
 def _courses(networks, runs, confounds):
-    from ..engines.group import least_squares_courses
+    from ..engines.maps import least_squares_courses
     from ..engines.runs import CleanedRuns
 
     return least_squares_courses(CleanedRuns(runs.sources, confounds), runs.read_order(networks.maps))
 
 
 def _texts(courses, recording, n_draws, random_state):
-    """What the tokens say, where there are events: interpretation and engagement by kind of text."""
+    """Interpretation, and engagement by kind of text, if there are events."""
     from ..meaning.interpretation import interpret
     from ..meaning.profiles import kind_engagement
 
@@ -322,7 +323,7 @@ def _profile(networks):
 
 
 def _complete(networks, stability, interpretation):
-    """The same networks with the evidence in their metrics."""
+    """Return the networks with the evidence in their metrics."""
     metrics = networks.metrics.copy()
     for name in ("iq", "coverage", "stability", "split_half_r", "icc", "dice"):
         metrics[name] = stability[name].to_numpy()

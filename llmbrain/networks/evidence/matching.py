@@ -1,8 +1,8 @@
-"""Which network of one set is which network of another, and how much of that is chance.
+"""One-to-one matching of two sets of networks, and what such a matching reaches by chance.
 
-Independent components come in no order and with no sign, so two sets are compared after a one-to-one
-assignment that maximises the absolute spatial correlation (Hungarian algorithm). The number that comes out
-is high by construction when many networks may be matched, so each matching can be set against a null.
+Independent components have no order and no sign, so two sets are compared after a one-to-one assignment that maximises
+the absolute spatial correlation (Hungarian algorithm). With many networks the matched correlations are high by
+construction, so each matching can be compared with a null.
 """
 
 from __future__ import annotations
@@ -13,22 +13,20 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from ...exceptions import ParameterError
-from ...stats import overlap, permutation_p
+from ...registry import Registry
+from ...stats import permutation_p
+from ..engines.progress import track
 
 __all__ = [
     "Matching",
     "NULLS",
     "assign",
     "correlate_maps",
-    "count_matches",
     "match_maps",
-    "match_masks",
     "null_matches",
     "permute_neurons",
     "standardize_maps",
 ]
-
-NULLS = ("layers", "neurons", "rotation")
 
 
 @dataclass(frozen=True)
@@ -38,11 +36,11 @@ class Matching:
     Parameters
     ----------
     index : array of shape (n_reference,)
-        Network of `other` given to each reference network; -1 where `other` has too few.
+        Network of `other` for each reference network; -1 where `other` has too few.
     score : array of shape (n_reference,)
         Signed correlation (maps) or overlap (masks) of each pair; NaN where unmatched.
     similarity : array of shape (n_reference, n_other)
-        The whole table the assignment was made from.
+        Similarity of all pairs.
     """
 
     index: np.ndarray
@@ -51,14 +49,11 @@ class Matching:
 
     @property
     def sign(self):
-        """+1 or -1 for each pair (0 where unmatched): what to multiply `other` by to agree."""
+        """Sign of each pair, +1 or -1 (0 where unmatched): multiply `other` by it to agree with the reference."""
         return np.where(self.index < 0, 0.0, np.where(self.score < 0, -1.0, 1.0))
 
     def align(self, other):
-        """Bring rows of `other` (n_other, ...) into the order and sign of the reference.
-
-        Unmatched reference networks get a row of NaN.
-        """
+        """Put rows of `other` (n_other, ...) in the order and sign of the reference; unmatched rows are NaN."""
         other = np.asarray(other)
         shape = (-1,) + (1,) * (other.ndim - 1)
         rows = other[np.maximum(self.index, 0)] * self.sign.reshape(shape).astype(other.dtype)
@@ -66,13 +61,13 @@ class Matching:
         return rows
 
     def to_frame(self, null=None):
-        """One row a reference network: its match, the score, and p-values if a null is given.
+        """One row per reference network: its match, the score, and p-values if a null is given.
 
         Parameters
         ----------
         null : array of shape (n_draws, n_reference), optional
-            From :func:`null_matches`. The p-value is corrected over networks (family-wise): the observed
-            score is held against the largest score of each draw.
+            From :func:`null_matches`. The p-value is corrected over networks (family-wise): the observed score is
+            compared with the largest score of each draw.
         """
         import pandas as pd
 
@@ -88,7 +83,7 @@ class Matching:
 def standardize_maps(maps, dtype=np.float32):
     """Centre each map over neurons and scale it to unit norm, so that products are correlations.
 
-    A constant map (a network that vanished) becomes zeros: it correlates with nothing.
+    A constant map becomes zeros.
 
     Parameters
     ----------
@@ -100,7 +95,7 @@ def standardize_maps(maps, dtype=np.float32):
     if maps.ndim != 2 or 0 in maps.shape:
         raise ParameterError(f"Maps must be (n_networks, n_neurons) and not empty; got shape {maps.shape}.")
     if not np.isfinite(maps).all():
-        raise ParameterError("Maps hold NaN or infinite values; drop those networks first.")
+        raise ParameterError("Maps hold NaN or infinite values. Remove those networks first.")
     # float64 for the two reductions only: a float32 sum over 10**6 neurons loses digits
     mean = maps.mean(axis=1, dtype=np.float64)
     out = (maps - mean[:, None]).astype(dtype)
@@ -161,7 +156,7 @@ def _matching(similarity):
 
 
 def match_maps(reference, other):
-    """Match networks one-to-one by absolute spatial correlation, and say with which sign.
+    """Match networks one-to-one by absolute spatial correlation.
 
     Parameters
     ----------
@@ -184,46 +179,6 @@ def match_maps(reference, other):
     ([1, 2, 0], [-1.0, -1.0, -1.0])
     """
     return _matching(correlate_maps(reference, other))
-
-
-def match_masks(reference, other, kind="jaccard"):
-    """Match networks one-to-one by the overlap of their masks.
-
-    Parameters
-    ----------
-    reference : array of shape (n_reference, n_neurons), bool
-    other : array of shape (n_other, n_neurons), bool
-    kind : {"jaccard", "dice"}
-
-    Returns
-    -------
-    Matching
-        Its `score` is the overlap, never negative.
-    """
-    return _matching(np.nan_to_num(overlap(reference, other, kind)))
-
-
-def count_matches(reference, other, threshold=0.2, kind="jaccard"):
-    """Count for each reference mask the masks of `other` that overlap it by more than `threshold`.
-
-    This one-to-many count is the published recurrence: one network of `other` may count for several
-    references, and several networks of `other` for one reference. :func:`match_masks` is the strict form.
-
-    Parameters
-    ----------
-    reference, other : arrays of shape (n_reference, n_neurons), (n_other, n_neurons), bool
-    threshold : float
-    kind : {"jaccard", "dice"}
-
-    Returns
-    -------
-    array of shape (n_reference,), int
-
-    References
-    ----------
-    Liu et al. (2025), arXiv:2502.20408, section on recurring functional networks (IoU > 0.2).
-    """
-    return (np.nan_to_num(overlap(reference, other, kind)) > threshold).sum(axis=1)
 
 
 def permute_neurons(n_neurons, layer_of=None, random_state=None):
@@ -252,21 +207,24 @@ def permute_neurons(n_neurons, layer_of=None, random_state=None):
     return permutation
 
 
+# needs_layers: whether the null needs the layer of each neuron
+NULLS = Registry("null", needs_layers=False)
+
+
 def null_matches(reference, other, n_draws=100, null="layers", layer_of=None, random_state=0):
-    """Scores of the whole one-to-one matching when `other` carries no knowledge of the networks.
+    """Scores of the whole one-to-one matching when `other` holds no information about the networks.
 
     Parameters
     ----------
     reference, other : arrays of shape (n_reference, n_neurons), (n_other, n_neurons)
     n_draws : int
     null : {"layers", "neurons", "rotation"}
-        "neurons" shuffles the neurons of `other` (all its maps alike), "layers" does so within layers, so
-        that a common layer profile is no evidence. "rotation" turns the maps of `other` at random inside
-        the space they span: two decompositions that share a subspace but not its axes match this well, so it
-        is the bar that the independent components themselves, beyond a principal component analysis, have
-        to pass.
+        "neurons" shuffles the neurons of `other` (all its maps alike). "layers" does so within layers, so that a common
+        layer profile is no evidence. "rotation" rotates the maps of `other` at random inside the space they span: two
+        decompositions that share a subspace but not its axes match this well, so independent components are
+        reproducible themselves, beyond a principal component analysis, only if they exceed it.
     layer_of : array of shape (n_neurons,)
-        Needed by "layers".
+        Layer of each neuron, for "layers".
     random_state : int, numpy Generator or None
 
     Returns
@@ -274,34 +232,39 @@ def null_matches(reference, other, n_draws=100, null="layers", layer_of=None, ra
     array of shape (n_draws, n_reference)
         Absolute correlations of the matched pairs in each draw (0 where unmatched).
     """
-    if null not in NULLS:
-        raise ParameterError(f"null={null!r} is unknown; choose one of {NULLS}.")
-    if null == "layers" and layer_of is None:
-        raise ParameterError('null="layers" needs layer_of, the layer of each neuron.')
+    if NULLS[null].needs_layers and layer_of is None:
+        raise ParameterError(f"null={null!r} needs layer_of, the layer of each neuron.")
     rng = np.random.default_rng(random_state)
-    reference, other = standardize_maps(reference), standardize_maps(other)
-    if null == "rotation":
-        return _null_rotations(reference, other, n_draws, rng)
-    scores = np.zeros((n_draws, len(reference)))
-    for draw in range(n_draws):
-        permutation = permute_neurons(other.shape[1], layer_of if null == "layers" else None, rng)
-        scores[draw] = _matched_scores(np.abs(reference @ other[:, permutation].T))
-    return scores
+    draws = NULLS[null](standardize_maps(reference), standardize_maps(other), layer_of, rng)
+    scores = [_matched_scores(np.abs(next(draws))) for _ in track(range(n_draws), "Null matches")]
+    return np.reshape(scores, (n_draws, len(reference)))
+
+
+@NULLS.register("layers", needs_layers=True)
+def _permuted_within_layers(reference, other, layer_of, rng):
+    """Correlations with the maps of ``other`` whose neurons are permuted within layers, without end."""
+    while True:
+        yield reference @ other[:, permute_neurons(other.shape[1], layer_of, rng)].T
+
+
+@NULLS.register("neurons")
+def _permuted(reference, other, layer_of, rng):
+    """Correlations with the maps of ``other`` whose neurons are permuted, without end."""
+    return _permuted_within_layers(reference, other, None, rng)
+
+
+@NULLS.register("rotation")
+def _rotated(reference, other, layer_of, rng):
+    """Correlations with the maps of ``other`` rotated inside their span, without end."""
+    # coordinates in an orthonormal basis of the span, from two small tables: no second copy of the maps
+    values, vectors = np.linalg.eigh((other @ other.T).astype(np.float64))
+    kept = values > 1e-6 * max(values[-1], 1e-300)
+    table = (reference @ other.T).astype(np.float64) @ (vectors[:, kept] / np.sqrt(values[kept]))
+    while True:
+        q, r = np.linalg.qr(rng.standard_normal((kept.sum(), kept.sum())))
+        yield table @ (q * np.sign(np.diag(r)))
 
 
 def _matched_scores(similarity):
     index = assign(similarity)
     return np.where(index < 0, 0.0, similarity[np.arange(len(index)), np.maximum(index, 0)])
-
-
-def _null_rotations(reference, other, n_draws, rng):
-    # coordinates in an orthonormal basis of the span, from two small tables: no second copy of the maps
-    values, vectors = np.linalg.eigh((other @ other.T).astype(np.float64))
-    kept = values > 1e-6 * max(values[-1], 1e-300)
-    basis = vectors[:, kept] / np.sqrt(values[kept])
-    table = (reference @ other.T).astype(np.float64) @ basis
-    scores = np.zeros((n_draws, len(reference)))
-    for draw in range(n_draws):
-        q, r = np.linalg.qr(rng.standard_normal((kept.sum(), kept.sum())))
-        scores[draw] = _matched_scores(np.abs(table @ (q * np.sign(np.diag(r)))))
-    return scores

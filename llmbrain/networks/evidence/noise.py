@@ -1,4 +1,4 @@
-"""How many directions stand out of noise: spectrum, Marchenko-Pastur edge, parallel analysis."""
+"""Number of directions above noise: spectrum, Marchenko-Pastur edge, parallel analysis."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ import warnings
 import numpy as np
 
 from ...exceptions import NumericalWarning, ParameterError
+from ...registry import Registry
+from ..engines.progress import track
 
 __all__ = [
     "LARGEST_SIDE",
     "explained_variance",
     "marchenko_pastur_count",
-    "marchenko_pastur_edge",
     "noise_bound",
     "parallel_analysis",
     "spectrum",
     "standardized_sample",
 ]
 
-LARGEST_SIDE = 2048
-"""Spectra are computed from a Gram matrix of this order at most; longer recordings use a sample of the neurons."""
+LARGEST_SIDE = 2048  # largest order of the Gram matrices of spectra; longer recordings use a sample of the neurons
+SHUFFLES = Registry("null")  # ways to break the relations between neurons in parallel analysis
 
 
 def standardized_sample(runs, *, max_neurons=LARGEST_SIDE, confounds=None, random_state=0):
@@ -31,13 +32,13 @@ def standardized_sample(runs, *, max_neurons=LARGEST_SIDE, confounds=None, rando
     runs : list of arrays of shape (n_tokens, n_neurons), or sources
     max_neurons : int
     confounds : list of arrays of shape (n_tokens, n_confounds), optional
-        Regressed out first.
+        Removed first by regression.
     random_state : int, numpy Generator or None
 
     Returns
     -------
     list of arrays of shape (n_tokens, n_sampled), float32
-        Neurons that are constant in some run are left out.
+        Without neurons that are constant in some run.
     """
     from ..engines.runs import as_sources
 
@@ -99,33 +100,10 @@ def explained_variance(eigenvalues):
     return share, np.cumsum(share)
 
 
-def marchenko_pastur_edge(n_tokens, n_neurons, variance=1.0):
-    """Largest eigenvalue of ``X X^T / n_neurons`` for independent noise, in the limit of large matrices.
-
-    ``variance * (1 + sqrt(n_tokens / n_neurons))**2``
-
-    Parameters
-    ----------
-    n_tokens, n_neurons : int
-    variance : float
-        Of the noise.
-
-    References
-    ----------
-    Marchenko & Pastur (1967), Math. USSR Sb. 1, 457-483.
-
-    Examples
-    --------
-    >>> marchenko_pastur_edge(100, 400)
-    2.25
-    """
-    return float(variance * (1.0 + np.sqrt(n_tokens / n_neurons)) ** 2)
-
-
 def noise_bound(n_tokens, n_neurons, variance=1.0):
-    """Value that the largest eigenvalue of independent noise exceeds in 5 % of the cases.
+    """Value that the largest eigenvalue of ``X X^T / n_neurons`` exceeds in 5 % of the cases for independent noise.
 
-    The Marchenko-Pastur edge plus the Tracy-Widom fluctuation around it.
+    The Marchenko-Pastur edge ``variance * (1 + sqrt(n_tokens / n_neurons))**2`` plus the Tracy-Widom fluctuation.
 
     Parameters
     ----------
@@ -139,7 +117,8 @@ def noise_bound(n_tokens, n_neurons, variance=1.0):
 
     Examples
     --------
-    >>> marchenko_pastur_edge(100, 400) < noise_bound(100, 400) < 1.1 * marchenko_pastur_edge(100, 400)
+    >>> edge = (1 + np.sqrt(100 / 400)) ** 2
+    >>> bool(edge < noise_bound(100, 400) < 1.1 * edge)
     True
     """
     a, b = np.sqrt(max(n_tokens - 1, 1)), np.sqrt(n_neurons)
@@ -148,15 +127,15 @@ def noise_bound(n_tokens, n_neurons, variance=1.0):
 
 
 def marchenko_pastur_count(runs, max_iter=10):
-    """Number of directions beyond the noise edge.
+    """Number of directions above the noise edge.
 
-    The edge holds for noise of one variance, but the noise that is left in a z-scored neuron is the smaller the
-    more networks drive it. So the directions found are taken out, every neuron is scaled to unit variance of what
-    is left, and the count is repeated until it stays.
+    The edge holds for noise of equal variance, but the noise of a z-scored neuron is smaller the more networks drive
+    it. So the directions found are removed, every neuron is scaled to unit residual variance, and the count is repeated
+    until it no longer changes.
 
-    Valid for tokens that are independent under the null. Activations of neighbouring tokens are not quite, so this
-    overstates the number; :func:`parallel_analysis` keeps their autocorrelation. In a language model the directions
-    may never end in a bulk of noise: the count then stops at half of all directions, and says so.
+    The edge assumes independent tokens. Neighbouring tokens are not quite independent, so the number is too large;
+    :func:`parallel_analysis` keeps their autocorrelation. In a language model there may be no bulk of noise at all: the
+    count then stops at half of all directions with a warning.
 
     Parameters
     ----------
@@ -168,13 +147,13 @@ def marchenko_pastur_count(runs, max_iter=10):
     Warns
     -----
     NumericalWarning
-        If no bulk of noise was met.
+        If there is no bulk of noise.
 
     Returns
     -------
     count : int
     bound : float
-        Eigenvalue of the noise-scaled data, of unit noise variance, that had to be exceeded.
+        Eigenvalue of the data at unit noise variance that had to be exceeded.
 
     References
     ----------
@@ -206,8 +185,8 @@ def marchenko_pastur_count(runs, max_iter=10):
 
 def _no_bulk(most):
     warnings.warn(
-        f"More than {most} directions, half of all, lie beyond the Marchenko-Pastur edge: there is no bulk of "
-        "independent noise, so this count says nothing here. Use parallel analysis and the split-half curve.",
+        f"More than {most} directions (half of all) are above the Marchenko-Pastur edge: there is no bulk of "
+        "independent noise, so this count is meaningless. Use parallel analysis and the split-half curve.",
         NumericalWarning,
         stacklevel=3,
     )
@@ -229,8 +208,8 @@ def parallel_analysis(runs, *, null="shift", n_draws=10, quantile=0.95, random_s
     runs : list of arrays of shape (n_tokens, n_neurons)
         Standardised, e.g. by :func:`standardized_sample`.
     null : {"shift", "permute"}
-        What breaks the ties between neurons in each run: a circular shift of every neuron by an amount of its own,
-        which leaves its autocorrelation as it is, or a permutation of its tokens.
+        How the relations between neurons are broken in each run: a circular shift of every neuron by an amount of its
+        own, which keeps its autocorrelation, or a permutation of its tokens.
     n_draws : int
     quantile : float
         Quantile over draws that the eigenvalue of the same rank must exceed.
@@ -239,7 +218,7 @@ def parallel_analysis(runs, *, null="shift", n_draws=10, quantile=0.95, random_s
     Returns
     -------
     count : int
-        Leading eigenvalues above the null, up to the first that is not.
+        Number of leading eigenvalues above the null.
     eigenvalues : array
         Of the data.
     bound : array
@@ -249,23 +228,29 @@ def parallel_analysis(runs, *, null="shift", n_draws=10, quantile=0.95, random_s
     ----------
     Horn (1965), Psychometrika 30, 179-185; Buja & Eyuboglu (1992), Multivar. Behav. Res. 27, 509-540 (permutation).
     """
-    if null not in ("shift", "permute"):
-        raise ParameterError(f'null={null!r} is unknown; choose "shift" or "permute".')
+    shuffle = SHUFFLES[null]
     rng = np.random.default_rng(random_state)
     eigenvalues = spectrum(runs)
-    draws = [spectrum([_shuffled(x, null, rng) for x in runs]) for _ in range(n_draws)]
+    steps = track(range(n_draws), "Parallel analysis")
+    draws = [spectrum([shuffle(x, rng) for x in runs]) for _ in steps]
     bound = np.quantile(draws, quantile, axis=0)
     above = eigenvalues > bound
     count = len(above) if above.all() else int(np.argmin(above))
     return count, eigenvalues, bound
 
 
-def _shuffled(x, null, rng):
-    if null == "permute":
-        return rng.permuted(x, axis=0)
+@SHUFFLES.register("shift")
+def _shifted(x, rng):
+    """Shift every neuron around by an amount of its own, which keeps its autocorrelation."""
     n_tokens, n_neurons = x.shape
     out = np.empty((n_neurons, n_tokens), dtype=x.dtype)
     columns = np.ascontiguousarray(x.T)
     for row, source, shift in zip(out, columns, rng.integers(n_tokens, size=n_neurons)):
         row[shift:], row[:shift] = source[: n_tokens - shift], source[n_tokens - shift :]
     return out.T
+
+
+@SHUFFLES.register("permute")
+def _permuted(x, rng):
+    """Permute the tokens of every neuron."""
+    return rng.permuted(x, axis=0)

@@ -1,9 +1,4 @@
-"""How many networks the data hold: spectrum, noise edge, parallel analysis, reproducibility between halves.
-
-Four answers to two questions. The explained variance, the Marchenko-Pastur edge and parallel analysis say how many
-directions stand out of noise; in a language model these are hundreds. The split-half curve says how many *networks*
-are found again in other text, which is what a number of components should be chosen for.
-"""
+"""The number of components, chosen by the number of networks that two halves of the text share."""
 
 from __future__ import annotations
 
@@ -12,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ...exceptions import ParameterError
+from ..engines.progress import track
 from .matching import match_maps
 from .noise import explained_variance, marchenko_pastur_count, parallel_analysis, standardized_sample
 from .resampling import cut_blocks, decompose, joint_subspace
@@ -28,11 +24,9 @@ __all__ = [
     "split_half_curve",
 ]
 
-REPRODUCED = 0.7
-"""Absolute correlation of the maps of two halves from which a network counts as found again."""
+REPRODUCED = 0.7  # a network counts as found again if its maps in two halves correlate at least so strongly
 
 
-# ------------------------------------------------------------------------------------------- split-half curve
 def half_spans(n_tokens):
     """Divide runs into two halves that share no text: every other run, or every other piece of a few runs.
 
@@ -89,7 +83,7 @@ def halves(runs, confounds=None):
 
 
 def split_half_curve(runs, grid, *, n_init=3, confounds=None, random_state=0, **reduction):
-    """Decompose two halves of the data with each number of components, and see which networks come back.
+    """Decompose two halves of the data with each number of components and count the networks that they share.
 
     Parameters
     ----------
@@ -97,7 +91,7 @@ def split_half_curve(runs, grid, *, n_init=3, confounds=None, random_state=0, **
     grid : sequence of int
         Numbers of components.
     n_init : int
-        Restarts of each decomposition; the sparsest is kept.
+        Starts of each decomposition; the sparsest result is kept.
     confounds : list of arrays, optional
     random_state : int, numpy Generator or None
     **reduction
@@ -111,18 +105,22 @@ def split_half_curve(runs, grid, *, n_init=3, confounds=None, random_state=0, **
     """
     import pandas as pd
 
+    from ..engines.reduction import default_group
+
     grid = sorted({int(k) for k in grid})
     rng = np.random.default_rng(random_state)
     sides, nuisance = halves(runs, confounds)
     if reduction.get("group", "auto") == "auto":
-        # the model that the whole data would get, not that of the shorter halves
-        reduction["group"] = _group_model(sides)
+        # the default for the whole data, not for the shorter halves
+        reduction["group"] = default_group([s.n_tokens for side in sides for s in side])
     limit = min(sum(s.n_tokens - 1 for s in side) for side in sides)
     if not grid or grid[0] < 1 or grid[-1] > limit:
-        raise ParameterError(f"The grid {grid} must lie between 1 and {limit}, what half of the tokens carry.")
+        raise ParameterError(
+            f"The grid {grid} must lie between 1 and {limit}, the largest number that half of the tokens allow."
+        )
     spaces = [half_subspace(side, grid[-1], confounds=c, **reduction) for side, c in zip(sides, nuisance)]
     table = []
-    for k in grid:
+    for k in track(grid, "Numbers of components"):
         a, b = (sparsest_maps(space, k, n_init, rng) for space in spaces)
         r = np.abs(match_maps(a, b).score)
         found = int((r >= REPRODUCED).sum())
@@ -131,7 +129,7 @@ def split_half_curve(runs, grid, *, n_init=3, confounds=None, random_state=0, **
 
 
 def half_subspace(side, n_components, **reduction):
-    """Reduce one half for decompositions into up to `n_components` networks, runs entering whole.
+    """Reduce one half, for decompositions of whole runs into up to `n_components` networks.
 
     Parameters
     ----------
@@ -148,14 +146,8 @@ def half_subspace(side, n_components, **reduction):
     return joint_subspace(side, 3 * n_components, blocks=blocks, **reduction)
 
 
-def _group_model(sides):
-    from ..engines.reduction import TOKENS_AT_ONCE
-
-    return "tokens" if sum(s.n_tokens for side in sides for s in side) <= TOKENS_AT_ONCE else "runs"
-
-
 def sparsest_maps(space, n_components, n_init, rng):
-    """Maps of the sparsest of some decompositions of a joint subspace, (n_components, n_neurons).
+    """Maps of the sparsest of several decompositions of a joint subspace, (n_components, n_neurons).
 
     Parameters
     ----------
@@ -168,16 +160,15 @@ def sparsest_maps(space, n_components, n_init, rng):
     return min(maps, key=lambda m: np.abs(m).sum(axis=1).max())
 
 
-# ------------------------------------------------------------------------------------------- the choice
 @dataclass(frozen=True)
 class Order:
-    """A number of components, and all that speaks for it.
+    """A number of components and the evidence for it.
 
     Parameters
     ----------
     n_components : int
     marchenko_pastur, parallel : int
-        Directions beyond the noise edge, and beyond parallel analysis.
+        Number of directions above the noise edge, and above the null of parallel analysis.
     curve : DataFrame
         From :func:`split_half_curve`.
     spectrum : DataFrame
@@ -194,7 +185,7 @@ class Order:
     info: dict = field(default_factory=dict)
 
     def save(self, study, desc="canica"):
-        """Write the curve (TSV) and what was chosen (JSON) into a study.
+        """Write the curve (TSV) and the choice (JSON) into a study.
 
         Parameters
         ----------
@@ -206,23 +197,19 @@ class Order:
         -------
         list of pathlib.Path
         """
-        from ...dataset import as_study
+        from ...files import write_json, write_tsv
+        from ..result import _study
 
-        study = as_study(study)
+        study = _study(study)
         chosen = {name: int(getattr(self, name)) for name in ("n_components", "marchenko_pastur", "parallel")}
         return [
-            study.write("order", self.curve, desc=desc),
-            study.write("order_json", {**chosen, **self.info}, desc=desc),
+            write_tsv(study.path("order", desc=desc), self.curve),
+            write_json(study.path("order_json", desc=desc), {**chosen, **self.info}),
         ]
 
 
 def default_grid(limit):
-    """Numbers of components worth trying: 5, 10, 15, 20, 30, 40, 60, 80, 120 ... up to `limit`.
-
-    Parameters
-    ----------
-    limit : int
-    """
+    """Numbers of components to try: 5, 10, 15, 20, 30, 40, 60, 80, 120, 160, up to `limit`."""
     grid = [5, 10, 15, 20, 30, 40, 60, 80, 120, 160]
     return [k for k in grid if k <= limit] or [max(1, limit)]
 
@@ -230,13 +217,12 @@ def default_grid(limit):
 def choose_n_components(
     runs, *, largest=80, grid=None, n_draws=5, n_init=3, confounds=None, random_state=0, **reduction
 ):
-    """Choose the number of components: what ``n_components="auto"`` does.
+    """Choose the number of components, as ``n_components="auto"`` does.
 
-    The candidates are those of the grid that parallel analysis allows. Chosen is the one that yields the most networks
-    found again in the other half of the text, among those of which at least half of the networks are; of equals the
-    smaller. (In a language model a larger number always brings up a few more networks, among ever more that are
-    never seen again.) Asking for somewhat too many is safe, surplus components are unstable and flagged; asking for
-    too few merges networks.
+    The candidates are the numbers of the grid up to that of parallel analysis. Among those of which at least half of
+    the networks are found again in the other half of the text, the one with most such networks is chosen; of equals the
+    smaller. (In language models a larger number always adds a few reproducible networks among ever more that are not.)
+    Somewhat too many components are harmless, since surplus ones are unstable and flagged; too few merge networks.
 
     Parameters
     ----------
@@ -247,7 +233,7 @@ def choose_n_components(
     n_draws : int
         Draws of parallel analysis.
     n_init : int
-        Restarts of each decomposition.
+        Starts of each decomposition.
     confounds : list of arrays, optional
     random_state : int, numpy Generator or None
     **reduction
@@ -287,7 +273,7 @@ def choose_n_components(
 
 
 def _best(curve):
-    """The most networks found again among numbers of which at least half are; the smaller of equals."""
+    """Number with most reproduced networks, among those of which at least half are reproduced."""
     trusted = curve[curve["share"] >= 0.5]
     if trusted.empty:
         return int(curve["n_components"][curve["share"].idxmax()])

@@ -1,8 +1,8 @@
-"""Do networks recur? Templates from one part of a corpus, looked for in the networks of other texts.
+"""Recurrence of networks: templates from one part of a corpus among the networks of other texts.
 
-The published count (how many individual networks overlap a template by an IoU above 0.2) is given as it is, next to
-a strict one (at most one network of each text, at most one template for each network), to the correlation of the
-matched maps, and to both counts for permuted maps: with many networks some overlap is certain.
+The published count (individual networks whose IoU with a template exceeds 0.2) is reported beside a strict one (at most
+one network of each text, at most one template for each network), the correlation of the matched maps, and both counts
+for permuted maps, since with many networks some overlap is certain.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import numpy as np
 
 from ...exceptions import ParameterError
 from ...stats import fdr, overlap, permutation_p
-from .matching import assign, correlate_maps, permute_neurons, standardize_maps
+from ..engines.progress import track
+from ..result import THRESHOLD, zscore_maps
+from .matching import assign, correlate_maps, permute_neurons
 
-__all__ = ["IOU", "Recurrence", "individual_networks", "recurrence", "recurrence_between", "threshold_maps"]
+__all__ = ["IOU", "Recurrence", "individual_networks", "recurrence", "threshold_maps"]
 
-IOU = 0.2
-"""Overlap from which a network counts as a template's, in the published method."""
+IOU = 0.2  # a network counts for a template if their overlap exceeds this, as in the published method
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,10 @@ class Recurrence:
     Parameters
     ----------
     table : DataFrame
-        One row a template: network; n_neurons; many (one-to-many count of individual networks beyond the overlap);
-        texts (texts whose one-to-one match is beyond it); share (texts over number of texts); mean_overlap (IoU),
-        mean_dice and mean_r (of the one-to-one matches, r in absolute value; signed in `correlations`); null_many and
-        null_texts (mean counts for permuted maps); p and q (of `texts`, Benjamini-Hochberg over templates).
+        One row per template: network; n_neurons; many (number of individual networks above the overlap); texts (number
+        of texts whose one-to-one match is above it); share (texts over number of texts); mean_overlap (IoU), mean_dice
+        and mean_r (of the one-to-one matches, r in absolute value; signed in `correlations`); null_many and null_texts
+        (mean counts for permuted maps); p and q (of `texts`, Benjamini-Hochberg over templates).
     overlaps : array of shape (n_texts, n_templates)
         Overlap of the one-to-one match of each template in each text.
     correlations : array of shape (n_texts, n_templates)
@@ -46,8 +47,8 @@ class Recurrence:
     n_draws: int
 
 
-def threshold_maps(maps, threshold=3.0, two_sided=True):
-    """Masks of maps: neurons whose z over neurons exceeds the threshold.
+def threshold_maps(maps, threshold=THRESHOLD, two_sided=True):
+    """Turn maps into masks: neurons whose z over neurons exceeds the threshold.
 
     Parameters
     ----------
@@ -61,14 +62,14 @@ def threshold_maps(maps, threshold=3.0, two_sided=True):
     -------
     array of shape (n_networks, n_neurons), bool
     """
-    z = standardize_maps(maps) * np.float32(np.sqrt(np.shape(maps)[1]))
+    z = zscore_maps(maps)
     return (np.abs(z) if two_sided else z) > threshold
 
 
 def recurrence(
-    templates, individuals, *, threshold=3.0, two_sided=True, iou=IOU, n_draws=100, layer_of=None, random_state=0
+    templates, individuals, *, threshold=THRESHOLD, two_sided=True, iou=IOU, n_draws=100, layer_of=None, random_state=0
 ):
-    """Count how often each template is found again in texts decomposed one by one.
+    """Count how often each template recurs in texts that were decomposed one by one.
 
     Parameters
     ----------
@@ -77,12 +78,12 @@ def recurrence(
     individuals : list of arrays of shape (n_k, n_neurons)
         Networks of each of the other texts.
     threshold, two_sided
-        What makes a mask of a map, see :func:`threshold_maps`. The papers use one-sided 1.96 or 3.6.
+        Options of :func:`threshold_maps`. The papers use one-sided 1.96 or 3.6.
     iou : float
-        Overlap beyond which two networks count as one.
+        Overlap above which two networks count as the same.
     n_draws : int
-        Draws of the null: the neurons of each text are permuted (within layers if `layer_of` is given), all its
-        networks alike.
+        Draws of the null: the neurons of each text are permuted (within layers if `layer_of` is given), in the same way
+        for all its networks.
     layer_of : array of shape (n_neurons,), optional
     random_state : int, numpy Generator or None
 
@@ -111,7 +112,7 @@ def recurrence(
     empty = np.flatnonzero(~masks.any(axis=1))
     if len(empty):
         raise ParameterError(
-            f"Templates {empty.tolist()} have no neuron beyond threshold={threshold}; lower it or drop them."
+            f"Templates {empty.tolist()} have no neuron above threshold={threshold}. Lower it or remove them."
         )
     others = [threshold_maps(m, threshold, two_sided) for m in individuals]
     many, overlaps = _counts(masks, others, iou)
@@ -138,34 +139,7 @@ def recurrence(
     return Recurrence(table, overlaps, correlations, n_draws)
 
 
-def recurrence_between(templates, individuals, **options):
-    """Recurrence of the templates of every corpus in the texts of every corpus.
-
-    Parameters
-    ----------
-    templates : dict of {corpus: array of shape (n_templates, n_neurons)}
-    individuals : dict of {corpus: list of arrays of shape (n_k, n_neurons)}
-    **options
-        Of :func:`recurrence`.
-
-    Returns
-    -------
-    DataFrame
-        The tables of :func:`recurrence` below each other, with the columns template_corpus and text_corpus first.
-    """
-    import pandas as pd
-
-    tables = []
-    for source, maps in templates.items():
-        for target, texts in individuals.items():
-            table = recurrence(maps, texts, **options).table
-            table.insert(0, "template_corpus", source)
-            table.insert(1, "text_corpus", target)
-            tables.append(table)
-    return pd.concat(tables, ignore_index=True)
-
-
-def individual_networks(texts, n_components=10, *, contrast="cube", n_init=1, random_state=0, skip=None):
+def individual_networks(texts, n_components=10, *, contrast="cube", n_init=1, random_state=0, skip=4):
     """Decompose texts one by one, for :func:`recurrence`.
 
     Parameters
@@ -173,11 +147,11 @@ def individual_networks(texts, n_components=10, *, contrast="cube", n_init=1, ra
     texts : list of arrays of shape (n_tokens, n_neurons)
         Activations of one text each.
     n_components : int
-        Clipped to half of the tokens of a text: more components than that are noise.
+        Clipped to half of the tokens of a text; more components are noise.
     contrast, n_init, random_state
         As in :func:`~llmbrain.networks.group_ica`.
-    skip : int, optional
-        Leave texts of fewer tokens out. Default: those with fewer than 4 tokens.
+    skip : int
+        Texts with fewer tokens are skipped.
 
     Returns
     -------
@@ -187,10 +161,9 @@ def individual_networks(texts, n_components=10, *, contrast="cube", n_init=1, ra
     """
     from ..engines.group import group_ica
 
-    skip = 4 if skip is None else skip
     kept = [i for i, x in enumerate(texts) if len(x) >= skip]
     maps = []
-    for i in kept:
+    for i in track(kept, "Networks of single texts"):
         k = max(1, min(n_components, len(texts[i]) // 2))
         found = group_ica(
             [texts[i]], k, contrast=contrast, n_init=n_init, random_state=random_state, time_courses=False, warn=False
@@ -215,8 +188,8 @@ def _matched(table):
 def _null_counts(masks, others, iou, n_draws, layer_of, random_state):
     rng = np.random.default_rng(random_state)
     many, texts = [], []
-    for _ in range(n_draws):
-        # permuting the templates once a draw would tie the texts together: each text gets its own permutation
+    for _ in track(range(n_draws), "Recurrence by chance"):
+        # each text has its own permutation: permuting the templates instead would make the texts dependent
         shuffled = [o[:, permute_neurons(o.shape[1], layer_of, rng)] for o in others]
         count, overlaps = _counts(masks, shuffled, iou)
         many.append(count)

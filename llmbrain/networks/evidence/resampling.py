@@ -1,19 +1,20 @@
-"""Repeated decompositions of resampled runs, at little more than the price of one.
+"""Repeated decompositions of resampled runs, at little more than the cost of one.
 
-The data are reduced once, to a joint subspace a few times larger than the number of components. In it a resampled
-data set is a small reweighted covariance, its whitened form a rotation of the rows that are white already, and a map
-a row of coordinates, so that neither reading nor whitening nor correlating maps is repeated.
+The data are reduced once, to a joint subspace a few times larger than the number of components. In this subspace a
+resampled data set is a small reweighted covariance, its whitening a rotation, and a map a row of coordinates, so data
+are read and whitened only once.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg import eigh
 
 from ...exceptions import ParameterError
-from .stability import Icasso, icasso
+from ..engines.progress import track
+from .stability import icasso
 
 __all__ = [
     "JointSubspace",
@@ -25,9 +26,8 @@ __all__ = [
     "resampled_networks",
 ]
 
-MINIMUM_BLOCKS = 12
-"""Runs are cut until so many pieces can be drawn: a bootstrap of very few pieces is mostly the same data."""
-LONGEST_BLOCK = 2048  # tokens: the Gram matrix of a piece is this large at most
+MINIMUM_BLOCKS = 12  # pieces into which runs are cut at least: a bootstrap of very few pieces is mostly the same data
+LONGEST_BLOCK = 2048  # tokens of a piece at most, which limits its Gram matrix
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class JointSubspace:
     scores : list of arrays of shape (n_tokens, n_rows)
         Every token of every run in these rows: ``run ~ scores @ rows``.
     covariances : array of shape (n_blocks, n_rows, n_rows)
-        What each block of tokens adds to the group covariance of the rows.
+        Contribution of each block of tokens to the group covariance of the rows.
     group : {"tokens", "runs"}
         Group model of the reduction.
     """
@@ -55,19 +55,19 @@ class JointSubspace:
 def joint_subspace(
     runs, n_rows, *, blocks=None, group="auto", confounds=None, detrend=False, standardize=True, device="cpu"
 ):
-    """Reduce runs to `n_rows` white rows and keep what every block of tokens adds to them.
+    """Reduce runs to `n_rows` white rows and keep the contribution of every block of tokens.
 
     Parameters
     ----------
     runs : list of arrays of shape (n_tokens, n_neurons)
         Or sources that are read in blocks.
     n_rows : int
-        Clipped to what the tokens carry.
+        Clipped to the number of independent directions of the tokens.
     blocks : list of arrays of shape (n_tokens,), optional
         Label of the piece (document) of every token of every run. Default: :func:`cut_blocks`.
     group : {"auto", "tokens", "runs"}
-        Group model, as in :func:`~llmbrain.networks.group_ica`: tokens weigh alike, or every piece enters with its
-        leading rows at unit norm, as a run does in canonical ICA.
+        Group model, as in :func:`~llmbrain.networks.group_ica`: all tokens have equal weight, or every piece enters
+        with its leading rows at unit norm, as a run does in canonical ICA.
     confounds : list of arrays, optional
     detrend, standardize : bool
         Cleaning of each neuron in each run.
@@ -78,8 +78,8 @@ def joint_subspace(
     -------
     JointSubspace
     """
-    from ...stats.precision import full_precision
-    from ..engines.reduction import group_subspace, whiten
+    from ..engines.parallel import full_precision
+    from ..engines.reduction import GROUP_MODELS, group_subspace, whiten
     from ..engines.runs import CleanedRuns
 
     data = CleanedRuns(runs, confounds, detrend=detrend, standardize=standardize, device=device)
@@ -88,15 +88,14 @@ def joint_subspace(
         raise ParameterError(f"blocks label {[len(b) for b in blocks]} tokens, the runs have {data.n_tokens}.")
     n_rows = min(n_rows, data.n_rows - len(data.n_tokens), data.n_neurons - 1)
     with full_precision():
-        # as many rows of each run: those that canonical ICA keeps of a run, when n_rows is three times its components
         subspace = group_subspace(data, n_rows, group=group, rows_per_run=1)
-        rows = whiten(data, subspace)
+        rows, by_run = whiten(data, subspace), GROUP_MODELS[subspace.group].by_run
         scores, covariances = [], []
-        for r, labels in enumerate(blocks):
+        for r, labels in enumerate(track(blocks, "Reading runs")):
             pieces = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-            score, grams = _scores_and_grams(data, r, rows, pieces if subspace.group == "runs" else [])
+            score, grams = _scores_and_grams(data, r, rows, pieces if by_run else [])
             scores.append(score)
-            if subspace.group == "runs":
+            if by_run:
                 parts = [_unit_rows(g, n_rows) @ score[p] * data.n_neurons**0.5 for p, g in zip(pieces, grams)]
             else:
                 parts = [score[p] for p in pieces]
@@ -111,7 +110,7 @@ def _scores_and_grams(data, r, rows, pieces):
     from ..engines.linalg import gram, product
 
     score = torch.zeros(data.n_tokens[r], len(rows), dtype=torch.float64, device=data.device)
-    kept = data.kept_gram(r) if pieces else None  # pieces are cleaned with their run, so theirs are parts of it
+    kept = data.kept_gram(r) if pieces else None  # pieces are cleaned with their run, so theirs are blocks of it
     if kept is not None:
         grams = [kept[p][:, p] for p in pieces]
         pieces = []
@@ -126,7 +125,7 @@ def _scores_and_grams(data, r, rows, pieces):
 
 
 def _unit_rows(gram, n_rows):
-    """What turns a piece into its leading rows at unit norm, ``(n, n_tokens)``."""
+    """Projection of a piece on its leading rows at unit norm, ``(n, n_tokens)``."""
     n = len(gram)
     values, vectors = eigh(gram, subset_by_index=(max(n - n_rows, 0), n - 1))
     kept = values > 1e-7 * max(values[-1], 1e-300)
@@ -134,9 +133,9 @@ def _unit_rows(gram, n_rows):
 
 
 def cut_blocks(n_tokens, minimum=MINIMUM_BLOCKS):
-    """Label the tokens of every run by a piece that is drawn as a whole.
+    """Label the tokens of every run by pieces for a block bootstrap.
 
-    Runs are the pieces if there are enough of them (a very long one is cut nevertheless); otherwise each is cut into
+    Runs are the pieces if there are enough of them (except that very long ones are cut). Otherwise each run is cut into
     contiguous pieces of equal length, so that neighbouring tokens, which are not independent, stay together.
 
     Parameters
@@ -177,24 +176,24 @@ def resampled_networks(
     random_state=0,
     **reduction,
 ):
-    """Decompose bootstrapped runs from new initial values, many times, and cluster what comes out (ICASSO).
+    """Decompose bootstrapped runs repeatedly from new initial values and cluster the results (ICASSO).
 
     Parameters
     ----------
     runs : list of arrays of shape (n_tokens, n_neurons), or a JointSubspace
-        A subspace that was made before can be used again, e.g. for several numbers of components.
+        A subspace can be used again, for example for several numbers of components.
     n_components : int
     n_repeats : int
         Number of decompositions, each with its own draw of blocks and its own start.
     oversampling : float
-        Rows of the joint subspace over `n_components`. A draw can bring up a network only inside this space.
+        Rows of the joint subspace, as a multiple of `n_components`. Networks are found only inside this space.
     resample : bool
-        False repeats the decomposition of the whole data from new starts only.
+        False repeats the decomposition of the whole data from new starts.
     contrast, max_iter, tol
         As in :func:`~llmbrain.networks.group_ica`.
     random_state : int, numpy Generator or None
     **reduction
-        Options of :func:`joint_subspace`, among them `blocks`: the pieces that are drawn with replacement.
+        Options of :func:`joint_subspace`, including `blocks`, the pieces that are drawn with replacement.
 
     Returns
     -------
@@ -223,7 +222,7 @@ def resampled_networks(
         )
     n_blocks = len(subspace.covariances)
     estimates = []
-    for _ in range(n_repeats):
+    for _ in track(range(n_repeats), "Repetitions on bootstrapped runs"):
         weights = rng.multinomial(n_blocks, np.full(n_blocks, 1 / n_blocks)) if resample else np.ones(n_blocks)
         estimates.append(decompose(subspace, weights, n_components, rng, contrast, max_iter, tol))
     stacked = np.concatenate(estimates)
@@ -232,7 +231,7 @@ def resampled_networks(
 
 
 def decompose(subspace, weights, n_components, rng, contrast="cube", max_iter=200, tol=1e-4):
-    """Coordinates ``(n_components, n_rows)`` of the maps of one weighting of the blocks, from a random start.
+    """Decompose one weighting of the blocks from a random start; coordinates of the maps, ``(n_components, n_rows)``.
 
     Parameters
     ----------
@@ -246,7 +245,7 @@ def decompose(subspace, weights, n_components, rng, contrast="cube", max_iter=20
     """
     import torch
 
-    from ..engines.fixed_point import draw_rotations, fastica
+    from ..engines.ica import draw_rotations, fastica
 
     covariance = np.tensordot(weights, subspace.covariances, axes=1)
     leading = np.linalg.eigh(covariance)[1][:, ::-1][:, :n_components]
@@ -259,11 +258,4 @@ def decompose(subspace, weights, n_components, rng, contrast="cube", max_iter=20
 def _as_maps(clusters, rows):
     maps = clusters.maps.astype(np.float32) @ rows / np.float32(np.sqrt(rows.shape[1]))
     flip = np.where(maps.max(axis=1) < -maps.min(axis=1), np.float32(-1), np.float32(1))
-    return Icasso(
-        maps * flip[:, None],
-        clusters.iq,
-        clusters.coverage,
-        clusters.labels,
-        clusters.centrotypes,
-        clusters.similarity,
-    )
+    return replace(clusters, maps=maps * flip[:, None])

@@ -1,9 +1,8 @@
-"""How reproducible a network is: over restarts, over resampled runs, over halves of the corpus.
+"""Reproducibility of networks over starts, over resampled runs and over halves of the corpus.
 
-ICASSO (Himberg, Hyvarinen & Esposito 2004, NeuroImage 22, 1214-1222): the decomposition is repeated with
-other initial values and on bootstrapped data, all estimates are clustered by absolute spatial correlation,
-and a cluster that is tight and far from the others is a stable network. Its most central member, the
-centrotype, is the best map of it.
+ICASSO (Himberg, Hyvarinen & Esposito 2004, NeuroImage 22, 1214-1222): the decomposition is repeated from other initial
+values and on bootstrapped data, and all estimates are clustered by absolute spatial correlation. A cluster that is
+tight and far from the others is a stable network; its most central member, the centrotype, is its best map.
 """
 
 from __future__ import annotations
@@ -15,22 +14,18 @@ from scipy.cluster.hierarchy import cut_tree, fcluster, linkage
 
 from ...exceptions import ParameterError
 from ...stats import icc, overlap
-from .matching import correlate_maps, match_maps, null_matches, standardize_maps
+from ..result import STABLE, THRESHOLD, zscore_maps
+from .matching import correlate_maps, match_maps, null_matches
 
 __all__ = [
     "Icasso",
-    "STABLE",
     "cluster_estimates",
     "icasso",
     "quality_index",
     "restart_stability",
     "score_networks",
     "split_half",
-    "stability_of",
 ]
-
-STABLE = 0.7
-"""Bar on the stability (Iq times coverage) below which a network is flagged unstable."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +35,14 @@ class Icasso:
     Parameters
     ----------
     maps : array of shape (n_networks, n_features)
-        Centrotypes: the estimate of each cluster that is most similar to the rest of it, as it came
-        in, with the sign of the majority of its cluster.
+        Centrotypes: the estimate of each cluster that is most similar to the rest of it, unchanged except for its
+        sign, which is that of the majority of the cluster.
     iq : array of shape (n_networks,)
         Mean similarity inside the cluster minus mean similarity to all other estimates.
     coverage : array of shape (n_networks,)
-        Share of the repetitions that found the network at all.
+        Share of the repetitions that found the network.
     labels : array of shape (n_estimates,)
-        Network of every estimate; -1 for those that belong to none that is returned.
+        Network of every estimate; -1 for estimates of clusters that are not returned.
     centrotypes : array of shape (n_networks,)
         Index of each centrotype among the estimates.
     similarity : array of shape (n_estimates, n_estimates)
@@ -63,7 +58,7 @@ class Icasso:
 
     @property
     def stability(self):
-        """Iq times coverage: one number that a tight cluster of two chance finds does not pass."""
+        """Iq times coverage, which is small for a tight cluster of only two estimates."""
         return self.iq * self.coverage
 
     @property
@@ -72,7 +67,7 @@ class Icasso:
         return self.stability >= STABLE
 
     def to_frame(self):
-        """One row a network: iq, coverage, stability, number of estimates, stable."""
+        """One row per network: iq, coverage, stability, number of estimates, stable."""
         import pandas as pd
 
         sizes = np.bincount(self.labels[self.labels >= 0], minlength=len(self.iq))
@@ -91,16 +86,16 @@ class Icasso:
 def cluster_estimates(similarity, n_clusters, joined=0.5):
     """Average-linkage clusters of estimates, with ``1 - similarity`` as the distance.
 
-    The tree is cut where clusters stop being more similar than `joined` on average, and only if that gives
-    fewer than `n_clusters` is it cut at `n_clusters`. A fixed cut at the number of components, as ICASSO
-    does it, spends its clusters on estimates that were never found again and merges the real networks.
+    The tree is cut where the mean similarity of clusters falls below `joined`, or at `n_clusters` if that gives fewer
+    clusters. A fixed cut at the number of components, as in ICASSO, spends clusters on estimates that were never found
+    again and merges real networks.
 
     Parameters
     ----------
     similarity : array of shape (n_estimates, n_estimates)
         Absolute correlations.
     n_clusters : int
-        At least so many clusters are made.
+        Smallest number of clusters.
     joined : float
         Mean similarity above which two clusters are one network.
 
@@ -110,7 +105,7 @@ def cluster_estimates(similarity, n_clusters, joined=0.5):
         Labels 0 ... n - 1 with n at least `n_clusters`.
     """
     n = len(similarity)
-    distance, first = np.empty(n * (n - 1) // 2), 0  # condensed, row by row: copies of the square one would be large
+    distance, first = np.empty(n * (n - 1) // 2), 0  # condensed, row by row, since copies of the square are large
     for i in range(n - 1):
         row, column = (np.clip(1.0 - s, 0.0, None) for s in (similarity[i, i + 1 :], similarity[i + 1 :, i]))
         distance[first : first + len(row)] = 0.5 * (row + column)
@@ -124,9 +119,8 @@ def cluster_estimates(similarity, n_clusters, joined=0.5):
 def quality_index(similarity, labels):
     """Iq of each cluster: mean similarity inside minus mean similarity to the outside.
 
-    The pairs of an estimate with itself are left out, unlike in the original formula: a cluster of one
-    estimate would otherwise look perfectly tight, where it was in fact never found again. Its Iq is
-    therefore at most 0.
+    Unlike in the original formula, pairs of an estimate with itself do not count: a cluster of one estimate, which was
+    never found again, would look perfectly tight. Its Iq is at most 0 here.
 
     Parameters
     ----------
@@ -162,7 +156,7 @@ def quality_index(similarity, labels):
 
 
 def icasso(estimates, n_networks=None, correlations=None):
-    """Cluster repeated decompositions, and return the centrotype and stability of each network.
+    """Cluster repeated decompositions and return the centrotype and stability of each network.
 
     Parameters
     ----------
@@ -172,7 +166,7 @@ def icasso(estimates, n_networks=None, correlations=None):
         Number of networks to return: the clusters found in most repetitions, the tighter first. Default:
         the number of components of one repetition.
     correlations : array of shape (n_estimates, n_estimates), optional
-        Correlations between all estimates, stacked, where they are known already.
+        Correlations between all estimates, stacked, if they are known already.
 
     Returns
     -------
@@ -182,7 +176,7 @@ def icasso(estimates, n_networks=None, correlations=None):
     Raises
     ------
     ParameterError
-        With fewer than two repetitions there is nothing to compare.
+        With fewer than two repetitions.
 
     Examples
     --------
@@ -226,52 +220,23 @@ def _centrotypes(signed, labels, n_networks):
     return np.array(centre), np.array(sign)
 
 
-def stability_of(maps, repeats):
-    """Simple stability of given networks: how well each is found again in every repetition.
-
-    Parameters
-    ----------
-    maps : array of shape (n_networks, n_neurons)
-        The networks to judge, in their own order.
-    repeats : array of shape (n_repeats, n_components, n_neurons), or list of such
-        Maps of other restarts, or of decompositions of other texts.
-
-    Returns
-    -------
-    array of shape (n_networks,)
-        Mean over repetitions of the absolute correlation with the one-to-one matched map, 0 where a
-        repetition has none.
-
-    Examples
-    --------
-    >>> maps = np.random.default_rng(0).standard_normal((2, 300))
-    >>> stability_of(maps, [-maps[::-1], maps]).round(3).tolist()
-    [1.0, 1.0]
-    """
-    repeats = list(repeats)
-    if not repeats:
-        raise ParameterError("stability_of needs at least one repetition to compare with.")
-    scores = [np.abs(np.nan_to_num(match_maps(maps, other).score)) for other in repeats]
-    return np.mean(scores, axis=0)
-
-
 def restart_stability(rotations, chosen):
-    """Iq of each network of one decomposition among its own restarts, at no cost.
+    """Iq of each network of one decomposition among its own starts.
 
-    Restarts of one whitened data set differ by a rotation only, so their maps correlate as the rows of the
-    rotations do.
+    Results from several starts on the same white data differ by a rotation only, so their maps correlate as the rows of
+    the rotations do, and no map is needed.
 
     Parameters
     ----------
     rotations : array of shape (n_init, n_components, n_components)
         As :func:`~llmbrain.networks.group_ica` returns them.
     chosen : int
-        The restart whose networks are judged.
+        The start whose networks are judged.
 
     Returns
     -------
     array of shape (n_components,)
-        NaN with a single restart.
+        NaN with a single start.
 
     Examples
     --------
@@ -321,7 +286,7 @@ def score_networks(maps, clusters):
     )
 
 
-def split_half(maps_a, maps_b, threshold=3.0, layer_of=None, n_draws=100, random_state=0):
+def split_half(maps_a, maps_b, threshold=THRESHOLD, layer_of=None, n_draws=100, random_state=0):
     r"""Test-retest reliability of the networks of two halves of a corpus.
 
     Parameters
@@ -341,23 +306,21 @@ def split_half(maps_a, maps_b, threshold=3.0, layer_of=None, n_draws=100, random
     Returns
     -------
     DataFrame
-        network, match, r (signed), icc (ICC(3,1) of the aligned z maps: for maps of one variance, as these are, it is
-        \|r\|; that of maps in units of activity is found by dual regression), dice (of the thresholded maps), and
-        family-wise p-values of the match: ``p`` against permuted maps, ``p_axes`` against random rotations
-        inside the subspace of the second half (whether the axes themselves are reproducible).
+        network, match, r (signed), icc (ICC(3,1) of the aligned z maps, which equals \|r\| for maps of equal variance;
+        for maps in units of activity use dual regression), dice (of the thresholded maps), and family-wise p-values of
+        the match: ``p`` against permuted maps, ``p_axes`` against random rotations inside the subspace of the second
+        half (whether the axes themselves are reproducible).
 
     References
     ----------
     Shrout & Fleiss (1979), Psychol. Bull. 86, 420-428, for ICC(3,1).
     """
     matching = match_maps(maps_a, maps_b)
-    scale = np.sqrt(np.shape(maps_a)[1])
-    za = standardize_maps(maps_a) * np.float32(scale)
-    zb = matching.align(standardize_maps(maps_b) * np.float32(scale))
+    za, zb = zscore_maps(maps_a), matching.align(zscore_maps(maps_b))
     frame = matching.to_frame().rename(columns={"score": "r"})
     matched = matching.index >= 0
     frame["icc"] = [icc(np.stack(pair, axis=1)) if ok else np.nan for *pair, ok in zip(za, zb, matched)]
-    # the sign of a component is free but both maps are aligned now, so signed masks may not meet crosswise
+    # both maps are aligned now, so positive neurons of one are not compared with negative ones of the other
     dices = np.diag(overlap(_signed_masks(za, threshold), _signed_masks(np.nan_to_num(zb), threshold)))
     frame["dice"] = np.where(matched, dices, np.nan)
     kind = "neurons" if layer_of is None else "layers"

@@ -36,7 +36,7 @@ def choose_tokens(frame, contrast):
 
 
 def item_table(frames):
-    """One row an item: item, condition, run, n_tokens, log_length.
+    """One row per item: item, condition, run, n_tokens, log_length.
 
     Parameters
     ----------

@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ...exceptions import ParameterError
+from ...registry import Registry
 from ...stats import fdr
+from ..result import THRESHOLD
 from .design import check_conditions, choose_tokens, item_design, item_means, item_table, read_tokens, token_design
 from .statistics import contrast_glm, localizer_overlap, permuted_discoveries
 
@@ -27,6 +29,43 @@ __all__ = [
     "permuted_discoveries",
     "run_localizer",
 ]
+
+
+# dependent: whether observations of one unit depend on each other, so that the noise model matters
+UNITS = Registry("unit", dependent=False)
+SIDES = Registry("side")
+PAIRS = {"language": lambda item: item.rsplit("-", 1)[1]}  # every sentence and its own shuffled version
+
+
+@SIDES.register("both")
+def _both(z):
+    """All neurons that differ between the conditions."""
+    return np.ones(len(z), bool)
+
+
+@SIDES.register("more")
+def _more(z):
+    """Neurons with larger activation in the first condition."""
+    return z > 0
+
+
+@SIDES.register("less")
+def _less(z):
+    """Neurons with smaller activation in the first condition."""
+    return ~(z > 0)
+
+
+@UNITS.register("item")
+def _items(runs, frames, items, contrast, covariates, pairs, magnitude):
+    """Mean activation of each item, and the design over items."""
+    return item_means(runs, frames, items, magnitude), item_design(items, frames, contrast, covariates, pairs)
+
+
+@UNITS.register("token", dependent=True)
+def _tokens(runs, frames, items, contrast, covariates, pairs, magnitude):
+    """Activation at each token, and the design over tokens."""
+    data = np.concatenate([read_tokens(run, frame, magnitude) for run, frame in zip(runs, frames)])
+    return data, token_design(frames, contrast, covariates)
 
 
 @dataclass(frozen=True)
@@ -41,7 +80,7 @@ class Localization:
         Two-sided p-values and Benjamini-Hochberg q-values; NaN for neurons that never change.
     contrast : tuple of two str
     items : DataFrame
-        One row an item: item, condition, run, n_tokens.
+        One row per item: item, condition, run, n_tokens.
     info : dict
     """
 
@@ -63,12 +102,7 @@ class Localization:
         side : {"both", "more", "less"}
             All that differ, or only those with larger, or smaller, activation in the first condition.
         """
-        if side not in ("both", "more", "less"):
-            raise ParameterError(f'side={side!r} is unknown; choose "both", "more" or "less".')
-        chosen = np.nan_to_num(self.q, nan=1.0) <= level
-        if side != "both":
-            chosen &= (self.z > 0) == (side == "more")
-        return chosen
+        return (np.nan_to_num(self.q, nan=1.0) <= level) & SIDES[side](self.z)
 
     def mask(self, geometry, level=0.05, side="both", name=None):
         """The selected neurons as a :class:`~llmbrain.NeuronMask`."""
@@ -79,7 +113,7 @@ class Localization:
         info = {"localizer": name, "fdr": level, **{k: v for k, v in self.info.items() if k in keep}}
         return NeuronMask(self.selected(level, side), geometry, name=name, info=info)
 
-    def overlap(self, networks, level=0.05, side="both", threshold=3.0, n_draws=199, random_state=0):
+    def overlap(self, networks, level=0.05, side="both", threshold=THRESHOLD, n_draws=199, random_state=0):
         """How the selected neurons and the networks of a set overlap, against neurons permuted within layers.
 
         Parameters
@@ -120,9 +154,10 @@ class Localization:
         -------
         list of Path
         """
-        from ...dataset import as_study
+        from ...files import save_img, write_json
+        from ..result import _study
 
-        study, desc = as_study(study), desc or "".join(self.contrast)
+        study, desc = _study(study), desc or "".join(self.contrast)
         mask = self.mask(geometry)
         counts = self.items["condition"].value_counts()
         info = {
@@ -130,8 +165,8 @@ class Localization:
             "n_items": {c: int(counts[c]) for c in self.contrast}, "geometry": geometry.to_dict(),
         }  # fmt: skip
         written = [
-            study.write("statmap", geometry.to_img(self.z.astype(np.float32)), desc=desc),
-            study.write("statmap_json", info, desc=desc),
+            save_img(study.path("statmap", desc=desc), geometry.to_img(self.z.astype(np.float32))),
+            write_json(study.path("statmap_json", desc=desc), info),
         ]
         return [*written, mask.save(study.path("localizer_mask", desc=desc))] if mask.count else written
 
@@ -162,8 +197,8 @@ def run_localizer(model, tokenizer, name="language", *, out=None, record_options
     from ...text import LOCALIZERS, load_localizer
 
     corpus = load_localizer(name)
-    if name == "language":
-        options.setdefault("pairs", lambda item: item.rsplit("-", 1)[1])
+    if name in PAIRS:
+        options.setdefault("pairs", PAIRS[name])
     given = {"progress": False, **(record_options or {})}
     with tempfile.TemporaryDirectory() as folder:
         runs = record(model, tokenizer, corpus, out=out or f"{folder}/study", **given)
@@ -212,8 +247,7 @@ def localize(runs, events, contrast, *, unit="item", covariates=None, pairs=None
     AlKhamissi et al. (2025), NAACL, arXiv:2411.02280 (in language models);
     Benjamini & Hochberg (1995), J. R. Stat. Soc. B 57, 289-300.
     """
-    if unit not in ("item", "token"):
-        raise ParameterError(f'unit={unit!r} is unknown; choose "item" or "token".')
+    UNITS.check(unit)
     if len(contrast) != 2 or contrast[0] == contrast[1]:
         raise ParameterError(f"contrast={contrast!r} must name two different conditions.")
     frames = [choose_tokens(f, contrast) for f in events]
@@ -221,13 +255,8 @@ def localize(runs, events, contrast, *, unit="item", covariates=None, pairs=None
         raise ParameterError(f"{len(runs)} runs need as many tables of events; got {len(frames)}.")
     items = item_table(frames)
     check_conditions(items, contrast)
-    if unit == "item":
-        data = item_means(runs, frames, items, magnitude)
-        design = item_design(items, frames, contrast, covariates, pairs)
-        noise_model = "ols"
-    else:
-        data = np.concatenate([read_tokens(run, f, magnitude) for run, f in zip(runs, frames)])
-        design = token_design(frames, contrast, covariates)
+    data, design = UNITS[unit](runs, frames, items, contrast, covariates, pairs, magnitude)
+    noise_model = noise_model if UNITS[unit].dependent else "ols"
     effect, z, p, dof = contrast_glm(data, design, noise_model)
     info = {"unit": unit, "noise_model": noise_model, "dof": dof, "magnitude": magnitude}
     return Localization(effect, z, p, fdr(p), tuple(contrast), items, info)

@@ -6,6 +6,7 @@ import numpy as np
 
 from ...exceptions import ParameterError
 from ...stats import fdr, overlap, permutation_p
+from ..engines.progress import track
 from ..evidence.dual_regression import t_to_z
 from ..evidence.matching import standardize_maps
 
@@ -39,7 +40,7 @@ def contrast_glm(data, design, noise_model="ols"):
     n_neurons = data.shape[1]
     effect, t, alive = np.zeros(n_neurons), np.zeros(n_neurons), np.zeros(n_neurons, dtype=bool)
     dof = len(x) - np.linalg.matrix_rank(x)
-    for start in range(0, n_neurons, NEURONS_AT_ONCE):
+    for start in track(range(0, n_neurons, NEURONS_AT_ONCE), "General linear model"):
         y = np.asarray(data[:, start : start + NEURONS_AT_ONCE], dtype=np.float64)
         moving = np.flatnonzero(y.std(axis=0) > 1e-7 * np.abs(y).max(axis=0))
         if not len(moving):

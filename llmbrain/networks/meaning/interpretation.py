@@ -13,6 +13,7 @@ import numpy as np
 
 from ...exceptions import ParameterError
 from ...stats import permutation_p
+from ..engines.progress import track
 from .token_classes import token_regressors
 
 __all__ = [
@@ -44,7 +45,7 @@ class Interpretation:
     Parameters
     ----------
     table : DataFrame
-        One row a network: network; label (a candidate name); artefact ("position", "sink", "few tokens" or "");
+        One row per network: network; label (a candidate name); artefact ("position", "sink", "few tokens" or "");
         position_r2, sink_share, few_share; r_log_frequency, r_surprisal; best (the regressor with the largest
         absolute correlation) and best_r; top_tokens (the token types that drive it most, as text).
     correlations : DataFrame
@@ -138,7 +139,7 @@ def align_events(time_courses, events):
     courses = [np.asarray(c, dtype=np.float64) for c in courses]
     frames = list(events) if isinstance(events, (list, tuple)) else [events]
     if not courses or any(c.ndim != 2 for c in courses) or len({c.shape[1] for c in courses}) != 1:
-        raise ParameterError("time_courses must be (n_tokens, n_networks), one array a run, of the same networks.")
+        raise ParameterError("time_courses must be (n_tokens, n_networks), one array per run, of the same networks.")
     if not all(np.isfinite(c).all() for c in courses):
         raise ParameterError("Time courses hold NaN or infinite values.")
     lengths = [len(c) for c in courses]
@@ -187,7 +188,7 @@ def correlate_events(z, regressors, runs, *, n_draws=199, random_state=0):
     lengths = np.diff([*cuts, len(runs)])
     observed = z.T @ x / len(x)
     null = np.empty((n_draws, *observed.shape))
-    for draw in range(n_draws):
+    for draw in track(range(n_draws), "Correlations by chance"):
         shifts = rng.integers(0, lengths)
         shifted = np.concatenate([np.roll(z[a : a + n], s, axis=0) for a, n, s in zip(cuts, lengths, shifts)])
         null[draw] = shifted.T @ x / len(x)

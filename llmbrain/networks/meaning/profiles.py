@@ -6,6 +6,7 @@ import numpy as np
 
 from ...exceptions import ParameterError
 from ...stats import fdr, permutation_p
+from ..engines.progress import track
 
 __all__ = ["kind_engagement", "layer_profile"]
 
@@ -96,7 +97,7 @@ def kind_engagement(time_courses, events, *, n_draws=999, random_state=0):
     orders = [rng.permutation(len(document)) for _ in range(n_draws)]
     rows, n_networks = {}, z.shape[1]
     for measure, values in (("mean", mean), ("rms", rms)):
-        null = np.stack([_f_ratio(values, kind_of[order]) for order in orders])
+        null = np.stack([_f_ratio(values, kind_of[order]) for order in track(orders, "Engagement by chance")])
         rows[f"p_{measure}"] = permutation_p(_f_ratio(values, kind_of), null)
         rows[f"q_{measure}"] = fdr(rows[f"p_{measure}"])
     table = [

@@ -131,9 +131,9 @@ def test_confounds_leave_the_courses():
 
 
 def test_connectivity_speaks_up():
-    with pytest.raises(ParameterError, match="two of them"):
+    with pytest.raises(ParameterError, match="2 of them"):
         functional_connectivity([chain(100, 0)], "tangent")
-    with pytest.raises(ParameterError, match="unknown"):
+    with pytest.raises(ParameterError, match="Unknown"):
         functional_connectivity([chain(100, 0)], "mutual")
     flat = chain(100, 0)
     flat[:, 1] = 0

@@ -46,16 +46,6 @@ def test_the_published_count_by_hand():
     assert found.overlaps[0, 0] == pytest.approx(25 / 40)
 
 
-def test_between_corpora():
-    rng = np.random.default_rng(2)
-    news, code = planted(3, seed=3), planted(3, seed=4)
-    texts = {"news": [noisy(news, rng) for _ in range(3)], "code": [noisy(code, rng) for _ in range(3)]}
-    table = rec.recurrence_between({"news": news, "code": code}, texts, n_draws=19)
-    share = table.groupby(["template_corpus", "text_corpus"])["share"].mean()
-    assert share["news", "news"] == 1 and share["code", "code"] == 1
-    assert share["news", "code"] == 0 and share["code", "news"] == 0
-
-
 def test_individual_networks_of_texts_recur():
     rng = np.random.default_rng(5)
     truth = planted(3)
@@ -82,5 +72,5 @@ def test_layer_null_of_layer_bound_networks():
 def test_recurrence_speaks_up():
     with pytest.raises(ParameterError, match="at least one"):
         rec.recurrence(planted(), [])
-    with pytest.raises(ParameterError, match="no neuron beyond"):
+    with pytest.raises(ParameterError, match="no neuron above"):
         rec.recurrence(np.random.default_rng(0).normal(size=(2, 500)), [planted()[:, :500]], threshold=9)

@@ -105,7 +105,7 @@ def test_tables_do_not_depend_on_how_runs_are_given(texts):
     assert only.tokens.equals(split.tokens)
     with pytest.raises(ParameterError, match="rows"):
         align_events(courses, frames[:2] + [frames[2].iloc[:-1]])
-    with pytest.raises(ParameterError, match="one array a run"):
+    with pytest.raises(ParameterError, match="one array per run"):
         align_events([np.zeros((3, 2)), np.zeros((3, 1))], frames)
 
 

@@ -1,0 +1,320 @@
+"""Many decompositions in one batch on a GPU: one per layer or window of layers.
+
+Tokens and signals stay in bfloat16, whose rounding is far below the noise of any recording. Sums are float32, and
+everything that decides about orthogonality is float64.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ...exceptions import ParameterError
+from .group import GroupICA, check_n_components, order_maps, warn_convergence, warn_dead
+from .ica import batched_fastica, draw_rotations, sparsest_start
+from .parallel import full_precision
+from .runs import CleanedRuns
+
+__all__ = ["BatchedICA", "can_batch", "group_ica_of_parts", "layered_ica", "leading_signals", "standardize_"]
+
+TOGETHER = 16  # layers that are reduced together
+ROWS = 1024  # tokens that are held in float32 at a time
+
+
+@dataclass
+class BatchedICA:
+    """Result of :func:`layered_ica`, on the device.
+
+    Attributes
+    ----------
+    maps : tensor of shape (n_layers, n_components, n_signals)
+        White maps (unit variance over signals), by falling share of variance, peak positive.
+    variance : tensor of shape (n_layers, n_components)
+        Share of the variance of the layer.
+    n_iter, converged : tensor of shape (n_layers, n_init)
+        Steps, and whether the tolerance was met.
+    change : tensor of shape (n_layers, n_init)
+        Last value of the criterion.
+    chosen : tensor of shape (n_layers,)
+        The start that the maps come from.
+    rotations : tensor of shape (n_layers, n_init, n_components, n_components), float64
+        Of every start; rows of two starts correlate as ``rotations[i, a] @ rotations[i, b].T``.
+    values : tensor of shape (n_layers, n_components)
+        Leading eigenvalues of the layer's ``X^T X``.
+    """
+
+    maps: torch.Tensor
+    variance: torch.Tensor
+    n_iter: torch.Tensor
+    converged: torch.Tensor
+    change: torch.Tensor
+    chosen: torch.Tensor
+    rotations: torch.Tensor
+    values: torch.Tensor
+
+
+def standardize_(x):
+    """Z-score every column of ``(n_tokens, n_signals)`` in place; constant or non-finite columns become 0."""
+    n = len(x)
+    mean = sum(part.float().sum(0) for part in x.split(ROWS)) / n
+    var = sum((part.float() - mean).square_().sum(0) for part in x.split(ROWS)) / (n - 1)
+    scale = var.rsqrt()
+    scale = torch.where(torch.isfinite(scale) & (var > (4e-7 * mean).square()), scale, 0)
+    mean = torch.where(scale > 0, mean, 0)
+    for part in x.split(ROWS):
+        part.copy_(torch.nan_to_num((part.float() - mean) * scale, 0, 0, 0))
+    return x
+
+
+def leading_signals(group, k, *, extra=32, n_iter=8, seed=0):
+    """Leading right singular vectors of several matrices by subspace iteration.
+
+    The large products run matrix by matrix, the small decompositions for all matrices at once.
+
+    Parameters
+    ----------
+    group : list of tensor (n_tokens, n_signals)
+        Cleaned data with the same number of signals, bfloat16 on a GPU.
+    k : int
+        Number of vectors.
+    extra : int
+        Additional vectors of the iteration, for faster convergence.
+    n_iter : int
+        Multiplications with ``X^T X`` after the first.
+    seed : int
+        Seed of the random start.
+
+    Returns
+    -------
+    rows : tensor (n, k, n_signals), float32
+        Orthonormal.
+    values : tensor (n, k), float64
+        Eigenvalues of ``X^T X``, descending.
+    """
+    p = min(k + extra, *(min(x.shape) for x in group))
+    generator = torch.Generator().manual_seed(seed)
+    starts = [torch.randn(len(x), p, generator=generator).to(x.device) for x in group]
+    q = torch.stack([_multiply(x.mT, y) for x, y in zip(group, starts)])
+    for _ in range(n_iter):
+        q = _orthonormal(q)
+        for i, x in enumerate(group):
+            q[i] = _multiply(x.mT, _multiply(x, q[i]))
+    q = _orthonormal(_orthonormal(q))
+    values, rotation = torch.linalg.eigh(torch.stack([_gram64(_multiply(x, y)) for x, y in zip(group, q)]))
+    return rotation.flip(-1)[..., :k].float().mT @ q.mT, values.flip(-1)[:, :k]
+
+
+def _multiply(x, q):
+    """``x @ q`` with the factors in the type of ``x`` and a float32 result."""
+    if x.dtype == torch.float32:
+        return x @ q
+    if x.is_cuda:
+        return torch.mm(x, q.to(x.dtype), out_dtype=torch.float32)
+    return (x @ q.to(x.dtype)).float()
+
+
+def _gram64(q):
+    """``q.mT @ q`` in float64, from pieces, without a copy of ``q`` in float64."""
+    return sum(part.double().mT @ part.double() for part in q.split(1 << 16, -2))
+
+
+def _orthonormal(q):
+    """Orthonormal columns of a batch by Cholesky QR in float64, shifted so that dependent columns do no harm."""
+    q = q / torch.linalg.vector_norm(q, dim=-2, keepdim=True).clamp_min(1e-30)
+    gram = torch.stack([_gram64(part) for part in q])
+    eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    factor = torch.linalg.cholesky_ex(gram + 1e-12 * eye).L
+    return q @ torch.linalg.solve_triangular(factor, eye.expand_as(gram), upper=False).mT.float()
+
+
+def _white_batch(rows):
+    """Centre rows ``(n_problems, n_components, n_signals)`` and make them white; also the matrix that does it.
+
+    By Cholesky factors: on a GPU a batch of eigendecompositions, as in ``whiten_rows``, takes far longer.
+    """
+    v = rows.shape[-1]
+    rows = rows - rows.mean(-1, keepdim=True)
+    gram = torch.stack([_gram64(r.mT) for r in rows]) / v
+    factor = torch.linalg.cholesky_ex(gram).L
+    eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device).expand_as(gram)
+    transform = torch.linalg.solve_triangular(factor, eye, upper=False)
+    return transform.float() @ rows, transform
+
+
+@full_precision()
+def layered_ica(
+    layers,
+    n_components=128,
+    *,
+    n_init=1,
+    standardize=True,
+    extra=32,
+    n_power=8,
+    contrast="cube",
+    max_iter=300,
+    tol=1e-4,
+    random_state=0,
+):
+    """Decompose each layer by itself, all of them in one batch: subspace iteration, whitening, FastICA.
+
+    Parameters
+    ----------
+    layers : iterable of tensor (n_tokens, n_signals)
+        Of a generator, sixteen layers are on the device at a time. On a GPU they should be bfloat16. They are z-scored
+        in place.
+    n_components : int
+        Maps of each layer.
+    n_init : int
+        Starts of each layer; the one whose largest l1 norm of a map is smallest is kept.
+    standardize : bool
+        Whether to z-score the layers.
+    extra, n_power : int
+        See :func:`leading_signals`.
+    contrast, max_iter, tol
+        As in :func:`~llmbrain.networks.engines.ica.fastica`.
+    random_state : int, RandomState or None
+        Seed.
+
+    Returns
+    -------
+    BatchedICA
+
+    Examples
+    --------
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> layers = [torch.randn(60, 200, generator=generator) for _ in range(3)]
+    >>> layered_ica(layers, 2).maps.shape
+    torch.Size([3, 2, 200])
+    """
+    state = random_state if isinstance(random_state, np.random.RandomState) else np.random.RandomState(random_state)
+    drawn = random_state is None or random_state is state
+    seed = int(state.randint(np.iinfo(np.int32).max) if drawn else random_state)
+    rows, values, totals = [], [], []
+    for group in _groups(layers, n_components):
+        group = [standardize_(x) for x in group] if standardize else group
+        row, value = leading_signals(group, n_components, extra=extra, n_iter=n_power, seed=seed)
+        rows.append(row)
+        values.append(value)
+        totals += [(len(x) - 1) * x.shape[1] if standardize else float(x.float().square().sum()) for x in group]
+    z, transform = _white_batch(torch.cat(rows))
+    values, totals = torch.cat(values), torch.tensor(totals, dtype=torch.float64, device=z.device)
+    starts = draw_rotations(len(z) * n_init, n_components, state, z.device)
+    rotations, n_iter, converged, change = batched_fastica(
+        z, starts.reshape(len(z), n_init, n_components, n_components), contrast=contrast, max_iter=max_iter, tol=tol
+    )
+    chosen = torch.tensor([sparsest_start(w, white) for w, white in zip(rotations, z)], device=z.device)
+    w = rotations[torch.arange(len(z), device=z.device), chosen]
+    maps = w.float() @ z
+    # a map is a combination of singular vectors, and their eigenvalues are the variance that each explains
+    mixing = w @ transform
+    mixing = mixing / torch.linalg.vector_norm(mixing, dim=-1, keepdim=True)
+    share = (mixing.square() @ values[..., None])[..., 0] / totals[:, None]
+    variance, order = share.sort(-1, descending=True)
+    maps = maps.gather(1, order[..., None].expand_as(maps))
+    maps *= torch.where(maps.amax(-1) < -maps.amin(-1), -1.0, 1.0)[..., None]
+    return BatchedICA(maps, variance, n_iter, converged, change, chosen, rotations, values)
+
+
+def _groups(layers, n_components):
+    """Lists of up to ``TOGETHER`` checked layers."""
+    group = []
+    for x in layers:
+        _check_layer(x, n_components)
+        group.append(x)
+        if len(group) == TOGETHER:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _check_layer(x, n_components):
+    if x.ndim != 2 or n_components > min(x.shape[0] - 1, x.shape[1] - 1):
+        raise ParameterError(
+            f"n_components={n_components} needs more tokens and more signals in every layer; got {tuple(x.shape)}."
+        )
+
+
+def can_batch(parts, device, group):
+    """Whether parts can be decomposed in one batch: on a GPU, with equal widths, from all tokens at once."""
+    if device is None or torch.device(device).type != "cuda" or len(parts) < 2:
+        return False
+    widths = {sources[0].n_neurons for sources in parts}
+    return len(widths) == 1 and (group == "tokens" or len(parts[0]) == 1)
+
+
+def group_ica_of_parts(
+    parts,
+    n_components=20,
+    *,
+    confounds=None,
+    n_init=10,
+    contrast="cube",
+    max_iter=200,
+    tol=1e-4,
+    detrend=False,
+    standardize=True,
+    random_state=0,
+    device="cuda",
+    dtype=torch.bfloat16,
+    warn=True,
+):
+    """Decompose every part by itself, as :func:`~llmbrain.networks.group_ica` with ``group="tokens"`` would.
+
+    Parameters
+    ----------
+    parts : list of list of ArraySource
+        The runs of every part; all parts have the same number of neurons.
+    dtype : torch.dtype
+        Type in which the cleaned tokens lie on the device.
+    n_components, confounds, n_init, contrast, max_iter, tol, detrend, standardize, random_state, device, warn
+        See :func:`~llmbrain.networks.group_ica`.
+
+    Returns
+    -------
+    list of GroupICA
+    """
+    data = [
+        CleanedRuns(sources, confounds, detrend=detrend, standardize=standardize, device=device) for sources in parts
+    ]
+    check_n_components(n_components, data[0].n_tokens, data[0].n_neurons)
+    found = layered_ica(
+        (d.stacked(0, d.n_neurons).to(dtype) for d in data),
+        n_components,
+        n_init=n_init,
+        standardize=False,
+        contrast=contrast,
+        max_iter=max_iter,
+        tol=tol,
+        random_state=random_state,
+    )
+    values = found.values.sqrt().cpu().numpy()
+    if not torch.isfinite(found.maps).all():
+        raise ParameterError(f"n_components={n_components}, but a part has fewer independent directions than that.")
+    results = [_result(d, found, i, values[i]) for i, d in enumerate(data)]
+    if warn:
+        for d, result in zip(data, results):
+            warn_dead(torch.from_numpy(result.dead), d)
+        warn_convergence(found.converged.cpu().numpy(), float(found.change.max()))
+    return results
+
+
+def _result(data, found, i, values):
+    dead = data.dead().numpy()
+    maps = found.maps[i].cpu().numpy()
+    maps[:, dead] = 0
+    maps, courses, variance = order_maps(data, maps)
+    return GroupICA(
+        maps=maps,
+        variance=variance,
+        n_iter=found.n_iter[i].cpu().numpy(),
+        converged=found.converged[i].cpu().numpy(),
+        chosen=int(found.chosen[i]),
+        singular_values=values,
+        dead=dead,
+        n_nonfinite=int(data.bad.sum()),
+        time_courses=courses,
+        rotations=found.rotations[i].cpu().numpy(),
+        whitened=None,
+        group="tokens",
+    )
