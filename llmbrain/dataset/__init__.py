@@ -1,15 +1,16 @@
-"""The study folder: the only place that names, writes, checks and reads the files of a recording."""
+"""The study folder: the only place that names, writes, finds, checks and reads its files."""
 
 from .checks import check_run
 from .layout import FILES, bids_label
-from .runs import Recording, Run, open_recording, read_confounds
-from .study import Study
+from .runs import Recording, Run, read_confounds
+from .study import Study, as_study, open_recording
 
 __all__ = [
     "FILES",
     "Recording",
     "Run",
     "Study",
+    "as_study",
     "bids_label",
     "check_run",
     "open_recording",

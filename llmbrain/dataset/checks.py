@@ -1,4 +1,4 @@
-"""Is a run what its sidecar says? Asked before anything is computed from it."""
+"""Checks of a run and of the names in a study, made before anything is computed from them."""
 
 from pathlib import Path
 
@@ -7,14 +7,16 @@ import numpy as np
 from ..exceptions import DatasetError, LLMBrainError
 from ..files import read_json
 from ..geometry import NeuronGeometry
+from .layout import bids_label, events_of
 
-__all__ = ["check_run", "read_sidecar"]
+__all__ = ["check_run", "inside_study", "read_object", "read_sidecar"]
 
 _NEEDED = ("ModelID", "WeightsHash", "Site", "Geometry", "NumberOfTokens", "Run", "DataType")
+_REMEDY = "Remove the run's files and record again; the other runs are kept."
 
 
 def check_run(path, weights_hash=None):
-    """Compare a run's file, sidecar and events.
+    """Check that a run's file, sidecar and events agree.
 
     Only headers, file sizes and the events are read, so this is quick for runs of any size.
 
@@ -38,16 +40,38 @@ def check_run(path, weights_hash=None):
         raise DatasetError(f"{path.with_suffix('.json')}: {error} {_REMEDY}") from error
     if weights_hash and sidecar["WeightsHash"] != weights_hash:
         raise DatasetError(
-            f"{path.name} was recorded from a model with the weights hash {sidecar['WeightsHash']}, the study is about "
-            f"{weights_hash}. Move it to the study it belongs to."
+            f"{path.name} was recorded from a model with the weights hash {sidecar['WeightsHash']}; this study is of "
+            f"{weights_hash}. Move the run to the study it belongs to."
         )
     _check_header(path, sidecar, geometry)
     _check_events(path, sidecar)
     if sidecar.get("Scale"):
-        _check_scale(path.parent / sidecar["Scale"], geometry)
+        _check_scale(inside_study(path, sidecar["Scale"]), geometry)
 
 
-_REMEDY = "Remove the run's files and record again; the other runs are kept."
+def read_object(path):
+    """Read a JSON file that must hold an object.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    DatasetError
+        If the file is not JSON, or holds something else.
+    """
+    try:
+        content = read_json(path)
+    except ValueError as error:
+        raise DatasetError(f"{path} is not JSON ({error}). Restore it, or make it again.") from error
+    if not isinstance(content, dict):
+        raise DatasetError(f"{path} holds {type(content).__name__}, not a JSON object. Restore it, or make it again.")
+    return content
 
 
 def read_sidecar(path):
@@ -65,28 +89,62 @@ def read_sidecar(path):
     Raises
     ------
     DatasetError
-        If one of the two is missing, or the sidecar is not one.
+        If one of the two files is missing, or the sidecar is not one of llmbrain's.
     """
     path = Path(path).with_suffix(".nii")
+    side = path.with_suffix(".json")
     if not path.is_file():
         raise DatasetError(f"{path} is missing. {_REMEDY}")
     try:
-        sidecar = read_json(path.with_suffix(".json"))
+        sidecar = read_json(side)
     except FileNotFoundError:
-        raise DatasetError(f"{path} has no sidecar: it was not finished, or is not llmbrain's. {_REMEDY}") from None
+        raise DatasetError(f"{path} has no sidecar: it is unfinished, or not a run of llmbrain. {_REMEDY}") from None
     except ValueError as error:
-        raise DatasetError(f"{path.with_suffix('.json')} is not JSON ({error}). {_REMEDY}") from error
+        raise DatasetError(f"{side} is not JSON ({error}). {_REMEDY}") from error
+    if not isinstance(sidecar, dict):
+        raise DatasetError(f"{side} holds {type(sidecar).__name__}, not a JSON object. {_REMEDY}")
     missing = [key for key in _NEEDED if key not in sidecar]
     if missing:
-        raise DatasetError(
-            f"{path.with_suffix('.json')} lacks {', '.join(missing)}: not a sidecar of llmbrain. {_REMEDY}"
-        )
-    wrong = [key for key in ("NumberOfTokens", "Run") if not isinstance(sidecar[key], int) or sidecar[key] < 1]
+        raise DatasetError(f"{side} lacks {', '.join(missing)}: it is not a sidecar of llmbrain. {_REMEDY}")
+    wrong = [key for key in ("NumberOfTokens", "Run") if type(sidecar[key]) is not int or sidecar[key] < 1]
+    wrong += [key for key in ("Site", "DataType", "ModelID") if not isinstance(sidecar[key], str)]
     if wrong:
-        raise DatasetError(f"{path.with_suffix('.json')} says {wrong[0]}={sidecar[wrong[0]]!r}. {_REMEDY}")
+        raise DatasetError(f"{side} says {wrong[0]}={sidecar[wrong[0]]!r}. {_REMEDY}")
     if f"_run-{sidecar['Run']:02d}_" not in path.name:
-        raise DatasetError(f"{path} is called another run than its sidecar says ({sidecar['Run']}). {_REMEDY}")
+        raise DatasetError(f"{path} is named after another run than its sidecar says ({sidecar['Run']}). {_REMEDY}")
+    if f"_desc-{bids_label(sidecar['Site'])}_" not in path.name:
+        raise DatasetError(f"{path} is named after another site than its sidecar says ({sidecar['Site']}). {_REMEDY}")
     return sidecar
+
+
+def inside_study(path, name):
+    """Path of a file that a sidecar names, which must lie in the same study.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file that the sidecar describes.
+    name : str
+        The other file, relative to the folder of ``path``.
+
+    Returns
+    -------
+    pathlib.Path
+
+    Raises
+    ------
+    DatasetError
+        If ``name`` is no relative path, or leads out of the study once links are resolved.
+    """
+    side = path.with_suffix(".json")
+    if not isinstance(name, str) or Path(name).is_absolute():
+        raise DatasetError(f"{side} names the file {name!r}; only paths relative to its folder are allowed.")
+    folder = path.parent
+    root = next((parent for parent in path.parents if (parent / "study.json").is_file()), folder)
+    named = folder / name
+    if not named.resolve().is_relative_to(root.resolve()):
+        raise DatasetError(f"{side} names the file {name!r}, which lies outside of the study {root}.")
+    return named
 
 
 def _check_header(path, sidecar, geometry):
@@ -107,7 +165,7 @@ def _check_header(path, sidecar, geometry):
 
 
 def _check_events(path, sidecar):
-    events = path.with_name(path.name.split("_desc-")[0] + "_events.tsv")
+    events = events_of(path)
     if not events.is_file():
         raise DatasetError(f"{events} is missing. {_REMEDY}")
     with open(events, "rb") as file:
@@ -118,14 +176,14 @@ def _check_events(path, sidecar):
 
 
 def _check_scale(path, geometry):
-    """The factors of int16: without them a run cannot be read, with others its numbers would be wrong."""
+    """Check the scaling factors of int16 runs; without the right ones the values cannot be read."""
     import nibabel as nib
 
     remedy = "Restore it, or record into a new folder."
     if not path.is_file():
         raise DatasetError(f"{path} is missing: it holds the factor of each neuron of the int16 runs. {remedy}")
     try:
-        shape = np.asarray(nib.load(path).dataobj).shape  # all of it: a truncated one has a whole header
+        shape = np.asarray(nib.load(path).dataobj).shape  # reads all data: a truncated file may have a whole header
     except Exception as error:  # nibabel raises several kinds, all of which mean the same here
         raise DatasetError(f"{path} is not a NIfTI file ({error}). {remedy}") from error
     if shape != geometry.shape:

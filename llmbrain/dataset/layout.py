@@ -5,22 +5,22 @@ documents, ``desc`` the recorded site or the analysis.
 """
 
 import re
+from pathlib import Path
+from typing import NamedTuple
 
 from ..exceptions import ParameterError
 
-__all__ = ["BIDSIGNORE", "FILES", "bids_label", "file_name"]
+__all__ = ["BIDSIGNORE", "FILES", "Found", "bids_label", "events_of", "file_name", "file_pattern", "is_label"]
 
-# {func} is the folder of the model's functional files, {stem} names model, checkpoint and corpus, {model} leaves the
-# corpus out. Every other field is an entity that Study.path takes; what stands in DEFAULTS need not be given.
-FILES = {
+# {func} is the folder of the model's functional files; {stem} names the model, the checkpoint and the corpus. Every
+# other field is an entity that Study.path takes.
+_BIDS = {
     "description": "dataset_description.json",
     "readme": "README",
     "bidsignore": ".bidsignore",
+    "descriptions": "descriptions.tsv",
     "participants": "participants.tsv",
     "participants_json": "participants.json",
-    "study_json": "study.json",
-    "progress_json": "progress.json",
-    "report": "report.html",
     "bold": "{func}/{stem}_run-{run}_desc-{site}_bold.nii",
     "bold_json": "{func}/{stem}_run-{run}_desc-{site}_bold.json",
     "events": "{func}/{stem}_run-{run}_events.tsv",
@@ -31,16 +31,20 @@ FILES = {
     "heads_dseg": "{func}/{stem}_desc-{site}heads_dseg.nii.gz",
     "heads_tsv": "{func}/{stem}_desc-{site}heads_dseg.tsv",
     "heads_json": "{func}/{stem}_desc-{site}heads_dseg.json",
+    "localizer_mask": "{func}/{stem}_desc-{desc}_mask.nii.gz",
+}
+_NOT_BIDS = {  # BIDS has no name for these yet
+    "study_json": "study.json",
+    "progress_json": "progress.json",
+    "report": "report.html",
     "scale": "{func}/{stem}_desc-{site}_scale.nii.gz",
     "components": "{func}/{stem}_desc-{desc}_components.nii.gz",
     "components_json": "{func}/{stem}_desc-{desc}_components.json",
     "metrics": "{func}/{stem}_desc-{desc}_metrics.tsv",
     "mixing": "{func}/{stem}_run-{run}_desc-{desc}_mixing.tsv",
-    "network_mask": "{func}/{stem}_desc-{desc}net{network}_mask.nii.gz",
     "stability": "{func}/{stem}_desc-{desc}_stability.tsv",
     "statmap": "{func}/{stem}_desc-{desc}_stat-z_statmap.nii.gz",
     "statmap_json": "{func}/{stem}_desc-{desc}_stat-z_statmap.json",
-    "localizer_mask": "{func}/{stem}_desc-{desc}_mask.nii.gz",
     "order": "{func}/{stem}_desc-{desc}_order.tsv",
     "order_json": "{func}/{stem}_desc-{desc}_order.json",
     "profile": "{func}/{stem}_desc-{desc}_profile.tsv",
@@ -60,45 +64,36 @@ FILES = {
     "dose_json": "{func}/{stem}_desc-{desc}_dose.json",
     "prune_table": "{func}/{stem}_desc-{desc}_grid.tsv",
     "prune_json": "{func}/{stem}_desc-{desc}_grid.json",
-    "pruned_model": "models/{stem}_desc-{desc}",
+    "lesion_unfinished": ".lesion.part.npz",
+    "lock": "{func}/.{stem}_run-{run}_events.lock",
 }
+FILES = {**_BIDS, **_NOT_BIDS}
 
-DEFAULTS = {"site": "mlp"}
+_SITE = "mlp"
 _DESC = {"lesion": "lesion", "prune": "prune"}  # first part of the kind -> default of desc; else "canica"
 
-# Suffixes that BIDS has no name for yet, and folders of other formats: tools skip them.
+
+def _ignored(pattern):
+    return f"**/*_{pattern.rsplit('_', 1)[1]}" if "{stem}_" in pattern else pattern
+
+
+# Lines of .bidsignore: the files that tools for BIDS must skip.
 BIDSIGNORE = (
-    "study.json",
-    "progress.json",
-    "report.html",
-    "models",
-    "**/*_components.*",
-    "**/*_metrics.tsv",
-    "**/*_mixing.tsv",
-    "**/*_stability.tsv",
-    "**/*_statmap.*",
-    "**/*_order.*",
-    "**/*_profile.tsv",
-    "**/*_connectivity.tsv",
-    "**/*_engagement.tsv",
-    "**/*_correlations.tsv",
-    "**/*_tokens.tsv",
-    "**/*_contexts.tsv",
-    "**/*_topography.*",
-    "**/*_effects.*",
-    "**/*_controls.tsv",
-    "**/*_items.tsv",
-    "**/*_dose.*",
-    "**/*_dosecontrols.tsv",
-    "**/*_grid.*",
-    "**/*_scale.nii.gz",
+    *dict.fromkeys(_ignored(pattern) for pattern in _NOT_BIDS.values() if not Path(pattern).name.startswith(".")),
     "**/.*.part.*",
     "**/.*.lock",
 )
 
 
+class Found(NamedTuple):
+    """A file of a study, and the entities that its name holds."""
+
+    path: Path
+    entities: dict
+
+
 def bids_label(text):
-    """Keep the letters and digits of a text, all that a BIDS label may hold.
+    """Keep the letters and digits of a text; a BIDS label may hold nothing else.
 
     Parameters
     ----------
@@ -116,6 +111,11 @@ def bids_label(text):
     return re.sub(r"[^0-9A-Za-z]", "", str(text)) or "unnamed"
 
 
+def is_label(text):
+    """Return whether a value is a valid BIDS label: a text of ASCII letters and digits."""
+    return isinstance(text, str) and re.fullmatch(r"[0-9A-Za-z]+", text) is not None
+
+
 def file_name(kind, subject, task, session=None, **entities):
     """Path of a file relative to the root of the study.
 
@@ -128,7 +128,7 @@ def file_name(kind, subject, task, session=None, **entities):
     session : str, optional
         Label of the checkpoint.
     **entities
-        What the file's name holds besides: ``run`` and ``network`` (integers), ``site``, ``desc``.
+        The other parts of the file's name: ``run`` (integer), ``site``, ``desc``.
 
     Returns
     -------
@@ -140,29 +140,71 @@ def file_name(kind, subject, task, session=None, **entities):
     >>> file_name("bold", "gpt2", "demo", run=1)
     'sub-gpt2/func/sub-gpt2_task-demo_run-01_desc-mlp_bold.nii'
     """
-    if kind not in FILES:
-        raise ParameterError(f"Unknown kind of file {kind!r}; choose from {', '.join(FILES)}.")
-    model = f"sub-{subject}" + (f"_ses-{session}" if session else "")
-    fields = {
-        "func": model.replace("_ses-", "/ses-") + "/func",
-        "stem": f"{model}_task-{task}",
-        "model": model,
-        "task": task,
-        "desc": _DESC.get(kind.split("_")[0].removesuffix("d"), "canica"),
-        **DEFAULTS,
-    }
-    fields.update({name: _format(name, value) for name, value in entities.items() if value is not None})
-    needed = re.findall(r"{(\w+)}", FILES[kind])
+    needed = _entities(kind, entities)
+    known = {"site": _SITE, "desc": _DESC.get(kind.split("_")[0], "canica")}
+    fields = {**known, **{name: _format(name, value) for name, value in entities.items() if value is not None}}
     missing = [name for name in needed if name not in fields]
     if missing:
         raise ParameterError(f"The file {kind!r} needs {' and '.join(missing)}, e.g. {missing[0]}=1.")
-    unused = set(entities) - set(needed)
+    return FILES[kind].format(**_frame(subject, task, session), **fields)
+
+
+def file_pattern(kind, subject, task, session=None, **entities):
+    """Folder and name of all files of a kind; entities that are not given may have any value.
+
+    Parameters
+    ----------
+    kind, subject, task, session, **entities
+        See :func:`file_name`.
+
+    Returns
+    -------
+    folder : str
+        Relative to the root of the study.
+    pattern : str
+        Regular expression for the names of the files. Its named groups are the entities.
+    """
+    needed = _entities(kind, entities)
+    fields = _frame(subject, task, session)
+    for name in needed:
+        known = entities.get(name)
+        values = _format(name, known) if known is not None else r"\d+" if name == "run" else "[0-9A-Za-z]+"
+        fields[name] = f"(?P<{name}>{values})"
+    folder, _, name = FILES[kind].rpartition("/")
+    return folder.format(**fields), name.replace(".", r"\.").format(**fields)
+
+
+def events_of(bold):
+    """Path of the events that belong to a run.
+
+    Parameters
+    ----------
+    bold : pathlib.Path
+        The ``_bold.nii`` file.
+
+    Returns
+    -------
+    pathlib.Path
+    """
+    return bold.with_name(bold.name.split("_desc-")[0] + "_events.tsv")
+
+
+def _frame(subject, task, session):
+    model = f"sub-{subject}" + (f"_ses-{session}" if session else "")
+    return {"func": model.replace("_ses-", "/ses-") + "/func", "stem": f"{model}_task-{task}", "task": task}
+
+
+def _entities(kind, given):
+    """Entities that the name of a kind of file holds, in order; others are refused."""
+    if kind not in FILES:
+        raise ParameterError(f"Unknown kind of file {kind!r}. Choose from {', '.join(FILES)}.")
+    needed = [name for name in re.findall(r"{(\w+)}", FILES[kind]) if name not in ("func", "stem", "task")]
+    unused = set(given) - set(needed)
     if unused:
-        raise ParameterError(f"The file {kind!r} has no {' or '.join(sorted(unused))}; it has {', '.join(needed)}.")
-    return FILES[kind].format(**fields)
+        has = f"it has {', '.join(needed)}" if needed else "it has no entities"
+        raise ParameterError(f"The file {kind!r} has no {' or '.join(sorted(unused))}; {has}.")
+    return needed
 
 
 def _format(name, value):
-    if name in ("run", "network"):
-        return f"{int(value):02d}"
-    return bids_label(value)
+    return f"{int(value):02d}" if name == "run" else bids_label(value)

@@ -1,19 +1,18 @@
 """Reading a recording: runs, their activations and events, and the confounds that nilearn takes."""
 
-import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from ..exceptions import DatasetError, LLMBrainWarning, ParameterError
-from ..files import read_json, read_tsv
+from ..exceptions import DatasetError, ParameterError
+from ..files import read_tsv
 from ..geometry import NeuronGeometry
-from .checks import check_run
-from .study import Study
+from .checks import check_run, inside_study, read_sidecar
+from .layout import events_of
 
-__all__ = ["CONFOUNDS", "Recording", "Run", "open_recording", "read_confounds"]
+__all__ = ["CONFOUNDS", "Recording", "Run", "read_confounds"]
 
 CONFOUNDS = ("position", "sink", "log_frequency", "surprisal")
 _TEXT = {"token": str, "document": str, "kind": str, "role": str}
@@ -52,7 +51,7 @@ class Run:
     @cached_property
     def sidecar(self):
         """What the JSON sidecar says, as a dict."""
-        return read_json(self.path.with_suffix(".json"))
+        return read_sidecar(self.path)
 
     @cached_property
     def geometry(self):
@@ -72,13 +71,15 @@ class Run:
     @cached_property
     def events(self):
         """What each volume is: a data frame with one line a token (see the data dictionary of the study)."""
-        return read_tsv(events_path(self.path), dtype=_TEXT)
+        return read_tsv(events_of(self.path), dtype=_TEXT)
 
     @cached_property
     def scale(self):
         """Factor of each neuron, shape ``(n_neurons,)``, for runs stored as int16; None for float32."""
         name = self.sidecar.get("Scale")
-        return None if name is None else self.geometry.to_array(self.path.parent / name).astype(np.float32)
+        if name is None:
+            return None
+        return self.geometry.to_array(inside_study(self.path, name)).astype(np.float32)
 
     def raw(self):
         """The file's own numbers as a memory map ``(n_tokens, n_voxels)`` in file order (layer fastest)."""
@@ -209,50 +210,3 @@ def read_confounds(runs, columns=CONFOUNDS):
     frame = numeric[list(columns)].astype(float)
     frame = frame.fillna(frame.mean()).dropna(axis=1)
     return frame.loc[:, frame.nunique() > 1]
-
-
-def open_recording(folder, site=None):
-    """Open the finished runs of a study and check every file.
-
-    Parameters
-    ----------
-    folder : path-like or Study
-    site : str, optional
-        Which site, if several were recorded.
-
-    Returns
-    -------
-    Recording
-
-    Raises
-    ------
-    DatasetError
-        If there is no study, no finished run, several sites to choose from, or a file that is truncated, foreign,
-        of another model or at odds with its sidecar; the message names it.
-    """
-    study = folder if isinstance(folder, Study) else Study.open(folder)
-    sites = study.sites()
-    if not sites:
-        raise DatasetError(f"{study.root} holds no finished run. Go on with it: record(..., out={str(study.root)!r}).")
-    if site is None and len(sites) > 1:
-        raise DatasetError(f"{study.root} holds the sites {', '.join(sites)}; choose one with site= (--site).")
-    if site is not None and site not in sites:
-        raise DatasetError(f"The site {site!r} is not recorded in {study.root}; there is {', '.join(sites)}.")
-    paths = study.run_paths(site or sites[0])
-    for path in paths:
-        check_run(path, study.info["model"].get("weights_hash"))
-    runs = [Run(path, check=False) for path in paths]
-    gaps = sorted(set(range(1, runs[-1].index)) - {run.index for run in runs})
-    if gaps:
-        warnings.warn(
-            f"{study.root} lacks the runs {', '.join(map(str, gaps))} of the site {runs[0].geometry.site!r}: they are "
-            "not recorded yet, or were removed.",
-            LLMBrainWarning,
-            stacklevel=2,
-        )
-    return Recording(study, runs)
-
-
-def events_path(bold):
-    """Path of the events that belong to a run."""
-    return bold.with_name(bold.name.split("_desc-")[0] + "_events.tsv")

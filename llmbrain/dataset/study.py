@@ -1,19 +1,29 @@
-"""One study: a model, a corpus, and the folder that holds everything made from them."""
+"""A study: a model, a corpus, and the folder that holds everything made from them."""
 
+import re
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from .. import __version__
-from ..exceptions import DatasetError
-from ..files import read_json, save_img, write_json, write_text, write_tsv
-from .checks import read_sidecar
-from .layout import BIDSIGNORE, bids_label, file_name
+from ..exceptions import DatasetError, LLMBrainWarning
+from ..files import read_tsv, save_img, write_json, write_text, write_tsv
+from .checks import check_run, read_object, read_sidecar
+from .layout import BIDSIGNORE, FILES, Found, bids_label, file_name, file_pattern, is_label
+from .runs import Recording, Run
 
-__all__ = ["Study"]
+__all__ = ["Study", "as_study", "open_recording"]
 
 BIDS_VERSION = "1.10.0"
+DESCRIPTIONS = {  # of desc- labels, by the first part of the kind of file; other kinds belong to networks
+    "lesion": "Lesion study {desc}: effects of networks and their controls.",
+    "dose": "Lesion effects over the dose {desc}.",
+    "prune": "Comparison of pruning recipes.",
+    "statmap": "Localizer {desc}: a contrast of two conditions.",
+    "localizer": "Localizer {desc}: a contrast of two conditions.",
+}
 _IDENTITY = {"model": ("weights_hash", "id"), "corpus": ("hash", "name")}  # the first that both know decides
 
 README = """\
@@ -22,14 +32,15 @@ Recordings of a language model in the layout of a BIDS derivative, written by ll
 Vocabulary: a subject is a model ({model}), a session is a checkpoint of it, a task is a corpus ({corpus}), a run is a
 block of documents. A volume of a run is the state of all recorded neurons at one token, a voxel is one neuron, and the
 repetition time of 1 is one token, not a second. Axis 0 of a volume is the layer; axes 1 and 2 fold its neurons into a
-sheet, in which neighbourhood means nothing. Do not smooth.
+sheet. Neighbouring voxels of a sheet have nothing in common, so do not smooth.
 
 Files
-- *_bold.nii: activations, (layer, row, column, token), float32; *_bold.json: model, site, geometry, versions.
-- *_events.tsv: one line a token; task-*_events.json explains the columns.
-- *layers_dseg.nii.gz, *heads_dseg.nii.gz: which layer (attention head) a voxel belongs to.
+- *_bold.nii: activations, (layer, row, column, token), float32 or int16; *_bold.json: model, site, geometry, versions.
+- *_events.tsv: one line per token; task-*_events.json explains the columns.
+- *layers_dseg.nii.gz, *heads_dseg.nii.gz: the layer (attention head) that each voxel belongs to.
 - *_components.nii.gz, *_mixing.tsv, *_metrics.tsv, *_effects.tsv, *_grid.tsv: networks, their time courses, lesions,
-  pruning. BIDS has no suffix for these yet, so .bidsignore lists them; study.json, report.html and models/ likewise.
+  pruning. BIDS has no suffix for these yet, so .bidsignore lists them, as well as study.json and report.html.
+- descriptions.tsv: what each desc- label stands for.
 """
 
 
@@ -66,20 +77,20 @@ class Study:
     # -- making and opening ---------------------------------------------------------------------------------------
     @classmethod
     def create(cls, root, model_info, corpus, *, recording=None, session=None):
-        """Begin a study in a folder, or go on with the one that is there if it is the same.
+        """Start a study in a folder, or continue the study in it if it is the same one.
 
         Parameters
         ----------
         root : path-like
-            Made if it is missing.
+            The folder; created if it is missing.
         model_info : dict
             From :func:`llmbrain.describe_model`.
         corpus : str or dict
-            Name of the corpus, or ``name``, ``hash`` and whatever else describes it.
+            Name of the corpus, or a dict with ``name``, ``hash`` and any further description.
         recording : dict, optional
-            The choices that decide which token lies where; a study has one set of them.
+            The settings that decide which token is recorded where; a study has one set of them.
         session : str, optional
-            Label of the checkpoint; the model's revision, shortened, if it is known.
+            Label of the checkpoint; by default the first 12 characters of the model's revision, if it is known.
 
         Raises
         ------
@@ -92,15 +103,10 @@ class Study:
 
     @classmethod
     def plan(cls, root, model_info, corpus, *, recording=None, session=None):
-        """The study that :meth:`create` would make, with all its checks, without writing anything."""
+        """Return the study that :meth:`create` would make, after the same checks, without writing anything."""
         corpus = {"name": corpus} if isinstance(corpus, str) else dict(corpus)
         session = session or (model_info.get("revision") or "")[:12] or None
-        info = {
-            "llmbrain": __version__,
-            "model": dict(model_info),
-            "corpus": corpus,
-            "recording": recording or {},
-        }
+        info = {"llmbrain": __version__, "model": dict(model_info), "corpus": corpus, "recording": recording or {}}
         info["labels"] = {
             "subject": bids_label(model_info.get("label") or model_info["id"]),
             "session": bids_label(session) if session else None,
@@ -117,26 +123,34 @@ class Study:
         Raises
         ------
         DatasetError
-            If there is none.
+            If there is none, or its ``study.json`` is damaged.
         """
-        path = Path(root) / file_name("study_json", "", "")
+        path = Path(root) / FILES["study_json"]
         if not path.is_file():
             raise DatasetError(f"{root} holds no study ({path.name} is missing). Make one with record(..., out=...).")
+        info = read_object(path)
         try:
-            return cls._from_info(root, read_json(path))
+            return cls._from_info(root, info)
         except (ValueError, KeyError, TypeError) as error:
             raise DatasetError(f"{path} cannot be read ({error}). Restore it, or record into a new folder.") from error
 
     @classmethod
     def _from_info(cls, root, info):
+        for part in ("labels", "model", "corpus", "recording"):
+            if not isinstance(info[part], dict):
+                raise TypeError(f"{part!r} is not an object")
         labels = info["labels"]
+        for name in ("subject", "task", "session"):
+            if not is_label(labels[name]) and not (name == "session" and labels[name] is None):
+                raise ValueError(f"the label {name}={labels[name]!r} must consist of letters and digits")
         return cls(Path(root), labels["subject"], labels["task"], labels["session"], info)
 
     def _refuse_another(self):
-        """Raise :class:`DatasetError` if the folder holds another study than this one, or another dataset."""
+        """Raise :class:`DatasetError` if the folder holds another study or another dataset."""
         path = self.path("study_json")
         if not path.is_file():
-            if self.path("description").is_file() or (self.root.is_dir() and any(self.root.glob("sub-*"))):
+            subjects = [p for p in self.root.iterdir() if p.name.startswith("sub-")] if self.root.is_dir() else []
+            if self.path("description").is_file() or subjects:
                 raise DatasetError(f"{self.root} holds a dataset that llmbrain did not write. Choose another folder.")
             if self.root.exists() and not self.root.is_dir():
                 raise DatasetError(f"{self.root} is a file. Choose a folder.")
@@ -158,57 +172,165 @@ class Study:
         if differ and there["recording"]:
             raise DatasetError(
                 f"{self.root} was recorded with other settings ({'; '.join(differ)}). "
-                "Use the same settings to go on with it, or choose another folder."
+                "Use the same settings to continue it, or choose another folder."
             )
 
-    # -- names ----------------------------------------------------------------------------------------------------
+    # -- files ----------------------------------------------------------------------------------------------------
     def path(self, kind, **entities):
-        """Path of a file of this study; see :data:`llmbrain.dataset.FILES` for the kinds and their entities."""
+        """Path of a file of this study.
+
+        Parameters
+        ----------
+        kind : str
+            A key of :data:`llmbrain.dataset.FILES`.
+        **entities
+            The parts of its name: ``run``, ``site``, ``desc``. ``site`` and ``desc`` have defaults.
+
+        Returns
+        -------
+        pathlib.Path
+        """
         return self.root / file_name(kind, self.subject, self.task, self.session, **entities)
+
+    def find(self, kind, **entities):
+        """Find all files of a kind that exist.
+
+        Parameters
+        ----------
+        kind : str
+            A key of :data:`llmbrain.dataset.FILES`.
+        **entities
+            Parts of the name that must match; the others may have any value.
+
+        Returns
+        -------
+        list of Found
+            ``path`` and ``entities`` (a dict) of each file, sorted; runs by their number.
+
+        Examples
+        --------
+        >>> Study("nowhere", "gpt2", "demo").find("bold", site="mlp")
+        []
+        """
+        folder, pattern = file_pattern(kind, self.subject, self.task, self.session, **entities)
+        folder, found = self.root / folder, []
+        for path in folder.iterdir() if folder.is_dir() else ():
+            match = re.fullmatch(pattern, path.name)
+            if match:
+                found.append(Found(path, {k: int(v) if k == "run" else v for k, v in match.groupdict().items()}))
+        return sorted(found, key=lambda one: (one.entities.get("run", 0), one.path.name))
+
+    def read(self, kind, default=None, *, dtype=None, **entities):
+        """Read a table or a description.
+
+        Parameters
+        ----------
+        kind : str
+            A kind of file whose name ends in ``.tsv`` or ``.json``.
+        default : object
+            What to return if the file does not exist.
+        dtype : dict, optional
+            Types of columns, for tables.
+        **entities
+            The parts of its name.
+
+        Returns
+        -------
+        pandas.DataFrame or dict
+        """
+        path = self.path(kind, **entities)
+        if not path.is_file():
+            return default
+        return read_object(path) if path.suffix == ".json" else read_tsv(path, dtype=dtype)
+
+    def write(self, kind, content, **entities):
+        """Write a file of this study atomically; the end of its name decides the format.
+
+        Parameters
+        ----------
+        kind : str
+            A key of :data:`llmbrain.dataset.FILES`.
+        content : pandas.DataFrame, image, or object that JSON can hold
+            For ``.tsv``, ``.nii.gz`` and ``.json``.
+        **entities
+            The parts of its name.
+
+        Returns
+        -------
+        pathlib.Path
+        """
+        path = self.path(kind, **entities)
+        if "{desc}" in FILES[kind]:
+            desc = path.name.split("_desc-")[1].split("_")[0]
+            text = DESCRIPTIONS.get(kind.split("_")[0], "Networks of the analysis {desc}.")
+            self.describe_label(desc, text.format(desc=desc))
+        if path.suffix == ".tsv":
+            return write_tsv(path, content)
+        return write_json(path, content) if path.suffix == ".json" else save_img(path, content)
+
+    def all_files(self):
+        """All files of the folder, sorted, without unfinished ones."""
+        return sorted(p for p in self.root.rglob("*") if p.is_file() and ".part." not in p.name)
 
     def sites(self):
         """Recorded sites that have at least one finished run, e.g. ``["mlp"]``."""
-        return sorted({read_sidecar(path)["Site"] for path in self._sidecars("*")})
+        return sorted({read_sidecar(found.path)["Site"] for found in self.find("bold_json")})
 
     def recording(self, site=None):
         """The finished runs of one site, checked; see :func:`llmbrain.open_recording`."""
-        from .runs import open_recording
-
         return open_recording(self, site)
 
     def run_paths(self, site="mlp"):
         """Paths of the finished runs of a site, in order: those whose sidecar exists."""
-        return [p.with_suffix(".nii") for p in self._sidecars(bids_label(site))]
-
-    def _sidecars(self, label):
-        pattern = self.path("bold_json", run=0, site="SITE").name.replace("run-00", "run-*").replace("SITE", label)
-        return sorted(self.path("bold_json", run=0).parent.glob(pattern), key=lambda p: (len(p.name), p.name))
+        return [found.path.with_suffix(".nii") for found in self.find("bold_json", site=site)]
 
     # -- writing --------------------------------------------------------------------------------------------------
     def _write_frame(self):
-        """Write what describes the dataset as a whole. Every file is written once and the same by every process."""
+        """Write what describes the dataset as a whole. All processes would write the same, so each file once."""
         import pandas as pd
 
         model, corpus = self.info["model"], self.info["corpus"]
-        self._once("readme", write_text, README.format(model=model["id"], corpus=corpus["name"]))
-        self._once("bidsignore", write_text, "\n".join(BIDSIGNORE) + "\n")
-        self._once("description", write_json, _description(self.info))
+        texts = {
+            "readme": README.format(model=model["id"], corpus=corpus["name"]),
+            "bidsignore": "\n".join(BIDSIGNORE) + "\n",
+        }
+        for kind, text in texts.items():
+            if not self.path(kind).exists():
+                write_text(self.path(kind), text)
         row = {"participant_id": f"sub-{self.subject}", **{k: v for k, v in model.items() if k != "label"}}
-        self._once("participants", write_tsv, pd.DataFrame([row]))
-        self._once("participants_json", write_json, PARTICIPANT_COLUMNS)
+        self._once("description", _description(self.info))
+        self._once("participants", pd.DataFrame([row]))
+        self._once("participants_json", PARTICIPANT_COLUMNS)
         path = self.path("study_json")
-        if not path.exists() or (self.info["recording"] and not read_json(path)["recording"]):
-            write_json(path, self.info)
+        if not path.exists() or (self.info["recording"] and not read_object(path)["recording"]):
+            self.write("study_json", self.info)
 
-    def _once(self, kind, write, content):
-        if not self.path(kind).exists():
-            write(self.path(kind), content)
+    def _once(self, kind, content, **entities):
+        if not self.path(kind, **entities).exists():
+            self.write(kind, content, **entities)
+
+    def describe_label(self, label, text):
+        """Write into ``descriptions.tsv`` what a ``desc-`` label stands for.
+
+        Parameters
+        ----------
+        label, text : str
+            The label as it is in file names, and what it means. A label that is described already is kept.
+        """
+        import pandas as pd
+
+        columns = ["desc_id", "description"]
+        known = self.read("descriptions", pd.DataFrame(columns=columns), dtype=str)
+        if f"desc-{label}" not in set(known["desc_id"]):
+            rows = [*known[columns].itertuples(index=False), (f"desc-{label}", text)]
+            self.write("descriptions", pd.DataFrame(sorted(rows), columns=columns))
 
     def write_atlases(self, geometry):
-        """Write which layer, and where there are any which attention head, each voxel belongs to."""
+        """Write the layer of each voxel as a label image and, where the site has heads, the attention head."""
         import pandas as pd
 
         site = geometry.site
+        self.describe_label(bids_label(site), f"Activations of the site {site}.")
         names = [f"layer{i:02d}" for i in geometry.layers]
         index = np.arange(1, geometry.n_layers + 1)
         layers = pd.DataFrame({"index": index, "name": names, "layer": geometry.layers, "n_neurons": geometry.sizes})
@@ -221,11 +343,12 @@ class Study:
         self._write_atlas("heads", site, geometry.heads_img, heads)
 
     def _write_atlas(self, what, site, img, table):
+        self.describe_label(bids_label(site) + what, f"The {what} of the site {site}.")
         if self.path(f"{what}_tsv", site=site).exists():
             return
-        save_img(self.path(f"{what}_dseg", site=site), img)
-        write_json(self.path(f"{what}_json", site=site), _atlas_json(what, site))
-        write_tsv(self.path(f"{what}_tsv", site=site), table)
+        self.write(f"{what}_dseg", img, site=site)
+        self.write(f"{what}_json", _atlas_json(what, site), site=site)
+        self.write(f"{what}_tsv", table, site=site)  # last: its presence says that the atlas is complete
 
 
 PARTICIPANT_COLUMNS = {
@@ -237,7 +360,7 @@ PARTICIPANT_COLUMNS = {
     "hidden_size": {"Description": "Width of the residual stream."},
     "n_parameters": {"Description": "Number of parameters, tied ones counted once."},
     "dtype": {"Description": "Type of the weights while recording."},
-    "weights_hash": {"Description": "Hash of the weights, see llmbrain.models.identity.weights_hash."},
+    "weights_hash": {"Description": "Hash of the weights; see llmbrain.models.identity.weights_hash."},
 }
 
 ATLAS_COLUMNS = {
@@ -283,3 +406,59 @@ def _description(info):
 def _who(part):
     key = part.get("weights_hash") or part.get("hash")
     return f"{part.get('id') or part.get('name')!r}" + (f", hash {key}" if key else "")
+
+
+def as_study(study):
+    """Return a study as it is, and open a folder.
+
+    Parameters
+    ----------
+    study : Study or path-like
+
+    Returns
+    -------
+    Study
+    """
+    return study if isinstance(study, Study) else Study.open(study)
+
+
+def open_recording(folder, site=None):
+    """Open the finished runs of a study and check every file.
+
+    Parameters
+    ----------
+    folder : path-like or Study
+    site : str, optional
+        Name of the site; needed if several were recorded.
+
+    Returns
+    -------
+    Recording
+
+    Raises
+    ------
+    DatasetError
+        If there is no study or no finished run, if several sites were recorded and ``site`` is not given, or if a file
+        is truncated, foreign, of another model, or contradicts its sidecar; the message names the file.
+    """
+    study = as_study(folder)
+    sites = study.sites()
+    if not sites:
+        raise DatasetError(f"{study.root} holds no finished run. Resume it with record(..., out={str(study.root)!r}).")
+    if site is None and len(sites) > 1:
+        raise DatasetError(f"{study.root} holds the sites {', '.join(sites)}; choose one with site= (--site).")
+    if site is not None and site not in sites:
+        raise DatasetError(f"The site {site!r} is not recorded in {study.root}. Choose from {', '.join(sites)}.")
+    paths = study.run_paths(site or sites[0])
+    for path in paths:
+        check_run(path, study.info["model"].get("weights_hash"))
+    runs = [Run(path, check=False) for path in paths]
+    gaps = sorted(set(range(1, runs[-1].index)) - {run.index for run in runs})
+    if gaps:
+        warnings.warn(
+            f"{study.root} lacks the runs {', '.join(map(str, gaps))} of the site {runs[0].geometry.site!r}: they are "
+            "not recorded yet, or were removed.",
+            LLMBrainWarning,
+            stacklevel=2,
+        )
+    return Recording(study, runs)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..exceptions import ParameterError
-from .reader import LogitReader, input_device
+from ..models.inputs import input_device
+from .reader import LogitReader
 
 __all__ = [
     "LogitReader",

@@ -2,7 +2,9 @@
 
 import contextlib
 
-__all__ = ["LogitReader", "exact_products", "input_device"]
+from ..stats.precision import exact_products
+
+__all__ = ["LogitReader"]
 
 
 class LogitReader:
@@ -91,45 +93,9 @@ def _same(logits, expected):
     return torch.allclose(logits, expected, rtol=0.0, atol=tolerance * scale, equal_nan=True)
 
 
-def exact_products(dtype):
-    """Whether products of another shape agree to float32: half precision and TF32 keep 8 to 11 bits alone.
-
-    Parameters
-    ----------
-    dtype : torch.dtype
-
-    Returns
-    -------
-    bool
-    """
-    import torch
-
-    if dtype not in (torch.float32, torch.float64):
-        return False
-    try:
-        return torch.get_float32_matmul_precision() == "highest"
-    except RuntimeError:  # set by the newer switch, after which torch does not answer the older question
-        return torch.backends.cuda.matmul.fp32_precision == "ieee"
-
-
 def _as_it_is(logits):
     return logits
 
 
 def _full(logits):
     return logits
-
-
-def input_device(model):
-    """Find where a model wants its token ids, also when it is spread over devices.
-
-    Parameters
-    ----------
-    model : transformers causal language model
-
-    Returns
-    -------
-    torch.device
-    """
-    weight = model.get_input_embeddings().weight
-    return model.device if weight.device.type == "meta" else weight.device

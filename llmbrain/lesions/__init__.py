@@ -2,7 +2,6 @@
 
 from .context import Lesion, lesion
 from .dose import DoseResponse, dose_response
-from .families import parse_family
 from .kinds import KINDS, Edit
 from .positions import POSITIONS
 from .result import LesionResult
@@ -33,7 +32,6 @@ __all__ = [
     "harness_task",
     "lesion",
     "neuron_statistics",
-    "parse_family",
     "selectivity",
     "side_by_side",
 ]

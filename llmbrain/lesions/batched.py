@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..evaluation.losses import LogitReader, batch_losses, input_device, pad, sequence_batches
-from ..evaluation.reader import exact_products
 from ..models.hooks import site_hooks
 from ..models.sites import find_decoder_layers
+from ..stats.precision import exact_products
 from .context import Lesion, refuse_compiled
 from .positions import FixedPositions, scored_positions
 

@@ -8,10 +8,9 @@ import pandas as pd
 from .. import stats
 from ..exceptions import DatasetError, MaskError, ParameterError
 from ..files import read_json, read_tsv, write_json, write_tsv
-from ..masks import NeuronMask
+from ..masks import ControlFamily, NeuronMask, draw_control
 from .comparison import compare, mean_over_items
 from .context import sites_of
-from .families import draw_control, parse_family
 from .guards import known_texts, network_texts, warn_of_double_dipping
 from .kinds import NEEDS_REFERENCE, Edit
 from .options import checked_options, checked_seed
@@ -140,7 +139,7 @@ def dose_response(
     n_controls : int
         Control sets a network (and dose, where the size changes).
     family : str or tuple
-        Family of the controls, see :func:`llmbrain.lesions.parse_family`.
+        Family of the controls, see :data:`llmbrain.masks.CONTROLS`.
     reference
         See :class:`LesionStudy`.
     random_state : int
@@ -176,8 +175,8 @@ def dose_response(
     given, (masks, maps) = networks, named_masks(networks, maps)
     sites = sites_of(model, masks[0], check_model=options["check_model"])
     by = options["importance"]
-    family = parse_family(family, by if isinstance(by, str) else "given")
-    if family.rule in ("others", "top"):
+    family = ControlFamily.parse(family, by if isinstance(by, str) else "given")
+    if not family.member.random:
         raise ParameterError(f"The family {family.label!r} has no draws to follow over doses; choose another one.")
     running = {name: options[name] for name in ("max_tokens", "mode", "autocast", "positions")}
     runner = Runner(model, tokenizer, sites, **running)
@@ -250,7 +249,8 @@ def _lesions(masks, maps, over, doses, family, importance, n_controls, random_st
             for draw in range(n_controls):
                 # the same set at every strength and gain; a set of its own where the size changes
                 seed = [random_state, k, draw, number if over in ("threshold", "n_neurons") else 0]
-                values = draw_control(family, own, seed, importance=importance, map=None if maps is None else maps[k])
+                map = None if maps is None else np.abs(maps[k])
+                values = draw_control(family.name, own.values, own.geometry, seed, importance=importance, map=map)
                 lesions.append((k, draw, dose, NeuronMask(values, mask.geometry, mask.name)))
     return lesions
 

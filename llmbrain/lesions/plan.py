@@ -6,19 +6,18 @@ import numpy as np
 import pandas as pd
 
 from ..exceptions import MaskError, ParameterError
-from ..masks import NeuronMask
-from ..masks import controls as control_sets
+from ..masks import ControlFamily, NeuronMask, draw_control
+from ..masks.controls import overlap_share
 from ..networks.result import THRESHOLD
 from .comparison import mean_over_items, power_note
 from .context import sites_of
-from .families import draw_control, parse_family
 from .guards import known_texts, network_texts, warn_of_double_dipping
 from .kinds import NEEDS_REFERENCE, Edit
 from .options import checked_options, checked_seed
 from .positions import check_positions
 from .result import kinds_or_none
 from .running import Runner
-from .statistics import NeuronStatistics, neuron_statistics
+from .statistics import IMPORTANCES, NeuronStatistics, neuron_statistics
 from .tasks import as_tasks
 
 __all__ = ["OPTIONS", "Plan", "named_masks"]
@@ -68,11 +67,21 @@ class Plan:
         if not isinstance(study.n_controls, (int, np.integer)) or study.n_controls < 1:
             raise ParameterError(f"n_controls is a whole number of at least 1; got {study.n_controls!r}.")
         by = self.options["importance"]
-        self.families = [parse_family(f, by if isinstance(by, str) else "given") for f in _listed(study.controls)]
+        self.families = [
+            ControlFamily.parse(f, by if isinstance(by, str) else "given") for f in _listed(study.controls)
+        ]
         if not self.families or len({f.label for f in self.families}) < len(self.families):
             raise ParameterError(f"controls names each family once, at least one; got {study.controls!r}.")
-        if any(f.rule == "anti" for f in self.families) and self.maps is None:
-            raise ParameterError("The family 'anti' needs the maps of the networks: options={'maps': maps}.")
+        for family in self.families:
+            if family.importance not in (None, "given") and family.importance not in IMPORTANCES:
+                raise ParameterError(
+                    f"Unknown importance {family.importance!r} in the control family {family.label!r}; choose from "
+                    f"{', '.join(IMPORTANCES)}."
+                )
+            if "map" in family.member.needs and self.maps is None:
+                raise ParameterError(
+                    f"The control family {family.label!r} needs maps: pass options={{'maps': maps}} or a NetworkSet."
+                )
         if isinstance(study.reference, NeuronStatistics):
             self.geometry.check_same(study.reference.geometry, "The reference")
         if study.how not in NEEDS_REFERENCE:
@@ -83,8 +92,7 @@ class Plan:
     @property
     def n_conditions(self):
         """Number of lesions: networks and controls."""
-        each = [{"others": 0, "top": 1}.get(f.rule, self.study.n_controls) for f in self.families]
-        return len(self.masks) * (1 + sum(each))
+        return len(self.masks) * (1 + sum(f.n_drawn(self.study.n_controls) for f in self.families))
 
     # -- reference and importance ---------------------------------------------------------------------------------
     @cached_property
@@ -124,19 +132,18 @@ class Plan:
         """All lesions of the study, ``(family, network, draw, mask)``; the networks come first, without a family."""
         conditions = [(None, k, 0, mask) for k, mask in enumerate(self.masks)]
         for number, family in enumerate(self.families):
-            if family.rule == "others":
-                continue
             importance = self.importance(family)
             for k, mask in enumerate(self.masks):
-                for draw in range(1 if family.rule == "top" else self.study.n_controls):
+                for draw in range(family.n_drawn(self.study.n_controls)):
                     # a permutation is shared by all networks, so that their overlaps survive it
-                    seed = [self.seed, number, 0 if family.rule == "permuted" else k + 1, draw]
+                    seed = [self.seed, number, 0 if family.member.shared else k + 1, draw]
                     values = draw_control(
-                        family,
-                        mask,
+                        family.name,
+                        mask.values,
+                        mask.geometry,
                         seed,
                         importance=importance,
-                        map=None if self.maps is None else self.maps[k],
+                        map=None if self.maps is None else np.abs(self.maps[k]),
                         n_nearest=self.options["n_nearest"],
                     )
                     conditions.append((family, k, draw, NeuronMask(values, self.geometry)))
@@ -199,12 +206,12 @@ class Plan:
             "family": family.label,
             "draw": draw,
             "n_neurons": control.count,
-            "overlap": control_sets.overlap_share(network.values, control.values),
+            "overlap": overlap_share(network.values, control.values),
             "importance_ratio": ratio,
         }
 
     def _others(self, label, means):
-        if not any(f.rule == "others" for f in self.families):
+        if not any("networks" in f.member.needs for f in self.families):
             return []
         rows = []
         for k, mask in enumerate(self.masks):
@@ -217,7 +224,7 @@ class Plan:
                         "family": "others",
                         "draw": draw,
                         "n_neurons": other.count,
-                        "overlap": control_sets.overlap_share(mask.values, other.values),
+                        "overlap": overlap_share(mask.values, other.values),
                         "importance_ratio": np.nan,
                         "effect": means[j],
                     }
@@ -239,7 +246,7 @@ class Plan:
         from .. import __version__
         from ..models.identity import describe_model
 
-        drawn = any(f.rule not in ("top", "others") for f in self.families)
+        drawn = any(f.member.random for f in self.families)
         n_controls = self.study.n_controls if drawn else len(self.masks) - 1
         statistics = self.statistics
         return {

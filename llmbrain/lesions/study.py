@@ -24,7 +24,7 @@ class LesionStudy:
     n_controls : int
         Control sets a network and family. With N of them the smallest p is 1 / (N + 1).
     controls : sequence
-        Families of controls, see :func:`llmbrain.lesions.parse_family`. Default: matched by layer, and matched by layer
+        Families of controls, see :data:`llmbrain.masks.CONTROLS`. Default: matched by layer, and matched by layer
         and importance.
     how : str
         Kind of lesion, see :func:`llmbrain.lesion`. With "retain" the network alone is kept, or its control alone.

@@ -1,6 +1,7 @@
-"""Sets of neurons: made from maps, names or images, combined, compared, matched with controls, saved."""
+"""Sets of neurons: made from maps, names or images; combined, compared, saved, and matched with controls."""
 
-from .many import masks_from_maps
+from .controls import CONTROLS, ControlFamily, draw_control
+from .maps import masks_from_maps
 from .mask import NeuronMask
 
-__all__ = ["NeuronMask", "masks_from_maps"]
+__all__ = ["CONTROLS", "ControlFamily", "NeuronMask", "draw_control", "masks_from_maps"]

@@ -1,4 +1,4 @@
-"""Masks as files: a NIfTI image of 0 and 1, and a sidecar that says of what."""
+"""Mask files: a NIfTI image of 0 and 1, and a JSON sidecar."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ FORMAT = "llmbrain neuron mask"
 
 
 def read_image(img, geometry, threshold=0.0):
-    """Find the neurons where a 3D image lies above a threshold.
+    """Find the neurons where a 3D image is above a threshold.
 
     Parameters
     ----------
@@ -34,22 +34,22 @@ def read_image(img, geometry, threshold=0.0):
 
     img = img if hasattr(img, "dataobj") else nib.load(img)
     if len(img.shape) != 3:
-        raise MaskError(f"A mask is a 3D image, one volume; got the shape {img.shape}.")
+        raise MaskError(f"A mask must be a 3D image (one volume); got shape {img.shape}.")
     if not np.allclose(img.affine, geometry.mask_img.affine):
         raise GeometryMismatchError(
-            "The image was resampled or reoriented: its affine is not the one llmbrain writes, so its voxels are "
-            "not the neurons any more. Draw on a map or mask written by llmbrain and save it in the same space."
+            "The affine of the image is not the one that llmbrain writes: it was resampled or reoriented, and its "
+            "voxels no longer match neurons. Draw on a map or mask written by llmbrain and save it in the same space."
         )
     values = geometry.to_array(img)
     marked = np.asarray(img.dataobj) > threshold
     stray = int((marked & ~geometry.is_neuron).sum())
     if stray:
-        raise MaskError(f"The image marks {stray} voxels that hold no neuron (padding); erase them first.")
+        raise MaskError(f"The image marks {stray} voxels without a neuron (padding); erase them first.")
     return np.nan_to_num(values) > threshold
 
 
 def write_mask(path, mask, model=None):
-    """Write a mask as an image with a sidecar beside it; see :meth:`llmbrain.NeuronMask.save`.
+    """Write a mask as an image with a sidecar; see :meth:`llmbrain.NeuronMask.save`.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def write_mask(path, mask, model=None):
     path = Path(path)
     sidecar = _sidecar(path)
     if model is not None and not isinstance(model, dict):
-        raise ParameterError("model is what llmbrain.models.describe_model(model) returns, a dict.")
+        raise ParameterError(f"model must be the dict from llmbrain.models.describe_model(model); got {model!r}.")
     info = mask.info | ({"model": model} if model is not None else {})
     save_img(path, mask.to_img())
     described = {"format": FORMAT, "name": mask.name, "n_neurons": mask.count, "geometry": mask.geometry.to_dict()}
@@ -73,7 +73,7 @@ def write_mask(path, mask, model=None):
 
 
 def read_mask(path, geometry=None):
-    """Read what :func:`write_mask` wrote, as the arguments of a NeuronMask.
+    """Read a file written by :func:`write_mask`, as the arguments of a NeuronMask.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def read_mask(path, geometry=None):
             geometry.check_same(own, f"The mask {path.name}")
         geometry = own
     if geometry is None:
-        raise MaskError(f"{path.name} has no sidecar {sidecar.name}; give the geometry with geometry=...")
+        raise MaskError(f"{path.name} has no sidecar {sidecar.name}. Pass geometry=.")
     return {
         "values": read_image(path, geometry),
         "geometry": geometry,
@@ -108,4 +108,4 @@ def _sidecar(path):
     for suffix in (".nii.gz", ".nii"):
         if path.name.endswith(suffix):
             return path.with_name(path.name.removesuffix(suffix) + ".json")
-    raise ParameterError(f"A mask is saved as .nii or .nii.gz; got {path.name!r}.")
+    raise ParameterError(f"The name of a mask file must end in .nii or .nii.gz; got {path.name!r}.")

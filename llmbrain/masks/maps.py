@@ -1,48 +1,34 @@
-"""What masks are made of: maps that can be cut, and what is known of their origin."""
+"""Masks of several maps at once."""
 
 import numpy as np
 
-from ..exceptions import GeometryMismatchError, MaskError
+from .mask import NeuronMask
 
-__all__ = ["checked_map", "merged_info"]
+__all__ = ["masks_from_maps"]
 
 
-def checked_map(map, geometry):
-    """Take a map as floats, one value a neuron and none NaN.
+def masks_from_maps(maps, geometry, threshold=3.0, two_sided=True, names=None, info=None):
+    """Threshold several maps, with one threshold for all or one for each.
 
     Parameters
     ----------
-    map : array of shape (n_neurons,)
+    maps : array of shape (n_networks, n_neurons)
     geometry : NeuronGeometry
+    threshold : float or sequence of n_networks floats
+    two_sided : bool
+    names : sequence of str, optional
+        Default: ``network-01``, ``network-02``, ...
+    info : dict, optional
 
     Returns
     -------
-    float array of shape (n_neurons,)
+    list of NeuronMask
+        Empty masks are included; a lesion of one raises an error with its name.
     """
-    values = np.asarray(map, dtype=float)
-    if values.shape != (geometry.n_neurons,):
-        raise GeometryMismatchError(
-            f"A map needs one value for each of the {geometry.n_neurons} neurons; got shape {values.shape}."
-        )
-    if np.isnan(values).any():
-        raise MaskError(f"The map holds {int(np.isnan(values).sum())} NaN; a threshold means nothing there.")
-    return values
-
-
-def merged_info(a, b):
-    """What is known of a set made of two: what they agree on, what one alone knows, and the texts of both.
-
-    Parameters
-    ----------
-    a, b : dict
-
-    Returns
-    -------
-    dict
-    """
-    merged = {k: v for k, v in {**b, **a}.items() if a.get(k, v) == b.get(k, v)}
-    texts = {h for info in (a, b) for h in np.atleast_1d(info.get("corpus_hash", [])).tolist()}
-    if texts:
-        merged["corpus_hash"] = texts.pop() if len(texts) == 1 else sorted(texts)
-    documents = {h for info in (a, b) for h in info.get("document_hashes", [])}
-    return merged | ({"document_hashes": sorted(documents)} if documents else {})
+    maps = np.atleast_2d(np.asarray(maps))
+    thresholds = np.broadcast_to(np.asarray(threshold, dtype=float), (len(maps),))
+    names = names or [f"network-{i + 1:02d}" for i in range(len(maps))]
+    return [
+        NeuronMask.from_map(m, geometry, float(t), two_sided, name=name, info=info)
+        for m, t, name in zip(maps, thresholds, names, strict=True)
+    ]

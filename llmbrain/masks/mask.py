@@ -3,9 +3,9 @@
 import numpy as np
 
 from ..exceptions import GeometryMismatchError, MaskError, ParameterError
-from . import controls
+from .controls import ControlFamily, draw_control
 from .files import read_image, read_mask, write_mask
-from .maps import checked_map, merged_info
+from .heads import heads_of_share, whole_heads
 
 __all__ = ["NeuronMask"]
 
@@ -20,9 +20,9 @@ class NeuronMask:
     geometry : NeuronGeometry
     name : str, optional
     info : dict, optional
-        Where the set comes from, kept in the sidecar: ``model`` (what :func:`llmbrain.describe_model` returns; a lesion
-        then refuses another model), ``corpus_hash`` (a lesion study then warns if it tests on that very text),
-        ``threshold`` and the like.
+        Where the set comes from; saved in the sidecar. ``model`` (from :func:`llmbrain.describe_model`): a lesion of
+        another model is then refused. ``corpus_hash``: a lesion study on that text then raises a warning. Also
+        ``threshold`` and similar.
 
     Attributes
     ----------
@@ -44,12 +44,12 @@ class NeuronMask:
         values = np.asarray(values)
         if values.shape != (geometry.n_neurons,):
             raise GeometryMismatchError(
-                f"A mask needs one value for each of the {geometry.n_neurons} neurons; got shape {values.shape}."
+                f"A mask must have one value per neuron ({geometry.n_neurons}); got shape {values.shape}."
             )
         if values.dtype != bool:
             if not np.isin(values, (0, 1)).all():
                 raise MaskError(
-                    "A mask holds True and False (or 1 and 0) alone. Make one from a map with "
+                    "A mask has only True and False (or 1 and 0). Make one from a map with "
                     "NeuronMask.from_map(map, geometry, threshold=...)."
                 )
             values = values.astype(bool)
@@ -59,10 +59,10 @@ class NeuronMask:
         self.name = name
         self.info = dict(info or {})
 
-    # -- making one -----------------------------------------------------------------------------------------------
+    # -- constructors ---------------------------------------------------------------------------------------------
     @classmethod
     def from_map(cls, map, geometry, threshold=3.0, two_sided=True, name=None, info=None):
-        """Take the neurons whose value lies above a threshold.
+        """Make a mask of the neurons whose value is above a threshold.
 
         Parameters
         ----------
@@ -70,20 +70,21 @@ class NeuronMask:
             Usually z-scores over neurons.
         geometry : NeuronGeometry
         threshold : float
-            Values strictly above it belong to the mask.
+            The mask has the neurons with values strictly above it.
         two_sided : bool
-            Use ``|map|``. The sign of a component is arbitrary, so one side alone drops half of a bipolar network.
+            Threshold ``|map|``. The sign of a component is arbitrary, so a one-sided mask drops half of a bipolar
+            network.
         name, info
             See :class:`NeuronMask`.
         """
-        values = checked_map(map, geometry)
+        values = _checked_map(map, geometry)
         info = {"threshold": float(threshold), "two_sided": bool(two_sided), **(info or {})}
         return cls((np.abs(values) if two_sided else values) > threshold, geometry, name, info)
 
     @classmethod
     def top(cls, map, n, geometry, two_sided=True, name=None, info=None):
-        """Take the ``n`` neurons of highest ``|map|`` (or highest value, one-sided)."""
-        values = checked_map(map, geometry)
+        """Make a mask of the ``n`` neurons with the highest ``|map|`` (or highest value, one-sided)."""
+        values = _checked_map(map, geometry)
         if not 1 <= n <= geometry.n_neurons:
             raise ParameterError(f"n must lie between 1 and {geometry.n_neurons}, the number of neurons; got {n}.")
         values = np.abs(values) if two_sided else values
@@ -93,7 +94,7 @@ class NeuronMask:
 
     @classmethod
     def from_names(cls, names, geometry, name=None, info=None):
-        """Take neurons by ``(layer, unit)``, with the model's own layer numbers."""
+        """Make a mask of neurons given as ``(layer, unit)``, with the model's own layer numbers."""
         values = np.zeros(geometry.n_neurons, dtype=bool)
         for layer, unit in names:
             values[geometry.index(layer, unit)] = True
@@ -101,7 +102,7 @@ class NeuronMask:
 
     @classmethod
     def from_heads(cls, heads, geometry, name=None, info=None):
-        """Take whole attention heads by ``(layer, head)``; the geometry's site must be grouped into heads."""
+        """Make a mask of whole attention heads given as ``(layer, head)``; the site must have heads."""
         if geometry.n_heads is None:
             raise MaskError(f"The site '{geometry.site}' has no heads; use the site 'attention'.")
         values = np.zeros(geometry.n_neurons, dtype=bool)
@@ -116,7 +117,7 @@ class NeuronMask:
 
     @classmethod
     def from_layers(cls, layers, geometry, name=None, info=None):
-        """Take all neurons of some layers, by the model's own layer numbers."""
+        """Make a mask of all neurons of some layers, given by the model's own layer numbers."""
         unknown = sorted(set(layers) - set(geometry.layers))
         if unknown:
             raise MaskError(f"Layers {unknown} are not among the layers {list(geometry.layers)} of this geometry.")
@@ -125,14 +126,14 @@ class NeuronMask:
 
     @classmethod
     def from_img(cls, img, geometry, threshold=0.0, name=None, info=None):
-        """Take the neurons where a 3D image lies above ``threshold``: a region drawn or made in any NIfTI tool.
+        """Make a mask from a 3D image, for example a region drawn in a NIfTI viewer.
 
-        Voxels outside the neurons (padding of an odd layer width) cannot be lesioned; if the image marks some, a
-        :class:`MaskError` says how many.
+        The mask has the neurons where the image is above ``threshold``. Marked voxels without a neuron (padding of an
+        odd layer width) raise a :class:`MaskError`.
         """
         return cls(read_image(img, geometry, threshold), geometry, name, info)
 
-    # -- what it holds --------------------------------------------------------------------------------------------
+    # -- contents -------------------------------------------------------------------------------------------------
     @property
     def count(self):
         """Number of neurons in the set."""
@@ -140,12 +141,12 @@ class NeuronMask:
 
     @property
     def share(self):
-        """Share of all neurons that belong to the set, 0 to 1."""
+        """Share of all neurons that are in the set, 0 to 1."""
         return self.count / self.geometry.n_neurons
 
     @property
     def counts_per_layer(self):
-        """Neurons of the set in each layer, shape (n_layers,)."""
+        """Number of neurons of the set in each layer, shape (n_layers,)."""
         return np.bincount(self.geometry.layer_of[self.values], minlength=self.geometry.n_layers)
 
     @property
@@ -155,13 +156,13 @@ class NeuronMask:
 
     @property
     def units(self):
-        """For every layer the units of the set: a list of n_layers integer arrays."""
+        """Units of the set in each layer: a list of n_layers integer arrays."""
         return [np.flatnonzero(part) for part in self.geometry.split(self.values)]
 
     @property
     def heads(self):
         """The set as a list of ``(layer, head)`` if it consists of whole attention heads, else None."""
-        held = controls.whole_heads(self.values, self.geometry)
+        held = whole_heads(self.values, self.geometry)
         if held is None:
             return None
         layers = np.repeat(self.geometry.layers, self.geometry.n_heads)[held]
@@ -175,17 +176,18 @@ class NeuronMask:
         return list(zip(layers.tolist(), self.geometry.unit_of[self.values].tolist()))
 
     def summary(self, *others):
-        """Show the set before it is used: a row a layer.
+        """Count the neurons of the set in each layer.
 
         Parameters
         ----------
         *others : NeuronMask
-            Masks to compare with: a column of shared neurons for each.
+            Masks to compare with.
 
         Returns
         -------
         pandas.DataFrame
-            ``layer``, ``n_neurons``, ``share`` of the layer, and ``shared_with_<name>``.
+            One row per layer: ``layer``, ``n_neurons``, ``share`` of the layer, and for each other mask
+            ``shared_with_<name>``.
         """
         import pandas as pd
 
@@ -226,18 +228,13 @@ class NeuronMask:
     def __contains__(self, layer_and_unit):
         return bool(self.values[self.geometry.index(*layer_and_unit)])
 
-    def invert_per_layer(self):
-        """Complement within the layers that the set touches; layers it does not touch stay empty."""
-        touched = self.counts_per_layer[self.geometry.layer_of] > 0
-        return self._like(~self.values & touched, f"inverse of {self.name}" if self.name else None)
-
     def to_heads(self, least=0.5):
-        """Whole attention heads of which enough belongs to the set, so that heads are what is lesioned and matched.
+        """Round the set to whole attention heads, so that heads are lesioned and matched.
 
         Parameters
         ----------
         least : float
-            Share of a head's neurons that must belong to the set, above 0 and up to 1.
+            Share of a head's neurons that must be in the set, above 0 and at most 1.
 
         Returns
         -------
@@ -249,30 +246,31 @@ class NeuronMask:
             If the site has no heads.
         """
         if not 0 < least <= 1:
-            raise ParameterError(f"least is a share of a head, above 0 and up to 1; got {least}.")
-        values = controls.heads_of_share(self.values, self.geometry, least)
+            raise ParameterError(f"least must be a share of a head, above 0 and at most 1; got {least}.")
+        values = heads_of_share(self.values, self.geometry, least)
         if values is None:
             raise MaskError(f"The site '{self.geometry.site}' has no heads; use the site 'attention'.")
         return self._like(values, f"heads of {self.name}" if self.name else None)
 
     # -- controls -------------------------------------------------------------------------------------------------
     def matched_control(self, by="layer", importance=None, random_state=None):
-        """Draw a set of other neurons to compare this one with.
+        """Draw a control: a set of other neurons to compare this one with.
 
         Parameters
         ----------
-        by : None, "layer" or ("layer", "importance")
-            What the control shares with the set, beside its size: nothing, the count in each layer, or for each neuron
-            also its rank of importance in the layer.
+        by : None, str or tuple of str
+            What the control shares with the set, beside its size: nothing (None), the count in each layer
+            (``"layer"``), or also the rank of importance of each neuron (``("layer", "importance")``). Any family of
+            :data:`llmbrain.masks.CONTROLS` that needs no maps.
         importance : array of shape (n_neurons,), optional
-            Required for ``("layer", "importance")``.
+            Required by families that need one.
         random_state : int, numpy.random.Generator or None
 
         Returns
         -------
         NeuronMask
-            Of the same size, without the set's own neurons as far as the layers have others. A set of whole attention
-            heads is matched by whole heads.
+            Of the same size, and without neurons of this set as far as the layers have others. A set of whole
+            attention heads is matched by whole heads.
 
         Raises
         ------
@@ -281,60 +279,47 @@ class NeuronMask:
         ParameterError
             If ``by`` is unknown, or importance is missing.
         """
-        by = by if by is None or isinstance(by, str) else tuple(by)
-        units = controls.ControlUnits(self.values, self.geometry)
-        if by is None or by == "random":
-            drawn = controls.random_set(units.values, random_state)
-        elif by in ("layer", ("layer",)):
-            drawn = controls.layer_matched(units.values, units.layer_of, random_state)
-        elif by == ("layer", "importance"):
-            if importance is None:
-                raise ParameterError(
-                    "Matching by importance needs importance=, one value a neuron, e.g. "
-                    "neuron_statistics(model, tokenizer, texts).importance()."
-                )
-            drawn = controls.importance_matched(units.values, units.layer_of, units.total(importance), random_state)
-        else:
-            raise ParameterError(f'by={by!r} is unknown; choose None, "layer" or ("layer", "importance").')
-        return self._like(units.neurons(drawn), f"control of {self.name}" if self.name else None)
+        family = ControlFamily.parse(by)
+        drawn = draw_control(family.name, self.values, self.geometry, random_state, importance=importance)
+        return self._like(drawn, f"control of {self.name}" if self.name else None)
 
     # -- files ----------------------------------------------------------------------------------------------------
     def to_img(self):
-        """The set as a 3D NIfTI image of 0 and 1 (uint8)."""
+        """Return the set as a 3D NIfTI image of 0 and 1 (uint8)."""
         return self.geometry.to_img(self.values)
 
     def save(self, path, model=None):
-        """Write the set as a uint8 NIfTI file and a JSON sidecar beside it that names model and geometry.
+        """Write the set as a uint8 NIfTI file, with a JSON sidecar that names model and geometry.
 
         Parameters
         ----------
         path : path-like
             Ends in ``.nii`` or ``.nii.gz``.
         model : dict, optional
-            What :func:`llmbrain.models.describe_model` says, where ``info`` does not name the model (as masks of
-            networks do). A lesion with the mask then refuses other weights.
+            From :func:`llmbrain.models.describe_model`, if ``info`` does not name the model yet (masks of networks
+            do). A lesion of a model with other weights is then refused.
 
         Returns
         -------
         pathlib.Path
-            The image.
+            Of the image.
         """
         return write_mask(path, self, model)
 
     @classmethod
     def load(cls, path, geometry=None):
-        """Read a set that :meth:`save` wrote.
+        """Read a set written by :meth:`save`.
 
         Parameters
         ----------
         path : path-like
         geometry : NeuronGeometry, optional
-            Taken if there is no sidecar; checked against the sidecar if there is one.
+            Required without a sidecar; checked against the sidecar if there is one.
         """
         return cls(**read_mask(path, geometry))
 
     def _like(self, values, name):
-        # what a set was made by (threshold, corpus) is kept: a control or a union was chosen on the same text
+        # the origin (threshold, corpus) is kept: a control or a union was chosen on the same text
         return NeuronMask(values, self.geometry, name, self.info)
 
     def _combine(self, other, operation, sign):
@@ -342,7 +327,9 @@ class NeuronMask:
             return NotImplemented
         self.geometry.check_same(other.geometry, f"The mask {other.name or ''}".strip())
         name = f"{self.name} {sign} {other.name}" if self.name and other.name else None
-        return NeuronMask(operation(self.values, other.values), self.geometry, name, merged_info(self.info, other.info))
+        return NeuronMask(
+            operation(self.values, other.values), self.geometry, name, _merged_info(self.info, other.info)
+        )
 
     def __repr__(self):
         layers = int((self.counts_per_layer > 0).sum())
@@ -350,3 +337,25 @@ class NeuronMask:
         return (
             f"NeuronMask({name}{self.count} neurons, {self.share:.2%}, in {layers} of {self.geometry.n_layers} layers)"
         )
+
+
+def _checked_map(map, geometry):
+    """Return a map as floats, one per neuron and none NaN."""
+    values = np.asarray(map, dtype=float)
+    if values.shape != (geometry.n_neurons,):
+        raise GeometryMismatchError(
+            f"A map must have one value per neuron ({geometry.n_neurons}); got shape {values.shape}."
+        )
+    if np.isnan(values).any():
+        raise MaskError(f"The map has {int(np.isnan(values).sum())} NaN; they cannot be thresholded.")
+    return values
+
+
+def _merged_info(a, b):
+    """Merge what is known about two sets: entries that agree or that one set alone has, and the texts of both."""
+    merged = {k: v for k, v in {**b, **a}.items() if a.get(k, v) == b.get(k, v)}
+    texts = {h for info in (a, b) for h in np.atleast_1d(info.get("corpus_hash", [])).tolist()}
+    if texts:
+        merged["corpus_hash"] = texts.pop() if len(texts) == 1 else sorted(texts)
+    documents = {h for info in (a, b) for h in info.get("document_hashes", [])}
+    return merged | ({"document_hashes": sorted(documents)} if documents else {})

@@ -4,8 +4,9 @@ from functools import cached_property
 
 import numpy as np
 
+from ..dataset import as_study
 from ..exceptions import DatasetError, ParameterError
-from ..files import read_json, read_tsv, save_img, write_json, write_tsv
+from ..files import read_tsv
 
 __all__ = ["NetworkSet", "describe_maps", "zscore_maps"]
 
@@ -152,17 +153,17 @@ class NetworkSet:
         list of Path
             The files, the maps first.
         """
-        study = _study(study)
+        study = as_study(study)
         desc = desc or self.info.get("method", "networks").lower()
         info = {**self.info, "geometry": self.geometry.to_dict(), "n_networks": len(self), "flagged": self.flagged}
         if self.support is not None:
             info["support"] = [[int(row.argmax()), int(len(row) - row[::-1].argmax())] for row in self.support]
         written = [
-            save_img(study.path("components", desc=desc), self.img),
-            write_tsv(study.path("metrics", desc=desc), self.metrics),
+            study.write("components", self.img, desc=desc),
+            study.write("metrics", self.metrics, desc=desc),
         ]
         written += self._save_courses(study, desc)
-        return [*written, write_json(study.path("components_json", desc=desc), info)]
+        return [*written, study.write("components_json", info, desc=desc)]
 
     def _save_courses(self, study, desc):
         import pandas as pd
@@ -170,7 +171,7 @@ class NetworkSet:
         names = [f"network-{k:02d}" for k in range(len(self))]
         runs = self.info.get("runs") or range(1, len(self.time_courses or []) + 1)
         return [
-            write_tsv(study.path("mixing", run=run, desc=desc), pd.DataFrame(course, columns=names))
+            study.write("mixing", pd.DataFrame(course, columns=names), run=run, desc=desc)
             for run, course in zip(runs, self.time_courses or [])
         ]
 
@@ -193,23 +194,23 @@ class NetworkSet:
 
         from .inputs import geometry_from_dict
 
-        study = _study(study)
+        study = as_study(study)
         desc = desc or _only_analysis(study)
         path = study.path("components", desc=desc)
         if not path.is_file() or not study.path("components_json", desc=desc).is_file():
             raise DatasetError(
                 f"There are no networks {desc!r} in {study.root}: {path.name} or its sidecar is missing."
             )
-        info = read_json(study.path("components_json", desc=desc))
+        info = study.read("components_json", desc=desc)
         info.pop("flagged", None)  # is in the metrics
         geometry = geometry_from_dict(info.pop("geometry"))
         ranges, layers = info.pop("support", None), np.arange(geometry.n_layers)
         support = None if ranges is None else np.array([(layers >= a) & (layers < b) for a, b in ranges])
         courses = [study.path("mixing", run=run, desc=desc) for run in info.get("runs") or []]
-        courses = courses or _numbered(study, desc)
+        courses = courses or [one.path for one in study.find("mixing", desc=desc)]
         complete = bool(courses) and all(c.is_file() for c in courses)
         courses = [read_tsv(c).to_numpy(np.float32) for c in courses] if complete else None
-        metrics = read_tsv(study.path("metrics", desc=desc)) if study.path("metrics", desc=desc).is_file() else None
+        metrics = study.read("metrics", desc=desc)
         return cls(geometry.to_array(nib.load(path)), geometry, metrics, info, courses, support)
 
 
@@ -304,30 +305,11 @@ def describe_maps(z, geometry, *, threshold=THRESHOLD, variance=None, stability=
     return pd.DataFrame(rows)
 
 
-def _study(study):
-    if hasattr(study, "path"):
-        return study
-    from ..dataset import Study
-
-    return Study.open(study)
-
-
-def _pattern(study, kind, **entities):
-    path = study.path(kind, **entities)
-    return path.parent, path.name.replace("DESC", "*").replace("run-00", "run-*")
-
-
 def _only_analysis(study):
-    folder, pattern = _pattern(study, "components_json", desc="DESC")
-    found = sorted(p.name.split("_desc-")[1].split("_")[0] for p in folder.glob(pattern))
+    found = [one.entities["desc"] for one in study.find("components_json")]
     if "canica" in found:
         return "canica"
     if len(found) != 1:
         held = f"the analyses {', '.join(found)}; choose one with desc=" if found else "no networks; find some first"
         raise DatasetError(f"{study.root} holds {held}.")
     return found[0]
-
-
-def _numbered(study, desc):
-    folder, pattern = _pattern(study, "mixing", run=0, desc=desc)
-    return sorted(folder.glob(pattern), key=lambda p: (len(p.name), p.name))

@@ -1,7 +1,7 @@
 """One function a station: each finds what it needs in a study folder and leaves its result there."""
 
+from ..dataset import Recording, as_study, open_recording
 from ..exceptions import ModelNotFoundError, ParameterError
-from ..files import write_json, write_tsv
 
 __all__ = ["compare_pruning", "find_networks", "lesion_networks"]
 
@@ -67,11 +67,10 @@ def find_networks(
     -------
     NetworkSet
     """
-    from ..dataset import open_recording
     from ..networks import CanICA, DictLearning, gather_evidence
     from ..networks.engines.progress import show_progress
 
-    recording = study if hasattr(study, "runs") else open_recording(study, site)
+    recording = study if isinstance(study, Recording) else open_recording(study, site)
     if site not in (None, recording.site):
         raise ParameterError(f"site={site!r}, but the recording is of the site {recording.site!r}.")
     if method not in ("canica", "dictlearning"):
@@ -143,7 +142,7 @@ def lesion_networks(
     from ..lesions import LesionStudy, LossTask
     from ..networks import NetworkSet
 
-    study = _study(study)
+    study = as_study(study)
     networks = NetworkSet.load(study)
     recording = study.recording(networks.geometry.site)
     masks = networks.masks(threshold)
@@ -160,7 +159,7 @@ def lesion_networks(
         options={"value": value, "strength": strength},
     )  # fmt: skip
     print(lesions.forecast(model, tokenizer)["text"])
-    unfinished = study.root / ".lesion.part.npz"
+    unfinished = study.path("lesion_unfinished")
     result = lesions.run(model, tokenizer, checkpoint=unfinished)
     result.info["threshold"] = threshold
     result.info["empty_networks"] = empty
@@ -208,7 +207,7 @@ def compare_pruning(
     from ..pruning import run_grid
     from ..pruning.compensation import default_ridge
 
-    study = _study(study)
+    study = as_study(study)
     context = min(512, calibration_tokens)
     # One penalty for all, by the rule for its calibration size: there is too little text here to hold some of it out.
     shared = {
@@ -229,7 +228,7 @@ def compare_pruning(
         context=context,
         max_tokens=evaluation_tokens,
     )
-    write_tsv(study.path("prune_table"), table)
+    study.write("prune_table", table)
     info = {
         "calibration": {"corpus": calibration.name, "hash": calibration.hash, "n_tokens": calibration_tokens},
         "evaluation": {"corpus": evaluation.name, "hash": evaluation.hash, "n_tokens": evaluation_tokens},
@@ -239,19 +238,13 @@ def compare_pruning(
         "options": shared,
         "variants": PRUNING_VARIANTS,
     }
-    write_json(study.path("prune_json"), info)
+    study.write("prune_json", info)
     return table
 
 
 def _stable_first(networks):
     """Numbers of the networks: those that are not flagged, then the others, each in their order."""
     return sorted(range(len(networks)), key=lambda k: (k in networks.flagged, k))
-
-
-def _study(study):
-    from ..dataset import Study
-
-    return study if isinstance(study, Study) else Study.open(study)
 
 
 def _heldout_of(study, text):

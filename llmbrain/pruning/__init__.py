@@ -7,7 +7,6 @@ layer, the *compensation* what the kept ones do for the removed ones.
 from ..stats.moments import Moments
 from .allocation import ALLOCATIONS
 from .compensation import COMPENSATIONS, compensate, schur_residual
-from .domain import compare_domains, domain_scores, engagement, localizer_contrast, localizer_scores
 from .grid import kept_overlap, run_grid
 from .measured import Pruner
 from .prune import PrunedModel, prune
@@ -27,16 +26,11 @@ __all__ = [
     "PrunedModel",
     "Pruner",
     "calibration_blocks",
-    "compare_domains",
     "compensate",
-    "domain_scores",
-    "engagement",
     "joint_networks",
     "kept_overlap",
     "layer_networks",
     "load_pruned",
-    "localizer_contrast",
-    "localizer_scores",
     "prune",
     "published_networks",
     "run_grid",

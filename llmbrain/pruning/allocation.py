@@ -15,7 +15,7 @@ __all__ = [
     "uniform",
 ]
 
-NETWORK_ALLOCATIONS = ("networks", "participation", "mass")
+NETWORK_ALLOCATIONS = ("networks",)
 ALLOCATIONS = ("uniform", "global", "threshold", *NETWORK_ALLOCATIONS, "power", "schur", "curves", "search")
 
 

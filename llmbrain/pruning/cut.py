@@ -9,10 +9,8 @@ from ..models.hooks import site_hooks
 from ..models.parts import features, weight_of
 from ..models.surgery import set_linear, slice_attention, slice_mlp
 from ..stats.moments import Moments, frozen, held_out_masks
-from .by_networks import network_basis
 from .compensation import choose_ridge, compensate, default_ridge, output_error
 from .engine import gather, input_site, output_site, split_update, stream_weighting, token_weights, writes_to_stream
-from .filtering import FilteredMoments
 from .reconstruct import Samples, activation_of, reconstruct
 from .walk import Walk
 
@@ -23,9 +21,7 @@ __all__ = ["Cutter", "cut"]
 ENOUGH = 20
 
 
-def cut(
-    model, blocks, parts, kept, *, compensation, options, attention=None, kept_heads=None, maps=None, progress=None
-):
+def cut(model, blocks, parts, kept, *, compensation, options, attention=None, kept_heads=None, progress=None):
     """Slice and refit a model, layer by layer.
 
     Parameters
@@ -42,8 +38,6 @@ def cut(
         Needed for ``kept_heads`` and for ``options.refit_attention``.
     kept_heads : list of array of int, optional
         Query heads that stay, a layer.
-    maps : list of torch.Tensor, optional
-        Networks of each layer, for ``options.subspace="networks"``.
     progress : callable, optional
 
     Returns
@@ -70,7 +64,7 @@ def cut(
             if progress:
                 progress()
         return pd.DataFrame(rows)
-    cutter = Cutter(model, blocks, compensation, options, maps)
+    cutter = Cutter(model, blocks, compensation, options)
     rows = []
     for i, (part, keep) in enumerate(zip(parts, kept)):
         rows.append(cutter.layer(part, keep, attention[i] if attention else None, kept_heads[i]))
@@ -96,11 +90,9 @@ class Cutter:
     blocks : list of Block
     compensation : {"bias", "ridge", "affine"}
     options : Options
-    maps : list of torch.Tensor, optional
     """
 
-    def __init__(self, model, blocks, compensation, options, maps=None):
-        self.maps = maps
+    def __init__(self, model, blocks, compensation, options):
         self.walk = Walk(model, blocks)
         self.compensation, self.options = compensation, options
         self.full = compensation in ("ridge", "affine")
@@ -206,27 +198,12 @@ class Cutter:
                 self.walk, part.layer, part.down, full=self.full, targets=targets, held=self.held,
                 weighting=self.weighting, outputs=outputs,
             )  # fmt: skip
-        fit = self._filtered(part, fit, fit if held is None else fit + held)
         refit, _ = self._solve(part.down, fit, held, keep, row)
         slice_mlp(part, keep, refit)
         if samples is not None:
             readers = ("up",) if self.options.reconstruct == "up" else ("up", "gate")
             left = reconstruct(part.now(), activation_of(part), samples, readers=readers, n_steps=self.options.n_steps)
             row["reconstruction"] = left[-1]
-
-    def _filtered(self, part, fit, everything):
-        """Moments believed in a subspace only, if one was asked for."""
-        how = self.options.subspace
-        if how == "full" or not self.full:
-            return fit
-        scale = weight_of(part.down).detach().double().norm(dim=0).clamp_min(1e-12)
-        rank = min(self.options.rank, part.size)
-        if how == "networks":
-            basis = network_basis(self.maps[part.layer], scale, rank)
-        else:
-            values, vectors = torch.linalg.eigh(everything.covariance * torch.outer(scale, scale))
-            basis = vectors[:, -rank:]
-        return FilteredMoments(fit, basis, scale, self.options.trust)
 
     def _solve(self, linear, fit, held, keep, row):
         """Choose the ridge, refit, and say whether tokens that were held out gain by it.

@@ -9,7 +9,6 @@ import torch
 from ..exceptions import GeometryMismatchError, ParameterError
 from ..models.parts import find_attention_parts, find_attention_writers, find_mlp_parts
 from . import allocation as alloc
-from .by_networks import network_mass
 from .cut import cut
 from .engine import stream_weighting, survey
 from .heads import heads_of, joint_by_losses, joint_counts, measure_heads, survey_heads, unit_cost, unit_scores
@@ -173,7 +172,7 @@ class Pruner:
             return rule([f.score.cpu().numpy() for f in self.survey(score)], n_keep, **rest)
         if allocation == "networks":
             return alloc.global_threshold([f.score.cpu().numpy() for f in self.survey("network")], n_keep, **rest)
-        if allocation in ("power", "schur", "participation", "mass"):
+        if allocation in ("power", "schur"):
             exponent = self.options.exponent
             if exponent is None:
                 exponent = 1.0 if allocation == "power" else 0.3
@@ -191,7 +190,7 @@ class Pruner:
         ]
         counts, _, _ = search_counts(
             supernet, probe, starts, n_keep, floors=floors, n_evaluations=self.options.n_evaluations,
-            seed=self.random_state, hurry=self.options.hurry,
+            seed=self.random_state,
             progress=self._progress("search", self.options.n_evaluations),
         )  # fmt: skip
         return alloc.round_counts(counts, self.sizes, n_keep, **rest)
@@ -199,14 +198,11 @@ class Pruner:
     def _sensitivity(self, score, allocation):
         """What removal is taken to cost in each layer, relative to the power of the residual stream there.
 
-        ``power`` sums the variance that neurons write; ``schur`` takes what of it least squares cannot repair,
-        ``participation`` what lies in the span of the networks, ``mass`` only where networks lie.
+        ``power`` sums the variance that neurons write; ``schur`` takes what of it least squares cannot repair.
         """
         if allocation == "schur":
             return [f.sensitivity for f in self.survey(score, schur=True)]
-        if allocation == "mass":
-            return network_mass(self.maps)
-        return [float(f.score.sum()) / f.power for f in self.survey("flap" if allocation == "power" else allocation)]
+        return [float(f.score.sum()) / f.power for f in self.survey("flap")]
 
     def joint(self, score, allocation, budget):
         """Neurons and query heads that each layer keeps, for a budget of parameters to remove.
@@ -278,8 +274,6 @@ class Pruner:
         table : pandas.DataFrame
         """
         options = self.options if options is None else make_options(options, context=self.options.context)
-        if options.subspace == "networks" and self._wanted is None:
-            raise ParameterError("subspace='networks' needs networks=.")
         target = self.model if inplace else copy.deepcopy(self.model)
         attention = None
         if heads is not None:
@@ -295,7 +289,6 @@ class Pruner:
             options=options,
             attention=attention,
             kept_heads=heads,
-            maps=self.maps if options.subspace == "networks" else None,
             progress=self._progress("cut", len(kept)),
         )
         return target, table

@@ -140,15 +140,12 @@ def prune(
         How many stay in each layer: ``uniform``; ``global`` (scores standardised within layers, one threshold);
         ``threshold`` (one threshold on raw scores); ``power`` (by what the neurons write to the residual stream);
         ``schur`` (by what of it least squares cannot repair); ``curves`` (by the measured divergence of every layer
-        cut alone); ``search`` (neurons are moved between layers while the divergence of the whole model falls); from
-        networks: ``networks`` (one threshold on the maps),
-        ``participation`` (by what their span writes to the residual stream), ``mass`` (by how much of networks of the
-        whole model lies in a layer); or the counts.
+        cut alone); ``search`` (neurons are moved between layers while the divergence of the whole model falls);
+        ``networks`` (one threshold on the maps of networks); or the counts.
     compensation : {"none", "bias", "ridge", "affine"}, optional
         What the kept neurons do for the removed ones.
     networks : NetworkSet, array of shape (n_networks, n_neurons), or {"published", "layers", "joint"}, optional
-        Maps for the scores ``network``, ``network_flap``, ``participation`` and ``network_obs`` and for the allocations
-        ``networks``, ``participation`` and ``mass``.
+        Maps for the scores ``network`` and ``network_flap`` and for the allocation ``networks``.
         ``published`` finds those of the paper on the calibration text (:func:`llmbrain.pruning.published_networks`),
         ``layers`` those of each layer's neurons, ``joint`` those of all layers together. They are found on the very
         windows that all else is measured on; ``joint`` on the first ``options["network_tokens"]`` tokens of them.
@@ -187,8 +184,8 @@ def prune(
     chosen = choose_recipe(recipe, score, allocation, compensation, options)
     options = make_options(chosen.pop("options"))
     check_recipe(**chosen)
-    check_networks(networks, chosen["score"], chosen["allocation"], options)
-    if networks is not None and not reads_networks(chosen["score"], chosen["allocation"], options):
+    check_networks(networks, chosen["score"], chosen["allocation"])
+    if networks is not None and not reads_networks(chosen["score"], chosen["allocation"]):
         warn_unread()
     check_budget(model, ratio, ratio_of, options)
     pruner = Pruner(model, tokenizer, calibration, options, networks, random_state, _bars(progress))
@@ -237,7 +234,7 @@ def prune_with(
     model, parts = pruner.model, pruner.parts
     ratio = check_ratio(ratio, ratio_of)
     check_recipe(score, allocation, compensation)
-    check_networks(True if pruner.has_networks else None, score, allocation, pruner.options)
+    check_networks(True if pruner.has_networks else None, score, allocation)
     check_budget(model, ratio, ratio_of, pruner.options)
     before, described = count_parameters(model, parts), describe_model(model)
     heads, scores, n_heads = None, None, None
@@ -288,7 +285,7 @@ def _speed(before, after):
 def _networks(pruner, score, allocation):
     """The networks that were given, and whether anything read them."""
     found = pruner.describe_networks()
-    return found and {**found, "read": reads_networks(score, allocation, pruner.options)}
+    return found and {**found, "read": reads_networks(score, allocation)}
 
 
 def _name(value):

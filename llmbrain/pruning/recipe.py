@@ -39,7 +39,6 @@ _CHOICES = {
     "head_unit": ("group", "query"),
     "token_weights": ("equal", "stream"),
     "reconstruct": ("none", "up", "all"),
-    "subspace": ("full", "networks", "principal"),
 }
 
 
@@ -71,8 +70,8 @@ class Options:
     held_out : float
         Share of calibration windows that are held out to choose the ridge and to measure curves.
     exponent : float or None
-        How strongly the allocations "power", "schur", "participation" and "mass" tell layers apart: 0 not at all, 1 in
-        proportion. None is 1 for "power" and 0.3 for the others.
+        How strongly the allocations "power" and "schur" tell layers apart: 0 not at all, 1 in
+        proportion. None is 1 for "power" and 0.3 for "schur".
     token_weights : {"equal", "stream"}
         What tokens count in every statistic: all the same, or one over the power of their residual stream.
     refit_attention : bool
@@ -80,19 +79,10 @@ class Options:
     reconstruct : {"none", "up", "all"}
         Whether the rows of kept neurons are refitted too, by least squares on what the dense MLP writes: the linear
         that is multiplied in ("up"), or the gate as well ("all").
-    subspace : {"full", "networks", "principal"}
-        Where covariances between neurons are believed: everywhere, in the span of the networks of the layer, or in
-        as many principal components. Outside, variances alone are kept. Meant for very few calibration tokens.
-    rank : int
-        Dimension of that subspace, at most.
-    trust : float
-        How much of a covariance outside of that subspace is believed all the same: 0 none, 1 all.
     n_steps : int
         Most conjugate-gradient steps for one of these refits.
     n_evaluations : int
         Divergences that the allocation "search" measures.
-    hurry : bool
-        Give a trial of the search up as soon as a fifth of the windows speaks against it: faster, and a little worse.
     extremes : float
         Penalty on emptied layers in the allocations "curves" and "search".
     heads : bool
@@ -118,12 +108,8 @@ class Options:
     token_weights: str = "equal"
     refit_attention: bool = False
     reconstruct: str = "none"
-    subspace: str = "full"
-    rank: int = 128
-    trust: float = 0.0
     n_steps: int = 8
     n_evaluations: int = 150
-    hurry: bool = False
     extremes: float = 0.3
     heads: bool = False
     head_unit: str = "group"
@@ -155,8 +141,6 @@ def make_options(options, **overrides):
             raise ParameterError(f"{name}={getattr(made, name)!r}; choose from {', '.join(choices)}.")
     if not 0 <= made.floor < 1 or not 0 <= made.held_out < 1:
         raise ParameterError("floor and held_out are shares from 0 to below 1.")
-    if not 0 <= made.trust <= 1:
-        raise ParameterError(f"trust={made.trust!r}; give a share from 0 to 1.")
     if made.ridge != "auto" and not (isinstance(made.ridge, (int, float)) and made.ridge >= 0):
         raise ParameterError(f"ridge={made.ridge!r}; give a number from 0, or 'auto'.")
     cap = made.network_tokens

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from ..exceptions import UnsupportedArchitectureError
-from ..stats.moments import exact_matmul
+from ..stats.precision import full_precision
 
 __all__ = ["Samples", "activation_of", "conjugate_gradients", "reconstruct", "split_readers"]
 
@@ -212,7 +212,7 @@ def reconstruct(part, activation, samples, *, readers=("up",), rounds=2, n_steps
         Held-out error after each accepted refit, as a share of the error before.
     """
     mlp = _Gated(part, activation)
-    with exact_matmul():
+    with full_precision():
         errors = [_held_error(mlp, samples)]
         for _ in range(rounds):
             for which in readers:

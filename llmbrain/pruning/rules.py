@@ -19,24 +19,20 @@ def needs_maps(score):
     return isinstance(score, str) and sc.SCORES.get(score) == "networks"
 
 
-def reads_networks(score, allocation, options):
-    """Whether anything of a recipe reads networks: its score, its allocation, or the subspace of its refits."""
-    return (
-        needs_maps(score)
-        or (isinstance(allocation, str) and allocation in NETWORK_ALLOCATIONS)
-        or options.subspace == "networks"
-    )
+def reads_networks(score, allocation):
+    """Whether the score or the allocation reads networks."""
+    return needs_maps(score) or (isinstance(allocation, str) and allocation in NETWORK_ALLOCATIONS)
 
 
-def check_networks(networks, score, allocation, options):
+def check_networks(networks, score, allocation):
     """Refuse a recipe that reads networks where there are none.
 
     Raises
     ------
     ParameterError
     """
-    if networks is None and reads_networks(score, allocation, options):
-        names = {"score": score, "allocation": allocation, "subspace": options.subspace}
+    if networks is None and reads_networks(score, allocation):
+        names = {"score": score, "allocation": allocation}
         what = ", ".join(f"{k}={v!r}" for k, v in names.items() if isinstance(v, str))
         raise ParameterError(
             f"{what} need networks=: the result of CanICA or DictLearning on this model, maps, or 'published', "
@@ -47,8 +43,7 @@ def check_networks(networks, score, allocation, options):
 def warn_unread(stacklevel=3):
     """Say that networks were given which nothing reads."""
     warnings.warn(
-        "networks= is given, but nothing reads it: take a score (network, network_flap, participation, network_obs) or "
-        "an allocation (networks, participation, mass) of networks, or options={'subspace': 'networks'}.",
+        "networks= is given, but nothing reads it: use score='network' or 'network_flap', or allocation='networks'.",
         LLMBrainWarning,
         stacklevel=stacklevel,
     )
@@ -78,8 +73,6 @@ def make_score(score, maps, random_state):
             "leverage": lambda: sc.ridge_leverage(m.covariance, weight=weight),
             "network": lambda: net.union_z(maps_here),
             "network_flap": lambda: net.network_times(net.union_z(maps_here), sc.flap(weight, m.variance)),
-            "participation": lambda: net.network_participation(maps_here, m.covariance, weight),
-            "network_obs": lambda: net.network_obs(maps_here, m.covariance, weight),
         }[score]()
 
-    return by_name, sc.SCORES[score] == "full" or score in sc.NETWORKS_AND_COVARIANCES
+    return by_name, sc.SCORES[score] == "full"

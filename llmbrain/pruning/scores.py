@@ -234,8 +234,4 @@ SCORES = {
     "leverage": "full",
     "network": "networks",
     "network_flap": "networks",
-    "participation": "networks",
-    "network_obs": "networks",
 }
-# Scores of networks that need covariances besides.
-NETWORKS_AND_COVARIANCES = ("participation", "network_obs")

@@ -58,7 +58,7 @@ class Probe:
         finals : iterable of torch.Tensor, optional
             Final hidden states, if they are known already.
         """
-        return self.windows(finals)[0].sum() / self.n_tokens
+        return self.windows(finals).sum() / self.n_tokens
 
     @property
     def n_tokens(self):
@@ -66,25 +66,19 @@ class Probe:
         return sum(block.n_tokens for block in self.blocks)
 
     @torch.no_grad()
-    def windows(self, finals=None, against=None, slack=0.01):
+    def windows(self, finals=None):
         """Divergence of every window, summed over its tokens.
 
         Parameters
         ----------
         finals : iterable of torch.Tensor, optional
             Final hidden states, if they are known already.
-        against : numpy.ndarray, optional
-            What this gave for another model. Windows are left out (infinite) as soon as those that were measured, a
-            fifth at least, are worse than that by more than ``slack``: the same windows rank two models long before
-            their divergence is known.
-        slack : float
 
         Returns
         -------
-        values : numpy.ndarray, shape (n_windows,)
-        complete : bool
+        numpy.ndarray, shape (n_windows,)
         """
-        values = np.full(sum(len(b.ids) for b in self.blocks), np.inf)
+        values = np.zeros(sum(len(b.ids) for b in self.blocks))
         finals = (self._final(b) for b in self.blocks) if finals is None else finals
         done = 0
         for block, dense, hidden in zip(self.blocks, self._last, finals):
@@ -99,10 +93,7 @@ class Probe:
                 given = self._log_probabilities(self.model.get_output_embeddings(), hidden[row][keep])
                 values[done] = float((wanted.exp() * (wanted - given)).sum(dtype=torch.float64))
                 done += 1
-            judged = against is not None and len(values) > done >= len(values) / 5
-            if judged and values[:done].sum() > (1 + slack) * against[:done].sum():
-                return values, False
-        return values, True
+        return values
 
 
 class Supernet:
@@ -258,9 +249,7 @@ def curve_counts(losses, levels, sizes, n_keep, *, floors, round_to=1, extremes=
     return fill_by_curves(curves, [0, *levels], sizes, n_keep, extremes=extremes, floors=floors, round_to=round_to)
 
 
-def search_counts(
-    supernet, probe, starts, n_keep, *, floors, n_evaluations=200, costs=None, seed=0, hurry=False, progress=None
-):
+def search_counts(supernet, probe, starts, n_keep, *, floors, n_evaluations=200, costs=None, seed=0, progress=None):
     """Improve an allocation by moving neurons between layers while the divergence of the whole model falls.
 
     The model is assembled from layers that were refitted one by one; no weights are fitted during the search. Widths
@@ -279,8 +268,6 @@ def search_counts(
     costs : array-like, optional
         Price of a neuron of each layer (parameters, bytes, latency); moves keep the total price.
     seed : int
-    hurry : bool
-        Whether a trial is given up as soon as some windows speak against it, see :meth:`Probe.windows`.
 
     Returns
     -------
@@ -295,10 +282,10 @@ def search_counts(
     steps = sizes / supernet.n_steps
     lowest = np.maximum(np.ceil(np.asarray(floors) / steps - 1e-9), 1).astype(int)
 
-    def measure(state, against=None):
+    def measure(state):
         supernet.put_all(supernet.width_of(state))
         try:
-            values, _ = probe.windows(against=against)
+            values = probe.windows()
         finally:
             supernet.take_all()
         if progress:
@@ -316,7 +303,7 @@ def search_counts(
     while len(history) < n_evaluations:
         trial = _move(state, lowest, supernet.n_steps, steps * costs, paid / tried, rng)
         touched = trial != state
-        new = measure(trial, window if hurry else None)
+        new = measure(trial)
         tried[touched] += 1
         if new.sum() < window.sum():
             state, window = trial, new

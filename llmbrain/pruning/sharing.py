@@ -9,14 +9,11 @@ from .rules import check_networks, needs_maps, reads_networks, warn_unread
 __all__ = ["Pruners", "draws"]
 
 _RANDOM = ("random", "network", "network_flap")
-_READS = {"networks": "network", "participation": "participation", "power": "flap"}  # allocations that read a score
+_READS = {"networks": "network", "power": "flap"}  # allocations that read a score
 
 
 def draws(score, allocation):
-    """Whether a recipe draws at random: scores, moves of the search, or the rotation that networks are found from.
-
-    What depends on the span of the networks alone ("participation", subspaces) does not.
-    """
+    """Whether a recipe draws at random: scores, moves of the search, or the rotation that networks are found from."""
     return score in _RANDOM or allocation in ("networks", "search")
 
 
@@ -54,9 +51,8 @@ class Pruners:
         """Refuse what cannot be run before anything is measured, and say if networks are of no use."""
         read = False
         for score, allocation, _, variant, *_ in self.plan:
-            options = self._options(variant)
-            check_networks(self._maps(variant), score, allocation, options)
-            read |= reads_networks(score, allocation, options)
+            check_networks(self._maps(variant), score, allocation)
+            read |= reads_networks(score, allocation)
         for variant, ratio in sorted({(row[3], row[4]) for row in self.plan}):
             check_budget(self.given[0], ratio, ratio_of, self._options(variant))
         if self.plan and not read and any(self._maps(variant) is not None for variant in self.variants):
@@ -65,7 +61,7 @@ class Pruners:
     def settings(self, score, allocation, variant):
         """Hash of the options and networks of a row; None for one that reads networks, where this run has none."""
         options, maps = self._options(variant), self._maps(variant)
-        reads = reads_networks(score, allocation, options)
+        reads = reads_networks(score, allocation)
         return None if reads and maps is None else settings_hash(options, maps if reads else None)
 
     def _options(self, variant):

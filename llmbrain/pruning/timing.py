@@ -14,7 +14,7 @@ import torch
 from ..models.parts import find_mlp_parts, weight_of
 from .walk import longest_context
 
-__all__ = ["compare_speed", "forward_seconds", "layer_latency", "measure_speed"]
+__all__ = ["forward_seconds", "layer_latency", "measure_speed"]
 
 
 @torch.no_grad()
@@ -154,27 +154,3 @@ def _now(device):
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
-
-
-def compare_speed(dense, pruned, **kwargs):
-    """Speed of two models side by side.
-
-    Parameters
-    ----------
-    dense, pruned : transformers.PreTrainedModel
-    **kwargs
-        For :func:`measure_speed`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Both, with a column ``model`` and the speed relative to the dense one.
-    """
-    import pandas as pd
-
-    tables = [measure_speed(m, **kwargs).assign(model=name) for m, name in ((dense, "dense"), (pruned, "pruned"))]
-    for name in ("prefill", "decode"):
-        column = f"{name}_tokens_per_second"
-        for table in tables:
-            table[f"{name}_speedup"] = (table[column] / tables[0][column]).round(3)
-    return pd.concat(tables, ignore_index=True)

@@ -175,7 +175,7 @@ def _try_runs(job, study, runs, names, scanners, scales, bar):
     taken, free, locks = [], [], []
     with contextlib.ExitStack() as claims:
         for run in runs:
-            lock = study.path("bold", run=run.number).parent / f".{study.path('events', run=run.number).stem}.lock"
+            lock = study.path("lock", run=run.number)
             if not claims.enter_context(claim(lock)):
                 taken.append(run)
                 continue
@@ -334,7 +334,7 @@ def _sidecar(job, study, run, name, writer):
 
 def _open(study, name, wanted):
     paths = {study.path("bold", run=run.number, site=name) for run in wanted}
-    return Recording(study, [Run(path) for path in study.run_paths(bids_label(name)) if path in paths])
+    return Recording(study, [Run(path) for path in study.run_paths(name) if path in paths])
 
 
 def _temporary():

@@ -4,24 +4,14 @@ from functools import cached_property
 
 import torch
 
+from .precision import full_precision
+
 __all__ = [
     "Moments",
-    "exact_matmul",
     "frozen",
     "held_out_masks",
     "held_out_share",
 ]
-
-
-class exact_matmul:  # noqa: N801 - used as a context manager, like torch.no_grad
-    """Run float32 products in float32: TF32 keeps 10 bits, which is not enough to invert a covariance."""
-
-    def __enter__(self):
-        self.before = torch.backends.cuda.matmul.allow_tf32
-        torch.backends.cuda.matmul.allow_tf32 = False
-
-    def __exit__(self, *error):
-        torch.backends.cuda.matmul.allow_tf32 = self.before
 
 
 class Moments:
@@ -93,7 +83,7 @@ class Moments:
         self.n += len(x)
         self.weight += float(len(x) if weights is None else weights.double().sum())
         self._sum += wx.sum(0, dtype=torch.float64)
-        with exact_matmul():
+        with full_precision():
             if self.full:
                 self._square.addmm_(wx.T, x)
             else:

@@ -56,7 +56,7 @@ def bold(folder, run=1, site="mlp"):
 @pytest.mark.parametrize("kind", FILES)
 def test_every_kind_of_file_has_a_name_of_its_own(kind):
     study = Study("root", "gpt2", "demo", session="main")
-    entities = {"run": 1, "network": 2, "site": "mlp_gate", "desc": "canica"}
+    entities = {"run": 1, "site": "mlp_gate", "desc": "canica"}
     wanted = {key: value for key, value in entities.items() if f"{{{key}}}" in FILES[kind]}
     path = study.path(kind, **wanted)
     others = {
@@ -70,13 +70,11 @@ def test_names():
     assert name == "sub-gpt2/ses-abc/func/sub-gpt2_ses-abc_task-demo_run-03_desc-mlpgate_bold.nii"
     assert file_name("lesion_effects", "a", "b").endswith("task-b_desc-lesion_effects.tsv")
     assert file_name("prune_table", "a", "b").endswith("task-b_desc-prune_grid.tsv")
-    assert file_name("pruned_model", "a", "b", desc="flap20") == "models/sub-a_task-b_desc-flap20"
-    assert file_name("network_mask", "a", "b", network=7).endswith("desc-canicanet07_mask.nii.gz")
     assert bids_label("wikitext-2 (raw)") == "wikitext2raw"
     for kind, entities, message in [
         ("nothing", {}, "Unknown kind"),
         ("bold", {}, "needs run"),
-        ("bold", {"run": 1, "network": 3}, "has no network"),
+        ("bold", {"run": 1, "desc": "x"}, "has no desc"),
     ]:
         with pytest.raises(ParameterError, match=message):
             file_name(kind, "a", "b", **entities)
@@ -184,7 +182,14 @@ def other_geometry(path):
         (edit(Site=None), "lacks Site"),
         (edit(NumberOfTokens="many"), "NumberOfTokens='many'"),
         (edit(NumberOfTokens=-1), "NumberOfTokens=-1"),
-        (edit(Run=3), "another run than its sidecar says"),
+        (edit(Run=True), "Run=True"),
+        (edit(Site=["mlp"]), r"Site=\['mlp'\]"),
+        (edit(Site="layer"), "named after another site than its sidecar says"),
+        (lambda path: path.with_suffix(".json").write_text("[1]"), "holds list, not a JSON object"),
+        (edit(Scale="/etc/passwd"), "only paths relative to its folder"),
+        (edit(Scale="../../../other.nii.gz"), "lies outside of the study"),
+        (edit(Scale=5), "only paths relative to its folder"),
+        (edit(Run=3), "named after another run than its sidecar says"),
         (edit(Geometry={"sizes": []}), "geometry"),
         (other_geometry, "the shape"),
         (cut_events, "describes"),
@@ -247,8 +252,68 @@ def test_no_study(tmp_path):
     with pytest.raises(DatasetError, match="no study"):
         open_recording(tmp_path)
     (tmp_path / "study.json").write_text("[]")
-    with pytest.raises(DatasetError, match="cannot be read"):
+    with pytest.raises(DatasetError, match="study.json holds list, not a JSON object"):
         open_recording(tmp_path)
+
+
+@pytest.mark.parametrize("label", ["../../etc", "a/b", "", None, 3, "a_b"])
+def test_labels_that_could_lead_out_of_the_study_are_refused(label, folder):
+    info = read_json(folder / "study.json")
+    info["labels"]["task"] = label
+    write_json(folder / "study.json", info)
+    with pytest.raises(DatasetError, match="study.json cannot be read .*must consist of letters and digits"):
+        Study.open(folder)
+
+
+def test_a_link_may_not_lead_out_of_the_study(folder, tmp_path):
+    """A scale file that is a link to a file outside is refused; one to a file inside is followed."""
+    outside = tmp_path / "outside.nii.gz"
+    outside.write_bytes(b"")
+    link = bold(folder).parent / "link.nii.gz"
+    link.symlink_to(outside)
+    edit(Scale="link.nii.gz")(bold(folder))
+    with pytest.raises(DatasetError, match="outside of the study"):
+        _ = Run(bold(folder)).scale
+    link.unlink()
+    link.symlink_to(Study.open(folder).path("layers_dseg"))
+    assert Run(bold(folder)).scale.shape == (192,)
+
+
+# -- writing and finding ----------------------------------------------------------------------------------------------
+def test_what_is_written_is_found(tmp_path):
+    """Two computations: the entities given to the writer, and those the finder reads off the names."""
+    study = Study.create(tmp_path / "study", describe_model(tiny_model("gpt2")), "demo")
+    assert study.find("mixing") == []
+    written = {}
+    for desc in ("canica", "dict"):
+        for run in (2, 11, 1):
+            path = study.write("mixing", pd.DataFrame({"a": [run]}), run=run, desc=desc)
+            written[path] = {"run": run, "desc": desc}
+    assert {found.path: found.entities for found in study.find("mixing")} == written
+    assert [found.entities["run"] for found in study.find("mixing", desc="dict")] == [1, 2, 11]
+    assert [found.entities["desc"] for found in study.find("mixing", run=2)] == ["canica", "dict"]
+    assert study.find("mixing", desc="can") == [] and study.find("metrics") == []
+    assert study.read("mixing", run=11, desc="dict")["a"].tolist() == [11]
+    assert study.read("metrics") is None and study.read("metrics", "nothing") == "nothing"
+    assert set(study.read("descriptions")["desc_id"]) == {"desc-canica", "desc-dict"}
+    study.write("lesion_json", {"n": 1})
+    assert study.read("lesion_json") == {"n": 1} and study.find("lesion_json")[0].entities == {"desc": "lesion"}
+    study.path("lesion_json").write_text("7")
+    with pytest.raises(DatasetError, match="effects.json holds int, not a JSON object"):
+        study.read("lesion_json")
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_every_kind_of_file_is_found_under_its_name(kind, tmp_path):
+    study = Study(tmp_path, "gpt2", "demo", session="main")
+    entities = {"run": 1, "site": "attention", "desc": "canica"}
+    entities = {key: value for key, value in entities.items() if f"{{{key}}}" in FILES[kind]}
+    path = study.path(kind, **entities)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("")
+    assert study.find(kind) == study.find(kind, **entities) == [(path, entities)]
+    others = [k for k in FILES if k != kind and study.find(k)]
+    assert not others
 
 
 def test_a_foreign_dataset_and_a_file_are_left_alone(tmp_path):
@@ -269,11 +334,10 @@ def test_the_official_bids_validator_finds_no_error(original, tmp_path):
         pytest.skip("bids-validator-deno is not installed (pip install bids-validator-deno)")
     folder = shutil.copytree(original, tmp_path / "study")
     study = Study.open(folder)
+    study.describe_label("canica", "networks")
     for kind in ("components", "components_json", "metrics", "mixing", "stability", "lesion_effects", "lesion_controls",
                  "lesion_items", "lesion_json", "prune_table", "prune_json", "report"):  # fmt: skip
         study.path(kind, **({"run": 1} if kind == "mixing" else {})).write_text("")
-    study.path("pruned_model", desc="x").mkdir(parents=True)
-    (study.path("pruned_model", desc="x") / "config.json").write_text("{}")
     out = subprocess.run([validator, "--json", str(folder)], capture_output=True, text=True, timeout=120)
     report = json.loads(out.stdout)
     issues = report["issues"]["issues"]

@@ -258,28 +258,3 @@ def test_padding_is_on_the_right():
     ids, mask = pad([ScoredSequence([1, 2, 3], [1, 1, 1]), ScoredSequence([4], [1])], "cpu")
     assert ids.tolist() == [[1, 2, 3], [4, 0, 0]]
     assert mask.tolist() == [[1, 1, 1], [1, 0, 0]]
-
-
-def test_coarse_products_are_not_compared_as_float32(monkeypatch):
-    from llmbrain.evaluation.reader import exact_products
-
-    assert exact_products(torch.float32)
-    assert not exact_products(torch.bfloat16)
-    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")  # TF32
-    assert not exact_products(torch.float32)
-
-
-def test_the_newer_switch_of_torch_is_understood():
-    from llmbrain.evaluation.reader import exact_products
-
-    newer = torch.backends.cuda.matmul
-    if not hasattr(newer, "fp32_precision"):
-        pytest.skip("this torch has the older switch only")
-    before = newer.fp32_precision
-    try:
-        newer.fp32_precision = "tf32"
-        assert not exact_products(torch.float32)
-        newer.fp32_precision = "ieee"
-        assert exact_products(torch.float32)
-    finally:
-        newer.fp32_precision = before

@@ -21,10 +21,9 @@ from llmbrain.lesions import (
     MultipleChoiceTask,
     lesion,
     neuron_statistics,
-    parse_family,
 )
 from llmbrain.lesions.comparison import compare, effects_table, power_note, smallest_p
-from llmbrain.masks import NeuronMask, controls, masks_from_maps
+from llmbrain.masks import ControlFamily, NeuronMask, controls, masks_from_maps
 from llmbrain.text import Corpus, Document, MinimalPair
 
 LETTERS, DIGITS, SIGNS = "ABCDEFGH", "01234567", ";:,.!?-+*/=<>()"
@@ -621,7 +620,8 @@ def test_bad_studies_are_refused_before_any_work(tiny, masks):
         ({"masks": [masks[0], masks[0]]}, MaskError, "different names"),
         ({"masks": [masks[0], other]}, GeometryMismatchError, "other"),
         ({"masks": [other]}, GeometryMismatchError, "other"),
-        ({"controls": ("columns",)}, ParameterError, "choose from random"),
+        ({"controls": ("columns",)}, ParameterError, "Choose from 'random'"),
+        ({"controls": ("layer+size",)}, ParameterError, "Unknown importance 'size'"),
         ({"controls": ("layer", "layer")}, ParameterError, "once"),
         ({"controls": ("anti",)}, ParameterError, "maps"),
         ({"n_controls": 0}, ParameterError, "at least 1"),
@@ -668,12 +668,12 @@ def test_lesions_take_masks_and_loaded_models_alone(tiny, masks):
 
 
 def test_families_are_read_from_what_users_write():
-    assert parse_family(None).rule == "random"
-    assert parse_family(("layer", "importance")).importance == "fluctuation"
-    assert parse_family("layer+mean").importance == "mean"
-    for bad in ("layer+size", "importance", ("layer", "column"), "random+mean"):
-        with pytest.raises(ParameterError, match="unknown"):
-            parse_family(bad)
+    assert ControlFamily.parse(None).name == "random"
+    assert ControlFamily.parse(("layer", "importance")).importance == "fluctuation"
+    assert ControlFamily.parse("layer+mean").importance == "mean"
+    for bad in ("importance", "random+mean"):
+        with pytest.raises(ParameterError, match="Unknown control family"):
+            ControlFamily.parse(bad)
 
 
 # ------------------------------------------------------------------------------------------------ files, checkpoints

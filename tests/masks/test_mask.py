@@ -51,13 +51,6 @@ def test_counts_units_and_names_tell_the_same_set():
     assert mask.share == pytest.approx(3 / 149)
 
 
-def test_inverse_per_layer_leaves_untouched_layers_empty():
-    mask = NeuronMask.from_names([(2, 3), (6, 0)], GEOMETRY)
-    inverse = mask.invert_per_layer()
-    assert inverse.counts_per_layer.tolist() == [47, 0, 63]
-    assert (inverse & mask).count == 0
-
-
 def test_summary_shows_counts_and_overlap():
     a = NeuronMask.from_names([(2, 3), (6, 0)], GEOMETRY, name="a")
     b = NeuronMask.from_names([(2, 3), (5, 0)], GEOMETRY, name="b")
@@ -271,7 +264,7 @@ def test_controls_refuse_what_they_cannot_match():
         controls.random_set(np.zeros(5, bool))
     with pytest.raises(ParameterError, match="importance="):
         some_mask().matched_control(by=("layer", "importance"))
-    with pytest.raises(ParameterError, match="unknown"):
+    with pytest.raises(ParameterError, match="Unknown control family"):
         some_mask().matched_control(by="column")
     with pytest.raises(ParameterError, match="NaN"):
         controls.importance_matched([1, 0], [0, 0], [np.nan, 1.0])

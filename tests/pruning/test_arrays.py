@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from llmbrain.exceptions import ParameterError
 from llmbrain.pruning import allocation as alloc
-from llmbrain.pruning import by_networks as net
 from llmbrain.pruning import scores as sc
 from llmbrain.pruning.compensation import RIDGE_GRID, choose_ridge, compensate, output_error, removed_of, schur_residual
 from llmbrain.stats.moments import Moments, held_out_share
@@ -307,19 +306,6 @@ def test_leverage_sums_to_the_effective_rank(data):
     penalty = 1e-2 * float(c.diagonal().mean())
     values = torch.linalg.eigvalsh(c)
     assert float(leverage.sum()) == pytest.approx(float((values / (values + penalty)).sum()), rel=1e-3)
-
-
-def test_participation_depends_on_the_span_alone(data):
-    g = torch.Generator().manual_seed(4)
-    maps = torch.randn(4, 30, generator=g, dtype=torch.float64)
-    rotation = torch.linalg.qr(torch.randn(4, 4, generator=g, dtype=torch.float64))[0]
-    m = moments_of(data["x"])
-    torch.testing.assert_close(
-        net.network_participation(rotation @ maps, m.covariance, data["w"]),
-        net.network_participation(maps, m.covariance, data["w"]), rtol=1e-6, atol=1e-6,
-    )  # fmt: skip
-    assert float(net.network_participation(maps).sum()) == pytest.approx(4)
-    assert net.union_z(torch.tensor([[1.0, -3.0], [2.0, 0.5]])).tolist() == [2.0, 3.0]
 
 
 def test_dead_units_score_nothing(data):

@@ -101,9 +101,9 @@ def test_networks_are_found_on_the_windows_of_the_calibration(how, finder, model
 
 
 def test_the_summary_tells_of_networks(model, tokenizer):
-    told = quick(model, tokenizer, TEXTS, 0.5, allocation="mass", networks=MAPS).summary["networks"]
+    told = quick(model, tokenizer, TEXTS, 0.5, allocation="networks", networks=MAPS).summary["networks"]
     assert told["kind"] == "maps" and told["read"] and len(told["hash"]) == 16
-    other = quick(model, tokenizer, TEXTS, 0.5, allocation="mass", networks=MAPS + 1).summary["networks"]
+    other = quick(model, tokenizer, TEXTS, 0.5, allocation="networks", networks=MAPS + 1).summary["networks"]
     assert other["hash"] != told["hash"]
     assert quick(model, tokenizer, TEXTS, 0.5, allocation="uniform").summary["networks"] is None
     with pytest.warns(LLMBrainWarning, match="nothing reads it"):
@@ -119,7 +119,7 @@ def test_networks_that_cannot_be_are_refused_at_once(model, tokenizer):
         Pruner(model, tokenizer, TEXTS, networks=wrong)
     pruner = Pruner(model, tokenizer, TEXTS, {"context": 32})
     with pytest.raises(ParameterError, match="networks="):
-        prune_with(pruner, 0.5, allocation="mass")
+        prune_with(pruner, 0.5, allocation="networks")
     with pytest.raises(ParameterError, match="network_tokens"):
         quick(model, tokenizer, TEXTS, 0.5, options={"network_tokens": 0})
 
@@ -188,7 +188,7 @@ def grid_of(model, tokenizer, **given):
 
 def test_rows_of_other_settings_are_not_taken_for_ours(model, tokenizer, tmp_path):
     out = tmp_path / "grid.tsv"
-    plain, guided = ("flap", "uniform", "none"), ("flap", "mass", "none")
+    plain, guided = ("flap", "uniform", "none"), ("flap", "networks", "none")
     first = grid_of(model, tokenizer, recipes=[plain, guided], networks=MAPS, out=out)
     assert first.settings_hash[1:].nunique() == 2 and first.settings_hash[1:].str.startswith("s").all()
     # the same again; rows that read no networks may go with others, and other variants too
@@ -220,9 +220,8 @@ def test_the_grid_refuses_what_cannot_run_before_any_work(model, tokenizer, monk
     monkeypatch.setattr(module, "perplexity_report", lambda *a, **k: 1 / 0)
     one = {"scores": ("flap",), "compensations": ("none",)}
     for given, says in (
-        ({"allocations": ("mass",)}, "networks="),
+        ({"allocations": ("networks",)}, "networks="),
         ({"recipes": [("network", "uniform", "none")]}, "networks="),
-        ({"allocations": ("uniform",), "variants": {"s": {"subspace": "networks"}}}, "networks="),
         ({"allocations": ("uniform",), "ratio_of": "flops"}, "ratio_of"),
         ({"allocations": ("uniform",), "options": {"heads": True}}, "ratio_of='decoder'"),
         ({"allocations": ("uniform",), "ratios": (0.99,)}, "floor"),
@@ -304,10 +303,10 @@ def command(*args):
 def test_the_command_prune_takes_networks_and_formats(files, tmp_path, capsys):
     common = ["--model", files / "tiny", "--calibration", files / "text.txt", "--recipe", "fast", "--ratio", 0.5]
     common += ["--calibration-tokens", 200]
-    command("prune", *common, "--out", tmp_path / "a", "--networks", "joint", "--allocation", "mass")
+    command("prune", *common, "--out", tmp_path / "a", "--networks", "joint", "--allocation", "networks")
     told = lb.pruning.load_pruned(tmp_path / "a").summary["networks"]
     assert told["kind"] == "joint" and told["read"] and told["n_tokens"] <= 200
-    assert "recipe: fast, changed: allocation=mass" in capsys.readouterr().out
+    assert "recipe: fast, changed: allocation=networks" in capsys.readouterr().out
     command("prune", *common, "--out", tmp_path / "b", "--format", "uniform", "--compensation", "ridge")
     summary = lb.pruning.load_pruned(tmp_path / "b").summary
     assert summary["allocation"] == "uniform" and len(set(summary["n_kept"])) == 1

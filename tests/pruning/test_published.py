@@ -12,11 +12,7 @@ import torch
 from tiny import tiny_model, tiny_tokenizer
 
 import llmbrain as lb
-from llmbrain.exceptions import ParameterError
-from llmbrain.pruning import by_networks as net
 from llmbrain.pruning import run_grid
-from llmbrain.pruning import scores as sc
-from llmbrain.pruning.filtering import filtered_covariance
 from llmbrain.pruning.walk import Walk, calibration_blocks
 
 quick = partial(lb.prune, recipe="fast", measure=False, progress=False)
@@ -39,79 +35,12 @@ def covariance_of(n=30, seed=0):
 
 
 # -- plain functions ------------------------------------------------------------------------------------------------
-def test_obs_within_networks_is_obs_where_they_span_everything():
-    g = torch.Generator().manual_seed(1)
-    c, w = covariance_of(), torch.randn(7, 30, generator=g)
-    whole = torch.randn(30, 30, generator=g)
-    torch.testing.assert_close(net.network_obs(whole, c, w), sc.obs_column(w, c), rtol=1e-5, atol=1e-8)
-    one = torch.zeros(1, 30)
-    one[0, :2] = 1  # only the first two can stand for each other: the others cost what bias alone would
-    alone = w.double().square().sum(0) * c.diagonal()
-    found = net.network_obs(one, c, w, ridge=1e-9)
-    torch.testing.assert_close(found[2:], 0.5 * alone[2:], rtol=1e-5, atol=1e-8)
-
-
-def test_trust_leads_from_the_subspace_to_the_covariance():
-    c, basis = covariance_of(), torch.linalg.qr(torch.randn(30, 4, dtype=torch.float64))[0]
-    none, half, all_of_it = (filtered_covariance(c, basis, trust=t) for t in (0.0, 0.5, 1.0))
-    torch.testing.assert_close(all_of_it, c)
-    torch.testing.assert_close(half, (none + c) / 2)
-    torch.testing.assert_close(none.diagonal(), c.diagonal())
-    assert float(torch.linalg.eigvalsh(none)[0]) > 0
-
-
-def test_mass_is_leverage_and_finds_the_layer_of_a_network():
-    g = torch.Generator().manual_seed(2)
-    maps = torch.randn(5, 40, generator=g, dtype=torch.float64)
-    parts = list(maps.split([10, 30], dim=1))
-    mass = net.network_mass(parts)
-    assert 10 * mass[0] + 30 * mass[1] == pytest.approx(5)
-    rotated = torch.linalg.qr(torch.randn(5, 5, generator=g, dtype=torch.float64))[0] @ maps
-    assert net.network_mass(list(rotated.split([10, 30], dim=1))) == pytest.approx(mass)
-    parts[0] = parts[0] * 100
-    assert net.network_mass(parts)[0] > 0.4
-    with pytest.raises(ParameterError, match="same networks"):
-        net.network_mass([maps, maps[:2]])
-
-
 # -- in prune -------------------------------------------------------------------------------------------------------
 def planted(layer, loud=9.0, seed=0):
     """Maps of four layers of 48 neurons, strong in one layer."""
     maps = 0.1 * np.random.default_rng(seed).standard_normal((6, 192))
     maps[:, 48 * layer : 48 * (layer + 1)] *= loud / 0.1
     return maps
-
-
-@pytest.mark.parametrize("layer", [1, 2])
-def test_mass_gives_neurons_to_the_layer_that_networks_lie_in(layer, model, tokenizer):
-    pruned = quick(model, tokenizer, TEXTS, 0.5, allocation="mass", networks=planted(layer))
-    kept = pruned.summary["n_kept"]
-    assert sum(kept) == 96 and kept[layer] == max(kept) > 40
-
-
-def test_participation_allocates_by_what_the_span_writes(model, tokenizer):
-    """A layer whose networks hold nothing of its activity gives its neurons to the others."""
-    maps = np.random.default_rng(0).standard_normal((48, 192))  # spans every layer whole
-    maps[:, 48:96] = 0
-    maps[:, 48] = 1
-    kept = quick(model, tokenizer, TEXTS, 0.5, allocation="participation", networks=maps).summary["n_kept"]
-    assert sum(kept) == 96 and kept[1] == min(kept) < 20
-
-
-@pytest.mark.parametrize(
-    "arguments", [{"score": "network_obs"}, {"allocation": "mass"}, {"allocation": "participation"}]
-)
-def test_roles_run_on_networks_found_on_the_text_and_ask_for_them(arguments, model, tokenizer):
-    options = {"context": 32}
-    pruned = quick(model, tokenizer, TEXTS, 0.5, networks="joint", options=options, **arguments)
-    assert pruned.summary["neurons_after"] == 96
-    with pytest.raises(ParameterError, match="networks="):
-        quick(model, tokenizer, TEXTS, 0.5, options=options, **arguments)
-
-
-def test_trust_is_a_share(model, tokenizer):
-    with pytest.raises(ParameterError, match="trust"):
-        quick(model, tokenizer, TEXTS, 0.5, options={"trust": 1.5})
 
 
 def test_power_allots_in_proportion_unless_told_otherwise(model, tokenizer):
@@ -126,16 +55,6 @@ def test_power_allots_in_proportion_unless_told_otherwise(model, tokenizer):
     assert kept("power") == kept("power", exponent=1.0) != kept("power", exponent=0.3)
     assert kept("schur") == kept("schur", exponent=0.3) != kept("schur", exponent=1.0)
     assert max(kept("power", exponent=0)) - min(kept("power", exponent=0)) <= 1
-
-
-def test_power_is_participation_in_everything(model, tokenizer):
-    """Where networks span every layer, what lies in their span is all that the layer writes."""
-    maps = np.random.default_rng(1).standard_normal((48, 192))
-    counts = [
-        quick(model, tokenizer, TEXTS, 0.5, allocation=a, networks=n, options={"exponent": 0.3}).summary["n_kept"]
-        for a, n in (("power", None), ("participation", maps))
-    ]
-    assert counts[0] == counts[1] and len(set(counts[0])) > 1
 
 
 # -- walks ----------------------------------------------------------------------------------------------------------
@@ -204,11 +123,11 @@ def test_one_walk_serves_the_grid(model, tokenizer, monkeypatch):
     recipes = [
         ("flap", "uniform", "none", ""),
         ("wanda", "schur", "none", ""),
-        ("flap", "participation", "none", "more"),
+        ("flap", "networks", "none", "more"),
     ]
     same = run_grid(model, tokenizer, TEXTS, TEXTS[:3], recipes=recipes, networks="layers",
-                    variants={"": {}, "more": {"rank": 4}}, **kwargs)  # fmt: skip
-    assert asked == [(["flap", "participation/layers", "wanda"], True)] and found == {"layers": 1}
+                    variants={"": {}, "more": {"floor": 0.1}}, **kwargs)  # fmt: skip
+    assert asked == [(["flap", "network/layers", "wanda"], True)] and found == {"layers": 1}
     assert len(same) == 7
     asked.clear()
     found.clear()
@@ -272,7 +191,7 @@ def test_planted_gains_are_told_from_chance(benchmark):
     assert answers["selection: z x FLAP"] == "yes"
     assert answers["selection: largest z"] == "no, worse"
     assert answers["joint layers: selection, z x FLAP"] == "no"
-    assert answers["allocation: participation"] == "not run"
+    assert answers["allocation: threshold on maps"] == "not run"
     one = table[table.draw == 0]
     assert benchmark.verdict([benchmark.paired(one, 0.2, "network x FLAP", "uniform")]) == "one draw, better"
 
@@ -281,7 +200,7 @@ def test_every_row_of_the_comparison_runs_and_is_answered(benchmark, model, toke
     ids = np.concatenate([tokenizer(text)["input_ids"] for text in TEXTS])
     run_grid(model, tokenizer, benchmark.draw_windows(ids, 256, 32, 1), TEXTS[:3], ratios=(0.5,), seeds=(1,),
              recipes=list(benchmark.ROWS.values()), variants=benchmark.VARIANTS, networks="layers", context=32,
-             options={**benchmark.OPTIONS, "context": 32, "rank": 8}, progress=False,
+             options={**benchmark.OPTIONS, "context": 32}, progress=False,
              out=tmp_path / "networks_delete_256_draw1.tsv")  # fmt: skip
     table = benchmark.collect(tmp_path)
     assert table.draw.unique().tolist() == [1] and len(table) == 1 + len(benchmark.ROWS)

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ...stats.precision import full_precision
 from .contrasts import CONTRASTS
 from .linalg import decorrelate, gram, polar_factor, product
-from .parallel import block_map, full_precision, temporary
+from .parallel import block_map, temporary
 from .progress import progress_bar
 
 __all__ = ["Rotations", "batched_fastica", "draw_rotations", "extreme_start", "fastica", "sparsest_start"]

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from ...exceptions import ParameterError
+from ...stats.precision import full_precision
 from .group import GroupICA, check_n_components, order_maps, warn_convergence, warn_dead
 from .ica import batched_fastica, draw_rotations, sparsest_start
-from .parallel import full_precision
 from .runs import CleanedRuns
 
 __all__ = ["BatchedICA", "can_batch", "group_ica_of_parts", "layered_ica", "leading_signals", "standardize_"]

@@ -17,7 +17,9 @@ import numpy as np
 import torch
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["block_map", "full_precision", "hand_back", "temporary", "workers"]
+from ...stats.precision import full_precision
+
+__all__ = ["block_map", "hand_back", "temporary", "workers"]
 
 SMALL_BYTES = 1 << 18
 
@@ -49,24 +51,6 @@ def temporary(*shape, dtype=np.float32, device="cpu"):
     if torch.device(device).type != "cpu" or size < SMALL_BYTES:
         return torch.zeros(shape, dtype=kind, device=device)
     return torch.from_numpy(np.frombuffer(mmap.mmap(-1, size), dtype).reshape(shape))
-
-
-@contextmanager
-def full_precision():
-    """Compute float32 products without TF32, with which FastICA never converges."""
-    newer = torch.backends.cuda.matmul  # of torch 2.9; whoever has turned it cannot ask for the older setting any more
-    kept = getattr(newer, "fp32_precision", None)
-    try:
-        before = torch.get_float32_matmul_precision()
-    except RuntimeError:
-        before = "highest"
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-        if kept is not None:
-            newer.fp32_precision = kept
 
 
 @contextmanager

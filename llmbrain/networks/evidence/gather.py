@@ -82,10 +82,9 @@ class Evidence:
         -------
         list of Path
         """
-        from ...files import write_tsv
-        from ..result import _study
+        from ...dataset import as_study
 
-        study = _study(study)
+        study = as_study(study)
         desc = desc or self.networks.info.get("method", "networks").lower()
         tables = {
             "stability": self.stability,
@@ -100,9 +99,7 @@ class Evidence:
                 contexts=self.interpretation.contexts,
             )
         written = self.networks.save(study, desc)
-        return written + [
-            write_tsv(study.path(kind, desc=desc), table) for kind, table in tables.items() if table is not None
-        ]
+        return written + [study.write(kind, table, desc=desc) for kind, table in tables.items() if table is not None]
 
 
 def gather_evidence(

@@ -197,14 +197,13 @@ class Order:
         -------
         list of pathlib.Path
         """
-        from ...files import write_json, write_tsv
-        from ..result import _study
+        from ...dataset import as_study
 
-        study = _study(study)
+        study = as_study(study)
         chosen = {name: int(getattr(self, name)) for name in ("n_components", "marchenko_pastur", "parallel")}
         return [
-            write_tsv(study.path("order", desc=desc), self.curve),
-            write_json(study.path("order_json", desc=desc), {**chosen, **self.info}),
+            study.write("order", self.curve, desc=desc),
+            study.write("order_json", {**chosen, **self.info}, desc=desc),
         ]
 
 

@@ -78,7 +78,7 @@ def joint_subspace(
     -------
     JointSubspace
     """
-    from ..engines.parallel import full_precision
+    from ...stats.precision import full_precision
     from ..engines.reduction import GROUP_MODELS, group_subspace, whiten
     from ..engines.runs import CleanedRuns
 

@@ -154,10 +154,9 @@ class Localization:
         -------
         list of Path
         """
-        from ...files import save_img, write_json
-        from ..result import _study
+        from ...dataset import as_study
 
-        study, desc = _study(study), desc or "".join(self.contrast)
+        study, desc = as_study(study), desc or "".join(self.contrast)
         mask = self.mask(geometry)
         counts = self.items["condition"].value_counts()
         info = {
@@ -165,8 +164,8 @@ class Localization:
             "n_items": {c: int(counts[c]) for c in self.contrast}, "geometry": geometry.to_dict(),
         }  # fmt: skip
         written = [
-            save_img(study.path("statmap", desc=desc), geometry.to_img(self.z.astype(np.float32))),
-            write_json(study.path("statmap_json", desc=desc), info),
+            study.write("statmap", geometry.to_img(self.z.astype(np.float32)), desc=desc),
+            study.write("statmap_json", info, desc=desc),
         ]
         return [*written, mask.save(study.path("localizer_mask", desc=desc))] if mask.count else written
 

@@ -6,7 +6,7 @@ import torch
 from ...exceptions import ParameterError, UnsupportedArchitectureError
 from ...models.parts import find_attention_parts, find_mlp_parts
 
-__all__ = ["check_gguf", "permute_for_rope", "write_gguf"]
+__all__ = ["permute_for_rope", "write_gguf"]
 
 _ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM")
 _NORMAL, _CONTROL, _USER = 1, 3, 4
@@ -213,31 +213,3 @@ def _data(tensor, gguf):
         # the writer takes the shape of raw data in bytes
         return tensor.view(torch.int16).numpy().view(np.uint8), gguf.GGMLQuantizationType.BF16
     return tensor.half().numpy(), gguf.GGMLQuantizationType.F16
-
-
-def check_gguf(path, model):
-    """Read a file back and compare it with the model, tensor by tensor.
-
-    Returns
-    -------
-    float
-        Largest difference of any weight.
-
-    Raises
-    ------
-    ParameterError
-        If a tensor is missing or has another shape.
-    """
-    import gguf
-
-    stored = {t.name: t for t in gguf.GGUFReader(str(path)).tensors}
-    worst = 0.0
-    for name, tensor in _tensors(model):
-        if name not in stored:
-            raise ParameterError(f"{path} lacks {name}.")
-        data = gguf.quants.dequantize(stored[name].data, stored[name].tensor_type)
-        want = tensor.detach().float().cpu().numpy()
-        if data.shape != want.shape:
-            raise ParameterError(f"{path} holds {name} with shape {data.shape}; the model has {want.shape}.")
-        worst = max(worst, float(np.abs(data - want).max()))
-    return worst

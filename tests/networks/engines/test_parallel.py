@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from llmbrain.networks.engines.parallel import block_map, full_precision, workers
+from llmbrain.networks.engines.parallel import block_map, workers
+from llmbrain.stats.precision import full_precision
 
 
 @pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="needs the switches of torch 2.9")

@@ -1,4 +1,4 @@
-"""What a set is made of: neurons, or whole attention heads."""
+"""Sets of neurons that consist of whole attention heads."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ __all__ = ["ControlUnits", "heads_of_share", "whole_heads"]
 
 
 class ControlUnits:
-    """What controls of a set are made of: neurons, or whole heads where the set consists of such.
+    """The units that controls of a set are made of: whole heads if the set consists of heads, else neurons.
 
     Parameters
     ----------
@@ -28,18 +28,18 @@ class ControlUnits:
         self.layer_of = geometry.layer_of if held is None else np.repeat(np.arange(geometry.n_layers), geometry.n_heads)
 
     def total(self, array):
-        """Sum of the neurons' values in each unit, shape (n_units,); None stays None."""
-        if array is None or self._head_of is None:
+        """Sum the neurons' values in each unit, shape (n_units,)."""
+        if self._head_of is None:
             return array
         return np.bincount(self._head_of, np.asarray(array, dtype=float))
 
     def neurons(self, values):
-        """Neurons of some units: from ``(n_units,)`` to ``(n_neurons,)``."""
+        """Expand a set of units, ``(n_units,)``, to a set of neurons, ``(n_neurons,)``."""
         return values if self._head_of is None else values[self._head_of]
 
 
 def whole_heads(values, geometry):
-    """Find which attention heads a set holds, if it consists of whole heads.
+    """Find the attention heads in a set that consists of whole heads.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def whole_heads(values, geometry):
     Returns
     -------
     bool array of shape (n_heads_in_all,) or None
-        None if the site has no heads, or the set holds a part of one.
+        None if the site has no heads, or the set contains part of a head.
     """
     if geometry.n_heads is None:
         return None
@@ -59,14 +59,14 @@ def whole_heads(values, geometry):
 
 
 def heads_of_share(values, geometry, least=0.5):
-    """Neurons of all heads of which a set holds at least a share.
+    """Take the neurons of every head of which a set contains at least a given share.
 
     Parameters
     ----------
     values : bool array of shape (n_neurons,)
     geometry : NeuronGeometry
     least : float
-        Above 0 and up to 1.
+        Above 0 and at most 1.
 
     Returns
     -------

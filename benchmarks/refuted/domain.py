@@ -5,15 +5,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..exceptions import ParameterError
-from ..models.hooks import site_hooks
-from ..models.parts import find_mlp_parts, weight_of
-from .engine import gather, input_site
-from .measured import Pruner
-from .prune import prune_with
-from .published import LayerMaps, layer_networks
-from .scores import flap
-from .walk import Walk, calibration_blocks, longest_context
+from llmbrain.exceptions import ParameterError
+from llmbrain.models.hooks import site_hooks
+from llmbrain.models.parts import find_mlp_parts, weight_of
+from llmbrain.pruning.engine import gather, input_site
+from llmbrain.pruning.measured import Pruner
+from llmbrain.pruning.prune import prune_with
+from llmbrain.pruning.published import LayerMaps, layer_networks
+from llmbrain.pruning.scores import flap
+from llmbrain.pruning.walk import Walk, calibration_blocks, longest_context
 
 __all__ = [
     "WAYS",
@@ -225,7 +225,7 @@ def compare_domains(
     """
     import pandas as pd
 
-    from ..evaluation.perplexity import perplexity
+    from llmbrain.evaluation.perplexity import perplexity
 
     ways = [w for w in WAYS if localizer is not None or "localizer" not in w] if ways is None else list(ways)
     unknown = sorted(set(ways) - set(WAYS))
@@ -282,7 +282,7 @@ def _empty_maps(model):
 
 
 def _ids(tokenizer, texts):
-    from ..text import as_corpus, encode
+    from llmbrain.text import as_corpus, encode
 
     return [d.ids for d in encode(as_corpus(texts), tokenizer)]
 

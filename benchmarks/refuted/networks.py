@@ -1,0 +1,191 @@
+"""Scores and allocations that read functional networks: plain functions on maps, weights and covariances.
+
+Where the maps come from is the business of :mod:`llmbrain.pruning.published`. All but the union are this
+package's own, and exploratory: whether any of them helps is asked by ``benchmarks/pruning_networks.py``.
+"""
+
+import torch
+
+from llmbrain.exceptions import ParameterError
+from llmbrain.pruning.scores import obs_column
+
+
+def network_basis(maps, scale=None, rank=None):
+    """Orthonormal basis of the span of maps, with units scaled.
+
+    Parameters
+    ----------
+    maps : torch.Tensor, shape (n_maps, n_units)
+    scale : torch.Tensor, shape (n_units,), optional
+    rank : int, optional
+        Leading directions to take at most.
+
+    Returns
+    -------
+    torch.Tensor, shape (n_units, n_directions), float64
+
+    Examples
+    --------
+    >>> network_basis(torch.tensor([[1.0, 0.0, 0.0], [2.0, 0.0, 0.0]])).shape
+    torch.Size([3, 1])
+    """
+    maps = torch.as_tensor(maps).double()
+    if scale is not None:
+        maps = maps.to(scale.device) * scale.double()
+    basis, singular, _ = torch.linalg.svd(maps.T, full_matrices=False)
+    return basis[:, singular > 1e-10 * singular.max().clamp_min(1e-300)][:, :rank]
+
+
+def network_participation(maps, covariance=None, weight=None):
+    """How much of a unit's output-weighted activity lies in the span of the networks.
+
+    With channels scaled by ``|W_:j|``, the maps are orthonormalised (``Q``) and the score is the variance of each
+    channel after projection on them, ``[Q Q^T C Q Q^T]_jj``; without a covariance it is the leverage ``[Q Q^T]_jj``.
+    It depends on the span alone, not on how ICA rotated it.
+
+    Parameters
+    ----------
+    maps : torch.Tensor, shape (n_maps, n_units)
+    covariance : torch.Tensor, shape (n_units, n_units), optional
+    weight : torch.Tensor, shape (n_outputs, n_units), optional
+
+    Returns
+    -------
+    torch.Tensor, shape (n_units,), float64
+    """
+    maps = torch.as_tensor(maps).double()
+    scale = torch.ones(maps.shape[1], dtype=torch.float64) if weight is None else weight.double().norm(dim=0)
+    scale = scale.to(maps.device)
+    basis = network_basis(maps, scale)
+    if covariance is None:
+        return basis.square().sum(1)
+    matrix = covariance.to(basis) * scale[:, None] * scale[None, :]
+    inner = basis.T @ matrix @ basis
+    return ((basis @ inner) * basis).sum(1).clamp_min(0)
+
+
+def network_obs(maps, covariance, weight, ridge=1e-2):
+    """Optimal-brain-surgeon saliency where covariances are believed in the span of the networks alone.
+
+    The saliency of a column (Hassibi & Stork 1993; :func:`llmbrain.pruning.scores.obs_column`) with
+    ``Q Q^T C Q Q^T`` in the place of the covariance ``C``, plus what its diagonal lacks; channels are scaled by
+    ``|W_:j|`` and ``Q`` is an orthonormal basis of the maps. A neuron is then replaced only by those that it shares
+    networks with.
+
+    Parameters
+    ----------
+    maps : torch.Tensor, shape (n_maps, n_units)
+    covariance : torch.Tensor, shape (n_units, n_units)
+    weight : torch.Tensor, shape (n_outputs, n_units)
+    ridge : float
+
+    Returns
+    -------
+    torch.Tensor, shape (n_units,), float64
+    """
+    scale = weight.to(covariance).norm(dim=0).clamp_min(1e-12)
+    return obs_column(weight, filtered_covariance(covariance, network_basis(maps, scale), scale), ridge)
+
+
+def network_mass(maps):
+    """How much of networks that span the whole model lies in each layer: leverage, mean over its units.
+
+    The maps of all layers side by side are orthonormalised (``Q``); the leverages ``[Q Q^T]_jj`` of all units sum to
+    the number of networks, and a layer's mean says how much a unit of it takes part in them. Meant for networks that
+    were found in all layers together; where every layer has networks of its own, all masses are alike.
+
+    Parameters
+    ----------
+    maps : list of torch.Tensor, shape (n_maps, n_units)
+        One a layer, the same maps in each.
+
+    Returns
+    -------
+    list of float
+
+    Examples
+    --------
+    >>> [round(m, 6) for m in network_mass([torch.tensor([[1.0, 1.0]]), torch.tensor([[0.0, 0.0]])])]
+    [0.5, 0.0]
+    """
+    maps = [torch.as_tensor(m).double() for m in maps]
+    if len({len(m) for m in maps}) > 1:
+        raise ParameterError("Masses need the same networks in every layer; find them with networks='joint'.")
+    leverage = network_basis(torch.cat(maps, dim=1)).square().sum(1)
+    return [float(part.mean()) for part in leverage.split([m.shape[1] for m in maps])]
+
+
+def filtered_covariance(covariance, basis, scale=None, trust=0.0):
+    """A covariance that is believed in a subspace and on the diagonal, and elsewhere in part.
+
+    With channels scaled by ``scale`` and ``Q`` an orthonormal basis: ``Q Q^T C Q Q^T`` plus what the diagonal lacks,
+    and ``trust`` times all that is missing then. ``trust`` between 0 and 1 is a shrinkage towards a factor model
+    (Ledoit & Wolf 2003), the factors being whatever spans the subspace.
+
+    Parameters
+    ----------
+    covariance : torch.Tensor, shape (size, size)
+    basis : torch.Tensor, shape (size, rank)
+        Orthonormal columns.
+    scale : torch.Tensor, shape (size,), optional
+    trust : float
+        From 0 (the subspace and the diagonal alone) to 1 (the covariance as it is).
+
+    Returns
+    -------
+    torch.Tensor, shape (size, size), float64
+    """
+    covariance = covariance.double()
+    scale = torch.ones(len(covariance), dtype=torch.float64) if scale is None else scale.double()
+    scale = scale.to(covariance.device).clamp_min(1e-12)
+    basis = basis.to(covariance)
+    outer = torch.outer(scale, scale)
+    matrix = covariance * outer
+    kept = basis @ (basis.T @ matrix @ basis) @ basis.T
+    kept.diagonal().copy_(matrix.diagonal().clamp_min(0).maximum(kept.diagonal()))
+    if trust:
+        kept.lerp_(matrix, float(trust))
+    return kept / outer
+
+
+class FilteredMoments:
+    """Moments whose covariance is kept in a subspace and on the diagonal alone: few tokens cannot fill a whole matrix.
+
+    The covariance is :func:`filtered_covariance`; everything else is as in the moments that are wrapped.
+
+    Parameters
+    ----------
+    moments : Moments
+    basis : torch.Tensor, shape (size, rank)
+        Orthonormal columns.
+    scale : torch.Tensor, shape (size,), optional
+    trust : float
+
+    Examples
+    --------
+    >>> from llmbrain.stats.moments import Moments
+    >>> m = Moments(2); m.update(torch.tensor([[0.0, 0.0], [1.0, 2.0], [2.0, 1.0]]))
+    >>> FilteredMoments(m, torch.zeros(2, 0, dtype=torch.float64)).covariance.round(decimals=4).tolist()
+    [[0.6667, 0.0], [0.0, 0.6667]]
+    """
+
+    def __init__(self, moments, basis, scale=None, trust=0.0):
+        self._moments, self._basis, self._scale, self._trust = moments, basis, scale, trust
+
+    def __getattr__(self, name):
+        return getattr(self._moments, name)
+
+    def __add__(self, other):
+        inner = other._moments if isinstance(other, FilteredMoments) else other
+        return FilteredMoments(self._moments + inner, self._basis, self._scale, self._trust)
+
+    @property
+    def covariance(self):
+        """Filtered covariance, shape (size, size), float64."""
+        return filtered_covariance(self._moments.covariance, self._basis, self._scale, self._trust)
+
+    @property
+    def gram(self):
+        """Filtered second moments, shape (size, size), float64."""
+        mean = self.mean
+        return self.covariance + torch.outer(mean, mean)

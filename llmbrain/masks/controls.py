@@ -1,0 +1,454 @@
+"""Control families: which neurons to silence instead of a network, so that the comparison is fair.
+
+A family is a function that draws a set of units from arrays: ``values``, the network, ``(n_units,)``, and ``layer_of``,
+the layer of each unit. A control has as many units as the network and avoids the network's own units as far as the
+layers have others; the rest is drawn from the network itself, and a lesion study reports the overlap. To add a family,
+register a function and declare what it needs::
+
+    @CONTROLS.register("same layer, weakest", needs=("importance",), random=False, description="...")
+    def weakest(values, layer_of, importance): ...
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..exceptions import MaskError, ParameterError
+from ..registry import Registry
+from .heads import ControlUnits
+
+__all__ = [
+    "CONTROLS",
+    "ControlFamily",
+    "anti_network",
+    "draw_control",
+    "importance_matched",
+    "layer_matched",
+    "other_networks",
+    "overlap_share",
+    "permuted",
+    "random_set",
+    "top_matched",
+]
+
+# needs: arguments beside values and layer_of, among "importance", "map" and "networks" (the other sets of a study);
+# takes: further arguments with defaults; random: whether draws differ, so that they form a null distribution;
+# shared: all networks of a study get the same random state; description: for tables and reports
+CONTROLS = Registry("control family", needs=(), takes=(), random=True, shared=False, description="")
+
+
+@dataclass(frozen=True)
+class ControlFamily:
+    """A control family, with the importance that it matches or ranks by.
+
+    Parameters
+    ----------
+    label : str
+        As the user wrote it.
+    name : str
+        A key of :data:`CONTROLS`.
+    importance : str, optional
+        Name of the importance, for families that need one.
+    """
+
+    label: str
+    name: str
+    importance: str = None
+
+    @classmethod
+    def parse(cls, family, importance="fluctuation"):
+        """Read a family from what a user writes.
+
+        Parameters
+        ----------
+        family : None, str or tuple of str
+            A name in :data:`CONTROLS`, such as ``"layer"`` or ``"layer+importance"``; the same as a tuple,
+            ``("layer", "importance")``; or with one importance by name, ``"layer+kurtosis"`` or ``"top+norm"``. None
+            means ``"random"``.
+        importance : str
+            The importance that a family uses if none is named.
+
+        Returns
+        -------
+        ControlFamily
+
+        Raises
+        ------
+        ParameterError
+            If there is no such family. The importance is not checked here.
+
+        Examples
+        --------
+        >>> ControlFamily.parse(("layer", "importance")).label, ControlFamily.parse("layer+norm").importance
+        ('layer+importance', 'norm')
+        """
+        label = "random" if family is None else family if isinstance(family, str) else "+".join(map(str, family))
+        base, _, by = label.rpartition("+")
+        ranked = [n for n in (f"{base}+importance", base) if n in CONTROLS and "importance" in CONTROLS[n].needs]
+        if ranked and label not in CONTROLS:
+            return cls(label, ranked[0], importance if by == "importance" else by)
+        member = CONTROLS[label]
+        return cls(label, label, importance if "importance" in member.needs else None)
+
+    @property
+    def member(self):
+        """The entry in :data:`CONTROLS`, with what it declares."""
+        return CONTROLS[self.name]
+
+    def n_drawn(self, n_controls):
+        """Number of sets to draw for each network if ``n_controls`` are asked for."""
+        if "networks" in self.member.needs:
+            return 0
+        return n_controls if self.member.random else 1
+
+    @property
+    def description(self):
+        """One line for tables and reports."""
+        return self.member.description + (f"; importance: {self.importance}" if self.importance else "")
+
+
+def draw_control(name, values, geometry, random_state=None, **given):
+    """Draw one control set of a family; a set of whole attention heads gets whole heads.
+
+    Parameters
+    ----------
+    name : str
+        A key of :data:`CONTROLS` whose sets are drawn (not ``"others"``).
+    values : bool array of shape (n_neurons,)
+        The network.
+    geometry : NeuronGeometry
+    random_state : int, numpy.random.Generator or None
+    **given
+        ``importance``, ``map`` (its absolute value) : arrays of shape (n_neurons,), if the family needs them.
+        ``n_nearest`` : see :func:`importance_matched`. Arguments that the family does not use are ignored.
+
+    Returns
+    -------
+    bool array of shape (n_neurons,)
+
+    Raises
+    ------
+    ParameterError
+        If the family is unknown, or something that it needs is missing.
+    """
+    member = CONTROLS[name]
+    missing = [need for need in member.needs if given.get(need) is None]
+    if missing:
+        raise ParameterError(
+            f"The control family {name!r} needs {', '.join(missing)}= (one value per neuron). An importance comes "
+            "from neuron_statistics(model, tokenizer, texts).importance(), maps come with a NetworkSet."
+        )
+    units = ControlUnits(values, geometry)
+    arguments = {need: units.total(given[need]) for need in member.needs}
+    arguments |= {name: given[name] for name in member.takes if name in given}
+    if member.random:
+        arguments["random_state"] = random_state
+    return units.neurons(member(units.values, units.layer_of, **arguments))
+
+
+@CONTROLS.register("random", description="as many neurons, from anywhere in the model")
+def random_set(values, layer_of=None, random_state=None):
+    """Draw as many neurons as the network has, from anywhere in the model.
+
+    Parameters
+    ----------
+    values : bool array of shape (n_neurons,)
+    layer_of
+        Not used.
+    random_state : int, numpy.random.Generator or None
+
+    Returns
+    -------
+    bool array of shape (n_neurons,)
+
+    Examples
+    --------
+    >>> network = np.arange(100) < 7
+    >>> control = random_set(network, random_state=0)
+    >>> int(control.sum()), bool((control & network).any())
+    (7, False)
+    """
+    values = _checked(values)
+    return layer_matched(values, np.zeros(values.size, int), random_state)
+
+
+@CONTROLS.register("layer", description="in every layer as many neurons as the network has there")
+def layer_matched(values, layer_of, random_state=None):
+    """Draw, in every layer, as many neurons as the network has there.
+
+    Parameters
+    ----------
+    values : bool array of shape (n_neurons,)
+    layer_of : int array of shape (n_neurons,)
+    random_state : int, numpy.random.Generator or None
+
+    Returns
+    -------
+    bool array of shape (n_neurons,)
+
+    Examples
+    --------
+    >>> layer_of = np.repeat([0, 1, 2], 50)
+    >>> network = np.isin(np.arange(150), [3, 4, 120])
+    >>> control = layer_matched(network, layer_of, 0)
+    >>> np.bincount(layer_of[control], minlength=3).tolist()
+    [2, 0, 1]
+    """
+    values, rng = _checked(values), np.random.default_rng(random_state)
+    control = np.zeros_like(values)
+    for neurons in _layers_of(values, layer_of):
+        inside = values[neurons]
+        control[_draw(neurons[~inside], neurons[inside], int(inside.sum()), rng)] = True
+    return control
+
+
+@CONTROLS.register(
+    "layer+importance",
+    needs=("importance",),
+    takes=("n_nearest",),
+    description="in every layer as many neurons, each close in importance rank to one of the network's",
+)
+def importance_matched(values, layer_of, importance, random_state=None, n_nearest=10):
+    """Draw, for every neuron of the network, a neuron of its layer with a similar importance.
+
+    Neurons are ranked by importance within their layer. Each neuron of the network is replaced by one of the
+    ``n_nearest`` free neurons with the nearest ranks, at random and without replacement.
+
+    Parameters
+    ----------
+    values : bool array of shape (n_neurons,)
+    layer_of : int array of shape (n_neurons,)
+    importance : array of shape (n_neurons,)
+        For example the variance of the activation times the squared norm of the output weights.
+    random_state : int, numpy.random.Generator or None
+    n_nearest : int
+        Small values match more closely; large values give more varied controls.
+
+    Returns
+    -------
+    bool array of shape (n_neurons,)
+
+    Examples
+    --------
+    >>> importance = np.arange(100.0)
+    >>> network = importance >= 95
+    >>> control = importance_matched(network, np.zeros(100, int), importance, 0)
+    >>> int(control.sum()), bool(importance[control].min() > 80)
+    (5, True)
+    """
+    values, rng = _checked(values), np.random.default_rng(random_state)
+    importance = _checked_importance(importance, values)
+    if n_nearest < 1:
+        raise ParameterError(f"n_nearest must be at least 1; got {n_nearest}.")
+    control = np.zeros_like(values)
+    for neurons in _layers_of(values, layer_of):
+        order = neurons[np.argsort(importance[neurons], kind="stable")]
+        control[_nearest_free(order, values[order], rng, n_nearest)] = True
+    return control
+
+
+@CONTROLS.register(
+    "top",
+    needs=("importance",),
+    random=False,
+    description="in every layer the most important neurons, as many as the network has there (one set)",
+)
+def top_matched(values, layer_of, importance):
+    """Take, in every layer, the most important neurons: as many as the network has there.
+
+    There is one such set. It tests whether the network is more than the list of the strongest neurons, so it may share
+    neurons with the network.
+
+    Parameters
+    ----------
+    values : bool array of shape (n_neurons,)
+    layer_of : int array of shape (n_neurons,)
+    importance : array of shape (n_neurons,)
+
+    Returns
+    -------
+    bool array of shape (n_neurons,)
+
+    Examples
+    --------
+    >>> top_matched([1, 0, 0, 0], [0, 0, 0, 0], [1.0, 5.0, 2.0, 3.0]).tolist()
+    [False, True, False, False]
+    """
+    values = _checked(values)
+    importance = _checked_importance(importance, values)
+    control = np.zeros_like(values)
+    for neurons in _layers_of(values, layer_of):
+        count = int(values[neurons].sum())
+        control[neurons[np.argsort(-importance[neurons], kind="stable")[:count]]] = True
+    return control
+
+
+@CONTROLS.register(
+    "permuted",
+    shared=True,
+    description="the network with its neurons permuted within each layer, in the same way for all networks",
+)
+def permuted(values, layer_of, random_state=None):
+    """Permute the neurons within each layer.
+
+    Networks that are given the same ``random_state`` are permuted in the same way, so their overlaps are kept. This is
+    the exact permutation null: unlike the other families it may include neurons of the network.
+
+    Parameters
+    ----------
+    values : array of shape (n_neurons,)
+        A mask, or a map.
+    layer_of : int array of shape (n_neurons,)
+    random_state : int, numpy.random.Generator or None
+
+    Returns
+    -------
+    array of shape (n_neurons,)
+
+    Examples
+    --------
+    >>> permuted([1, 1, 0, 0], [0, 0, 1, 1], 0).tolist()
+    [1, 1, 0, 0]
+    """
+    values, rng = np.asarray(values), np.random.default_rng(random_state)
+    order = np.arange(values.size)
+    for layer in np.unique(layer_of):
+        neurons = np.flatnonzero(np.asarray(layer_of) == layer)
+        order[neurons] = rng.permutation(neurons)
+    return values[order]
+
+
+@CONTROLS.register(
+    "anti",
+    needs=("map",),
+    description="in every layer as many neurons, from the fifth of the layer with the lowest |map|",
+)
+def anti_network(values, layer_of, map, random_state=None, pool=0.2):
+    """Draw, in every layer, from the neurons that belong least to the network.
+
+    Parameters
+    ----------
+    values : bool array of shape (n_neurons,)
+    layer_of : int array of shape (n_neurons,)
+    map : array of shape (n_neurons,)
+        The network's map, or its absolute value: the neurons are drawn from those with the lowest ``|map|``.
+    random_state : int, numpy.random.Generator or None
+    pool : float
+        Share of each layer to draw from. It is widened where it has fewer neurons than the network.
+
+    Returns
+    -------
+    bool array of shape (n_neurons,)
+
+    Examples
+    --------
+    >>> map = np.r_[np.zeros(20), np.ones(70), np.full(10, 9.0)]
+    >>> control = anti_network(map > 3, np.zeros(100, int), map, 0)
+    >>> int(control.sum()), bool(control[:20].sum() == 10)
+    (10, True)
+    """
+    values, rng = _checked(values), np.random.default_rng(random_state)
+    distance = _checked_importance(np.abs(np.asarray(map, dtype=float)), values, "The map")
+    if not 0 < pool <= 1:
+        raise ParameterError(f"pool must be a share of the layer, above 0 and at most 1; got {pool}.")
+    control = np.zeros_like(values)
+    for neurons in _layers_of(values, layer_of):
+        count = int(values[neurons].sum())
+        lowest = neurons[np.argsort(distance[neurons], kind="stable")[: max(count, int(pool * neurons.size))]]
+        inside = values[lowest]
+        control[_draw(lowest[~inside], lowest[inside], count, rng)] = True
+    return control
+
+
+@CONTROLS.register(
+    "others", needs=("networks",), random=False, description="the other networks of the study, unchanged"
+)
+def other_networks(networks, number):
+    """Return the other networks of a study as controls.
+
+    Nothing is drawn and nothing is lesioned twice: a study reuses the effects of these networks.
+
+    Parameters
+    ----------
+    networks : sequence
+        All networks of the study.
+    number : int
+        Position of the network that the others are controls of.
+
+    Returns
+    -------
+    list of int
+        Positions of the controls in ``networks``.
+    """
+    return [i for i in range(len(networks)) if i != number]
+
+
+def overlap_share(values, control):
+    """Share of the control's neurons that belong to the network, 0 to 1.
+
+    Parameters
+    ----------
+    values, control : bool array of shape (n_neurons,)
+
+    Returns
+    -------
+    float
+
+    Examples
+    --------
+    >>> overlap_share([1, 1, 0, 0], [1, 0, 1, 0])
+    0.5
+    """
+    values, control = _checked(values), _checked(control)
+    return float((values & control).sum() / control.sum())
+
+
+def _draw(free, taken, count, rng):
+    """Draw ``count`` neurons of ``free``, completed from ``taken`` only if there are too few."""
+    if count <= free.size:
+        return rng.choice(free, count, replace=False)
+    return np.concatenate([free, rng.choice(taken, count - free.size, replace=False)])
+
+
+def _nearest_free(order, inside, rng, n_nearest):
+    """Find for each selected place of a ranked list a free place near it; see :func:`importance_matched`."""
+    selected, free = np.flatnonzero(inside), list(np.flatnonzero(~inside))
+    chosen = []
+    for rank in rng.permutation(selected):
+        if not free:
+            break
+        middle = int(np.searchsorted(free, rank))
+        low = max(0, min(middle - n_nearest // 2, len(free) - n_nearest))
+        # the window of n_nearest free places is centred on the rank
+        chosen.append(free.pop(low + int(rng.integers(min(n_nearest, len(free) - low)))))
+    missing = selected.size - len(chosen)
+    if missing:
+        chosen.extend(rng.choice(selected, missing, replace=False))
+    return order[np.asarray(chosen, dtype=int)]
+
+
+def _layers_of(values, layer_of):
+    """Indices of the neurons of every layer that holds part of the network."""
+    layer_of = np.asarray(layer_of)
+    if layer_of.shape != values.shape:
+        raise ParameterError(f"layer_of has the shape {layer_of.shape}, the mask {values.shape}.")
+    for layer in np.unique(layer_of[values]):
+        yield np.flatnonzero(layer_of == layer)
+
+
+def _checked(values):
+    values = np.asarray(values)
+    if values.ndim != 1 or not np.isin(values, (0, 1)).all():
+        raise MaskError(f"A set of neurons must be a boolean array (n_neurons,); got {values.dtype} {values.shape}.")
+    if not values.any():
+        raise MaskError("The set is empty; an empty network has no control.")
+    return values.astype(bool)
+
+
+def _checked_importance(importance, values, what="importance"):
+    importance = np.asarray(importance, dtype=float)
+    if importance.shape != values.shape:
+        raise ParameterError(f"{what} must have one value per neuron ({values.size}); got shape {importance.shape}.")
+    if not np.isfinite(importance).all():
+        raise ParameterError(f"{what} has NaN or infinite values; every neuron needs a finite one.")
+    return importance

@@ -1,0 +1,45 @@
+"""What a model takes: on which device, and how many tokens at once."""
+
+__all__ = ["input_device", "longest_context"]
+
+
+def input_device(model):
+    """Where a model takes its token ids, also when it is spread over devices.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+
+    Returns
+    -------
+    torch.device
+    """
+    import torch
+
+    embedding = model.get_input_embeddings()
+    for module in (embedding, model):  # accelerate runs a module on another device than the one that stores it
+        device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+        if device is not None:
+            return torch.device(device)
+    return model.device if embedding.weight.device.type == "meta" else embedding.weight.device
+
+
+def longest_context(model, default=None):
+    """Most tokens that a model reads at once, as its config says.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+    default : int, optional
+        Returned where the config does not say.
+
+    Returns
+    -------
+    int or None
+    """
+    config = model.config.get_text_config()
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
+        value = getattr(config, name, None)
+        if isinstance(value, int) and value > 1:
+            return value
+    return default

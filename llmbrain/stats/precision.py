@@ -1,0 +1,51 @@
+"""Products of float32 matrices: how exact they are, and how to make them exact."""
+
+from contextlib import contextmanager
+
+__all__ = ["exact_products", "full_precision"]
+
+
+@contextmanager
+def full_precision():
+    """Multiply float32 matrices in float32, whatever is set: TF32 keeps 10 bits of the mantissa.
+
+    With TF32 a covariance cannot be inverted and the criterion of FastICA never meets its tolerance. The settings are
+    restored on the way out.
+    """
+    import torch
+
+    # the switch of torch 2.9; once it was used, torch refuses to answer the older question
+    newer = torch.backends.cuda.matmul
+    kept = getattr(newer, "fp32_precision", None)
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:
+        before = "highest"
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+        if kept is not None:
+            newer.fp32_precision = kept
+
+
+def exact_products(dtype):
+    """Whether products of different shapes agree to float32: half precision and TF32 keep only 8 to 11 bits.
+
+    Parameters
+    ----------
+    dtype : torch.dtype
+
+    Returns
+    -------
+    bool
+    """
+    import torch
+
+    if dtype not in (torch.float32, torch.float64):
+        return False
+    try:
+        return torch.get_float32_matmul_precision() == "highest"
+    except RuntimeError:  # set by the switch of torch 2.9
+        return torch.backends.cuda.matmul.fp32_precision == "ieee"
