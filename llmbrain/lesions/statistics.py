@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..exceptions import ParameterError
+from ..exceptions import ParameterError, RecordingError
 from ..geometry import NeuronGeometry
+from ..stats import Moments
 
 __all__ = ["IMPORTANCES", "NeuronStatistics", "neuron_statistics", "output_norms"]
 
@@ -67,49 +68,42 @@ class NeuronStatistics:
         raise ParameterError(f"importance {kind!r} is unknown; choose from {', '.join(IMPORTANCES)}.")
 
 
-class Moments:
-    """Sums of powers, taken about a first guess of the mean so that nothing is lost to cancellation."""
+class _Samples:
+    """A random sample of the tokens of a stream, filled by reservoir sampling (Vitter's algorithm R)."""
 
-    def __init__(self, n_neurons, n_samples=0, random_state=0):
-        self.n = 0
-        self.sums = np.zeros((4, n_neurons))
-        self.shift = None
+    def __init__(self, n_samples, n_neurons, random_state=0):
         self.rng = np.random.default_rng(random_state)
-        self.samples = np.zeros((n_samples, n_neurons), np.float32)
+        self.values = np.zeros((n_samples, n_neurons), np.float32)
+        self.n = 0
 
-    def add(self, block):
-        """Add ``(n_tokens, n_neurons)`` float32 values."""
-        if self.shift is None:
-            self.shift = block.mean(axis=0, dtype=np.float64).astype(np.float32)
-        # some neurons at a time, so that the powers stay in the caches
-        for start in range(0, block.shape[1], 1024):
-            part = slice(start, start + 1024)
-            first = block[:, part] - self.shift[part]
-            second = first * first
-            for total, power in zip(self.sums, (first, second, second * first, second * second)):
-                total[part] += power.sum(axis=0, dtype=np.float64)
-        self._sample(block)
-        self.n += len(block)
-
-    def _sample(self, block):
-        """Reservoir sampling (Vitter's algorithm R): every token has the same chance."""
-        size = len(self.samples)
+    def draw(self, n_tokens):
+        """Choose which of the next tokens are kept: their rows in the block, and their places in the sample."""
+        size = len(self.values)
         if not size:
-            return
-        seen = self.n + np.arange(len(block))
+            return np.zeros((2, 0), int)
+        seen = self.n + np.arange(n_tokens)
         place = np.where(seen < size, seen, self.rng.integers(0, seen + 1))
-        for row in np.flatnonzero(place < size):
-            self.samples[place[row]] = block[row]
+        self.n += n_tokens
+        last = {int(place[row]): row for row in np.flatnonzero(place < size)}  # a later token replaces an earlier one
+        return np.array([list(last.values()), list(last)], int)
 
-    def result(self, geometry, norms, info):
-        m1, m2, m3, m4 = self.sums / self.n
-        variance = np.maximum(m2 - m1**2, 0.0)
-        fourth = m4 - 4 * m1 * m3 + 6 * m1**2 * m2 - 3 * m1**4
-        kurtosis = np.divide(fourth, variance**2, out=np.full_like(m1, 3.0), where=variance > 1e-12) - 3.0
-        samples = self.samples[: min(self.n, len(self.samples))]
-        return NeuronStatistics(
-            geometry, self.n, m1 + self.shift, variance, kurtosis, norms, samples if len(samples) else None, info
+    def result(self):
+        """The sample, or None if none was asked for."""
+        return self.values[: self.n] if len(self.values) else None
+
+
+def _statistics(geometry, moments, samples, norms, info):
+    """Join the moments of consecutive groups of neurons."""
+    mean, variance, kurtosis = (
+        np.concatenate([getattr(m, name).cpu().numpy() for m in moments]) for name in ("mean", "variance", "kurtosis")
+    )
+    broken = geometry.layer_of[~np.isfinite(variance)]
+    if broken.size:
+        raise RecordingError(
+            f"Layer {geometry.layers[broken[0]]} has activations that are infinite or not a number, so it has no "
+            "statistics. Load the model with dtype='bfloat16' or 'float32', whose range is larger than that of float16."
         )
+    return NeuronStatistics(geometry, moments[0].n, mean, variance, kurtosis, norms, samples.result(), info)
 
 
 def neuron_statistics(
@@ -145,57 +139,60 @@ def neuron_statistics(
         return _of_recording(model, texts, max_tokens, n_samples, random_state)
     sites = find_sites(model, site)
     geometry = NeuronGeometry.from_sites(sites, site)
-    moments = Moments(geometry.n_neurons, n_samples, random_state)
-    info = _read(model, tokenizer, texts, sites, geometry, moments, max_tokens, context)
-    return moments.result(geometry, output_norms(sites), info)
+    samples = _Samples(n_samples, geometry.n_neurons, random_state)
+    moments, info = _read(model, tokenizer, texts, sites, geometry, samples, max_tokens, context)
+    return _statistics(geometry, moments, samples, output_norms(sites), info)
 
 
-def _read(model, tokenizer, texts, sites, geometry, moments, max_tokens, context):
-    import torch
-
-    from ..evaluation.losses import corpus_sequences, input_device, pad, sequence_batches
-    from ..models.hooks import site_hooks
-    from ..text import as_corpus
+def _read(model, tokenizer, texts, sites, geometry, samples, max_tokens, context):
+    """Read a text; the moments of each layer stay on the device where the layer is."""
+    from ..evaluation.losses import corpus_sequences
+    from ..recording.capture import quiet_forward, run_batch
+    from ..text import as_corpus, batches
 
     corpus = as_corpus(texts)
     per_document = None if max_tokens is None else max(2, -(-max_tokens // len(corpus)) + 1)
-    sequences, _, documents = corpus_sequences(corpus, tokenizer, context=context, max_tokens=per_document)
-    block, wanted = None, None
+    sequences, _, _ = corpus_sequences(corpus, tokenizer, context=context, max_tokens=per_document)
+    moments = [None] * len(sites)
 
-    def keep(i, x):
-        block[:, geometry.layer_slice(i)] = x.reshape(-1, x.shape[-1])[wanted].float().cpu().numpy()
+    def keep(i, rows):
+        if moments[i] is None:
+            moments[i] = Moments(rows.shape[1], full=False, order=4, device=rows.device)
+        moments[i].add(rows)
+        samples.values[drawn[1], geometry.layer_slice(i)] = rows[drawn[0]].float().cpu().numpy()
 
-    with site_hooks(sites, keep), torch.no_grad():
-        for rows in sequence_batches(sequences, 1024):
-            batch = [sequences[i] for i in rows]
-            ids, mask = pad(batch, input_device(model))
-            flat = np.zeros(ids.shape, bool)
-            for row, sequence in enumerate(batch):
-                flat[row, : len(sequence)] = sequence.counted
-            wanted = torch.from_numpy(flat.ravel()).to(ids.device)
-            block = np.empty((int(flat.sum()), geometry.n_neurons), np.float32)
-            model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
-            moments.add(block)
-    return {"corpus": corpus.name, "corpus_hash": corpus.hash, "document_hashes": [d.hash for d in corpus]}
+    limit = max(1024, max(map(len, sequences)))
+    with quiet_forward(model):
+        for batch in batches(sequences, max_batch_tokens=limit, bucket=True):
+            places = [np.flatnonzero(sequences[i].counted) for i in batch.indices]
+            drawn = samples.draw(sum(map(len, places)))
+            run_batch(model, sites, batch, places, keep, surprisals=False)
+    return moments, {"corpus": corpus.name, "corpus_hash": corpus.hash, "document_hashes": [d.hash for d in corpus]}
 
 
 def _of_recording(model, recording, max_tokens, n_samples, random_state):
+    import torch
+
     from ..models.sites import find_sites
 
     geometry = recording.geometry
     sites = {s.layer: s for s in find_sites(model, geometry.site)}
     geometry.check_same(NeuronGeometry.from_sites([sites[i] for i in geometry.layers], geometry.site), "The model")
-    moments = Moments(geometry.n_neurons, n_samples, random_state)
+    moments = Moments(geometry.n_neurons, full=False, order=4)
+    samples = _Samples(n_samples, geometry.n_neurons, random_state)
     runs = list(recording) if not hasattr(recording, "to_array") else [recording]
     per_run = None if max_tokens is None else max(1, -(-max_tokens // len(runs)))
     for run in runs:
         stop = run.n_tokens if per_run is None else min(run.n_tokens, per_run)
         for start in range(0, stop, 1024):
-            moments.add(run.to_array(start, min(start + 1024, stop)))
+            block = run.to_array(start, min(start + 1024, stop))
+            moments.add(torch.from_numpy(block))
+            rows, places = samples.draw(len(block))
+            samples.values[places] = block[rows]
     corpus = (getattr(getattr(recording, "study", None), "info", None) or {}).get("corpus", {})
     known = ("name", "corpus"), ("hash", "corpus_hash"), ("document_hashes", "document_hashes")
     info = {ours: corpus.get(theirs) for theirs, ours in known}
-    return moments.result(geometry, output_norms([sites[i] for i in geometry.layers]), info)
+    return _statistics(geometry, [moments], samples, output_norms([sites[i] for i in geometry.layers]), info)
 
 
 def output_norms(sites):

@@ -4,7 +4,6 @@ Three axes that are never mixed in silence: the *score* says which units go, the
 layer, the *compensation* what the kept ones do for the removed ones.
 """
 
-from ..stats.moments import Moments
 from .allocation import ALLOCATIONS
 from .compensation import COMPENSATIONS, compensate, schur_residual
 from .grid import kept_overlap, run_grid
@@ -21,7 +20,6 @@ __all__ = [
     "COMPENSATIONS",
     "SCORES",
     "LayerMaps",
-    "Moments",
     "Options",
     "PrunedModel",
     "Pruner",

@@ -7,11 +7,11 @@ correction, not the weights, towards zero.
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
 from ..exceptions import ParameterError
-from ..stats.moments import frozen
 
 __all__ = [
     "COMPENSATIONS",
@@ -20,6 +20,7 @@ __all__ = [
     "choose_ridge",
     "compensate",
     "default_ridge",
+    "frozen",
     "output_error",
     "schur_residual",
 ]
@@ -46,6 +47,37 @@ class Refit:
     weight: torch.Tensor
     bias: torch.Tensor | None
     ridge: float | None = None
+
+
+class _Frozen:
+    """Moments that are no longer added to: each matrix is computed once, when it is first needed."""
+
+    def __init__(self, moments):
+        self._moments = moments
+
+    def __getattr__(self, name):
+        return getattr(self._moments, name)
+
+    @cached_property
+    def mean(self):
+        return self._moments.mean
+
+    @cached_property
+    def covariance(self):
+        return self._moments.covariance
+
+    @cached_property
+    def target_mean(self):
+        return self._moments.target_mean
+
+    @cached_property
+    def cross_covariance(self):
+        return self._moments.cross_covariance
+
+
+def frozen(moments):
+    """Wrap moments so that computed matrices are kept; drop the wrapper to free their memory."""
+    return moments if isinstance(moments, _Frozen) else _Frozen(moments)
 
 
 def removed_of(kept, size, device=None):
@@ -127,7 +159,7 @@ def compensate(weight, moments, kept, method="affine", ridge=1e-2, residual=True
 
     >>> from llmbrain.stats.moments import Moments
     >>> x = torch.tensor([[0.0, 1.0], [1.0, 3.0], [2.0, 5.0]])
-    >>> moments = Moments(2); moments.update(x)
+    >>> moments = Moments(2); moments.add(x)
     >>> fit = compensate(torch.tensor([[1.0, 1.0]]), moments, torch.tensor([0]), "affine", ridge=0)
     >>> [round(v, 6) for v in (fit.weight.item(), fit.bias.item())]
     [3.0, 1.0]

@@ -8,11 +8,11 @@ import torch
 from ..models.hooks import site_hooks
 from ..models.parts import features, weight_of
 from ..models.surgery import set_linear, slice_attention, slice_mlp
-from ..stats.moments import Moments, frozen, held_out_masks
-from .compensation import choose_ridge, compensate, default_ridge, output_error
+from ..stats.moments import Moments
+from .compensation import choose_ridge, compensate, default_ridge, frozen, output_error
 from .engine import gather, input_site, output_site, split_update, stream_weighting, token_weights, writes_to_stream
 from .reconstruct import Samples, activation_of, reconstruct
-from .walk import Walk
+from .walk import Walk, held_out_masks
 
 __all__ = ["Cutter", "cut"]
 
@@ -214,7 +214,7 @@ class Cutter:
         weight, ridge = weight_of(linear).detach(), self.options.ridge
         if not self.full:
             return compensate(weight, fit, keep, self.compensation), True
-        method, whole, fit = self.compensation, fit if held is None else fit + held, frozen(fit)
+        method, whole, fit = self.compensation, fit if held is None else fit.merge(held), frozen(fit)
         judge, error, trial = fit if held is None else frozen(held), None, None
         if ridge == "auto" and held is not None:
             ridge, errors = choose_ridge(weight, fit, judge, keep, method)

@@ -111,11 +111,11 @@ def gather(walk, layer, linear, *, full=True, targets=None, held=None, hidden=No
 def split_update(moments, x, y, weights, held):
     """Add a block to the moments of the fitted and of the held-out tokens."""
     if held is None or not bool(held.any()):
-        moments[0].update(x, y, weights)
+        moments[0].add(x, y, weights)
         return
     every = torch.ones(held.shape, device=held.device) if weights is None else weights.to(torch.float32)
     for side, chosen in zip(moments, (~held, held)):
-        side.update(x, y, every * chosen)
+        side.add(x, y, every * chosen)
 
 
 def token_weights(walk, block, output, weighting=None):

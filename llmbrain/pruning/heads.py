@@ -6,10 +6,9 @@ import torch
 from ..exceptions import ParameterError
 from ..models.parts import weight_of
 from ..models.surgery import channels, set_linear
-from ..stats.moments import frozen
 from . import scores as sc
 from .allocation import fill_by_curves, smooth_curves
-from .compensation import compensate, default_ridge
+from .compensation import compensate, default_ridge, frozen
 from .engine import gather
 from .walk import Walk
 

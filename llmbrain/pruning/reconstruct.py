@@ -294,8 +294,8 @@ def _refit_reader(mlp, which, samples, n_steps, damping, errors):
 def _refit_writer(mlp, samples, errors):
     """Affine least squares of the writer on the neurons as they are now; kept only if held-out tokens agree."""
     from ..models.surgery import set_linear
-    from ..stats.moments import Moments, frozen
-    from .compensation import choose_ridge, compensate
+    from ..stats.moments import Moments
+    from .compensation import choose_ridge, compensate, frozen
 
     weight, bias = _writer(mlp)
     n_units, width = weight.shape[1], weight.shape[0]
@@ -303,7 +303,7 @@ def _refit_writer(mlp, samples, errors):
     for z, y, w, held in zip(samples.inputs, samples.targets, samples.weights, samples.held):
         h = mlp.hidden(z.float())
         gap = y.float() - h @ weight.T
-        sides[int(held)].update(h, gap if bias is None else gap - bias, w)
+        sides[int(held)].add(h, gap if bias is None else gap - bias, w)
     fit = frozen(sides[0])
     every = torch.arange(n_units)
     best, seen = choose_ridge(weight, fit, sides[1] if sides[1].n else fit, every)

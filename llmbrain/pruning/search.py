@@ -9,9 +9,8 @@ import torch
 
 from ..models.parts import weight_of
 from ..models.surgery import set_linear
-from ..stats.moments import frozen
 from .allocation import fill_by_curves, round_counts, smooth_curves
-from .compensation import compensate, default_ridge
+from .compensation import compensate, default_ridge, frozen
 from .engine import gather
 from .walk import Walk
 

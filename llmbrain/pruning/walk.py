@@ -8,7 +8,6 @@ import torch
 
 from ..exceptions import CorpusError, ParameterError, UnsupportedArchitectureError
 from ..models.sites import find_decoder_layers
-from ..stats.moments import held_out_share
 
 __all__ = [
     "Block",
@@ -16,6 +15,8 @@ __all__ = [
     "calibration_blocks",
     "calibration_hash",
     "calibration_windows",
+    "held_out_masks",
+    "held_out_share",
     "longest_context",
     "n_calibration_tokens",
     "split_windows",
@@ -179,6 +180,72 @@ def split_windows(blocks, share):
     size = max(len(block.ids) for block in blocks)
     sides = [[w for w, h in zip(windows, chosen) if h == held] for held in (False, True)]
     return tuple(_group(side, size) for side in sides) if all(sides) else (blocks, blocks)
+
+
+def held_out_share(n_blocks, share=0.125):
+    """Choose evenly spread calibration blocks to hold out for choosing regularisation; at least one of two or more.
+
+    Returns
+    -------
+    list of bool
+        True where a block is held out.
+
+    Examples
+    --------
+    >>> held_out_share(8, 0.25)
+    [False, False, False, True, False, False, False, True]
+    """
+    n_held = 0 if n_blocks < 2 or not share else max(1, round(n_blocks * share))
+    held = {round((i + 1) * n_blocks / n_held) - 1 for i in range(n_held)}
+    return [i in held for i in range(n_blocks)]
+
+
+def held_out_masks(masks, share=0.125, *, segment=64, few=8):
+    """Choose the calibration tokens to hold out: whole blocks, or windows if there are few blocks, or segments.
+
+    Below 4,096 tokens the share grows so that about 500 tokens are held out, but never more than three tenths.
+
+    Parameters
+    ----------
+    masks : list of torch.Tensor of bool, shape (n_windows, n_longest)
+        Real tokens of each block.
+    share : float
+    segment : int
+        Tokens per segment.
+    few : int
+        With fewer blocks than this, windows are held out; with fewer windows, segments.
+
+    Returns
+    -------
+    list of torch.Tensor of bool, shape (n_windows, n_longest)
+
+    Examples
+    --------
+    >>> [int(m.sum()) for m in held_out_masks([torch.ones(2, 1024, dtype=torch.bool)])]
+    [512]
+    >>> held_out_masks([torch.ones(4, 8, dtype=torch.bool)] * 2, 0.25)[0].all(1).tolist()
+    [False, False, False, True]
+    """
+    n_tokens = sum(int(m.sum()) for m in masks)
+    share = max(share, min(0.3, 512 / max(n_tokens, 1))) if share else 0.0
+    if len(masks) >= few:
+        return [m.clone() if held else torch.zeros_like(m) for m, held in zip(masks, held_out_share(len(masks), share))]
+    if sum(map(len, masks)) >= few:
+        held = iter(held_out_share(sum(map(len, masks)), share))
+        return [torch.tensor([next(held) for _ in m], device=m.device)[:, None] & m for m in masks]
+    lengths = [int(row.sum()) for m in masks for row in m]
+    size = max(1, min(segment, n_tokens // 16))
+    pieces = [-(-n // size) for n in lengths]
+    chosen = held_out_share(sum(pieces), share) if n_tokens > 1 else [False] * sum(pieces)
+    found, start, row = [], 0, 0
+    for m in masks:
+        mask = torch.zeros_like(m)
+        for i in range(len(m)):
+            for j in range(pieces[row]):
+                mask[i, j * size : (j + 1) * size] = chosen[start + j]
+            start, row = start + pieces[row], row + 1
+        found.append(mask & m)
+    return found
 
 
 def n_calibration_tokens(blocks):

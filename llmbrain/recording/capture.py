@@ -40,7 +40,7 @@ class NotFiniteError(RecordingError):
         self.site, self.row, self.unit, self.value = site, row, unit, value
 
 
-def run_batch(model, sites, batch, places, on_rows):
+def run_batch(model, sites, batch, places, on_rows, surprisals=True):
     """Run a model on a batch and hand over the activations of chosen tokens.
 
     Parameters
@@ -53,11 +53,13 @@ def run_batch(model, sites, batch, places, on_rows):
     on_rows : callable
         ``on_rows(i, rows)`` is called once for each site with ``(n_kept, size)``, on the site's own device and in its
         own type; the rows are a copy.
+    surprisals : bool
+        False skips the output head.
 
     Returns
     -------
-    Tensor of shape (n_kept,), float32
-        Surprisal in nats on the device of the logits; NaN for the first token of a row.
+    Tensor of shape (n_kept,), float32, or None
+        Surprisal in nats on the device of the logits; NaN for the first token of a row. None without surprisals.
 
     Raises
     ------
@@ -83,10 +85,13 @@ def run_batch(model, sites, batch, places, on_rows):
         seen.add(i)
         on_rows(i, flat.index_select(0, index[x.device]))
 
-    inputs, options = _arguments(model, batch)
+    reader = model if surprisals else model.base_model
+    inputs, options = _arguments(reader, batch, torch.device(input_device(model)))
+    values = None
     with torch.no_grad(), site_hooks(sites, keep_rows):
-        logits = model(**inputs, **options).logits
-        values = surprisal(logits, inputs["input_ids"], places)
+        output = reader(**inputs, **options)
+        if surprisals:
+            values = surprisal(output.logits, inputs["input_ids"], places)
     missing = set(range(len(sites))) - seen
     if missing:
         raise RecordingError(f"{sites[min(missing)].name} was not reached by the forward pass: it cannot be recorded.")
@@ -286,12 +291,9 @@ def _send(array, device):
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-def _arguments(model, batch):
-    """What the model's forward takes of a batch, on the right device."""
-    import torch
-
+def _arguments(model, batch, device):
+    """Arguments of the model's forward for a batch, on a device."""
     parameters = inspect.signature(model.forward).parameters
-    device = torch.device(input_device(model))
     inputs = {name: _send(tensor.numpy(), device) for name, tensor in batch.inputs.items()}
     if "position_ids" not in parameters:  # bloom and mpt count positions by the mask
         inputs.pop("position_ids")

@@ -1,23 +1,22 @@
-"""Small statistics on plain arrays: permutation p-values, FDR, bootstrap intervals, reliability, overlap.
+"""Statistics on plain arrays: permutation p-values, FDR, bootstrap intervals, agreement, moments.
 
-Everything here takes and returns numpy arrays or floats, knows nothing of models or files, and is vectorised over tests
-where several tests share their draws.
+Nothing here knows of models or files. Functions take and return numpy arrays or floats and are vectorised over tests
+that share their draws; :class:`Moments` works on torch tensors, on any device.
 """
 
-from .agreement import dice, icc, jaccard, overlap
+from .agreement import icc, overlap
 from .bootstrap import Interval, bootstrap_interval
-from .correction import fdr, holm
+from .correction import fdr
+from .moments import Moments
 from .permutation import ALTERNATIVES, minimum_draws, permutation_p
 
 __all__ = [
     "ALTERNATIVES",
     "Interval",
+    "Moments",
     "bootstrap_interval",
-    "dice",
     "fdr",
-    "holm",
     "icc",
-    "jaccard",
     "minimum_draws",
     "overlap",
     "permutation_p",

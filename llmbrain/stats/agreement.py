@@ -1,14 +1,14 @@
-"""How well measurements agree: intraclass correlation, overlap of masks."""
+"""Agreement of measurements: intraclass correlation and overlap of masks."""
 
 import numpy as np
 
 from ..exceptions import ParameterError
 
-__all__ = ["dice", "icc", "jaccard", "overlap"]
+__all__ = ["icc", "overlap"]
 
 
 def icc(ratings, kind="ICC(3,1)"):
-    """Intraclass correlation of `n_raters` measurements of `n_targets` targets.
+    """Compute the intraclass correlation of `n_raters` measurements of `n_targets` targets.
 
     With the mean squares of the two-way layout (targets B, raters J, residual E) and k raters:
     ``ICC(3,1) = (B - E) / (B + (k - 1) E)`` (consistency) and
@@ -53,7 +53,7 @@ def icc(ratings, kind="ICC(3,1)"):
 
 
 def overlap(a, b, kind="dice"):
-    """Overlap of every mask of `a` with every mask of `b`.
+    """Compute the overlap of every mask of `a` with every mask of `b`.
 
     Parameters
     ----------
@@ -78,39 +78,9 @@ def overlap(a, b, kind="dice"):
     a, b = np.asarray(a).astype(bool), np.asarray(b).astype(bool)
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise ParameterError(f"Masks must be (n_a, n_neurons) and (n_b, n_neurons); got {a.shape} and {b.shape}.")
-    # float32 counts are exact up to 2**24 neurons, and run as one matrix product
+    # one matrix product; float32 counts are exact up to 2**24 neurons
     dtype = np.float32 if a.shape[1] < 2**24 else np.float64
     both = (a.astype(dtype) @ b.astype(dtype).T).astype(np.float64)
     total = a.sum(axis=1)[:, None] + b.sum(axis=1)[None, :].astype(np.float64)
     top, bottom = (2.0 * both, total) if kind == "dice" else (both, total - both)
     return np.divide(top, bottom, out=np.full(both.shape, np.nan), where=bottom > 0)
-
-
-def dice(a, b):
-    """Dice coefficient of two masks of shape (n_neurons,); NaN if both are empty.
-
-    Parameters
-    ----------
-    a, b : arrays of shape (n_neurons,)
-
-    Examples
-    --------
-    >>> round(dice([1, 1, 0], [1, 0, 0]), 3)
-    0.667
-    """
-    return float(overlap(np.ravel(a)[None], np.ravel(b)[None], "dice")[0, 0])
-
-
-def jaccard(a, b):
-    """Jaccard index (IoU) of two masks of shape (n_neurons,); NaN if both are empty.
-
-    Parameters
-    ----------
-    a, b : arrays of shape (n_neurons,)
-
-    Examples
-    --------
-    >>> jaccard([1, 1, 0], [1, 0, 0])
-    0.5
-    """
-    return float(overlap(np.ravel(a)[None], np.ravel(b)[None], "jaccard")[0, 0])

@@ -1,146 +1,276 @@
-"""Second-order statistics of activations, streamed: tokens pass by and are never kept."""
+"""Moments of a stream of vectors, such as activations: tokens are added block by block and are not kept."""
 
-from functools import cached_property
+import copy
 
-import torch
-
+from ..exceptions import ParameterError
 from .precision import full_precision
 
-__all__ = [
-    "Moments",
-    "frozen",
-    "held_out_masks",
-    "held_out_share",
-]
+__all__ = ["Moments"]
+
+_COLUMNS = 1024  # summed at a time on a CPU, so that their powers stay in the cache
 
 
 class Moments:
-    """Weighted mean, variance, covariance and cross-covariance of a stream of vectors.
-
-    Products are summed in float32 around a fixed shift (the mean of the first block), so that a large mean does not
-    eat the digits of a small variance; everything that is asked for afterwards comes out in float64.
+    """Count, mean, variance, kurtosis and covariance of a stream of vectors, and its covariance with a second signal.
 
     Parameters
     ----------
     size : int
         Channels of the input ``x``.
-    n_targets : int, optional
-        Channels of a second signal ``y`` whose covariance with ``x`` is wanted too.
+    n_targets : int
+        Channels of a second signal ``y`` whose covariance with ``x`` is wanted; needs ``full=True``.
     full : bool
-        False keeps mean and variance only, which costs ``size`` numbers instead of ``size ** 2``.
+        Keep the Gram matrix, ``size ** 2`` numbers. With False only variances are kept.
+    order : {2, 4}
+        Highest power that is summed; 4 gives the kurtosis and needs ``full=False``.
     device : torch.device or str, optional
-        Where the sums lie.
+        Device of the sums; blocks are moved to it.
+    dtype : torch.dtype, optional
+        Type in which blocks are multiplied and the Gram matrix is kept; float32 by default.
+
+    Attributes
+    ----------
+    n : int
+        Tokens added, not counting those of weight 0.
+    weight : float
+        Sum of their weights; equals ``n`` without weights.
+    shift, target_shift : torch.Tensor or None
+        Subtracted from ``x`` and ``y`` before they are summed: the means of the first block.
+    sums : dict of torch.Tensor
+        Weighted sums over tokens of ``d = x - shift`` and ``e = y - target_shift``: ``first`` (d), ``second`` (d ** 2,
+        or d d^T with ``full``), ``third``, ``fourth``, ``target`` (e), ``target_square`` (e ** 2) and ``cross``
+        (e d^T). All are float64 except the two matrices, which have the type ``dtype``.
+
+    Notes
+    -----
+    A large mean would consume the digits of a small variance; the shift prevents that. To add up several processes,
+    broadcast one shift, call :meth:`about` with it in each process, and all-reduce ``n``, ``weight`` and every tensor
+    of ``sums``.
 
     Examples
     --------
+    >>> import torch
     >>> x = torch.tensor([[1.0, 2.0], [3.0, 6.0], [5.0, 4.0]])
     >>> moments = Moments(2)
-    >>> moments.update(x[:2]); moments.update(x[2:])
+    >>> moments.add(x[:2])
+    >>> moments.add(x[2:])
     >>> moments.mean.tolist(), moments.covariance[0, 1].item()
     ([3.0, 4.0], 1.3333333333333333)
     """
 
-    def __init__(self, size, n_targets=0, *, full=True, device=None):
-        self.size, self.n_targets, self.full = int(size), int(n_targets), bool(full)
-        self.device = torch.device(device or "cpu")
-        self.n = 0
-        self.weight = 0.0
-        self._shift = self._target_shift = None
-        self._sum = torch.zeros(self.size, dtype=torch.float64, device=self.device)
-        shape = (self.size, self.size) if full else (self.size,)
-        self._square = torch.zeros(shape, dtype=torch.float32, device=self.device)
-        if n_targets:
-            self._target_sum = torch.zeros(n_targets, dtype=torch.float64, device=self.device)
-            self._cross = torch.zeros((n_targets, self.size), dtype=torch.float32, device=self.device)
-            self._target_square = torch.zeros(n_targets, dtype=torch.float64, device=self.device)
+    def __init__(self, size, n_targets=0, *, full=True, order=2, device=None, dtype=None):
+        import torch
 
-    @torch.no_grad()
-    def update(self, x, y=None, weights=None):
+        if order not in (2, 4) or (full and order == 4) or (n_targets and not full):
+            raise ParameterError(
+                f"order={order}, full={full}, n_targets={n_targets}: order must be 2 or 4; order=4 needs full=False, "
+                "and targets need full=True."
+            )
+        self.size, self.n_targets, self.full, self.order = int(size), int(n_targets), bool(full), order
+        self.device, self.dtype = torch.device(device or "cpu"), dtype or torch.float32
+        self.n, self.weight = 0, 0.0
+        self.shift = self.target_shift = None
+
+        def zeros(*shape, dtype=torch.float64):
+            return torch.zeros(shape, dtype=dtype, device=self.device)
+
+        self.sums = {"first": zeros(size)}
+        self.sums["second"] = zeros(size, size, dtype=self.dtype) if full else zeros(size)
+        if order == 4:
+            self.sums |= {"third": zeros(size), "fourth": zeros(size)}
+        if n_targets:
+            self.sums |= {"target": zeros(n_targets), "target_square": zeros(n_targets)}
+            self.sums["cross"] = zeros(n_targets, size, dtype=self.dtype)
+
+    def add(self, x, y=None, weights=None):
         """Add a block of tokens.
 
         Parameters
         ----------
         x : torch.Tensor, shape (..., size)
         y : torch.Tensor, shape (..., n_targets), optional
+            Required if there are targets.
         weights : torch.Tensor, shape (...), optional
-            What each token counts; 0 leaves it out (padding).
+            Weight of each token; 0 excludes it, for example padding.
         """
-        x = x.reshape(-1, self.size).to(self.device, torch.float32)
-        y = None if y is None else y.reshape(-1, self.n_targets).to(self.device, torch.float32)
-        if weights is not None:
-            weights = weights.reshape(-1).to(self.device, torch.float32)
-            used = weights > 0
-            if not bool(used.all()):
-                x, weights = x[used], weights[used]
-                y = None if y is None else y[used]
-        if not len(x):
-            return
-        if self._shift is None:
-            self._shift = x.mean(0)
-            self._target_shift = None if y is None else y.mean(0)
-        x = x - self._shift
-        wx = x if weights is None else x * weights[:, None]
-        self.n += len(x)
-        self.weight += float(len(x) if weights is None else weights.double().sum())
-        self._sum += wx.sum(0, dtype=torch.float64)
-        with full_precision():
-            if self.full:
-                self._square.addmm_(wx.T, x)
-            else:
-                self._square += (wx * x).sum(0)
-            if y is not None:
-                y = y - self._target_shift
-                wy = y if weights is None else y * weights[:, None]
-                self._cross.addmm_(wy.T, x)
-                self._target_sum += wy.sum(0, dtype=torch.float64)
-                self._target_square += (wy * y).sum(0, dtype=torch.float64)
+        import torch
 
-    def __add__(self, other):
-        """Moments of both streams together; they must share their kind."""
-        total = Moments(self.size, self.n_targets, full=self.full, device=self.device)
-        for name in ("n", "weight"):
-            setattr(total, name, getattr(self, name) + getattr(other, name))
-        total._shift, total._target_shift = self._shift, self._target_shift
-        step = (other._shift - self._shift).double()
-        x_sum = other._sum + other.weight * step
-        total._sum = self._sum + x_sum
-        if self.full:
-            moved = torch.outer(other._sum, step) + torch.outer(step, x_sum)
-        else:
-            moved = other._sum * step + step * x_sum
-        total._square = (self._square.double() + other._square.double() + moved).float()
-        if self.n_targets:
-            jump = (other._target_shift - self._target_shift).double()
-            total._target_sum = self._target_sum + other._target_sum + other.weight * jump
-            moved = torch.outer(other._target_sum, step) + torch.outer(jump, x_sum)
-            total._cross = (self._cross.double() + other._cross.double() + moved).float()
-            total._target_square = (
-                self._target_square + other._target_square + 2 * jump * other._target_sum + other.weight * jump**2
+        if (y is None) == bool(self.n_targets):
+            raise ParameterError(
+                f"These moments have {self.n_targets} targets, and y is {'missing' if y is None else 'given'}."
             )
+        with torch.no_grad(), full_precision():
+            x = x.reshape(-1, self.size).to(self.device, self.dtype)
+            y = None if y is None else y.reshape(-1, self.n_targets).to(self.device, self.dtype)
+            if weights is not None:
+                weights = weights.reshape(-1).to(self.device, self.dtype)
+                used = weights > 0
+                if not bool(used.all()):
+                    x, weights = x[used], weights[used]
+                    y = None if y is None else y[used]
+            if not len(x):
+                return
+            if self.shift is None:
+                self.shift = x.mean(0)
+                self.target_shift = None if y is None else y.mean(0)
+            self.n += len(x)
+            self.weight += float(len(x) if weights is None else weights.double().sum())
+            weights = None if weights is None else weights[:, None]
+            if self.full:
+                self._add_products(x, y, weights)
+            else:
+                self._add_powers(x, weights)
+
+    def _add_products(self, x, y, weights):
+        x = x - self.shift
+        wx = x if weights is None else x * weights
+        _add_to(self.sums["first"], wx)
+        self.sums["second"].addmm_(wx.T, x)
+        if y is not None:
+            y = y - self.target_shift
+            wy = y if weights is None else y * weights
+            self.sums["cross"].addmm_(wy.T, x)
+            _add_to(self.sums["target"], wy)
+            _add_to(self.sums["target_square"], wy * y)
+
+    def _add_powers(self, x, weights):
+        step = _COLUMNS if self.device.type == "cpu" else self.size
+        for start in range(0, self.size, step):
+            part = slice(start, start + step)
+            d = x[:, part] - self.shift[part]
+            power = d if weights is None else d * weights
+            for i, total in enumerate(self.sums.values()):
+                power = power * d if i else power
+                _add_to(total[part], power)
+
+    def merge(self, other):
+        """Return the moments of both streams together.
+
+        Parameters
+        ----------
+        other : Moments
+            Of the same size and kind. Its sums are moved to this object's device.
+
+        Returns
+        -------
+        Moments
+        """
+        kinds = [(m.size, m.n_targets, m.full, m.order) for m in (self, other)]
+        if kinds[0] != kinds[1]:
+            raise ParameterError(
+                f"Moments of different kinds cannot be merged; (size, n_targets, full, order) is {kinds[0]} and "
+                f"{kinds[1]}."
+            )
+        if self.shift is None or other.shift is None:
+            return (other if self.shift is None else self).to(self.device)
+        total = copy.copy(self)
+        total.n, total.weight = self.n + other.n, self.weight + other.weight
+        moved = other.to(self.device)._sums_about(self.shift, self.target_shift)
+        total.sums = {name: moved[name].add_(kept).to(kept.dtype) for name, kept in self.sums.items()}
         return total
 
-    def _need(self):
+    def about(self, shift, target_shift=None):
+        """Return the same moments with sums about another shift.
+
+        Parameters
+        ----------
+        shift : torch.Tensor of shape (size,)
+        target_shift : torch.Tensor of shape (n_targets,), optional
+            Required if there are targets.
+
+        Returns
+        -------
+        Moments
+        """
+        new = copy.copy(self)
+        new.shift, new.target_shift = shift, target_shift
+        if self.shift is not None:  # else nothing was added yet, and all sums are 0
+            new.sums = self._sums_about(shift, target_shift)
+        new.sums = {name: new.sums[name].to(kept.dtype, copy=True) for name, kept in self.sums.items()}
+        return new
+
+    def _sums_about(self, shift, target_shift):
+        """The sums about another shift, as new float64 tensors."""
+        import torch
+
+        old = {name: value.double() for name, value in self.sums.items()}
+        step = self.shift.double() - shift.double()
+        first = old["first"] + self.weight * step
+        new = {"first": first}
+        if self.full:
+            new["second"] = torch.outer(old["first"], step).add_(torch.outer(step, first)).add_(old["second"])
+        else:
+            new["second"] = old["second"] + step * (old["first"] + first)
+        if self.order == 4:
+            one, two, three = old["first"], old["second"], old["third"]
+            new["third"] = three + step * (3 * two + step * (3 * one + step * self.weight))
+            new["fourth"] = old["fourth"] + step * (
+                4 * three + step * (6 * two + step * (4 * one + step * self.weight))
+            )
+        if self.n_targets:
+            jump = self.target_shift.double() - target_shift.double()
+            new["target"] = old["target"] + self.weight * jump
+            new["target_square"] = old["target_square"] + jump * (old["target"] + new["target"])
+            new["cross"] = torch.outer(old["target"], step).add_(torch.outer(jump, first)).add_(old["cross"])
+        return new
+
+    def to(self, device=None, dtype=None):
+        """Return the same moments on another device, or with matrices of another type.
+
+        Parameters
+        ----------
+        device : torch.device or str, optional
+        dtype : torch.dtype, optional
+            As in the constructor.
+
+        Returns
+        -------
+        Moments
+            Independent of this one.
+        """
+        import torch
+
+        new = copy.copy(self)
+        new.device = self.device if device is None else torch.device(device)
+        new.dtype = dtype or self.dtype
+        for name in ("shift", "target_shift"):
+            value = getattr(self, name)
+            setattr(new, name, None if value is None else value.to(new.device, new.dtype, copy=True))
+        new.sums = {
+            name: value.to(new.device, new.dtype if value.ndim == 2 else torch.float64, copy=True)
+            for name, value in self.sums.items()
+        }
+        return new
+
+    def _mean_of(self, name):
+        """Weighted mean over tokens of what ``sums[name]`` adds up, float64."""
         if not self.weight:
-            raise ValueError("No token has been seen yet.")
+            raise ParameterError("No token has been added yet.")
+        if name not in self.sums:
+            raise ParameterError(
+                f"These moments have no {name!r} sums. Make them with order=4 for the kurtosis, with n_targets= for "
+                "a second signal."
+            )
+        return self.sums[name].double() / self.weight
 
     @property
     def mean(self):
         """Mean of ``x``, shape (size,), float64."""
-        self._need()
-        return self._shift.double() + self._sum / self.weight
+        first = self._mean_of("first")
+        return self.shift.double() + first
 
     @property
     def target_mean(self):
         """Mean of ``y``, shape (n_targets,), float64."""
-        self._need()
-        return self._target_shift.double() + self._target_sum / self.weight
+        target = self._mean_of("target")
+        return self.target_shift.double() + target
 
     @property
     def variance(self):
         """Variance of each channel, shape (size,), float64 (divided by n, never negative)."""
-        self._need()
-        square = self._square.diagonal() if self.full else self._square
-        return (square.double() / self.weight - (self._sum / self.weight) ** 2).clamp_min(0)
+        mean = self._mean_of("first")
+        second = self.sums["second"].diagonal() if self.full else self.sums["second"]
+        return (second.double() / self.weight - mean**2).clamp_min(0)
 
     @property
     def second_moment(self):
@@ -148,130 +278,40 @@ class Moments:
         return self.variance + self.mean**2
 
     @property
+    def kurtosis(self):
+        """Excess kurtosis of each channel, shape (size,), float64; 0 for a Gaussian and for a constant channel."""
+        one, two, three, four = map(self._mean_of, ("first", "second", "third", "fourth"))
+        fourth = four - 4 * one * three + 6 * one**2 * two - 3 * one**4
+        variance = self.variance
+        return (fourth / variance**2).where(variance > 1e-12, 3.0) - 3.0
+
+    @property
     def covariance(self):
         """Covariance of ``x``, shape (size, size), float64 (divided by n)."""
-        self._need()
         if not self.full:
-            raise ValueError("Only variances were kept; make Moments(full=True) for covariances.")
-        mean = self._sum / self.weight
-        matrix = self._square.double()
+            raise ParameterError("Only variances were kept; make Moments(full=True) for covariances.")
+        mean = self._mean_of("first")
+        matrix = self.sums["second"].double()
         matrix = (matrix + matrix.T) / (2 * self.weight)
-        return matrix.sub_(torch.outer(mean, mean))
+        return matrix.sub_(mean.outer(mean))
 
     @property
     def gram(self):
         """Uncentred second moments ``E[x x^T]``, shape (size, size), float64."""
         mean = self.mean
-        return self.covariance.add_(torch.outer(mean, mean))
+        return self.covariance.add_(mean.outer(mean))
 
     @property
     def cross_covariance(self):
         """Covariance of ``y`` with ``x``, shape (n_targets, size), float64."""
-        self._need()
-        if not self.n_targets:
-            raise ValueError("No target signal was given.")
-        outer = torch.outer(self._target_sum / self.weight, self._sum / self.weight)
-        return self._cross.double() / self.weight - outer
+        cross = self._mean_of("cross")
+        return cross.sub_(self._mean_of("target").outer(self._mean_of("first")))
 
     @property
     def target_variance(self):
         """Variance of each target channel, shape (n_targets,), float64."""
-        self._need()
-        return (self._target_square / self.weight - (self._target_sum / self.weight) ** 2).clamp_min(0)
+        return (self._mean_of("target_square") - self._mean_of("target") ** 2).clamp_min(0)
 
 
-class _Frozen:
-    """Moments to which nothing is added any more: every matrix is worked out once, when it is first asked for."""
-
-    def __init__(self, moments):
-        self._moments = moments
-
-    def __getattr__(self, name):
-        return getattr(self._moments, name)
-
-    @cached_property
-    def mean(self):
-        return self._moments.mean
-
-    @cached_property
-    def covariance(self):
-        return self._moments.covariance
-
-    @cached_property
-    def target_mean(self):
-        return self._moments.target_mean
-
-    @cached_property
-    def cross_covariance(self):
-        return self._moments.cross_covariance
-
-
-def frozen(moments):
-    """The same moments, which remember what was asked of them; drop the result to free the memory."""
-    return moments if isinstance(moments, _Frozen) else _Frozen(moments)
-
-
-def held_out_share(n_blocks, share=0.125):
-    """Which calibration blocks are held out to choose regularisation: spread evenly, at least one when there are two.
-
-    Returns
-    -------
-    list of bool
-        True where a block is held out.
-
-    Examples
-    --------
-    >>> held_out_share(8, 0.25)
-    [False, False, False, True, False, False, False, True]
-    """
-    n_held = 0 if n_blocks < 2 or not share else max(1, round(n_blocks * share))
-    held = {round((i + 1) * n_blocks / n_held) - 1 for i in range(n_held)}
-    return [i in held for i in range(n_blocks)]
-
-
-def held_out_masks(masks, share=0.125, *, segment=64, few=8):
-    """Which calibration tokens are held out: whole blocks, windows where there are few blocks, segments of few windows.
-
-    Below 4,096 tokens more are held out, so that about 500 are left to judge by, but never more than three tenths.
-
-    Parameters
-    ----------
-    masks : list of torch.Tensor of bool, shape (n_windows, n_longest)
-        Real tokens of each block.
-    share : float
-    segment : int
-        Tokens of a segment.
-    few : int
-        With fewer blocks, windows are held out; with fewer windows, segments.
-
-    Returns
-    -------
-    list of torch.Tensor of bool, shape (n_windows, n_longest)
-
-    Examples
-    --------
-    >>> [int(m.sum()) for m in held_out_masks([torch.ones(2, 1024, dtype=torch.bool)])]
-    [512]
-    >>> held_out_masks([torch.ones(4, 8, dtype=torch.bool)] * 2, 0.25)[0].all(1).tolist()
-    [False, False, False, True]
-    """
-    n_tokens = sum(int(m.sum()) for m in masks)
-    share = max(share, min(0.3, 512 / max(n_tokens, 1))) if share else 0.0
-    if len(masks) >= few:
-        return [m.clone() if held else torch.zeros_like(m) for m, held in zip(masks, held_out_share(len(masks), share))]
-    if sum(map(len, masks)) >= few:
-        held = iter(held_out_share(sum(map(len, masks)), share))
-        return [torch.tensor([next(held) for _ in m], device=m.device)[:, None] & m for m in masks]
-    lengths = [int(row.sum()) for m in masks for row in m]
-    size = max(1, min(segment, n_tokens // 16))
-    pieces = [-(-n // size) for n in lengths]
-    chosen = held_out_share(sum(pieces), share) if n_tokens > 1 else [False] * sum(pieces)
-    found, start, row = [], 0, 0
-    for m in masks:
-        mask = torch.zeros_like(m)
-        for i in range(len(m)):
-            for j in range(pieces[row]):
-                mask[i, j * size : (j + 1) * size] = chosen[start + j]
-            start, row = start + pieces[row], row + 1
-        found.append(mask & m)
-    return found
+def _add_to(total, values):
+    total += values.sum(0, dtype=total.dtype)

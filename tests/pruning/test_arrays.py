@@ -10,7 +10,8 @@ from llmbrain.exceptions import ParameterError
 from llmbrain.pruning import allocation as alloc
 from llmbrain.pruning import scores as sc
 from llmbrain.pruning.compensation import RIDGE_GRID, choose_ridge, compensate, output_error, removed_of, schur_residual
-from llmbrain.stats.moments import Moments, held_out_share
+from llmbrain.pruning.walk import held_out_share
+from llmbrain.stats.moments import Moments
 
 
 @pytest.fixture(scope="module")
@@ -29,52 +30,8 @@ def moments_of(x, y=None, block=97, weights=None, **kwargs):
     moments = Moments(x.shape[1], 0 if y is None else y.shape[1], **kwargs)
     for i in range(0, len(x), block):
         part = slice(i, i + block)
-        moments.update(x[part], None if y is None else y[part], None if weights is None else weights[part])
+        moments.add(x[part], None if y is None else y[part], None if weights is None else weights[part])
     return moments
-
-
-# -- statistics -----------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("block", [1, 97, 900])
-def test_streamed_moments_equal_one_shot(data, block):
-    x, y = data["x"].double(), data["y"].double()
-    m = moments_of(data["x"], data["y"], block)
-    assert m.n == 900
-    torch.testing.assert_close(m.mean, x.mean(0), rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(m.variance, x.var(0, correction=0), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(m.covariance, torch.cov(x.T, correction=0), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(m.gram, x.T @ x / 900, rtol=1e-4, atol=1e-4)
-    cross = (y - y.mean(0)).T @ (x - x.mean(0)) / 900
-    torch.testing.assert_close(m.cross_covariance, cross, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(m.target_variance, y.var(0, correction=0), rtol=1e-5, atol=1e-6)
-
-
-def test_moments_hold_small_variance_on_a_large_mean():
-    x = 1000 + 0.01 * torch.randn(4000, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    m = moments_of(x.float().double())
-    torch.testing.assert_close(m.variance, x.float().double().var(0, correction=0), rtol=0.02, atol=0)
-
-
-def test_moments_add_up_and_weights_leave_tokens_out(data):
-    x, y = data["x"], data["y"]
-    whole = moments_of(x, y)
-    both = moments_of(x[:300], y[:300]) + moments_of(x[300:], y[300:])
-    keep = torch.arange(900) % 3 != 0
-    masked = moments_of(x, y, weights=keep)
-    direct = moments_of(x[keep], y[keep])
-    for name in ("mean", "covariance", "cross_covariance", "target_mean", "target_variance"):
-        torch.testing.assert_close(getattr(both, name), getattr(whole, name), rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(getattr(masked, name), getattr(direct, name), rtol=1e-4, atol=1e-4)
-    assert masked.n == int(keep.sum())
-    weights = torch.rand(900, generator=torch.Generator().manual_seed(2))
-    mean = (weights[:, None] * x).sum(0) / weights.sum()
-    torch.testing.assert_close(moments_of(x, weights=weights).mean, mean.double(), rtol=1e-5, atol=1e-5)
-
-
-def test_variances_alone_need_no_covariance(data):
-    thin = moments_of(data["x"], full=False)
-    torch.testing.assert_close(thin.variance, moments_of(data["x"]).variance, rtol=1e-5, atol=1e-6)
-    with pytest.raises(ValueError, match="full=True"):
-        _ = thin.covariance
 
 
 def test_held_out_blocks_are_spread():
@@ -193,7 +150,7 @@ def test_the_whole_path_of_penalties_equals_one_refit_after_another(data, method
     half = len(x) // 2
     sides = [Moments(x.shape[1], y.shape[1] if with_target else 0) for _ in range(2)]
     for side, part in zip(sides, (slice(0, half), slice(half, None))):
-        side.update(x[part], y[part] if with_target else None)
+        side.add(x[part], y[part] if with_target else None)
     ridge, errors = choose_ridge(weight, *sides, kept, method)
     wanted = _direct_errors(weight, *sides, kept, method, RIDGE_GRID, True)
     np.testing.assert_allclose(errors, wanted, rtol=1e-7)
@@ -205,8 +162,8 @@ def test_the_walk_along_the_penalties_finds_the_same(data, monkeypatch):
 
     x, weight, kept = data["x"], data["w"], data["kept"]
     sides = [Moments(x.shape[1]), Moments(x.shape[1])]
-    sides[0].update(x[: len(x) // 2])
-    sides[1].update(x[len(x) // 2 :])
+    sides[0].add(x[: len(x) // 2])
+    sides[1].add(x[len(x) // 2 :])
     ridge, errors = compensation.choose_ridge(weight, *sides, kept)
     monkeypatch.setattr(compensation, "_LARGE", 0)
     again, some = compensation.choose_ridge(weight, *sides, kept)
@@ -217,7 +174,7 @@ def test_the_walk_along_the_penalties_finds_the_same(data, monkeypatch):
 
 def test_an_endless_penalty_is_mean_bias(data):
     moments = Moments(data["x"].shape[1])
-    moments.update(data["x"])
+    moments.add(data["x"])
     limit = compensate(data["w"], moments, data["kept"], "affine", float("inf"))
     bias = compensate(data["w"], moments, data["kept"], "bias")
     assert torch.equal(limit.weight, bias.weight)
@@ -225,10 +182,10 @@ def test_an_endless_penalty_is_mean_bias(data):
 
 
 def test_frozen_moments_are_the_same_moments(data):
-    from llmbrain.stats.moments import frozen
+    from llmbrain.pruning.compensation import frozen
 
     moments = Moments(data["x"].shape[1], data["y"].shape[1])
-    moments.update(data["x"], data["y"])
+    moments.add(data["x"], data["y"])
     once = frozen(moments)
     for name in ("mean", "covariance", "target_mean", "cross_covariance", "target_variance", "variance", "n"):
         assert torch.equal(torch.as_tensor(getattr(once, name)), torch.as_tensor(getattr(moments, name)))
@@ -237,7 +194,7 @@ def test_frozen_moments_are_the_same_moments(data):
 
 @pytest.mark.parametrize(("windows", "length"), [(1, 1024), (2, 1024), (8, 512), (64, 1024), (3, 40), (1, 5)])
 def test_enough_tokens_are_held_out_at_every_size(windows, length):
-    from llmbrain.stats.moments import held_out_masks
+    from llmbrain.pruning.walk import held_out_masks
 
     masks = [torch.ones(min(4, windows - i), length, dtype=torch.bool) for i in range(0, windows, 4)]
     masks[-1][-1, length - 2 :] = False  # padding

@@ -23,7 +23,6 @@ from llmbrain.pruning.engine import gather, writes_to_stream
 from llmbrain.pruning.pruned import load_pruned
 from llmbrain.pruning.recipe import make_options
 from llmbrain.pruning.walk import Walk, calibration_blocks, calibration_hash, n_calibration_tokens
-from llmbrain.stats.moments import Moments
 
 quick = partial(lb.prune, recipe="fast", measure=False, progress=False)
 TEXTS = ["the cat sat on the mat and then the rain in spain fell on it " * 3 + str(i) * i for i in range(10)]
@@ -422,8 +421,3 @@ def test_the_card_says_what_was_done(pruned_models, tmp_path):
     assert "12.5" in text
     assert "`flap`" in text
     assert "trust_remote_code" in text
-
-
-def test_moments_need_tokens():
-    with pytest.raises(ValueError, match="No token"):
-        _ = Moments(3).mean

@@ -195,8 +195,8 @@ def test_channels_that_know_nothing_of_each_other_get_a_bias_alone():
     g = torch.Generator().manual_seed(0)
     x, weight, kept = torch.randn(160, 80, generator=g) + 1, torch.randn(5, 80, generator=g), torch.arange(40)
     fit, held = Moments(80), Moments(80)
-    fit.update(x[:60])
-    held.update(x[60:])
+    fit.add(x[:60])
+    held.add(x[60:])
     ridge, errors = choose_ridge(weight, fit, held, kept)
     bias = output_error(weight, held, kept, compensate(weight, fit, kept, "bias"))
     assert ridge >= 10 and min(errors) <= bias
@@ -210,8 +210,8 @@ def test_where_even_a_bias_does_harm_the_weights_stay(tokenizer):
     cutter = Cutter(model, blocks, "affine", make_options({"context": 48}))
     linear, g = torch.nn.Linear(40, 5, bias=False), torch.Generator().manual_seed(0)
     sides = [Moments(40), Moments(40)]
-    sides[0].update(torch.randn(50, 40, generator=g) + 3)
-    sides[1].update(torch.randn(50, 40, generator=g) - 1)
+    sides[0].add(torch.randn(50, 40, generator=g) + 3)
+    sides[1].add(torch.randn(50, 40, generator=g) - 1)
     refit, gained = cutter._solve(linear, *sides, torch.arange(20), {})
     assert not gained and refit.bias is None
     assert torch.equal(refit.weight.float(), linear.weight[:, :20])
@@ -248,7 +248,7 @@ def test_one_window_is_held_out_in_part(tokenizer):
 
 def test_moments_of_the_two_sides_add_up(tokenizer):
     from llmbrain.pruning.engine import gather
-    from llmbrain.stats.moments import held_out_masks
+    from llmbrain.pruning.walk import held_out_masks
 
     model = tiny_model("llama")
     blocks = calibration_blocks(tokenizer, TEXTS, context=64, batch_size=3)
@@ -257,7 +257,7 @@ def test_moments_of_the_two_sides_add_up(tokenizer):
     whole, _ = gather(walk, 0, part.down)
     fit, held = gather(walk, 0, part.down, held=held_out_masks(walk.masks))
     assert fit.n + held.n == whole.n and held.n > 0
-    torch.testing.assert_close((fit + held).covariance, whole.covariance, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(fit.merge(held).covariance, whole.covariance, rtol=1e-4, atol=1e-7)
 
 
 def test_windows_are_split_evenly_and_whole(tokenizer):
@@ -290,7 +290,7 @@ def test_a_failing_trial_leaves_the_model_whole(model, tokenizer):
 
 def test_refit_of_nothing_is_a_plain_slice():
     moments = Moments(4)
-    moments.update(torch.randn(30, 4, generator=torch.Generator().manual_seed(0)))
+    moments.add(torch.randn(30, 4, generator=torch.Generator().manual_seed(0)))
     weight = torch.randn(3, 4, generator=torch.Generator().manual_seed(1))
     whole = Refit(weight.double(), None)
     assert output_error(weight, moments, torch.arange(4), whole) == pytest.approx(0, abs=1e-12)

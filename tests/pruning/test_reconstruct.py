@@ -343,7 +343,7 @@ def test_head_scores_are_block_sums():
 
     x = torch.randn(100, 32, generator=torch.Generator().manual_seed(0))
     m = Moments(32)
-    m.update(x)
+    m.add(x)
     w = part.out.weight.double()
     rms = x.double().square().mean(0).sqrt()
     wanted = (w.abs().mean(0) * rms).reshape(4, 8).sum(1)
