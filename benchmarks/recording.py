@@ -2,7 +2,7 @@
 
     python benchmarks/recording.py                                        # the demo model on the CPU
     python benchmarks/recording.py --model llama-7b --device cuda --dtype bfloat16 --folder /dev/shm \\
-        --tokens 8192 --tokens-per-run 4096 --parts --variants full int16 every8 layers4 moments gram sketch
+        --tokens 8192 --tokens-per-run 4096 --parts --variants full int16 every8 layers4 moments
 
 Plain passes and recordings of the same batches alternate, so that a machine that slows down does so for both. The
 plain pass computes what recording needs as well (all logits, no cache). Printed are the medians over the repeats of
@@ -22,7 +22,8 @@ import numpy as np
 import torch
 
 import llmbrain
-from llmbrain.recording import accumulate, record
+from llmbrain.lesions import neuron_statistics
+from llmbrain.recording import record
 from llmbrain.recording.job import prepare
 from llmbrain.recording.writer import RunWriter
 from llmbrain.text import Corpus
@@ -32,9 +33,7 @@ VARIANTS = {
     "int16": {"storage": "int16"},
     "every8": {"every": 8},
     "layers4": {"layers": range(4)},
-    "moments": {"accumulate": ["Moments"]},
-    "gram": {"accumulate": ["Gram"]},
-    "sketch": {"accumulate": ["Sketch"]},
+    "moments": {},  # statistics of every neuron, no file
 }
 
 
@@ -51,10 +50,10 @@ def main():
     for folder in args.folder:
         for name in args.variants if folder == args.folder[0] else args.variants[:1]:
             print(f"-- {name} -> {folder or 'the temporary folder'}", flush=True)
-            measure(model, tokenizer, corpus, args, VARIANTS[name], folder)
+            measure(model, tokenizer, corpus, args, name, folder)
 
 
-def measure(model, tokenizer, corpus, args, variant, folder):
+def measure(model, tokenizer, corpus, args, name, folder):
     """Plain passes and recordings in turn; prints the medians."""
     options = {
         "max_tokens": args.tokens,
@@ -66,9 +65,9 @@ def measure(model, tokenizer, corpus, args, variant, folder):
     }
     if args.layers:
         options["layers"] = range(args.layers)
-    options |= {key: value for key, value in variant.items() if key != "accumulate"}
+    options |= VARIANTS[name]
     options["max_tokens"] //= options["every"]  # so that every variant reads about as much
-    statistics_only = variant.get("accumulate", args.accumulate)
+    statistics_only = name == "moments"
     job = prepare(model, tokenizer, corpus, **options)
     print(job.forecast)
     plain(job, args)  # warm up
@@ -107,7 +106,6 @@ def arguments():
     parser.add_argument("--layers", type=int, default=None, help="record only the first so many layers")
     parser.add_argument("--every", type=int, default=1, help="record only every n-th token")
     parser.add_argument("--storage", default="float32", help="float32 or int16")
-    parser.add_argument("--accumulate", nargs="+", default=(), help="Moments, Gram, Sketch: no files at all")
     parser.add_argument("--sites", nargs="+", default=["mlp"])
     parser.add_argument("--parts", action="store_true", help="also measure the bus and the disk; writes 8 GiB")
     parser.add_argument("--variants", nargs="+", default=["full"], choices=list(VARIANTS), help="several in one go")
@@ -208,9 +206,7 @@ def recorded(model, tokenizer, corpus, options, statistics_only, folder):
     try:
         start = now()
         if statistics_only:
-            options = {key: value for key, value in options.items() if key != "storage"}
-            kinds = [getattr(llmbrain.recording, name)() for name in statistics_only]
-            accumulate(model, tokenizer, corpus, kinds, progress=False, **options)
+            neuron_statistics(model, tokenizer, corpus, max_tokens=options["max_tokens"], context=1024)
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             return since(start)

@@ -6,12 +6,12 @@ import torch
 from tiny import ARCHITECTURES, tiny_model, tiny_tokenizer
 
 from llmbrain.evaluation import ScoredSequence, sequence_losses
-from llmbrain.exceptions import GeometryMismatchError, ParameterError
+from llmbrain.exceptions import GeometryMismatchError, ParameterError, RecordingError
 from llmbrain.geometry import NeuronGeometry
 from llmbrain.lesions import Edit, lesion, neuron_statistics
 from llmbrain.lesions.batched import condition_losses, plan_batches, row_mode
 from llmbrain.lesions.checkpoint import Checkpoint
-from llmbrain.lesions.statistics import output_norms
+from llmbrain.lesions.statistics import _Samples, output_norms
 from llmbrain.masks import NeuronMask
 from llmbrain.models.sites import find_sites
 
@@ -213,6 +213,28 @@ def test_statistics_are_the_moments_of_the_activations(name, tokenizer):
         assert np.abs(x - sample).max(axis=1).min() < 1e-4
     np.testing.assert_allclose(got.importance(), got.variance * got.output_norm**2)
     np.testing.assert_allclose(got.importance("power"), (x**2).mean(0) * got.output_norm**2, rtol=1e-3, atol=1e-7)
+
+
+def test_statistics_refuse_what_is_not_finite(tokenizer):
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[5] = float("inf")
+    with pytest.raises(RecordingError, match="Layer 1 has activations that are infinite"):
+        neuron_statistics(model, tokenizer, ["a text of a few words"])
+
+
+def test_samples_are_drawn_evenly(tokenizer):
+    """Every token has the same chance to be kept, whatever the blocks."""
+    counts = np.zeros(60)
+    for seed in range(400):
+        samples = _Samples(6, 1, seed)
+        for block in np.split(np.arange(60), [7, 31]):
+            rows, places = samples.draw(len(block))
+            samples.values[places, 0] = block[rows]
+        kept = samples.result()[:, 0].astype(int)
+        assert len(set(kept)) == 6
+        counts[kept] += 1
+    assert counts.min() > 15 and counts.max() < 70  # 40 expected, standard deviation 6
 
 
 def test_output_norms_are_those_of_the_weights_that_write():

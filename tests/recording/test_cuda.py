@@ -7,9 +7,11 @@ from tiny import N_LAYERS, tiny_model, tiny_tokenizer
 
 from llmbrain import NeuronGeometry, NeuronMask, lesion, perplexity
 from llmbrain.exceptions import RecordingError
-from llmbrain.recording import Gram, Moments, Sketch, accumulate, record
+from llmbrain.lesions import neuron_statistics
+from llmbrain.recording import record
 from llmbrain.recording.cuda import CudaScanner
 from llmbrain.recording.recorder import _scanner_for
+from llmbrain.stats import Moments
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -83,32 +85,38 @@ def test_half_of_the_layers_on_a_gpu(tokenizer, tmp_path):
     np.testing.assert_allclose(runs[0].to_array(), expected, atol=1e-4)
 
 
-def test_accumulators_on_a_gpu(tokenizer):
+def test_statistics_on_a_gpu(tokenizer):
     on_cpu, on_gpu = (
-        accumulate(model, tokenizer, TEXTS * 3, [Moments(), Sketch(32)], progress=False)
+        neuron_statistics(model, tokenizer, TEXTS * 3, n_samples=7)
         for model in (tiny_model("llama"), tiny_model("llama").cuda())
     )
-    np.testing.assert_allclose(on_gpu[0].mean, on_cpu[0].mean, atol=1e-4)
-    a, b = on_cpu[1].to_array().astype(float), on_gpu[1].to_array().astype(float)
-    np.testing.assert_allclose(b.T @ b, a.T @ a, atol=1e-3 * np.abs(a.T @ a).max())
+    for name in ("mean", "variance", "samples"):
+        np.testing.assert_allclose(getattr(on_gpu, name), getattr(on_cpu, name), atol=1e-4)
+    np.testing.assert_allclose(on_gpu.kurtosis, on_cpu.kurtosis, rtol=1e-2, atol=1e-2)
 
 
-def test_half_precision_loses_nothing_in_a_gram_matrix(tokenizer):
-    """On a GPU the products are formed from half precision numbers, but added up in float32."""
-    model = tiny_model("llama").to(torch.bfloat16).cuda()
-    rows = []
-
-    class Keep:
-        def begin(self, geometry, n_tokens):
-            pass
-
-        def update(self, layer, part, first):
-            if layer == 1:
-                rows.append(part.double().cpu().numpy())
-
-    gram, _ = accumulate(model, tokenizer, TEXTS * 6, [Gram(), Keep()], progress=False)
-    rows = np.concatenate(rows)
-    np.testing.assert_allclose(gram.matrix(1), rows.T @ rows, atol=1e-5 * np.abs(rows.T @ rows).max())
+@pytest.mark.parametrize("full", [True, False])
+def test_moments_on_a_gpu_are_exact_and_move(full):
+    g = torch.Generator().manual_seed(0)
+    x = 100 + torch.randn(3000, 40, generator=g)
+    torch.backends.cuda.matmul.allow_tf32 = True  # must not reach the products
+    try:
+        moments = Moments(40, full=full, device="cuda")
+        for part in x.cuda().split(1000):
+            moments.add(part)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = False
+    exact = x.double()
+    torch.testing.assert_close(moments.variance.cpu(), exact.var(0, correction=0), rtol=1e-5, atol=0)
+    if full:
+        torch.testing.assert_close(moments.covariance.cpu(), torch.cov(exact.T, correction=0), rtol=1e-4, atol=1e-5)
+    half = Moments(40, full=full)
+    half.add(x[:500])
+    merged = half.merge(moments.to("cpu")), moments.merge(half)  # the other comes to the device of the first
+    assert [m.mean.device.type for m in merged] == ["cpu", "cuda"]
+    expected = torch.cat([x[:500], x]).double().var(0, correction=0)
+    for m in merged:
+        torch.testing.assert_close(m.variance.cpu(), expected, rtol=1e-5, atol=0)
 
 
 def spread_over_two():
@@ -137,22 +145,19 @@ def test_two_gpus_record_what_one_does(storage, tokenizer, tmp_path):
 
 
 @two
-def test_two_gpus_accumulate_and_lesion_as_one_does(tokenizer):
+def test_two_gpus_measure_and_lesion_as_one_does(tokenizer):
     values = np.zeros(N_LAYERS * 48, bool)
     values[::5] = True
     seen = []
     for model in (tiny_model("llama").cuda(), spread_over_two()):
-        moments = accumulate(model, tokenizer, TEXTS * 3, Moments(), progress=False)
-        gram, sketch = accumulate(model, tokenizer, TEXTS * 3, [Gram(), Sketch(32, moments)], progress=False)
-        rows = sketch.to_array().astype(float)
+        statistics = neuron_statistics(model, tokenizer, TEXTS * 3)
         mask = NeuronMask(values, NeuronGeometry.from_model(model))
         with lesion(model, mask):
             hurt = perplexity(model, tokenizer, TEXTS[2])
-        with lesion(model, mask, how="mean", reference=moments.mean):
+        with lesion(model, mask, how="mean", reference=statistics):
             moved = perplexity(model, tokenizer, TEXTS[2])
         intact = perplexity(model, tokenizer, TEXTS[2])
-        seen.append((moments.mean, moments.variance, gram.matrix(0), gram.matrix(N_LAYERS - 1), rows.T @ rows,
-                     np.array([intact, hurt, moved])))  # fmt: skip
+        seen.append((statistics.mean, statistics.variance, np.array([intact, hurt, moved])))
     for one, other in zip(*seen):
         np.testing.assert_allclose(other, one, atol=1e-4 * np.abs(one).max())
     assert len(set(np.round(seen[0][-1], 3))) == 3
@@ -165,5 +170,5 @@ def test_two_gpus_name_what_is_not_finite(tokenizer, tmp_path):
         model.model.layers[3].mlp.up_proj.weight[5] = float("inf")
     with pytest.raises(RecordingError, match="Layer 3 .* unit 5, is"):
         quiet(model, tokenizer, TEXTS, tmp_path / "study")
-    with pytest.raises(RecordingError, match="Layer 3 .* unit 5, is"):
-        accumulate(model, tokenizer, TEXTS, Moments(), progress=False)
+    with pytest.raises(RecordingError, match="Layer 3 has activations that are infinite"):
+        neuron_statistics(model, tokenizer, TEXTS)

@@ -16,15 +16,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planted import planted_runs, recovery
-from tiny import ARCHITECTURES, HEADS, HIDDEN, INTERMEDIATE, N_LAYERS, tiny_model, tiny_tokenizer
+from tiny import ARCHITECTURES, HEADS, HIDDEN, N_LAYERS, tiny_model, tiny_tokenizer
 
-from llmbrain import CanICA, NeuronGeometry
+from llmbrain import NeuronGeometry
 from llmbrain.dataset import open_recording
 from llmbrain.exceptions import (
     CorpusError,
     DatasetError,
-    HarmfulOptionWarning,
     NumericalWarning,
     ParameterError,
     RecordingError,
@@ -32,8 +30,7 @@ from llmbrain.exceptions import (
 )
 from llmbrain.files import save_img
 from llmbrain.models import describe_model, find_sites, site_hooks
-from llmbrain.recording import accumulate, conversations, forecast, generated, record
-from llmbrain.recording.accumulate import Gram, Moments, Sketch
+from llmbrain.recording import conversations, forecast, generated, record
 from llmbrain.recording.capture import surprisal
 from llmbrain.recording.sources import Material
 from llmbrain.recording.windows import plan_recording, plan_windows
@@ -541,68 +538,6 @@ def test_a_temporary_folder_if_none_is_given(llama, tokenizer):
     assert Path(runs.paths[0]).is_file() and "llmbrain-" in str(runs.root)
 
 
-# -- accumulators -----------------------------------------------------------------------------------------------------
-def test_accumulators_equal_the_recorded_data(llama, tokenizer, tmp_path):
-    array = quiet(llama, tokenizer, TEXTS * 4, tmp_path / "study")[0].to_array().astype(np.float64)
-    moments, gram = accumulate(
-        llama, tokenizer, TEXTS * 4, [Moments(), Gram(centered=True)], batch_size=3, progress=False
-    )
-    assert moments.n_tokens == gram.n_tokens == len(array)
-    np.testing.assert_allclose(moments.mean, array.mean(0), atol=1e-6)
-    np.testing.assert_allclose(moments.variance, array.var(0), rtol=1e-4, atol=1e-9)
-    np.testing.assert_allclose(moments.largest, np.abs(array).max(0), rtol=1e-5)
-    for i in range(N_LAYERS):
-        part = array[:, i * INTERMEDIATE : (i + 1) * INTERMEDIATE]
-        centered = part - part.mean(0)
-        np.testing.assert_allclose(gram.matrix(i), centered.T @ centered, rtol=1e-3, atol=1e-4)
-        np.testing.assert_allclose(gram.mean(i), part.mean(0), atol=1e-6)
-
-
-def test_a_sketch_holds_the_leading_patterns(llama, tokenizer, tmp_path):
-    array = quiet(llama, tokenizer, TEXTS * 4, tmp_path / "study")[0].to_array().astype(np.float64)
-    moments = accumulate(llama, tokenizer, TEXTS * 4, Moments(), progress=False)
-    sketch = accumulate(llama, tokenizer, TEXTS * 4, Sketch(24, moments), batch_size=3, progress=False)
-    rows = sketch.to_array()
-    assert rows.shape == (48, 192) and sketch.n_tokens == len(array)
-    z = (array - array.mean(0)) / array.std(0)
-    _, values, patterns = np.linalg.svd(z, full_matrices=False)
-    got_values, got = np.linalg.svd(rows.astype(np.float64), full_matrices=False)[1:]
-    np.testing.assert_allclose(got_values[:6] / np.sqrt(48), values[:6] / np.sqrt(len(z)), rtol=0.02)
-    assert np.linalg.norm(patterns[:6] @ got[:24].T, axis=1).min() > 0.98
-    assert sketch.share == pytest.approx((values[:24] ** 2).sum() / (values**2).sum(), rel=0.05)
-    whole = accumulate(llama, tokenizer, TEXTS * 4, Sketch(192, moments), progress=False)  # nothing is cut off
-    got = whole.to_array().astype(np.float64)
-    np.testing.assert_allclose(got.T @ got / len(got), z.T @ z / len(z), atol=1e-4)
-
-
-def test_networks_are_found_in_sketches():
-    """Sketches of 64 rows stand for runs of 1500 tokens; 64 of the tokens do not."""
-    runs, maps = planted_runs(n_tokens=(1500, 1500))
-    geometry = NeuronGeometry.from_sizes([1000] * 3)
-    sketches = []
-    for run in runs:
-        moments, sketch = Moments(), Sketch(64)
-        for accumulator in (moments, sketch):
-            sketch.moments = moments if accumulator is sketch else None
-            accumulator.begin(geometry, len(run))
-            for first in range(0, len(run), 500):
-                for layer, part in enumerate(geometry.split(run[first : first + 500])):
-                    accumulator.update(layer, torch.from_numpy(part.copy()), first)
-        sketches.append(sketch.to_array())
-    with pytest.warns(HarmfulOptionWarning):
-        found = CanICA(6, geometry=geometry, n_init=2, standardize=False).fit(sketches).components_
-    few = CanICA(6, geometry=geometry, n_init=2).fit([run[::24] for run in runs]).components_
-    assert recovery(maps, found).min() > 0.95 > 0.85 > recovery(maps, few).max()
-
-
-def test_accumulators_refuse_what_is_not_finite(tokenizer):
-    model = tiny_model("llama")
-    with torch.no_grad():
-        model.model.layers[1].mlp.up_proj.weight[5] = float("inf")
-    with pytest.raises(RecordingError, match="Layer 1 .*unit 5"):
-        accumulate(model, tokenizer, TEXTS, Moments(), progress=False)
-
-
 # -- accidents --------------------------------------------------------------------------------------------------------
 def files_of(folder):
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()}
@@ -804,12 +739,6 @@ def test_wrong_things_are_named(change, message, llama, tokenizer, tmp_path):
     with pytest.raises((ParameterError, UnsupportedArchitectureError), match=message):
         quiet(model, tokenizer, TEXTS, tmp_path / "study", **use)
     assert not (tmp_path / "study").exists()
-
-
-def test_an_accumulator_must_be_one(llama, tokenizer):
-    for wrong in (Moments, "Moments"):
-        with pytest.raises(ParameterError, match="no accumulator"):
-            accumulate(llama, tokenizer, TEXTS, wrong, progress=False)
 
 
 def test_a_compiled_model_is_recorded_all_the_same(llama, tokenizer, tmp_path):
