@@ -164,7 +164,7 @@ class FilteredMoments:
     Examples
     --------
     >>> from llmbrain.stats.moments import Moments
-    >>> m = Moments(2); m.update(torch.tensor([[0.0, 0.0], [1.0, 2.0], [2.0, 1.0]]))
+    >>> m = Moments(2); m.add(torch.tensor([[0.0, 0.0], [1.0, 2.0], [2.0, 1.0]]))
     >>> FilteredMoments(m, torch.zeros(2, 0, dtype=torch.float64)).covariance.round(decimals=4).tolist()
     [[0.6667, 0.0], [0.0, 0.6667]]
     """
@@ -175,9 +175,9 @@ class FilteredMoments:
     def __getattr__(self, name):
         return getattr(self._moments, name)
 
-    def __add__(self, other):
+    def merge(self, other):
         inner = other._moments if isinstance(other, FilteredMoments) else other
-        return FilteredMoments(self._moments + inner, self._basis, self._scale, self._trust)
+        return FilteredMoments(self._moments.merge(inner), self._basis, self._scale, self._trust)
 
     @property
     def covariance(self):

@@ -430,7 +430,3 @@ def test_walks_do_not_touch_the_model(tokenizer, texts):
     Supernet(model, find_mlp_parts(model), [torch.arange(48)] * 4)
     assert sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()) == hooks
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
-
-
-# -- few tokens -----------------------------------------------------------------------------------------------------
-# -- domains --------------------------------------------------------------------------------------------------------
