@@ -41,10 +41,10 @@ class Member:
         self.name, self.value, self.traits = name, value, traits
 
     def __getattr__(self, trait: str) -> Any:
-        try:
-            return self.__dict__["traits"][trait]
-        except KeyError:
-            raise AttributeError(f"{self!r} has no trait {trait!r}") from None
+        traits = self.__dict__.get("traits", {})  # copying asks for attributes before there are any
+        if trait not in traits:
+            raise AttributeError(f"A {type(self).__name__} has the traits {sorted(traits)}, not {trait!r}.")
+        return traits[trait]
 
     def __call__(self, *args, **kwargs) -> Any:
         return self.value(*args, **kwargs)
