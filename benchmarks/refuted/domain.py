@@ -6,14 +6,16 @@ import numpy as np
 import torch
 
 from llmbrain.exceptions import ParameterError
+from llmbrain.models.anatomy import weight_of
 from llmbrain.models.hooks import site_hooks
-from llmbrain.models.parts import find_mlp_parts, weight_of
+from llmbrain.models.inputs import longest_context
+from llmbrain.models.surgery import prunable_mlps
 from llmbrain.pruning.engine import gather, input_site
 from llmbrain.pruning.measured import Pruner
 from llmbrain.pruning.prune import prune_with
 from llmbrain.pruning.published import LayerMaps, layer_networks
 from llmbrain.pruning.scores import flap
-from llmbrain.pruning.walk import Walk, calibration_blocks, longest_context
+from llmbrain.pruning.walk import Walk, calibration_blocks
 
 __all__ = [
     "WAYS",
@@ -65,14 +67,14 @@ def engagement(model, tokenizer, domain, other, networks, *, context=1024):
     -------
     Engagement
     """
-    parts = find_mlp_parts(model)
-    context = min(context, longest_context(model))
+    parts = prunable_mlps(model)
+    context = min(context, longest_context(model, 2048))
     variances, courses = [], []
     for texts in (domain, other):
         walk = Walk(model, calibration_blocks(tokenizer, texts, context=context))
         here, along = [], []
         for part in parts:
-            moments, _ = gather(walk, part.layer, part.down)
+            moments, _ = gather(walk, part.layer, part.writer)
             maps = networks.maps[part.layer].to(moments.covariance)
             unit = maps / maps.norm(dim=1, keepdim=True).clamp_min(1e-12)
             here.append(moments.variance)
@@ -106,7 +108,7 @@ def domain_scores(model, networks, engaged, *, power=1.0, balance=0.5):
         For ``prune(score=...)``.
     """
     found = []
-    for i, (part, maps, gain) in enumerate(zip(find_mlp_parts(model), networks.maps, engaged.gain)):
+    for i, (part, maps, gain) in enumerate(zip(prunable_mlps(model), networks.maps, engaged.gain)):
         z = maps.double().abs()
         weighted = (z * gain.to(z)[:, None] ** power).amax(0) / z.amax(0).clamp_min(1e-12)
         found.append(_guided(part, engaged, i, balance, weighted))
@@ -117,7 +119,7 @@ def _guided(part, engaged, i, balance, factor):
     """FLAP of one layer on a mixture of two texts, times a factor a neuron."""
     if not 0 <= balance <= 1:
         raise ParameterError(f"balance={balance}; give a share from 0 to 1.")
-    weight = weight_of(part.down).detach()
+    weight = weight_of(part.writer).detach()
     variance = (1 - balance) * engaged.domain_variance[i] + balance * engaged.other_variance[i]
     return (factor.to(weight.device) * flap(weight, variance)).cpu().numpy()
 
@@ -138,8 +140,8 @@ def localizer_contrast(model, tokenizer, condition, control, *, context=1024):
     list of torch.Tensor, shape (n_neurons,), float64
         For each layer, t of the mean magnitude of every neuron in an item; 0 for neurons that never speak.
     """
-    parts = find_mlp_parts(model)
-    context = min(context, longest_context(model))
+    parts = prunable_mlps(model)
+    context = min(context, longest_context(model, 2048))
     sides = []
     for texts in (condition, control):
         ids = [d[:context] for d in _ids(tokenizer, texts)]
@@ -148,7 +150,7 @@ def localizer_contrast(model, tokenizer, condition, control, *, context=1024):
             raise ParameterError("A localizer needs at least two items of each condition.")
         for part in parts:
             caught, items = {}, []
-            with site_hooks([input_site(part.down)], lambda i, x, c=caught: c.update(x=x)):
+            with site_hooks([input_site(part.writer)], lambda i, x, c=caught: c.update(x=x)):
                 for i, mask in enumerate(walk.masks):
                     walk.run(part.layer, i)
                     loud = caught["x"].reshape(*mask.shape, -1).double().abs() * mask[..., None]
@@ -182,7 +184,7 @@ def localizer_scores(model, contrast, engaged, *, power=1.0, balance=0.5):
     """
     return [
         _guided(part, engaged, i, balance, (1 + t.clamp_min(0)) ** power)
-        for i, (part, t) in enumerate(zip(find_mlp_parts(model), contrast))
+        for i, (part, t) in enumerate(zip(prunable_mlps(model), contrast))
     ]
 
 
@@ -278,7 +280,7 @@ def compare_domains(
 
 def _empty_maps(model):
     """Maps that hold nothing, where variances alone are wanted."""
-    return LayerMaps([torch.zeros(1, p.size) for p in find_mlp_parts(model)], {})
+    return LayerMaps([torch.zeros(1, p.size) for p in prunable_mlps(model)], {})
 
 
 def _ids(tokenizer, texts):

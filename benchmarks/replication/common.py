@@ -18,7 +18,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from llmbrain import __version__, load_corpus, load_model
-from llmbrain.evaluation.losses import LogitReader, corpus_sequences, input_device, pad, sequence_batches
+from llmbrain.evaluation.losses import LogitReader, corpus_sequences, pad, sequence_batches
 from llmbrain.files import atomic_path
 from llmbrain.geometry import NeuronGeometry
 from llmbrain.lesions import LossTask, MinimalPairTask, NeuronStatistics
@@ -26,6 +26,7 @@ from llmbrain.lesions.statistics import output_norms
 from llmbrain.masks import NeuronMask, masks_from_maps
 from llmbrain.models.hooks import site_hooks
 from llmbrain.models.identity import describe_model, weights_hash
+from llmbrain.models.inputs import input_device
 from llmbrain.models.sites import find_sites
 from llmbrain.networks import group_ica
 from llmbrain.text import Corpus, Document

@@ -66,8 +66,8 @@ def generate_texts(
     """
     import torch
 
+    from ..models.inputs import input_device
     from ..text import padding_id
-    from .losses import input_device
 
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     if not prompts or not all(isinstance(p, str) for p in prompts):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..exceptions import ParameterError
-from ..models.inputs import input_device
+from ..models.inputs import input_device, longest_context
 from .reader import LogitReader
 
 __all__ = [
@@ -18,7 +18,6 @@ __all__ = [
     "ScoredSequence",
     "corpus_sequences",
     "hidden_losses",
-    "input_device",
     "sequence_batches",
     "sequence_losses",
     "token_losses",
@@ -207,7 +206,7 @@ def hidden_losses(hidden, score, targets):
 
 
 def _check_length(model, sequences):
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    limit = longest_context(model)
     longest = max((len(s) for s in sequences), default=0)
     if not sequences:
         raise ParameterError("There is no sequence to score.")

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..evaluation.losses import LogitReader, batch_losses, input_device, pad, sequence_batches
+from ..evaluation.losses import LogitReader, batch_losses, pad, sequence_batches
+from ..models.anatomy import anatomy_of
 from ..models.hooks import site_hooks
-from ..models.sites import find_decoder_layers
+from ..models.inputs import input_device
 from ..stats.precision import exact_products
 from .context import Lesion, refuse_compiled
 from .positions import FixedPositions, scored_positions
@@ -200,7 +201,7 @@ def _pass_rows(reader, sites, batch, edits, with_intact, positions="all"):
 
 def _pass_prefix(reader, sites, batch, edits, with_intact, positions="all"):
     """Conditions join the batch at the layer where they begin."""
-    _, blocks = find_decoder_layers(reader.model)
+    blocks = anatomy_of(reader.model).layers
     ids, mask = pad(batch, input_device(reader.model))
     rows = _Rows(edits, len(batch), ids.shape[1], scored_positions(positions, batch, ids), intact=True, active=())
     starts = [start_of(edit, sites) for edit in edits]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..exceptions import ParameterError
+from ..models.inputs import input_device
 from .batched import MODES, condition_losses, row_mode
 from .checkpoint import Checkpoint, RowCheckpoint
 from .context import Lesion
@@ -117,7 +118,7 @@ class Runner:
 
         if self.autocast is None:
             return contextlib.nullcontext()
-        device = self.model.get_input_embeddings().weight.device.type
+        device = input_device(self.model).type
         return torch.autocast(device, dtype=getattr(torch, self.autocast))
 
     def _key(self, edits, sequences):
@@ -154,7 +155,7 @@ def default_max_tokens(model):
     """
     import torch
 
-    device = model.get_input_embeddings().weight.device
+    device = input_device(model)
     if device.type != "cuda":
         return 2048
     config = model.config.get_text_config()

@@ -6,6 +6,7 @@ import numpy as np
 
 from ..exceptions import ParameterError, RecordingError
 from ..geometry import NeuronGeometry
+from ..models.anatomy import weight_of
 from ..stats import Moments
 
 __all__ = ["IMPORTANCES", "NeuronStatistics", "neuron_statistics", "output_norms"]
@@ -213,7 +214,6 @@ def output_norms(sites):
         if site.where != "input" or weight is None or weight.device.type == "meta":
             norms.append(np.ones(site.size))
             continue
-        columns_are_inputs = hasattr(site.module, "in_features")  # Conv1D of GPT-2 stores its weight transposed
-        norm = weight.detach().float().norm(dim=0 if columns_are_inputs else 1)
+        norm = weight_of(site.module).detach().float().norm(dim=0)
         norms.append(norm.cpu().numpy().astype(np.float64)[site.start : site.stop])
     return np.concatenate(norms)

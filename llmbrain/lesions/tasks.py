@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..exceptions import ParameterError
+from ..models.inputs import longest_context
 from .checkpoint import fingerprint
 from .prepared import Prepared
 
@@ -48,7 +49,7 @@ class LossTask:
         if self.n_tokens is not None and self.n_tokens < 2 * len(corpus):
             corpus = corpus[: max(1, self.n_tokens // 2)]
         each = None if self.n_tokens is None else max(4, -(-self.n_tokens // len(corpus)) + 1)
-        limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or self.context
+        limit = longest_context(model, self.context)
         sequences, owners, documents = corpus_sequences(
             corpus, tokenizer, context=min(self.context, limit), max_tokens=each
         )

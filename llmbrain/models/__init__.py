@@ -1,8 +1,9 @@
-"""Opening models and finding their neurons."""
+"""Open models and find their neurons."""
 
+from .anatomy import anatomy_of
 from .hooks import site_hooks
 from .identity import describe_model
 from .loading import load_model
-from .sites import SITES, Site, find_decoder_layers, find_sites
+from .sites import SITES, Site, find_sites
 
-__all__ = ["SITES", "Site", "describe_model", "find_decoder_layers", "find_sites", "load_model", "site_hooks"]
+__all__ = ["SITES", "Site", "anatomy_of", "describe_model", "find_sites", "load_model", "site_hooks"]

@@ -1,10 +1,10 @@
-"""What a model takes: on which device, and how many tokens at once."""
+"""What a model takes in: the device of its token ids and the number of tokens it reads at once."""
 
 __all__ = ["input_device", "longest_context"]
 
 
 def input_device(model):
-    """Where a model takes its token ids, also when it is spread over devices.
+    """Find the device on which a model expects its token ids, also when it is spread over several devices.
 
     Parameters
     ----------
@@ -25,13 +25,13 @@ def input_device(model):
 
 
 def longest_context(model, default=None):
-    """Most tokens that a model reads at once, as its config says.
+    """Number of tokens that a model reads at once, according to its config.
 
     Parameters
     ----------
     model : transformers.PreTrainedModel
     default : int, optional
-        Returned where the config does not say.
+        Returned if the config does not say.
 
     Returns
     -------

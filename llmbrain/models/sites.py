@@ -1,15 +1,17 @@
-"""Where the neurons of a model are: sites found by the structure of its blocks, not by a list of model names."""
+"""Where the neurons of a model are read and written: one site in every layer that has it."""
 
 import re
 from dataclasses import dataclass, field
 
 from ..exceptions import ParameterError, UnsupportedArchitectureError
-from .anatomy import attention_parts, decoder_blocks, features, mlp_parts
+from ..registry import Registry
+from .anatomy import anatomy_of, features, is_linear
 
-__all__ = ["SITES", "Site", "find_decoder_layers", "find_sites"]
+__all__ = ["SITES", "Site", "find_sites"]
 
-SITES = ("mlp", "attention", "mlp_gate", "mlp_up", "mlp_output", "layer")
-_INPUT_SITES = ("mlp", "attention")
+# A member takes a Block and returns a Site, or None for a block without such a place. ``where`` is the side of the
+# module that is read when users name the modules themselves.
+SITES = Registry("site", where="output")
 
 
 @dataclass(frozen=True)
@@ -23,9 +25,9 @@ class Site:
     name : str
         Dotted path of the module.
     module : torch.nn.Module
-        The module itself.
+        The module.
     where : {"input", "output"}
-        Which side of the module holds the activations.
+        Side of the module that holds the activations.
     size : int
         Number of neurons.
     start, stop : int
@@ -44,36 +46,88 @@ class Site:
     n_heads: int | None = None
 
 
-def find_decoder_layers(model):
-    """Find the blocks of a decoder.
+def _input(block, name, module, size, n_heads=None):
+    return Site(block.layer, name, module, "input", size, 0, size, n_heads)
 
-    Parameters
-    ----------
-    model : torch.nn.Module
-        A decoder from transformers.
 
-    Returns
-    -------
-    path : str
-        Dotted path of the list of blocks.
-    blocks : list of torch.nn.Module
+def _output(block, name, module, size, start=0):
+    return Site(block.layer, name, module, "output", size, start, start + size)
 
-    Raises
-    ------
-    UnsupportedArchitectureError
-        For encoder-decoders and models without one list of equal blocks; the message names the modules seen.
-    """
-    return decoder_blocks(model)
+
+@SITES.register("mlp", where="input")
+def mlp(block):
+    """Hidden neurons of the MLP: the input of the linear that writes to the residual stream."""
+    found = block.mlp
+    return found and _input(block, found.name, found.writer, found.size)
+
+
+@SITES.register("attention", where="input")
+def attention(block):
+    """Outputs of the attention heads: the input of the linear that writes to the residual stream."""
+    found = block.attention
+    if found is None:
+        return None
+    if not getattr(block.config, "num_attention_heads", None):
+        raise UnsupportedArchitectureError(
+            f"{type(block.module).__name__} has no attention heads ({block.local(found.name)} writes what it mixes), "
+            "so there is no site 'attention'. Name the modules by hand with sites=."
+        )
+    return _input(block, found.name, found.writer, found.size, found.n_heads)
+
+
+@SITES.register("mlp_gate")
+def mlp_gate(block):
+    """Gate of a gated MLP, after its activation function; times ``mlp_up`` it is ``mlp``."""
+    found = _gated(block, "mlp_gate")
+    return found and _output(block, found.activation_name, found.activation, found.size)
+
+
+@SITES.register("mlp_up")
+def mlp_up(block):
+    """The other factor of a gated MLP, which is linear."""
+    found = _gated(block, "mlp_up")
+    return found and _output(block, found.up.name, found.up.module, found.size, found.up.start)
+
+
+def _gated(block, site):
+    found = block.mlp
+    if found is not None and not found.is_gated:
+        names = ", ".join(block.local(name) for name in (found.readers[0].name, found.name))
+        raise UnsupportedArchitectureError(
+            f"The MLP of {type(block.module).__name__} has no gate ({names}), so there is no site '{site}'; use 'mlp'."
+        )
+    return found
+
+
+@SITES.register("mlp_output")
+def mlp_output(block):
+    """What the MLP, or the mixture of experts, writes, before a norm or scaling that may follow."""
+    if block.experts is None:
+        found = block.mlp
+        return found and _output(block, found.name, found.writer, block.width)
+    name, module = block.experts
+    others = [path for path in block.outside_mixers if not path.startswith(name + ".")]
+    if module is block.module or others:
+        raise UnsupportedArchitectureError(
+            f"{type(block.module).__name__} has linears besides its mixture of experts ({', '.join(others) or name}), "
+            "so no single module writes its 'mlp_output'. Use the site 'layer', or name modules with sites=."
+        )
+    return _output(block, name, module, block.width)
+
+
+@SITES.register("layer")
+def layer(block):
+    """Output of the block."""
+    return _output(block, block.name, block.module, block.width)
 
 
 def find_sites(model, site="mlp", sites=None):
-    """Find one site in every layer.
+    """Find one site in every layer that has it.
 
-    ``mlp`` are the hidden neurons, the input of the linear that writes the MLP back to the residual stream;
-    ``attention`` the outputs of the heads, the input of the linear that writes the attention; ``mlp_gate`` and
-    ``mlp_up`` the two factors whose product is ``mlp`` in a gated MLP (the gate after its activation function);
-    ``mlp_output`` the output of the linear that writes the MLP, before a norm or scaling that may follow; ``layer``
-    the output of the block.
+    ``mlp`` are the hidden neurons, the input of the linear that writes the MLP to the residual stream; ``attention``
+    the outputs of the heads, the input of the linear that writes the attention; ``mlp_gate`` and ``mlp_up`` the two
+    factors whose product is ``mlp`` in a gated MLP (the gate after its activation function); ``mlp_output`` what the
+    MLP or the mixture of experts writes, before a norm or scaling that may follow; ``layer`` the output of the block.
 
     Parameters
     ----------
@@ -91,7 +145,7 @@ def find_sites(model, site="mlp", sites=None):
     Returns
     -------
     list of Site
-        In the order of the layers.
+        In the order of the layers. In a hybrid model, layers without the site are left out.
 
     Raises
     ------
@@ -110,13 +164,13 @@ def find_sites(model, site="mlp", sites=None):
     transformer.h.0.mlp.c_proj input 32
     transformer.h.1.mlp.c_proj input 32
     """
-    if site not in SITES:
-        raise ParameterError(f"Unknown site {site!r}; choose from {', '.join(SITES)}.")
+    member = SITES[site]
     if sites is not None:
-        return _by_hand(model, site, sites)
-    path, blocks = decoder_blocks(model)
-    config = model.config.get_text_config()
-    found = [_in_block(block, i, f"{path}.{i}", site, config) for i, block in enumerate(blocks)]
+        return _by_hand(model, member, sites)
+    blocks = anatomy_of(model).blocks
+    found = [place for place in map(member, blocks) if place is not None]
+    if not found:
+        raise blocks[0].error(f"the site '{site}' in any layer")
     if len({id(s.module) for s in found}) < len(found):
         raise UnsupportedArchitectureError(
             f"{found[0].name} ({type(found[0].module).__name__}) is one module for several layers, so the site "
@@ -125,40 +179,7 @@ def find_sites(model, site="mlp", sites=None):
     return found
 
 
-def _in_block(block, layer, path, site, config):
-    width = config.hidden_size
-    if site == "layer":
-        return Site(layer, path, block, "output", width, 0, width)
-    if site == "attention":
-        parts = attention_parts(block, width)
-        heads = getattr(config, "num_attention_heads", None)
-        if not heads:
-            raise UnsupportedArchitectureError(
-                f"{type(block).__name__} has no attention heads ({parts.writer} writes what it mixes), so there is no "
-                "site 'attention'. Name the modules by hand with sites=."
-            )
-        n_heads = heads if parts.size % heads == 0 else None
-        return _site(layer, path, block, parts.writer, "input", 0, parts.size, n_heads)
-    parts = mlp_parts(block, width, with_gate=site in ("mlp_gate", "mlp_up"))
-    if site == "mlp":
-        return _site(layer, path, block, parts.writer, "input", 0, parts.size)
-    if site == "mlp_output":
-        return _site(layer, path, block, parts.writer, "output", 0, width)
-    if parts.gate is None:
-        raise UnsupportedArchitectureError(
-            f"The MLP of {type(block).__name__} has no gate ({parts.up}, {parts.writer}), so there is no site "
-            f"'{site}'; use 'mlp'."
-        )
-    if site == "mlp_gate":
-        return _site(layer, path, block, parts.activation, "output", 0, parts.size)
-    return _site(layer, path, block, parts.up, "output", parts.up_start, parts.size)
-
-
-def _site(layer, path, block, name, where, start, size, n_heads=None):
-    return Site(layer, f"{path}.{name}", block.get_submodule(name), where, size, start, start + size, n_heads)
-
-
-def _by_hand(model, site, given):
+def _by_hand(model, member, given):
     """Sites that the user named."""
     options = dict(given) if isinstance(given, dict) and all(isinstance(k, str) for k in given) else {"names": given}
     unknown = set(options) - {"names", "where", "start", "stop", "size", "n_heads"}
@@ -166,7 +187,7 @@ def _by_hand(model, site, given):
         raise ParameterError(
             f"sites={given!r}: a dict of options has names, where, start, stop, size, n_heads; or give {{layer: name}}."
         )
-    where = options.get("where") or ("input" if site in _INPUT_SITES else "output")
+    where = options.get("where") or member.where
     if where not in ("input", "output"):
         raise ParameterError(f"where={where!r}: choose 'input' or 'output'.")
     modules = dict(model.named_modules())
@@ -208,10 +229,10 @@ def _layer_number(name):
 def _named_site(layer, name, module, where, options, model):
     width = options.get("size")
     if width is None:
-        try:
+        if is_linear(module):
             width = features(module)[0 if where == "input" else 1]
-        except AttributeError:
-            width = model.config.get_text_config().hidden_size  # anything but a linear works on the residual stream
+        else:  # any other module is taken to work on the residual stream
+            width = model.config.get_text_config().hidden_size
     start, stop = options.get("start") or 0, options.get("stop") or width
     if not 0 <= start < stop <= width:
         raise ParameterError(f"start={start}, stop={stop}: {name} has {width} neurons.")

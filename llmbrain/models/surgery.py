@@ -1,23 +1,178 @@
-"""Taking units out of a model for good, or silencing them in place; both give the same logits."""
+"""Slice neurons and heads out of a model, or silence them in place; both give the same logits."""
 
 import torch
 
-from ..exceptions import ParameterError
-from .parts import even_heads, is_transposed, weight_of
+from ..exceptions import ParameterError, UnsupportedArchitectureError
+from .anatomy import anatomy_of, is_transposed, modules_of, weight_of
 
-__all__ = ["mask_heads", "mask_mlp", "set_linear", "slice_attention", "slice_mlp"]
+__all__ = [
+    "attention_writers",
+    "channels",
+    "even_heads",
+    "mask_heads",
+    "mask_mlp",
+    "prunable_attentions",
+    "prunable_mlps",
+    "set_head_counts",
+    "set_linear",
+    "set_width",
+    "slice_attention",
+    "slice_mlp",
+]
+
+# Attributes by which the modules of transformers count neurons and heads; slicing corrects those that a module has.
+WIDTH_COUNTS = ("intermediate_size", "ffn_dim")
+HEAD_COUNTS = (
+    "num_heads", "num_attention_heads", "n_head", "num_key_value_heads", "num_kv_heads", "num_key_value_groups",
+    "split_size",
+)  # fmt: skip
 
 
+# -- what can be sliced -----------------------------------------------------------------------------------------------
+def prunable_mlps(model):
+    """Find the MLP of every block, for slicing.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+
+    Returns
+    -------
+    list of Mlp
+        One per block.
+
+    Raises
+    ------
+    UnsupportedArchitectureError
+        For mixtures of experts, quantised or offloaded weights, blocks without an MLP, and MLPs with parameters that
+        slicing would miss. The message gives the reason.
+    """
+    blocks = anatomy_of(model).blocks
+    _check_dense(model, blocks)
+    missing = [block.layer for block in blocks if block.mlp is None]
+    if missing:
+        raise UnsupportedArchitectureError(
+            f"Only models with an MLP in every layer can be pruned; {type(model).__name__} has none in layers "
+            f"{', '.join(map(str, missing))}."
+        )
+    for block in blocks:
+        _check_parameters(block.mlp)
+    shared = len({id(block.mlp.writer) for block in blocks}) < len(blocks)
+    if shared:
+        raise UnsupportedArchitectureError(
+            f"Several layers of {type(model).__name__} share one MLP ({blocks[0].mlp.name}), which cannot be pruned by "
+            "layer."
+        )
+    return [block.mlp for block in blocks]
+
+
+def prunable_attentions(model):
+    """Find the attention of every block, for slicing heads.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+
+    Returns
+    -------
+    list of Attention
+        One per block.
+
+    Raises
+    ------
+    UnsupportedArchitectureError
+        If a block has no attention, or its projections are laid out in an unknown way.
+    """
+    blocks = anatomy_of(model).blocks
+    _check_dense(model, blocks)
+    for block in blocks:
+        attention = block.attention
+        if attention is None or not attention.readers or _other_parameters(attention):
+            raise UnsupportedArchitectureError(
+                f"Heads of {block.name} ({type(block.module).__name__}) cannot be pruned: the layout of its query, key "
+                "and value projections is unknown. Prune its MLP neurons (heads=False)."
+            )
+    return [block.attention for block in blocks]
+
+
+def attention_writers(model):
+    """Find the attention of every block, for refitting its writer, which works for any layout of the heads.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+
+    Returns
+    -------
+    list of Attention or None
+        One per block; None for a block without an attention that is understood.
+    """
+    return [_attention_or_none(block) for block in anatomy_of(model).blocks]
+
+
+def _attention_or_none(block):
+    try:
+        return block.attention
+    except UnsupportedArchitectureError:
+        return None
+
+
+def _check_dense(model, blocks):
+    """Refuse mixtures of experts, offloaded weights and quantised weights."""
+    experts = next((block for block in blocks if block.experts), None)
+    if experts is not None:
+        path, module = experts.experts
+        raise UnsupportedArchitectureError(
+            f"{type(model).__name__} is a mixture of experts ({path}: {type(module).__name__}), whose experts share "
+            "tensors that llmbrain does not slice. Prune a dense model."
+        )
+    meta = next((n for n, p in model.named_parameters() if p.device.type == "meta"), None)
+    if meta is not None:
+        raise UnsupportedArchitectureError(
+            f"The weights of {meta} are offloaded (device 'meta'). Load the whole model on one device before pruning."
+        )
+    quantised = next((n for n, p in model.named_parameters() if not p.dtype.is_floating_point), None)
+    if getattr(model, "is_quantized", False) or quantised is not None:
+        where = f" ({quantised})" if quantised else ""
+        raise UnsupportedArchitectureError(
+            f"{type(model).__name__} is quantised{where}; packed weights cannot be sliced. Load it dequantised "
+            "(dtype='float32' or 'bfloat16'), prune it, and quantise the result."
+        )
+
+
+def _check_parameters(mlp):
+    """Refuse an MLP with parameters besides its linears, such as a norm over the neurons."""
+    if mlp.owner is mlp.block.module:  # the parameters of a block belong to its norms and its attention
+        return
+    for name, module in mlp.owner.named_modules():
+        if module not in mlp.linears and any(True for _ in module.parameters(recurse=False)):
+            raise UnsupportedArchitectureError(
+                f"{mlp.block.name} cannot be pruned: besides its linears the MLP has parameters in {name or 'itself'} "
+                f"({type(module).__name__}), which llmbrain does not know how to slice."
+            )
+
+
+def _other_parameters(attention):
+    """Whether an attention has parameters that depend on the heads besides its linears (OLMo-2's wide norms)."""
+    return any(
+        parameter.numel() != attention.head_dim
+        for module in attention.owner.modules()
+        if module not in attention.linears
+        for parameter in module.parameters(recurse=False)
+    )
+
+
+# -- slicing ----------------------------------------------------------------------------------------------------------
 def set_linear(module, weight, bias=None, *, keep_bias=True):
     """Give a linear new weights of any shape.
 
     Parameters
     ----------
     module : torch.nn.Linear or Conv1D
-        Changed in place; keeps its dtype and device.
+        Changed in place. Keeps its dtype and device.
     weight : torch.Tensor, shape (n_outputs, n_inputs)
     bias : torch.Tensor, shape (n_outputs,), optional
-        Taken as the whole bias.
+        Replaces the whole bias.
     keep_bias : bool
         Whether an existing bias stays when ``bias`` is None.
     """
@@ -30,6 +185,11 @@ def set_linear(module, weight, bias=None, *, keep_bias=True):
         module.bias = torch.nn.Parameter(bias, requires_grad=like.requires_grad)
     elif not keep_bias and module.bias is not None:
         module.bias = None
+    count_features(module)
+
+
+def count_features(module):
+    """Let a linear count its inputs and outputs anew, after its weight was replaced."""
     if is_transposed(module):
         module.nx, module.nf = module.weight.shape
     else:
@@ -45,35 +205,33 @@ def _take_outputs(module, rows):
 def _indices(kept, size, what):
     kept = torch.as_tensor(kept, dtype=torch.long).sort().values
     if len(kept) == 0 or int(kept[0]) < 0 or int(kept[-1]) >= size or len(kept.unique()) != len(kept):
-        raise ParameterError(f"Kept {what} must be different numbers from 0 to {size - 1}, at least one of them.")
+        raise ParameterError(f"Kept {what} must be distinct numbers from 0 to {size - 1}, at least one.")
     return kept
 
 
 @torch.no_grad()
-def slice_mlp(part, kept, refit=None):
+def slice_mlp(mlp, kept, refit=None):
     """Keep some neurons of an MLP: rows of its readers, columns of its writer.
 
     Parameters
     ----------
-    part : MLPPart
+    mlp : Mlp
         Changed in place.
     kept : sequence of int
-        Neurons that stay, in their order.
+        Neurons that stay. Their order does not change.
     refit : Refit, optional
         New columns and additional bias of the writer, in the order of sorted ``kept``.
     """
-    size = weight_of(part.down).shape[1]
-    kept = _indices(kept, size, "neurons")
-    for _, module, parts in part.readers:
-        _take_outputs(module, torch.cat([kept + i * size for i in range(parts)]))
-    _write(part.down, kept, refit)
-    for name in ("intermediate_size", "ffn_dim"):
-        if isinstance(getattr(part.owner, name, None), int):
-            setattr(part.owner, name, len(kept))
+    mlp = mlp.now()
+    kept = _indices(kept, mlp.size, "neurons")
+    for module, readers in modules_of(mlp.readers):
+        _take_outputs(module, torch.cat([reader.start + kept for reader in readers]))
+    _write(mlp.writer, kept, refit)
+    set_width(mlp.owner, len(kept))
 
 
 def _write(module, columns, refit):
-    """Shorten the inputs of a writer, with refitted columns and an added bias if there are any."""
+    """Shorten the inputs of a writer, with refitted columns and an additional bias if there are any."""
     columns = columns.to(module.weight.device)
     if refit is None:
         set_linear(module, weight_of(module).index_select(1, columns))
@@ -85,56 +243,51 @@ def _write(module, columns, refit):
 
 
 @torch.no_grad()
-def slice_attention(part, kept_heads, refit=None):
+def slice_attention(attention, kept_heads, refit=None):
     """Keep some query heads, and the key/value heads that they use.
 
     Parameters
     ----------
-    part : AttentionPart
+    attention : Attention
         Changed in place.
     kept_heads : sequence of int
         Query heads that stay: whole groups, or equally many of each group (:func:`even_heads` refuses others).
     refit : Refit, optional
-        New columns and additional bias of the output projection.
+        New columns and additional bias of the writer.
 
     Returns
     -------
     n_heads, n_kv_heads : int
-        What the layer has now.
+        Heads of the layer after slicing.
     """
-    heads, groups = even_heads(kept_heads, part.n_heads, part.n_kv_heads)
-    rows, kv_rows = channels(heads, part.head_dim), channels(groups, part.head_dim)
-    if "qkv" in part.readers:
-        start = part.n_heads * part.head_dim
-        stop = start + part.n_kv_heads * part.head_dim
-        _take_outputs(part.readers["qkv"], torch.cat([rows, start + kv_rows, stop + kv_rows]))
-    else:
-        _take_outputs(part.readers["q"], rows)
-        _take_outputs(part.readers["k"], kv_rows)
-        _take_outputs(part.readers["v"], kv_rows)
-    _write(part.out, rows, refit)
-    set_head_counts(part.owner, len(heads), len(groups), part.head_dim)
+    heads, groups = even_heads(kept_heads, attention.n_heads, attention.n_kv_heads)
+    rows, kv_rows = channels(heads, attention.head_dim), channels(groups, attention.head_dim)
+    for module, readers in modules_of(attention.readers):
+        _take_outputs(module, torch.cat([r.start + (rows if r.size == attention.size else kv_rows) for r in readers]))
+    _write(attention.writer, rows, refit)
+    set_head_counts(attention.owner, len(heads), len(groups), attention.head_dim)
     return len(heads), len(groups)
 
 
+def set_width(owner, width):
+    """Correct the attributes by which an MLP of transformers counts its neurons."""
+    _set_counts(owner, dict.fromkeys(WIDTH_COUNTS, width))
+
+
 def set_head_counts(owner, n_heads, n_kv_heads, head_dim):
-    """Correct every attribute by which attention modules of transformers count their heads."""
-    values = {
-        "num_heads": n_heads,
-        "num_attention_heads": n_heads,
-        "n_head": n_heads,
-        "num_key_value_heads": n_kv_heads,
-        "num_kv_heads": n_kv_heads,
-        "num_key_value_groups": n_heads // n_kv_heads,
-        "split_size": n_heads * head_dim,
-    }
-    for name, value in values.items():
+    """Correct the attributes by which an attention of transformers counts its heads."""
+    counts = (n_heads, n_heads, n_heads, n_kv_heads, n_kv_heads, n_heads // n_kv_heads, n_heads * head_dim)
+    _set_counts(owner, dict(zip(HEAD_COUNTS, counts)))
+
+
+def _set_counts(owner, counts):
+    for name, value in counts.items():
         if isinstance(vars(owner).get(name), int):
             setattr(owner, name, value)
 
 
 def channels(heads, head_dim):
-    """Input channels of ``o_proj`` that belong to heads.
+    """Inputs of the attention's writer that belong to some heads.
 
     Examples
     --------
@@ -144,17 +297,64 @@ def channels(heads, head_dim):
     return (heads[:, None] * head_dim + torch.arange(head_dim)[None, :].to(heads.device)).reshape(-1)
 
 
+def even_heads(kept_heads, n_heads, n_kv_heads):
+    """Check a choice of query heads: every key/value head that stays must keep equally many of its query heads.
+
+    A model pairs query head ``i`` with key/value head ``i // group`` by position alone. After an uneven choice the
+    remaining query heads would read the keys of another head, without any error.
+
+    Parameters
+    ----------
+    kept_heads : sequence of int
+    n_heads, n_kv_heads : int
+
+    Returns
+    -------
+    heads : torch.Tensor of int
+        Sorted query heads.
+    groups : torch.Tensor of int
+        Key/value heads that are still used.
+
+    Raises
+    ------
+    ParameterError
+        For an uneven choice.
+
+    Examples
+    --------
+    >>> heads, groups = even_heads([1, 0, 4], 6, 3)
+    Traceback (most recent call last):
+        ...
+    llmbrain.exceptions.ParameterError: Query heads [0, 1, 4] leave [2, 0, 1] heads to the key/value heads; ...
+    >>> [t.tolist() for t in even_heads([1, 4], 6, 3)]
+    [[1, 4], [0, 2]]
+    """
+    group = n_heads // n_kv_heads
+    heads = torch.as_tensor(sorted({int(i) for i in kept_heads}), dtype=torch.long)
+    if len(heads) == 0 or int(heads.min()) < 0 or int(heads.max()) >= n_heads:
+        raise ParameterError(f"Kept heads must be numbers from 0 to {n_heads - 1}, at least one; got {heads.tolist()}.")
+    counts = torch.bincount(heads // group, minlength=n_kv_heads)
+    used = counts[counts > 0]
+    if int(used.min()) != int(used.max()):
+        raise ParameterError(
+            f"Query heads {heads.tolist()} leave {counts.tolist()} heads to the key/value heads; keep whole groups, or "
+            "the same number in each group that stays."
+        )
+    return heads, counts.nonzero()[:, 0]
+
+
+# -- silencing --------------------------------------------------------------------------------------------------------
 @torch.no_grad()
-def mask_mlp(part, kept):
-    """Silence the other neurons by zeroing the columns they write through; widths stay."""
-    removed = torch.ones(part.size, dtype=torch.bool)
-    removed[_indices(kept, part.size, "neurons")] = False
-    weight_of(part.down)[:, removed.to(part.down.weight.device)] = 0
+def mask_mlp(mlp, kept):
+    """Silence the other neurons: set the columns of the writer that read them to zero. Widths do not change."""
+    removed = torch.ones(mlp.size, dtype=torch.bool)
+    removed[_indices(kept, mlp.size, "neurons")] = False
+    weight_of(mlp.writer)[:, removed.to(mlp.writer.weight.device)] = 0
 
 
 @torch.no_grad()
-def mask_heads(part, kept_heads):
-    """Silence the other heads by zeroing the columns they write through."""
-    removed = torch.ones(part.n_heads * part.head_dim, dtype=torch.bool)
-    removed[channels(_indices(kept_heads, part.n_heads, "heads"), part.head_dim)] = False
-    weight_of(part.out)[:, removed.to(part.out.weight.device)] = 0
+def mask_heads(attention, kept_heads):
+    """Silence the other heads: set the columns of the writer that read them to zero."""
+    removed = torch.ones(attention.size, dtype=torch.bool)
+    removed[channels(_indices(kept_heads, attention.n_heads, "heads"), attention.head_dim)] = False
+    weight_of(attention.writer)[:, removed.to(attention.writer.weight.device)] = 0

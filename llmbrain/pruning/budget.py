@@ -3,7 +3,8 @@
 import numpy as np
 
 from ..exceptions import ParameterError
-from ..models.sites import find_decoder_layers
+from ..models.anatomy import anatomy_of, features
+from ..models.surgery import prunable_mlps
 
 __all__ = ["count_parameters", "n_units_to_remove"]
 
@@ -14,7 +15,7 @@ def count_parameters(model, parts=None):
     Parameters
     ----------
     model : transformers.PreTrainedModel
-    parts : list of MLPPart, optional
+    parts : list of Mlp, optional
         Found if not given.
 
     Returns
@@ -24,17 +25,15 @@ def count_parameters(model, parts=None):
         once) and ``bytes``.
     """
     if parts is None:
-        from ..models.parts import find_mlp_parts
-
-        parts = find_mlp_parts(model)
+        parts = prunable_mlps(model)
     mlp = {}
     for part in parts:
-        for module in (part.down, *(m for _, m, _ in part.readers)):
-            mlp.update({id(p): p.numel() for p in module.parameters()})
-    decoder = {id(p): p.numel() for layer in find_decoder_layers(model)[1] for p in layer.parameters()}
+        for linear in part.linears:
+            mlp.update({id(p): p.numel() for p in linear.parameters()})
+    decoder = {id(p): p.numel() for layer in anatomy_of(model).layers for p in layer.parameters()}
     everything = {id(p): p for p in model.parameters()}
     return {
-        "neurons": sum(part.down.weight.numel() // _width(part) for part in parts),
+        "neurons": sum(features(part.writer)[0] for part in parts),
         "mlp_parameters": sum(mlp.values()),
         "decoder_parameters": sum(decoder.values()),
         "total_parameters": sum(p.numel() for p in everything.values()),
@@ -42,18 +41,12 @@ def count_parameters(model, parts=None):
     }
 
 
-def _width(part):
-    from ..models.parts import features
-
-    return features(part.down)[1]
-
-
 def n_units_to_remove(parts, counts, ratio, ratio_of, model=None):
     """Neurons to remove for a ratio of neurons, parameters, bytes, or time.
 
     Parameters
     ----------
-    parts : list of MLPPart
+    parts : list of Mlp
     counts : dict
         From :func:`count_parameters`.
     ratio : float
@@ -72,7 +65,7 @@ def n_units_to_remove(parts, counts, ratio, ratio_of, model=None):
         return round(ratio * n_units)
     if ratio_of == "latency":
         return _units_for_latency(model, parts, ratio)
-    sizes = [part.down.weight.element_size() if ratio_of == "bytes" else 1 for part in parts]
+    sizes = [part.writer.weight.element_size() if ratio_of == "bytes" else 1 for part in parts]
     cost = np.average([part.unit_cost * s for part, s in zip(parts, sizes)], weights=[part.size for part in parts])
     total = {"decoder": "decoder_parameters", "all": "total_parameters", "bytes": "bytes"}[ratio_of]
     wanted = ratio * counts[total]

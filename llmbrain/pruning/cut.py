@@ -5,13 +5,13 @@ import math
 import numpy as np
 import torch
 
+from ..models.anatomy import features, weight_of
 from ..models.hooks import site_hooks
-from ..models.parts import features, weight_of
-from ..models.surgery import set_linear, slice_attention, slice_mlp
+from ..models.surgery import channels, set_linear, slice_attention, slice_mlp
 from ..stats.moments import Moments
 from .compensation import choose_ridge, compensate, default_ridge, frozen, output_error
 from .engine import gather, input_site, output_site, split_update, stream_weighting, token_weights, writes_to_stream
-from .reconstruct import Samples, activation_of, reconstruct
+from .reconstruct import Samples, reconstruct
 from .walk import Walk, held_out_masks
 
 __all__ = ["Cutter", "cut"]
@@ -29,12 +29,12 @@ def cut(model, blocks, parts, kept, *, compensation, options, attention=None, ke
     model : transformers.PreTrainedModel
         Changed in place.
     blocks : list of Block
-    parts : list of MLPPart
+    parts : list of Mlp
     kept : list of array of int
         Neurons that stay, a layer.
     compensation : str
     options : Options
-    attention : list of AttentionPart, optional
+    attention : list of Attention, optional
         Needed for ``kept_heads`` and for ``options.refit_attention``.
     kept_heads : list of array of int, optional
         Query heads that stay, a layer.
@@ -139,7 +139,7 @@ class Cutter:
         if self.dense is None:
             return None, None
         caught, after, written = {}, [], []
-        sites = [output_site(attention.out)] if attention is not None else []
+        sites = [output_site(attention.writer)] if attention is not None else []
         with torch.no_grad(), site_hooks(sites, lambda i, x: caught.update(x=x)):
             for i, hidden in enumerate(self.dense):
                 after.append(self.walk.run(layer, i, hidden))
@@ -151,7 +151,7 @@ class Cutter:
     def _attention(self, part, attention, heads, dense_written):
         """Cut heads and refit the output projection, or refit it alone, towards the dense stream behind attention."""
         walk, caught = self.walk, {}
-        direct = dense_written and writes_to_stream(walk, part.layer, attention.out, silenced=part.down)
+        direct = dense_written and writes_to_stream(walk, part.layer, attention.writer, silenced=part.writer)
 
         def targets(i, output):
             return dense_written[i].float() - (
@@ -160,31 +160,29 @@ class Cutter:
 
         if heads is None and not direct:
             return
-        with site_hooks([output_site(attention.out)], lambda i, x: caught.update(x=x)):
+        with site_hooks([output_site(attention.writer)], lambda i, x: caught.update(x=x)):
             fit, held = gather(
-                walk, part.layer, attention.out, full=self.full, targets=targets if direct else None, held=self.held,
+                walk, part.layer, attention.writer, full=self.full, targets=targets if direct else None, held=self.held,
                 weighting=self.weighting,
             )  # fmt: skip
-        n_in = features(attention.out)[0]
+        n_in = features(attention.writer)[0]
         if heads is None:
             keep = torch.arange(n_in)
         else:
-            from ..models.surgery import channels
-
             keep = channels(torch.as_tensor(np.asarray(heads), dtype=torch.long).sort().values, attention.head_dim)
-        refit, gained = self._solve(attention.out, fit, held, keep, {})
+        refit, gained = self._solve(attention.writer, fit, held, keep, {})
         if heads is not None:
             slice_attention(attention, heads, refit)
             self.touched = True
         elif gained:
             bias = refit.bias
-            if bias is not None and attention.out.bias is not None:
-                bias = bias + attention.out.bias.to(bias)
-            set_linear(attention.out, refit.weight, bias)
+            if bias is not None and attention.writer.bias is not None:
+                bias = bias + attention.writer.bias.to(bias)
+            set_linear(attention.writer, refit.weight, bias)
 
     # -- MLP ----------------------------------------------------------------------------------------------------
     def _mlp(self, part, keep, dense_after, row, outputs=None):
-        direct = dense_after is not None and writes_to_stream(self.walk, part.layer, part.down)
+        direct = dense_after is not None and writes_to_stream(self.walk, part.layer, part.writer)
 
         def targets(i, output):
             return dense_after[i].float() - output.float()
@@ -195,14 +193,14 @@ class Cutter:
             fit, held, samples = self._gather_samples(part, targets)
         else:
             fit, held = gather(
-                self.walk, part.layer, part.down, full=self.full, targets=targets, held=self.held,
+                self.walk, part.layer, part.writer, full=self.full, targets=targets, held=self.held,
                 weighting=self.weighting, outputs=outputs,
             )  # fmt: skip
-        refit, _ = self._solve(part.down, fit, held, keep, row)
+        refit, _ = self._solve(part.writer, fit, held, keep, row)
         slice_mlp(part, keep, refit)
         if samples is not None:
             readers = ("up",) if self.options.reconstruct == "up" else ("up", "gate")
-            left = reconstruct(part.now(), activation_of(part), samples, readers=readers, n_steps=self.options.n_steps)
+            left = reconstruct(part.now(), part.activation, samples, readers=readers, n_steps=self.options.n_steps)
             row["reconstruction"] = left[-1]
 
     def _solve(self, linear, fit, held, keep, row):
@@ -235,11 +233,11 @@ class Cutter:
 
     def _gather_samples(self, part, targets):
         """Moments, and what reconstruction needs: the MLP's inputs, what it should write, and the weights of tokens."""
-        walk, (n_in, n_out) = self.walk, features(part.down)
+        walk, (n_in, n_out) = self.walk, features(part.writer)
         kind = {"n_targets": n_out if targets else 0, "device": walk.device}
         sides = [Moments(n_in, **kind), Moments(n_in, **kind)]
         caught, samples = {}, Samples([], [], [], [])
-        sites = [input_site(part.readers[0][1]), input_site(part.down), output_site(part.down)]
+        sites = [input_site(part.readers[0].module), input_site(part.writer), output_site(part.writer)]
         with torch.no_grad(), site_hooks(sites, lambda i, x: caught.update({i: x})):
             for i, mask in enumerate(walk.masks):
                 output = walk.run(part.layer, i)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ..models.anatomy import features, weight_of
 from ..models.hooks import site_hooks
-from ..models.parts import features, weight_of
 from ..models.sites import Site
 from ..stats.moments import Moments
 from .compensation import schur_residual
@@ -150,7 +150,7 @@ def survey(walk, parts, rules, *, full, schur=False, weighting=None, progress=No
     ----------
     walk : Walk
         At the first layer; stands behind the last one afterwards.
-    parts : list of MLPPart
+    parts : list of Mlp
     rules : dict of callable
         ``rules[name](part, moments)`` gives one number a neuron.
     full : bool
@@ -169,7 +169,7 @@ def survey(walk, parts, rules, *, full, schur=False, weighting=None, progress=No
     found = {name: [] for name in rules}
     for part in parts:
         outputs = []
-        moments, _ = gather(walk, part.layer, part.down, full=full or schur, weighting=weighting, outputs=outputs)
+        moments, _ = gather(walk, part.layer, part.writer, full=full or schur, weighting=weighting, outputs=outputs)
         walk.restart(outputs)
         power = _stream_power(walk)
         for name, rule in rules.items():
@@ -177,7 +177,7 @@ def survey(walk, parts, rules, *, full, schur=False, weighting=None, progress=No
             layer = LayerSurvey(moments.mean, moments.variance, values, power=power)
             if schur:
                 kept = values.topk(max(1, part.size // 2)).indices
-                residual = schur_residual(weight_of(part.down), moments.covariance, kept, 1e-2)
+                residual = schur_residual(weight_of(part.writer), moments.covariance, kept, 1e-2)
                 layer.sensitivity = residual / power
             found[name].append(layer)
         if progress:

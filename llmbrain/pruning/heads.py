@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from ..exceptions import ParameterError
-from ..models.parts import weight_of
+from ..models.anatomy import anatomy_of, weight_of
 from ..models.surgery import channels, set_linear
 from . import scores as sc
 from .allocation import fill_by_curves, smooth_curves
@@ -23,7 +23,7 @@ def head_scores(name, part, moments, generator=None):
     name : str
         ``random``, ``magnitude``, ``wanda``, ``flap``, or a second-order score (all of which use the block form of
         OBS).
-    part : AttentionPart
+    part : Attention
     moments : Moments
         Of the inputs of the output projection.
     generator : torch.Generator, optional
@@ -32,7 +32,7 @@ def head_scores(name, part, moments, generator=None):
     -------
     torch.Tensor, shape (n_heads,)
     """
-    weight, size = weight_of(part.out).detach(), part.head_dim
+    weight, size = weight_of(part.writer).detach(), part.head_dim
     if name == "random":
         return sc.random(part.n_heads, generator)
     if name == "magnitude":
@@ -55,7 +55,7 @@ def survey_heads(walk, parts, name, *, random_state=0, weighting=None):
     found = []
     for part in parts:
         full = name in ("obs", "greedy_obs", "leverage")
-        moments, _ = gather(walk, part.layer, part.out, full=full, weighting=weighting)
+        moments, _ = gather(walk, part.layer, part.writer, full=full, weighting=weighting)
         generator = torch.Generator().manual_seed(int(random_state) * 1_000_003 + 7919 + part.layer)
         found.append(head_scores(name, part, moments, generator).cpu())
         walk.advance(part.layer)
@@ -67,7 +67,7 @@ def unit_scores(part, scores, unit):
 
     Parameters
     ----------
-    part : AttentionPart
+    part : Attention
     scores : torch.Tensor, shape (n_heads,)
     unit : {"group", "query"}
         ``group``: a key/value head with its query heads. ``query``: the weakest query head of every group at once.
@@ -91,13 +91,7 @@ def unit_scores(part, scores, unit):
 
 def unit_cost(part, unit):
     """Parameters that go with one unit of heads."""
-    if unit == "group":
-        return part.unit_cost
-    from ..models.parts import features
-
-    width = features(part.out)[1]
-    reader = next(iter(part.readers.values()))
-    return part.n_kv_heads * part.head_dim * (features(reader)[0] + (reader.bias is not None) + width)
+    return part.unit_cost if unit == "group" else part.row_cost
 
 
 def joint_counts(neuron_scores, unit_values, neuron_costs, unit_costs, budget, *, floors):
@@ -172,7 +166,7 @@ def measure_heads(model, parts, steps, fit_blocks, probe, *, weighting=None):
     ----------
     model : transformers.PreTrainedModel
         Dense; dense again afterwards.
-    parts : list of AttentionPart
+    parts : list of Attention
     steps : list of list of list of int
         For each layer the query heads of each unit, see :func:`unit_scores`.
     fit_blocks : list of Block
@@ -186,13 +180,13 @@ def measure_heads(model, parts, steps, fit_blocks, probe, *, weighting=None):
     list of numpy.ndarray, shape (n_units,)
         Divergence, nats per token.
     """
-    from .search import final_norm, run_rest
+    from .search import run_rest
 
-    fit_walk, probe_walk, norm = Walk(model, fit_blocks), Walk(model, probe.blocks), final_norm(model)
+    fit_walk, probe_walk, norm = Walk(model, fit_blocks), Walk(model, probe.blocks), anatomy_of(model).norm
     found = []
     for part, units in zip(parts, steps):
-        moments = frozen(gather(fit_walk, part.layer, part.out, weighting=weighting)[0])
-        weight, bias, original = weight_of(part.out).detach(), part.out.bias, part.out.weight
+        moments = frozen(gather(fit_walk, part.layer, part.writer, weighting=weighting)[0])
+        weight, bias, original = weight_of(part.writer).detach(), part.writer.bias, part.writer.weight
         losses = []
         for heads in units if len(units) > 1 else []:
             stay = torch.tensor([h for h in range(part.n_heads) if h not in heads])
@@ -201,10 +195,10 @@ def measure_heads(model, parts, steps, fit_blocks, probe, *, weighting=None):
             full = torch.zeros_like(weight)
             full[:, kept] = refit.weight.to(full.dtype)
             try:
-                set_linear(part.out, full, refit.bias if bias is None else refit.bias + bias)
+                set_linear(part.writer, full, refit.bias if bias is None else refit.bias + bias)
                 losses.append(probe.divergence(run_rest(probe_walk, part.layer, norm)))
             finally:
-                part.out.weight, part.out.bias = original, bias
+                part.writer.weight, part.writer.bias = original, bias
         found.append(np.array(losses if losses else [np.inf] * len(units)))
         fit_walk.advance(part.layer)
         probe_walk.advance(part.layer)

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from ..exceptions import GeometryMismatchError, ParameterError
-from ..models.parts import find_attention_parts, find_attention_writers, find_mlp_parts
+from ..models.inputs import longest_context
+from ..models.surgery import attention_writers, prunable_attentions, prunable_mlps
 from . import allocation as alloc
 from .cut import cut
 from .engine import stream_weighting, survey
@@ -21,7 +22,6 @@ from .walk import (
     calibration_blocks,
     calibration_hash,
     calibration_windows,
-    longest_context,
     n_calibration_tokens,
     split_windows,
 )
@@ -53,13 +53,13 @@ class Pruner:
             raise ParameterError(
                 f"networks={networks!r}; give a NetworkSet, maps, or one of {', '.join(map(repr, FOUND_ON_TEXT))}."
             )
-        self.options = make_options(options, context=min(options.context, longest_context(model)))
+        self.options = make_options(options, context=min(options.context, longest_context(model, 2048)))
         self.model, self.tokenizer, self.random_state = model, tokenizer, int(random_state)
-        self.parts = find_mlp_parts(model)
+        self.parts = prunable_mlps(model)
         self.sizes = [p.size for p in self.parts]
         self.attention = None
         if self.options.heads:
-            self.attention = find_attention_parts(model)
+            self.attention = prunable_attentions(model)
         self.windows = calibration_windows(
             tokenizer, calibration, context=self.options.context, n_tokens=self.options.n_tokens
         )
@@ -277,13 +277,13 @@ class Pruner:
         target = self.model if inplace else copy.deepcopy(self.model)
         attention = None
         if heads is not None:
-            attention = find_attention_parts(target)
+            attention = prunable_attentions(target)
         elif options.refit_attention:
-            attention = find_attention_writers(target)
+            attention = attention_writers(target)
         table = cut(
             target,
             self.blocks,
-            find_mlp_parts(target),
+            prunable_mlps(target),
             kept,
             compensation=compensation,
             options=options,

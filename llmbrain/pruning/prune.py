@@ -8,7 +8,7 @@ import torch
 
 from ..exceptions import ParameterError
 from ..models.identity import describe_model
-from ..models.parts import find_mlp_parts
+from ..models.surgery import prunable_mlps
 from . import allocation as alloc
 from .budget import compare_counts, count_parameters, n_units_to_remove
 from .measured import Pruner
@@ -201,7 +201,7 @@ def check_budget(model, ratio, ratio_of, options):
     ------
     ParameterError
     """
-    parts = find_mlp_parts(model)
+    parts = prunable_mlps(model)
     if options.heads:
         if ratio_of not in ("decoder", "all", "bytes"):
             raise ParameterError("With heads=True the ratio is one of parameters: ratio_of='decoder' or 'all'.")

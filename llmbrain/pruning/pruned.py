@@ -6,7 +6,7 @@ import numpy as np
 
 from ..exceptions import ModelNotFoundError, ParameterError
 from ..files import atomic_dir, read_json, write_json, write_text
-from ..models.parts import find_attention_writers, find_mlp_parts
+from ..models.surgery import attention_writers, prunable_mlps
 from .formats.card import model_card
 from .formats.hetero import save_hetero
 from .formats.padded import save_padded, save_uniform
@@ -86,9 +86,9 @@ def check_format(model, format, *, allocation, compensation, options=None, **_):
             "format='padded' or 'hetero'."
         )
     if format in ("uniform", "padded") and compensation in ("bias", "affine"):
-        linears = [("mlp_bias", part.down) for part in find_mlp_parts(model)]
+        linears = [("mlp_bias", part.writer) for part in prunable_mlps(model)]
         if (options or {}).get("refit_attention"):
-            linears += [("attention_bias", part.out) for part in find_attention_writers(model) if part is not None]
+            linears += [("attention_bias", part.writer) for part in attention_writers(model) if part is not None]
         for switch, linear in linears:
             if linear.bias is None and getattr(model.config.get_text_config(), switch, None) is None:
                 raise ParameterError(

@@ -13,10 +13,10 @@ import torch
 
 from ..exceptions import ParameterError
 from ..models.hooks import site_hooks
-from ..models.parts import find_mlp_parts
+from ..models.inputs import longest_context
+from ..models.surgery import prunable_mlps
 from .engine import input_site, output_site
-from .reconstruct import activation_of, split_readers
-from .walk import Walk, calibration_blocks, longest_context, token_ids
+from .walk import Walk, calibration_blocks, token_ids
 
 __all__ = ["PUBLISHED_EXEMPT", "LayerMaps", "joint_networks", "layer_networks", "published_networks"]
 
@@ -112,8 +112,8 @@ def layer_networks(
     """
     if signals not in SIGNALS:
         raise ParameterError(f"signals={signals!r}; choose from {', '.join(SIGNALS)}.")
-    context = min(context, longest_context(model))
-    parts = find_mlp_parts(model)
+    context = min(context, longest_context(model, 2048))
+    parts = prunable_mlps(model)
     collected = [[] for _ in parts]
     used = []
     for g, group in enumerate(_groups(tokenizer, texts, group_size, n_groups, context)):
@@ -152,8 +152,8 @@ def joint_networks(model, tokenizer, texts, *, n_components=128, n_tokens=8192, 
     """
     from ..networks.engines.layered import layered_ica
 
-    context = min(context, longest_context(model))
-    parts = find_mlp_parts(model)
+    context = min(context, longest_context(model, 2048))
+    parts = prunable_mlps(model)
     blocks = calibration_blocks(tokenizer, texts, context=context, n_tokens=n_tokens)
     walk, signals = Walk(model, blocks), []
     for part in parts:
@@ -207,23 +207,25 @@ def _group_maps(model, blocks, parts, signals, k, seed):
 
 def _paired(part, signals):
     """Whether two signals stand for each neuron."""
-    return signals == "act_up" and split_readers(part)[0] is not None
+    return signals == "act_up" and part.is_gated
 
 
 @torch.no_grad()
 def _signals(walk, part, signals):
     """Signals of one layer at every token, shape (n_tokens, n_signals)."""
-    up, gate = split_readers(part)
     paired = _paired(part, signals)
-    sites = [output_site(gate[0]), output_site(up[0])] if paired else [input_site(part.down)]
+    sites = [input_site(part.writer)]
+    if paired:
+        up, gate = part.up, part.gate
+        sites = [output_site(gate.module), output_site(up.module)]
     caught, found = {}, []
-    activation = activation_of(part) if paired else None
+    activation = part.activation if paired else None
     with site_hooks(sites, lambda i, x: caught.update({i: x})):
         for i, mask in enumerate(walk.masks):
             walk.run(part.layer, i)
             if paired:
-                act = activation(caught[0][..., gate[1] : gate[2]])
-                both = torch.cat([act, caught[1][..., up[1] : up[2]]], dim=-1)
+                act = activation(caught[0][..., gate.start : gate.stop])
+                both = torch.cat([act, caught[1][..., up.start : up.stop]], dim=-1)
             else:
                 both = caught[0]
             found.append(both.reshape(*mask.shape, -1)[mask].float())

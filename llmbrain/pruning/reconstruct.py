@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import torch
 
-from ..exceptions import UnsupportedArchitectureError
+from ..models.anatomy import weight_of
+from ..models.surgery import set_linear
 from ..stats.precision import full_precision
 
-__all__ = ["Samples", "activation_of", "conjugate_gradients", "reconstruct", "split_readers"]
+__all__ = ["Samples", "conjugate_gradients", "reconstruct"]
 
 
 _REMEMBERED = 2 << 30  # bytes of what does not change between the steps of one refit
@@ -60,43 +61,6 @@ class Samples:
     def part(self, held):
         """Blocks of one side."""
         return [b for b in zip(self.inputs, self.targets, self.weights, self.held) if b[3] == held]
-
-
-def split_readers(part):
-    """The linear that is multiplied in (``up``), and the one behind the nonlinearity (``gate``), as they are now.
-
-    Returns
-    -------
-    up, gate : tuple of (module, first row, last row) or None
-        For a plain MLP ``up`` is None.
-    """
-    size = part.down.weight.shape[1] if isinstance(part.down, torch.nn.Linear) else part.down.weight.shape[0]
-    readers = {name: module for name, module, _ in part.readers}
-    if len(part.readers) == 1:
-        ((name, module, parts),) = part.readers
-        if parts == 1:
-            return None, (module, 0, size)
-        return (module, size, 2 * size), (module, 0, size)
-    gate = next((m for n, m in readers.items() if "gate" in n or n in ("w1", "fc1")), None)
-    up = next((m for m in readers.values() if m is not gate), None)
-    return (up, 0, size), (gate, 0, size)
-
-
-def activation_of(part):
-    """The nonlinearity of an MLP, found among its modules or attributes.
-
-    Raises
-    ------
-    UnsupportedArchitectureError
-        If there is none.
-    """
-    for name in ("act_fn", "act", "activation_fn", "activation", "activation_function", "gelu_impl", "relu"):
-        found = getattr(part.owner, name, None)
-        if callable(found):
-            return found
-    raise UnsupportedArchitectureError(
-        f"The nonlinearity of {part.name} was not found; reconstruct='none' does without it."
-    )
 
 
 def conjugate_gradients(apply, right, precondition, n_steps, watch=None):
@@ -156,16 +120,15 @@ class _Gated:
 
     def __init__(self, part, activation):
         self.part, self.activation = part, activation
-        self.up, self.gate = split_readers(part)
+        # in a plain MLP the only reader passes the activation function, as the gate does in a gated one
+        self.up, self.gate = (part.up, part.gate) if part.is_gated else (None, part.up)
 
-    def rows(self, place):
-        module, start, stop = place
-        weight = module.weight if isinstance(module, torch.nn.Linear) else module.weight.T
-        bias = None if module.bias is None else module.bias[start:stop]
-        return weight[start:stop].float(), None if bias is None else bias.float()
+    def rows(self, reader):
+        module, rows = reader.module, slice(reader.start, reader.stop)
+        return weight_of(module)[rows].float(), None if module.bias is None else module.bias[rows].float()
 
-    def read(self, z, place, change=None):
-        weight, bias = self.rows(place)
+    def read(self, z, reader, change=None):
+        weight, bias = self.rows(reader)
         if change is not None:
             weight = weight + change
         out = z @ weight.T
@@ -192,7 +155,7 @@ def reconstruct(part, activation, samples, *, readers=("up",), rounds=2, n_steps
 
     Parameters
     ----------
-    part : MLPPart
+    part : Mlp
         Sliced already; its linears are changed in place.
     activation : callable
     samples : Samples
@@ -226,9 +189,8 @@ def reconstruct(part, activation, samples, *, readers=("up",), rounds=2, n_steps
 
 
 def _writer(mlp):
-    down = mlp.part.down
-    weight = down.weight if isinstance(down, torch.nn.Linear) else down.weight.T
-    return weight.float(), None if down.bias is None else down.bias.float()
+    writer = mlp.part.writer
+    return weight_of(writer).float(), None if writer.bias is None else writer.bias.float()
 
 
 def _held_error(mlp, samples, up=None, gate=None):
@@ -245,7 +207,7 @@ def _held_error(mlp, samples, up=None, gate=None):
 
 def _refit_reader(mlp, which, samples, n_steps, damping, errors):
     weight, bias = _writer(mlp)
-    place = mlp.up if which == "up" else mlp.gate
+    reader = mlp.up if which == "up" else mlp.gate
     blocks = samples.part(False)
     width, n_units = blocks[0][0].shape[1], weight.shape[1]
     gram = torch.zeros(width, width, device=weight.device)
@@ -285,15 +247,13 @@ def _refit_reader(mlp, which, samples, n_steps, damping, errors):
 
     change, seen = conjugate_gradients(apply, right, lambda r: (r / curvature[:, None]) @ inverse, n_steps, watch)
     if min(seen) < errors[-1]:
-        module, start, stop = place
-        target = module.weight if isinstance(module, torch.nn.Linear) else module.weight.T
-        target[start:stop] += change.to(target.dtype)
+        target = weight_of(reader.module)
+        target[reader.start : reader.stop] += change.to(target.dtype)
         errors.append(min(seen))
 
 
 def _refit_writer(mlp, samples, errors):
     """Affine least squares of the writer on the neurons as they are now; kept only if held-out tokens agree."""
-    from ..models.surgery import set_linear
     from ..stats.moments import Moments
     from .compensation import choose_ridge, compensate, frozen
 
@@ -311,5 +271,5 @@ def _refit_writer(mlp, samples, errors):
     if error < errors[-1]:
         refit = compensate(weight, fit, every, "affine", best)
         new_bias = refit.bias if bias is None else refit.bias + bias
-        set_linear(mlp.part.down, refit.weight, new_bias)
+        set_linear(mlp.part.writer, refit.weight, new_bias)
         errors.append(error)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ..exceptions import LLMBrainWarning, ParameterError
-from ..models.parts import weight_of
+from ..models.anatomy import weight_of
 from . import by_networks as net
 from . import scores as sc
 from .allocation import NETWORK_ALLOCATIONS
@@ -60,7 +60,7 @@ def make_score(score, maps, random_state):
         raise ParameterError(f"score={score!r} needs networks=.")
 
     def by_name(part, m):
-        weight = weight_of(part.down).detach()
+        weight = weight_of(part.writer).detach()
         generator = torch.Generator().manual_seed((int(random_state) * 1_000_003 + part.layer) % 2**63)
         maps_here = None if maps is None else maps[part.layer].to(weight.device)
         return {

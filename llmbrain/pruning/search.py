@@ -7,14 +7,15 @@ two losses on the same tokens is many times noisier, and needs labels.
 import numpy as np
 import torch
 
-from ..models.parts import weight_of
-from ..models.surgery import set_linear
+from ..models.anatomy import anatomy_of, modules_of, weight_of
+from ..models.inputs import input_device
+from ..models.surgery import count_features, set_linear
 from .allocation import fill_by_curves, round_counts, smooth_curves
 from .compensation import compensate, default_ridge, frozen
 from .engine import gather
 from .walk import Walk
 
-__all__ = ["LEVELS", "Probe", "Supernet", "curve_counts", "final_norm", "measure_curves", "run_rest", "search_counts"]
+__all__ = ["LEVELS", "Probe", "Supernet", "curve_counts", "measure_curves", "run_rest", "search_counts"]
 
 _KEPT_VALUES = 1 << 28  # 1 GiB in float32
 LEVELS = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
@@ -33,7 +34,7 @@ class Probe:
     @torch.no_grad()
     def __init__(self, model, blocks):
         self.model, self.blocks = model, blocks
-        self.device = model.get_input_embeddings().weight.device
+        self.device = input_device(model)
         self._dense_head = model.get_output_embeddings()
         self._last = [self._final(block) for block in blocks]
         self._wanted = {}  # what the dense model says of each window, where that is little enough to be kept
@@ -102,7 +103,7 @@ class Supernet:
     ----------
     model : transformers.PreTrainedModel
         Dense; changed while a width is in.
-    parts : list of MLPPart
+    parts : list of Mlp
     orders : list of torch.Tensor
         Neurons of each layer, the best first.
     n_steps : int
@@ -121,13 +122,12 @@ class Supernet:
 
     @staticmethod
     def _weights(part):
-        kept = [(m, m.weight, m.bias) for _, m, _ in part.readers]
-        return [*kept, (part.down, part.down.weight, part.down.bias)]
+        return [(linear, linear.weight, linear.bias) for linear in part.linears]
 
     def fit(self, i, moments, ridge):
         """Solve layer ``i`` at all widths."""
         part = self.parts[i]
-        weight, moments = weight_of(part.down).detach(), frozen(moments)
+        weight, moments = weight_of(part.writer).detach(), frozen(moments)
         for width in self.widths[i]:
             kept = self.orders[i][:width].sort().values
             refit = compensate(weight, moments, kept, "affine", ridge)
@@ -141,12 +141,12 @@ class Supernet:
         if width >= (part.size + self.widths[i][-1]) / 2:
             return
         kept, weight, bias = self.refits[i][min(self.widths[i], key=lambda w: abs(w - width))]
-        for _, module, n_parts in part.readers:
-            rows = torch.cat([kept + j * part.size for j in range(n_parts)])
+        for module, readers in modules_of(part.readers):
+            rows = torch.cat([reader.start + kept for reader in readers])
             old = weight_of(module)
             set_linear(module, old[rows], None if module.bias is None else module.bias[rows])
-        old_bias = part.down.bias
-        set_linear(part.down, weight, bias if old_bias is None else bias + old_bias)
+        old_bias = part.writer.bias
+        set_linear(part.writer, weight, bias if old_bias is None else bias + old_bias)
 
     def take(self, i):
         """Make layer ``i`` dense again."""
@@ -155,7 +155,7 @@ class Supernet:
                 continue
             set_linear(module, weight_of(module))
             module.weight, module.bias = weight, bias
-            _sizes(module)
+            count_features(module)
 
     def put_all(self, widths):
         """Give every layer a width."""
@@ -168,13 +168,6 @@ class Supernet:
             self.take(i)
 
 
-def _sizes(module):
-    if isinstance(module, torch.nn.Linear):
-        module.out_features, module.in_features = module.weight.shape
-    else:
-        module.nx, module.nf = module.weight.shape
-
-
 @torch.no_grad()
 def measure_curves(
     model, parts, orders, fit_blocks, probe_blocks, *, levels=LEVELS, n_steps=20, weighting=None, progress=None
@@ -185,7 +178,7 @@ def measure_curves(
     ----------
     model : transformers.PreTrainedModel
         Dense; dense again afterwards.
-    parts : list of MLPPart
+    parts : list of Mlp
     orders : list of torch.Tensor
     fit_blocks, probe_blocks : list of Block
         Windows for the refits, and others on which the divergence is measured.
@@ -208,9 +201,9 @@ def measure_curves(
     supernet = Supernet(model, parts, orders, n_steps)
     fit_walk, probe_walk = Walk(model, fit_blocks), Walk(model, probe_blocks)
     losses = np.zeros((len(parts), len(levels)))
-    norm = final_norm(model)
+    norm = anatomy_of(model).norm
     for i, part in enumerate(parts):
-        moments = gather(fit_walk, part.layer, part.down, weighting=weighting)[0]
+        moments = gather(fit_walk, part.layer, part.writer, weighting=weighting)[0]
         supernet.fit(i, moments, default_ridge(moments.n, part.size))
         for j, level in enumerate(levels):
             supernet.put(i, round(part.size * (1 - level)))
@@ -230,16 +223,6 @@ def run_rest(walk, first, norm):
         for layer in range(first, len(walk.layers)):
             hidden = walk.run(layer, block, hidden)
         yield norm(hidden)
-
-
-def final_norm(model):
-    """What stands between the last block and the output embedding: the last norm of the decoder, if it has one."""
-    from ..models.sites import find_decoder_layers
-
-    path = find_decoder_layers(model)[0]
-    owner = model.get_submodule(path.rpartition(".")[0])
-    norms = [m for n, m in owner.named_children() if "norm" in n.lower() or n.startswith("ln_f")]
-    return norms[-1] if norms else torch.nn.Identity()
 
 
 def curve_counts(losses, levels, sizes, n_keep, *, floors, round_to=1, extremes=0.3, over_layers=0.25):

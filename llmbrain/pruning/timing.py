@@ -11,8 +11,9 @@ import time
 
 import torch
 
-from ..models.parts import find_mlp_parts, weight_of
-from .walk import longest_context
+from ..models.anatomy import weight_of
+from ..models.inputs import input_device, longest_context
+from ..models.surgery import prunable_mlps
 
 __all__ = ["forward_seconds", "layer_latency", "measure_speed"]
 
@@ -41,10 +42,10 @@ def measure_speed(model, *, batch_sizes=(1, 8), prompt=256, new_tokens=32, repea
     """
     import pandas as pd
 
-    device = model.get_input_embeddings().weight.device
+    device = input_device(model)
     generator = torch.Generator().manual_seed(seed)
-    prompt = max(1, min(prompt, longest_context(model) - new_tokens))
-    widths = [p.size for p in find_mlp_parts(model)]
+    prompt = max(1, min(prompt, longest_context(model, 2048) - new_tokens))
+    widths = [p.size for p in prunable_mlps(model)]
     rows = []
     for n in batch_sizes:
         ids = torch.randint(0, model.get_input_embeddings().num_embeddings, (n, prompt), generator=generator).to(device)
@@ -96,8 +97,8 @@ def forward_seconds(model, *, n_tokens=512, repeats=5, seed=0):
 
     The shortest, because whatever else a machine does can only add to it.
     """
-    device = model.get_input_embeddings().weight.device
-    n_tokens = min(n_tokens, longest_context(model))
+    device = input_device(model)
+    n_tokens = min(n_tokens, longest_context(model, 2048))
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(0, model.get_input_embeddings().num_embeddings, (1, n_tokens), generator=generator).to(device)
     return _shortest([lambda: model(ids, use_cache=False)], device, repeats)[0]
@@ -109,7 +110,7 @@ def layer_latency(part, widths, *, n_tokens=512, repeats=15, seed=0):
 
     Parameters
     ----------
-    part : MLPPart
+    part : Mlp
     widths : sequence of int
     n_tokens : int
     repeats : int
@@ -119,14 +120,14 @@ def layer_latency(part, widths, *, n_tokens=512, repeats=15, seed=0):
     -------
     list of float
     """
-    weight = weight_of(part.down)
+    weight = weight_of(part.writer)
     generator = torch.Generator().manual_seed(seed)
     n_out = len(weight)
     runs = []
     for width in widths:
         z = torch.randn(n_tokens, n_out, generator=generator).to(weight.device, weight.dtype)
         h = torch.randn(n_tokens, width, generator=generator).to(weight.device, weight.dtype)
-        readers = [weight_of(m)[:width].contiguous() for _, m, n in part.readers for _ in range(n)]
+        readers = [weight_of(r.module)[:width].contiguous() for r in part.readers]
         down = weight[:, :width].contiguous()
 
         def run(z=z, h=h, readers=readers, down=down):

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from ..exceptions import CorpusError, ParameterError, UnsupportedArchitectureError
-from ..models.sites import find_decoder_layers
+from ..models.anatomy import anatomy_of
+from ..models.inputs import input_device
 
 __all__ = [
     "Block",
@@ -17,7 +18,6 @@ __all__ = [
     "calibration_windows",
     "held_out_masks",
     "held_out_share",
-    "longest_context",
     "n_calibration_tokens",
     "split_windows",
     "token_ids",
@@ -147,16 +147,6 @@ def _pad(windows):
     return Block(torch.from_numpy(ids), torch.from_numpy(mask))
 
 
-def longest_context(model):
-    """Most tokens that a model reads at once, as its config says; 2048 where it does not."""
-    config = model.config.get_text_config()
-    for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
-        value = getattr(config, name, None)
-        if isinstance(value, int) and value > 1:
-            return value
-    return 2048
-
-
 def split_windows(blocks, share):
     """Blocks to fit on and blocks to judge by, spread evenly; windows, where there are fewer than eight blocks.
 
@@ -283,8 +273,8 @@ class Walk:
 
     def __init__(self, model, blocks):
         self.model, self.blocks = model, blocks
-        self.layers = find_decoder_layers(model)[1]
-        self.device = model.get_input_embeddings().weight.device
+        self.layers = anatomy_of(model).layers
+        self.device = input_device(model)
         self.masks = [b.mask.to(self.device) for b in blocks]
         self.hidden, self._arguments = [], []
         for block in blocks:

@@ -13,8 +13,9 @@ import numpy as np
 
 from ..exceptions import RecordingError
 from ..models.hooks import site_hooks
+from ..models.inputs import input_device
 
-__all__ = ["HostScanner", "NotFiniteError", "input_device", "quiet_forward", "run_batch", "surprisal"]
+__all__ = ["HostScanner", "NotFiniteError", "quiet_forward", "run_batch", "surprisal"]
 
 # Rows of logits turned into probabilities at a time: no second copy of all of them, and the processor's cache.
 _CHUNK = 32
@@ -146,25 +147,6 @@ def quiet_forward(model):
         yield
     finally:
         model.train(was_training)
-
-
-def input_device(model):
-    """Where token ids go: the device of the embedding, or the one that accelerate runs it on.
-
-    Parameters
-    ----------
-    model : transformers.PreTrainedModel
-
-    Returns
-    -------
-    torch.device, str or int
-    """
-    embedding = model.get_input_embeddings()
-    for module in (embedding, model):
-        device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
-        if device is not None:
-            return device
-    return embedding.weight.device
 
 
 class HostScanner:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from ..models.hooks import site_hooks
-from .capture import NotFiniteError, columns_of, input_device, raise_if_not_finite, run_batch
+from ..models.inputs import input_device
+from .capture import NotFiniteError, columns_of, raise_if_not_finite, run_batch
 
 __all__ = ["CudaScanner"]
 

@@ -11,6 +11,7 @@ from ..exceptions import DatasetError, ParameterError, UnsupportedArchitectureEr
 from ..files import write_json
 from ..geometry import NeuronGeometry
 from ..models.identity import describe_model
+from ..models.inputs import longest_context
 from ..models.sites import find_sites
 from ..text import batches, padding_id
 from .events import EVENT_COLUMNS, log_frequencies
@@ -248,7 +249,7 @@ def _choose_layers(group, layers):
 
 def _context(model, context):
     """Tokens read at once: what was asked for, within what the model can take."""
-    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    longest = longest_context(model)
     if context is None:
         return min(CONTEXT, longest or CONTEXT)
     if longest and isinstance(context, (int, np.integer)) and context > longest:

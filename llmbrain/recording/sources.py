@@ -139,7 +139,8 @@ def generated(model, tokenizer, prompts, *, max_new_tokens=64, random_state=None
     """
     import torch
 
-    from .capture import input_device, quiet_forward
+    from ..models.inputs import input_device
+    from .capture import quiet_forward
 
     if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, (int, np.integer)) or max_new_tokens < 1:
         raise ParameterError(f"max_new_tokens={max_new_tokens!r}: it must be a whole number of at least 1.")

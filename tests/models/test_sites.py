@@ -8,7 +8,7 @@ from tiny import ARCHITECTURES, HEADS, HIDDEN, INTERMEDIATE, N_LAYERS, REFUSED, 
 
 from llmbrain.exceptions import ParameterError, UnsupportedArchitectureError
 from llmbrain.geometry import NeuronGeometry
-from llmbrain.models import SITES, find_decoder_layers, find_sites, site_hooks
+from llmbrain.models import SITES, anatomy_of, find_sites, site_hooks
 
 GATED = {
     "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3", "olmo2", "cohere", "stablelm",
@@ -138,14 +138,16 @@ def test_unequal_widths():
 @pytest.mark.parametrize("name", ["mixtral", "qwen3_moe"])
 def test_experts_are_refused_by_name(name):
     model = tiny_model(name)
-    with pytest.raises(UnsupportedArchitectureError, match=r"mixture of experts \(mlp, .*q_proj.*'attention'"):
+    with pytest.raises(
+        UnsupportedArchitectureError, match=r"mixture of experts \(mlp: .*q_proj.*'mlp_output', 'attention'"
+    ):
         find_sites(model)
-    assert len(find_sites(model, "attention")) == len(find_sites(model, "layer")) == N_LAYERS
+    assert all(len(find_sites(model, site)) == N_LAYERS for site in ("attention", "mlp_output", "layer"))
 
 
 def test_encoder_decoders_are_refused():
     with pytest.raises(UnsupportedArchitectureError, match="encoder-decoder .*decoder.block"):
-        find_decoder_layers(tiny_model("t5"))
+        anatomy_of(tiny_model("t5"))
 
 
 def test_what_is_not_understood_is_refused_with_the_modules_seen():
@@ -206,7 +208,7 @@ class TestByHand:
 
 
 def test_unknown_site():
-    with pytest.raises(ParameterError, match="choose from mlp, attention"):
+    with pytest.raises(ParameterError, match="Unknown site .neurons.*'mlp', 'attention'"):
         find_sites(tiny_model("llama"), "neurons")
 
 

@@ -9,7 +9,8 @@ from tiny import ARCHITECTURES, REFUSED, tiny_model, tiny_tokenizer
 
 import llmbrain as lb
 from llmbrain.exceptions import ParameterError, UnsupportedArchitectureError
-from llmbrain.models.parts import find_attention_parts, find_attention_writers, find_mlp_parts, weight_of
+from llmbrain.models.anatomy import weight_of
+from llmbrain.models.surgery import attention_writers, prunable_attentions, prunable_mlps
 from llmbrain.pruning import Pruner
 from llmbrain.pruning.compensation import Refit, choose_ridge, compensate, output_error
 from llmbrain.pruning.cut import Cutter
@@ -83,7 +84,7 @@ def test_the_best_recipe_runs_on_every_architecture(name, tokenizer):
     """Where heads lie in an unknown way they cannot be cut, but the output projection is refitted all the same."""
     options = {"context": 48, "n_evaluations": 6, "n_steps": 1}
     pruned = quiet(tiny_model(name), tokenizer, TEXTS[:4], 0.4, options=options, measure=False)
-    assert all(part is not None for part in find_attention_writers(pruned.model))
+    assert all(part is not None for part in attention_writers(pruned.model))
     assert torch.isfinite(pruned.model(torch.arange(12)[None]).logits).all()
 
 
@@ -146,7 +147,7 @@ def test_a_busy_moment_does_not_decide_about_the_budget(model, tokenizer, monkey
 def test_latency_is_measured(model):
     from llmbrain.pruning.timing import forward_seconds, layer_latency
 
-    wide = find_mlp_parts(tiny_model("llama", hidden_size=256, intermediate_size=2048))[0]
+    wide = prunable_mlps(tiny_model("llama", hidden_size=256, intermediate_size=2048))[0]
     narrow, full = layer_latency(wide, [64, 2048], n_tokens=256)
     assert 0 < narrow < full and forward_seconds(model) > 0
 
@@ -154,9 +155,9 @@ def test_latency_is_measured(model):
 def test_measured_heads_go_before_neurons_when_they_cost_less(tokenizer):
     """Heads that write nothing are found, and the rest of the budget is taken from the neurons."""
     model = tiny_model("llama")
-    part = find_attention_parts(model)[2]
+    part = prunable_attentions(model)[2]
     with torch.no_grad():
-        weight_of(part.out)[:, : part.group * part.head_dim] = 0  # the first group of the third layer
+        weight_of(part.writer)[:, : part.group * part.head_dim] = 0  # the first group of the third layer
     options = {"context": 48, "heads": True}
     pruned = quiet(model, tokenizer, TEXTS, 0.15, recipe="fast", allocation="curves", ratio_of="decoder",
                    options=options, measure=False)  # fmt: skip
@@ -171,7 +172,7 @@ def test_measured_heads_go_before_neurons_when_they_cost_less(tokenizer):
 def test_no_refit_is_taken_that_held_out_tokens_speak_against(n_tokens, compensation, tokenizer):
     """Fewer tokens than unknowns: held-out error is never above that of mean bias or of the weights as they are."""
     model = tiny_model("llama")
-    parts = find_mlp_parts(model)
+    parts = prunable_mlps(model)
     blocks = calibration_blocks(tokenizer, TEXTS, context=24, n_tokens=n_tokens, batch_size=4)
     judged = []
 
@@ -234,7 +235,7 @@ def test_held_out_tokens_stay_out_while_there_are_few(tokenizer):
         model = tiny_model("llama")
         blocks = calibration_blocks(tokenizer, TEXTS * 4, context=48, n_tokens=n_tokens, batch_size=4)
         cutter = Watched(model, blocks, "affine", make_options({"context": 48}))
-        cutter.layer(find_mlp_parts(model)[0], torch.arange(0, 48, 2))
+        cutter.layer(prunable_mlps(model)[0], torch.arange(0, 48, 2))
         assert seen == [expected]
 
 
@@ -243,7 +244,7 @@ def test_one_window_is_held_out_in_part(tokenizer):
     model = tiny_model("llama")
     cutter = Cutter(model, blocks, "affine", make_options({"context": 64}))
     assert 0 < sum(int(h.sum()) for h in cutter.held) < 32
-    assert np.isfinite(cutter.layer(find_mlp_parts(model)[0], torch.arange(24))["error"])
+    assert np.isfinite(cutter.layer(prunable_mlps(model)[0], torch.arange(24))["error"])
 
 
 def test_moments_of_the_two_sides_add_up(tokenizer):
@@ -252,10 +253,10 @@ def test_moments_of_the_two_sides_add_up(tokenizer):
 
     model = tiny_model("llama")
     blocks = calibration_blocks(tokenizer, TEXTS, context=64, batch_size=3)
-    part = find_mlp_parts(model)[0]
+    part = prunable_mlps(model)[0]
     walk = Walk(model, blocks)
-    whole, _ = gather(walk, 0, part.down)
-    fit, held = gather(walk, 0, part.down, held=held_out_masks(walk.masks))
+    whole, _ = gather(walk, 0, part.writer)
+    fit, held = gather(walk, 0, part.writer, held=held_out_masks(walk.masks))
     assert fit.n + held.n == whole.n and held.n > 0
     torch.testing.assert_close(fit.merge(held).covariance, whole.covariance, rtol=1e-4, atol=1e-7)
 
@@ -285,7 +286,7 @@ def test_a_failing_trial_leaves_the_model_whole(model, tokenizer):
     probe.windows = lambda **kwargs: 1 / 0
     with pytest.raises(ZeroDivisionError):
         search_counts(supernet, probe, [np.array([24] * 4)], 96, floors=[4] * 4)
-    assert [p.size for p in find_mlp_parts(model)] == [48] * 4
+    assert [p.size for p in prunable_mlps(model)] == [48] * 4
 
 
 def test_refit_of_nothing_is_a_plain_slice():

@@ -10,11 +10,10 @@ from tiny import tiny_model, tiny_tokenizer
 
 import llmbrain as lb
 from llmbrain.exceptions import DatasetError, ParameterError
-from llmbrain.models.parts import find_attention_parts, find_mlp_parts
-from llmbrain.models.surgery import slice_mlp
+from llmbrain.models.surgery import prunable_attentions, prunable_mlps, slice_mlp
 from llmbrain.pruning import Pruner, kept_overlap, layer_networks, published_networks, run_grid
 from llmbrain.pruning.heads import head_scores, heads_of, joint_counts, unit_scores
-from llmbrain.pruning.reconstruct import Samples, activation_of, conjugate_gradients, reconstruct, split_readers
+from llmbrain.pruning.reconstruct import Samples, conjugate_gradients, reconstruct
 from llmbrain.pruning.search import Probe, Supernet, _fit_budget, measure_curves, search_counts
 from llmbrain.pruning.walk import Walk, calibration_blocks
 
@@ -88,12 +87,11 @@ def samples_of(part, z, wanted):
 def planted_mlp(name="llama"):
     """Neurons in pairs that share gate and writer: each pair is one neuron whose readers were split in two."""
     model = tiny_model(name)
-    part = find_mlp_parts(model)[0]
+    part = prunable_mlps(model)[0]
     with torch.no_grad():
-        up, gate = split_readers(part)
-        for module, start, _ in (gate,):
-            module.weight[start + 24 : start + 48] = module.weight[start : start + 24]
-        part.down.weight[:, 24:] = part.down.weight[:, :24]
+        weight, start = part.gate.module.weight, part.gate.start
+        weight[start + 24 : start + 48] = weight[start : start + 24]
+        part.writer.weight[:, 24:] = part.writer.weight[:, :24]
     return model, part
 
 
@@ -106,7 +104,7 @@ def test_refitting_the_readers_joins_split_neurons(name):
         slice_mlp(part, range(24))
         before = float((part.owner(z) - wanted).square().mean())
         samples = samples_of(part, z, wanted)
-        reconstruct(part.now(), activation_of(part), samples, readers=("up",), n_steps=60, damping=0)
+        reconstruct(part.now(), part.activation, samples, readers=("up",), n_steps=60, damping=0)
         after = float((part.owner(z) - wanted).square().mean())
     assert after < 0.01 * before
 
@@ -114,14 +112,14 @@ def test_refitting_the_readers_joins_split_neurons(name):
 @pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "phi3"])
 def test_reconstruction_never_raises_held_out_error(name):
     model = tiny_model(name)
-    part = find_mlp_parts(model)[1]
+    part = prunable_mlps(model)[1]
     z = torch.randn(800, 32, generator=torch.Generator().manual_seed(1))
-    mlp = part.owner if name != "opt" else (lambda x: part.down(torch.relu(part.owner.fc1(x))))
+    mlp = part.owner if name != "opt" else (lambda x: part.writer(torch.relu(part.owner.fc1(x))))
     with torch.no_grad():
         wanted = mlp(z)
         slice_mlp(part, range(30))
         before = float((mlp(z[600:]) - wanted[600:]).square().mean())
-        left = reconstruct(part.now(), activation_of(part), samples_of(part, z, wanted), readers=("up", "gate"))
+        left = reconstruct(part.now(), part.activation, samples_of(part, z, wanted), readers=("up", "gate"))
         after = float((mlp(z[600:]) - wanted[600:]).square().mean())
     assert all(b < a for a, b in zip(left, left[1:]))
     assert after / before == pytest.approx(left[-1], rel=1e-3)
@@ -135,11 +133,11 @@ def test_remembered_factors_change_nothing(monkeypatch):
     for limit in (0, 2 << 30):
         monkeypatch.setattr(module, "_REMEMBERED", limit)
         model = tiny_model("llama")
-        part = find_mlp_parts(model)[1]
+        part = prunable_mlps(model)[1]
         g = torch.Generator().manual_seed(0)
         z = [torch.randn(60, 32, generator=g) for _ in range(3)]
         samples = Samples(z, [part.owner(x).detach() + 0.01 * x for x in z], [torch.ones(60)] * 3, [False, False, True])
-        module.reconstruct(part, activation_of(part), samples, readers=("up", "gate"))
+        module.reconstruct(part, part.activation, samples, readers=("up", "gate"))
         results.append(torch.cat([p.flatten() for p in part.owner.parameters()]))
     assert torch.equal(*results)
 
@@ -147,7 +145,7 @@ def test_remembered_factors_change_nothing(monkeypatch):
 def test_a_refit_that_does_not_help_is_not_kept():
     """Targets are noise: whatever is learned on the fitted half must not be written into the weights."""
     model = tiny_model("llama")
-    part = find_mlp_parts(model)[1]
+    part = prunable_mlps(model)[1]
     g = torch.Generator().manual_seed(2)
     z = torch.randn(660, 32, generator=g)
     with torch.no_grad():
@@ -155,7 +153,7 @@ def test_a_refit_that_does_not_help_is_not_kept():
         wanted[:600] += 50 * torch.randn(600, 32, generator=g)
         wanted[600:] += 1e-3 * torch.randn(60, 32, generator=g)
         before = copy.deepcopy(part.owner.state_dict())
-        left = reconstruct(part, activation_of(part), samples_of(part, z, wanted), readers=("up", "gate"))
+        left = reconstruct(part, part.activation, samples_of(part, z, wanted), readers=("up", "gate"))
     assert left == [1.0]
     assert all(torch.equal(before[k], v) for k, v in part.owner.state_dict().items())
 
@@ -209,11 +207,11 @@ def test_a_supernet_puts_widths_in_and_takes_them_out(name, tokenizer, texts):
     pruner = Pruner(model, tokenizer, texts[:8], {"context": 64})
     orders = [f.score.argsort(descending=True) for f in pruner.survey("flap")]
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    losses, supernet, probe = measure_curves(model, find_mlp_parts(model), orders, blocks, blocks, n_steps=8)
+    losses, supernet, probe = measure_curves(model, prunable_mlps(model), orders, blocks, blocks, n_steps=8)
     assert {k: v.shape for k, v in model.state_dict().items()} == {k: v.shape for k, v in before.items()}
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
     supernet.put_all([24, 30, 48, 12])
-    assert [p.size for p in find_mlp_parts(model)] == [24, 30, 48, 12]
+    assert [p.size for p in prunable_mlps(model)] == [24, 30, 48, 12]
     supernet.take_all()
     assert probe.divergence() == pytest.approx(0, abs=1e-6)
     assert (losses > 0).all()
@@ -274,7 +272,7 @@ def test_widths_are_multiples_when_asked(tokenizer, texts):
 
 # -- heads ----------------------------------------------------------------------------------------------------------
 def test_head_units_keep_groups_even():
-    part = find_attention_parts(tiny_model("llama"))[0]  # 4 query heads, 2 keys
+    part = prunable_attentions(tiny_model("llama"))[0]  # 4 query heads, 2 keys
     scores = torch.tensor([1.0, 4.0, 3.0, 2.0])
     values, steps = unit_scores(part, scores, "group")
     assert values.tolist() == [5.0, 5.0]
@@ -307,7 +305,7 @@ def test_heads_and_neurons_go_together(name, unit, tokenizer, texts, tmp_path):
     with torch.no_grad():
         assert torch.equal(lb.load_model(tmp_path / "m")[0](ids).logits, pruned.model(ids).logits)
     if unit == "group":
-        assert any(len(h) < p.n_heads for h, p in zip(pruned.kept_heads, find_attention_parts(model)))
+        assert any(len(h) < p.n_heads for h, p in zip(pruned.kept_heads, prunable_attentions(model)))
 
 
 def test_padding_heads_changes_nothing(tokenizer, texts, tmp_path):
@@ -338,13 +336,13 @@ def test_heads_need_a_ratio_of_parameters(tokenizer, texts):
 
 
 def test_head_scores_are_block_sums():
-    part = find_attention_parts(tiny_model("llama"))[0]
+    part = prunable_attentions(tiny_model("llama"))[0]
     from llmbrain.stats.moments import Moments
 
     x = torch.randn(100, 32, generator=torch.Generator().manual_seed(0))
     m = Moments(32)
     m.add(x)
-    w = part.out.weight.double()
+    w = part.writer.weight.double()
     rms = x.double().square().mean(0).sqrt()
     wanted = (w.abs().mean(0) * rms).reshape(4, 8).sum(1)
     torch.testing.assert_close(head_scores("wanda", part, m), wanted, rtol=1e-4, atol=1e-6)
@@ -364,10 +362,11 @@ def test_published_networks_are_z_scores_over_both_signals(tokenizer, texts):
 def test_layer_networks_find_planted_sources(tokenizer, texts):
     """Neurons driven by one common factor are one network."""
     model = tiny_model("llama", intermediate_size=600)
-    part = find_mlp_parts(model)[1]
+    part = prunable_mlps(model)[1]
     with torch.no_grad():
-        for _, module, _ in part.readers:
-            module.weight[:40] = module.weight[0] + 0.05 * module.weight[:40]
+        for reader in part.readers:
+            weight = reader.module.weight
+            weight[:40] = weight[0] + 0.05 * weight[:40]
     maps = layer_networks(model, tokenizer, texts[:20], n_components=4, context=64).maps[1]
     best = maps[:, :40].abs().mean(1).argmax()
     inside, outside = maps[best, :40].abs().mean(), maps[best, 40:].abs().mean()
@@ -427,6 +426,6 @@ def test_walks_do_not_touch_the_model(tokenizer, texts):
     before = {k: v.clone() for k, v in model.state_dict().items()}
     hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
     Walk(model, calibration_blocks(tokenizer, texts[:3], context=64)).check()
-    Supernet(model, find_mlp_parts(model), [torch.arange(48)] * 4)
+    Supernet(model, prunable_mlps(model), [torch.arange(48)] * 4)
     assert sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()) == hooks
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())

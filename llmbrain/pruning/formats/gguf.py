@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from ...exceptions import ParameterError, UnsupportedArchitectureError
-from ...models.parts import find_attention_parts, find_mlp_parts
+from ...models.surgery import prunable_attentions, prunable_mlps
 
 __all__ = ["permute_for_rope", "write_gguf"]
 
@@ -96,7 +96,7 @@ def _check_model(model):
 
 def _write_facts(writer, model):
     config = model.config
-    attentions, mlps = find_attention_parts(model), find_mlp_parts(model)
+    attentions, mlps = prunable_attentions(model), prunable_mlps(model)
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     kind = rope.get("rope_type", "default")
     if kind not in ("default", "linear", "llama3"):
@@ -173,16 +173,16 @@ def _tensors(model):
     factors = _rope_factors(model)
     if factors is not None:
         yield "rope_freqs.weight", factors
-    for i, (layer, attention) in enumerate(zip(inner.layers, find_attention_parts(model))):
+    for i, (layer, attention) in enumerate(zip(inner.layers, prunable_attentions(model))):
         yield f"blk.{i}.attn_norm.weight", layer.input_layernorm.weight
         yield f"blk.{i}.ffn_norm.weight", layer.post_attention_layernorm.weight
         for short, count in (("q", attention.n_heads), ("k", attention.n_kv_heads)):
-            module = attention.readers[short]
+            module = getattr(layer.self_attn, f"{short}_proj")
             yield f"blk.{i}.attn_{short}.weight", permute_for_rope(module.weight, count)
             if module.bias is not None:
                 yield f"blk.{i}.attn_{short}.bias", permute_for_rope(module.bias, count)
         named = {
-            "attn_v": attention.readers["v"], "attn_output": attention.out, "ffn_gate": layer.mlp.gate_proj,
+            "attn_v": layer.self_attn.v_proj, "attn_output": attention.writer, "ffn_gate": layer.mlp.gate_proj,
             "ffn_up": layer.mlp.up_proj, "ffn_down": layer.mlp.down_proj,
         }  # fmt: skip
         for name, module in named.items():
@@ -199,7 +199,7 @@ def _rope_factors(model):
     rope = getattr(model.config, "rope_parameters", None) or {}
     if rope.get("rope_type") != "llama3":
         return None
-    size = find_attention_parts(model)[0].head_dim
+    size = prunable_attentions(model)[0].head_dim
     plain = 1.0 / rope["rope_theta"] ** (torch.arange(0, size, 2, dtype=torch.float64) / size)
     return (plain / model.model.rotary_emb.inv_freq.double().cpu()).float()
 

@@ -5,7 +5,8 @@ import inspect
 
 from ...exceptions import UnsupportedArchitectureError
 from ...files import read_json, write_json, write_text
-from ...models.parts import features, find_attention_parts, find_mlp_parts
+from ...models.anatomy import features
+from ...models.surgery import HEAD_COUNTS, WIDTH_COUNTS, prunable_attentions, prunable_mlps
 
 __all__ = [
     "HEADS",
@@ -38,16 +39,14 @@ def layout_of(model):
     def note(module):
         linears[paths[id(module)]] = [*features(module), module.bias is not None]
 
-    for part in find_mlp_parts(model):
-        for module in (part.down, *(m for _, m, _ in part.readers)):
+    for part in prunable_mlps(model):
+        for module in part.linears:
             note(module)
-        attributes[paths[id(part.owner)]] = _numbers(part.owner, ("intermediate_size", "ffn_dim"))
+        attributes[paths[id(part.owner)]] = _numbers(part.owner, WIDTH_COUNTS)
     for part in attention_parts(model):
-        for module in (part.out, *part.readers.values()):
+        for module in part.linears:
             note(module)
-        names = ("num_heads", "num_attention_heads", "n_head", "num_key_value_heads", "num_kv_heads",
-                 "num_key_value_groups", "split_size")  # fmt: skip
-        attributes[paths[id(part.owner)]] = _numbers(part.owner, names)
+        attributes[paths[id(part.owner)]] = _numbers(part.owner, HEAD_COUNTS)
     return linears, {path: values for path, values in attributes.items() if values}
 
 
@@ -58,7 +57,7 @@ def _numbers(module, names):
 def attention_parts(model):
     """Attention that llmbrain can cut; none where it cannot, for then it has not been cut."""
     try:
-        return find_attention_parts(model)
+        return prunable_attentions(model)
     except UnsupportedArchitectureError:
         return []
 
@@ -112,7 +111,7 @@ def _write_per_layer_config(model, config):
     heads = next((n for n in HEADS if isinstance(getattr(config, n, None), int)), None)
     kv = next((n for n in KV_HEADS if isinstance(getattr(config, n, None), int)), None)
     layers = {}
-    for part in find_mlp_parts(model):
+    for part in prunable_mlps(model):
         if width:
             layers.setdefault(part.layer, {})[width] = part.size
     for part in attention_parts(model):

@@ -5,8 +5,8 @@ import copy
 import torch
 
 from ...exceptions import ParameterError, UnsupportedArchitectureError
-from ...models.parts import features, find_mlp_parts, weight_of
-from ...models.surgery import set_head_counts, set_linear
+from ...models.anatomy import features, modules_of, weight_of
+from ...models.surgery import prunable_mlps, set_head_counts, set_linear, set_width
 from .hetero import HEADS, KV_HEADS, attention_parts, save_weights, stock_class, width_of_config
 
 __all__ = ["save_padded", "save_uniform"]
@@ -14,7 +14,7 @@ __all__ = ["save_padded", "save_uniform"]
 
 def save_uniform(model, part):
     """Write a model whose layers have one width into a folder."""
-    widths = sorted({p.size for p in find_mlp_parts(model)})
+    widths = sorted({p.size for p in prunable_mlps(model)})
     heads = {(p.n_heads, p.n_kv_heads) for p in attention_parts(model)}
     if len(widths) > 1 or len(heads) > 1:
         raise ParameterError(
@@ -30,7 +30,7 @@ def save_padded(model, part):
     padded = copy.deepcopy(model)
     config = _plain_config(padded.config)
     padded.config = config
-    mlps, attentions = find_mlp_parts(padded), attention_parts(padded)
+    mlps, attentions = prunable_mlps(padded), attention_parts(padded)
     width = max(p.size for p in mlps)
     setattr(config, width_of_config(padded), width)
     for p in mlps:
@@ -61,15 +61,16 @@ def _grow(weight, n_outputs=None, n_inputs=None):
 
 @torch.no_grad()
 def _pad_mlp(part, width):
-    set_linear(part.down, _grow(weight_of(part.down), n_inputs=width))
-    for _, module, parts in part.readers:
-        blocks = weight_of(module).chunk(parts)
+    set_linear(part.writer, _grow(weight_of(part.writer), n_inputs=width))
+    for module, readers in modules_of(part.readers):
+        blocks = weight_of(module).chunk(len(readers))
         bias = None
         if module.bias is not None:
-            bias = torch.cat([torch.nn.functional.pad(b, (0, width - part.size)) for b in module.bias.chunk(parts)])
+            bias = torch.cat(
+                [torch.nn.functional.pad(b, (0, width - part.size)) for b in module.bias.chunk(len(readers))]
+            )
         set_linear(module, torch.cat([_grow(b, n_outputs=width) for b in blocks]), bias)
-    if isinstance(getattr(part.owner, "intermediate_size", None), int):
-        part.owner.intermediate_size = width
+    set_width(part.owner, width)
 
 
 @torch.no_grad()
@@ -78,7 +79,7 @@ def _pad_attentions(parts, config):
     groups = {p.group for p in parts}
     if len({(p.n_heads, p.n_kv_heads) for p in parts}) == 1:
         n_heads, n_kv = parts[0].n_heads, parts[0].n_kv_heads
-    elif len(groups) > 1 or "qkv" in parts[0].readers:
+    elif len(groups) > 1 or len(parts[0].linears) < 4:
         raise ParameterError(
             "Layers with different numbers of heads a group cannot be padded; save with format='hetero'."
         )
@@ -86,14 +87,13 @@ def _pad_attentions(parts, config):
         n_kv = max(p.n_kv_heads for p in parts)
         n_heads = n_kv * groups.pop()
         for p in parts:
-            sizes = {"q": n_heads, "k": n_kv, "v": n_kv}
-            for name, count in sizes.items():
-                module, rows = p.readers[name], count * p.head_dim
+            for reader in p.readers:
+                module, rows = reader.module, (n_heads if reader.size == p.size else n_kv) * p.head_dim
                 bias = (
                     None if module.bias is None else torch.nn.functional.pad(module.bias, (0, rows - len(module.bias)))
                 )
                 set_linear(module, _grow(weight_of(module), n_outputs=rows), bias)
-            set_linear(p.out, _grow(weight_of(p.out), n_inputs=n_heads * p.head_dim))
+            set_linear(p.writer, _grow(weight_of(p.writer), n_inputs=n_heads * p.head_dim))
             set_head_counts(p.owner, n_heads, n_kv, p.head_dim)
     for names, value in ((HEADS, n_heads), (KV_HEADS, n_kv)):
         name = next((n for n in names if isinstance(getattr(config, n, None), int)), None)
@@ -108,14 +108,12 @@ def _pad_attentions(parts, config):
 
 def _allow_biases(model, config, mlps, attentions):
     """Switch on biases that compensation made, where the stock config has a switch; the others become zeros."""
-    groups = [("mlp_bias", [(p.down, [m for _, m, _ in p.readers]) for p in mlps])]
-    groups.append(("attention_bias", [(p.out, list(p.readers.values())) for p in attentions]))
-    for switch, linears in groups:
-        if not any(out.bias is not None for out, _ in linears) or getattr(config, switch, None) is not False:
+    for switch, parts in (("mlp_bias", mlps), ("attention_bias", attentions)):
+        if not any(p.writer.bias is not None for p in parts) or getattr(config, switch, None) is not False:
             continue
         setattr(config, switch, True)
-        for out, readers in linears:
-            for module in (out, *readers):
+        for p in parts:
+            for module in p.linears:
                 if module.bias is None:
                     zeros = torch.zeros(features(module)[1], dtype=module.weight.dtype, device=module.weight.device)
                     set_linear(module, weight_of(module), zeros)
