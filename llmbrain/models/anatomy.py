@@ -205,9 +205,8 @@ class Mlp:
         found = [
             name
             for name, module in self.block.modules(self._owner_name)
-            if not any(module.children()) and not any(module.parameters()) and not _inside(name, outside)
-            and "dropout" not in type(module).__name__.lower()
-        ]  # fmt: skip
+            if _is_plain(module) and not _inside(name, outside)
+        ]
         if len(found) != 1:
             raise self.block.error("the activation function of the MLP as a module")
         return None, self.readers[0], found[0]
@@ -659,6 +658,14 @@ def _holds_experts(module, width):
         return False
     weights = module.parameters(recurse=False)
     return any(p.ndim == 3 and width in p.shape[1:] and min(p.shape) > 1 for p in weights)
+
+
+def _is_plain(module):
+    """Whether a module has no children and no parameters, as activation functions; dropout does not count."""
+    import torch
+
+    own = [*module.children(), *module.parameters()]
+    return not own and not isinstance(module, (torch.nn.modules.dropout._DropoutNd, torch.nn.Identity))
 
 
 def _is_norm(module, width, dtype):

@@ -200,7 +200,7 @@ class Cutter:
         slice_mlp(part, keep, refit)
         if samples is not None:
             readers = ("up",) if self.options.reconstruct == "up" else ("up", "gate")
-            left = reconstruct(part.now(), part.activation, samples, readers=readers, n_steps=self.options.n_steps)
+            left = reconstruct(part, samples, readers=readers, n_steps=self.options.n_steps)
             row["reconstruction"] = left[-1]
 
     def _solve(self, linear, fit, held, keep, row):

@@ -118,8 +118,8 @@ def conjugate_gradients(apply, right, precondition, n_steps, watch=None):
 class _Gated:
     """One MLP as functions of its weights, for tokens in blocks."""
 
-    def __init__(self, part, activation):
-        self.part, self.activation = part, activation
+    def __init__(self, part):
+        self.part, self.activation = part, part.activation
         # in a plain MLP the only reader passes the activation function, as the gate does in a gated one
         self.up, self.gate = (part.up, part.gate) if part.is_gated else (None, part.up)
 
@@ -150,14 +150,13 @@ class _Gated:
 
 
 @torch.no_grad()
-def reconstruct(part, activation, samples, *, readers=("up",), rounds=2, n_steps=8, damping=1e-3):
+def reconstruct(part, samples, *, readers=("up",), rounds=2, n_steps=8, damping=1e-3):
     """Refit readers and writer of a pruned MLP in turn.
 
     Parameters
     ----------
     part : Mlp
         Sliced already; its linears are changed in place.
-    activation : callable
     samples : Samples
     readers : tuple of {"up", "gate"}
         Which readers are refitted. ``up`` is an exact least-squares problem; ``gate`` (and the one layer of a plain
@@ -174,7 +173,7 @@ def reconstruct(part, activation, samples, *, readers=("up",), rounds=2, n_steps
     list of float
         Held-out error after each accepted refit, as a share of the error before.
     """
-    mlp = _Gated(part, activation)
+    mlp = _Gated(part.now())
     with full_precision():
         errors = [_held_error(mlp, samples)]
         for _ in range(rounds):

@@ -104,7 +104,7 @@ def test_refitting_the_readers_joins_split_neurons(name):
         slice_mlp(part, range(24))
         before = float((part.owner(z) - wanted).square().mean())
         samples = samples_of(part, z, wanted)
-        reconstruct(part.now(), part.activation, samples, readers=("up",), n_steps=60, damping=0)
+        reconstruct(part, samples, readers=("up",), n_steps=60, damping=0)
         after = float((part.owner(z) - wanted).square().mean())
     assert after < 0.01 * before
 
@@ -119,7 +119,7 @@ def test_reconstruction_never_raises_held_out_error(name):
         wanted = mlp(z)
         slice_mlp(part, range(30))
         before = float((mlp(z[600:]) - wanted[600:]).square().mean())
-        left = reconstruct(part.now(), part.activation, samples_of(part, z, wanted), readers=("up", "gate"))
+        left = reconstruct(part, samples_of(part, z, wanted), readers=("up", "gate"))
         after = float((mlp(z[600:]) - wanted[600:]).square().mean())
     assert all(b < a for a, b in zip(left, left[1:]))
     assert after / before == pytest.approx(left[-1], rel=1e-3)
@@ -137,7 +137,7 @@ def test_remembered_factors_change_nothing(monkeypatch):
         g = torch.Generator().manual_seed(0)
         z = [torch.randn(60, 32, generator=g) for _ in range(3)]
         samples = Samples(z, [part.owner(x).detach() + 0.01 * x for x in z], [torch.ones(60)] * 3, [False, False, True])
-        module.reconstruct(part, part.activation, samples, readers=("up", "gate"))
+        module.reconstruct(part, samples, readers=("up", "gate"))
         results.append(torch.cat([p.flatten() for p in part.owner.parameters()]))
     assert torch.equal(*results)
 
@@ -153,7 +153,7 @@ def test_a_refit_that_does_not_help_is_not_kept():
         wanted[:600] += 50 * torch.randn(600, 32, generator=g)
         wanted[600:] += 1e-3 * torch.randn(60, 32, generator=g)
         before = copy.deepcopy(part.owner.state_dict())
-        left = reconstruct(part, part.activation, samples_of(part, z, wanted), readers=("up", "gate"))
+        left = reconstruct(part, samples_of(part, z, wanted), readers=("up", "gate"))
     assert left == [1.0]
     assert all(torch.equal(before[k], v) for k, v in part.owner.state_dict().items())
 
