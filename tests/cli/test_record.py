@@ -106,7 +106,7 @@ def test_sites_named_by_hand(folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["--site", "nerve"], "choose from mlp"),
+        (["--site", "nerve"], "Unknown site 'nerve'"),
         (["--layers", "7"], "layers 0 to 3"),
         (["--layers", "a-b"], "--layers 'a-b'"),
         (["--run-index", "0"], "run_index"),

@@ -713,7 +713,7 @@ def test_bad_numbers_are_refused_before_anything_is_written(options, message, ll
         ({"model": "few"}, "gives the token 2[0-9]+, the model knows 260 tokens"),
         ({"tokenizer": None}, "tokenizer is NoneType"),
         ({"tokenizer": "model"}, "tokenizer is LlamaForCausalLM"),
-        ({"site": None}, "choose from mlp"),
+        ({"site": None}, "Unknown site None"),
         ({"sites": 5}, "sites=5: give a regular"),
         ({"sites": [1, 2]}, "give a regular"),
         ({"run_index": "1"}, "runs 1 to 1"),
