@@ -87,7 +87,7 @@ def run_batch(model, sites, batch, places, on_rows, surprisals=True):
         on_rows(i, flat.index_select(0, index[x.device]))
 
     reader = model if surprisals else model.base_model
-    inputs, options = _arguments(reader, batch, torch.device(input_device(model)))
+    inputs, options = _arguments(reader, batch, input_device(model))
     values = None
     with torch.no_grad(), site_hooks(sites, keep_rows):
         output = reader(**inputs, **options)
