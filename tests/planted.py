@@ -3,6 +3,11 @@
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from llmbrain.geometry import NeuronGeometry
+
+GEOMETRY = NeuronGeometry.from_sizes([97] * 20)  # a prime width: sheets with padding
+K = 6  # planted networks of the estimators' tests
+
 
 def planted_runs(n_neurons=3000, n_networks=6, n_tokens=(200, 200), snr=0.6, density=0.03, seed=0):
     """Runs ``(n_tokens, n_neurons)`` float32 and their maps ``(n_networks, n_neurons)``; SNR is of root mean squares.

@@ -1,7 +1,5 @@
 """Functional connectivity: how the time courses of networks vary together."""
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import dataclass
 

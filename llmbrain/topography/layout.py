@@ -1,4 +1,4 @@
-"""Where things go on a sheet: a curve through all cells, anchors on the plane, points assigned to cells."""
+"""Layout of a sheet: a curve through all cells, anchors on the plane, assignment of points to cells."""
 
 import numpy as np
 
@@ -6,20 +6,18 @@ __all__ = ["assign_to_grid", "embed_features", "hilbert_curve", "two_largest"]
 
 
 def embed_features(halves, order, aspect=1.0, power=3):
-    """Place neurons on the plane, between the anchors of the two features they load on most.
-
-    Neurons that clearly belong to one feature gather around its anchor; undecided ones lie between anchors.
+    """Place neurons on the plane, between the anchors of the two features with the largest loadings.
 
     Parameters
     ----------
     halves : array of shape (n_halves, n_neurons)
         Non-negative loadings.
     order : array of shape (n_halves,)
-        The order in which anchors follow each other along a Hilbert curve through the plane.
+        Order of the anchors along a Hilbert curve through the plane.
     aspect : float
         Width of the plane over its height.
     power : float
-        How fast the strongest loading wins over the others.
+        Exponent of the loadings; with a larger one neurons are closer to the anchor of the largest loading.
 
     Returns
     -------
@@ -59,17 +57,17 @@ def two_largest(halves):
 
 
 def assign_to_grid(points, rows, cols, random_state=0, n_rounds=300):
-    """Assign points to the cells of a sheet so that the summed squared distance is small (optimal transport).
+    """Assign points to the cells of a sheet with a small sum of squared distances (optimal transport).
 
-    Starts from the monotone (strip by strip) assignment and exchanges pairs of cells at random offsets wherever this
-    shortens the transport; the exchanges of one round do not share cells.
+    Starts from the monotone assignment (strip by strip) and exchanges pairs of cells at random offsets if that reduces
+    the sum; the exchanges of one round share no cells.
 
     Parameters
     ----------
     points : array of shape (n_points, 2)
         Row and column coordinates in any unit.
     rows, cols : int
-        The sheet; the first ``n_points`` cells, row by row, are filled.
+        Size of the sheet; the first ``n_points`` cells, row by row, are filled.
     random_state : int or numpy.random.Generator
         Seed of the offsets.
     n_rounds : int
@@ -107,7 +105,7 @@ def assign_to_grid(points, rows, cols, random_state=0, n_rounds=300):
 
 
 def _disjoint_pairs(row, col, dr, dc, rows, cols, n):
-    """Cells that may be exchanged with the cell at an offset, such that no cell is in two pairs."""
+    """Cells that may be exchanged with the cell at an offset; no cell is in two pairs."""
     inside = (row + dr >= 0) & (row + dr < rows) & (col + dc >= 0) & (col + dc < cols)
     block = row // abs(dr) if dr else col // abs(dc)
     first = np.flatnonzero(inside & (block % 2 == 0))
@@ -115,10 +113,10 @@ def _disjoint_pairs(row, col, dr, dc, rows, cols, n):
 
 
 def hilbert_curve(rows, cols):
-    """Walk through all cells of a rectangle so that neighbours in the walk are neighbours on the sheet.
+    """Hilbert curve through all cells of a rectangle of any size, whose steps connect neighbouring cells.
 
-    A Hilbert curve for any side lengths: the rectangle is split along its longer side, or into three parts around a
-    turn, down to lines of single cells. At odd sides a step may be diagonal.
+    The rectangle is split along its longer side, or into three parts around a turn, down to lines of single cells. With
+    odd sides a step may be diagonal.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The display order as an object, and how it is found."""
+"""Display orders of neurons."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,11 +23,11 @@ class Topography:
     Parameters
     ----------
     cells : ndarray of shape (n_neurons,)
-        Where each neuron is drawn: the cell, counted row by row, in the sheet of its layer.
+        Cell of each neuron in the sheet of its layer, counted row by row.
     geometry : NeuronGeometry
         The neurons.
     info : dict
-        How it was made: method, number of features, source of the features, seed.
+        Method, number of features, source of the features, seed.
 
     Examples
     --------
@@ -58,12 +58,12 @@ class Topography:
 
     @property
     def note(self):
-        """One sentence for captions: that the order is for display, and where it comes from."""
+        """Sentence for captions about the order and its source."""
         source = self.info.get("source")
         return "Display order of neurons" + (f", sorted on {source}" if source else ", sorted by similarity") + "."
 
     def arrange(self, values):
-        """Put ``(..., n_neurons)`` values into display order (same shape)."""
+        """Reorder values ``(..., n_neurons)`` to the display order."""
         values = np.asarray(values)
         self._check(values)
         out = np.empty_like(values)
@@ -79,7 +79,7 @@ class Topography:
     def rank(self):
         """Position of each neuron along a Hilbert curve through its sheet, shape ``(n_neurons,)``.
 
-        For pictures in which a layer is a line: neighbours on the sheet stay close on the line.
+        For figures in which a layer is a line: neighbours on the sheet are close on the line.
         """
         rows, cols = self.geometry.shape[1:]
         curve = hilbert_curve(rows, cols)
@@ -102,7 +102,7 @@ class Topography:
 
     @classmethod
     def load(cls, path):
-        """Load what :meth:`save` wrote."""
+        """Load the files of :meth:`save`."""
         info = read_json(_json_beside(Path(path)))
         geometry = NeuronGeometry.from_dict(info.pop("Geometry"))
         return cls(np.asarray(geometry.to_array(path)), geometry, info)
@@ -122,7 +122,7 @@ def _json_beside(path):
 
 
 def fit_topography(features, geometry, method="transport", source=None, random_state=0):
-    """Find a display order in which neurons with similar features lie side by side.
+    """Find a display order in which neurons with similar features are neighbours.
 
     Parameters
     ----------
@@ -131,13 +131,13 @@ def fit_topography(features, geometry, method="transport", source=None, random_s
     geometry : NeuronGeometry
         The neurons.
     method : {"transport", "hilbert"}
-        ``"transport"`` puts the features' anchors on the plane, each neuron between the anchors it loads on, and
-        assigns neurons to cells by optimal transport; equal places in two layers then mean equal networks.
-        ``"hilbert"`` orders neurons by their dominant feature and lays them along a Hilbert curve.
+        ``"transport"`` places anchors of the features on the plane and each neuron between the anchors of its features,
+        and assigns neurons to cells by optimal transport, so that equal places in two layers mean equal networks.
+        ``"hilbert"`` places neurons along a Hilbert curve in the order of their dominant feature.
     source : str, optional
-        What the features were computed from, for captions, e.g. ``"runs 1, 3, 5"``.
+        Data of the features for captions, such as ``"runs 1, 3, 5"``.
     random_state : int
-        Seed of the exchanges that refine the assignment.
+        Seed of the refinement of the assignment.
 
     Returns
     -------
@@ -155,7 +155,7 @@ def fit_topography(features, geometry, method="transport", source=None, random_s
     if features.shape[-1] != geometry.n_neurons:
         raise GeometryMismatchError(f"Expected {geometry.n_neurons} neurons on the last axis; got {features.shape}.")
     if not np.isfinite(features).all():
-        raise ParameterError("The features of a display order must be finite; drop or fill neurons with NaN first.")
+        raise ParameterError("The features of a display order must be finite. Remove or fill NaN first.")
     rng = np.random.default_rng(random_state)
     rows, cols = geometry.shape[1:]
     halves, order = _half_features(features)
@@ -183,7 +183,7 @@ def _along_a_curve(halves, order, rows, cols, rng):
 
 
 def loadings_from_maps(courses, maps):
-    """Loadings of known networks in one part of the data, by two least-squares steps (dual regression).
+    """Compute the loadings of known networks in one part of the data by dual regression.
 
     Parameters
     ----------
@@ -195,7 +195,7 @@ def loadings_from_maps(courses, maps):
     Returns
     -------
     ndarray of shape (n_features, n_neurons)
-        What each neuron of this half does with each network's time course.
+        Weight of each network's time course in the activation of each neuron.
     """
     courses, maps = np.asarray(courses, np.float32), np.asarray(maps, np.float32)
     if courses.shape[-1] != maps.shape[-1]:
@@ -203,7 +203,7 @@ def loadings_from_maps(courses, maps):
     scaled = courses - courses.mean(axis=0)
     scaled /= np.maximum(scaled.std(axis=0), 1e-6)
     maps = maps - maps.mean(axis=1, keepdims=True)
-    ridge = 1e-3  # of the mean eigenvalue: collinear networks and few tokens must not blow up a picture
+    ridge = 1e-3  # of the mean eigenvalue, so that collinear networks and few tokens do no harm
     found = _ridge_inverse(maps @ maps.T, ridge) @ (maps @ scaled.T)
     found -= found.mean(axis=1, keepdims=True)
     found /= np.maximum(found.std(axis=1, keepdims=True), 1e-9)
@@ -223,7 +223,7 @@ def _half_features(features):
     spread = features.std(axis=1, keepdims=True)
     z = (features - features.mean(axis=1, keepdims=True)) / np.where(spread > 0, spread, 1)
     halves = np.concatenate([np.maximum(z, 0), np.maximum(-z, 0)])
-    # A half that never stands out is noise and would only take room on the sheet.
+    # A half without large values is noise and would only take up space on the sheet.
     strong = np.array([np.mean(half > 3) for half in halves])
     halves = halves[strong > 0.1 * strong.max()] if strong.max() > 0 else halves
     if len(halves) < 3:
@@ -239,7 +239,7 @@ def _half_features(features):
 
 
 def _dominance(halves, order):
-    """Sort key of the Hilbert order: the dominant half's place, strongest in the middle of its stretch."""
+    """Sort key of the Hilbert order: the place of the dominant half, with its strongest neurons in the middle."""
     place = np.empty(len(order))
     place[order] = np.arange(len(order))
     best, second = two_largest(halves)

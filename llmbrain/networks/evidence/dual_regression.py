@@ -6,8 +6,6 @@ on these courses, which gives the run's own version of each map, with a test at 
 Filippini et al. (2009), PNAS 106, 7209-7214; Nickerson et al. (2017), Front. Neurosci. 11, 115.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

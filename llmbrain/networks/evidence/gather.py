@@ -1,7 +1,5 @@
 """All the evidence on the networks of a recording: whether they are stable, what they are about, where they are."""
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import dataclass, replace
 

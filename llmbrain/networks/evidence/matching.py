@@ -5,8 +5,6 @@ the absolute spatial correlation (Hungarian algorithm). With many networks the m
 construction, so each matching can be compared with a null.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

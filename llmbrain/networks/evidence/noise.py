@@ -1,7 +1,5 @@
 """Number of directions above noise: spectrum, Marchenko-Pastur edge, parallel analysis."""
 
-from __future__ import annotations
-
 import warnings
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The number of components, chosen by the number of networks that two halves of the text share."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import numpy as np

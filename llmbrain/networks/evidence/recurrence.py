@@ -5,8 +5,6 @@ one network of each text, at most one template for each network), the correlatio
 for permuted maps, since with many networks some overlap is certain.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -5,8 +5,6 @@ resampled data set is a small reweighted covariance, its whitening a rotation, a
 are read and whitened only once.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import numpy as np

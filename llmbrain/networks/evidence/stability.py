@@ -5,8 +5,6 @@ values and on bootstrapped data, and all estimates are clustered by absolute spa
 tight and far from the others is a stable network; its most central member, the centrotype, is its best map.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

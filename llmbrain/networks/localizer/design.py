@@ -1,6 +1,4 @@
-"""Items, their mean activations and the design matrices of a localizer, from recordings and their events."""
-
-from __future__ import annotations
+"""Items of a localizer, their mean activations, and design matrices."""
 
 import numpy as np
 
@@ -18,7 +16,7 @@ __all__ = [
 
 
 def choose_tokens(frame, contrast):
-    """Rows of the two conditions, with their place in the run, sinks left out.
+    """Select the rows of the two conditions without sinks, and add their place in the run.
 
     Parameters
     ----------
@@ -36,7 +34,7 @@ def choose_tokens(frame, contrast):
 
 
 def item_table(frames):
-    """One row per item: item, condition, run, n_tokens, log_length.
+    """Table of items: item, condition, run, n_tokens, log_length.
 
     Parameters
     ----------
@@ -55,7 +53,7 @@ def item_table(frames):
 
 
 def check_conditions(items, contrast):
-    """Refuse a contrast whose conditions have too few items.
+    """Check that each condition of a contrast has at least two items.
 
     Parameters
     ----------
@@ -86,7 +84,7 @@ def item_means(runs, frames, items, magnitude=False):
         for _, rows in frame.groupby("document", sort=False):
             means.append(read_tokens(run, rows, magnitude).mean(axis=0, dtype=np.float64))
     if len(means) != len(items):
-        raise ParameterError("Items and events do not belong together.")
+        raise ParameterError("Items and events do not fit each other.")
     return np.array(means, dtype=np.float32)
 
 
@@ -97,7 +95,7 @@ def read_tokens(run, rows, magnitude):
     ----------
     run : array of shape (n_tokens, n_neurons), or Run
     rows : DataFrame
-        Its column row says which tokens.
+        The column row holds the numbers of the tokens.
     magnitude : bool
     """
     index = rows["row"].to_numpy()
@@ -171,7 +169,7 @@ def token_design(frames, contrast, covariates=None):
 
 
 def _full_rank(table, groups):
-    """Add a constant and the indicators of groups, dropping what the columns before explain already."""
+    """Add a constant and the indicators of groups, without columns that others explain already."""
     table.insert(1, "constant", 1.0)
     for name in [c for c in table.columns if c not in ("contrast", "constant")]:
         spread = table[name].std(ddof=0)
@@ -188,8 +186,8 @@ def _full_rank(table, groups):
     out = table[["contrast", *kept]]
     if np.linalg.matrix_rank(out.to_numpy()) == rank:
         raise ParameterError(
-            "The contrast cannot be told from runs, pairs or covariates: record both conditions in the same runs, "
-            "or drop the covariate that separates them."
+            "The contrast cannot be told from runs, pairs or covariates. Record both conditions in the same runs, or "
+            "remove the covariate that separates them."
         )
     if len(out) <= out.shape[1]:
         raise ParameterError(f"{len(out)} observations cannot carry a design of {out.shape[1]} columns.")

@@ -1,14 +1,7 @@
-"""Functional localizers: which neurons respond to one condition more than to another.
+"""Functional localizers: neurons that respond more to one condition than to another.
 
-A general linear model (nilearn's) with a design made from the events, a z map, and a mask at a false discovery rate;
-the mask is used like any network's.
-
-The unit of inference is the item (a sentence, a function): tokens of one item share its topic, its length and the
-model's state, so a model of tokens, even with autoregressive noise, takes one odd item for many observations. Token
-models are offered for comparison with brain imaging.
+nilearn's general linear model with a design from the events, a z map, and a mask at a false discovery rate.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass, field
 
@@ -70,7 +63,7 @@ def _tokens(runs, frames, items, contrast, covariates, pairs, magnitude):
 
 @dataclass(frozen=True)
 class Localization:
-    """The contrast of two conditions at every neuron.
+    """Contrast of two conditions at every neuron.
 
     Parameters
     ----------
@@ -93,14 +86,14 @@ class Localization:
     info: dict = field(default_factory=dict)
 
     def selected(self, level=0.05, side="both"):
-        """Neurons at a false discovery rate, (n_neurons,) bool.
+        """Select neurons at a false discovery rate, (n_neurons,) bool.
 
         Parameters
         ----------
         level : float
-            Share of false neurons that is tolerated among those selected.
+            Accepted share of false neurons among those selected.
         side : {"both", "more", "less"}
-            All that differ, or only those with larger, or smaller, activation in the first condition.
+            All neurons that differ, or only those with larger, or smaller, activation in the first condition.
         """
         return (np.nan_to_num(self.q, nan=1.0) <= level) & SIDES[side](self.z)
 
@@ -114,14 +107,15 @@ class Localization:
         return NeuronMask(self.selected(level, side), geometry, name=name, info=info)
 
     def overlap(self, networks, level=0.05, side="both", threshold=THRESHOLD, n_draws=199, random_state=0):
-        """How the selected neurons and the networks of a set overlap, against neurons permuted within layers.
+        """Compare the overlap of the selected neurons with networks to that of neurons permuted within layers.
 
         Parameters
         ----------
         networks : NetworkSet
             Of the same model and site.
         level, side
-            See :meth:`selected`. A strict level, which leaves about as many neurons as a network has, tells most.
+            See :meth:`selected`. A strict level, which selects about as many neurons as a network has, is most
+            informative.
         threshold : float
             Neurons with a larger \\|z\\| belong to a network.
         n_draws, random_state
@@ -130,7 +124,7 @@ class Localization:
         Returns
         -------
         DataFrame
-            That of :func:`localizer_overlap`, with ``flagged`` of each network.
+            Table of :func:`localizer_overlap`, with ``flagged`` of each network.
         """
         geometry = networks.geometry
         if geometry.n_neurons != len(self.z):
@@ -141,7 +135,7 @@ class Localization:
         return table.assign(flagged=[k in networks.flagged for k in table["network"]])
 
     def save(self, study, geometry, desc=None):
-        """Write the z map, what was contrasted, and the mask at a false discovery rate of 5 %, into a study.
+        """Write the z map, its description, and the mask at a false discovery rate of 5 % into a study.
 
         Parameters
         ----------
@@ -171,7 +165,7 @@ class Localization:
 
 
 def run_localizer(model, tokenizer, name="language", *, out=None, record_options=None, **options):
-    """Record the stimuli of a localizer that ships with the package, and contrast its two conditions.
+    """Record the stimuli of a built-in localizer and contrast its two conditions.
 
     Parameters
     ----------
@@ -180,7 +174,7 @@ def run_localizer(model, tokenizer, name="language", *, out=None, record_options
         Sentences against the same words shuffled, code against prose, arithmetic against prose; see
         :func:`llmbrain.text.load_localizer`.
     out : path-like, optional
-        Study folder that keeps the recording. Default: a temporary one.
+        Study folder for the recording. Default: a temporary one.
     record_options : dict, optional
         Of :func:`llmbrain.record`, for example ``dict(site="attention")``.
     **options
@@ -212,24 +206,25 @@ def localize(runs, events, contrast, *, unit="item", covariates=None, pairs=None
     Parameters
     ----------
     runs : list of arrays of shape (n_tokens, n_neurons)
-        Activations; objects with ``to_array(start, stop)`` (a Run) are read a piece at a time.
+        Activations; objects with ``to_array(start, stop)``, such as a Run, are read piece by piece.
     events : list of DataFrames of n_tokens rows
-        With the columns document (the item) and kind (the condition); sink, if present, marks tokens to leave out.
+        With the columns document (the item) and kind (the condition). Tokens marked in the column sink, if present, are
+        omitted.
     contrast : tuple of two str
-        Values of kind: what is localized, and what it is compared with. Other kinds are left out.
+        The two values of kind to compare. Other kinds are omitted.
     unit : {"item", "token"}
-        "item": ordinary least squares on the mean activation of each item. "token": every token, with
-        `noise_model`.
+        "item": ordinary least squares on the mean activation of each item. "token": a model of every token, with
+        `noise_model`, for comparison with brain imaging (docs/networks.md).
     covariates : sequence of str, optional
-        For items columns of the item table or the events (averaged); for tokens columns of the events. Default: the
-        logarithm of the length of the item; for tokens ``log_position``.
+        For items, columns of the item table or the events (averaged); for tokens, columns of the events. Default: the
+        logarithm of the item's length; for tokens ``log_position``.
     pairs : callable or None
-        For items: gives the pair of an item from its name, so that a sentence is compared with its own shuffled
-        version. Items of the same pair share a regressor.
+        For items: returns the pair of an item from its name, for example to compare a sentence with its own shuffled
+        version. Items of one pair share a regressor.
     magnitude : bool
-        Contrast absolute activations: the sign of a hidden neuron's activation need not mean more or less.
+        Contrast absolute activations; the sign of a hidden neuron's activation need not mean more or less.
     noise_model : str
-        For tokens: nilearn's, ``"ar1"`` or ``"ols"``.
+        For tokens: nilearn's noise model, ``"ar1"`` or ``"ols"``.
 
     Returns
     -------

@@ -1,6 +1,4 @@
-"""The statistics of localizers on plain arrays: the general linear model, permuted labels, overlap with networks."""
-
-from __future__ import annotations
+"""Statistics of localizers on arrays: general linear model, permuted labels, overlap with networks."""
 
 import numpy as np
 
@@ -54,10 +52,10 @@ def contrast_glm(data, design, noise_model="ols"):
 
 
 def permuted_discoveries(data, design, *, level=0.05, n_draws=100, random_state=0):
-    """Number of neurons that a localizer would select if its labels meant nothing.
+    """Count the neurons that a localizer would select under the null of no effect.
 
-    The residuals of the nuisance columns are permuted over observations (Freedman-Lane under the null of no effect),
-    and each draw goes through the same least squares and the same FDR.
+    The residuals of the nuisance columns are permuted over observations (Freedman-Lane), and each draw is tested with
+    the same least squares and the same FDR.
 
     Parameters
     ----------
@@ -102,7 +100,7 @@ def permuted_discoveries(data, design, *, level=0.05, n_draws=100, random_state=
 
 
 def localizer_overlap(selected, z, maps, masks, *, layer_of=None, n_draws=199, random_state=0):
-    """Overlap of localized neurons with networks, against neurons permuted (within layers).
+    """Overlap of localized neurons with networks, compared with permuted neurons.
 
     Parameters
     ----------
@@ -152,7 +150,7 @@ def localizer_overlap(selected, z, maps, masks, *, layer_of=None, n_draws=199, r
 
 
 def _overlap_by_chance(selected, masks, layer_of, n_draws, rng):
-    """Neurons in both when those selected are permuted within layers: a hypergeometric count in every layer.
+    """Counts of common neurons when the selected ones are permuted within layers (hypergeometric in every layer).
 
     Returns
     -------

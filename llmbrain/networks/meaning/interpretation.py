@@ -1,11 +1,8 @@
-"""What a network is about: the tokens and contexts that drive it, what its course goes with, a candidate name.
+"""What a network is about: the tokens and contexts that drive it, correlates of its course, a candidate name.
 
-Names found this way are suggestions for a reader, who should look at the contexts. What is more than a suggestion is
-the marking of artefacts: a component that follows the position in the text, or that lives on attention sinks or a
-handful of tokens, is the counterpart of head motion and should be read as such.
+Names are suggestions; look at the contexts. Artefacts are more reliable: a component that follows the position in the
+text, or depends on attention sinks or a handful of tokens, is the counterpart of head motion.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 
@@ -29,25 +26,22 @@ __all__ = [
     "top_tokens",
 ]
 
-POSITION_SHARE = 0.25
-"""Share of a course's variance explained by position from which it is marked position-driven."""
-SINK_SHARE = 0.5
-"""Share of a course's energy on attention sinks from which it is marked sink-driven."""
-FEW_SHARE = 0.5
-"""Share of a course's energy on its largest 0.2 % of tokens from which it is marked driven by few tokens."""
+POSITION_SHARE = 0.25  # of a course's variance, explained by position, from which it is an artefact of position
+SINK_SHARE = 0.5  # of a course's energy, on attention sinks, from which it is an artefact of sinks
+FEW_SHARE = 0.5  # of a course's energy, on its largest 0.2 % of tokens, from which it is an artefact of few tokens
 _NOT_NAMES = ("position", "log_position", "sink", "surprisal", "log_frequency")
 
 
 @dataclass(frozen=True)
 class Interpretation:
-    """What drives each network.
+    """Tokens, contexts and regressors that drive each network.
 
     Parameters
     ----------
     table : DataFrame
         One row per network: network; label (a candidate name); artefact ("position", "sink", "few tokens" or "");
         position_r2, sink_share, few_share; r_log_frequency, r_surprisal; best (the regressor with the largest
-        absolute correlation) and best_r; top_tokens (the token types that drive it most, as text).
+        absolute correlation) and best_r; top_tokens (the strongest token types, as text).
     correlations : DataFrame
         Long: network, regressor, r, p, p_fwe; see :func:`correlate_events`.
     tokens : DataFrame
@@ -68,11 +62,11 @@ def interpret(time_courses, events, *, n_top=10, width=12, n_draws=199, random_s
     Parameters
     ----------
     time_courses : list of arrays of shape (n_tokens, n_networks), or one array
-        One a run.
+        One per run.
     events : list of DataFrames, or one DataFrame with a column ``run``
-        What each token is, in the same order.
+        Descriptions of the tokens, in the same order.
     n_top : int
-        Token types and contexts to list for each side of each network.
+        Number of token types and contexts for each side of each network.
     width : int
         Tokens of context before and after.
     n_draws : int
@@ -118,7 +112,7 @@ def interpret(time_courses, events, *, n_top=10, width=12, n_draws=199, random_s
 
 
 def align_events(time_courses, events):
-    """Bring courses and events of all runs together.
+    """Check that courses and events fit each other, and combine them.
 
     Parameters
     ----------
@@ -152,12 +146,11 @@ def align_events(time_courses, events):
 
 
 def correlate_events(z, regressors, runs, *, n_draws=199, random_state=0):
-    """Correlation of every course with every regressor, tested by circular shifts.
+    """Correlate every course with every regressor, and test the correlations by circular shifts.
 
-    Neighbouring tokens are not independent, so the courses are not shuffled but shifted around within each run,
-    which leaves both autocorrelations as they are. ``p`` is two-sided; ``p_fwe`` is corrected for all pairs by the
-    largest correlation of each shift, in units of the pair's own spread under the null (an FDR over so many pairs
-    would need thousands of shifts).
+    Neighbouring tokens are not independent, so the courses are shifted around within each run instead of shuffled,
+    which keeps both autocorrelations. ``p`` is two-sided. ``p_fwe`` is corrected for all pairs by the largest
+    correlation of each shift, in units of the pair's own spread under the null (an FDR would need thousands of shifts).
 
     Parameters
     ----------
@@ -193,7 +186,7 @@ def correlate_events(z, regressors, runs, *, n_draws=199, random_state=0):
         shifted = np.concatenate([np.roll(z[a : a + n], s, axis=0) for a, n, s in zip(cuts, lengths, shifts)])
         null[draw] = shifted.T @ x / len(x)
     p = permutation_p(observed, null, alternative="two-sided")
-    # the observed draw takes part in the scaling, as every other: only so are the draws exchangeable
+    # the observed draw is part of the scaling, like every other, so that the draws are exchangeable
     size = np.abs(np.concatenate([observed[None], null]))
     size /= np.maximum(np.sqrt((size**2).mean(axis=0)), 1e-300)
     largest = size[1:].max(axis=(1, 2))
@@ -211,9 +204,9 @@ def correlate_events(z, regressors, runs, *, n_draws=199, random_state=0):
 
 
 def top_tokens(z, events, n_top=10, minimum=3):
-    """Token types whose occurrences drive each course most, on both sides.
+    """Token types with the strongest effect on each course, on both sides.
 
-    Ranked by ``mean * sqrt(n)``, so that a rare token does not win by one odd occurrence.
+    Ranked by ``mean * sqrt(n)``, so that a rare token is not first because of one odd occurrence.
 
     Parameters
     ----------
@@ -222,7 +215,7 @@ def top_tokens(z, events, n_top=10, minimum=3):
     events : DataFrame with a column token
     n_top : int
     minimum : int
-        Fewest occurrences of a type.
+        Smallest number of occurrences of a type.
 
     Returns
     -------
@@ -249,7 +242,7 @@ def top_tokens(z, events, n_top=10, minimum=3):
 
 
 def top_contexts(z, events, runs, n_top=10, width=12):
-    """Places in the text where each course is largest, with their surroundings; at most one within `width` tokens.
+    """Places in the text where each course is largest, with their context; at most one within `width` tokens.
 
     Parameters
     ----------
@@ -301,13 +294,13 @@ def _peaks(course, n_top, width):
 
 
 def artefacts(z, events):
-    """Mark courses that follow the position, or live on sinks or on a few tokens.
+    """Find courses that follow the position, or depend on sinks or on a few tokens.
 
     Parameters
     ----------
     z : array of shape (n_tokens, n_networks)
     events : DataFrame
-        Columns position and sink are used if there are.
+        The columns position and sink are used if present.
 
     Returns
     -------
@@ -327,7 +320,7 @@ def artefacts(z, events):
     position = _position_r2(z, events)
     marks = np.where(few >= FEW_SHARE, "few tokens", "")
     marks = np.where(position >= POSITION_SHARE, "position", marks)
-    # a large share is no mark if sinks are a large share of the tokens
+    # a large share is no artefact if sinks are a large share of the tokens
     marks = np.where((sink >= SINK_SHARE) & (sink > 5 * sinks.mean()), "sink", marks)
     return pd.DataFrame(
         {
@@ -369,7 +362,7 @@ def _listed(tokens, network, n=6):
 
 
 def _label(network, row, correlations, tokens):
-    """Candidate name: an artefact, else the token class or kind that goes with the course, else its tokens."""
+    """Candidate name: the artefact, else the best correlated token class or kind, else the strongest tokens."""
     if row["artefact"]:
         return f"artefact: {row['artefact']}"
     own = correlations[(correlations["network"] == network) & (correlations["p_fwe"] <= 0.05)]

@@ -1,6 +1,4 @@
-"""Where networks live (layers) and when they work (kinds of text)."""
-
-from __future__ import annotations
+"""Layers and kinds of text in which networks are strong."""
 
 import numpy as np
 
@@ -12,21 +10,21 @@ __all__ = ["kind_engagement", "layer_profile"]
 
 
 def layer_profile(maps, layer_of, *, threshold=None):
-    """Share of each network in each layer.
+    """Compute the share of each network in each layer.
 
     Parameters
     ----------
     maps : array of shape (n_networks, n_neurons)
-        Maps (their squared weights are shared out) or boolean masks (their neurons are).
+        Maps, of which the squared weights are counted, or boolean masks, of which the neurons are counted.
     layer_of : array of shape (n_neurons,), int
         Position of the layer of each neuron.
     threshold : float, optional
-        Count the neurons with \\|z\\| over neurons above it instead of squared weights.
+        Count the neurons with a larger \\|z\\| over neurons instead of squared weights.
 
     Returns
     -------
     array of shape (n_networks, n_layers)
-        Rows sum to 1; a network without any neuron is all 0.
+        Rows sum to 1; they are 0 for a network without neurons.
 
     Examples
     --------
@@ -47,10 +45,10 @@ def layer_profile(maps, layer_of, *, threshold=None):
 
 
 def kind_engagement(time_courses, events, *, n_draws=999, random_state=0):
-    """How much each network works in each kind of text, with documents as the unit of inference.
+    """Compare the activity of each network between kinds of text, with documents as the unit of inference.
 
-    Two measures a document: the mean of the course (is the network up?) and its root mean square (is it busy?).
-    Where runs are z-scored and hold one document each, only the second can differ between kinds.
+    There are two measures per document: the mean of the course (level) and its root mean square (activity). If runs are
+    z-scored and hold one document each, only the second can differ between kinds.
 
     Parameters
     ----------
@@ -64,9 +62,9 @@ def kind_engagement(time_courses, events, *, n_draws=999, random_state=0):
     Returns
     -------
     DataFrame
-        Long: network, kind, n_documents, mean, rms (averages over the documents of the kind, courses in standard
-        deviations); p_mean, p_rms and q_mean, q_rms (that of the network: do kinds differ at all? F-ratio over
-        documents, permuted; Benjamini-Hochberg over networks).
+        One row per network and kind: n_documents; mean and rms (averages over the documents of the kind, courses in
+        standard deviations); p_mean, p_rms, q_mean and q_rms, which test for each network whether kinds differ at all
+        (permuted F-ratio over documents; Benjamini-Hochberg over networks).
 
     Raises
     ------
@@ -116,7 +114,7 @@ def kind_engagement(time_courses, events, *, n_draws=999, random_state=0):
 
 
 def _f_ratio(values, groups):
-    """Between over within sum of squares of every column: monotone in F, so good enough to permute."""
+    """Between over within sum of squares of every column, which is monotone in F."""
     sizes = np.bincount(groups)[:, None]
     means = np.stack([np.bincount(groups, v) for v in values.T], axis=1) / np.maximum(sizes, 1)
     between = (sizes * (means - values.mean(axis=0)) ** 2).sum(axis=0)

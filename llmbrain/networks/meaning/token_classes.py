@@ -1,6 +1,4 @@
-"""What kind of token is this: plain classes read off the text of a token, and the regressors made of them."""
-
-from __future__ import annotations
+"""Classes of tokens from their text, and regressors that describe tokens."""
 
 import re
 
@@ -18,25 +16,24 @@ PATTERNS = {
     "operator": r"\s*[=+*/%&|^~@#$_\\<>\-]*[=+*/%&|^~@#$_\\][=+*/%&|^~@#$_\\<>\-]*\s*",
     "newline": r"(?s).*(\n|\\n).*",
     "word": r"\s*[^\W\d_]+('[^\W\d_]+)?\s*",
-}
-"""Regular expressions that a whole token has to match."""
+}  # each matches a whole token
 CLASSES = (*PATTERNS, "word_start", "word_part", "capital", "space")
 _COMPILED = {name: re.compile(pattern) for name, pattern in PATTERNS.items()}
 
 
 def classify_tokens(tokens):
-    """Classes of tokens; one token can be of several.
+    """Classify tokens; a token can belong to several classes.
 
     Parameters
     ----------
     tokens : sequence of str
-        Texts of tokens in order, a leading space meaning that a word begins. A newline may be written out.
+        Texts of consecutive tokens; a leading space means that a word begins. A newline may be written as ``\\n``.
 
     Returns
     -------
     DataFrame of bool, shape (n_tokens, n_classes)
-        number, punctuation, bracket, quote, operator, newline, word; word_start and word_part (a word's first and
-        later pieces); capital (a word in capitals or with a capital letter first); space (nothing but spaces).
+        number, punctuation, bracket, quote, operator, newline, word; word_start and word_part (first and later pieces
+        of a word); capital (a word that begins with a capital letter); space (only spaces).
 
     Examples
     --------
@@ -54,7 +51,7 @@ def classify_tokens(tokens):
     table = {name: column[inverse] for name, column in table.items()}
     text = unique[inverse]
     begins = np.array([t[:1].isspace() for t in text])
-    # without a space, a word goes on only if a letter stood right before it
+    # without a space, a token continues a word only if a letter precedes it
     follows = np.concatenate([[False], [bool(t[-1:].isalpha()) and not t.endswith("\\n") for t in text[:-1]]])
     table["word_part"] = table["word"] & ~begins & follows
     table["word_start"] = table["word"] & ~table["word_part"]
@@ -63,12 +60,12 @@ def classify_tokens(tokens):
 
 
 def token_regressors(events, *, kinds=True):
-    """Numeric description of every token, to correlate time courses with.
+    """Describe every token by numbers that time courses can be correlated with.
 
     Parameters
     ----------
     events : DataFrame of n_tokens rows
-        Columns that are used if there are: token, position, window_position, sink, surprisal, log_frequency, kind.
+        The columns token, position, sink, surprisal, log_frequency and kind are used if present.
     kinds : bool
         Whether to add an indicator of each kind of text.
 
@@ -76,12 +73,12 @@ def token_regressors(events, *, kinds=True):
     -------
     DataFrame of float, n_tokens rows
         position, log_position, sink, surprisal, log_frequency, the classes of :func:`classify_tokens`, and
-        ``kind:NAME``. Missing values become the mean of their column, columns without variance are left out.
+        ``kind:NAME``. Missing values become the mean of their column; columns without variance are omitted.
 
     Raises
     ------
     ParameterError
-        If there is nothing to describe tokens by.
+        If no column describes the tokens.
     """
     import pandas as pd
 

@@ -1,11 +1,10 @@
-"""Dual regression and connectivity, each tied to nilearn and to planted truth."""
+"""Dual regression, against nilearn and planted truth."""
 
 import numpy as np
 import pytest
 
 from llmbrain.exceptions import NumericalWarning, ParameterError
 from llmbrain.geometry import NeuronGeometry
-from llmbrain.networks.connectivity import functional_connectivity
 from llmbrain.networks.evidence.dual_regression import dual_regression, regress_maps, t_to_z, time_courses
 
 
@@ -94,55 +93,6 @@ def test_dual_regression_refuses_what_has_no_answer(planted):
     assert (dual_regression(dead, maps).z[:, 7] == 0).all()
 
 
-# ------------------------------------------------------------------------------------------ connectivity
-def chain(n_tokens, seed):
-    """Networks a -> b -> c: a and c are correlated, but not once b is known."""
-    rng = np.random.default_rng(seed)
-    a = rng.normal(size=n_tokens)
-    b = a + 0.7 * rng.normal(size=n_tokens)
-    c = b + 0.7 * rng.normal(size=n_tokens)
-    return np.column_stack([a, b, c, rng.normal(size=n_tokens)])
-
-
-def test_partial_correlation_sees_through_a_chain():
-    courses = [chain(800, s) for s in range(3)]
-    full = functional_connectivity(courses)
-    partial = functional_connectivity(courses, "partial")
-    assert full.mean[0, 2] > 0.6 and abs(partial.mean[0, 2]) < 0.08 and partial.mean[0, 1] > 0.4
-    assert np.allclose(full.matrices[0], np.corrcoef(courses[0].T), atol=0.03)
-    assert np.allclose(np.diag(full.mean), 1) and abs(full.mean[0, 3]) < 0.1
-    assert len(full.to_frame()) == 6
-
-
-def test_tangent_deviates_where_a_run_differs():
-    courses = [chain(500, s) for s in range(5)]
-    odd = courses[4].copy()
-    odd[:, 3] += 2 * odd[:, 0]
-    result = functional_connectivity([*courses[:4], odd], "tangent")
-    assert np.abs(result.matrices[4, 0, 3]) > 3 * np.abs(result.matrices[:4, 0, 3]).max()
-
-
-def test_confounds_leave_the_courses():
-    rng = np.random.default_rng(1)
-    position = np.arange(600.0)
-    courses = rng.normal(size=(600, 2)) + 0.01 * position[:, None]
-    assert functional_connectivity([courses]).mean[0, 1] > 0.5
-    assert abs(functional_connectivity([courses], confounds=[position]).mean[0, 1]) < 0.15
-
-
-def test_connectivity_speaks_up():
-    with pytest.raises(ParameterError, match="2 of them"):
-        functional_connectivity([chain(100, 0)], "tangent")
-    with pytest.raises(ParameterError, match="Unknown"):
-        functional_connectivity([chain(100, 0)], "mutual")
-    flat = chain(100, 0)
-    flat[:, 1] = 0
-    with pytest.raises(ParameterError, match=r"\[1\]"):
-        functional_connectivity([flat])
-    with pytest.warns(NumericalWarning, match="tokens for 4 networks"):
-        functional_connectivity([chain(10, 0)])
-
-
 def test_dual_regression_of_a_recording_finds_the_networks_again():
     from llmbrain.networks import CanICA, regress_recording
 
@@ -159,7 +109,6 @@ def test_dual_regression_of_a_recording_finds_the_networks_again():
 def test_dual_regression_leaves_out_dead_neurons_and_confounds():
     from planted import planted_runs, recovery
 
-    from llmbrain.exceptions import NumericalWarning
     from llmbrain.networks import CanICA, regress_recording
 
     (first, second), maps = planted_runs(1500, 4, snr=1.5)

@@ -1,0 +1,94 @@
+"""NetworkSet: masks, metrics, flags, files."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from planted import GEOMETRY, K, planted_runs
+
+from llmbrain.exceptions import (
+    DatasetError,
+    ParameterError,
+)
+from llmbrain.geometry import NeuronGeometry
+from llmbrain.networks import CanICA, NetworkSet
+
+
+def test_masks_and_metrics(fitted, planted):
+    masks = fitted.masks(threshold=3.0)
+    assert [m.name for m in masks][:2] == ["network-00", "network-01"]
+    z = fitted.networks_.z
+    np.testing.assert_array_equal(masks[2].values, np.abs(z[2]) > 3)
+    np.testing.assert_array_equal(fitted.masks(3.0, two_sided=False)[2].values, z[2] > 3)
+    metrics = fitted.networks_.metrics
+    assert metrics["n_neurons"].tolist() == [m.count for m in masks]
+    np.testing.assert_allclose(metrics["variance"], fitted.variance_)
+    assert (metrics["stability"] > 0.9).all() and not metrics["flagged"].any()
+    assert (metrics["kurtosis"] > 3).all()
+    assert metrics["first_layer"].le(metrics["peak_layer"]).all()
+    assert metrics["peak_layer"].le(metrics["last_layer"]).all()
+
+
+def test_flags_are_in_every_output(fitted, tmp_path):
+    from llmbrain.dataset import Study
+    from llmbrain.files import read_json
+
+    metrics = fitted.networks_.metrics.assign(stability=np.linspace(0.9, 0.4, K))
+    networks = NetworkSet(fitted.networks_.maps, GEOMETRY, metrics).set_threshold(3.0)
+    bad = np.flatnonzero(metrics["stability"] < 0.7).tolist()
+    assert networks.flagged == bad and len(bad) == 3
+    assert repr(networks) == "NetworkSet(6 networks, 3 flagged, 1940 neurons in 20 layers)"
+    assert [mask.info["flagged"] for mask in networks.masks()] == [k in bad for k in range(K)]
+    study = Study.create(tmp_path, {"id": "tiny", "weights_hash": "abc", "architecture": "x"}, "texts")
+    networks.save(study, "canica")
+    assert read_json(study.path("components_json", desc="canica"))["flagged"] == bad
+    table = pd.read_csv(study.path("metrics", desc="canica"), sep="\t")
+    assert table["flagged"].tolist() == [k in bad for k in range(K)]
+    assert NetworkSet.load(study).flagged == bad and "flagged" not in NetworkSet.load(study).info
+    assert networks.set_threshold(1e3).flagged == list(range(K))  # empty
+
+
+def test_another_threshold(fitted):
+    networks = NetworkSet(fitted.networks_.maps, GEOMETRY, fitted.networks_.metrics.assign(own=1)).set_threshold(4.5)
+    assert networks.metrics["n_neurons"].tolist() == [m.count for m in networks.masks(4.5)]
+    np.testing.assert_array_equal(networks.metrics["stability"], fitted.networks_.metrics["stability"])
+    assert networks.info["threshold"] == 4.5 and "own" in networks.metrics
+
+
+def test_save_and_load(fitted, tmp_path):
+    from llmbrain.dataset import Study
+
+    info = {"id": "tiny", "weights_hash": "abc", "architecture": "x"}
+    study = Study.create(tmp_path / "study", info, {"name": "texts", "hash": "h"})
+    written = fitted.networks_.save(study)
+    assert all(p.is_file() for p in written)
+    assert written[0].name.endswith("_desc-canica_components.nii.gz")
+    for source in (study, tmp_path / "study"):
+        loaded = NetworkSet.load(source)
+        np.testing.assert_array_equal(loaded.maps, fitted.networks_.maps)
+        assert loaded.geometry == GEOMETRY
+        pd.testing.assert_frame_equal(loaded.metrics, fitted.networks_.metrics, check_dtype=False)
+        np.testing.assert_allclose(loaded.time_courses[1], fitted.networks_.time_courses[1], rtol=1e-5)
+        assert loaded.info["parameters"]["n_components"] == K
+    fitted.networks_.save(study, desc="second")
+    assert NetworkSet.load(study, desc="second").n_networks == K
+    with pytest.raises(DatasetError, match="no networks 'third'"):
+        NetworkSet.load(study, desc="third")
+
+
+def test_layer_scope_survives_saving(tmp_path):
+    from llmbrain.dataset import Study
+
+    geometry = NeuronGeometry.from_sizes([300, 300])
+    found = CanICA(2, geometry=geometry, scope="layer", n_init=1).fit(planted_runs(600, 3)[0]).networks_
+    study = Study.create(tmp_path, {"id": "tiny", "weights_hash": "abc", "architecture": "x"}, "texts")
+    found.save(study)
+    np.testing.assert_allclose(NetworkSet.load(study).z, found.z, atol=1e-6)
+
+
+def test_network_set_refuses_nonsense():
+    with pytest.raises(ParameterError, match="NaN"):
+        NetworkSet(np.full((1, GEOMETRY.n_neurons), np.nan), GEOMETRY)
+    with pytest.raises(ParameterError, match="neurons"):
+        NetworkSet(np.ones((1, 5)), GEOMETRY)
+    with pytest.raises(ParameterError, match="at least one"):
+        NetworkSet(np.ones((0, GEOMETRY.n_neurons)), GEOMETRY)
