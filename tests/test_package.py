@@ -1,9 +1,11 @@
 """The package as a whole: it imports fast, is complete when built, and documents what it offers."""
 
+import ast
 import importlib
 import inspect
 import os
 import pkgutil
+import re
 import subprocess
 import sys
 import zipfile
@@ -51,6 +53,54 @@ def test_every_package_is_listed_for_the_wheel():
     assert listed == found | {"llmbrain.data"}
 
 
+def requirements(section, key):
+    """Names and lowest versions that setup.cfg declares under one key."""
+    config = ConfigParser(interpolation=None)
+    config.read(ROOT / "setup.cfg")
+    lines = [line for line in config[section][key].split("\n") if line and not line.startswith("%")]
+    return dict((re.split(r"[>=]+", line) + [""])[:2] for line in lines)
+
+
+def pins(name):
+    """Packages and versions of a file of constraints; of several versions, that of the newer Pythons."""
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    found = [re.match(r"([\w-]+)==([\w.]+)(.*)", line) for line in lines if line and not line.startswith("#")]
+    return {match[1].lower(): match[2] for match in found if "<" not in match[3]}
+
+
+def test_the_oldest_versions_that_are_tested_are_those_that_are_declared():
+    declared = {**requirements("options", "install_requires"), **requirements("options.extras_require", "gguf")}
+    assert pins("constraints-oldest.txt") == declared
+
+
+def test_what_is_imported_is_declared():
+    packages = {"sklearn": "scikit-learn", "PIL": "pillow", "markupsafe": "jinja2", "joblib": "scikit-learn"}
+    packages |= dict.fromkeys(("tokenizers", "huggingface_hub"), "transformers")
+    optional = {**requirements("options.extras_require", "hub"), **requirements("options.extras_require", "eval")}
+    declared = {*requirements("options", "install_requires"), *(name.replace("-", "_") for name in optional)}
+    for path in (ROOT / "llmbrain").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            found = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            found += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for name in {n.partition(".")[0] for n in found} - set(sys.stdlib_module_names) - {"llmbrain", "gguf"}:
+                assert packages.get(name, name) in declared, (path.name, name)
+
+
+def test_hooks_run_the_versions_of_the_constraints():
+    text = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    hooks = re.findall(r'"([\w-]+)==([\w.]+)"', text)
+    assert {name for name, _ in hooks} == {"ruff", "import-linter"}
+    assert all(pins("constraints.txt")[name] == version for name, version in hooks)
+
+
+def test_everything_that_is_declared_is_pinned():
+    names = set(requirements("options", "install_requires"))
+    for extra in ("gguf", "eval", "dev", "docs", "notebooks"):
+        names |= set(requirements("options.extras_require", extra))
+    assert {name.lower() for name in names} - set(pins("constraints.txt")) == set()
+
+
+@pytest.mark.slow
 def test_a_built_wheel_works_outside_the_checkout(tmp_path):
     subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, str(ROOT)],
