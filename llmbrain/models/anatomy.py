@@ -461,7 +461,7 @@ class Block:
                 f"{type(self.experts[1]).__name__}): which neurons run depends on the token. It has {self._listed()}. "
                 "Use one of the sites 'mlp_output', 'attention' and 'layer', or name modules with sites=."
             )
-        found = self.outside_mixers
+        found = self._feed_forward()
         if not found:
             return None
         writers = [name for name, linear in found.items() if features(linear)[1] == self.width]
@@ -482,6 +482,18 @@ class Block:
         )
         owner = self.module.get_submodule(self.local(_common(found)) or "")
         return Mlp(self, name, owner, writer, readers, size)
+
+    def _feed_forward(self):
+        """Linears of the MLP. Where a block has more than an MLP can have, those of its one module called MLP."""
+        found = self.outside_mixers
+        if len(found) <= 3:
+            return found
+        named = {}
+        for path, module in self.modules():
+            if module is not self.module and not _inside(path, named) and _FEED_FORWARD.search(_called(path, module)):
+                named[path] = {name: linear for name, linear in found.items() if _inside(name, [path])}
+        named = [inside for inside in named.values() if inside]
+        return named[0] if len(named) == 1 else found
 
     def error(self, what):
         """Make the error that says what was not found, and which linears the block has."""

@@ -1,9 +1,8 @@
 """Models whose layers differ in width: the stock class of transformers with some of its linears resized.
 
-This file is also copied into every folder that llmbrain saves in the format "hetero", followed by the name of the
-class,
-so that transformers can open the folder by itself with ``trust_remote_code=True``. It must therefore import nothing but
-torch and transformers. The config says what differs:
+llmbrain copies this file into every folder that it saves in the format "hetero", so that transformers can open the
+folder with ``trust_remote_code=True``. It must therefore import nothing but torch and transformers. Two entries of the
+config say what differs:
 
 ``llmbrain_linears``
     ``{path of a linear: [inputs, outputs, whether it has a bias]}``
@@ -19,7 +18,7 @@ __all__ = ["heterogeneous_class", "load_heterogeneous", "resize_linears"]
 
 
 def resize_linears(model, linears, attributes):
-    """Give linears of a model, just constructed, the shapes that its config lists.
+    """Resize the linears of a new model to the shapes that its config lists.
 
     Parameters
     ----------
@@ -33,11 +32,8 @@ def resize_linears(model, linears, attributes):
         old = model.get_submodule(path)
         like = {"device": old.weight.device, "dtype": old.weight.dtype}
         if isinstance(old, Conv1D):
-            new = (
-                Conv1D(n_outputs, n_inputs).to(**like)
-                if old.weight.device.type != "meta"
-                else Conv1D(n_outputs, n_inputs)
-            )
+            with old.weight.device:
+                new = Conv1D(n_outputs, n_inputs).to(old.weight.dtype)
         else:
             new = torch.nn.Linear(n_inputs, n_outputs, bias=has_bias, **like)
         new.train(old.training)
@@ -49,7 +45,7 @@ def resize_linears(model, linears, attributes):
 
 
 def heterogeneous_class(base):
-    """Subclass of a stock causal language model that builds what its config lists.
+    """Make a subclass of a causal language model of transformers that builds the shapes its config lists.
 
     Parameters
     ----------
@@ -70,22 +66,25 @@ def heterogeneous_class(base):
     return type(f"Pruned{base.__name__}", (base,), {"__init__": __init__, "__module__": __name__})
 
 
-def load_heterogeneous(folder, *, dtype="float32"):
-    """Open a folder that llmbrain saved; no code out of the folder is run.
+def load_heterogeneous(folder, *, trust_remote_code=False, **options):
+    """Open a folder that llmbrain saved. The code that lies in it is not run.
 
     Parameters
     ----------
     folder : path-like
-    dtype : str
-        Type of the weights; "auto" keeps what the files hold.
+    trust_remote_code : bool
+        Whether code in the folder may run if this is no folder of llmbrain.
+    **options
+        For ``from_pretrained``, such as ``dtype``.
 
     Returns
     -------
     transformers.PreTrainedModel
     """
-    config = transformers.AutoConfig.from_pretrained(str(folder))
+    code = {"trust_remote_code": trust_remote_code}
+    config = transformers.AutoConfig.from_pretrained(str(folder), **code)
     if not hasattr(config, "llmbrain_linears"):
-        return transformers.AutoModelForCausalLM.from_pretrained(str(folder), config=config, dtype=dtype)
+        return transformers.AutoModelForCausalLM.from_pretrained(str(folder), config=config, **code, **options)
     config.allow_global_per_layer_attribute_access = True
     name = config.architectures[0].removeprefix("Pruned")
-    return heterogeneous_class(name).from_pretrained(str(folder), config=config, dtype=dtype)
+    return heterogeneous_class(name).from_pretrained(str(folder), config=config, **options)

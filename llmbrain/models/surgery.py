@@ -86,11 +86,17 @@ def prunable_attentions(model):
     blocks = anatomy_of(model).blocks
     _check_dense(model, blocks)
     for block in blocks:
-        attention = block.attention
-        if attention is None or not attention.readers or _other_parameters(attention):
+        attention, why = block.attention, None
+        if attention is None:
+            why = "it has no attention"
+        elif not attention.readers:
+            why = "the layout of its query, key and value projections is unknown"
+        elif _other_parameters(attention):
+            why = "its attention has parameters besides projections that depend on the heads"
+        if why:
             raise UnsupportedArchitectureError(
-                f"Heads of {block.name} ({type(block.module).__name__}) cannot be pruned: the layout of its query, key "
-                "and value projections is unknown. Prune its MLP neurons (heads=False)."
+                f"Heads of {block.name} ({type(block.module).__name__}) cannot be pruned: {why}. Prune MLP neurons "
+                "alone (heads=False)."
             )
     return [block.attention for block in blocks]
 
@@ -155,7 +161,7 @@ def _check_parameters(mlp):
 def _other_parameters(attention):
     """Whether an attention has parameters that depend on the heads besides its linears (OLMo-2's wide norms)."""
     return any(
-        parameter.numel() != attention.head_dim
+        module is attention.owner or parameter.numel() != attention.head_dim
         for module in attention.owner.modules()
         if module not in attention.linears
         for parameter in module.parameters(recurse=False)

@@ -89,3 +89,119 @@ def test_the_demo_model_is_an_ordinary_float_model(demo_model, tmp_path):
     assert torch.equal(again(**inputs).logits, model(**inputs).logits)
     assert "Paris" in tokenizer.decode(model.generate(**inputs, max_new_tokens=4, do_sample=False)[0])
     shutil.rmtree(tmp_path)
+
+
+# -- damaged checkpoints ----------------------------------------------------------------------------------------------
+@pytest.fixture
+def folder(tmp_path):
+    tiny_model("llama").save_pretrained(tmp_path / "model")
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def change_weights(folder, change):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+KEY = "model.layers.1.mlp.down_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.pop(KEY), f"it lacks {KEY}"),
+        (lambda w: w.update(extra=torch.zeros(3)), "it has besides its weights extra"),
+        (lambda w: w.update({KEY: w[KEY][:, :5].contiguous()}), f"it has wrong {KEY} .*shapes"),
+    ],
+)
+def test_a_checkpoint_must_hold_exactly_the_weights_of_the_model(folder, change, message):
+    """Transformers would complete it with random weights."""
+    change_weights(folder, change)
+    with pytest.raises(ModelNotFoundError, match=message):
+        load_model(folder)
+
+
+def test_tied_weights_may_be_left_out(tmp_path):
+    model = tiny_model("gpt2")
+    model.save_pretrained(tmp_path)
+    again, _ = load_model(tmp_path, tokenizer=tiny_tokenizer())
+    assert again.lm_head.weight is again.transformer.wte.weight
+    assert torch.equal(again(torch.tensor([[1, 2]])).logits, model(torch.tensor([[1, 2]])).logits)
+
+
+def test_a_pruned_folder_must_be_complete_too(folder, tmp_path):
+    import llmbrain as lb
+
+    model, tokenizer = load_model(folder)
+    small = lb.prune(model, tokenizer, calibration=["some words " * 50], ratio=0.2, recipe="fast", measure=False,
+                     progress=False, options={"context": 32})  # fmt: skip
+    small.save_pretrained(tmp_path / "small")
+    again, _ = load_model(tmp_path / "small", tokenizer=tokenizer)
+    ids = torch.tensor([[5, 6, 7]])
+    assert torch.equal(again(ids).logits, small.model(ids).logits)
+    change_weights(tmp_path / "small", lambda w: w.pop(KEY))
+    with pytest.raises(ModelNotFoundError, match=f"lacks {KEY}"):
+        load_model(tmp_path / "small")
+
+
+def test_a_missing_file_of_a_checkpoint_is_named(tmp_path):
+    tiny_model("llama").save_pretrained(tmp_path, max_shard_size="20KB")
+    files = sorted(tmp_path.glob("model-*.safetensors"))
+    files[2].unlink()
+    with pytest.raises(ModelNotFoundError, match=f"incomplete: {files[2].name} of {len(files)} files"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"garbage", b"\x00" * 100, None])
+def test_damaged_weights_are_one_sentence(folder, content):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:5000] if content is None else content)
+    with pytest.raises(ModelNotFoundError, match="No model was found under"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("content", [b"GGUF", b"GGUFxxxx", b"nothing at all", b""])
+def test_a_damaged_gguf_file_is_one_sentence(tmp_path, content):
+    pytest.importorskip("gguf")
+    (tmp_path / "x.gguf").write_bytes(content)
+    with pytest.raises(ModelNotFoundError, match=r"x\.gguf"):
+        load_model(tmp_path / "x.gguf", cache=False)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cpu:x", 3.5, "cuda:99", "meta"])
+def test_wrong_devices_are_refused_before_the_model_is_read(device):
+    with pytest.raises(ParameterError, match="device"):
+        load_model("/no/such/place", device=device)
+
+
+# -- code that comes with a model ------------------------------------------------------------------------------------
+@pytest.mark.parametrize("pruned", [False, True])
+@pytest.mark.parametrize("known", [False, True])
+def test_code_in_a_folder_does_not_run(folder, monkeypatch, pruned, known):
+    """Neither for the config, the tokenizer nor the model, with or without the marker of a pruned folder."""
+    import json
+
+    ran = folder / "ran"
+    code = f"open({str(ran)!r}, 'w').close()\nfrom transformers import LlamaConfig as C, LlamaForCausalLM as M\n"
+    (folder / "evil.py").write_text(code + "class E(C):\n    pass\nclass F(M):\n    pass\nclass G:\n    pass\n")
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {"AutoConfig": "evil.E", "AutoModelForCausalLM": "evil.F", "AutoTokenizer": ["evil.G", None]}
+    config["model_type"] = "llama" if known else "evil"
+    (folder / "config.json").write_text(json.dumps(config))
+    described = json.loads((folder / "tokenizer_config.json").read_text())
+    described["auto_map"] = {"AutoTokenizer": ["evil.G", "evil.G"]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(described))
+    if pruned:
+        (folder / "llmbrain_pruning.json").write_text("{}")
+    monkeypatch.setattr("builtins.input", lambda *args: pytest.fail("asked whether to run the code"))
+    if known:
+        load_model(folder)
+        load_model(tiny_model("llama"), tokenizer=folder)
+    else:
+        with pytest.raises(ModelNotFoundError):
+            load_model(folder)
+    assert not ran.exists()
