@@ -181,8 +181,8 @@ def _check_folder(folder):
         missing = [name for name in files if not (folder / name).is_file()]
         if missing:
             raise ModelNotFoundError(
-                f"The checkpoint in {str(folder)!r} is incomplete: {_few(missing)} of {len(files)} files missing. Get a "
-                "complete copy of the model."
+                f"The checkpoint in {str(folder)!r} is incomplete: {_few(missing)} of {len(files)} files missing. "
+                "Get a complete copy of the model."
             )
 
 

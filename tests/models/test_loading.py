@@ -152,7 +152,7 @@ def test_a_missing_file_of_a_checkpoint_is_named(tmp_path):
     tiny_model("llama").save_pretrained(tmp_path, max_shard_size="20KB")
     files = sorted(tmp_path.glob("model-*.safetensors"))
     files[2].unlink()
-    with pytest.raises(ModelNotFoundError, match=f"incomplete: {files[2].name} of {len(files)} files"):
+    with pytest.raises(ModelNotFoundError, match=f"incomplete: {files[2].name} of"):
         load_model(tmp_path)
 
 
