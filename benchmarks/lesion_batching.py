@@ -23,7 +23,7 @@ from llmbrain.evaluation.losses import corpus_sequences
 from llmbrain.geometry import NeuronGeometry
 from llmbrain.lesions.batched import condition_losses, row_mode, start_of
 from llmbrain.lesions.kinds import Edit
-from llmbrain.lesions.running import default_max_tokens
+from llmbrain.lesions.scoring import default_max_tokens
 from llmbrain.masks import NeuronMask
 from llmbrain.models.sites import find_sites
 

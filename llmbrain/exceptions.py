@@ -37,6 +37,10 @@ class MaskError(LLMBrainError, ValueError):
     """A set of neurons is empty, malformed or cannot be matched."""
 
 
+class UnusedLesionError(LLMBrainError, RuntimeError):
+    """A lesion ended although no forward pass had reached its neurons."""
+
+
 class LLMBrainWarning(UserWarning):
     """Base class of the warnings of llmbrain."""
 

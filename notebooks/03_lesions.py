@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 import llmbrain as lb
-from llmbrain.lesions import LossTask, dose_response, double_dissociations, neuron_statistics, selectivity, side_by_side
+from llmbrain.lesions import LossTask, double_dissociations, neuron_statistics, selectivity, side_by_side
 from llmbrain.networks.meaning.interpretation import interpret
 from llmbrain.plotting import plot_dose_response, plot_lesion_effects, plot_selectivity
 from llmbrain.text import Corpus, load_localizer
@@ -176,10 +176,10 @@ double_dissociations(two).round(3)
 # Instead of silencing, multiply. A gain of 1 is the intact model; the band is what equally important neurons do.
 
 # %%
-gains = dose_response(
-    model, tokenizer, masks[:1], over="gain", doses=(0.0, 0.5, 1.0, 1.5, 2.0), task=task, n_controls=3,
-    reference=recording, progress=False,
-)  # fmt: skip
+gains = lb.LesionStudy(
+    masks[:1], task, n_controls=3, controls=["layer+importance"], reference=recording,
+    options={"doses": {"gain": (0.0, 0.5, 1.0, 1.5, 2.0)}},
+).run(model, tokenizer, progress=False)  # fmt: skip
 figure = plot_dose_response(gains.table, x="gain", title="Amplified and weakened")
 gains.table[["network", "gain", "effect", "ci_low", "ci_high", "control_low", "control_high"]].round(3)
 

@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 PROGRESS = re.compile(r"\d+%\||\d+(token|layer|it)\b|it/s|s/it|^\[transformers\]")  # lines of tqdm, and of a log
 SHORTER = {  # what quick runs leave out besides what the notebooks do: half of the text, and what costs most
     "[union, core, *masks[:3]],\n    tasks": "[union, masks[0]],\n    tasks",
-    "doses=(0.0, 0.5, 1.0, 1.5, 2.0)": "doses=(0.0, 1.0, 2.0)",
+    '"gain": (0.0, 0.5, 1.0, 1.5, 2.0)': '"gain": (0.0, 1.0, 2.0)',
     "[5, 10, 15, 20, 30], n_init=2": "[5, 10], n_init=2",
     'recipe="fast", progress': 'recipe="flap", progress',
     "n_tokens=60 if quick": "n_tokens=24 if quick",

@@ -17,8 +17,8 @@ import pandas as pd
 from common import PAPER, fitted, masks_of, parser, subject, write
 
 from llmbrain.lesions import Edit, LossTask
-from llmbrain.lesions.result import compare, pooled_p
-from llmbrain.lesions.running import Runner
+from llmbrain.lesions.comparison import compare, pooled_p
+from llmbrain.lesions.scoring import Scorer
 from llmbrain.masks import NeuronMask
 from llmbrain.masks.controls import importance_matched
 from llmbrain.stats import bootstrap_interval, fdr
@@ -39,7 +39,7 @@ def main():
     print(f"networks after {time.perf_counter() - begin:.0f} s", flush=True)
     conditions = conditions_of(s, masks, statistics.importance())
     choose, test = texts(s)
-    runner = Runner(s.model, s.tokenizer, s.sites, max_tokens=args.max_tokens, autocast=args.autocast)
+    runner = Scorer(s.model, s.tokenizer, s.sites, max_tokens=args.max_tokens, autocast=args.autocast)
     tokens = sum(len(q) for task in (choose, test) for q in task.sequences)
     print(f"{len(conditions)} conditions on {tokens:,} tokens: {(len(conditions) + 1) * tokens:,}", flush=True)
     values = runner.run(

@@ -18,7 +18,7 @@ import pandas as pd
 from common import PAPER, fitted, masks_of, parser, subject, union_of, write
 
 from llmbrain.lesions import Edit, LesionStudy
-from llmbrain.lesions.running import Runner
+from llmbrain.lesions.scoring import Scorer
 from llmbrain.masks import NeuronMask
 
 
@@ -56,7 +56,7 @@ def main():
 def effects(s, edits, autocast):
     """Mean effects ``(n_edits,)`` on every task, outside of a study."""
     tasks = [t.prepare(s.model, s.tokenizer) for t in s.tasks()]
-    runner = Runner(s.model, s.tokenizer, s.sites, max_tokens=s.args.max_tokens, autocast=autocast)
+    runner = Scorer(s.model, s.tokenizer, s.sites, max_tokens=s.args.max_tokens, autocast=autocast)
     values = runner.run(tasks, edits)
     return {t.name: (v[1:] - v[0]) @ t.weights / t.weights.sum() for t, v in zip(tasks, values)}
 

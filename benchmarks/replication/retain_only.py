@@ -16,8 +16,8 @@ import pandas as pd
 from common import PAPER, activations, masks_of, networks, parser, statistics_of, subject, union_of, write
 
 from llmbrain.lesions import Edit
-from llmbrain.lesions.result import compare
-from llmbrain.lesions.running import Runner
+from llmbrain.lesions.comparison import compare
+from llmbrain.lesions.scoring import Scorer
 from llmbrain.masks import NeuronMask
 from llmbrain.masks.controls import importance_matched, layer_matched, top_matched
 
@@ -37,7 +37,7 @@ def main():
         maps, _ = networks(s, k, runs, n_init=1 if k > 64 else None)
         conditions += conditions_of(s, k, union_of(masks_of(s, maps)), statistics)
     edits = [edit for *_, edit in conditions]
-    runner = Runner(s.model, s.tokenizer, s.sites, max_tokens=args.max_tokens, autocast=args.autocast)
+    runner = Scorer(s.model, s.tokenizer, s.sites, max_tokens=args.max_tokens, autocast=args.autocast)
     values = runner.run(tasks, edits, progress=True)
     table = summarise(tasks, values, conditions)
     write(s, "retain_only", {"effects": table}, statement(table), begin)

@@ -11,7 +11,7 @@ from _tiny import make_corpus, trained_model
 
 import llmbrain as lb
 from llmbrain import plotting
-from llmbrain.lesions import LossTask, dose_response, selectivity
+from llmbrain.lesions import LossTask, selectivity
 
 model, tokenizer = trained_model()
 train, test = make_corpus(random_state=2), make_corpus(random_state=3)
@@ -44,16 +44,16 @@ figure = plotting.plot_selectivity(
 # %%
 # Dose and response
 # -----------------
-# The same networks silenced by parts, and amplified. The band is what their controls do.
-strength = dose_response(
-    model, tokenizer, masks[:3], over="strength", task=LossTask(test, context=96), n_controls=5, reference=recording,
-    progress=False,
-)  # fmt: skip
+# The same networks silenced in steps, and amplified. The band shows the effects of their controls.
+strength = lb.LesionStudy(
+    masks[:3], LossTask(test, context=96), n_controls=5, controls=["layer+importance"], reference=recording,
+    options={"doses": "strength"},
+).run(model, tokenizer, progress=False)  # fmt: skip
 figure = plotting.plot_dose_response(strength.table)
 
 # %%
-gain = dose_response(
-    model, tokenizer, masks[:3], over="gain", task=LossTask(test, context=96), n_controls=5, reference=recording,
-    progress=False,
-)  # fmt: skip
+gain = lb.LesionStudy(
+    masks[:3], LossTask(test, context=96), n_controls=5, controls=["layer+importance"], reference=recording,
+    options={"doses": "gain"},
+).run(model, tokenizer, progress=False)  # fmt: skip
 figure = plotting.plot_dose_response(gain.table, x="gain")

@@ -1,9 +1,9 @@
 """Many lesions in one forward pass.
 
-The conditions of a study differ from the intact model only from their first lesioned layer on. One pass therefore
-starts with the rows of the intact batch; at the layer where a condition begins, a copy of the intact rows joins the
-batch as rows of their own, in which this condition's neurons are edited in every later layer. The layers before a
-lesion are thus computed once for all conditions of the pass, and the matrix products are as large as the memory allows.
+A condition differs from the intact model only from its first lesioned layer on. A pass therefore starts with the rows
+of the intact batch. At the layer where a condition begins, a copy of the intact rows joins the batch, and the neurons
+of the condition are edited in these rows in every later layer. The layers before a lesion are computed once for all
+conditions of the pass, and the matrix products are as large as the memory allows.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from ..models.anatomy import anatomy_of
 from ..models.hooks import site_hooks
 from ..models.inputs import input_device
 from ..stats.precision import exact_products
-from .context import Lesion, refuse_compiled
+from .context import Lesion, check_hooks_reach
 from .positions import FixedPositions, scored_positions
 
 __all__ = ["BatchPlan", "condition_losses", "plan_batches", "row_mode", "start_of"]
@@ -31,9 +31,9 @@ class BatchPlan:
     Parameters
     ----------
     sequences, conditions : int array
-        Positions of the sequences that are read and of the conditions they are read under.
+        Positions of the sequences, and of the conditions under which they are read.
     with_intact : bool
-        Whether the losses of the intact model are taken as well.
+        Whether the losses of the intact model are computed as well.
     """
 
     sequences: np.ndarray
@@ -42,22 +42,22 @@ class BatchPlan:
 
 
 def plan_batches(sequences, first_layers, max_tokens):
-    """Cut a study into forward passes of at most ``max_tokens`` tokens (rows times longest sequence).
+    """Split a study into forward passes of at most ``max_tokens`` tokens (rows times longest sequence).
 
     Parameters
     ----------
     sequences : sequence of ScoredSequence
     first_layers : int array of shape (n_conditions,)
-        Where each condition begins; conditions that begin at similar layers share a pass.
+        First lesioned layer of each condition; conditions with similar first layers share a pass.
     max_tokens : int
 
     Returns
     -------
     list of BatchPlan
-        Every pair of a sequence and a condition once, and every sequence once intact.
+        They contain every pair of a sequence and a condition once, and every sequence once intact.
     """
     order = np.argsort(-np.asarray(first_layers), kind="stable")
-    # some sequences together keep the products large even where few conditions are left over
+    # several sequences together keep the products large even if few conditions remain
     share = max(1, max_tokens // 8)
     plans = []
     for rows in sequence_batches(sequences, share):
@@ -72,24 +72,25 @@ def plan_batches(sequences, first_layers, max_tokens):
 def condition_losses(
     model, sites, sequences, edits, *, max_tokens=4096, mode="prefix", positions="all", done=None, progress=None
 ):
-    """Sum of the losses of every sequence, intact and under every condition.
+    """Sum the losses of every sequence, intact and under every condition.
 
     Parameters
     ----------
     model : transformers causal language model
     sites : list of Site
-        The sites of the edits' geometry, in its order of layers.
+        The sites of the edits' geometry, in its layer order.
     sequences : sequence of ScoredSequence
     edits : sequence of Edit
     max_tokens : int
-        Tokens in one forward pass, all rows together: bounds the memory.
+        Tokens in a forward pass, all rows together; bounds the memory.
     mode : {"prefix", "rows", "single"}
-        ``prefix``: conditions join where they begin; ``rows``: all rows from the first layer on; ``single``: one
-        condition at a time through :func:`llmbrain.lesion`. All give the same numbers; see :func:`row_mode`.
+        ``prefix``: conditions join at their first lesioned layer; ``rows``: all rows from the first layer on;
+        ``single``: one condition at a time through :func:`llmbrain.lesion`. All give the same numbers; see
+        :func:`row_mode`.
     positions : {"all", "prompt", "generated", "last"} or callable
         At which tokens the edits act, see :func:`llmbrain.lesions.positions.scored_positions`.
     done : array of shape (1 + n_conditions, n_sequences), optional
-        What an earlier, interrupted call returned; NaN marks what is missing. Filled in place.
+        The result of an interrupted call, with NaN for missing values; it is filled in place.
     progress : callable, optional
         Called after each pass with the number of (condition, token) pairs done and the array so far.
 
@@ -100,7 +101,7 @@ def condition_losses(
     """
     import torch
 
-    refuse_compiled(model)
+    check_hooks_reach(model)
     sums = np.full((1 + len(edits), len(sequences)), np.nan) if done is None else done
     reader = LogitReader(model)
     first = np.array([start_of(edit, sites) for edit in edits], dtype=int)
@@ -119,10 +120,10 @@ def condition_losses(
 
 
 def row_mode(model, sites, edits):
-    """Find the fastest mode that gives, on a small trial, what single lesions give.
+    """Find the fastest mode that gives the same losses as single lesions on a small trial.
 
-    Architectures hand their blocks different arguments; rather than trusting a list of them, two short sequences are
-    run with the edits that begin first and last, in every mode.
+    Architectures pass different arguments to their blocks. Instead of keeping a list of them, two short sequences are
+    run in every mode, with the edits that begin first and last.
 
     Parameters
     ----------
@@ -157,7 +158,7 @@ def row_mode(model, sites, edits):
 
 
 def start_of(edit, sites):
-    """Find the model's first layer that an edit changes; the last layer if it changes none.
+    """Find the first layer of the model that an edit changes, or the last layer if it changes none.
 
     Parameters
     ----------
@@ -174,7 +175,7 @@ def start_of(edit, sites):
 
 # ------------------------------------------------------------------------------------------------ the passes
 def _pass_single(reader, sites, batch, edits, with_intact, positions="all"):
-    """One condition after the other, each under its own lesion."""
+    """Run one condition after the other, each under its own lesion."""
     sums = []
     ids, mask = pad(batch, input_device(reader.model))
     mask = None if bool(mask.all()) else mask
@@ -188,7 +189,7 @@ def _pass_single(reader, sites, batch, edits, with_intact, positions="all"):
 
 
 def _pass_rows(reader, sites, batch, edits, with_intact, positions="all"):
-    """All conditions as rows from the first layer on."""
+    """Run all conditions as rows from the first layer on."""
     ids, mask = pad(batch, input_device(reader.model))
     n_blocks = len(edits) + with_intact
     where = scored_positions(positions, batch, ids)
@@ -200,7 +201,7 @@ def _pass_rows(reader, sites, batch, edits, with_intact, positions="all"):
 
 
 def _pass_prefix(reader, sites, batch, edits, with_intact, positions="all"):
-    """Conditions join the batch at the layer where they begin."""
+    """Run all conditions; each joins the batch at the layer where it begins."""
     blocks = anatomy_of(reader.model).layers
     ids, mask = pad(batch, input_device(reader.model))
     rows = _Rows(edits, len(batch), ids.shape[1], scored_positions(positions, batch, ids), intact=True, active=())
@@ -221,22 +222,22 @@ _PASSES = {"prefix": _pass_prefix, "rows": _pass_rows, "single": _pass_single}
 
 
 class _Rows:
-    """Which blocks of rows a pass holds at the moment, and the editing of each.
+    """The blocks of rows that are in a pass at the moment, and the edit of each.
 
-    ``order`` lists the conditions in the order of their rows; -1 are the intact rows.
+    ``order`` lists the conditions in the order of their rows; -1 stands for the intact rows.
     """
 
     def __init__(self, edits, batch, n_tokens, where=None, *, intact, active):
         self.edits, self.batch, self.n_tokens = edits, batch, n_tokens
-        self.where = None if where is None else where.reshape(-1, 1)  # alike for all blocks of rows
+        self.where = None if where is None else where.reshape(-1, 1)  # the same for all blocks of rows
         self.states = [edit.state() for edit in edits]
         self.order = ([-1] if intact else []) + list(active)
         self.left = len(edits) - len(self.order) + intact
         self._masks = {}
 
-    # -- rows come and go -----------------------------------------------------------------------------------------
+    # -- rows join and leave --------------------------------------------------------------------------------------
     def joining(self, conditions, keep_intact):
-        """A pre-hook of a block that lets conditions join, and repeats what else belongs to the rows."""
+        """Make a pre-hook of a decoder block: conditions join, and other inputs of the rows are repeated."""
 
         def before(module, args, kwargs):
             args, kwargs = list(args), dict(kwargs)
@@ -286,7 +287,7 @@ class _Rows:
             return None
         blocks = x.reshape(len(self.order), self.batch * self.n_tokens, x.shape[-1])
         where = None if self.where is None else self.where.to(x.device)
-        if all(self.edits[c].is_removal for _, c in touched):
+        if all(self.edits[c].removes for _, c in touched):
             mask = self._mask(layer, x.device)
             return blocks.masked_fill(mask if where is None else mask & where, 0.0).reshape(x.shape)
         blocks = blocks.clone()
@@ -311,7 +312,7 @@ class _Rows:
 
 
 def _sums(hidden, reader, ids, batch, n_blocks=1):
-    """Sums of losses of each block of rows, shape ``(n_blocks, n_sequences)``."""
-    # one call for all blocks: the head is as large a product as the rest of the model makes
+    """Sum the losses of each block of rows, shape ``(n_blocks, n_sequences)``."""
+    # one call for all blocks: the product with the head is as large as those of the layers
     parts = batch_losses(hidden, reader.score, ids.repeat(n_blocks, 1), batch * n_blocks)
     return np.array([part.sum(dtype=np.float64) for part in parts]).reshape(n_blocks, len(batch))

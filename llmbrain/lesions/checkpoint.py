@@ -1,4 +1,4 @@
-"""Keeping what an interrupted study has done."""
+"""Checkpoints of interrupted studies."""
 
 import functools
 import hashlib
@@ -18,14 +18,14 @@ SECONDS_BETWEEN = 20.0
 
 
 class Checkpoint:
-    """Sums of losses that are written now and then, and read again by the same study.
+    """Sums of losses, written from time to time and read when the same study resumes.
 
     Parameters
     ----------
     path : path-like or None
-        A ``.npz`` file; None keeps nothing.
+        A ``.npz`` file; None writes nothing.
     parts : list of str or bytes
-        What makes the study the same: weights, lesions, texts. Another study begins anew.
+        What identifies the study: weights, lesions, texts. Another study starts from the beginning.
     shape : tuple of int
     """
 
@@ -45,16 +45,16 @@ class Checkpoint:
 
 
 class RowCheckpoint:
-    """What a function returned under each condition so far, written after every condition.
+    """Values that a function returned under each finished condition, written after every condition.
 
     Parameters
     ----------
     path : path-like or None
-        The study's ``.npz`` file; each function has a file of its own beside it.
+        The ``.npz`` file of the study; each function has its own file next to it.
     name : str
         Of the task.
     parts : list of str or bytes
-        What makes the study the same.
+        What identifies the study.
     """
 
     def __init__(self, path, name, parts):
@@ -67,16 +67,16 @@ class RowCheckpoint:
         self.rows = [] if found is None else list(found)
 
     def add(self, row):
-        """Keep what one more condition gave."""
+        """Add the values of one more condition."""
         self.rows.append(row)
         if self.path is not None and len({len(r) for r in self.rows}) == 1:
             _write(self.path, self.key, np.stack(self.rows))
 
 
 def fingerprint(function):
-    """A text by which a function is known again in another process: its code, its defaults and what it encloses.
+    """Describe a function by its code, defaults and closure, to recognise it in another process.
 
-    What it calls is not part of it. Where that cannot be told, the text is one that never comes again.
+    Functions that it calls are not included. A function that cannot be described gets a text that never matches.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ def _describe(thing):
 
 
 def _read(path, key):
-    """The array that was kept under this key, or None."""
+    """Read the array that was written under this key, or return None."""
     if path is None or not path.is_file():
         return None
     with np.load(path, allow_pickle=False) as kept:

@@ -1,4 +1,4 @@
-"""Networks against their controls: effects with intervals, ranks among the controls, and what a design can show."""
+"""Comparison of networks with their controls: effects, intervals, p-values, and the power of a design."""
 
 import numpy as np
 import pandas as pd
@@ -12,26 +12,11 @@ __all__ = [
     "pooled_p",
     "power_note",
     "smallest_p",
-    "usual_alternative",
 ]
 
 COLUMNS = ["network", "task", "family", "n_neurons", "share", "intact", "effect", "ci_low", "ci_high"]
 COLUMNS += ["n_items", "control_mean", "control_sd", "control_max", "n_controls", "z", "p", "p_min", "q"]
 COLUMNS += ["p_pooled", "q_pooled"]
-
-
-def usual_alternative(how):
-    """What a kind of lesion is expected to do against its controls: more harm, or less where networks alone are kept.
-
-    Parameters
-    ----------
-    how : str
-
-    Returns
-    -------
-    {"greater", "less"}
-    """
-    return "less" if how == "retain" else "greater"
 
 
 def effects_table(networks, items, controls, *, alternative="greater", n_bootstrap=2000, level=0.95, random_state=0):
@@ -40,16 +25,16 @@ def effects_table(networks, items, controls, *, alternative="greater", n_bootstr
     Parameters
     ----------
     networks : pandas.DataFrame
-        ``network, n_neurons, share``, a row a network.
+        ``network, n_neurons, share``; one row per network.
     items : pandas.DataFrame
-        ``network, task, item, weight, intact, effect``; paired over networks.
+        ``network, task, item, weight, intact, effect``; items are paired over networks.
     controls : pandas.DataFrame
         ``network, task, family, draw, effect``.
     alternative : {"greater", "less", "two-sided"}
     n_bootstrap : int
-        Draws of items for the interval.
+        Bootstrap draws of items.
     level : float
-        Of the interval.
+        Coverage of the interval.
     random_state : int
 
     Returns
@@ -83,7 +68,7 @@ def effects_table(networks, items, controls, *, alternative="greater", n_bootstr
 
 
 def mean_over_items(values, weights):
-    """Weighted mean over the last axis, without the items that are NaN (answers that could not be read).
+    """Compute the weighted mean over the last axis, without items that are NaN (answers that could not be read).
 
     Parameters
     ----------
@@ -93,7 +78,7 @@ def mean_over_items(values, weights):
     Returns
     -------
     float array of shape (...)
-        NaN where no item is left.
+        NaN if no item remains.
     """
     read = ~np.isnan(values)
     total = read @ weights
@@ -102,7 +87,7 @@ def mean_over_items(values, weights):
 
 
 def _intervals(effects, weights, **options):
-    """Bootstrap intervals of the columns of ``(n_items, n_networks)``; all share their draws if all items were read."""
+    """Bootstrap the columns of ``(n_items, n_networks)``; they share their draws if all items were read."""
     if not np.isnan(effects).any():
         return stats.bootstrap_interval(effects, weights=weights, **options)
     columns = []
@@ -116,7 +101,7 @@ def _intervals(effects, weights, **options):
 
 
 def compare(effect, draws, alternative="greater"):
-    """Place one effect among those of its controls.
+    """Compare one effect with those of its controls.
 
     Parameters
     ----------
@@ -127,8 +112,8 @@ def compare(effect, draws, alternative="greater"):
     Returns
     -------
     dict
-        ``control_mean, control_sd, control_max, n_controls, z, p, p_min``; NaN where there are too few controls.
-        Draws that are NaN do not count.
+        ``control_mean, control_sd, control_max, n_controls, z, p, p_min``; NaN if there are too few controls. Draws
+        that are NaN are left out.
     """
     draws = np.asarray([] if draws is None else draws, dtype=float)
     draws = draws[~np.isnan(draws)]
@@ -143,24 +128,24 @@ def compare(effect, draws, alternative="greater"):
         "control_max": float(np.max(draws)),
         "n_controls": len(draws),
         "z": (effect - mean) / sd if sd and sd > 0 else np.nan,
-        # a family of one set (the strongest neurons) has no distribution to be tested against
+        # a family with one set (the strongest neurons) gives no null distribution
         "p": _p(effect, draws, alternative) if len(draws) > 1 else np.nan,
         "p_min": smallest_p(len(draws), alternative) if len(draws) > 1 else np.nan,
     }
 
 
 def _p(effect, draws, alternative):
-    # equal accuracies differ in the last bit by the order of summation; rounding lets ties be ties
+    # equal accuracies may differ in the last bit by the order of summation; rounding keeps them ties
     return stats.permutation_p(np.round(effect, 9), np.round(draws, 9), alternative)
 
 
 def pooled_p(effects, draws, alternative="greater"):
-    """p-values against the controls of all networks together, each on the scale of its own network.
+    """Compute p-values against the pooled controls of all networks, each on the scale of its own network.
 
-    A network and its N controls are standardised by mean and standard deviation of the N others of each; the network
-    is then ranked among the standardised controls of all K networks. The smallest p falls from 1 / (N + 1) to
-    1 / (K N + 1), at the price of an assumption: control effects have one shape in all networks, whatever their mean
-    and spread (pooled permutation nulls: Storey & Tibshirani 2003, PNAS 100, supporting text).
+    A network and its N controls are standardised, each by the mean and standard deviation of the N others. The network
+    is then ranked among the standardised controls of all K networks. This lowers the smallest p from 1 / (N + 1) to
+    1 / (K N + 1), and assumes that control effects have the same distribution in all networks, up to mean and spread
+    (pooled permutation nulls: Storey & Tibshirani 2003, PNAS 100, supporting text).
 
     Parameters
     ----------
@@ -171,7 +156,7 @@ def pooled_p(effects, draws, alternative="greater"):
     Returns
     -------
     float array of shape (n_networks,)
-        NaN for networks of fewer than three controls.
+        NaN for networks with fewer than three controls.
     """
     own = np.full(len(effects), np.nan)
     pool = []
@@ -191,9 +176,9 @@ def pooled_p(effects, draws, alternative="greater"):
 
 
 def _against_the_others(values):
-    """Each value minus the mean of all others, in standard deviations of these."""
+    """Subtract from each value the mean of all others, in units of their standard deviation."""
     n = len(values) - 1
-    centred = values - values.mean()  # a shift changes nothing, and keeps the sums below small
+    centred = values - values.mean()  # a shift does not change the result, and keeps the sums small
     mean = (centred.sum() - centred) / n
     variance = np.maximum(((centred**2).sum() - centred**2 - n * mean**2) / (n - 1), 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -201,7 +186,7 @@ def _against_the_others(values):
 
 
 def smallest_p(n_controls, alternative="greater"):
-    """The smallest p that a rank among some controls can give.
+    """Return the smallest p that a rank among ``n_controls`` controls can give.
 
     Parameters
     ----------
@@ -221,21 +206,21 @@ def smallest_p(n_controls, alternative="greater"):
 
 
 def power_note(n_controls, n_networks, alpha=0.05, alternative="greater"):
-    """Say which p-values a design can reach at all.
+    """Describe which p-values a design can reach.
 
     Parameters
     ----------
     n_controls, n_networks : int
     alpha : float
     alternative : {"greater", "less", "two-sided"}
-        A two-sided p counts twice, so it needs twice the controls.
+        A two-sided test needs twice the controls.
 
     Returns
     -------
     dict
-        ``smallest_p``, ``needed_for_one`` and ``needed_for_all`` (controls with which a single network can pass
-        ``alpha`` uncorrected, and after correction over all networks), ``smallest_p_pooled`` (with the controls of all
-        networks pooled), ``note``.
+        ``smallest_p``; ``needed_for_one`` and ``needed_for_all``: controls needed for a single network to reach
+        ``alpha``, uncorrected and corrected over all networks; ``smallest_p_pooled``: with the controls of all networks
+        pooled; ``note``.
 
     Examples
     --------
@@ -246,12 +231,11 @@ def power_note(n_controls, n_networks, alpha=0.05, alternative="greater"):
     smallest, pooled = smallest_p(n_controls, alternative), smallest_p(n_controls * n_networks, alternative)
     one, every = stats.minimum_draws(alpha, sides), stats.minimum_draws(alpha, sides * n_networks)
     note = (
-        f"With {n_controls} controls a network the smallest p is {smallest:.3g}. {one} controls are needed for p <= "
-        f"{alpha:g} at all, and {every} for q <= {alpha:g} if one of {n_networks} networks stands out ({one} if all "
-        "do)."
+        f"With {n_controls} controls per network, p cannot fall below {smallest:.3g}. p <= {alpha:g} needs {one} "
+        f"controls; q <= {alpha:g} needs {every} if one of {n_networks} networks stands out, and {one} if all do."
     )
     if n_controls >= 3 and n_networks > 1:
-        note += f" Over the pooled controls of all networks the smallest p is {pooled:.3g}."
+        note += f" With the controls of all networks pooled, p cannot fall below {pooled:.3g}."
     return {
         "smallest_p": smallest,
         "smallest_p_pooled": pooled,

@@ -1,71 +1,52 @@
-"""``with lesion(model, mask):``: neurons silenced, clamped or amplified while the block lasts."""
+"""``with lesion(model, mask):``: silence, clamp or amplify neurons inside a ``with`` block."""
 
 import contextlib
 import sys
+import weakref
 
-from ..exceptions import GeometryMismatchError, ParameterError
+from ..exceptions import GeometryMismatchError, ParameterError, UnusedLesionError
 from ..models.hooks import site_hooks
 from ..models.sites import find_sites
 from .kinds import Edit
 from .positions import PositionTracker
 
-__all__ = ["Lesion", "check_mask", "lesion", "refuse_compiled", "sites_of"]
+__all__ = ["Lesion", "check_hooks_reach", "check_mask", "is_lesioned", "lesion", "sites_of"]
 
 
-def lesion(
-    model,
-    mask,
-    how="zero",
-    *,
-    value=None,
-    strength=1.0,
-    reference=None,
-    positions="all",
-    prompt_length=None,
-    random_state=0,
-    sites=None,
-    allow_empty=False,
-    check_model=True,
-):
-    """Silence a set of neurons, or change them otherwise, while a ``with`` block lasts.
+def lesion(model, mask, how="zero", *, positions="all", prompt_length=None, sites=None, check_model=True, **options):
+    """Silence a set of neurons, or change them in another way, inside a ``with`` block.
 
     The lesion acts wherever the model runs inside the block: ``model(...)``, ``generate`` with or without a KV cache,
-    beam search, pipelines, evaluation harnesses. The weights are not touched. Lesions nest: the inner one gets what the
-    outer one left. A lesion can be entered again, and serves as a decorator.
+    beam search, pipelines, evaluation harnesses. The weights do not change. Lesions nest: the inner one gets the values
+    that the outer one returned. A lesion can be entered again, and works as a decorator.
 
     Parameters
     ----------
     model : transformers causal language model
         Not compiled: compiled code may skip hooks.
     mask : NeuronMask
-        Of this model and the site where the lesion acts.
+        Of this model and of the site where the lesion acts.
     how : {"zero", "retain", "mean", "resample", "scale", "add", "clamp"}
-        What stands in the place of the neurons' values, see :mod:`llmbrain.lesions.kinds`. ``retain`` silences
-        everything but the mask.
-    value : float or array of shape (n_neurons,), optional
-        For ``scale`` (a factor), ``add`` (a summand) and ``clamp`` (the value itself).
-    strength : float
-        0 (nothing) to 1 (the whole lesion): the values move so far towards their target.
-    reference : NeuronStatistics or array, optional
-        For ``mean`` and ``resample``: what the neurons do on a reference text.
+        Lesion kind, see :mod:`llmbrain.lesions.kinds`. ``retain`` silences everything but the mask.
     positions : {"all", "prompt", "generated", "last"} or callable
         At which tokens the lesion acts, see :class:`llmbrain.lesions.positions.PositionTracker`.
     prompt_length : int, optional
-        Where the prompt ends, if it cannot be seen from the passes.
-    random_state : int
-        For ``resample``.
+        Where the prompt ends, if the passes do not show it.
     sites : dict or str, optional
-        Names the modules by hand, see :func:`llmbrain.find_sites`.
-    allow_empty : bool
-        Accept a mask without neurons.
+        Module names, if they are not found automatically; see :func:`llmbrain.find_sites`.
     check_model : bool
-        Refuse a mask whose sidecar names other weights. False: the geometry alone must fit, e.g. to lesion a fine-tuned
-        descendant.
+        Refuse a mask whose sidecar names other weights. With False only the geometry must fit, for example to lesion a
+        fine-tuned version of the model.
+    **options
+        ``value`` : float or array of shape (n_neurons,), for ``scale`` (a factor), ``add`` (a summand) and ``clamp``
+        (the value itself). ``strength`` : how far the values move towards their target, 0 to 1. ``reference`` :
+        NeuronStatistics or array, for ``mean`` and ``resample``. ``random_state`` : int, for ``resample``.
+        ``allow_empty`` : accept a mask without neurons. See :class:`llmbrain.lesions.Edit`.
 
     Returns
     -------
     Lesion
-        A context manager; its :meth:`Lesion.summary` shows what would be lesioned.
+        A context manager. Its :meth:`Lesion.summary` shows what would be lesioned.
 
     Raises
     ------
@@ -74,7 +55,9 @@ def lesion(
     MaskError
         If the mask is empty.
     ParameterError
-        If an option is not allowed, or the model is compiled.
+        If an option is not allowed, or hooks would not reach the model (compiled or wrapped).
+    UnusedLesionError
+        At the end of a block in which no forward pass reached the lesioned neurons.
 
     Examples
     --------
@@ -83,22 +66,14 @@ def lesion(
     >>> with lesion(model, mask, how="scale", value=1.5):              # amplified  # doctest: +SKIP
     ...     model(**inputs)
     """
-    edit = Edit(
-        mask,
-        how,
-        value=value,
-        strength=strength,
-        reference=reference,
-        random_state=random_state,
-        allow_empty=allow_empty,
-    )
-    refuse_compiled(model)
-    tracker = PositionTracker(model, positions, prompt_length, follow=edit.how == "resample")
+    edit = Edit(mask, how, **options)
+    check_hooks_reach(model)
+    tracker = PositionTracker(model, positions, prompt_length, follow=edit.kind.by_position)
     return Lesion(model, edit, tracker, sites=sites, check_model=check_model)
 
 
 class Lesion(contextlib.ContextDecorator):
-    """What :func:`lesion` returns: a lesion that acts between enter and exit.
+    """The lesion that :func:`lesion` returns; it acts between enter and exit.
 
     Parameters
     ----------
@@ -112,58 +87,41 @@ class Lesion(contextlib.ContextDecorator):
     """
 
     def __init__(self, model, edit, tracker=None, *, sites=None, check_model=True):
-        refuse_compiled(model)
-        self.model, self.edit = model, edit
-        self.sites = sites_of(model, edit.mask, sites=sites, check_model=check_model)
-        self._tracker = tracker or PositionTracker(model, follow=edit.how == "resample")
-        self._open = []
+        check_hooks_reach(model)
+        self._set(model, edit, sites_of(model, edit.mask, sites=sites, check_model=check_model), tracker)
 
     @classmethod
     def at_sites(cls, model, edit, sites, tracker=None):
-        """A lesion at sites that were found and checked before."""
+        """Make a lesion at sites that were found and checked before."""
         new = cls.__new__(cls)
-        new.model, new.edit, new.sites = model, edit, sites
-        new._tracker = tracker or PositionTracker(model, follow=edit.how == "resample")
-        new._open = []
+        new._set(model, edit, sites, tracker)
         return new
 
+    def _set(self, model, edit, sites, tracker):
+        self.model, self.edit, self.sites = model, edit, sites
+        self._tracker = tracker or PositionTracker(model, follow=edit.kind.by_position)
+        self._entered = []
+
     def __enter__(self):
-        stack = contextlib.ExitStack()
-        state, layers = self.edit.state(), self.edit.layers
+        block = _acting(self.edit, self.sites, self._tracker)
+        self._entered.append(block)
         try:
-            stack.enter_context(_eager())
-            stack.enter_context(self._tracker.watching())
-            # no hook where no neuron is selected: those layers run exactly as before
-            stack.enter_context(
-                site_hooks([self.sites[i] for i in layers], lambda i, x: self._act(state, layers[i], x))
-            )
+            block.__enter__()
         except BaseException:
-            stack.close()
+            self._entered.remove(block)
             raise
-        self._open.append(stack)
         return self
 
     def __exit__(self, *error):
-        return self._open.pop().__exit__(*error)
-
-    def _act(self, state, layer, x):
-        units = state.units(layer, x.device)
-        where = self._tracker.selected(x.shape[:-1], x.device)
-        if where is None and self.edit.is_removal:
-            return x.index_fill(-1, units, 0.0)
-        old = x[..., units]
-        new = state.new_values(layer, old, self._tracker.n_tokens, self._tracker.past)
-        if where is not None:
-            new = new.where(where[..., None], old)
-        return x.index_copy(-1, units, new)
+        return self._entered.pop().__exit__(*error)
 
     def summary(self):
-        """A row a layer: name of the module, neurons lesioned there, share of the layer.
+        """Count the lesioned neurons of each layer.
 
         Returns
         -------
         pandas.DataFrame
-            ``layer``, ``module``, ``where``, ``n_neurons``, ``share``.
+            One row per layer: ``layer``, ``module``, ``where``, ``n_neurons``, ``share`` of the layer.
         """
         frame = self.edit.mask.summary()
         frame.insert(1, "module", [site.name for site in self.sites])
@@ -175,8 +133,74 @@ class Lesion(contextlib.ContextDecorator):
         return f"Lesion({self.edit.mask!r}, how={self.edit.how!r}{strength})"
 
 
+class _Action:
+    """What the hooks of one entered lesion share. They do nothing unless it is active."""
+
+    def __init__(self, edit, sites, tracker):
+        self.edit, self.tracker, self.state = edit, tracker, edit.state()
+        # no hook where no neuron is selected: those layers run exactly as before
+        self.sites = [sites[i] for i in edit.layers]
+        self.active, self.reached = False, not self.sites
+
+    def __call__(self, i, x):
+        """Return the new activations of the site number ``i``; see :func:`llmbrain.models.hooks.site_hooks`."""
+        if not self.active:
+            return None
+        self.reached, layer = True, self.edit.layers[i]
+        units = self.state.units(layer, x.device)
+        where = self.tracker.selected(x.shape[:-1], x.device)
+        if where is None and self.edit.removes:
+            return x.index_fill(-1, units, 0.0)
+        old = x[..., units]
+        new = self.state.new_values(layer, old, self.tracker.n_tokens, self.tracker.past)
+        if where is not None:
+            new = new.where(where[..., None], old)
+        return x.index_copy(-1, units, new)
+
+
+_ACTIONS = weakref.WeakSet()  # of all lesions that are entered at the moment
+
+
+# A generator, so that an interrupt on the first line of an __exit__ cannot leave the lesion active: when the generator
+# is dropped, its finally blocks run. It does not refer to the Lesion, so that it is dropped with it.
+@contextlib.contextmanager
+def _acting(edit, sites, tracker):
+    """Let an edit act on a model inside a ``with`` block."""
+    action = _Action(edit, sites, tracker)
+    with _eager(), tracker.watching(), site_hooks(action.sites, action):
+        try:
+            try:
+                _ACTIONS.add(action)
+                action.active = True
+                yield
+            finally:
+                action.active = False
+        finally:
+            action.active = False  # again, for an interrupt on the line above
+    if not action.reached:
+        raise UnusedLesionError(
+            "The block ended, but no forward pass reached the lesioned neurons. Run the model that was passed to "
+            "lesion() inside the block (not a copy, or a wrapper that runs copies)."
+        )
+
+
+def is_lesioned(model):
+    """Tell whether a lesion is active in a model.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+
+    Returns
+    -------
+    bool
+    """
+    modules = {id(module) for module in model.modules()}
+    return any(a.active and any(id(site.module) in modules for site in a.sites) for a in list(_ACTIONS))
+
+
 def _eager():
-    """Let what was compiled from the model run uncompiled: a wrapper made elsewhere would not see the hooks."""
+    """Run code that was compiled from the model without the compiled parts, which would not see the hooks."""
     if "torch._dynamo" not in sys.modules:  # nothing was compiled, and importing the compiler takes seconds
         return contextlib.nullcontext()
     import torch
@@ -186,16 +210,16 @@ def _eager():
 
 
 def sites_of(model, mask, *, sites=None, check_model=True):
-    """Find the sites of a model in the order of a mask's layers, and make sure that the mask is of this model.
+    """Find the sites of a model in the order of a mask's layers, and check that the mask belongs to the model.
 
     Parameters
     ----------
     model : transformers causal language model
     mask : NeuronMask
     sites : dict or str, optional
-        Names the modules by hand.
+        Module names, if they are not found automatically.
     check_model : bool
-        Compare the weights with those that the mask's sidecar names.
+        Compare the weights with those that the sidecar of the mask names.
 
     Returns
     -------
@@ -215,14 +239,14 @@ def sites_of(model, mask, *, sites=None, check_model=True):
 
 
 def check_mask(model, mask, name="The mask"):
-    """Refuse a mask that was made on other weights, as far as its sidecar tells.
+    """Refuse a mask that was made on other weights, if its sidecar names any.
 
     Parameters
     ----------
     model : transformers causal language model
     mask : NeuronMask
     name : str
-        How the message calls the mask.
+        Name of the mask in the message.
 
     Raises
     ------
@@ -233,20 +257,20 @@ def check_mask(model, mask, name="The mask"):
     made_on = mask.info.get("model") or {}
     dtype = str(model.dtype).removeprefix("torch.")
     offloaded = any(p.device.type == "meta" for p in model.parameters())
-    # the hash is that of the values, so it says nothing about weights kept in another precision
+    # the hash is computed from the values, so it cannot identify weights in another precision
     if not made_on.get("weights_hash") or made_on.get("dtype", dtype) != dtype or offloaded:
         return
     own = weights_hash(model)
     if own != made_on["weights_hash"]:
         made = f"{made_on.get('id', 'another model')} (weights {made_on['weights_hash']})"
         raise GeometryMismatchError(
-            f"{name} was made on {made}, but this model has the weights {own}. Fit networks on this model, or "
-            "pass check_model=False if the neurons are known to correspond."
+            f"{name} was made on {made}, but this model has the weights {own}. Fit networks on this model, or pass "
+            "check_model=False if you know that the neurons correspond."
         )
 
 
-def refuse_compiled(model):
-    """Raise if torch.compile was applied to the model or a part of it.
+def check_hooks_reach(model):
+    """Refuse a model whose modules hooks would not reach: compiled, or wrapped by PEFT or for several devices.
 
     Parameters
     ----------
@@ -258,7 +282,18 @@ def refuse_compiled(model):
     """
     if not hasattr(model, "named_modules"):
         raise ParameterError(
-            f"A loaded model is needed, model, tokenizer = load_model(...); got {type(model).__name__}."
+            f"A lesion needs a loaded model, model, tokenizer = load_model(...); got {type(model).__name__}."
+        )
+    import torch
+
+    if isinstance(model, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
+        raise ParameterError(
+            f"The model is wrapped in {type(model).__name__}, which may run copies of its modules. Pass model.module."
+        )
+    if hasattr(model, "merge_and_unload"):
+        raise ParameterError(
+            f"The model is wrapped by PEFT ({type(model).__name__}). Merge the adapter first: "
+            "model = model.merge_and_unload()."
         )
     for name, module in model.named_modules():
         if type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None:

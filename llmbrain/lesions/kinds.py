@@ -1,21 +1,24 @@
-"""What a lesion puts in the place of the selected neurons' values.
+"""Lesion kinds: what replaces the values of the selected neurons.
 
-With ``x`` the value of a neuron at a token and ``s`` the strength, every kind is ``x + s (target - x)``:
+With ``x`` the value of a neuron at a token and ``s`` the strength, every kind gives ``x + s (target - x)``:
 
-========  ==========================================================================
+========  ===============================================================================
 kind      target
-========  ==========================================================================
+========  ===============================================================================
 zero      0
-retain    0 for all neurons that are *not* selected; the selected ones stay
+retain    0 for all neurons that are *not* selected; the selected ones are unchanged
 mean      the neuron's mean over a reference text
-resample  the neuron's value at another token of a reference text; all neurons of the
-          lesion take theirs from the same token, so that their coordination is kept;
-          which token is decided by the seed and the position in the text alone, so
-          that neither a cache nor a batch changes what is drawn
+resample  the neuron's value at a random token of a reference text
 scale     ``value * x``: above 1 amplifies, below 1 weakens, -1 inverts
-add       ``x + value``, the amplification of the first paper
+add       ``x + value``
 clamp     ``value``
-========  ==========================================================================
+========  ===============================================================================
+
+To add a kind, register a class and check it with :func:`llmbrain.lesions.check_lesion_kind`::
+
+    @KINDS.register("noise", needs_value=True, by_position=True)
+    class Noise(LesionKind):
+        def target(self, x, numbers, tokens): ...
 """
 
 import hashlib
@@ -24,37 +27,189 @@ import numpy as np
 
 from ..exceptions import GeometryMismatchError, MaskError, ParameterError
 from ..masks import NeuronMask
+from ..registry import Registry
 
-__all__ = ["KINDS", "NEEDS_REFERENCE", "Edit"]
+__all__ = ["KINDS", "Edit", "LesionKind", "Tokens"]
 
-KINDS = ("zero", "retain", "mean", "resample", "scale", "add", "clamp")
-_NEEDS_VALUE = ("scale", "add", "clamp")
-NEEDS_REFERENCE = ("mean", "resample")
+# needs_value: value= is required (a number, or one per neuron), else refused; reference: which part of the reference
+# statistics is required ("mean" or "samples"); by_position: the target depends on the position of a token in its text;
+# removes: the target is 0 whatever the input, so the neurons can be masked out; complement: the neurons that are not
+# selected change; alternative: the expected direction of the effect, compared with controls
+KINDS = Registry(
+    "lesion kind",
+    needs_value=False,
+    reference=None,
+    by_position=False,
+    removes=False,
+    complement=False,
+    alternative="greater",
+)
+
+
+class LesionKind:
+    """Base class of lesion kinds: one instance serves all lesions, so it has no state."""
+
+    def prepare(self, given):
+        """Turn the given numbers of the selected neurons of a layer into what :meth:`target` uses.
+
+        Parameters
+        ----------
+        given : float32 array of shape (n_selected,) or (n_samples, n_selected)
+            From ``value=`` (or the means of the reference), or the samples of the reference.
+
+        Returns
+        -------
+        float32 array
+            By default ``given``. Computed once per lesion and layer.
+        """
+        return given
+
+    def target(self, x, numbers, tokens):
+        """Return the values at full strength.
+
+        Parameters
+        ----------
+        x : tensor of shape (..., n_selected)
+            The selected neurons at the tokens of a pass. It must not be changed in place.
+        numbers : tensor or None
+            What :meth:`prepare` returned, with the type and device of ``x``; None for kinds without numbers.
+        tokens : Tokens
+            Where the tokens of ``x`` are in their texts.
+
+        Returns
+        -------
+        tensor of the shape, type and device of ``x``
+        """
+        raise NotImplementedError
+
+
+@KINDS.register("zero", removes=True)
+class Zero(LesionKind):
+    """Set the neurons to zero."""
+
+    def target(self, x, numbers, tokens):
+        """Return zeros."""
+        return x.new_zeros(()).expand_as(x)
+
+
+@KINDS.register("retain", removes=True, complement=True, alternative="less")
+class Retain(Zero):
+    """Set all other neurons to zero."""
+
+
+@KINDS.register("mean", reference="mean")
+class Mean(LesionKind):
+    """Set the neurons to their means over a reference text."""
+
+    def target(self, x, numbers, tokens):
+        """Return the means."""
+        return numbers.expand_as(x)
+
+
+@KINDS.register("resample", reference="samples", by_position=True)
+class Resample(LesionKind):
+    """Set the neurons to their values at a random token of a reference text.
+
+    All neurons of the lesion take their values from the same token, so their coordination is kept. The draw depends
+    only on the seed and the position in the text, so caches and batches do not change it.
+    """
+
+    def target(self, x, numbers, tokens):
+        """Return the values at the drawn tokens."""
+        return numbers[tokens.draw(x.shape[:-1], len(numbers)).to(x.device)]
+
+
+@KINDS.register("scale", needs_value=True)
+class Scale(LesionKind):
+    """Multiply the neurons by a factor."""
+
+    def target(self, x, numbers, tokens):
+        """Return the scaled values."""
+        return x * numbers
+
+
+@KINDS.register("add", needs_value=True)
+class Add(LesionKind):
+    """Add a number to the neurons."""
+
+    def target(self, x, numbers, tokens):
+        """Return the shifted values."""
+        return x + numbers
+
+
+@KINDS.register("clamp", needs_value=True)
+class Clamp(LesionKind):
+    """Set the neurons to a fixed value."""
+
+    def target(self, x, numbers, tokens):
+        """Return the value."""
+        return numbers.expand_as(x)
+
+
+class Tokens:
+    """Positions of the tokens of a pass in their texts.
+
+    Parameters
+    ----------
+    n_tokens : int
+        Consecutive tokens of each text in the pass.
+    past : int
+        Tokens of each text that were read before (with a KV cache).
+    seed : int
+    """
+
+    def __init__(self, n_tokens, past=0, seed=0):
+        self.n_tokens, self.past, self.seed = n_tokens, past, int(seed)
+
+    def draw(self, shape, n):
+        """Draw a number below ``n`` for each token, by its position and the seed alone.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Leading axes of the activations; the last one, or the flattened last two, count tokens.
+        n : int
+
+        Returns
+        -------
+        int64 tensor of that shape
+        """
+        import torch
+
+        # a hash of seed and position (splitmix64): a generator would depend on what was drawn before
+        start = (self.seed * 0xD1342543DE82EF95 + 0x9E3779B97F4A7C15) % 2**64
+        x = np.arange(self.past, self.past + self.n_tokens, dtype=np.uint64)
+        x = x * np.uint64(0x9E3779B97F4A7C15) + np.uint64(start)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        rows = torch.from_numpy(((x ^ (x >> np.uint64(31))) % np.uint64(n)).astype(np.int64))
+        return rows.repeat(int(np.prod(shape)) // self.n_tokens).reshape(tuple(shape))
 
 
 class Edit:
-    """A mask together with what happens to its neurons: plain data, checked when it is made.
+    """A mask together with what happens to its neurons: plain data, checked on creation.
 
     Parameters
     ----------
     mask : NeuronMask
-    how : {"zero", "retain", "mean", "resample", "scale", "add", "clamp"}
+    how : str
+        A lesion kind, see :data:`KINDS`.
     value : float or array of shape (n_neurons,), optional
-        For ``scale``, ``add`` and ``clamp``: one number, or one for each neuron of the geometry.
+        For ``scale``, ``add`` and ``clamp``: one number, or one per neuron of the geometry.
     strength : float
-        From 0 (nothing happens) to 1 (the whole lesion).
+        From 0 (no effect) to 1 (the whole lesion).
     reference : NeuronStatistics or array, optional
         For ``mean``: statistics, or the means ``(n_neurons,)``. For ``resample``: statistics with samples, or values at
         tokens of a reference text ``(n_tokens, n_neurons)``.
     random_state : int
-        Which tokens ``resample`` draws.
+        Decides the tokens that ``resample`` draws.
     allow_empty : bool
-        Accept a mask without neurons, which does nothing.
+        Accept a mask without neurons, which has no effect.
 
     Attributes
     ----------
     mask : NeuronMask
-        The neurons that change: with ``retain`` the complement of what was given.
+        The neurons that change: with ``retain`` the complement of the mask that was passed.
 
     Raises
     ------
@@ -67,35 +222,36 @@ class Edit:
         if not isinstance(mask, NeuronMask):
             raise MaskError(
                 f"A lesion needs one NeuronMask; got {type(mask).__name__}. Make one with NeuronMask(values, "
-                "geometry); several at once are lesioned by their union, mask | other."
+                "geometry). To lesion several at once, take their union: mask | other."
             )
-        if how not in KINDS:
-            raise ParameterError(f"how={how!r} is unknown; choose from {', '.join(KINDS)}.")
-        if (value is None) == (how in _NEEDS_VALUE):
+        self.kind = kind = KINDS[how]
+        if (value is None) == kind.needs_value:
             word = "needs" if value is None else "takes no"
-            raise ParameterError(f"how={how!r} {word} value=; scale, add and clamp take one, a number or one a neuron.")
+            raise ParameterError(
+                f"how={how!r} {word} value=. {', '.join(KINDS.having(needs_value=True))} need one: a number, or one "
+                "per neuron."
+            )
         if not 0.0 <= strength <= 1.0:
             raise ParameterError(
-                f"strength lies between 0 (no lesion) and 1; got {strength}. To amplify, use how='scale'."
+                f"strength must be between 0 (no lesion) and 1; got {strength}. To amplify, use how='scale'."
             )
         if not mask.count and not allow_empty:
+            name = f"The mask {mask.name}" if mask.name else "The mask"
             raise MaskError(
-                f"The mask {mask.name or ''} is empty: the lesion would do nothing. Lower its threshold, or pass "
-                "allow_empty=True if that is meant.".replace("  ", " ")
+                f"{name} is empty, so the lesion would have no effect. Lower its threshold, or pass allow_empty=True."
             )
         if not isinstance(random_state, (int, np.integer)) or random_state < 0:
-            raise ParameterError(f"random_state is a whole number from 0 on; got {random_state!r}.")
-        if how == "retain":
-            mask, how = ~mask, "zero"
-        self.mask, self.how, self.strength, self.random_state = mask, how, float(strength), random_state
-        self.units = mask.units
-        self._numbers = _numbers(mask, how, value, reference)
+            raise ParameterError(f"random_state must be a whole number, 0 or more; got {random_state!r}.")
+        self.mask = ~mask if kind.complement else mask
+        self.how, self.strength, self.random_state = how, float(strength), random_state
+        self.units = self.mask.units
+        self._given = _given_numbers(self.mask, kind, value, reference)
         self.layers = [] if self.strength == 0 else [i for i, units in enumerate(self.units) if units.size]
 
     @property
-    def is_removal(self):
-        """Whether the neurons are set to zero outright."""
-        return self.how == "zero" and self.strength == 1.0
+    def removes(self):
+        """Whether the neurons are simply set to zero."""
+        return self.kind.removes and self.strength == 1.0
 
     def mask_of(self, layer):
         """Which units of a layer change, shape ``(n_units,)``; none at strength 0."""
@@ -103,29 +259,36 @@ class Edit:
             return np.zeros(self.mask.geometry.sizes[layer], dtype=bool)
         return self.mask.values[self.mask.geometry.layer_slice(layer)]
 
-    def numbers_of(self, layer):
-        """The kind's numbers for the selected neurons of a layer, ``(n_selected,)`` or ``(n_tokens, n_selected)``."""
-        return self._numbers[..., self.mask.geometry.layer_slice(layer)][..., self.units[layer]]
+    def given_in(self, layer):
+        """The given numbers of the selected neurons of a layer, ``(n_selected,)`` or ``(n_samples, n_selected)``."""
+        return self._given[..., self.mask.geometry.layer_slice(layer)][..., self.units[layer]]
+
+    @property
+    def has_numbers(self):
+        """Whether the kind uses numbers, from ``value`` or ``reference``."""
+        return self._given is not None
 
     @property
     def signature(self):
-        """A text that equal edits share, by which an interrupted study is known again."""
-        digest = hashlib.sha256(f"{self.how} {self.strength} {self.random_state}".encode())
+        """A text that is equal for equal edits; identifies the study when it resumes."""
+        # a complement is recorded as the removal that it is, of the neurons that change
+        how = "zero" if self.kind.complement else self.how
+        digest = hashlib.sha256(f"{how} {self.strength} {self.random_state}".encode())
         digest.update(self.mask.values.tobytes())
-        if self._numbers is not None:
-            digest.update(np.ascontiguousarray(self._numbers[..., self.mask.values]).tobytes())
+        if self.has_numbers:
+            digest.update(np.ascontiguousarray(self._given[..., self.mask.values]).tobytes())
         return digest.hexdigest()
 
     def state(self):
-        """Begin a run of the model: what remembers tensors by device and the tokens already drawn."""
+        """Return an :class:`EditState` for runs of the model."""
         return EditState(self)
 
 
 class EditState:
-    """An :class:`Edit` at work: tensors on the device where the activations are."""
+    """Applies an :class:`Edit` to tensors; keeps its numbers on the devices where the activations are."""
 
     def __init__(self, edit):
-        self.edit = edit
+        self.edit, self._kind = edit, edit.kind()
         self._tensors = {}
 
     def units(self, layer, device):
@@ -133,28 +296,18 @@ class EditState:
         return self._tensor(("units", layer), device, None, lambda: self.edit.units[layer])
 
     def new_values(self, layer, x, n_tokens=None, past=0):
-        """What stands in the place of ``x``, the selected columns of a layer, ``(..., n_selected)``.
+        """Return what replaces ``x``, the selected columns of a layer, ``(..., n_selected)``.
 
-        ``n_tokens`` of each row follow each other in ``x`` (default: its last axis but one), behind ``past`` others.
+        ``x`` has ``n_tokens`` consecutive tokens of each text (default: its last axis but one), after ``past`` others.
         """
-        edit = self.edit
-        target = self._target(layer, x, n_tokens or x.shape[-2], past)
+        edit, numbers = self.edit, None
+        if edit.has_numbers:
+            make = lambda: self._kind.prepare(edit.given_in(layer))  # noqa: E731
+            numbers = self._tensor(("numbers", layer), x.device, x.dtype, make)
+        target = self._kind.target(x, numbers, Tokens(n_tokens or x.shape[-2], past, edit.random_state))
         if edit.strength != 1.0:
             target = x + edit.strength * (target - x)
         return target.to(x.dtype)
-
-    def _target(self, layer, x, n_tokens, past):
-        how, device = self.edit.how, x.device
-        if how == "zero":
-            return x.new_zeros(()).expand_as(x)
-        given = self._tensor(("target", layer), device, x.dtype, lambda: self.edit.numbers_of(layer))
-        if how == "scale":
-            return x * given
-        if how == "add":
-            return x + given
-        if how == "resample":
-            return given[_drawn(x.shape[:-1], n_tokens, past, len(given), int(self.edit.random_state)).to(device)]
-        return given.expand_as(x)
 
     def _tensor(self, name, device, dtype, make):
         import torch
@@ -166,54 +319,42 @@ class EditState:
         return self._tensors[key]
 
 
-def _drawn(shape, n_tokens, past, n_rows, seed):
-    """Which row of the reference stands at each token: a hash of seed and position (splitmix64)."""
-    import torch
-
-    start = (seed * 0xD1342543DE82EF95 + 0x9E3779B97F4A7C15) % 2**64
-    x = np.arange(past, past + n_tokens, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(start)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    rows = torch.from_numpy(((x ^ (x >> np.uint64(31))) % np.uint64(n_rows)).astype(np.int64))
-    return rows.repeat(int(np.prod(shape)) // n_tokens).reshape(tuple(shape))
-
-
-def _numbers(mask, how, value, reference):
-    """What a kind needs, ``(n_neurons,)`` or ``(n_tokens, n_neurons)``; None for zero. Shared, not copied, by edits."""
-    if how in _NEEDS_VALUE:
+def _given_numbers(mask, kind, value, reference):
+    """The numbers a kind needs, ``(n_neurons,)`` or ``(n_samples, n_neurons)``, or None. Edits share them."""
+    if kind.needs_value:
         value = np.asarray(value, dtype=np.float32)
         if value.ndim and value.shape != mask.values.shape:
             raise GeometryMismatchError(
-                f"value is a number or an array of {mask.values.size} (one a neuron); got shape {value.shape}."
+                f"value must be a number or an array of {mask.values.size}, one per neuron; got shape {value.shape}."
             )
         numbers = np.broadcast_to(value, mask.values.shape)
-    elif how in NEEDS_REFERENCE:
-        numbers = _reference_values(mask, how, reference)
+    elif kind.reference:
+        numbers = _reference_numbers(mask, kind, reference)
     else:
         return None
     if not np.isfinite(numbers[..., mask.values]).all():
-        raise ParameterError(f"The values for how={how!r} hold NaN or infinite numbers.")
+        raise ParameterError(f"The values for how={kind.name!r} contain NaN or infinite numbers.")
     return numbers
 
 
-def _reference_values(mask, how, reference):
+_REFERENCE_SHAPES = {"mean": "(n_neurons,)", "samples": "(n_tokens, n_neurons)"}
+
+
+def _reference_numbers(mask, kind, reference):
+    samples = ", n_samples=1000" if kind.reference == "samples" else ""
+    how_to = f"neuron_statistics(model, tokenizer, texts{samples})"
     if reference is None:
-        raise ParameterError(
-            f"how={how!r} needs reference=, e.g. neuron_statistics(model, tokenizer, texts"
-            + (", n_samples=1000)." if how == "resample" else ").")
-        )
+        raise ParameterError(f"how={kind.name!r} needs reference=, for example {how_to}.")
     if hasattr(reference, "geometry"):
         mask.geometry.check_same(reference.geometry, "The reference")
-        reference = reference.mean if how == "mean" else reference.samples
+        reference = getattr(reference, kind.reference)
         if reference is None:
-            raise ParameterError(
-                "how='resample' needs statistics with samples: neuron_statistics(..., n_samples=1000)."
-            )
+            raise ParameterError(f"how={kind.name!r} needs statistics with samples: {how_to}.")
     values = np.asarray(reference, dtype=np.float32)
-    expected = 1 if how == "mean" else 2
-    if values.ndim != expected or values.shape[-1] != mask.values.size:
-        shape = "(n_neurons,)" if how == "mean" else "(n_tokens, n_neurons)"
+    shape = _REFERENCE_SHAPES[kind.reference]
+    if values.ndim != shape.count("n_") or values.shape[-1] != mask.values.size:
         raise GeometryMismatchError(
-            f"The reference for how={how!r} has the shape {shape} with {mask.values.size} neurons; got {values.shape}."
+            f"The reference for how={kind.name!r} must have shape {shape} with n_neurons={mask.values.size}; got "
+            f"{values.shape}."
         )
     return values

@@ -1,58 +1,151 @@
-"""At which tokens a lesion acts: all, the prompt, what is generated, the last one, or tokens of one's choice."""
+"""Position rules: at which tokens a lesion acts."""
 
 import contextlib
+from dataclasses import dataclass
 
 from ..exceptions import ParameterError
+from ..registry import Registry
 
-__all__ = ["POSITIONS", "FixedPositions", "PositionTracker", "check_positions", "scored_positions"]
+__all__ = ["POSITIONS", "FixedPositions", "Pass", "PositionTracker", "check_positions", "scored_positions"]
 
-POSITIONS = ("all", "prompt", "generated", "last")
+# everywhere: nothing has to be tracked; needs_prompt: means nothing for texts that are scored as a whole
+POSITIONS = Registry("position rule", everywhere=False, needs_prompt=True)
+
+
+@dataclass
+class Pass:
+    """One forward pass as seen by the decoder.
+
+    Parameters
+    ----------
+    attention_mask : tensor or None
+    batch, n_tokens, past : int
+        Rows, tokens per row, and tokens per row that were read before (with a KV cache).
+    prompt_end : int
+        Position at which the prompt ends.
+    device : torch.device
+    """
+
+    attention_mask: object
+    batch: int
+    n_tokens: int
+    past: int
+    prompt_end: int
+    device: object
+
+    @property
+    def position(self):
+        """Position of each token in its text, shape (n_tokens,)."""
+        import torch
+
+        return self.past + torch.arange(self.n_tokens, device=self.device)
+
+
+@POSITIONS.register("all", everywhere=True, needs_prompt=False)
+class All:
+    """All tokens."""
+
+
+@POSITIONS.register("prompt")
+class Prompt:
+    """The tokens that the model was given."""
+
+    def in_pass(self, this):
+        """Where to act in a pass: a boolean tensor that broadcasts to (batch, n_tokens)."""
+        return this.position < this.prompt_end
+
+    def in_scored(self, position, first_scored):
+        """Where to act in sequences that are scored in one piece."""
+        return position < first_scored
+
+
+@POSITIONS.register("generated")
+class Generated:
+    """The tokens that the model wrote itself, when they are read again; of scored sequences, the scored tokens."""
+
+    def in_pass(self, this):
+        """See :meth:`Prompt.in_pass`."""
+        return this.position >= this.prompt_end
+
+    def in_scored(self, position, first_scored):
+        """See :meth:`Prompt.in_scored`."""
+        return position >= first_scored
+
+
+@POSITIONS.register("last")
+class Last:
+    """The last attended token of each row of a pass; of scored sequences, the tokens that predict a scored one."""
+
+    def in_pass(self, this):
+        """See :meth:`Prompt.in_pass`."""
+        import torch
+
+        place = torch.arange(this.n_tokens, device=this.device)
+        mask = this.attention_mask
+        if mask is None:
+            return place == this.n_tokens - 1
+        if mask.ndim != 2:
+            raise ParameterError("positions='last' needs a two-dimensional attention mask, (batch, n_tokens).")
+        attended = mask[:, -this.n_tokens :].to(this.device).bool()
+        return place[None] == torch.where(attended, place, -1).amax(dim=1)[:, None]
+
+    def in_scored(self, position, first_scored):
+        """See :meth:`Prompt.in_scored`."""
+        return position >= first_scored - 1
 
 
 class PositionTracker:
-    """Knows, during a forward pass, at which of its tokens the lesion acts.
+    """Follows the forward passes of a model and tells at which tokens of a pass the lesion acts.
 
     Parameters
     ----------
     model : transformers causal language model
-    rule : {"all", "prompt", "generated", "last"} or callable
-        ``prompt``: the tokens that the model was given; ``generated``: those it wrote itself, when they are fed back;
-        ``last``: the last attended token of each row of a pass (in generation: every token as it is written). A
-        callable gets the token ids, an int64 tensor ``(batch, n_tokens)``, and returns a boolean tensor of that shape.
+    rule : str or callable
+        ``"all"``; ``"prompt"``: the tokens that the model was given; ``"generated"``: those that it wrote itself, when
+        they are read again; ``"last"``: the last attended token of each row of a pass (in generation: every token as it
+        is written). A callable gets the token ids, an int64 tensor ``(batch, n_tokens)``, and returns a boolean tensor
+        of that shape.
     prompt_length : int, optional
-        Where the prompt ends. By default it is what enters first: with a KV cache all that is read in passes of more
-        than one token, without a cache the first text, as long as later passes begin with it. Give it where this does
-        not hold (assisted decoding).
+        Where the prompt ends. By default it is what enters first: with a KV cache all passes of more than one token;
+        without a cache the first text, as long as later passes begin with it. Pass it where this does not hold
+        (assisted decoding).
     follow : bool
-        Follow the passes also where the lesion acts at all tokens, for lesions that depend on the position.
+        Track positions even if the lesion acts at all tokens, for kinds that depend on the position.
 
     Attributes
     ----------
     n_tokens, past : int or None, int
-        Of the present pass: tokens of a row, and how many were read before (a KV cache).
+        Of the current pass: tokens per row, and tokens per row that were read before (with a KV cache).
     """
 
     def __init__(self, model, rule="all", prompt_length=None, follow=False):
         check_positions(rule)
         self.rule, self.prompt_length = rule, prompt_length
-        self._follow = follow or rule != "all"
+        self._everywhere = not callable(rule) and POSITIONS[rule].everywhere
+        self._rule = rule if callable(rule) else POSITIONS[rule]()
+        self._follow = follow or not self._everywhere
         self._body = model.get_decoder() if self._follow else model
         self.reset()
 
     def reset(self):
-        """Forget what was read."""
-        self._call = None
+        """Forget earlier passes."""
+        self._chosen = None
         self._prompt, self._end = None, 0
         self.n_tokens, self.past = None, 0
 
     @contextlib.contextmanager
     def watching(self):
-        """Follow the passes of the model while the block lasts."""
+        """Follow the passes of the model inside a ``with`` block."""
         if not self._follow:
             yield
             return
         self.reset()
-        handle = self._body.register_forward_pre_hook(self._before, with_kwargs=True)
+
+        def before(module, args, kwargs):
+            if module is self._body:  # not a copy of the model that was made inside the block
+                self._read(args, kwargs)
+
+        handle = self._body.register_forward_pre_hook(before, with_kwargs=True)
         try:
             yield
         finally:
@@ -60,46 +153,41 @@ class PositionTracker:
 
     def selected(self, leading_shape, device):
         """Where to act in this pass: a boolean tensor of shape ``leading_shape``, or None for everywhere."""
-        if self.rule == "all":
+        if self._everywhere:
             return None
-        if self._call is None:
+        if self._chosen is None:
             raise ParameterError(
-                "A part of the model was run on its own, so the positions of its tokens are unknown; call the model "
-                "that was given to lesion(), or use positions='all'."
+                "A part of the model was run on its own, so the positions of its tokens are unknown. Call the model "
+                "that was passed to lesion(), or use positions='all'."
             )
-        return self._call.reshape(leading_shape).to(device)
+        return self._chosen.reshape(leading_shape).to(device)
 
-    def _before(self, module, args, kwargs):
-        import torch
-
+    def _read(self, args, kwargs):
         ids = kwargs.get("input_ids", args[0] if args else None)
         tokens = ids if ids is not None else kwargs.get("inputs_embeds")
         cache = kwargs.get("past_key_values")
         past = int(cache.get_seq_length()) if cache is not None else 0
         batch, n_tokens = tokens.shape[:2]
         self.n_tokens, self.past = n_tokens, past
-        if self.rule == "all":
+        if self._everywhere:
             return
         if callable(self.rule):
-            self._call = _by_ids(self.rule, ids)
-        elif self.rule == "last":
-            self._call = _last(kwargs.get("attention_mask"), batch, n_tokens, tokens.device)
-        else:
-            self._find_end(ids, past, n_tokens)
-            position = past + torch.arange(n_tokens, device=tokens.device)
-            chosen = position < self._end if self.rule == "prompt" else position >= self._end
-            self._call = chosen.expand(batch, n_tokens)
+            self._chosen = _by_ids(self.rule, ids)
+            return
+        self._find_end(ids, past, n_tokens)
+        this = Pass(kwargs.get("attention_mask"), batch, n_tokens, past, self._end, tokens.device)
+        self._chosen = self._rule.in_pass(this).expand(batch, n_tokens)
 
     def _find_end(self, ids, past, n_tokens):
         if self.prompt_length is not None:
             self._end = self.prompt_length
         elif past and n_tokens == 1:
             self._end = min(self._end, past) or past
-        elif past or not self._goes_on(ids):
+        elif past or not self._continues_prompt(ids):
             self._end = past + n_tokens
             self._prompt = ids if not past else None
 
-    def _goes_on(self, ids):
+    def _continues_prompt(self, ids):
         """Whether a pass without cache begins with the prompt read before and is longer."""
         prompt = self._prompt
         if ids is None or prompt is None or len(ids) != len(prompt) or ids.shape[1] <= prompt.shape[1]:
@@ -108,7 +196,7 @@ class PositionTracker:
 
 
 class FixedPositions:
-    """Positions that are known beforehand: of sequences that are scored in one piece.
+    """Positions that are known beforehand, for sequences that are scored in one piece.
 
     Parameters
     ----------
@@ -119,7 +207,7 @@ class FixedPositions:
         self.where, self.n_tokens, self.past = where, where.shape[1], 0
 
     def watching(self):
-        """Nothing has to be followed."""
+        """Return a context that does nothing: there is nothing to follow."""
         return contextlib.nullcontext()
 
     def selected(self, leading_shape, device):
@@ -128,22 +216,20 @@ class FixedPositions:
 
 
 def check_positions(rule, tasks=()):
-    """Refuse a rule that is unknown, or means nothing for a task.
+    """Refuse a position rule that is unknown, or that means nothing for a task.
 
     Parameters
     ----------
-    rule : {"all", "prompt", "generated", "last"} or callable
-    tasks : sequence of llmbrain.lesions.tasks.Prepared
+    rule : str or callable
+    tasks : sequence of PreparedTask
         Texts that are scored as a whole have no prompt.
 
     Raises
     ------
     ParameterError
     """
-    if callable(rule) or rule == "all":
+    if callable(rule) or not POSITIONS[rule].needs_prompt:
         return
-    if not isinstance(rule, str) or rule not in POSITIONS:
-        raise ParameterError(f"positions={rule!r} is unknown; choose from {', '.join(POSITIONS)}, or a callable.")
     whole = [task.name for task in tasks if task.sequences and not task.has_prompt]
     if whole:
         raise ParameterError(
@@ -155,12 +241,12 @@ def check_positions(rule, tasks=()):
 def scored_positions(rule, sequences, ids):
     """Where a lesion acts in sequences that are scored in one piece.
 
-    The prompt is what stands before the first scored token; ``generated`` are the scored tokens, and ``last`` are the
-    tokens that a scored one is predicted from, as in a generation of the same tokens.
+    The prompt is what precedes the first scored token.
 
     Parameters
     ----------
-    rule : {"all", "prompt", "generated", "last"} or callable
+    rule : str or callable
+        See :class:`PositionTracker`.
     sequences : list of ScoredSequence
     ids : int64 tensor of shape (n_sequences, n_tokens)
         Padded on the right.
@@ -173,15 +259,14 @@ def scored_positions(rule, sequences, ids):
 
     if callable(rule):
         return _by_ids(rule, ids)
-    if rule == "all":
+    if POSITIONS[rule].everywhere:
         return None
-    starts = torch.tensor([int(s.counted.argmax()) for s in sequences])[:, None]
-    position = torch.arange(ids.shape[1])[None]
-    return {"prompt": position < starts, "generated": position >= starts, "last": position >= starts - 1}[rule]
+    first_scored = torch.tensor([int(s.counted.argmax()) for s in sequences])[:, None]
+    return POSITIONS[rule]().in_scored(torch.arange(ids.shape[1])[None], first_scored)
 
 
 def _by_ids(rule, ids):
-    """What a callable says, checked."""
+    """Apply a callable rule and check what it returns."""
     import torch
 
     if ids is None:
@@ -189,21 +274,7 @@ def _by_ids(rule, ids):
     chosen = torch.as_tensor(rule(ids))
     if chosen.shape != ids.shape or chosen.dtype != torch.bool:
         raise ParameterError(
-            f"positions= must return a boolean tensor of shape {tuple(ids.shape)}, one entry a token; it returned "
+            f"positions= must return a boolean tensor of shape {tuple(ids.shape)}, one entry per token; it returned "
             f"{chosen.dtype} {tuple(chosen.shape)}."
         )
     return chosen
-
-
-def _last(attention_mask, batch, n_tokens, device):
-    """The last attended token of each row."""
-    import torch
-
-    last = torch.full((batch,), n_tokens - 1, device=device)
-    if attention_mask is not None:
-        if attention_mask.ndim != 2:
-            raise ParameterError("positions='last' needs a two-dimensional attention mask, (batch, n_tokens).")
-        here = attention_mask[:, -n_tokens:].to(device).bool()
-        place = torch.arange(n_tokens, device=device)
-        last = torch.where(here, place, -1).amax(dim=1)
-    return torch.arange(n_tokens, device=device)[None] == last[:, None]

@@ -1,4 +1,4 @@
-"""What a lesion study found, as tables that can be saved and read again."""
+"""Results of lesion studies: tables that can be saved and loaded."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,13 +7,12 @@ import pandas as pd
 
 from ..exceptions import DatasetError
 from ..files import read_json, read_tsv, write_json, write_tsv
-from .comparison import compare, effects_table, pooled_p, power_note
 
-__all__ = ["LesionResult", "compare", "effects_table", "kinds_or_none", "pooled_p", "power_note"]
+__all__ = ["LesionResult", "kinds_or_none"]
 
 FILES = {"table": "effects.tsv", "controls": "controls.tsv", "items": "items.tsv", "info": "effects.json"}
 _KINDS = {"table": "lesion_effects", "controls": "lesion_controls", "items": "lesion_items", "info": "lesion_json"}
-FEW_ITEMS = 6  # a bootstrap of five documents has 126 different outcomes, and its ends are two of the five
+FEW_ITEMS = 6  # a bootstrap of five documents has only 126 different outcomes
 _TEXT = {"network": str, "task": str, "family": str, "item": str, "kind": str}
 
 
@@ -21,24 +20,25 @@ _TEXT = {"network": str, "task": str, "family": str, "item": str, "kind": str}
 class LesionResult:
     """Effects of a lesion study.
 
-    An effect is lesioned minus intact, with the sign turned so that larger is worse (loss up, accuracy down).
+    An effect is lesioned minus intact, with the sign chosen so that larger is worse (loss up, accuracy down).
 
     Parameters
     ----------
     table : pandas.DataFrame
-        A row for every network, task and control family: ``network, task, family, n_neurons, share, intact`` (value of
-        the intact model, in the task's own direction), ``effect, ci_low, ci_high`` (bootstrap over items), ``n_items``
-        (that it is a mean over), ``control_mean, control_sd, control_max, n_controls, z`` (distance from the controls
-        in their standard deviations), ``p`` (permutation, one-sided unless the study says otherwise), ``p_min`` (the
-        smallest p that so many controls allow), ``q`` (FDR over the networks of one task and family), ``p_pooled`` and
-        ``q_pooled`` (the same against the controls of all networks, see :func:`pooled_p`).
+        One row per network, task and control family: ``network, task, family, n_neurons, share, intact`` (value of
+        the intact model, in the direction of the task), ``effect, ci_low, ci_high`` (bootstrap over items), ``n_items``
+        (over which the effect is a mean), ``control_mean, control_sd, control_max, n_controls, z`` (distance from the
+        controls in units of their standard deviation), ``p`` (permutation, one-sided by default), ``p_min`` (the
+        smallest p that the number of controls allows), ``q`` (FDR over the networks of one task and family),
+        ``p_pooled`` and ``q_pooled`` (the same against the controls of all networks, see
+        :func:`llmbrain.lesions.comparison.pooled_p`).
     controls : pandas.DataFrame
-        A row for every control draw: ``network, task, family, draw, n_neurons, overlap`` (share that lies in the
-        network), ``importance_ratio`` (summed importance relative to the network's), ``effect``.
+        One row per control draw: ``network, task, family, draw, n_neurons, overlap`` (share of the control that is in
+        the network), ``importance_ratio`` (summed importance relative to the network's), ``effect``.
     items : pandas.DataFrame
-        A row for every network and item: ``network, task, item, kind, weight, intact, effect``.
+        One row per network and item: ``network, task, item, kind, weight, intact, effect``.
     info : dict
-        How it was made: seeds, versions, texts, families, warnings, the power of the design.
+        Seeds, versions, texts, families, warnings, and the power of the design.
     """
 
     table: pd.DataFrame
@@ -57,13 +57,13 @@ class LesionResult:
         return list(dict.fromkeys(self.table["task"]))
 
     def matrix(self, value="effect", family=None):
-        """Networks by tasks, e.g. ``matrix("z")``: a data frame of one column of the table."""
+        """Return one column of the table as a data frame of networks by tasks, e.g. ``matrix("z")``."""
         family = family or self.table["family"].iloc[0]
         table = self.table[self.table["family"] == family]
         return table.pivot(index="network", columns="task", values=value).loc[self.networks, self.tasks]
 
     def summary(self):
-        """Say in a few lines what was found.
+        """Summarise the result in a few lines.
 
         Returns
         -------
@@ -76,7 +76,7 @@ class LesionResult:
             found, pooled = (int((rows[column] < 0.05).sum()) for column in ("q", "q_pooled"))
             lines.append(
                 f"{family}: {above} of {len(rows)} networks do more harm than each of their {rows['n_controls'].max()} "
-                f"controls; {found} pass q < 0.05, {pooled} when controls are pooled over networks."
+                f"controls; {found} have q < 0.05, {pooled} with controls pooled over networks."
             )
         lines.append(self.info.get("power", {}).get("note", ""))
         lines.append(self._few_items())
@@ -88,23 +88,23 @@ class LesionResult:
             return ""
         n_items = self.table.groupby("task", sort=False)["n_items"].min()
         few = [f"{task} ({n})" for task, n in n_items[n_items < FEW_ITEMS].items()]
-        return f"Intervals over fewer than {FEW_ITEMS} items say little: {', '.join(few)}." if few else ""
+        return f"Intervals over fewer than {FEW_ITEMS} items are unreliable: {', '.join(few)}." if few else ""
 
     # -- files ----------------------------------------------------------------------------------------------------
     def save(self, study, desc=None):
-        """Write tables (TSV) and description (JSON).
+        """Write the tables (TSV) and the description (JSON).
 
         Parameters
         ----------
         study : Study or path-like
             A study of :mod:`llmbrain.dataset`, or a plain folder.
         desc : str, optional
-            Distinguishes several lesion studies of one study folder.
+            Distinguishes several lesion studies in one study folder.
 
         Returns
         -------
         list of pathlib.Path
-            The files written.
+            Of the files.
         """
         paths = _paths(study, desc)
         for name in ("table", "controls", "items"):
@@ -118,14 +118,14 @@ class LesionResult:
         paths = _paths(study, desc)
         missing = [str(path) for path in paths.values() if not path.is_file()]
         if missing:
-            raise DatasetError(f"No lesion study there: {', '.join(missing)} missing. Run one and save it first.")
+            raise DatasetError(f"No lesion study found: {', '.join(missing)} missing. Run one and save it first.")
         frames = {name: read_tsv(paths[name], dtype=_TEXT) for name in ("table", "controls", "items")}
         frames["items"]["kind"] = kinds_or_none(frames["items"]["kind"])
         return cls(**frames, info=read_json(paths["info"]))
 
 
 def kinds_or_none(kinds):
-    """Texts or None, whatever a version of pandas makes of a column of texts with gaps.
+    """Return a column of texts with None for gaps, which pandas versions represent differently.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Which lesion harms which task: the network by task matrix, and double dissociations in it."""
+"""Selectivity of lesions: effects of every network on every task, and double dissociations."""
 
 import itertools
 
@@ -13,22 +13,22 @@ __all__ = ["double_dissociations", "selectivity"]
 
 
 def selectivity(result, family=None, tasks=None):
-    """Effects of every network on every task, on the scale of the controls.
+    """Compute the effects of every network on every task, on the scale of the controls.
 
     Parameters
     ----------
     result : LesionResult
     family : str, optional
-        Family of controls; default: the first of the study.
+        Control family; default: the first of the study.
     tasks : list of str, optional
-        Default: the kinds of text (``loss:code`` ...) where there are any, else all tasks.
+        Default: the kinds of text (``loss:code``, ...) if there are any, else all tasks.
 
     Returns
     -------
     pandas.DataFrame
-        ``network, task, effect, ci_low, ci_high, z, p, q, p_pooled, q_pooled``, with both ``q`` over all networks and
-        tasks together (with few controls only the pooled one can be small), and ``selectivity``: z minus the mean z of
-        the network's other tasks. ``plot_selectivity(frame, value="z")`` draws it.
+        ``network, task, effect, ci_low, ci_high, z, p, q, p_pooled, q_pooled``, where both ``q`` are corrected over
+        all networks and tasks together (with few controls only the pooled one can be small), and ``selectivity``: z
+        minus the mean z of the network's other tasks. ``plot_selectivity(frame, value="z")`` draws it.
 
     Examples
     --------
@@ -54,30 +54,30 @@ def selectivity(result, family=None, tasks=None):
 def double_dissociations(
     result, *, tasks=None, networks=None, family=None, alpha=0.05, n_bootstrap=5000, random_state=0
 ):
-    """Find pairs of networks and tasks where each lesion harms its own task more than the other lesion does.
+    """Find pairs of networks and tasks in which each lesion harms its own task more than the other lesion does.
 
     For networks i, j and tasks a, b a double dissociation needs both ``effect(i, a) > effect(j, a)`` and
     ``effect(j, b) > effect(i, b)``. Each half is tested by a bootstrap over the items of its task, paired between the
-    networks; the pair has the larger of the two p-values (intersection-union test), and q is the FDR over all pairs of
-    networks and tasks, crossing or not.
+    networks; the pair gets the larger of the two p-values (intersection-union test), and q is the FDR over all pairs of
+    networks and tasks, whether they cross or not.
 
     Parameters
     ----------
     result : LesionResult
     tasks, networks : list of str, optional
-        Restrict what is compared; by default as in :func:`selectivity`, and all networks.
+        What to compare; by default the tasks of :func:`selectivity` and all networks.
     family : str, optional
-        Family of controls for ``beyond_controls``.
+        Control family for ``beyond_controls``.
     alpha : float
         Level for ``beyond_controls``.
     n_bootstrap : int
-        Draws of items.
+        Bootstrap draws of items.
     random_state : int
 
     Returns
     -------
     pandas.DataFrame
-        A row for every crossing pair, the surest first: ``network_1, network_2, task_1, task_2``, the four effects
+        One row per crossing pair, lowest q first: ``network_1, network_2, task_1, task_2``, the four effects
         ``effect_11`` (of network 1 on task 1), ``effect_21, effect_22, effect_12``, ``interaction`` (the sum of both
         differences), ``p``, ``q``, ``beyond_controls`` (whether both lesions harm their own task at ``p < alpha``
         against their matched controls).
@@ -129,20 +129,22 @@ def double_dissociations(
 
 
 def _pairwise(result, task, networks, n_bootstrap, random_state):
-    """Mean effects, for every two networks the paired difference, and the bootstrap p that it is not above zero."""
+    """Return mean effects, and for every two networks their paired difference and its one-sided bootstrap p."""
     items = result.items[result.items["task"] == task]
     effects = items.pivot(index="item", columns="network", values="effect")[networks]
     weights = items[items["network"] == networks[0]].set_index("item").loc[effects.index, "weight"].to_numpy(float)
     effects = effects.to_numpy()
     n, k = effects.shape
     if n < 2:
-        raise ParameterError(f"The task {task!r} has one item; items are what a dissociation is tested over.")
+        raise ParameterError(
+            f"The task {task!r} has one item; a dissociation is tested over items, so it needs several."
+        )
     rng = np.random.default_rng(random_state)
     counts = rng.multinomial(n, np.full(n, 1 / n), size=n_bootstrap) * weights
     difference, p = np.zeros((k, k)), np.ones((k, k))
     for i in range(k):
         more = effects[:, [i]] - effects
-        read = ~np.isnan(more)  # an answer that could not be read under one of the two lesions tells nothing
+        read = ~np.isnan(more)  # without answers that could not be read under one of the two lesions
         more = np.where(read, more, 0.0)
         with np.errstate(invalid="ignore"):
             means = (counts @ more) / (counts @ read)

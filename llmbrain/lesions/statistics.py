@@ -1,17 +1,18 @@
-"""What neurons do on a reference text: means for mean lesions, values for resampling, importances for controls."""
+"""Statistics of neurons on a reference text: means and samples for lesions, importances for controls."""
 
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..exceptions import ParameterError, RecordingError
+from ..exceptions import RecordingError
 from ..geometry import NeuronGeometry
 from ..models.anatomy import weight_of
+from ..registry import Registry
 from ..stats import Moments
 
 __all__ = ["IMPORTANCES", "NeuronStatistics", "neuron_statistics", "output_norms"]
 
-IMPORTANCES = ("fluctuation", "power", "variance", "mean", "kurtosis", "norm")
+IMPORTANCES = Registry("importance")
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,31 +43,54 @@ class NeuronStatistics:
     info: dict = field(default_factory=dict)
 
     def importance(self, kind="fluctuation"):
-        """How much a neuron matters by a rule that needs no lesion.
+        """Compute an importance of each neuron that needs no lesion.
 
         Parameters
         ----------
-        kind : {"fluctuation", "power", "variance", "mean", "kurtosis", "norm"}
-            ``fluctuation``: variance times squared output norm (FLAP; An et al. 2024); ``power``: mean square times
-            squared output norm (Wanda by channel); ``variance``; ``mean``: its size; ``kurtosis``; ``norm``: of the
-            output weights.
+        kind : str
+            A name in :data:`IMPORTANCES`.
 
         Returns
         -------
         float array of shape (n_neurons,)
         """
-        squared = self.output_norm**2
-        if kind == "fluctuation":
-            return self.variance * squared
-        if kind == "power":
-            return (self.variance + self.mean**2) * squared
-        if kind == "norm":
-            return self.output_norm.copy()
-        if kind in ("variance", "kurtosis"):
-            return getattr(self, kind).copy()
-        if kind == "mean":
-            return np.abs(self.mean)
-        raise ParameterError(f"importance {kind!r} is unknown; choose from {', '.join(IMPORTANCES)}.")
+        return IMPORTANCES[kind](self)
+
+
+@IMPORTANCES.register("fluctuation")
+def fluctuation(statistics):
+    """Variance times squared output norm (FLAP; An et al. 2024)."""
+    return statistics.variance * statistics.output_norm**2
+
+
+@IMPORTANCES.register("power")
+def power(statistics):
+    """Mean square times squared output norm (Wanda per channel)."""
+    return (statistics.variance + statistics.mean**2) * statistics.output_norm**2
+
+
+@IMPORTANCES.register("variance")
+def variance(statistics):
+    """Variance."""
+    return statistics.variance.copy()
+
+
+@IMPORTANCES.register("mean")
+def mean(statistics):
+    """Absolute mean."""
+    return np.abs(statistics.mean)
+
+
+@IMPORTANCES.register("kurtosis")
+def kurtosis(statistics):
+    """Excess kurtosis."""
+    return statistics.kurtosis.copy()
+
+
+@IMPORTANCES.register("norm")
+def norm(statistics):
+    """Norm of the output weights."""
+    return statistics.output_norm.copy()
 
 
 class _Samples:

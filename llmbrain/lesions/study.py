@@ -1,53 +1,149 @@
-"""Lesion each network, and matched controls of each, and compare."""
+"""Lesion each network and its matched controls, and compare the effects."""
 
+import dataclasses
 import time
+from collections.abc import Callable
 
+import numpy as np
 import pandas as pd
 
-from .plan import Plan
-from .result import LesionResult, effects_table
+from ..exceptions import ParameterError
+from ..masks.controls import other_networks, overlap_share
+from ..stats import ALTERNATIVES
+from .comparison import effects_table, mean_over_items, power_note
+from .design import Design
+from .dose import DoseResponse, dose_tables
+from .result import LesionResult, kinds_or_none
+from .statistics import IMPORTANCES
 
-__all__ = ["LesionStudy"]
+__all__ = ["LesionStudy", "StudyOptions"]
+
+CONTROL_COLUMNS = ["network", "task", "family", "draw", "n_neurons", "overlap", "importance_ratio", "effect"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StudyOptions:
+    """Options of a lesion study; a dict with some of them works as well.
+
+    Parameters
+    ----------
+    value, strength
+        Of the lesion, see :class:`llmbrain.lesions.Edit`.
+    doses : str or dict, optional
+        Measure curves over one of :data:`llmbrain.lesions.DOSES` instead of one lesion per network: a name, such as
+        ``"strength"``, or a dict, such as ``{"gain": (0.5, 1, 2)}``. The study then has one task (its first group
+        counts) and one control family, and its result is a :class:`DoseResponse`.
+    positions : {"all", "prompt", "generated", "last"} or callable
+        At which tokens the lesions act, see :class:`llmbrain.lesions.positions.PositionTracker`. Texts that are scored
+        as a whole have no prompt.
+    importance : str or array of shape (n_neurons,)
+        A name in :data:`llmbrain.lesions.IMPORTANCES`, or values.
+    n_nearest : int
+        For matching by importance, see :func:`llmbrain.masks.controls.importance_matched`.
+    maps : array of shape (n_networks, n_neurons), optional
+        For the control family ``"anti"`` and for doses that change the size; a NetworkSet has its own.
+    fitted_on : Corpus or list of str, optional
+        The text that the networks were found on, or its hashes, if the networks do not know it. A test on this text
+        raises a warning.
+    alternative : {"greater", "less", "two-sided"}, optional
+        ``greater``: more harm than the controls. Default: what the lesion kind declares (``less`` for ``retain``).
+    n_bootstrap, level : int, float
+        Of the confidence intervals.
+    max_tokens : int, optional
+        Tokens in a forward pass, all rows together; bounds the memory.
+    mode, autocast
+        See :class:`llmbrain.lesions.scoring.Scorer`. ``autocast="bfloat16"`` is about twice as fast on many processors.
+    check_model : bool
+        Refuse masks that were made on other weights.
+    """
+
+    value: object = None
+    strength: float = 1.0
+    doses: object = None
+    positions: str | Callable = "all"
+    importance: object = "fluctuation"
+    n_nearest: int = 10
+    maps: object = None
+    fitted_on: object = None
+    alternative: str = None
+    n_bootstrap: int = 2000
+    level: float = 0.95
+    max_tokens: int = None
+    mode: str = "auto"
+    autocast: str = None
+    check_model: bool = True
+
+    def __post_init__(self):
+        if self.alternative is not None and self.alternative not in ALTERNATIVES:
+            raise ParameterError(
+                f"alternative must be one of {', '.join(map(repr, ALTERNATIVES))}; got {self.alternative!r}."
+            )
+        if isinstance(self.importance, str):
+            IMPORTANCES.check(self.importance)
+        for name in ("n_nearest", "n_bootstrap", "max_tokens"):
+            value = getattr(self, name)
+            if value is None and name == "max_tokens":
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+                raise ParameterError(f"{name} must be a whole number of at least 1; got {value!r}.")
+        if not 0 < self.level < 1:
+            raise ParameterError(f"level must be a coverage between 0 and 1, for example 0.95; got {self.level!r}.")
+
+    @classmethod
+    def of(cls, options):
+        """Make options from a dict, options or None.
+
+        Raises
+        ------
+        ParameterError
+            If an option is unknown or not allowed.
+        """
+        if isinstance(options, cls):
+            return options
+        known = [field.name for field in dataclasses.fields(cls)]
+        unknown = sorted(set(options or {}) - set(known))
+        if unknown:
+            raise ParameterError(f"Unknown options {unknown}; a lesion study has {', '.join(known)}.")
+        return cls(**(options or {}))
 
 
 class LesionStudy:
-    """Lesion every network and, for each, sets of other neurons, on text that the networks were not found on.
+    """Lesion every network and matched control sets, on text that the networks were not found on.
 
     Parameters
     ----------
     masks : list of NeuronMask, or NetworkSet
-        The networks. A NetworkSet is cut at its threshold (3 where :meth:`~llmbrain.NetworkSet.set_threshold` named
-        none), brings its maps, and knows the text it was found on.
+        The networks. A NetworkSet is thresholded (at 3 unless :meth:`~llmbrain.NetworkSet.set_threshold` was called),
+        brings its maps, and knows the text it was found on.
     tasks : list, optional
-        :class:`LossTask`, :class:`MinimalPairTask`, :class:`MultipleChoiceTask`, a Corpus (its loss), any callable
+        :class:`LossTask`, :class:`MinimalPairTask`, :class:`MultipleChoiceTask`, a Corpus (its loss), or any callable
         ``f(model, tokenizer)``. Default: the loss on the held-out demo corpus, over all and by kind of text.
     n_controls : int
-        Control sets a network and family. With N of them the smallest p is 1 / (N + 1).
+        Control sets per network and family. With N of them the smallest p is 1 / (N + 1).
     controls : sequence
-        Families of controls, see :data:`llmbrain.masks.CONTROLS`. Default: matched by layer, and matched by layer
-        and importance.
+        Control families, see :data:`llmbrain.masks.CONTROLS`. Default: matched by layer, and matched by layer and
+        importance.
     how : str
-        Kind of lesion, see :func:`llmbrain.lesion`. With "retain" the network alone is kept, or its control alone.
+        Lesion kind, see :data:`llmbrain.lesions.KINDS`. With ``"retain"`` only the network is kept, or only its
+        control.
     reference : NeuronStatistics, Recording, Corpus or list of str, optional
-        The text that importances (and the values of ``mean`` and ``resample``) come from. Default: the training part of
-        the demo corpus. Not the text of the tasks.
+        The text that importances (and the values of ``mean`` and ``resample``) come from; not the text of the tasks.
+        Default: the training part of the demo corpus.
     random_state : int
         Decides controls and bootstrap; equal seeds give equal results.
-    options : dict, optional
-        ``value``, ``strength`` : of the lesion. ``positions`` : at which it acts ("all", "prompt", "generated", "last",
-        or a callable on token ids; what is scored as a whole has no prompt). ``importance`` : a name, or an array
-        ``(n_neurons,)``. ``n_nearest`` : for matching by importance. ``maps`` : (n_networks, n_neurons), for the family
-        "anti". ``fitted_on`` : the Corpus that the networks were found on, where they do not know it themselves; a test
-        on it is warned of. ``alternative`` : "greater" (more harm than the controls; the default), "less" (the default
-        of ``how="retain"``), "two-sided". ``n_bootstrap``, ``level`` : of the interval. ``max_tokens`` : in a
-        forward pass, all rows together; bounds the memory. ``mode``, ``autocast`` : see
-        :class:`llmbrain.lesions.running.Runner`; "bfloat16" is twice as fast on many processors. ``check_model``.
+    options : dict or StudyOptions, optional
+        See :class:`StudyOptions`.
 
     Examples
     --------
     >>> study = LesionStudy(masks, n_controls=20, random_state=0)  # doctest: +SKIP
     >>> result = study.run(model, tokenizer)                         # doctest: +SKIP
     >>> result.table.query("family == 'layer' and task == 'loss'")   # doctest: +SKIP
+
+    Curves over the gain of an amplified network:
+
+    >>> study = LesionStudy(masks[0], controls="layer", options={"doses": {"gain": (0.5, 1, 2)}})  # doctest: +SKIP
+    >>> plot_dose_response(study.run(model, tokenizer))                                            # doctest: +SKIP
     """
 
     def __init__(
@@ -70,25 +166,24 @@ class LesionStudy:
         self.random_state = random_state
         self.options = options
 
-    # -- what it will cost ----------------------------------------------------------------------------------------
     def forecast(self, model, tokenizer):
-        """Say what :meth:`run` will cost, without running anything long.
+        """Estimate what :meth:`run` will cost, without a long computation.
 
         Returns
         -------
         dict
-            ``n_conditions`` (networks and controls), ``n_tokens`` (of the tasks made of likelihoods),
-            ``n_token_forwards`` (their product: an upper bound, for layers before a lesion are shared), ``n_calls``
-            (runs of callable tasks), ``text``.
+            ``n_conditions`` (the intact model, networks and controls), ``n_tokens`` (of the likelihood tasks),
+            ``n_token_forwards`` (their product: an upper bound, because the layers before a lesion are shared),
+            ``n_calls`` (runs of callable tasks), ``text``.
         """
-        plan = Plan(self, model, tokenizer)
-        n = 1 + plan.n_conditions
-        tokens = sum(len(s) for task in plan.tasks for s in task.sequences)
-        calls = n * sum(task.call is not None for task in plan.tasks)
-        controls = plan.n_conditions - len(plan.masks)
+        design = self._design(model, tokenizer)
+        n = 1 + design.n_conditions
+        tokens = sum(len(s) for task in design.tasks for s in task.sequences)
+        calls = n * sum(task.call is not None for task in design.tasks)
+        n_networks = len(design.masks) * (1 if design.axis is None else len(design.axis.doses))
         text = (
-            f"{len(plan.masks)} networks and {controls} controls on {tokens:,} tokens: at most {n * tokens:,} tokens "
-            "through the model"
+            f"{n_networks} lesions of networks and {design.n_conditions - n_networks} of controls on {tokens:,} "
+            f"tokens: at most {n * tokens:,} tokens through the model"
         )
         text += f", and {calls} calls of functions." if calls else "."
         return {"n_conditions": n, "n_tokens": tokens, "n_token_forwards": n * tokens, "n_calls": calls, "text": text}
@@ -103,11 +198,11 @@ class LesionStudy:
         progress : bool
             Show a progress bar.
         checkpoint : path-like, optional
-            A ``.npz`` file that keeps what is done, so that an interrupted study goes on where it stopped.
+            A ``.npz`` file for finished work. To resume an interrupted study, repeat the call.
 
         Returns
         -------
-        LesionResult
+        LesionResult, or DoseResponse for a study over doses
 
         Raises
         ------
@@ -116,29 +211,175 @@ class LesionStudy:
         GeometryMismatchError
             If a mask belongs to another model.
         ParameterError
-            If an option, task or family is not known. All of these before any long work.
+            If an option, task or family is unknown. All of these are raised before any long computation.
         """
         begin = time.perf_counter()
-        plan = Plan(self, model, tokenizer)
-        warned = plan.warn_of_double_dipping()
-        values = plan.execute(progress, checkpoint)
-        items, draws = plan.tables(values)
-        options = plan.options
-        networks = pd.DataFrame(
-            {
-                "network": [m.name for m in plan.masks],
-                "n_neurons": [m.count for m in plan.masks],
-                "share": [m.share for m in plan.masks],
-            }
-        )
+        design = self._design(model, tokenizer)
+        warned = design.warn_of_double_dipping()
+        values = design.measure(progress, checkpoint)
+        if design.axis is not None:
+            return DoseResponse(*dose_tables(design, values), _describe_doses(design) | {"warnings": warned})
+        items, draws = _items(design, values), _draws(design, values)
         table = effects_table(
-            networks,
+            _networks(design),
             items,
             draws,
-            alternative=options["alternative"],
-            n_bootstrap=options["n_bootstrap"],
-            level=options["level"],
+            alternative=design.alternative,
+            n_bootstrap=design.options.n_bootstrap,
+            level=design.options.level,
             random_state=self.random_state,
         )
-        info = {**plan.describe(), "warnings": warned, "seconds": round(time.perf_counter() - begin, 1)}
+        info = {**_describe(design), "warnings": warned, "seconds": round(time.perf_counter() - begin, 1)}
         return LesionResult(table, draws, items, info)
+
+    def _design(self, model, tokenizer):
+        return Design(self, model, tokenizer, StudyOptions.of(self.options))
+
+
+# ------------------------------------------------------------------------------------------------ tables
+def _networks(design):
+    """One row per network: ``network, n_neurons, share``."""
+    masks = design.masks
+    return pd.DataFrame(
+        {"network": [m.name for m in masks], "n_neurons": [m.count for m in masks], "share": [m.share for m in masks]}
+    )
+
+
+def _items(design, values):
+    """One row per network, task group and item; see :attr:`LesionResult.items`."""
+    frames = []
+    for task, value in zip(design.tasks, values):
+        for label, members in task.groups.items():
+            # the row of answers that could not be read has no direction of its own
+            sign = task.sign if label == task.name else 1.0
+            for k, mask in enumerate(design.masks):
+                columns = {
+                    "network": mask.name,
+                    "task": label,
+                    "item": [task.items[i] for i in members],
+                    "kind": [task.kinds[i] for i in members],
+                    "weight": task.weights[members],
+                    "intact": value[0, members] * sign,
+                    "effect": value[1 + k, members] - value[0, members],
+                }
+                frames.append(pd.DataFrame(columns))
+    items = pd.concat(frames, ignore_index=True)
+    items["kind"] = kinds_or_none(items["kind"])
+    return items
+
+
+def _draws(design, values):
+    """One row per network, task group, family and draw; see :attr:`LesionResult.controls`."""
+    facts = [_facts(design, condition) for condition in design.conditions]
+    rows = []
+    for task, value in zip(design.tasks, values):
+        for label, members in task.groups.items():
+            means = mean_over_items(value[1:, members] - value[0, members], task.weights[members])
+            rows += [{**fact, "task": label, "effect": mean} for mean, fact in zip(means, facts) if fact]
+            rows += _other_networks(design, label, means)
+    return pd.DataFrame(rows, columns=CONTROL_COLUMNS)
+
+
+def _facts(design, condition):
+    """Size, overlap and importance of a control, relative to its network; None for a network."""
+    if condition.family is None:
+        return None
+    network, importance = design.masks[condition.network], design.importance(condition.family)
+    if importance is None and design.statistics is not None:
+        importance = design.statistics.importance()
+    ratio = np.nan
+    if importance is not None:
+        own = importance[network.values].sum()
+        ratio = float(importance[condition.mask.values].sum() / own) if own else np.nan
+    return {
+        "network": network.name,
+        "family": condition.family.label,
+        "draw": condition.draw,
+        "n_neurons": condition.mask.count,
+        "overlap": overlap_share(network.values, condition.mask.values),
+        "importance_ratio": ratio,
+    }
+
+
+def _other_networks(design, label, means):
+    """Rows of the control families whose sets are the other networks of the study."""
+    rows = []
+    for family in design.families:
+        if "networks" not in family.member.needs:
+            continue
+        for k, mask in enumerate(design.masks):
+            for draw, j in enumerate(other_networks(design.masks, k)):
+                other = design.masks[j]
+                rows.append(
+                    {
+                        "network": mask.name,
+                        "task": label,
+                        "family": family.label,
+                        "draw": draw,
+                        "n_neurons": other.count,
+                        "overlap": overlap_share(mask.values, other.values),
+                        "importance_ratio": np.nan,
+                        "effect": means[j],
+                    }
+                )
+    return rows
+
+
+# ------------------------------------------------------------------------------------------------ descriptions
+def _describe(design):
+    """What the sidecar of a :class:`LesionResult` contains."""
+    from .. import __version__
+    from ..models.identity import describe_model
+
+    options, study, statistics = design.options, design.study, design.statistics
+    drawn = any(family.member.random for family in design.families)
+    n_controls = study.n_controls if drawn else len(design.masks) - 1
+    return {
+        "llmbrain": __version__,
+        "model": describe_model(design.model),
+        "geometry": design.geometry.to_dict(),
+        "lesion": {
+            "how": study.how,
+            "value": options.value if np.ndim(options.value) == 0 else "one value per neuron",
+            "strength": options.strength,
+            "positions": _position_name(options.positions),
+        },
+        "families": {f.label: f.description for f in design.families},
+        "n_controls": int(study.n_controls),
+        "alternative": design.alternative,
+        "interval": {"level": options.level, "n_bootstrap": options.n_bootstrap, "over": "items"},
+        "correction": "FDR (Benjamini-Hochberg) over the networks of one task and family",
+        "random_state": design.seed,
+        "tasks": {t.name: {"unit": t.unit, "n_items": len(t.items), **_public(t.info)} for t in design.tasks},
+        "reference": _public(statistics.info) | {"n_tokens": statistics.n_tokens} if statistics else None,
+        "double_dipping_checked": design.checked,
+        "power": power_note(n_controls, len(design.masks), alternative=design.alternative),
+        "mode": design.scorer.mode,
+        "autocast": design.scorer.autocast,
+        "counts_per_layer": {m.name: m.counts_per_layer.tolist() for m in design.masks},
+    }
+
+
+def _describe_doses(design):
+    """What the sidecar of a :class:`DoseResponse` contains."""
+    (task,), (family,) = design.tasks, design.families
+    return {
+        "over": design.axis.over,
+        "doses": list(design.axis.doses),
+        "how": design.how,
+        "task": task.name,
+        "unit": task.unit,
+        "family": {family.label: family.description},
+        "n_controls": int(design.study.n_controls),
+        "random_state": design.seed,
+        "mode": design.scorer.mode,
+        "autocast": design.scorer.autocast,
+    }
+
+
+def _position_name(positions):
+    return positions if isinstance(positions, str) else getattr(positions, "__name__", "a rule on token ids")
+
+
+def _public(info):
+    return {k: v for k, v in info.items() if k != "document_hashes"}

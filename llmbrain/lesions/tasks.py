@@ -1,36 +1,120 @@
-"""What a lesion is tested on.
+"""Tasks: what a lesion is tested on.
 
-A task turns into items (documents, pairs, questions), each with a value that is larger the worse the model does. Tasks
-made of likelihoods only name sequences to score, so that a study runs all of them, under all lesions, in common passes.
+A task has items (documents, pairs, questions), each with a value that is larger if the model does worse. Likelihood
+tasks only list sequences to score, so that a study scores all of them, under all lesions, in common passes. A user's
+task is any callable ``f(model, tokenizer)``, or an object with a ``name`` and a method ``prepare(model, tokenizer)``
+that returns a :class:`PreparedTask`; registering it in :data:`TASKS` gives it a name.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from ..exceptions import ParameterError
 from ..models.inputs import longest_context
+from ..registry import Registry
 from .checkpoint import fingerprint
-from .prepared import Prepared
 
-__all__ = ["CallableTask", "LossTask", "MinimalPairTask", "MultipleChoiceTask", "Prepared", "as_tasks"]
+__all__ = ["TASKS", "CallableTask", "LossTask", "MinimalPairTask", "MultipleChoiceTask", "PreparedTask", "as_tasks"]
+
+# needs: arguments without a default; tasks without any can be passed by name
+TASKS = Registry("task", needs=())
+
+# unit, and value of an item from its margin: nats by which the wrong answer is more likely than the right one
+_MEASURES = {"margin": ("nats", lambda margin: margin), "accuracy": ("error rate", lambda m: (1.0 + np.sign(m)) / 2)}
 
 
+def _measure(name):
+    if name not in _MEASURES:
+        raise ParameterError(f"measure must be 'margin' or 'accuracy'; got {name!r}.")
+    return _MEASURES[name]
+
+
+@dataclass(eq=False)
+class PreparedTask:
+    """A task made ready for one model: what to score, and how scores become values of items.
+
+    Parameters
+    ----------
+    name, unit : str
+    items : list of str
+        Name of each item.
+    kinds : list of str or None
+        Kind of each item.
+    weights : float array of shape (n_items,)
+        Weight of each item in the mean (tokens of a document).
+    groups : dict of str to int array
+        Groups of items that are averaged: label and positions of the items.
+    sequences : list of ScoredSequence
+        Sequences to score; empty for callables.
+    values : callable
+        From sums of losses ``(n_conditions, n_sequences)`` to item values ``(n_conditions, n_items)``, larger is worse.
+    call : callable or None
+        ``call(model, tokenizer)`` returns the item values ``(n_items,)``; NaN for an item that could not be read.
+    sign : float
+        -1 if larger scores are better and ``call`` returns the negated scores.
+    key : str
+        Identifies a callable when an interrupted study resumes.
+    has_prompt : bool
+        Whether the sequences begin with a prompt that is not scored.
+    info : dict
+    """
+
+    name: str
+    unit: str
+    items: list
+    kinds: list
+    weights: np.ndarray
+    groups: dict
+    sequences: list = field(default_factory=list)
+    values: Callable = None
+    call: Callable = None
+    sign: float = 1.0
+    key: str = ""
+    has_prompt: bool = False
+    info: dict = field(default_factory=dict)
+
+    def take(self, values):
+        """Name the items of a callable, once their number is known, and count unread answers separately.
+
+        Parameters
+        ----------
+        values : float array of shape (n_conditions, n_items)
+            NaN for an answer that could not be read.
+
+        Returns
+        -------
+        float array of shape (n_conditions, n_items) or (n_conditions, 2 n_items)
+            If some could not be read, the second half marks them with 1: the group ``NAME unread``.
+        """
+        n = values.shape[1]
+        self.items = [self.name] if n == 1 else [f"{self.name}-{i + 1}" for i in range(n)]
+        self.groups = {self.name: np.arange(n)}
+        unread = np.isnan(values)
+        if unread.any():
+            self.groups[f"{self.name} unread"] = np.arange(n, 2 * n)
+            self.items, values = self.items * 2, np.hstack([values, unread])
+            self.info["n_unread"] = {"intact": int(unread[0].sum()), "most": int(unread.sum(axis=1).max())}
+        self.kinds, self.weights = [None] * len(self.items), np.ones(len(self.items))
+        return values
+
+
+@TASKS.register("loss")
 @dataclass(frozen=True)
 class LossTask:
-    """Mean loss on a text, in nats per token, over all and by kind of document.
+    """Mean loss on a text, in nats per token, overall and by kind of document.
 
     Parameters
     ----------
     corpus : Corpus, list of str, or source
     name : str
     n_tokens : int, optional
-        Read about so many tokens in all, the same number from the start of every document.
+        Approximate number of tokens to read, the same number from the start of every document.
     context : int
-        Longest piece of a document that is read at once.
+        Longest part of a document that is read at once.
     by_kind : bool
-        Also a row for each kind of document, ``name:kind``.
+        Add one group per kind of document, ``name:kind``.
     """
 
     corpus: object = "demo"
@@ -40,7 +124,7 @@ class LossTask:
     by_kind: bool = True
 
     def prepare(self, model, tokenizer):
-        """Tokenise; see :class:`Prepared`."""
+        """Tokenise; see :class:`PreparedTask`."""
         from ..evaluation.losses import corpus_sequences
         from ..text import as_corpus, load_corpus
 
@@ -64,7 +148,7 @@ class LossTask:
             "n_tokens": int(counts.sum()),
             "context": self.context,
         }
-        return Prepared(
+        return PreparedTask(
             self.name,
             "nats per token",
             [d.id for d in documents],
@@ -77,22 +161,23 @@ class LossTask:
         )
 
 
+@TASKS.register("minimal_pairs")
 @dataclass(frozen=True)
 class MinimalPairTask:
-    """Pairs of an acceptable and an unacceptable sentence, of which the model should prefer the first.
+    """Pairs of an acceptable and an unacceptable sentence; the model should prefer the first.
 
     Parameters
     ----------
     pairs : str, path or list of MinimalPair
-        What :func:`llmbrain.text.load_minimal_pairs` takes (BLiMP's format), or the pairs.
+        A source for :func:`llmbrain.text.load_minimal_pairs` (BLiMP's format), or the pairs.
     name : str
     measure : {"margin", "accuracy"}
         Value of a pair: ``log p(bad) - log p(good)`` in nats, or the error (1 wrong, 0.5 a tie). The margin is finer;
-        the accuracy is what is usually printed.
+        papers usually print the accuracy.
     n_pairs : int, optional
-        The first so many of each phenomenon.
+        Use only the first pairs of each phenomenon.
     by_kind : bool
-        Also a row for each phenomenon.
+        Add one group per phenomenon.
     """
 
     pairs: object = "all"
@@ -102,21 +187,19 @@ class MinimalPairTask:
     by_kind: bool = True
 
     def prepare(self, model, tokenizer):
-        """Tokenise; see :class:`Prepared`."""
+        """Tokenise; see :class:`PreparedTask`."""
         from ..evaluation.minimal_pairs import as_pairs, pair_sequences
 
-        if self.measure not in ("margin", "accuracy"):
-            raise ParameterError(f"measure={self.measure!r} is unknown; choose 'margin' or 'accuracy'.")
+        unit, of_margin = _measure(self.measure)
         pairs = as_pairs(self.pairs, self.n_pairs)
         kinds = [p.uid for p in pairs]
 
         def values(sums):
-            margin = sums[:, 0::2] - sums[:, 1::2]  # nats of the good minus nats of the bad sentence
-            return margin if self.measure == "margin" else (1.0 + np.sign(margin)) / 2
+            return of_margin(sums[:, 0::2] - sums[:, 1::2])  # nats of the good minus nats of the bad sentence
 
-        return Prepared(
+        return PreparedTask(
             self.name,
-            "nats" if self.measure == "margin" else "error rate",
+            unit,
             _unique([f"{p.uid}/{p.pair_id}" for p in pairs]),
             kinds,
             np.ones(len(pairs)),
@@ -127,21 +210,22 @@ class MinimalPairTask:
         )
 
 
+@TASKS.register("multiple_choice", needs=("questions",))
 @dataclass(frozen=True)
 class MultipleChoiceTask:
-    """Questions whose options are compared by their likelihood.
+    """Questions with options that are compared by likelihood.
 
     Parameters
     ----------
     questions : path or list of Question
-        What :func:`llmbrain.evaluation.load_questions` takes.
+        A source for :func:`llmbrain.evaluation.load_questions`.
     name : str
     measure : {"margin", "accuracy"}
         Value of a question: log likelihood of the best wrong option minus that of the right one, or the error.
     normalise : {"none", "token", "character"}
-        What log likelihoods are divided by.
+        Divide log likelihoods by the number of tokens or characters.
     by_kind : bool
-        Also a row for each kind of question.
+        Add one group per kind of question.
     """
 
     questions: object
@@ -151,22 +235,20 @@ class MultipleChoiceTask:
     by_kind: bool = True
 
     def prepare(self, model, tokenizer):
-        """Tokenise; see :class:`Prepared`."""
+        """Tokenise; see :class:`PreparedTask`."""
         from ..evaluation.multiple_choice import load_questions, margins, option_sequences
 
-        if self.measure not in ("margin", "accuracy"):
-            raise ParameterError(f"measure={self.measure!r} is unknown; choose 'margin' or 'accuracy'.")
+        unit, of_margin = _measure(self.measure)
         questions = load_questions(self.questions)
         sequences, divisors = option_sequences(questions, tokenizer, self.normalise)
         kinds = [q.kind for q in questions]
 
         def values(sums):
-            margin = -margins(questions, -sums / divisors)
-            return margin if self.measure == "margin" else (1.0 + np.sign(margin)) / 2
+            return of_margin(-margins(questions, -sums / divisors))
 
-        return Prepared(
+        return PreparedTask(
             self.name,
-            "nats" if self.measure == "margin" else "error rate",
+            unit,
             _unique([q.id for q in questions]),
             kinds,
             np.ones(len(questions)),
@@ -178,21 +260,22 @@ class MultipleChoiceTask:
         )
 
 
+@TASKS.register("callable", needs=("function",))
 @dataclass(frozen=True)
 class CallableTask:
     """Any function of the model: generated text, a benchmark, a probe.
 
-    It is run once for every condition, one at a time, so it is slow beside the tasks made of likelihoods.
+    It runs once per condition, one at a time, so it is slower than likelihood tasks.
 
     Parameters
     ----------
     function : callable
-        ``function(model, tokenizer)`` returns a number, or one for each item (the same items every time). NaN is an
-        answer that could not be read: it counts neither as right nor as wrong, and a row ``NAME unread`` counts it.
+        ``function(model, tokenizer)`` returns a number, or one per item (the same items every time). NaN means that
+        an answer could not be read: it counts neither as right nor as wrong, and the group ``NAME unread`` counts it.
     name : str, optional
         Default: the function's name.
     higher_is_better : bool
-        True for scores such as accuracy; the effect is then the fall.
+        True for scores such as accuracy; the effect is then the decrease.
     unit : str
     """
 
@@ -202,7 +285,7 @@ class CallableTask:
     unit: str = ""
 
     def prepare(self, model, tokenizer):
-        """Nothing runs yet; the items are known after the first run. See :class:`Prepared`."""
+        """Prepare without running; the items are known after the first run. See :class:`PreparedTask`."""
         name = self.name or getattr(self.function, "__name__", "task")
         sign = -1.0 if self.higher_is_better else 1.0
 
@@ -211,28 +294,29 @@ class CallableTask:
             try:
                 values = np.atleast_1d(np.asarray(returned, dtype=float))
             except (TypeError, ValueError):
-                values = np.full((1, 1), np.nan)  # neither a number nor numbers: refused below
+                values = np.full((1, 1), np.nan)  # neither a number nor numbers: an error below
             if values.ndim != 1 or not values.size or np.isinf(values).any():
                 raise ParameterError(
-                    f"The task {name!r} returned {returned!r}; it must return a finite number, or one for each item "
-                    "(NaN for what could not be read)."
+                    f"The task {name!r} returned {returned!r}; it must return a finite number, or one per item "
+                    "(NaN for answers that could not be read)."
                 )
             return sign * values
 
         info = {"higher_is_better": self.higher_is_better}
         empty = {"items": [], "kinds": [], "weights": np.zeros(0), "groups": {name: np.zeros(0, int)}}
         known = {"sign": sign, "key": fingerprint(self.function), "info": info}
-        return Prepared(name, self.unit, **empty, call=call, **known)
+        return PreparedTask(name, self.unit, **empty, call=call, **known)
 
 
 def as_tasks(tasks):
-    """Turn what a study was given into tasks.
+    """Turn the tasks that a study was given into task objects.
 
     Parameters
     ----------
     tasks : task, list of tasks or None
-        ``None`` is the loss on the held-out demo corpus; a corpus (or list of strings) its loss; a callable becomes a
-        :class:`CallableTask`; ``"minimal_pairs"`` is the set that ships with the package.
+        A task object; a name in :data:`TASKS` that needs no arguments (``"minimal_pairs"``); a Corpus, list of strings
+        or source of text (its loss); or a callable (a :class:`CallableTask`). None is the loss on the held-out demo
+        corpus.
 
     Returns
     -------
@@ -241,37 +325,41 @@ def as_tasks(tasks):
     """
     if tasks is None:
         return [LossTask()]
-    if isinstance(tasks, str) and tasks != "minimal_pairs":
-        return [LossTask(tasks)]
-    tasks = tasks if isinstance(tasks, (list, tuple)) else [tasks]
+    if not isinstance(tasks, (list, tuple)):
+        return [_as_task(tasks)]
     if not tasks:
-        raise ParameterError("tasks is empty; give at least one, or None for the loss on the held-out demo corpus.")
-    if all(isinstance(t, str) for t in tasks) and list(tasks) != ["minimal_pairs"]:
-        return [LossTask(list(tasks))]
+        raise ParameterError("tasks is empty; pass at least one, or None for the loss on the held-out demo corpus.")
+    if all(isinstance(task, str) and task not in TASKS for task in tasks):
+        return [LossTask(list(tasks))]  # a list of texts
     made = [_as_task(task) for task in tasks]
-    names = [getattr(t, "name", None) for t in made]
+    names = [getattr(task, "name", None) for task in made]
     if len(set(names)) < len(names):
-        raise ParameterError(f"Tasks need different names; got {names}. Give name=... to each.")
+        raise ParameterError(f"Tasks need different names; got {names}. Pass name= to each.")
     return made
 
 
 def _as_task(task):
     if hasattr(task, "prepare"):
         return task
+    if isinstance(task, str):
+        return _named_task(task) if task in TASKS else LossTask(task)
     if hasattr(task, "texts"):
         return LossTask(task, name=task.name)
-    if isinstance(task, str) and task == "minimal_pairs":
-        return MinimalPairTask()
     if callable(task):
         return CallableTask(task, name=getattr(task, "__name__", "task"))
-    raise ParameterError(
-        "A task is a LossTask, MinimalPairTask, MultipleChoiceTask, a Corpus, a callable or 'minimal_pairs'; got "
-        f"{task!r}."
-    )
+    raise ParameterError(f"A task is a task object, a Corpus, a callable or one of {', '.join(TASKS)}; got {task!r}.")
+
+
+def _named_task(name):
+    member = TASKS[name]
+    if member.needs:
+        made = f"{member.value.__name__}({', '.join(f'{need}=...' for need in member.needs)})"
+        raise ParameterError(f"The task {name!r} needs {', '.join(member.needs)}: pass tasks=[{made}].")
+    return member()
 
 
 def _unique(names):
-    """Names with a number behind those that come again, so that items can be paired by name."""
+    """Append a number to repeated names, so that items can be paired by name."""
     seen = {}
     for name in names:
         seen.setdefault(name, []).append(name)

@@ -128,6 +128,8 @@ def draw_control(name, values, geometry, random_state=None, **given):
 
     Raises
     ------
+    MaskError
+        If the network is empty.
     ParameterError
         If the family is unknown, or something that it needs is missing.
     """
@@ -138,6 +140,8 @@ def draw_control(name, values, geometry, random_state=None, **given):
             f"The control family {name!r} needs {', '.join(missing)}= (one value per neuron). An importance comes "
             "from neuron_statistics(model, tokenizer, texts).importance(), maps come with a NetworkSet."
         )
+    if not np.any(values):
+        raise MaskError("The set is empty; an empty network has no control.")
     units = ControlUnits(values, geometry)
     arguments = {need: units.total(given[need]) for need in member.needs}
     arguments |= {name: given[name] for name in member.takes if name in given}

@@ -35,6 +35,8 @@ def _attach(site, edit):
     if site.where == "input":
 
         def before(module, args, kwargs):
+            if module is not site.module:  # a copy of the model that was made inside the block
+                return None
             if args:
                 new = _edit(site, args[0], edit)
                 return None if new is None else ((new, *args[1:]), kwargs)
@@ -45,6 +47,8 @@ def _attach(site, edit):
         return site.module.register_forward_pre_hook(before, with_kwargs=True)
 
     def after(module, args, output):
+        if module is not site.module:
+            return None
         if isinstance(output, (tuple, list)):
             new = _edit(site, output[0], edit)
             if new is None:

@@ -2,15 +2,16 @@
 
 import contextlib
 import copy
+import sys
 
 import numpy as np
 import pytest
 import torch
 from tiny import ARCHITECTURES, tiny_model, tiny_tokenizer
 
-from llmbrain.exceptions import GeometryMismatchError, MaskError, ParameterError
+from llmbrain.exceptions import GeometryMismatchError, MaskError, ParameterError, UnusedLesionError
 from llmbrain.geometry import NeuronGeometry
-from llmbrain.lesions import lesion, neuron_statistics
+from llmbrain.lesions import is_lesioned, lesion, neuron_statistics
 from llmbrain.masks import NeuronMask
 from llmbrain.models.identity import describe_model
 from llmbrain.models.sites import find_sites
@@ -213,6 +214,7 @@ def test_hooks_are_gone_after_every_exit(llama):
     mask = make_mask(llama)
     with lesion(llama, mask):
         assert n_hooks(llama) == 4
+        logits(llama)
     assert n_hooks(llama) == 0
     for error in (RuntimeError, KeyboardInterrupt, SystemExit):
         with contextlib.suppress(error), lesion(llama, mask, positions="last"):
@@ -270,7 +272,7 @@ def test_lesions_nest_and_compose_to_the_union(llama):
     assert torch.equal(nested, union)
     with lesion(llama, a):
         with lesion(llama, b):
-            pass
+            logits(llama)
         alone = logits(llama)
     with lesion(llama, a):
         assert torch.equal(alone, logits(llama))
@@ -300,6 +302,98 @@ def test_a_lesion_can_be_entered_again_nested_in_itself_and_used_as_a_decorator(
 
     assert torch.equal(run(), first)
     assert n_hooks(llama) == 0
+
+
+# ------------------------------------------------------------------------------------------------ safety
+def test_a_lesion_that_no_forward_pass_reached_is_an_error(llama):
+    mask = make_mask(llama)
+    with pytest.raises(UnusedLesionError, match="no forward pass"), lesion(llama, mask):
+        pass
+    with pytest.raises(UnusedLesionError), lesion(llama, mask):
+        logits(copy.deepcopy(llama))
+    with pytest.raises(ZeroDivisionError), lesion(llama, mask):  # the error of the block is the one that counts
+        1 / 0  # noqa: B018
+    with lesion(llama, mask, strength=0.0):  # a lesion of nothing has nothing to reach
+        pass
+    assert n_hooks(llama) == 0
+
+
+def test_a_copy_made_inside_a_lesion_is_intact(llama):
+    intact = logits(llama)
+    for options in ({}, {"positions": "last"}):
+        with lesion(llama, make_mask(llama), **options):
+            inside = copy.deepcopy(llama)
+            assert torch.equal(logits(inside), intact)
+            assert not torch.equal(logits(llama), intact)
+        assert torch.equal(logits(inside), intact)
+
+
+def test_a_lesioned_model_can_be_told(llama):
+    other = tiny_model("llama")
+    assert not is_lesioned(llama)
+    with lesion(llama, make_mask(llama)):
+        logits(llama)
+        assert is_lesioned(llama)
+        assert is_lesioned(llama.model.layers[0])
+        assert not is_lesioned(other)
+        assert not is_lesioned(copy.deepcopy(llama))
+    assert not is_lesioned(llama)
+
+
+class Interrupt:
+    """A trace function that raises KeyboardInterrupt at the n-th line that runs inside lesions/context.py."""
+
+    def __init__(self, n):
+        self.left, self.raised = n, False
+
+    def __call__(self, frame, event, arg):
+        if not frame.f_code.co_filename.endswith("lesions/context.py"):
+            return None
+        if event == "line" and not self.raised:
+            self.left -= 1
+            if self.left < 0:
+                self.raised = True
+                raise KeyboardInterrupt
+        return self
+
+
+def test_an_interrupt_at_any_line_leaves_no_active_lesion(llama):
+    intact, mask, n = logits(llama), make_mask(llama), 0
+    while True:
+        interrupt = Interrupt(n)
+        before = sys.gettrace()
+        try:
+            sys.settrace(interrupt)
+            with lesion(llama, mask):
+                sys.settrace(None)
+                lesioned = logits(llama)
+                sys.settrace(interrupt)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(before)
+        assert torch.equal(logits(llama), intact), n
+        assert not is_lesioned(llama), n
+        if not interrupt.raised:
+            break
+        n += 1
+    assert n > 40  # lines of entering and leaving
+    assert not torch.equal(lesioned, intact)
+
+
+def test_wrapped_models_are_refused_with_advice(llama):
+    mask = make_mask(llama)
+    with pytest.raises(ParameterError, match="model.module"):
+        lesion(torch.nn.DataParallel(llama), mask)
+
+    class Adapter(torch.nn.Module):
+        """Has the method by which PEFT wrappers are told."""
+
+        def merge_and_unload(self):
+            """Would return the merged model."""
+
+    with pytest.raises(ParameterError, match="merge_and_unload"):
+        lesion(Adapter(), mask)
 
 
 # ------------------------------------------------------------------------------------------------ kinds
@@ -379,7 +473,7 @@ def test_reference_statistics_serve_mean_and_resample(llama, tokenizer):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"how": "silence"}, "choose from zero"),
+        ({"how": "silence"}, "Choose from 'zero'"),
         ({"how": "scale"}, "needs value"),
         ({"how": "zero", "value": 1.0}, "takes no value"),
         ({"strength": 1.5}, "between 0"),
@@ -387,7 +481,7 @@ def test_reference_statistics_serve_mean_and_resample(llama, tokenizer):
         ({"how": "mean"}, "neuron_statistics"),
         ({"how": "mean", "reference": np.zeros(3)}, "n_neurons"),
         ({"how": "resample", "reference": np.zeros(192)}, "n_tokens, n_neurons"),
-        ({"how": "clamp", "value": np.zeros(5)}, "one a neuron"),
+        ({"how": "clamp", "value": np.zeros(5)}, "one per neuron"),
         ({"how": "clamp", "value": np.nan}, "NaN"),
         ({"positions": "first"}, "prompt"),
     ],

@@ -14,7 +14,6 @@ from llmbrain.lesions import (
     LesionResult,
     LesionStudy,
     LossTask,
-    dose_response,
     double_dissociations,
     generation_task,
     harness_task,
@@ -47,8 +46,9 @@ def masks(tiny, maps):
 
 
 def curve(tiny, masks, over, doses, **kwargs):
-    options = {"task": LossTask(TEXTS), "n_controls": 4, "reference": REFERENCE, "progress": False, **kwargs}
-    return dose_response(*tiny, masks, over, doses, **options)
+    settings = {"tasks": LossTask(TEXTS), "n_controls": 4, "controls": ["layer+importance"], "reference": REFERENCE}
+    options = {"doses": {over: doses}, **kwargs}
+    return LesionStudy(masks, **settings, options=options).run(*tiny, progress=False)
 
 
 def mean_loss(tiny):
@@ -106,7 +106,7 @@ def test_doses_of_size_take_the_neurons_they_say(tiny, masks, maps, over, doses)
 
 def test_bad_doses_are_refused(tiny, masks, maps):
     for over, doses, error, message in [
-        ("size", (1,), ParameterError, "choose from strength"),
+        ("size", (1,), ParameterError, "Choose from 'strength'"),
         ("strength", (2.0,), ParameterError, "gain"),
         ("strength", (), ParameterError, "at least one"),
         ("threshold", (9.0,), MaskError, "leave this threshold out"),
@@ -114,16 +114,15 @@ def test_bad_doses_are_refused(tiny, masks, maps):
     ]:
         with pytest.raises(error, match=message):
             curve(tiny, masks, over, doses, maps=maps)
-    with pytest.raises(ParameterError, match="needs the maps"):
+    with pytest.raises(ParameterError, match="need the maps"):
         curve(tiny, masks, "threshold", (1.0,))
 
 
 def test_a_curve_may_match_by_importances_of_ones_own(tiny, masks):
     own = np.arange(masks[0].geometry.n_neurons, dtype=float)
-    options = {"task": TEXTS, "doses": (1.0,), "n_controls": 3, "progress": False}
-    curve = dose_response(*tiny, masks, **options, options={"importance": own})
-    assert curve.info["family"]["layer+importance"].endswith("importance: given")
-    assert curve.table.n_controls.eq(3).all()
+    result = curve(tiny, masks, "strength", (1.0,), importance=own)
+    assert result.info["family"]["layer+importance"].endswith("importance: given")
+    assert result.table.n_controls.eq(4).all()
 
 
 def test_dose_curves_can_be_drawn(tiny, masks, tmp_path):
@@ -291,7 +290,7 @@ def test_repetition_is_a_task_of_a_study(tiny, masks):
         lesioned = text_metrics(generate_texts(*tiny, PROMPTS, max_new_tokens=6)).distinct_1
     intact = text_metrics(generate_texts(*tiny, PROMPTS, max_new_tokens=6)).distinct_1
     np.testing.assert_allclose(own, intact - lesioned)  # fewer different tokens are worse
-    with pytest.raises(ParameterError, match="choose from repetition"):
+    with pytest.raises(ParameterError, match="must be one of repetition"):
         generation_task(PROMPTS, "beauty")
 
 

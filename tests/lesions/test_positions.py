@@ -9,7 +9,7 @@ from llmbrain.evaluation import sequence_losses
 from llmbrain.evaluation.losses import ScoredSequence
 from llmbrain.exceptions import ParameterError
 from llmbrain.geometry import NeuronGeometry
-from llmbrain.lesions import KINDS, CallableTask, Edit, LesionStudy, LossTask, MultipleChoiceTask, dose_response, lesion
+from llmbrain.lesions import KINDS, CallableTask, Edit, LesionStudy, LossTask, MultipleChoiceTask, lesion
 from llmbrain.lesions.batched import condition_losses
 from llmbrain.masks import NeuronMask
 from llmbrain.models.sites import SITES, find_sites
@@ -191,20 +191,24 @@ def test_positions_that_mean_nothing_are_refused_before_any_work(tiny, masks):
     for rule in ("prompt", "generated", "last"):
         with pytest.raises(ParameterError, match="needs a prompt, but loss scores whole texts"):
             LesionStudy(masks, LossTask(TEXTS), options={"positions": rule}).forecast(*tiny)
+        over_doses = LesionStudy(masks, TEXTS, 1, ["layer"], options={"positions": rule, "doses": "strength"})
         with pytest.raises(ParameterError, match="needs a prompt"):
-            dose_response(*tiny, masks, task=TEXTS, family="layer", n_controls=1, options={"positions": rule})
+            over_doses.forecast(*tiny)
     for bad in ("first", 3, None):
-        with pytest.raises(ParameterError, match="choose from all, prompt"):
+        with pytest.raises(ParameterError, match="Choose from 'all', 'prompt'"):
             LesionStudy(masks, LossTask(TEXTS), options={"positions": bad}).forecast(*tiny)
     with pytest.raises(ParameterError, match="boolean tensor"):
         LesionStudy(masks, LossTask(TEXTS), options={"positions": lambda ids: ids}).run(*tiny, progress=False)
 
 
 def test_a_dose_acts_at_positions_too(tiny, masks):
-    options = {"task": LossTask(TEXTS, by_kind=False), "doses": (1.0,), "n_controls": 1, "family": "layer"}
-    curve = dose_response(*tiny, masks, **options, progress=False, options={"positions": odd})
-    study = LesionStudy(masks, options["task"], n_controls=1, controls=("layer",), options={"positions": odd})
-    expected = study.run(*tiny, progress=False).table.effect
+    task = LossTask(TEXTS, by_kind=False)
+    made = [
+        LesionStudy(masks, task, n_controls=1, controls=("layer",), options={"positions": odd, **more})
+        for more in ({"doses": {"strength": (1.0,)}}, {})
+    ]
+    curve, expected = (study.run(*tiny, progress=False) for study in made)
+    expected = expected.table.effect
     np.testing.assert_allclose(curve.table.effect, expected, atol=1e-6)
 
 

@@ -23,7 +23,7 @@ from llmbrain.lesions import (
     neuron_statistics,
 )
 from llmbrain.lesions.comparison import compare, effects_table, power_note, smallest_p
-from llmbrain.masks import ControlFamily, NeuronMask, controls, masks_from_maps
+from llmbrain.masks import NeuronMask, controls, masks_from_maps
 from llmbrain.text import Corpus, Document, MinimalPair
 
 LETTERS, DIGITS, SIGNS = "ABCDEFGH", "01234567", ";:,.!?-+*/=<>()"
@@ -167,7 +167,7 @@ def test_pooled_p_values_are_uniform_when_networks_are_random_sets():
 
 
 def test_pooled_p_is_the_rank_among_the_standardised_controls_of_all():
-    from llmbrain.lesions.result import pooled_p
+    from llmbrain.lesions.comparison import pooled_p
 
     rng = np.random.default_rng(0)
     effects, draws = np.array([0.2, 5.0, np.pi]), [rng.normal(0, 1, 6), rng.normal(1, 3, 6), [1.0, 2.0]]
@@ -508,14 +508,14 @@ def test_nothing_read_is_no_effect_at_all(tiny, masks):
 
 def test_questions_are_answered_in_the_model_s_own_words(tiny, masks, monkeypatch):
     from llmbrain.evaluation.generation import GeneratedText
-    from llmbrain.lesions import answer_task, texts
+    from llmbrain.lesions import answer_task, generation
 
     written = iter([["It is yes.", "no", "who knows"], ["no", "yes or no", "no"], ["yes", "no", "no"]])
 
     def write(model, tokenizer, prompts, **options):
         return [GeneratedText(p, t, np.arange(2), True) for p, t in zip(prompts, next(written))]
 
-    monkeypatch.setattr(texts, "generate_texts", write)
+    monkeypatch.setattr(generation, "generate_texts", write)
     rows = [{"prompt": f"Question {i}?", "options": [" yes", " no"], "answer": a} for i, a in enumerate((0, 1, 1))]
     result = run(tiny, masks[:1], [answer_task(rows)], controls=("layer",), n_controls=1)
     items = result.items[result.items.task == "answers"]
@@ -531,11 +531,14 @@ def test_forecast_counts_the_work_without_doing_it(tiny, masks, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(type(tiny[0]), "forward", None)  # the model is not run
         forecast = study.forecast(*tiny)
-    from llmbrain.lesions.plan import Plan
+    from llmbrain.lesions import StudyOptions
+    from llmbrain.lesions.design import Design
 
-    assert forecast["n_conditions"] == 1 + 3 * (1 + 2 * 5 + 1) == 1 + len(Plan(study, *tiny).conditions)
+    assert (
+        forecast["n_conditions"] == 1 + 3 * (1 + 2 * 5 + 1) == 1 + len(Design(study, *tiny, StudyOptions()).conditions)
+    )
     assert forecast["n_token_forwards"] == forecast["n_conditions"] * forecast["n_tokens"]
-    assert "33 controls" in forecast["text"]
+    assert "33 of controls" in forecast["text"]
 
 
 def test_the_token_budget_of_a_task_is_spread_over_the_documents(tiny):
@@ -574,7 +577,6 @@ def test_double_dipping_is_warned_of_and_written_down(tiny, masks):
 
 def test_networks_of_a_recording_bring_their_text_to_the_study(tmp_path):
     import llmbrain as lb
-    from llmbrain.lesions import dose_response
     from llmbrain.networks import NetworkSet
 
     tiny = tiny_model("llama"), tiny_tokenizer()
@@ -590,9 +592,9 @@ def test_networks_of_a_recording_bring_their_text_to_the_study(tmp_path):
     study = LesionStudy(masks_from_maps(networks.z, networks.geometry, 1.5), one_of_them, 2, reference=recording)
     with pytest.warns(DoubleDippingWarning, match="that the importances and reference values come from"):
         study.run(*tiny, progress=False)
-    options = {"task": one_of_them, "doses": (1.0,), "n_controls": 1, "family": "layer", "progress": False}
+    curve = LesionStudy(networks, one_of_them, 1, ["layer"], options={"doses": {"strength": (1.0,)}})
     with pytest.warns(DoubleDippingWarning, match="networks"):
-        assert dose_response(*tiny, networks, **options).info["warnings"]
+        assert curve.run(*tiny, progress=False).info["warnings"]
     study = LesionStudy(networks, one_of_them[1:], n_controls=2, controls=("layer",), reference=REFERENCE)
     result = study.run(*tiny, progress=False)
     assert result.info["warnings"] == []
@@ -626,7 +628,7 @@ def test_bad_studies_are_refused_before_any_work(tiny, masks):
         ({"controls": ("anti",)}, ParameterError, "maps"),
         ({"n_controls": 0}, ParameterError, "at least 1"),
         ({"options": {"speed": 3}}, ParameterError, "speed"),
-        ({"how": "sleep"}, ParameterError, "choose from zero"),
+        ({"how": "sleep"}, ParameterError, "Choose from 'zero'"),
         ({"tasks": []}, ParameterError, "at least one"),
         ({"tasks": [LossTask(TEXTS), LossTask(TEXTS)]}, ParameterError, "different names"),
         ({"tasks": [3]}, ParameterError, "a callable"),
@@ -641,12 +643,12 @@ def test_bad_studies_are_refused_before_any_work(tiny, masks):
     ("options", "message"),
     [
         ({"options": {"alternativ": "less"}}, "Unknown options"),
-        ({"options": {"alternative": "bigger"}}, "choose from greater"),
-        ({"options": {"n_bootstrap": 0}}, "n_bootstrap is a whole number"),
-        ({"options": {"level": 95}}, "level is a coverage"),
-        ({"options": {"importance": "x"}}, "choose from fluctuation"),
-        ({"random_state": None}, "random_state is a whole number"),
-        ({"random_state": -1}, "random_state is a whole number"),
+        ({"options": {"alternative": "bigger"}}, "must be one of 'greater'"),
+        ({"options": {"n_bootstrap": 0}}, "n_bootstrap must be a whole number"),
+        ({"options": {"level": 95}}, "level must be a coverage"),
+        ({"options": {"importance": "x"}}, "Choose from 'fluctuation'"),
+        ({"random_state": None}, "random_state must be a whole number"),
+        ({"random_state": -1}, "random_state must be a whole number"),
         ({"tasks": "no such file"}, "No file or folder"),
     ],
 )
@@ -665,15 +667,6 @@ def test_lesions_take_masks_and_loaded_models_alone(tiny, masks):
         lesion("demo", masks[0])
     with pytest.raises(ParameterError, match="must return a finite number"):
         run(tiny, masks[:1], [lambda model, tokenizer: "good"], controls=("layer",))
-
-
-def test_families_are_read_from_what_users_write():
-    assert ControlFamily.parse(None).name == "random"
-    assert ControlFamily.parse(("layer", "importance")).importance == "fluctuation"
-    assert ControlFamily.parse("layer+mean").importance == "mean"
-    for bad in ("importance", "random+mean"):
-        with pytest.raises(ParameterError, match="Unknown control family"):
-            ControlFamily.parse(bad)
 
 
 # ------------------------------------------------------------------------------------------------ files, checkpoints
@@ -748,8 +741,7 @@ def test_functions_go_on_where_they_were_interrupted(tiny, masks, tmp_path):
 
 
 def test_a_function_is_known_again_by_its_code_and_what_it_encloses(tiny, masks, tmp_path, monkeypatch):
-    from llmbrain.evaluation import generation
-    from llmbrain.lesions import generation_task, texts
+    from llmbrain.lesions import generation, generation_task
 
     task = generation_task(["some text", "more"], "distinct_1", max_new_tokens=3)
     study = LesionStudy(masks[:1], task, n_controls=2, controls=("layer",))
@@ -762,7 +754,7 @@ def test_a_function_is_known_again_by_its_code_and_what_it_encloses(tiny, masks,
             raise KeyboardInterrupt
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(texts, "generate_texts", write)
+    monkeypatch.setattr(generation, "generate_texts", write)
     with pytest.raises(KeyboardInterrupt):
         study.run(*tiny, progress=False, checkpoint=tmp_path / "part.npz")
     again = LesionStudy(

@@ -1,4 +1,4 @@
-"""Double dipping: the text that networks, thresholds or importances come from must not be the text of the test."""
+"""Double dipping: networks must not be tested on the text that they, or their importances, come from."""
 
 import warnings
 
@@ -6,16 +6,16 @@ from ..exceptions import DoubleDippingWarning
 
 __all__ = ["known_texts", "network_texts", "warn_of_double_dipping"]
 
-DIGITS = 16  # of a hash: what recordings keep of every document
+DIGITS = 16  # of a hash; recordings store this many per document
 
 
 def known_texts(source):
-    """Short hashes of the texts that something was made from, as far as it tells.
+    """Collect short hashes of the texts that something was made from, if it has them.
 
     Parameters
     ----------
     source : None, str, dict, Corpus, NetworkSet, Recording or sequence of str
-        A hash, or what holds some: an ``info`` with ``corpus_hash`` and ``document_hashes``.
+        A hash, or an object with some: an ``info`` with ``corpus_hash`` and ``document_hashes``.
 
     Returns
     -------
@@ -39,12 +39,12 @@ def known_texts(source):
 
 
 def network_texts(networks, masks, fitted_on=None):
-    """Short hashes of the texts that networks were found on: what they carry themselves, and what the user says.
+    """Collect short hashes of the texts that networks were found on, from the networks and from the user.
 
     Parameters
     ----------
     networks : NetworkSet or list of NeuronMask
-        As it was given to a study.
+        As passed to a study.
     masks : list of NeuronMask
     fitted_on : see :func:`known_texts`, optional
 
@@ -57,19 +57,19 @@ def network_texts(networks, masks, fitted_on=None):
 
 
 def warn_of_double_dipping(tasks, sources, stacklevel=3):
-    """Warn where a task's text is one that networks, thresholds or importances come from.
+    """Warn if a task uses text that networks, thresholds or importances come from.
 
     Parameters
     ----------
-    tasks : list of llmbrain.lesions.tasks.Prepared
+    tasks : list of llmbrain.lesions.tasks.PreparedTask
     sources : dict of str to set of str
-        What was made from a text, and the hashes of that text.
+        What was made from a text, with the hashes of that text.
     stacklevel : int
 
     Returns
     -------
     list of str
-        The warnings, for the report.
+        The texts of the warnings, for the report.
     """
     messages = []
     for task in tasks:
@@ -79,7 +79,7 @@ def warn_of_double_dipping(tasks, sources, stacklevel=3):
             if shared:
                 messages.append(
                     f"Double dipping: the task {task.name!r} tests on text that the {what} come from "
-                    f"({len(shared)} texts in common). Its effects are biased upwards; test on other text."
+                    f"({len(shared)} texts in common), which biases its effects upwards. Test on other text."
                 )
     for message in messages:
         warnings.warn(message, DoubleDippingWarning, stacklevel=stacklevel)

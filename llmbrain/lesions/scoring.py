@@ -1,4 +1,4 @@
-"""Tasks under many lesions: the one loop behind studies and dose-response curves."""
+"""Score tasks on the intact model and under many lesions."""
 
 import contextlib
 from dataclasses import dataclass
@@ -12,29 +12,29 @@ from .checkpoint import Checkpoint, RowCheckpoint
 from .context import Lesion
 from .positions import PositionTracker, check_positions, scored_positions
 
-__all__ = ["Runner", "default_max_tokens"]
+__all__ = ["Scorer", "default_max_tokens"]
 
 AUTOCASTS = (None, "bfloat16", "float16")
 
 
 @dataclass
-class Runner:
-    """Runs prepared tasks on the intact model and under a list of edits.
+class Scorer:
+    """Scores prepared tasks on the intact model and under a list of edits.
 
     Parameters
     ----------
     model, tokenizer
     sites : list of Site
-        In the order of the edits' geometry.
+        In the layer order of the edits' geometry.
     max_tokens : int, optional
-        Tokens of a forward pass, all rows together; default from the device.
+        Tokens in a forward pass, all rows together; default from the device.
     mode : {"auto", "prefix", "rows", "single"}
-        See :mod:`llmbrain.lesions.batched`; after a run the mode that was used.
+        See :mod:`llmbrain.lesions.batched`; after a run, the mode that was used.
     autocast : {None, "bfloat16", "float16"}
-        Matrix products in half precision: about twice as fast on processors that know it. Losses move by some
-        thousandths of a nat, alike for networks and controls.
+        Matrix products in half precision: about twice as fast on processors that support it. Losses change by some
+        thousandths of a nat, equally for networks and controls.
     positions : {"all", "prompt", "generated", "last"} or callable
-        At which tokens the edits act.
+        At which tokens the edits act, see :class:`llmbrain.lesions.positions.PositionTracker`.
     """
 
     model: object
@@ -47,13 +47,13 @@ class Runner:
 
     def __post_init__(self):
         if self.mode not in ("auto", *MODES):
-            raise ParameterError(f"mode={self.mode!r} is unknown; choose auto, {', '.join(MODES)}.")
+            raise ParameterError(f"mode must be one of auto, {', '.join(MODES)}; got {self.mode!r}.")
         if self.autocast not in AUTOCASTS:
-            raise ParameterError(f"autocast={self.autocast!r} is unknown; choose from {AUTOCASTS}.")
+            raise ParameterError(f"autocast must be one of {AUTOCASTS}; got {self.autocast!r}.")
         check_positions(self.positions)
 
     def run(self, tasks, edits, *, progress=False, checkpoint=None):
-        """Item values of every task: arrays ``(1 + n_edits, n_items)``, row 0 intact, larger is worse."""
+        """Return item values of every task: arrays ``(1 + n_edits, n_items)``; row 0 is intact, larger is worse."""
         check_positions(self.positions, tasks)
         sequences = [s for task in tasks for s in task.sequences]
         sums = self._score(sequences, edits, progress, checkpoint) if sequences else None
@@ -102,12 +102,15 @@ class Runner:
         rows = keeper.rows
         with self._precision(), _bar(1 + len(edits), task.name, progress, unit="run") as bar:
             bar.update(len(rows))
-            follow = any(edit.how == "resample" for edit in edits)
+            follow = any(edit.kind.by_position for edit in edits)
             tracker = PositionTracker(self.model, self.positions, follow=follow)
             for edit in [None, *edits][len(rows) :]:
-                there = edit is not None
-                with Lesion.at_sites(self.model, edit, self.sites, tracker) if there else contextlib.nullcontext():
-                    keeper.add(task.call(self.model, self.tokenizer))
+                lesioned = contextlib.nullcontext()
+                if edit is not None:
+                    lesioned = Lesion.at_sites(self.model, edit, self.sites, tracker)
+                with lesioned:
+                    row = task.call(self.model, self.tokenizer)
+                keeper.add(row)
                 bar.update(1)
         if len({len(row) for row in rows}) > 1:
             raise ParameterError(f"The task {task.name!r} returned different numbers of items under different lesions.")
@@ -133,7 +136,7 @@ class Runner:
         ]
 
     def _places(self, sequences):
-        """What positions mean for the texts at hand, by which an interrupted study is known again."""
+        """The lesioned positions of each sequence, as part of what identifies the study when it resumes."""
         import torch
 
         if self.positions == "all":
@@ -143,7 +146,7 @@ class Runner:
 
 
 def default_max_tokens(model):
-    """Choose the tokens of a forward pass: enough to keep the processor busy, few enough for the memory at hand.
+    """Choose the tokens of a forward pass: enough to keep the processor busy, few enough for the available memory.
 
     Parameters
     ----------
@@ -160,7 +163,7 @@ def default_max_tokens(model):
         return 2048
     config = model.config.get_text_config()
     width = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    # about ten copies of the widest activation live at a time; a third of the free memory may go to them
+    # about ten copies of the widest activation exist at a time; they may take a third of the free memory
     free, _ = torch.cuda.mem_get_info(device)
     return int(np.clip(free / 3 / (10 * width * 4), 4096, 131072))
 

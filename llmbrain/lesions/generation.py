@@ -1,4 +1,4 @@
-"""What a lesioned model writes, beside what the intact one writes."""
+"""Texts that a lesioned model generates: side by side with the intact ones, and as tasks."""
 
 import contextlib
 
@@ -9,15 +9,15 @@ from ..evaluation.generation import generate_texts, text_metrics
 from ..evaluation.multiple_choice import load_questions, parse_answer
 from ..exceptions import ParameterError
 from .context import lesion
-from .tasks import CallableTask
+from .tasks import TASKS, CallableTask
 
 __all__ = ["answer_task", "generation_task", "harness_task", "side_by_side"]
 
-MEASURES = ("repetition", "loop", "distinct_1", "distinct_2")
+MEASURES = {"repetition": False, "loop": False, "distinct_1": True, "distinct_2": True}  # whether higher is better
 
 
 def side_by_side(model, tokenizer, prompts, masks, *, lesion_options=None, **options):
-    """Texts of the intact and the lesioned model after the same prompts.
+    """Generate texts with the intact and the lesioned model from the same prompts.
 
     Parameters
     ----------
@@ -25,24 +25,24 @@ def side_by_side(model, tokenizer, prompts, masks, *, lesion_options=None, **opt
     tokenizer : transformers tokenizer
     prompts : str or list of str
     masks : NeuronMask, list of NeuronMask, or dict of str to NeuronMask
-        Each is lesioned in turn.
+        They are lesioned one after the other.
     lesion_options : dict, optional
-        ``how``, ``value``, ``strength``, ``positions`` and the like, see :func:`llmbrain.lesion`.
+        ``how``, ``value``, ``strength``, ``positions`` and others, see :func:`llmbrain.lesion`.
     **options
-        Go to :func:`llmbrain.evaluation.generate_texts`.
+        Passed to :func:`llmbrain.evaluation.generate_texts`.
 
     Returns
     -------
     pandas.DataFrame
-        A row for every prompt and condition (``intact`` first): ``condition`` and what
-        :func:`llmbrain.evaluation.text_metrics` says; ``frame.pivot(index="prompt", columns="condition",
-        values="text")`` puts the texts side by side.
+        One row per prompt and condition (``intact`` first): ``condition`` and the columns of
+        :func:`llmbrain.evaluation.text_metrics`. ``frame.pivot(index="prompt", columns="condition", values="text")``
+        puts the texts side by side.
     """
     if hasattr(masks, "geometry"):
         masks = [masks]
     if not isinstance(masks, dict):
         masks = {m.name or f"lesion-{i + 1}": m for i, m in enumerate(masks)}
-    # every lesion is made before the first text is written, so that a wrong mask costs nothing
+    # make every lesion before the first text is written, so that a wrong mask fails early
     lesions = {name: lesion(model, mask, **(lesion_options or {})) for name, mask in masks.items()}
     frames = []
     for name, context in {"intact": contextlib.nullcontext(), **lesions}.items():
@@ -53,48 +53,50 @@ def side_by_side(model, tokenizer, prompts, masks, *, lesion_options=None, **opt
     return pd.concat(frames, ignore_index=True)
 
 
+@TASKS.register("generation", needs=("prompts",))
 def generation_task(prompts, measure="repetition", *, name=None, **options):
-    """A task for :class:`LesionStudy`: how repetitive the texts are that the model writes.
+    """Make a task for :class:`LesionStudy`: how repetitive the texts are that the model generates.
 
     Parameters
     ----------
     prompts : list of str
-        An item each.
+        One item each.
     measure : {"repetition", "loop", "distinct_1", "distinct_2"}
-        See :func:`llmbrain.evaluation.text_metrics`. Texts too short for the measure are counted apart.
+        See :func:`llmbrain.evaluation.text_metrics`. Texts too short for the measure are counted separately.
     name : str, optional
     **options
-        Go to :func:`llmbrain.evaluation.generate_texts`.
+        Passed to :func:`llmbrain.evaluation.generate_texts`.
     """
     if measure not in MEASURES:
-        raise ParameterError(f"measure={measure!r} is unknown; choose from {', '.join(MEASURES)}.")
+        raise ParameterError(f"measure must be one of {', '.join(MEASURES)}; got {measure!r}.")
 
     def written(model, tokenizer):
         frame = text_metrics(generate_texts(model, tokenizer, prompts, **options))
         return frame[measure].to_numpy(dtype=float)
 
-    better = measure.startswith("distinct")
-    return CallableTask(written, name or f"text_{measure}", higher_is_better=better, unit=f"share ({measure})")
+    name, unit = name or f"text_{measure}", f"share ({measure})"
+    return CallableTask(written, name, higher_is_better=MEASURES[measure], unit=unit)
 
 
+@TASKS.register("answers", needs=("questions",))
 def answer_task(questions, *, name="answers", parse=parse_answer, max_new_tokens=12, **options):
-    """A task for :class:`LesionStudy`: questions that the model answers in its own words.
+    """Make a task for :class:`LesionStudy`: questions that the model answers in generated text.
 
     Parameters
     ----------
     questions : path or list of Question
-        See :func:`llmbrain.evaluation.load_questions`; the options are the labels that an answer may give.
+        See :func:`llmbrain.evaluation.load_questions`; the options are the labels that an answer can have.
     name : str
     parse : callable
-        ``parse(text, labels)`` returns a label, or None where the text gives none, or several.
+        ``parse(text, labels)`` returns a label, or None if the text has none or several.
     max_new_tokens : int
     **options
-        Go to :func:`llmbrain.evaluation.generate_texts`, for instance ``chat=True``.
+        Passed to :func:`llmbrain.evaluation.generate_texts`, for example ``chat=True``.
 
     Returns
     -------
     CallableTask
-        The share of wrong answers among those that could be read; the row ``NAME unread`` is the share of the others.
+        The share of wrong answers among those that could be read. The group ``NAME unread`` is the share of the others.
     """
     questions = load_questions(questions)
 
@@ -111,17 +113,18 @@ def answer_task(questions, *, name="answers", parse=parse_answer, max_new_tokens
     return CallableTask(answered, name, unit="error rate")
 
 
+@TASKS.register("harness", needs=("task",))
 def harness_task(task, metric="acc", *, name=None, **options):
-    """A task for :class:`LesionStudy`: one number of one lm-eval task (needs ``llmbrain[eval]``).
+    """Make a task for :class:`LesionStudy` from one metric of one lm-eval task (needs ``llmbrain[eval]``).
 
     Parameters
     ----------
     task : str
     metric : str
-        As lm-eval names it, such as ``acc``, ``acc_norm``, ``word_perplexity``.
+        Name in lm-eval, such as ``acc``, ``acc_norm``, ``word_perplexity``.
     name : str, optional
     **options
-        Go to :func:`llmbrain.evaluation.harness`.
+        Passed to :func:`llmbrain.evaluation.harness`.
     """
     from ..evaluation.harness import harness
 
