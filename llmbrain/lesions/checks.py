@@ -95,7 +95,6 @@ def _check_model(name, model, sites, geometry, edit, rng):
     other = Edit(NeuronMask(geometry.layer_of == geometry.n_layers - 1, geometry))
     losses = {m: condition_losses(model, sites, parts, [edit, other], mode=m) for m in ("rows", "single")}
     assert np.allclose(losses["rows"], losses["single"], rtol=1e-3, atol=1e-3), f"{name}: batched losses differ."
-    assert not np.allclose(losses["single"][1], losses["single"][0]), f"{name}: the lesion has no effect."
 
     seen, ids = {}, torch.from_numpy(parts[0].ids)[None].to(model.get_input_embeddings().weight.device)
 

@@ -19,10 +19,12 @@ from llmbrain.lesions import (
     LossTask,
     MinimalPairTask,
     MultipleChoiceTask,
+    StudyOptions,
     lesion,
     neuron_statistics,
 )
 from llmbrain.lesions.comparison import compare, effects_table, power_note, smallest_p
+from llmbrain.lesions.design import Design
 from llmbrain.masks import NeuronMask, controls, masks_from_maps
 from llmbrain.text import Corpus, Document, MinimalPair
 
@@ -331,10 +333,8 @@ def test_heads_are_compared_with_heads(tiny):
     ]
     families = ("random", "layer", ("layer", "importance"), "permuted", "top")
     study = LesionStudy(heads, TEXTS, n_controls=3, controls=families, reference=REFERENCE)
-    from llmbrain.lesions.plan import Plan
-
-    for family, k, _, mask in Plan(study, *tiny).conditions:
-        assert len(mask.heads) == len(heads[k].heads), family
+    for condition in Design(study, *tiny, StudyOptions()).conditions:
+        assert len(condition.mask.heads) == len(heads[condition.network].heads), condition.family
     assert study.run(*tiny, progress=False).table.effect.abs().min() > 0
 
 
@@ -531,9 +531,6 @@ def test_forecast_counts_the_work_without_doing_it(tiny, masks, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(type(tiny[0]), "forward", None)  # the model is not run
         forecast = study.forecast(*tiny)
-    from llmbrain.lesions import StudyOptions
-    from llmbrain.lesions.design import Design
-
     assert (
         forecast["n_conditions"] == 1 + 3 * (1 + 2 * 5 + 1) == 1 + len(Design(study, *tiny, StudyOptions()).conditions)
     )
