@@ -10,7 +10,7 @@ from ..models.sites import find_sites
 from .kinds import Edit
 from .positions import PositionTracker
 
-__all__ = ["Lesion", "check_hooks_reach", "check_mask", "is_lesioned", "lesion", "sites_of"]
+__all__ = ["Lesion", "check_hooks_reach", "check_mask", "is_lesioned", "lesion", "refuse_lesioned", "sites_of"]
 
 
 def lesion(model, mask, how="zero", *, positions="all", prompt_length=None, sites=None, check_model=True, **options):
@@ -197,6 +197,23 @@ def is_lesioned(model):
     """
     modules = {id(module) for module in model.modules()}
     return any(a.active and any(id(site.module) in modules for site in a.sites) for a in list(_ACTIONS))
+
+
+def refuse_lesioned(model, what):
+    """Raise if a lesion is active in a model.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    what : str
+        What cannot be done with a lesioned model, such as ``"pruned"``.
+
+    Raises
+    ------
+    ParameterError
+    """
+    if is_lesioned(model):
+        raise ParameterError(f"A lesion is active in the model, so it cannot be {what}. Leave the lesion's with block.")
 
 
 def _eager():

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from ..exceptions import ParameterError
+from ..lesions.context import refuse_lesioned
 from ..models.identity import describe_model
 from ..models.surgery import prunable_mlps
 from . import allocation as alloc
@@ -180,6 +181,7 @@ def prune(
     >>> pruned = lb.prune(model, tokenizer, lb.load_corpus("demo"), 0.2, recipe="fast")  # doctest: +SKIP
     >>> pruned.save_pretrained("smaller")  # doctest: +SKIP
     """
+    refuse_lesioned(model, "pruned")
     ratio = check_ratio(ratio, ratio_of)
     chosen = choose_recipe(recipe, score, allocation, compensation, options)
     options = make_options(chosen.pop("options"))

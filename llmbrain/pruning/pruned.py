@@ -6,6 +6,7 @@ import numpy as np
 
 from ..exceptions import ModelNotFoundError, ParameterError
 from ..files import atomic_dir, read_json, write_json, write_text
+from ..lesions.context import refuse_lesioned
 from ..models.surgery import attention_writers, prunable_mlps
 from .formats.card import model_card
 from .formats.hetero import save_hetero
@@ -44,6 +45,7 @@ def save_pruned(pruned, folder, *, format="hetero", tokenizer=None, results=None
     """
     if format not in FORMATS:
         raise ParameterError(f"Unknown format {format!r}; choose from {', '.join(FORMATS)}.")
+    refuse_lesioned(pruned.model, "saved")
     tokenizer = tokenizer or pruned.tokenizer
     with atomic_dir(folder) as part:
         if format == "gguf":

@@ -381,6 +381,21 @@ def test_an_interrupt_at_any_line_leaves_no_active_lesion(llama):
     assert not torch.equal(lesioned, intact)
 
 
+def test_a_lesioned_model_is_neither_pruned_nor_saved(llama, tokenizer, tmp_path):
+    import llmbrain as lb
+
+    pruned = lb.prune(llama, tokenizer, ["some text to calibrate on"], 0.2, recipe="flap", measure=False)
+    for model, act in (
+        (llama, lambda: lb.prune(llama, tokenizer, ["some text"], 0.2)),
+        (pruned.model, lambda: pruned.save_pretrained(tmp_path / "folder")),
+    ):
+        with lesion(model, make_mask(model)):
+            logits(model)
+            with pytest.raises(ParameterError, match="A lesion is active"):
+                act()
+    assert not (tmp_path / "folder").exists()
+
+
 def test_wrapped_models_are_refused_with_advice(llama):
     mask = make_mask(llama)
     with pytest.raises(ParameterError, match="model.module"):

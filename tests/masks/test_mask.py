@@ -6,7 +6,7 @@ import pytest
 
 from llmbrain.exceptions import GeometryMismatchError, MaskError, ParameterError
 from llmbrain.geometry import NeuronGeometry
-from llmbrain.masks import NeuronMask, controls, masks_from_maps
+from llmbrain.masks import NeuronMask, masks_from_maps
 
 GEOMETRY = NeuronGeometry.from_sizes([48, 37, 64], layers=[2, 5, 6])
 
@@ -178,95 +178,3 @@ def test_combined_masks_remember_both_texts():
     a, b = some_mask(0, info={"corpus_hash": "x", "threshold": 3.0}), some_mask(1, info={"corpus_hash": "y"})
     assert (a | b).info == {"corpus_hash": ["x", "y"], "threshold": 3.0}
     assert (a | a).info == a.info
-
-
-# ------------------------------------------------------------------------------------------------ controls
-layer_of_all = GEOMETRY.layer_of
-
-
-@pytest.mark.parametrize("by", ["layer", ("layer", "importance")])
-def test_matched_controls_have_the_network_s_layout(by):
-    mask, importance = some_mask(share=0.3), np.random.default_rng(5).random(149)
-    control = mask.matched_control(by=by, importance=importance, random_state=1)
-    np.testing.assert_array_equal(control.counts_per_layer, mask.counts_per_layer)
-    assert (control & mask).count == 0
-    assert control == mask.matched_control(by=by, importance=importance, random_state=1)
-    assert control != mask.matched_control(by=by, importance=importance, random_state=2)
-
-
-def test_random_controls_match_the_size_alone():
-    mask = NeuronMask.from_layers([5], GEOMETRY)
-    control = mask.matched_control(by=None, random_state=0)
-    assert control.count == mask.count
-    assert control.counts_per_layer[[0, 2]].sum() == mask.count
-
-
-def test_a_crowded_layer_is_completed_from_the_network_itself():
-    values = GEOMETRY.layer_of == 1
-    values[np.flatnonzero(values)[:5]] = False
-    importance = np.arange(149.0)
-    for control in (
-        controls.layer_matched(values, layer_of_all, 0),
-        controls.importance_matched(values, layer_of_all, importance, 0),
-    ):
-        assert control.sum() == values.sum()
-        assert control[np.flatnonzero(layer_of_all == 1)[:5]].all()  # all that is free is taken first
-        assert controls.overlap_share(values, control) == pytest.approx((32 - 5) / 32)
-
-
-def test_importance_matching_matches_importance_where_layer_matching_does_not():
-    rng = np.random.default_rng(0)
-    layer_of = np.repeat([0, 1, 2, 3], 500)
-    importance = rng.lognormal(0, 2, 2000)
-    network = np.zeros(2000, bool)  # the network holds mostly strong neurons
-    network[rng.choice(2000, 60, replace=False, p=importance / importance.sum())] = True
-    ranks = np.argsort(np.argsort(importance))
-    by_layer = [controls.layer_matched(network, layer_of, s) for s in range(20)]
-    by_both = [controls.importance_matched(network, layer_of, importance, s) for s in range(20)]
-    own = ranks[network].mean()
-    assert np.mean([ranks[c].mean() for c in by_layer]) < own - 300
-    assert np.mean([ranks[c].mean() for c in by_both]) == pytest.approx(own, abs=25)
-    assert len({c.tobytes() for c in by_both}) == 20
-
-
-def test_every_free_neuron_is_drawn_alike_by_layer_matching():
-    network = np.zeros(40, bool)
-    network[:4] = True
-    drawn = np.sum([controls.layer_matched(network, np.zeros(40, int), s) for s in range(2000)], axis=0)
-    assert (drawn[:4] == 0).all()
-    assert drawn[4:].min() > 150  # expected 222, standard deviation 14
-    assert drawn[4:].max() < 300
-
-
-def test_permuted_keeps_the_values_of_every_layer_and_the_overlaps_of_networks():
-    z = np.random.default_rng(0).standard_normal((2, 149))
-    moved = [controls.permuted(m, layer_of_all, 7) for m in z]
-    for layer in range(3):
-        inside = layer_of_all == layer
-        np.testing.assert_array_equal(np.sort(moved[0][inside]), np.sort(z[0][inside]))
-    a, b = z > 0.5
-    pa, pb = controls.permuted(a, layer_of_all, 7), controls.permuted(b, layer_of_all, 7)
-    assert (pa & pb).sum() == (a & b).sum()
-
-
-def test_anti_network_and_top_take_the_ends_of_the_ranking():
-    scores = np.arange(149.0)
-    network = scores > 140
-    anti = controls.anti_network(network, layer_of_all, scores, 0, pool=0.2)
-    last = np.flatnonzero(layer_of_all == 2)
-    assert set(np.flatnonzero(anti)) <= set(last[: int(0.2 * 64)])
-    assert anti.sum() == network.sum()
-    np.testing.assert_array_equal(controls.top_matched(network, layer_of_all, scores), network)
-
-
-def test_controls_refuse_what_they_cannot_match():
-    with pytest.raises(MaskError, match="empty"):
-        controls.random_set(np.zeros(5, bool))
-    with pytest.raises(ParameterError, match="importance="):
-        some_mask().matched_control(by=("layer", "importance"))
-    with pytest.raises(ParameterError, match="Unknown control family"):
-        some_mask().matched_control(by="column")
-    with pytest.raises(ParameterError, match="NaN"):
-        controls.importance_matched([1, 0], [0, 0], [np.nan, 1.0])
-    with pytest.raises(ParameterError, match="shape"):
-        controls.importance_matched([1, 0], [0, 0], [1.0])

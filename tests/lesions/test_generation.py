@@ -1,0 +1,155 @@
+"""Generated text of lesioned models: side by side, and as tasks."""
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_model, tiny_tokenizer
+
+from llmbrain.evaluation import generate_texts, text_metrics
+from llmbrain.evaluation.generation import GeneratedText, distinct_n, longest_loop, repetition_n
+from llmbrain.exceptions import LLMBrainError, ParameterError
+from llmbrain.geometry import NeuronGeometry
+from llmbrain.lesions import (
+    LesionStudy,
+    generation_task,
+    harness_task,
+    lesion,
+    side_by_side,
+)
+from llmbrain.masks import masks_from_maps
+from llmbrain.text import Corpus, Document
+
+TEXTS = Corpus(
+    [Document(f"some text about {i} cats and the dogs they met", f"d{i}", "ab"[i % 2]) for i in range(6)], "held"
+)
+REFERENCE = ["another text that is here for reference only, and nothing else", "and one more text"]
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return tiny_model("llama"), tiny_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def maps(tiny):
+    return np.random.default_rng(0).standard_normal((2, NeuronGeometry.from_model(tiny[0]).n_neurons))
+
+
+@pytest.fixture(scope="module")
+def masks(tiny, maps):
+    return masks_from_maps(maps, NeuronGeometry.from_model(tiny[0]), 1.5)
+
+
+PROMPTS = ["one prompt", "a longer prompt of more tokens", "two prompt"]
+
+
+def test_prompts_together_give_what_each_gives_alone(tiny):
+    together = generate_texts(*tiny, PROMPTS, max_new_tokens=10)
+    for prompt, text in zip(PROMPTS, together):
+        (alone,) = generate_texts(*tiny, prompt, max_new_tokens=10)
+        assert alone.ids.tolist() == text.ids.tolist()
+        assert (text.prompt, alone.text) == (prompt, text.text)
+
+
+def test_sampling_is_seeded_and_leaves_torch_s_generator_alone(tiny):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first = generate_texts(*tiny, PROMPTS, max_new_tokens=10, sample=True, random_state=1)
+    again = generate_texts(*tiny, PROMPTS, max_new_tokens=10, sample=True, random_state=1)
+    other = generate_texts(*tiny, PROMPTS, max_new_tokens=10, sample=True, random_state=2)
+    assert torch.equal(before, torch.get_rng_state())
+    assert [t.text for t in first] == [t.text for t in again]
+    assert [t.text for t in first] != [t.text for t in other]
+
+
+def test_the_end_of_a_text_is_cut_and_told(monkeypatch):
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+    (whole,) = generate_texts(model, tokenizer, PROMPTS[0], max_new_tokens=8)
+    assert not whole.ended
+    end = int(whole.ids[5])
+    monkeypatch.setattr(model.generation_config, "eos_token_id", [257, end])
+    (cut,) = generate_texts(model, tokenizer, PROMPTS[0], max_new_tokens=8)
+    assert cut.ended
+    assert cut.ids.tolist() == whole.ids[: whole.ids.tolist().index(end)].tolist()
+
+
+def test_chat_uses_the_template_or_says_there_is_none(tiny):
+    model, tokenizer = tiny
+    chat, plain = (generate_texts(model, tokenizer, "hi there", max_new_tokens=5, chat=c)[0] for c in (True, False))
+    assert chat.ids.tolist() != plain.ids.tolist()
+    with pytest.raises(ParameterError, match="chat template"):
+        generate_texts(model, tiny_tokenizer(chat=False), "hi", chat=True)
+    for bad in ([], [3]):
+        with pytest.raises(ParameterError, match="list of strings"):
+            generate_texts(model, tokenizer, bad)
+
+
+def test_metrics_of_text_by_hand():
+    assert distinct_n([1, 2, 3], 1) == 1.0
+    assert distinct_n([1, 1, 1, 1], 2) == pytest.approx(1 / 3)
+    assert repetition_n([1, 2, 3, 4, 1, 2, 3, 4], 4) == pytest.approx(1 / 5)
+    assert np.isnan(distinct_n([1], 2))
+    assert longest_loop([1, 1, 1]) == 3
+    assert longest_loop([5, 1, 2, 3, 1, 2, 3, 1, 9]) == 7
+    assert longest_loop([]) == 0
+    frame = text_metrics(
+        [GeneratedText("p", "t", np.array([1, 1, 1, 1]), False), GeneratedText("p", "", np.array([]), True)]
+    )
+    assert frame.loop.tolist() == [1.0, 0.0]
+    assert frame.n_tokens.tolist() == [4, 0]
+
+
+def test_texts_side_by_side_are_those_of_each_lesion(tiny, masks):
+    frame = side_by_side(*tiny, PROMPTS, masks, max_new_tokens=12, lesion_options={"how": "scale", "value": 3.0})
+    table = frame.pivot(index="prompt", columns="condition", values="text").loc[PROMPTS]
+    assert table.intact.tolist() == [t.text for t in generate_texts(*tiny, PROMPTS, max_new_tokens=12)]
+    with lesion(tiny[0], masks[1], how="scale", value=3.0):
+        assert table[masks[1].name].tolist() == [t.text for t in generate_texts(*tiny, PROMPTS, max_new_tokens=12)]
+
+
+def test_repetition_is_a_task_of_a_study(tiny, masks):
+    task = generation_task(PROMPTS, "distinct_1", max_new_tokens=6)
+    result = LesionStudy(masks[:1], [task], n_controls=2, controls=("layer",)).run(*tiny, progress=False)
+    own = result.items.set_index("item").effect
+    with lesion(tiny[0], masks[0]):
+        lesioned = text_metrics(generate_texts(*tiny, PROMPTS, max_new_tokens=6)).distinct_1
+    intact = text_metrics(generate_texts(*tiny, PROMPTS, max_new_tokens=6)).distinct_1
+    np.testing.assert_allclose(own, intact - lesioned)  # fewer different tokens are worse
+    with pytest.raises(ParameterError, match="must be one of repetition"):
+        generation_task(PROMPTS, "beauty")
+
+
+def test_harness_says_how_to_install_lm_eval_or_runs_a_task_under_a_lesion(tiny, masks, tmp_path):
+    try:
+        import lm_eval  # noqa: F401
+        from lm_eval.tasks import TaskManager
+    except ImportError:
+        from llmbrain.evaluation import harness
+
+        with pytest.raises(LLMBrainError, match=r"llmbrain\[eval\]"):
+            harness(*tiny, "arc_easy")
+        return
+    import json
+
+    rows = [{"question": f"The cat number {i} sat", "options": ["on", "under"], "answer": i % 2} for i in range(6)]
+    (tmp_path / "q.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
+    (tmp_path / "cats.yaml").write_text(
+        "task: cats\ndataset_path: json\ndataset_kwargs:\n  data_files:\n"
+        f"    test: {tmp_path / 'q.jsonl'}\ntest_split: test\noutput_type: multiple_choice\n"
+        "doc_to_text: '{{question}}'\ndoc_to_choice: '{{options}}'\ndoc_to_target: answer\n"
+        "metric_list:\n  - metric: acc\n    aggregation: mean\n    higher_is_better: true\n"
+    )
+    from llmbrain.evaluation import harness, multiple_choice
+
+    manager = TaskManager(include_path=str(tmp_path), include_defaults=False)
+    questions = [{"prompt": r["question"], "options": r["options"], "answer": r["answer"]} for r in rows]
+    expected = multiple_choice(*tiny, questions).correct.mean()
+    frame = harness(*tiny, "cats", task_manager=manager)
+    assert frame.set_index("metric").value["acc"] == pytest.approx(expected)
+    with lesion(tiny[0], masks[0], how="scale", value=8.0):
+        lesioned = multiple_choice(*tiny, questions).correct.mean()
+    task = harness_task("cats", task_manager=manager)
+    study = LesionStudy(masks[:1], [task], n_controls=2, controls=("layer",)).run(*tiny, progress=False)
+    assert study.table.intact.iloc[0] == pytest.approx(expected)
+    with lesion(tiny[0], masks[0], how="scale", value=8.0):
+        assert task.function(*tiny) == pytest.approx(lesioned)
