@@ -24,13 +24,13 @@ class NeuronStatistics:
     geometry : NeuronGeometry
     n_tokens : int
     mean, variance, kurtosis : float array of shape (n_neurons,)
-        Variance with divisor ``n_tokens``; excess kurtosis (0 for a Gaussian, and for a neuron that never moves).
+        Variance with divisor ``n_tokens``; excess kurtosis (0 for a Gaussian, and for a constant neuron).
     output_norm : float array of shape (n_neurons,)
-        Euclidean norm of the weights by which the neuron writes to the residual stream; 1 for sites without such.
+        Euclidean norm of the weights by which the neuron writes to the residual stream; 1 for sites without them.
     samples : float32 array of shape (n_samples, n_neurons) or None
         The neurons at some of the tokens.
     info : dict
-        ``corpus_hash``, ``corpus``, ``document_hashes`` where they are known.
+        ``corpus_hash``, ``corpus``, ``document_hashes``, if known.
     """
 
     geometry: NeuronGeometry
@@ -102,7 +102,7 @@ class _Samples:
         self.n = 0
 
     def draw(self, n_tokens):
-        """Choose which of the next tokens are kept: their rows in the block, and their places in the sample."""
+        """Choose tokens of the next block: their rows in the block, and their places in the sample."""
         size = len(self.values)
         if not size:
             return np.zeros((2, 0), int)
@@ -113,7 +113,7 @@ class _Samples:
         return np.array([list(last.values()), list(last)], int)
 
     def result(self):
-        """The sample, or None if none was asked for."""
+        """Return the sample, or None if it has size 0."""
         return self.values[: self.n] if len(self.values) else None
 
 
@@ -134,7 +134,7 @@ def _statistics(geometry, moments, samples, norms, info):
 def neuron_statistics(
     model, tokenizer=None, texts="demo", *, site="mlp", max_tokens=8192, n_samples=0, context=512, random_state=0
 ):
-    """Collect the moments of all neurons of a site over a reference text.
+    """Compute statistics of all neurons of a site over a reference text.
 
     Parameters
     ----------
@@ -142,21 +142,21 @@ def neuron_statistics(
     tokenizer : transformers tokenizer, optional
         Not needed with a recording.
     texts : Corpus, list of str, source, or Recording
-        A recording that exists already is read instead of running the model again.
+        With a recording, its files are read and the model is not run.
     site : str
     max_tokens : int or None
-        Read the first so many tokens of the text (spread over the documents); None: all.
+        Number of tokens to read, spread over the documents; None reads all.
     n_samples : int
-        Keep the values at so many tokens, for resampling lesions.
+        Number of tokens whose values are stored, for resampling lesions.
     context : int
-        Longest piece of a document.
+        Longest part of a document that is read at once.
     random_state : int
-        Which tokens are kept.
+        Decides which tokens are stored.
 
     Returns
     -------
     NeuronStatistics
-        Special tokens are left out.
+        Over all tokens except special ones.
     """
     from ..models.sites import find_sites
 
@@ -221,7 +221,7 @@ def _of_recording(model, recording, max_tokens, n_samples, random_state):
 
 
 def output_norms(sites):
-    """Norm of the weights by which each neuron writes to the residual stream.
+    """Compute the norm of the weights by which each neuron writes to the residual stream.
 
     Parameters
     ----------
@@ -230,7 +230,7 @@ def output_norms(sites):
     Returns
     -------
     float array of shape (n_neurons,)
-        1 for sites that are the output of a module: there the neuron is what is written, or is multiplied before it.
+        1 for sites that are the output of a module, where the value itself is written, or multiplied first.
     """
     norms = []
     for site in sites:
