@@ -23,7 +23,7 @@ import torch
 
 import llmbrain
 from llmbrain.lesions import neuron_statistics
-from llmbrain.recording import record
+from llmbrain.recording import RecordingOptions, record
 from llmbrain.recording.job import prepare
 from llmbrain.recording.writer import RunWriter
 from llmbrain.text import Corpus
@@ -68,7 +68,7 @@ def measure(model, tokenizer, corpus, args, name, folder):
     options |= VARIANTS[name]
     options["max_tokens"] //= options["every"]  # so that every variant reads about as much
     statistics_only = name == "moments"
-    job = prepare(model, tokenizer, corpus, **options)
+    job = prepare(model, tokenizer, corpus, RecordingOptions(**options))
     print(job.forecast)
     plain(job, args)  # warm up
     rows = []

@@ -1,12 +1,14 @@
 """Recording: from a model and texts to runs on disk."""
 
-from .forecast import Forecast, forecast
-from .recorder import record
+from .forecast import Forecast
+from .job import RecordingOptions
+from .recorder import forecast, record
 from .sources import Material, conversations, generated
 
 __all__ = [
     "Forecast",
     "Material",
+    "RecordingOptions",
     "conversations",
     "forecast",
     "generated",

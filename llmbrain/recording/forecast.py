@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..exceptions import RecordingError
 
-__all__ = ["Forecast", "check_room", "forecast"]
+__all__ = ["Forecast", "check_room", "make_forecast"]
 
 
 @dataclass(frozen=True)
@@ -65,26 +65,6 @@ def make_forecast(plan, geometries, batch_tokens, vocabulary, itemsize=4, dtype_
         bytes=plan.n_tokens * voxels * itemsize + 352 * len(plan.runs) * len(geometries),
         peak_memory=at_once * (4 * sum(neurons.values()) + dtype_bytes * vocabulary),
     )
-
-
-def forecast(model, tokenizer, corpus, **options):
-    """Say what :func:`llmbrain.record` with the same options would cost, without recording.
-
-    Parameters
-    ----------
-    model, tokenizer, corpus
-        As in :func:`llmbrain.record`.
-    **options
-        As in :func:`llmbrain.record`, without ``out``, ``run_index`` and ``progress``.
-
-    Returns
-    -------
-    Forecast
-        Print it, or read its numbers.
-    """
-    from .job import prepare
-
-    return prepare(model, tokenizer, corpus, **options).forecast
 
 
 def check_room(folder, n_bytes):

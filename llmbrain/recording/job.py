@@ -1,4 +1,4 @@
-"""Everything about a recording that is decided before the first forward pass."""
+"""Options and plan of a recording: everything that is decided before the first forward pass."""
 
 import hashlib
 from dataclasses import dataclass
@@ -19,11 +19,84 @@ from .forecast import Forecast, make_forecast
 from .sources import texts
 from .windows import Plan, RunPlan, plan_recording
 
-__all__ = ["TOKENS_PER_RUN", "Job", "prepare"]
+__all__ = ["Job", "RecordingOptions", "prepare"]
 
 CONTEXT = 1024
-TOKENS_PER_RUN = 4096
 BATCH_TOKENS = 2048  # places of one batch, padding included: bounds the memory, and more is not faster
+
+
+@dataclass(frozen=True)
+class RecordingOptions:
+    """What is recorded, and how. :func:`llmbrain.record` and :func:`forecast` take these fields as keyword arguments.
+
+    Parameters
+    ----------
+    site : str or list of str
+        One or several of :data:`llmbrain.models.sites.SITES`; several are recorded in one pass.
+    layers : int or sequence of int, optional
+        Record only these layers.
+    sites : dict or str, optional
+        Names the modules by hand, see :func:`llmbrain.find_sites`; with several sites, a dict by site.
+    max_tokens : int, optional
+        Stop after this number of recorded tokens.
+    every : int
+        Record only every ``every``-th token of a document.
+    context : int, optional
+        Longest window that the model reads at once, in tokens; by default 1024, or the model's limit if that is less.
+    warmup : int, optional
+        A document longer than the context is read in overlapping windows. In every window but the first, only tokens
+        preceded by at least ``warmup`` tokens are recorded; a quarter of the context by default.
+    tokens_per_run : int
+        Most tokens per run, at most 32767. Runs end with documents where possible.
+    batch_size : int
+        Most windows per batch; a batch also has at most 2048 tokens, or one window.
+    storage : {"float32", "int16"}
+        Type of the numbers in the files. int16 halves them: each neuron is divided by its own factor, 1/4096 of its
+        largest activation in the first 2048 tokens, which is kept in a ``scale`` image beside the runs.
+    special_tokens : bool
+        Also record BOS and other special tokens. They are attention sinks: their activity is far larger than that of
+        other tokens.
+    """
+
+    site: str | list = "mlp"
+    layers: int | list | None = None
+    sites: dict | str | None = None
+    max_tokens: int | None = None
+    every: int = 1
+    context: int | None = None
+    warmup: int | None = None
+    tokens_per_run: int = 4096
+    batch_size: int = 8
+    storage: str = "float32"
+    special_tokens: bool = False
+
+    @property
+    def dtype(self):
+        """The numpy type of ``storage``."""
+        try:
+            dtype = np.dtype(self.storage)
+        except TypeError:
+            dtype = None
+        if dtype not in (np.dtype(np.float32), np.dtype(np.int16)):
+            raise ParameterError(f"storage={self.storage!r}: choose 'float32', or 'int16' for files of half the size.")
+        return dtype
+
+    def find_sites(self, model):
+        """Find the chosen layers of each site: a dict of lists of :class:`~llmbrain.models.sites.Site`."""
+        names = [self.site] if isinstance(self.site, str) or self.site is None else list(self.site)
+        if not names or len(set(names)) != len(names):
+            raise ParameterError(f"site={self.site!r}: name one site, or several different ones.")
+        by_hand = dict.fromkeys(names, self.sites) if len(names) == 1 or self.sites is None else self.sites
+        if set(by_hand) != set(names):
+            raise ParameterError(f"With several sites, sites= is a dict with the keys {', '.join(names)}.")
+        return {name: _choose_layers(find_sites(model, name, sites=by_hand[name]), self.layers) for name in names}
+
+    def plan(self, model, documents):
+        """Plan the windows and runs of some documents."""
+        context = _context(model, self.context)
+        warmup = context // 4 if self.warmup is None else self.warmup
+        kept = ("tokens_per_run", "max_tokens", "every", "special_tokens")
+        return plan_recording(documents, context=context, warmup=warmup, **{name: getattr(self, name) for name in kept})
 
 
 @dataclass(eq=False)
@@ -33,20 +106,20 @@ class Job:
     Parameters
     ----------
     model : transformers.PreTrainedModel
+    options : RecordingOptions
     sites : dict of list of Site
-        By the name of the site.
+        The sites by name.
     geometries : dict of NeuronGeometry
     plan : Plan
     forecast : Forecast
     model_info, corpus_info : dict
     frequencies : tuple
         From :func:`~llmbrain.recording.events.log_frequencies`.
-    pad_token_id, batch_size : int
-    storage : numpy dtype
-        Of the numbers in the files.
+    pad_token_id : int
     """
 
     model: object
+    options: RecordingOptions
     sites: dict
     geometries: dict
     plan: Plan
@@ -55,8 +128,11 @@ class Job:
     corpus_info: dict
     frequencies: tuple
     pad_token_id: int
-    batch_size: int
-    storage: np.dtype
+
+    @property
+    def storage(self):
+        """The numpy type of the numbers in the files."""
+        return self.options.dtype
 
     def study(self, root, create=False):
         """The study this job belongs to; refuses a folder that holds another. Only ``create`` writes anything."""
@@ -124,7 +200,7 @@ class Job:
         """
         limit = max(BATCH_TOKENS, max(len(piece) for piece in run.pieces))
         for batch in batches(
-            run.pieces, self.batch_size, max_batch_tokens=limit, bucket=True, pad_token_id=self.pad_token_id
+            run.pieces, self.options.batch_size, max_batch_tokens=limit, bucket=True, pad_token_id=self.pad_token_id
         ):
             pieces = [run.pieces[i] for i in batch.indices]
             yield batch, [piece.places for piece in pieces], [piece.row for piece in pieces], pieces
@@ -134,31 +210,14 @@ class Job:
         return max(sum(map(len, places)) for run in runs for _, places, _, _ in self.batches(run))
 
 
-def prepare(
-    model,
-    tokenizer,
-    corpus,
-    *,
-    site="mlp",
-    layers=None,
-    sites=None,
-    max_tokens=None,
-    every=1,
-    context=None,
-    warmup=None,
-    tokens_per_run=TOKENS_PER_RUN,
-    batch_size=8,
-    storage="float32",
-    special_tokens=False,
-):
-    """Check everything and plan the recording; no activation is computed, nothing is written.
+def prepare(model, tokenizer, corpus, options):
+    """Check everything and plan a recording; no activation is computed and nothing is written.
 
     Parameters
     ----------
-    model, tokenizer, corpus, site, layers, sites, max_tokens, every
+    model, tokenizer, corpus
         As in :func:`llmbrain.record`.
-    context, warmup, tokens_per_run, batch_size, storage, special_tokens
-        As well.
+    options : RecordingOptions
 
     Returns
     -------
@@ -166,31 +225,21 @@ def prepare(
     """
     _check_model(model)
     _check_tokenizer(tokenizer)
-    names = [site] if isinstance(site, str) or site is None else list(site)
-    if not names or len(set(names)) != len(names):
-        raise ParameterError(f"site={site!r}: name one site, or several different ones.")
-    storage = _storage(storage)
-    by_hand = dict.fromkeys(names, sites) if len(names) == 1 or sites is None else sites
-    if set(by_hand) != set(names):
-        raise ParameterError(f"With several sites, sites= is a dict with the keys {', '.join(names)}.")
-    found = {name: _choose_layers(find_sites(model, name, sites=by_hand[name]), layers) for name in names}
-    geometries = {name: NeuronGeometry.from_sites(group, name) for name, group in found.items()}
-    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
-        raise ParameterError(f"batch_size={batch_size!r}: it must be a whole number of at least 1.")
+    storage, sites = options.dtype, options.find_sites(model)
+    geometries = {name: NeuronGeometry.from_sites(group, name) for name, group in sites.items()}
+    size = options.batch_size
+    if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
+        raise ParameterError(f"batch_size={size!r}: it must be a whole number of at least 1.")
     material = texts(corpus, tokenizer)
     _check_vocabulary(model, material.documents)
-    context = _context(model, context)
-    plan = plan_recording(
-        material.documents, context=context, warmup=context // 4 if warmup is None else warmup,
-        tokens_per_run=tokens_per_run, max_tokens=max_tokens, every=every, special_tokens=special_tokens,
-    )  # fmt: skip
+    plan = options.plan(model, material.documents)
     forecast = make_forecast(
         plan, geometries, BATCH_TOKENS, getattr(model.config.get_text_config(), "vocab_size", 0),
         itemsize=storage.itemsize, dtype_bytes=model.dtype.itemsize,
     )  # fmt: skip
     return Job(
-        model, found, geometries, plan, forecast, describe_model(model), material.corpus,
-        log_frequencies(material.documents), padding_id(tokenizer), batch_size, storage,
+        model, options, sites, geometries, plan, forecast, describe_model(model), material.corpus,
+        log_frequencies(material.documents), padding_id(tokenizer),
     )  # fmt: skip
 
 
@@ -224,16 +273,6 @@ def _check_vocabulary(model, documents):
         raise ParameterError(
             f"The tokenizer gives the token {largest}, the model knows {n_known} tokens: they do not belong together."
         )
-
-
-def _storage(storage):
-    try:
-        dtype = np.dtype(storage)
-    except TypeError:
-        dtype = None
-    if dtype not in (np.dtype(np.float32), np.dtype(np.int16)):
-        raise ParameterError(f"storage={storage!r}: choose 'float32', or 'int16' for files of half the size.")
-    return dtype
 
 
 def _choose_layers(group, layers):

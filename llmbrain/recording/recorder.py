@@ -17,98 +17,58 @@ from ..dataset.layout import bids_label
 from ..exceptions import NumericalWarning, RecordingError
 from ..files import write_json, write_tsv
 from .capture import HostScanner, NotFiniteError, quiet_forward
-from .claims import claim
 from .events import run_events
 from .forecast import check_room
-from .job import TOKENS_PER_RUN, prepare
+from .job import RecordingOptions, prepare
 from .scaling import neuron_scales
 from .writer import RunWriter
 
-__all__ = ["record"]
+__all__ = ["forecast", "record"]
 
 _WAIT = 0.5  # seconds between looks at a run that another process is recording
 
 
-def record(
-    model,
-    tokenizer,
-    corpus,
-    out=None,
-    *,
-    site="mlp",
-    layers=None,
-    sites=None,
-    max_tokens=None,
-    every=1,
-    context=None,
-    warmup=None,
-    tokens_per_run=TOKENS_PER_RUN,
-    batch_size=8,
-    storage="float32",
-    special_tokens=False,
-    run_index=None,
-    progress=True,
-):
-    """Record what the neurons of a model do while it reads texts.
+def record(model, tokenizer, corpus, out=None, *, run_index=None, progress=True, **options):
+    """Record the activations of a model's neurons while it reads texts.
 
-    Activations go straight into 4D NIfTI files of float32, ``(layer, row, column, token)``, with a JSON sidecar and
-    an ``events.tsv`` that says what each token is, in the layout of a BIDS derivative. Special tokens and padding are
-    left out. Memory is bounded by one batch, whatever the length of the texts (on CUDA by two batches of each of up to
-    eight runs, within 40 % of what is free on the device). An interrupted recording is gone on
-    with by the same call: finished runs stay, the others are made again, to the same bytes.
+    Activations are written into 4D NIfTI files, ``(layer, row, column, token)``, each with a JSON sidecar and an
+    ``events.tsv`` that describes each token, in the layout of a BIDS derivative. Special tokens and padding are left
+    out. Only one batch of activations is in memory at a time (on CUDA, two batches of each of up to eight runs, within
+    40 % of the free device memory). The tokenized text stays in memory: about 50 bytes per token. To resume an
+    interrupted recording, repeat the call: finished runs stay, and the others are recorded again with the same bytes.
 
     Parameters
     ----------
     model : transformers.PreTrainedModel
-        Its outputs are not changed.
+        Its outputs do not change.
     tokenizer : transformers.PreTrainedTokenizerBase
     corpus : Corpus, list of str, str, path-like or Material
-        Whatever :func:`llmbrain.load_corpus` takes, or what :func:`llmbrain.recording.conversations` (chat templates,
-        with roles) or :func:`llmbrain.recording.generated` (prompts and what the model makes of them) return.
+        Anything that :func:`llmbrain.load_corpus` accepts, or what :func:`llmbrain.recording.conversations` (chat
+        templates with roles) or :func:`llmbrain.recording.generated` (prompts and the model's continuations) return.
     out : path-like, optional
-        Folder of the study. None makes a temporary one, removed when Python ends.
-    site : str or list of str
-        One or several of :data:`llmbrain.models.sites.SITES`; several are read in one pass.
-    layers : sequence of int, optional
-        Record only these layers.
-    sites : dict or str, optional
-        Names the modules by hand, see :func:`llmbrain.find_sites`; with several sites a dict by site.
-    max_tokens : int, optional
-        Stop after so many recorded tokens.
-    every : int
-        Record only every ``every``-th token of a document.
-    context : int, optional
-        Most tokens that the model reads at once; 1024, or what the model can read if that is less.
-    warmup : int, optional
-        A document longer than the context is read in overlapping windows, and in every window but the first only
-        tokens with at least so many before them are recorded; a quarter of the context.
-    tokens_per_run : int
-        Most tokens of a run, at most 32767; runs end with documents where that is possible.
-    batch_size : int
-        Most windows in a batch; a batch also has at most 2048 tokens (or one window).
-    storage : {"float32", "int16"}
-        Type of the numbers in the files. int16 halves them: each neuron is divided by a factor of its own, 1/4096 of
-        its largest activation in the first 2048 tokens, kept in a ``scale`` image beside the runs.
-    special_tokens : bool
-        Record BOS and other special tokens as well: attention sinks, whose activity is out of all proportion.
+        Folder of the study. By default a temporary folder, which is removed when Python ends.
     run_index : int or sequence of int, optional
-        Record only these runs (from 1). Several processes, e.g. of a job array, can so fill one folder.
+        Record only these runs, counted from 1. Several processes, for example of a job array, can record into one
+        folder.
     progress : bool
         Show the forecast and a progress bar.
+    **options
+        Fields of :class:`llmbrain.recording.RecordingOptions`: ``site``, ``layers``, ``sites``, ``max_tokens``,
+        ``every``, ``context``, ``warmup``, ``tokens_per_run``, ``batch_size``, ``storage``, ``special_tokens``.
 
     Returns
     -------
     Recording, or dict of Recording
-        For a list of sites a dict with one recording a site. With ``run_index``, the runs that were asked for.
+        With a list of sites, a dict with one recording per site. With ``run_index``, only the requested runs.
 
     Raises
     ------
     ParameterError
-        If a number is outside what is allowed.
+        If a number is outside the allowed range.
     UnsupportedArchitectureError
         If the site is not found in the model.
     CorpusError
-        If the texts are missing, empty, or have a document shorter than two tokens.
+        If the texts are missing or empty, or a document is shorter than two tokens.
     DatasetError
         If the folder holds another study. Nothing has been written then.
     RecordingError
@@ -119,11 +79,7 @@ def record(
     >>> runs = record(model, tokenizer, load_corpus("demo"), out="study")  # doctest: +SKIP
     >>> runs[0].to_array().shape, runs.events.columns  # doctest: +SKIP
     """
-    job = prepare(
-        model, tokenizer, corpus, site=site, layers=layers, sites=sites, max_tokens=max_tokens, every=every,
-        context=context, warmup=warmup, tokens_per_run=tokens_per_run, batch_size=batch_size, storage=storage,
-        special_tokens=special_tokens,
-    )  # fmt: skip
+    job = prepare(model, tokenizer, corpus, RecordingOptions(**options))
     wanted = job.wanted(run_index)
     study = job.study(out if out is not None else _temporary())
     missing = job.missing(study, wanted)
@@ -138,7 +94,23 @@ def record(
             print(
                 f"{len(runs)} runs, {runs.n_tokens} tokens: {Path(runs.paths[0]).parent}/*desc-{bids_label(runs.site)}*"
             )
-    return recordings[site] if isinstance(site, str) else recordings
+    return recordings[job.options.site] if isinstance(job.options.site, str) else recordings
+
+
+def forecast(model, tokenizer, corpus, **options):
+    """Compute the size of a recording without recording.
+
+    Parameters
+    ----------
+    model, tokenizer, corpus, **options
+        As in :func:`llmbrain.record`.
+
+    Returns
+    -------
+    Forecast
+        Print it, or read its numbers.
+    """
+    return prepare(model, tokenizer, corpus, RecordingOptions(**options)).forecast
 
 
 def _record_runs(job, study, missing, progress):
@@ -171,15 +143,16 @@ def _groups(missing, scanners):
 
 
 def _try_runs(job, study, runs, names, scanners, scales, bar):
-    """Record runs unless other processes are at them; returns those that are taken."""
+    """Record runs unless other processes are recording them; returns the runs that others hold."""
     taken, free, locks = [], [], []
-    with contextlib.ExitStack() as claims:
+    with contextlib.ExitStack() as held:
         for run in runs:
-            lock = study.path("lock", run=run.number)
-            if not claims.enter_context(claim(lock)):
+            lock = _lock(study.path("lock", run=run.number))
+            if lock is None:
                 taken.append(run)
                 continue
-            locks.append(lock)
+            held.callback(lock.release)
+            locks.append(Path(lock.lock_file))
             left = [name for name in names if not job.is_finished(study, run, name)]
             if left == names:
                 free.append(run)
@@ -189,10 +162,27 @@ def _try_runs(job, study, runs, names, scanners, scales, bar):
                 bar.update(run.n_tokens)
         if free:
             _record_together(job, study, free, names, scanners, scales, bar)
-        # Only now: a lock that is removed while its run is unfinished could be held twice, under one name.
-        for lock in locks:
-            lock.unlink(missing_ok=True)
+    # Only now: if a lock were removed while its run is unfinished, two processes could hold locks of one name.
+    for lock in locks:
+        with contextlib.suppress(OSError):  # Windows refuses while another process looks whether the run is finished
+            lock.unlink()
     return taken
+
+
+def _lock(path):
+    """Lock a run for this process, or return None if another one holds it.
+
+    The operating system releases the lock when the process ends, so a killed recording leaves none behind.
+    """
+    from filelock import FileLock, Timeout
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return None
+    return lock
 
 
 def _record_together(job, study, runs, names, scanners, scales, bar):
@@ -322,7 +312,7 @@ def _sidecar(job, study, run, name, writer):
         "WarmUp": settings["warmup"],
         "EveryNthToken": settings["every"],
         "SpecialTokens": settings["special_tokens"],
-        "BatchSize": job.batch_size,
+        "BatchSize": job.options.batch_size,
         "LibraryVersions": {
             "llmbrain": __version__,
             "torch": torch.__version__,

@@ -1,7 +1,6 @@
 """Correction for many tests: false discovery rate."""
 
 import numpy as np
-from scipy.stats import false_discovery_control
 
 from ..exceptions import ParameterError
 
@@ -34,6 +33,8 @@ def fdr(p):
     >>> fdr([0.01, 0.04, 0.03]).round(3).tolist()
     [0.03, 0.04, 0.04]
     """
+    from scipy.stats import false_discovery_control
+
     q = np.array(p, dtype=np.float64)
     known = ~np.isnan(q)
     if (q[known] < 0).any() or (q[known] > 1).any():
