@@ -1,7 +1,4 @@
-"""Files that are either the old one or the new one, never half of it.
-
-Everything is written beside its place and renamed into it, so that an interrupted run leaves no damaged file.
-"""
+"""Atomic files: each file is written next to its destination and renamed, so an interrupted run damages nothing."""
 
 import contextlib
 import json
@@ -14,32 +11,32 @@ __all__ = ["atomic_dir", "atomic_path", "read_json", "read_tsv", "save_img", "wr
 
 
 def _sibling(path):
-    # Suffixes stay at the end: nibabel and pandas choose the format by them.
+    # The suffix stays at the end: nibabel and pandas choose the format by it.
     return path.with_name(f".{uuid.uuid4().hex[:8]}.part.{path.name}")
 
 
 @contextlib.contextmanager
 def atomic_path(path):
-    """Give a temporary sibling of ``path`` that becomes ``path`` when the block ends well.
+    """Yield a temporary path next to ``path`` that is renamed to ``path`` if the block succeeds.
 
     Parameters
     ----------
     path : path-like
-        The file to write. Missing parent folders are made.
+        The file to write. Missing parent folders are created.
 
     Yields
     ------
     pathlib.Path
-        Where to write. Removed again if the block raises.
+        The path to write to. The file is removed if the block raises.
 
     Examples
     --------
     >>> import tempfile, pathlib
     >>> target = pathlib.Path(tempfile.mkdtemp()) / "a.txt"
     >>> with atomic_path(target) as part:
-    ...     _ = part.write_text("whole")
+    ...     _ = part.write_text("complete")
     >>> target.read_text()
-    'whole'
+    'complete'
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,9 +51,9 @@ def atomic_path(path):
 
 @contextlib.contextmanager
 def atomic_dir(path):
-    """Give a temporary folder that takes the place of ``path`` when the block ends well.
+    """Yield a temporary folder that replaces ``path`` if the block succeeds.
 
-    An old folder at ``path`` stays whole until the new one is complete; it is then replaced.
+    An existing folder at ``path`` stays intact until the new one is complete.
 
     Parameters
     ----------
@@ -66,7 +63,7 @@ def atomic_dir(path):
     Yields
     ------
     pathlib.Path
-        An empty folder beside ``path``. Removed again if the block raises.
+        An empty folder next to ``path``. It is removed if the block raises.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +88,7 @@ def atomic_dir(path):
 
 
 def _plain(value):
-    """Turn numpy scalars, arrays and paths into what JSON knows."""
+    """Convert numpy scalars, arrays and paths to JSON types."""
     if hasattr(value, "tolist"):
         return value.tolist()
     if isinstance(value, os.PathLike):
@@ -109,7 +106,7 @@ def write_text(path, text):
 
 
 def write_json(path, obj):
-    """Write ``obj`` as indented JSON, atomically; numpy values are accepted."""
+    """Write ``obj`` as indented JSON, atomically. Numpy values are accepted."""
     return write_text(path, json.dumps(obj, indent=2, ensure_ascii=False, default=_plain) + "\n")
 
 
@@ -119,7 +116,7 @@ def read_json(path):
 
 
 def write_tsv(path, frame):
-    """Write a data frame as a BIDS table: tabs, a header line, ``n/a`` for what is missing."""
+    """Write a data frame as a BIDS table: tab-separated, with a header line, ``n/a`` for missing values."""
     with atomic_path(path) as part:
         frame.to_csv(part, sep="\t", index=False, na_rep="n/a", lineterminator="\n")
     return Path(path)

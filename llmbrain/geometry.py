@@ -1,8 +1,9 @@
-"""The bijection between neurons and voxels.
+"""The mapping between neurons and voxels.
 
-A volume is ``(layer, row, col)`` with the token as fourth axis. With the layer on axis 0 the order in which nilearn
-reads the voxels of a mask is the flat neuron index, ``offsets[layer] + unit``, so arrays and images never need a
-permutation to agree. Layers whose width does not fold exactly are padded with voxels outside the mask.
+A volume is ``(layer, row, col)``, with the token as fourth axis. Because the layer is axis 0, nilearn reads the voxels
+of a mask in the order of the flat neuron index, ``offsets[layer] + unit``: arrays and images agree without a
+permutation.
+Layers whose width does not fold exactly are padded with voxels outside the mask.
 """
 
 import hashlib
@@ -21,15 +22,15 @@ NIFTI1_MAX = 32767  # NIfTI-1 stores each axis in a signed 16-bit integer
 
 
 def fold(width):
-    """Fold ``width`` neurons into the sheet ``(rows, cols)`` that is closest to a square.
+    """Fold ``width`` neurons into a nearly square sheet ``(rows, cols)``.
 
-    An exact fold is taken where one exists with sides no more unequal than 1 : 3; otherwise the sheet is the smallest
-    near-square one that holds all neurons, and the rest of it is padding.
+    The most square exact fold is used if its sides differ by at most 1 : 3. Otherwise the sheet is the smallest
+    nearly square one that holds all neurons, and the rest of it is padding.
 
     Parameters
     ----------
     width : int
-        Neurons of the widest layer.
+        Number of neurons of the widest layer.
 
     Returns
     -------
@@ -53,18 +54,18 @@ def fold(width):
 
 @dataclass(frozen=True)
 class NeuronGeometry:
-    """Where each neuron of a recorded site lies in a volume.
+    """The position of each neuron of a recorded site in a volume.
 
     Parameters
     ----------
     sizes : tuple of int
-        Neurons of each layer.
+        Number of neurons of each layer.
     site : str
-        Which neurons these are (see :data:`llmbrain.models.sites.SITES`).
+        Name of the site, one of :data:`llmbrain.models.sites.SITES`.
     layers : tuple of int
-        The model's own numbers of the layers; a recording may hold only some of them.
+        The model's numbers of the layers; a recording may hold only some of them.
     n_heads : tuple of int or None
-        Attention heads of each layer, for sites whose units are grouped into heads.
+        Number of attention heads of each layer, for sites whose units form heads.
 
     Examples
     --------
@@ -87,10 +88,12 @@ class NeuronGeometry:
             raise ParameterError(f"A geometry needs at least one layer of at least one neuron; got {list(sizes)}.")
         layers = tuple(range(len(sizes))) if self.layers is None else tuple(int(i) for i in self.layers)
         if len(layers) != len(sizes) or len(set(layers)) != len(layers):
-            raise ParameterError(f"{len(sizes)} layer sizes need as many different layer numbers; got {list(layers)}.")
+            raise ParameterError(
+                f"{len(sizes)} layer sizes need {len(sizes)} different layer numbers; got {list(layers)}."
+            )
         heads = None if self.n_heads is None else tuple(int(h) for h in self.n_heads)
         if heads is not None and (len(heads) != len(sizes) or any(h < 1 or s % h for s, h in zip(sizes, heads))):
-            raise ParameterError(f"n_heads {heads} does not divide the layer sizes {sizes} one by one.")
+            raise ParameterError(f"n_heads={heads} must divide the layer sizes {sizes} one by one.")
         for name, value in (("sizes", sizes), ("layers", layers), ("n_heads", heads)):
             object.__setattr__(self, name, value)
         too_long = [n for n in self.shape if n > NIFTI1_MAX]
@@ -100,7 +103,7 @@ class NeuronGeometry:
                 "Record fewer layers at a time."
             )
 
-    # -- making one -----------------------------------------------------------------------------------------------
+    # -- construction ----------------------------------------------------------------------------------------------
     @classmethod
     def from_sizes(cls, sizes, site="mlp", layers=None, n_heads=None):
         """Make a geometry from the number of neurons of each layer."""
@@ -108,7 +111,7 @@ class NeuronGeometry:
 
     @classmethod
     def from_model(cls, model, site="mlp", sites=None):
-        """Make the geometry of one site of a loaded model.
+        """Make the geometry of a site of a loaded model.
 
         Parameters
         ----------
@@ -133,14 +136,14 @@ class NeuronGeometry:
 
     @classmethod
     def from_dict(cls, d):
-        """Make a geometry from :meth:`to_dict`'s output, e.g. out of a sidecar."""
+        """Make a geometry from the output of :meth:`to_dict`, for example from a sidecar."""
         try:
             return cls(d["sizes"], d["site"], d.get("layers"), d.get("n_heads"))
         except (KeyError, TypeError) as error:
-            raise GeometryMismatchError(f"Not a description of a neuron geometry: {d!r}.") from error
+            raise GeometryMismatchError(f"This does not describe a neuron geometry: {d!r}.") from error
 
     def to_dict(self):
-        """Describe the geometry with plain lists and strings (for JSON)."""
+        """Return the geometry as a dict of lists and strings, for JSON."""
         return {
             "site": self.site,
             "sizes": list(self.sizes),
@@ -172,12 +175,12 @@ class NeuronGeometry:
 
     @cached_property
     def offsets(self):
-        """First flat index of each layer and the total, shape ``(n_layers + 1,)``."""
+        """First flat index of each layer, then the total, shape ``(n_layers + 1,)``."""
         return np.concatenate([[0], np.cumsum(self.sizes)])
 
     @cached_property
     def layer_of(self):
-        """Position of each neuron's layer, from 0, shape ``(n_neurons,)``."""
+        """Position of each neuron's layer, counted from 0, shape ``(n_neurons,)``."""
         return np.repeat(np.arange(self.n_layers), self.sizes)
 
     @cached_property
@@ -187,15 +190,15 @@ class NeuronGeometry:
 
     @property
     def fingerprint(self):
-        """A short text that two geometries share only if they are the same."""
+        """A short hash that identifies the geometry."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
 
     def layer_slice(self, position):
-        """Flat indices of the layer at ``position``, as a slice."""
+        """Return the flat indices of the layer at ``position`` as a slice."""
         return slice(int(self.offsets[position]), int(self.offsets[position + 1]))
 
     def index(self, layer, unit):
-        """Flat index of the neuron ``unit`` of the model's layer number ``layer``."""
+        """Return the flat index of neuron ``unit`` of the model's layer number ``layer``."""
         if layer not in self.layers:
             raise ParameterError(f"Layer {layer} is not among the layers {list(self.layers)} of this geometry.")
         position = self.layers.index(layer)
@@ -220,21 +223,21 @@ class NeuronGeometry:
     # -- images ---------------------------------------------------------------------------------------------------
     @cached_property
     def is_neuron(self):
-        """Which voxels hold a neuron: a boolean volume of shape :attr:`shape`."""
+        """True for voxels that hold a neuron: a boolean volume of shape :attr:`shape`."""
         sheet = np.arange(self.shape[1] * self.shape[2])
         return (sheet[None] < np.array(self.sizes)[:, None]).reshape(self.shape)
 
     @cached_property
     def disk_voxels(self):
-        """Place of each neuron in a token's volume as it lies in the file, shape ``(n_neurons,)``.
+        """Position of each neuron among the voxels of a token in the file, shape ``(n_neurons,)``.
 
-        NIfTI stores axis 0 fastest, so this is the position in Fortran order.
+        Axis 0 varies fastest in NIfTI files, so this is the position in Fortran order.
         """
         position = np.arange(self.n_voxels).reshape(self.shape, order="F")
         return position[self.is_neuron]
 
     def to_disk(self, array):
-        """Put the neurons of ``(n_tokens, n_neurons)`` in file order, ``(n_tokens, n_voxels)``; padding is 0."""
+        """Arrange neurons ``(n_tokens, n_neurons)`` in file order ``(n_tokens, n_voxels)``; padding is 0."""
         array = np.asarray(array)
         self._check_width(array)
         out = np.zeros((*array.shape[:-1], self.n_voxels), array.dtype)
@@ -242,10 +245,10 @@ class NeuronGeometry:
         return out
 
     def from_disk(self, block):
-        """Undo :meth:`to_disk`: take ``(n_tokens, n_voxels)`` in file order to the flat order of neurons."""
+        """Arrange voxels ``(n_tokens, n_voxels)`` in file order as neurons ``(n_tokens, n_neurons)``."""
         block = np.asarray(block)
         if block.shape[-1] != self.n_voxels:
-            raise GeometryMismatchError(f"Expected {self.n_voxels} voxels a token; got {block.shape[-1]}.")
+            raise GeometryMismatchError(f"Expected {self.n_voxels} voxels per token; got {block.shape[-1]}.")
         return np.take(block, self.disk_voxels, axis=-1, mode="clip")  # eight times as fast as indexing
 
     def to_img(self, array):
@@ -254,17 +257,17 @@ class NeuronGeometry:
         Parameters
         ----------
         array : ndarray of shape (n_neurons,) or (n_tokens, n_neurons)
-            One value a neuron, or a time course for each. Floats become float32; booleans become uint8.
+            One value per neuron, or one time course per neuron. Floats become float32, booleans uint8.
 
         Returns
         -------
         nibabel.Nifti1Image
-            3D of shape :attr:`shape`, or 4D with the token last and one token as the repetition time.
+            3D of shape :attr:`shape`, or 4D with tokens on the last axis and a repetition time of one token.
 
         Raises
         ------
         GeometryMismatchError
-            If the last axis is not ``n_neurons`` long.
+            If the length of the last axis is not ``n_neurons``.
         ParameterError
             If there are more than 32767 tokens, the limit of NIfTI-1.
         """
@@ -304,18 +307,18 @@ class NeuronGeometry:
 
     @cached_property
     def mask_img(self):
-        """Image of 1 for each neuron and 0 for padding (uint8)."""
+        """Image that is 1 at neurons and 0 at padding (uint8)."""
         return self._img(self.is_neuron.astype(np.uint8))
 
     @cached_property
     def layers_img(self):
-        """The layers as an atlas: position of the layer plus 1, 0 for padding (int16)."""
+        """Atlas of layers: position of the layer plus 1, and 0 at padding (int16)."""
         labels = np.arange(1, self.n_layers + 1, dtype=np.int16)[:, None, None]
         return self._img((labels * self.is_neuron).astype(np.int16))
 
     @cached_property
     def heads_img(self):
-        """Attention heads as an atlas, numbered from 1 through all layers, or None for sites without heads."""
+        """Atlas of attention heads, numbered from 1 through all layers, or None for sites without heads."""
         if self.n_heads is None:
             return None
         first = np.concatenate([[0], np.cumsum(self.n_heads)])[:-1]
@@ -325,9 +328,9 @@ class NeuronGeometry:
         return self._img(volume)
 
     def masker(self, **kwargs):
-        """A nilearn ``NiftiMasker`` over all neurons, without smoothing, detrending or standardising.
+        """Make a nilearn ``NiftiMasker`` of all neurons, without smoothing, detrending or standardising.
 
-        Keyword arguments go to the masker.
+        Keyword arguments are passed to the masker.
         """
         from nilearn.maskers import NiftiMasker
 

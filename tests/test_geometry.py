@@ -93,7 +93,7 @@ def test_description_round_trip_and_equality():
     assert hash(again) == hash(geometry)
     assert again.fingerprint == geometry.fingerprint
     assert NeuronGeometry.from_sizes([6, 4]) != geometry
-    with pytest.raises(GeometryMismatchError, match="Not a description"):
+    with pytest.raises(GeometryMismatchError, match="does not describe"):
         NeuronGeometry.from_dict({"sizes": [3]})
 
 
@@ -105,7 +105,7 @@ def test_another_models_arrays_and_images_are_refused():
         geometry.to_array(other.to_img(np.zeros(60)))
     with pytest.raises(GeometryMismatchError, match="different models"):
         geometry.check_same(other, "The mask")
-    with pytest.raises(GeometryMismatchError, match="voxels a token"):
+    with pytest.raises(GeometryMismatchError, match="voxels per token"):
         geometry.from_disk(np.zeros((1, 3)))
 
 

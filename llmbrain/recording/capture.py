@@ -1,8 +1,8 @@
-"""Batches through the model, activations out: one forward pass gives the rows that are kept and their surprisal.
+"""Capture of activations: one forward pass per batch gives the activations of the kept tokens and their surprisal.
 
-A scanner takes a whole run through the model and hands each token's neurons to the writers in file order. There are
-two: one that copies to main memory at once, and one for a single CUDA device, which orders the neurons on the device
-and lets copying and writing overlap the next batch.
+A scanner runs the batches of whole runs and passes each token's neurons to the writers in file order.
+:class:`HostScanner` copies activations to main memory at once. :class:`~llmbrain.recording.cuda.CudaScanner` puts them
+in file order on the device, and copies and writes them while the next batch is computed.
 """
 
 import contextlib
@@ -17,10 +17,10 @@ from ..models.inputs import input_device
 
 __all__ = ["HostScanner", "NotFiniteError", "quiet_forward", "run_batch", "surprisal"]
 
-# Rows of logits turned into probabilities at a time: no second copy of all of them, and the processor's cache.
+# Rows of logits turned into probabilities at a time: they fit the cache, and no second copy of all logits is made.
 _CHUNK = 32
 _CHUNK_GPU = 1024
-_ROWS = 16  # tokens that are put in file order at a time; they should fit the processor's cache
+_ROWS = 16  # tokens put in file order at a time; they should fit the processor's cache
 
 
 class NotFiniteError(RecordingError):
@@ -30,9 +30,9 @@ class NotFiniteError(RecordingError):
     ----------
     site : Site
     row : int
-        Which of the kept tokens of the batch.
+        Position among the kept tokens of the batch.
     unit : int
-        Which neuron of the site.
+        Number of the neuron in the site.
     value : float
     """
 
@@ -42,7 +42,7 @@ class NotFiniteError(RecordingError):
 
 
 def run_batch(model, sites, batch, places, on_rows, surprisals=True):
-    """Run a model on a batch and hand over the activations of chosen tokens.
+    """Run a model on a batch and pass on the activations of chosen tokens.
 
     Parameters
     ----------
@@ -50,22 +50,22 @@ def run_batch(model, sites, batch, places, on_rows, surprisals=True):
     sites : list of Site
     batch : llmbrain.text.Batch
     places : list of ndarray
-        For each row of the batch, which of its tokens are kept.
+        Positions of the kept tokens in each row of the batch.
     on_rows : callable
-        ``on_rows(i, rows)`` is called once for each site with ``(n_kept, size)``, on the site's own device and in its
-        own type; the rows are a copy.
+        ``on_rows(i, rows)`` is called once per site with a copy of the activations, shape ``(n_kept, size)``, on the
+        site's device and in its type.
     surprisals : bool
         False skips the output head.
 
     Returns
     -------
     Tensor of shape (n_kept,), float32, or None
-        Surprisal in nats on the device of the logits; NaN for the first token of a row. None without surprisals.
+        Surprisal in nats, on the device of the logits; NaN for the first token of a row. None without surprisals.
 
     Raises
     ------
     RecordingError
-        If a site sees another number of tokens, or none.
+        If a site sees a different number of tokens, or none.
     """
     import torch
 
@@ -78,8 +78,8 @@ def run_batch(model, sites, batch, places, on_rows, surprisals=True):
         flat = x.reshape(-1, x.shape[-1])
         if flat.shape[0] != batch.input_ids.numel():
             raise RecordingError(
-                f"{sites[i].name} saw {flat.shape[0]} tokens instead of {batch.input_ids.numel()}; its tokens cannot "
-                "be told apart, so it cannot be recorded."
+                f"{sites[i].name} saw {flat.shape[0]} tokens instead of {batch.input_ids.numel()}. Its tokens cannot "
+                "be identified, so it cannot be recorded."
             )
         if x.device not in index:
             index[x.device] = _send(keep, x.device)
@@ -100,19 +100,19 @@ def run_batch(model, sites, batch, places, on_rows, surprisals=True):
 
 
 def surprisal(logits, ids, places):
-    """Surprisal of chosen tokens given what stands before them in their row.
+    """Compute the surprisal of chosen tokens, given the tokens before them in their row.
 
     Parameters
     ----------
     logits : Tensor of shape (batch, tokens, vocabulary)
     ids : Tensor of shape (batch, tokens)
     places : list of ndarray
-        Tokens wanted in each row, ascending.
+        Positions of the chosen tokens in each row, ascending.
 
     Returns
     -------
     Tensor of shape (n_wanted,), float32
-        ``-log p(token | tokens before)`` in nats, row after row; NaN at the first place of a row.
+        ``-log p(token | tokens before)`` in nats, row after row; NaN at position 0 of a row.
     """
     import torch
 
@@ -134,12 +134,12 @@ def surprisal(logits, ids, places):
 
 @contextlib.contextmanager
 def quiet_forward(model):
-    """Put a model in evaluation mode for a while: dropout would be recorded as if it were activity.
+    """Put a model in evaluation mode inside the block: dropout would be recorded as activity.
 
     Parameters
     ----------
     model : torch.nn.Module
-        Left in the mode it was in.
+        Its mode is restored afterwards.
     """
     was_training = model.training
     model.eval()
@@ -150,22 +150,22 @@ def quiet_forward(model):
 
 
 class HostScanner:
-    """Take runs through a model whose activations are copied to main memory as they come.
+    """Record runs, copying activations to main memory as they are computed.
 
     Parameters
     ----------
     model : torch.nn.Module
     groups : list of list of Site
-        The sites of each recording; all are read in the same forward pass.
+        The sites of each recording; all are captured in the same forward pass.
     n_rows : int
-        Most tokens that one batch will keep; the memory taken is that of so many rows.
+        Most tokens that one batch keeps; determines the size of the buffers.
     n_runs : int
-        How many runs there are to record.
+        Number of runs to record in all.
 
     Attributes
     ----------
     n_runs : int
-        How many of them :meth:`scan` takes at once.
+        Number of runs that :meth:`scan` records at once.
     """
 
     reserve = True  # see RunWriter
@@ -185,24 +185,24 @@ class HostScanner:
         Parameters
         ----------
         runs : list of (todo, writers)
-            For each run its batches, ``(Batch, places, rows)``, where ``rows`` holds for each row of the batch the row
-            of the run where its first kept token belongs; and a RunWriter for each group of sites.
+            For each run its batches, ``(Batch, places, rows)``, and one RunWriter per group of sites. ``rows`` gives,
+            for each row of the batch, the position of its first kept token in the run.
         progress : callable
-            Called with the number of tokens after each batch.
+            Called with the number of kept tokens after each batch.
 
         Returns
         -------
         list of list of ndarray
-            For each run the surprisals of the kept tokens of each batch.
+            For each run, the surprisals of the kept tokens of each batch.
 
         Raises
         ------
         NotFiniteError
-            With ``run`` and ``batch``, their numbers, set.
+            With the numbers of the run and the batch in ``run`` and ``batch``.
         """
         import torch
 
-        if self._buffers is None:  # one column more than neurons: zeros, which padding voxels are read from
+        if self._buffers is None:  # the last column stays zero: padding voxels are read from it
             self._buffers = [torch.empty(self.n_rows, width + 1) for width in self._widths]
             for buffer in self._buffers:
                 buffer[:, -1] = 0
@@ -230,14 +230,12 @@ class HostScanner:
         g, start, stop = self.place[i]
         target = self._buffers[g][:n_kept, start:stop]
         target.copy_(rows)
-        if not torch.isfinite(
-            target.sum()
-        ):  # a finite sum proves that every term is; only else is a closer look needed
+        if not torch.isfinite(target.sum()):  # a finite sum proves that every term is finite
             raise_if_not_finite(self.sites[i], target)
 
 
 def columns_of(groups):
-    """For each site of all groups in a row: its group, and where its neurons begin and end in the group's rows."""
+    """For each site of all groups in turn: its group, and where its neurons begin and end in the group's rows."""
     place = []
     for g, group in enumerate(groups):
         ends = np.cumsum([site.size for site in group])
@@ -246,7 +244,7 @@ def columns_of(groups):
 
 
 def raise_if_not_finite(site, rows):
-    """Raise :class:`NotFiniteError` for the first value of ``(n_kept, size)`` that is infinite or not a number."""
+    """Raise :class:`NotFiniteError` for the first value of ``(n_kept, size)`` that is not finite."""
     import torch
 
     bad = (~torch.isfinite(rows)).nonzero()
@@ -256,17 +254,17 @@ def raise_if_not_finite(site, rows):
 
 
 def _write(pool, writer, block, places, rows):
-    """Put the rows of a batch in file order, a few at a time, and write them where they belong."""
+    """Put the rows of a batch in file order, a few at a time, and write them at their positions."""
     pieces, start = [], 0
     for kept, row in zip(places, rows):
         pieces += [(row + a, start + a, min(_ROWS, len(kept) - a)) for a in range(0, len(kept), _ROWS)]
         start += len(kept)
     for _ in pool.map(lambda piece: writer.write(piece[0], block[piece[1] : piece[1] + piece[2]]), pieces):
-        pass  # raises what a thread raised
+        pass  # re-raises errors of the threads
 
 
 def _send(array, device):
-    """A tensor of an array on a device, without waiting for what the device is computing."""
+    """Copy an array to a device without waiting for pending computations."""
     import torch
 
     tensor = torch.from_numpy(array)

@@ -1,4 +1,4 @@
-"""Recording on a CUDA device: while a batch is copied to the host and written, the next one is computed."""
+"""Recording on CUDA devices: while one batch is copied to the host and written, the next one is computed."""
 
 import contextlib
 import os
@@ -13,23 +13,23 @@ from .capture import NotFiniteError, columns_of, raise_if_not_finite, run_batch
 
 __all__ = ["CudaScanner"]
 
-_BYTES = 16 << 20  # of one transfer: long enough for the bus, short enough that many fit anywhere
-_RUNS = 8  # that are recorded at once, at most: threads write into as many files without waiting for each other
-_FEW = 4  # fewer files than this are filled through memory maps, which threads can share
-_WRITERS = 16  # threads, at most; one writes 2 to 4 GiB/s
-_SPARE = 4  # transfers under way while all threads write
-_SHARE = 0.4  # of the free memory of the device that rows on their way out may take
+_BYTES = 16 << 20  # per transfer: large enough for the bus, small enough that many fit in memory
+_RUNS = 8  # most runs recorded at once: threads write into different files without waiting for each other
+_FEW = 4  # fewer files than this are written through memory maps, which threads can share
+_WRITERS = 16  # most threads; each writes 2 to 4 GiB/s
+_SPARE = 4  # transfers in flight while all threads write
+_SHARE = 0.4  # of the device's free memory, for rows that wait to be copied
 
 
 class CudaScanner:
-    """Take runs through a model that is on one CUDA device, or spread over several.
+    """Record runs with a model that is on one CUDA device, or spread over several.
 
-    One batch of each of several runs makes a wave. Its rows are collected on one device in the model's own type,
-    ordered there as the files want them and converted to their type, and copied to pinned memory on a second stream;
-    threads put them in the files, in turns. Two sets of rows alternate, so that the device computes a wave while the
-    last one leaves it. The files are the bottleneck: a system lets one thread at a time write into a file, but as many
-    as there are files. Memory is bounded by the two waves, which take a part of what is free on the device, and 20
-    transfers of 16 MiB on the host.
+    A wave consists of one batch of each of several runs. Its rows are collected on one device in the model's own type,
+    put in file order and converted to the type of the files there, and copied to pinned memory on a second stream.
+    Threads then write them, alternating between the files. Two sets of rows alternate, so that the device computes one
+    wave while the previous one is copied. Files are the bottleneck: the system lets only one thread at a time write
+    into a file. Memory is bounded by the two waves, which use a part of the device's free memory, and by 20 transfers
+    of 16 MiB on the host.
 
     Parameters
     ----------
@@ -39,10 +39,10 @@ class CudaScanner:
     Attributes
     ----------
     n_runs : int
-        How many runs :meth:`scan` takes at once.
+        Number of runs that :meth:`scan` records at once.
     """
 
-    reserve = False  # see RunWriter: the device would wait for it
+    reserve = False  # see RunWriter; the device would wait for it
 
     def __init__(self, model, groups, n_rows, n_runs=1):
         import torch
@@ -67,7 +67,7 @@ class CudaScanner:
         self._slots = None
 
     def _dtype(self):
-        """The type of all activations, by a look at one token, for weights do not tell; float32 if they are mixed."""
+        """The type of all activations, found by running one token, because weights do not show it; float32 if mixed."""
         import torch
 
         seen = set()
@@ -77,17 +77,17 @@ class CudaScanner:
         return seen.pop() if len(seen) == 1 else torch.float32
 
     def scan(self, runs, progress):
-        """As :meth:`llmbrain.recording.capture.HostScanner.scan`, of up to ``n_runs`` runs."""
+        """Like :meth:`llmbrain.recording.capture.HostScanner.scan`, for up to ``n_runs`` runs."""
         orders = [[_Order(writer, self.device) for writer in writers] for _, writers in runs]
         self._make_slots(max(order.row_bytes for group in orders for order in group))
         self._mapped = len(runs) < _FEW
         surprisals, writing = [[] for _ in runs], []
-        waves, last = [None, None], None  # those whose rows are on the device, by set; the one that has not been sent
+        waves, last = [None, None], None  # waves whose rows are on the device, by set; the wave not yet sent
         with ThreadPoolExecutor(self._n_writers) as pool:
             for number, members in enumerate(_waves(runs)):
                 self._settle(waves[number % 2])
                 wave = waves[number % 2] = self._compute(members, self._sets[number % 2], surprisals)
-                if last is not None:  # it leaves while the device computes
+                if last is not None:  # it is copied while the device computes
                     writing = _unfinished(writing) + self._send(pool, last, orders, progress)
                 last = wave
             writing += self._send(pool, last, orders, progress)
@@ -101,7 +101,7 @@ class CudaScanner:
         return [[values.cpu().numpy() for values in parts] for parts in surprisals]
 
     def _compute(self, members, sets, surprisals):
-        """Start a wave: forward passes one after the other, each into its own rows."""
+        """Start a wave: forward passes one after another, each into its own rows."""
         wave = _Wave([], None, None)
         for (run, number, (batch, places, rows)), buffers in zip(members, sets):
             views = [buffer[: sum(map(len, places))] for buffer in buffers]
@@ -113,7 +113,7 @@ class CudaScanner:
         return wave
 
     def _settle(self, wave):
-        """Wait until a wave has left the device, and look closer if its sums are not finite."""
+        """Wait until a wave has been copied, and find the bad value if its sums are not finite."""
         if wave is None:
             return
         wave.left.synchronize()
@@ -130,7 +130,7 @@ class CudaScanner:
                 raise
 
     def _make_slots(self, row_bytes):
-        """Pinned memory for the transfers, kept for all runs; a slot holds one token at least."""
+        """Allocate pinned memory for the transfers, kept for all runs; a slot holds at least one token."""
         if self._slots is None or self._slot_bytes < row_bytes:
             self._slot_bytes = max(_BYTES, row_bytes)
             self._slots = queue.Queue()
@@ -142,7 +142,7 @@ class CudaScanner:
         views[g][:, start:stop] = rows
 
     def _send(self, pool, wave, orders, progress):
-        """Start the copies of a wave's rows, the runs in turns; returns what is being written."""
+        """Start the copies of a wave's rows, alternating between runs; return the pending writes."""
         futures = []
         with self._lane.after(wave.computed):
             wave.finite = [self._all_finite(views) for *_, views in wave.members]
@@ -158,7 +158,7 @@ class CudaScanner:
         return futures
 
     def _transfers(self, orders, places, rows, views):
-        """What of a batch is copied at a time: ``(order, row in the run, part of the rows)``."""
+        """The transfers of a batch: ``(order, row in the run, part of the rows)``."""
         for order, view in zip(orders, views):
             step, start = self._slot_bytes // order.row_bytes, 0
             for kept, row in zip(places, rows):
@@ -174,7 +174,7 @@ class CudaScanner:
             self._slots.put(slot)
 
     def _all_finite(self, views):
-        """Whether the sums are finite, for each group, on the host as soon as the rows have left the device."""
+        """Whether the sum of each group is finite, on the host as soon as the rows have been copied."""
         import torch
 
         flags = self._lane.host_bytes(len(views)).view(torch.bool)
@@ -184,7 +184,7 @@ class CudaScanner:
 
 @dataclass(eq=False)
 class _Wave:
-    """Batches that are on the device together: their rows, and when they were computed and had left."""
+    """Batches that are on the device together: their rows, and events for when they were computed and copied."""
 
     members: list
     computed: object
@@ -200,7 +200,7 @@ def _waves(runs):
 
 
 def _unfinished(futures):
-    """Raise what went wrong in a writing thread; returns those still at it."""
+    """Raise the errors of finished writes; return the unfinished ones."""
     for future in futures:
         if future.done():
             future.result()
@@ -208,7 +208,7 @@ def _unfinished(futures):
 
 
 class _Lane:
-    """The stream on which rows leave a device; on the CPU, where tests run, everything happens at once."""
+    """The stream on which rows are copied from a device; on the CPU, where tests run, everything is synchronous."""
 
     def __init__(self, device):
         import torch
@@ -217,14 +217,14 @@ class _Lane:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def now(self):
-        """What has been given to the device so far, for :meth:`after`."""
+        """An event after all work queued on the device so far, for :meth:`after`."""
         import torch
 
         return None if self._stream is None else torch.cuda.current_stream(self.device).record_event()
 
     @contextlib.contextmanager
     def after(self, done):
-        """Do on this stream what is in the block, when something is done."""
+        """Run the block on this stream, after the event ``done``."""
         import torch
 
         if self._stream is None:
@@ -235,32 +235,32 @@ class _Lane:
             yield
 
     def free_bytes(self):
-        """Memory that is free on the device."""
+        """Free memory of the device, in bytes."""
         import torch
 
         if self._stream is None:
             return 1 << 32
-        kept = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)  # by torch, for later
+        kept = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)  # by torch, reusable
         return torch.cuda.mem_get_info(self.device)[0] + kept
 
     def mark(self):
-        """A point in time: its ``synchronize()`` waits until everything given to the lane so far is done."""
+        """An event: its ``synchronize()`` waits until all work queued on this stream so far is done."""
         return self if self._stream is None else self._stream.record_event()
 
     def synchronize(self):
-        """Wait for all of it."""
+        """Wait for all queued work."""
         if self._stream is not None:
             self._stream.synchronize()
 
     def host_bytes(self, n):
-        """Main memory that the device can reach by itself."""
+        """Host memory that the device can access directly."""
         import torch
 
         return torch.empty(n, dtype=torch.uint8, pin_memory=self._stream is not None)
 
 
 class _Order:
-    """Put rows in file order on the device, and into the type of the file."""
+    """Put rows in file order, and convert them to the type of the file, on the device."""
 
     def __init__(self, writer, device):
         import torch

@@ -1,4 +1,4 @@
-"""What a recording will cost, said before it starts."""
+"""The size of a recording, computed before it starts."""
 
 import shutil
 from dataclasses import asdict, dataclass
@@ -16,15 +16,15 @@ class Forecast:
     Parameters
     ----------
     n_documents, n_runs, n_tokens : int
-        What will be recorded.
+        Numbers of what will be recorded.
     n_fed : int
-        Tokens the model reads for it, special and warm-up ones included.
+        Tokens that the model reads, including special and warm-up tokens.
     n_neurons : dict
-        Neurons of each site.
+        Number of neurons by site.
     bytes : int
-        Size of all NIfTI files.
+        Total size of the NIfTI files.
     peak_memory : int
-        Bytes beyond the model itself: the activations and logits of one batch.
+        Bytes in addition to the model: the activations and logits of one batch.
     """
 
     n_documents: int
@@ -36,21 +36,21 @@ class Forecast:
     peak_memory: int
 
     def to_dict(self):
-        """All numbers as a dict."""
+        """Return all numbers as a dict."""
         return asdict(self)
 
     def __str__(self):
         neurons = ", ".join(f"{n} neurons ({site})" for site, n in self.n_neurons.items())
         return (
             f"{self.n_tokens} tokens of {self.n_documents} documents in {self.n_runs} runs x {neurons}: "
-            f"{_size(self.bytes)} on disk, about {_size(self.peak_memory)} of memory beside the model"
+            f"{_size(self.bytes)} on disk, about {_size(self.peak_memory)} of memory in addition to the model"
         )
 
 
 def make_forecast(plan, geometries, batch_tokens, vocabulary, itemsize=4, dtype_bytes=4):
     """Compute the forecast of a plan.
 
-    ``itemsize`` is the width of a stored number, ``dtype_bytes`` that of the model's own numbers.
+    ``itemsize`` is the size of a stored number in bytes, ``dtype_bytes`` that of the model's own numbers.
     """
     neurons = {site: geometry.n_neurons for site, geometry in geometries.items()}
     voxels = sum(geometry.n_voxels for geometry in geometries.values())
@@ -68,19 +68,19 @@ def make_forecast(plan, geometries, batch_tokens, vocabulary, itemsize=4, dtype_
 
 
 def check_room(folder, n_bytes):
-    """Refuse a recording for which the disk has no room.
+    """Raise an error if the disk has too little space for a recording.
 
     Parameters
     ----------
     folder : path-like
         Need not exist yet.
     n_bytes : int
-        What will be written.
+        Size of the recording.
 
     Raises
     ------
     RecordingError
-        If less is left.
+        If less space is left.
     """
     folder = Path(folder).absolute()
     while not folder.exists():
@@ -88,7 +88,7 @@ def check_room(folder, n_bytes):
     free = shutil.disk_usage(folder).free
     if n_bytes > free:
         raise RecordingError(
-            f"The recording needs {_size(n_bytes)}, {folder} has {_size(free)} left. Record fewer tokens "
+            f"The recording needs {_size(n_bytes)}, but {folder} has {_size(free)} left. Record fewer tokens "
             "(max_tokens=, every=) or layers (layers=), store int16 (storage='int16'), or choose another disk."
         )
 

@@ -22,7 +22,7 @@ from .windows import Plan, RunPlan, plan_recording
 __all__ = ["Job", "RecordingOptions", "prepare"]
 
 CONTEXT = 1024
-BATCH_TOKENS = 2048  # places of one batch, padding included: bounds the memory, and more is not faster
+BATCH_TOKENS = 2048  # tokens per batch including padding: bounds the memory; larger batches are not faster
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Job:
         return self.options.dtype
 
     def study(self, root, create=False):
-        """The study this job belongs to; refuses a folder that holds another. Only ``create`` writes anything."""
+        """Return the study of this job, or raise an error if the folder holds another. Only ``create`` writes files."""
         make = Study.create if create else Study.plan
         settings = {**self.plan.settings, "storage": self.storage.name, "tokens_hash": self._tokens_hash()}
         study = make(root, self.model_info, self.corpus_info, recording=settings)
@@ -148,14 +148,14 @@ class Job:
         return study
 
     def _tokens_hash(self):
-        """Names the token ids themselves: another tokenizer, or other generated text, is another recording."""
+        """Hash of the token ids: with another tokenizer, or other generated text, it is another recording."""
         digest = hashlib.sha256()
         for document in self.plan.documents:
             digest.update(np.asarray(document.ids, "<i8").tobytes() + b"|")
         return digest.hexdigest()[:16]
 
     def _refuse_other_neurons(self, study):
-        """Refuse a folder in which the same site stands for other neurons."""
+        """Raise an error if the folder holds other neurons under the same site."""
         for name, geometry in self.geometries.items():
             for path in study.run_paths(name)[:1]:
                 sidecar = read_sidecar(path)
@@ -168,16 +168,16 @@ class Job:
                     )
 
     def is_finished(self, study, run, name):
-        """Whether a run of a site counts as recorded: its sidecar, written last, is there."""
+        """Whether a run of a site is recorded: its sidecar, which is written last, exists."""
         return study.path("bold_json", run=run.number, site=name).is_file()
 
     def missing(self, study, wanted):
-        """Runs of ``wanted`` that are not finished, each with the sites it still lacks."""
+        """Return the unfinished runs of ``wanted``, each with its missing sites."""
         rows = [(run, [name for name in self.geometries if not self.is_finished(study, run, name)]) for run in wanted]
         return [(run, names) for run, names in rows if names]
 
     def wanted(self, run_index):
-        """The runs with some numbers (from 1), or all of them for None."""
+        """Return the runs with the given numbers, counted from 1; all runs for None."""
         runs = self.plan.runs
         if run_index is None:
             return runs
@@ -190,13 +190,13 @@ class Job:
         return [runs[n - 1] for n in sorted(set(numbers))]
 
     def run_bytes(self, run, names):
-        """Size of a run's files."""
+        """Size of the files of a run, in bytes."""
         return sum(self.storage.itemsize * run.n_tokens * self.geometries[name].n_voxels for name in names)
 
     def batches(self, run: RunPlan):
-        """The batches of a run: ``(batch, places, rows, pieces)``, documents of like length together.
+        """Yield the batches of a run, ``(batch, places, rows, pieces)``, with windows of similar length together.
 
-        They depend on the run alone, so that a run that is made again gets the same bytes.
+        They depend only on the run, so that a run that is recorded again has the same bytes.
         """
         limit = max(BATCH_TOKENS, max(len(piece) for piece in run.pieces))
         for batch in batches(
@@ -206,7 +206,7 @@ class Job:
             yield batch, [piece.places for piece in pieces], [piece.row for piece in pieces], pieces
 
     def most_rows(self, runs):
-        """Most tokens that one batch of some runs keeps."""
+        """Largest number of tokens that one batch of the given runs keeps."""
         return max(sum(map(len, places)) for run in runs for _, places, _, _ in self.batches(run))
 
 
@@ -244,7 +244,7 @@ def prepare(model, tokenizer, corpus, options):
 
 
 def _check_model(model):
-    """Refuse what is no language model: its surprisal would mean nothing."""
+    """Raise an error unless the model predicts the next token: otherwise its surprisal is meaningless."""
     if not hasattr(model, "named_modules") or not hasattr(model, "config"):
         raise ParameterError(
             f"model is {type(model).__name__}; it must be a loaded model: model, tokenizer = llmbrain.load_model(...)."
@@ -271,7 +271,7 @@ def _check_vocabulary(model, documents):
     largest = max((int(np.max(document.ids)) for document in documents if len(document.ids)), default=0)
     if n_known is not None and largest >= n_known:
         raise ParameterError(
-            f"The tokenizer gives the token {largest}, the model knows {n_known} tokens: they do not belong together."
+            f"The tokenizer has a token {largest}, but the model has {n_known} tokens: they do not belong together."
         )
 
 
@@ -287,7 +287,7 @@ def _choose_layers(group, layers):
 
 
 def _context(model, context):
-    """Tokens read at once: what was asked for, within what the model can take."""
+    """Return the requested context, or the default, checked against the limit of the model."""
     longest = longest_context(model)
     if context is None:
         return min(CONTEXT, longest or CONTEXT)

@@ -1,4 +1,4 @@
-"""A model and texts in, runs out."""
+"""Recording of runs: :func:`record` and the loop over runs, with locks between processes and atomic files."""
 
 import atexit
 import contextlib
@@ -25,7 +25,7 @@ from .writer import RunWriter
 
 __all__ = ["forecast", "record"]
 
-_WAIT = 0.5  # seconds between looks at a run that another process is recording
+_WAIT = 0.5  # seconds before retrying runs that another process is recording
 
 
 def record(model, tokenizer, corpus, out=None, *, run_index=None, progress=True, **options):
@@ -114,7 +114,7 @@ def forecast(model, tokenizer, corpus, **options):
 
 
 def _record_runs(job, study, missing, progress):
-    """Record what is missing; wait for what another process is recording at this moment."""
+    """Record the missing runs; wait for runs that another process is recording."""
     from tqdm.auto import tqdm
 
     if not missing:
@@ -134,7 +134,7 @@ def _record_runs(job, study, missing, progress):
 
 
 def _groups(missing, scanners):
-    """Runs that are recorded together: as many as the scanner takes at once, all lacking the same sites."""
+    """Group runs that are recorded together: as many as the scanner takes at once, all missing the same sites."""
     for names, rows in itertools.groupby(missing, key=lambda row: row[1]):
         runs = [run for run, _ in rows]
         at_once = scanners[names].n_runs
@@ -186,7 +186,7 @@ def _lock(path):
 
 
 def _record_together(job, study, runs, names, scanners, scales, bar):
-    """Record a few runs: data first, then events, and last the sidecars that make them count."""
+    """Record a few runs: data first, then events, and last the sidecars, which mark them as finished."""
     scanner, writers = scanners[names], [{} for _ in runs]
     try:
         for run, mine in zip(runs, writers):
@@ -213,8 +213,8 @@ def _finish(job, study, run, writers, surprisals):
     for name, writer in writers.items():
         if writer.n_clipped:
             warnings.warn(
-                f"{writer.n_clipped} values of {writer.path.name} were too large for int16 and were cut. If that is "
-                "not a small share, record with storage='float32'.",
+                f"{writer.n_clipped} values of {writer.path.name} were too large for int16 and were clipped. If that "
+                "is not a small share, record with storage='float32'.",
                 NumericalWarning,
                 stacklevel=2,
             )
@@ -222,7 +222,7 @@ def _finish(job, study, run, writers, surprisals):
 
 
 def _fill(job, runs, scanner, writers, bar):
-    """Take runs through the model, each token to its row; returns the surprisals of each in the order of the run."""
+    """Run the model and write each token to its row; return the surprisals of each run in its order."""
     todo = [list(job.batches(run)) for run in runs]
     try:
         parts = scanner.scan([([row[:3] for row in rows], mine) for rows, mine in zip(todo, writers)], bar.update)
@@ -239,7 +239,7 @@ def _fill(job, runs, scanner, writers, bar):
 
 
 class _Scanners:
-    """One scanner for each set of sites, made when it is needed and kept for all runs, for its buffers are large."""
+    """One scanner per set of sites, made on demand and kept for all runs, because its buffers are large."""
 
     def __init__(self, job, runs):
         self.job, self.n_rows, self.n_runs, self.made = job, job.most_rows(runs), len(runs), {}
@@ -257,11 +257,11 @@ def _scanner_for(model):
         from .cuda import CudaScanner
 
         return CudaScanner
-    return HostScanner  # also where a part of the model is kept elsewhere until it runs
+    return HostScanner  # also for models that are partly offloaded
 
 
 def _explain(error, job, pieces):
-    """Say which token of which document it was."""
+    """Name the token and the document of a value that is not finite."""
     row = error.row
     for piece in pieces:
         if row < len(piece.tokens):
@@ -273,7 +273,7 @@ def _explain(error, job, pieces):
     remedy = (
         "Load the model with dtype='bfloat16' or 'float32', whose range is larger."
         if dtype == "float16"
-        else "Look for nan or inf in its weights, or leave the document out."
+        else "Look for nan or inf in its weights, or exclude the document."
     )
     return RecordingError(
         f"Layer {error.site.layer} ({error.site.name}), unit {error.unit}, is {error.value} at token {position} "

@@ -1,4 +1,4 @@
-"""The factor of each neuron for storage as int16."""
+"""Scale factors of neurons for storage as int16."""
 
 import numpy as np
 
@@ -8,12 +8,12 @@ from .capture import quiet_forward, run_batch
 
 __all__ = ["neuron_scales"]
 
-_STEPS = 4096  # of the largest value seen; values up to eight times as large still fit int16
-_TOKENS = 2048  # from which the largest value is taken
+_STEPS = 4096  # per largest value seen; values up to eight times as large still fit int16
+_TOKENS = 2048  # in which the largest value is searched
 
 
 def neuron_scales(job, study):
-    """The factor of each neuron, by site: read from the study, or measured on the first texts and written.
+    """Return the factor of each neuron by site: read from the study, or measured on the first texts and written.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def neuron_scales(job, study):
 def _largest(job, names):
     """Largest absolute activation of each neuron in the first texts; at least a quarter of its layer's median.
 
-    The floor keeps room for neurons that happened to be quiet.
+    The minimum leaves headroom for neurons that happened to be quiet.
     """
     if not names:
         return {}
@@ -64,5 +64,5 @@ def _largest(job, names):
 def _read(path, geometry):
     scale = geometry.to_array(path).astype(np.float32)
     if not (scale > 0).all():
-        raise GeometryMismatchError(f"{path} holds factors that are not positive: it is damaged. Remove it.")
+        raise GeometryMismatchError(f"{path} is damaged: it holds factors that are not positive. Remove it.")
     return scale

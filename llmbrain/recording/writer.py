@@ -1,4 +1,4 @@
-"""Writing a run: token by token into the final NIfTI layout, under a temporary name until it is whole."""
+"""Write a run token by token in the final NIfTI layout, under a temporary name until it is complete."""
 
 import os
 import threading
@@ -11,11 +11,11 @@ from .mapping import MappedFile
 
 __all__ = ["RunWriter", "nifti_header"]
 
-_OFFSET = 352  # 348 bytes of header, 4 that say that no extension follows
+_OFFSET = 352  # 348 bytes of header and 4 that declare that no extension follows
 
 
 def nifti_header(geometry, n_tokens, dtype=np.float32):
-    """Make the header of a run: the first 352 bytes of the file.
+    """Make the header of a run, the first 352 bytes of the file.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def nifti_header(geometry, n_tokens, dtype=np.float32):
 
 
 class RunWriter:
-    """Write activations of a run in any order of tokens; the file appears under its name when it is closed.
+    """Write the activations of a run, tokens in any order; the file gets its name when it is closed.
 
     Parameters
     ----------
@@ -56,19 +56,20 @@ class RunWriter:
     dtype : numpy dtype
         float32, or int16 with ``scale``.
     scale : ndarray of shape (n_neurons,), optional
-        What one step of int16 means for each neuron.
+        Activation per step of int16 for each neuron.
     reserve : bool
-        Claim the room for the whole run at once, so that a full disk is noticed before the first token. A file system
-        in memory takes a third of a second a GiB for it, which a GPU would wait for; it is told of a full disk later.
+        Reserve the space for the whole run at once, so that a full disk raises before the first token. A file system
+        in memory takes a third of a second per GiB for this; with a GPU, False avoids that wait, and a full disk raises
+        later.
 
     Attributes
     ----------
     columns : ndarray of shape (n_voxels,)
         The neuron of each voxel in file order; ``n_neurons`` for padding.
     steps : ndarray of shape (n_voxels,) or None
-        Steps of int16 for an activation of 1.
+        Steps of int16 per unit of activation.
     n_clipped : int
-        Values too large for int16.
+        Number of values too large for int16.
     """
 
     def __init__(self, path, geometry, n_tokens, dtype=np.float32, scale=None, reserve=True):
@@ -100,25 +101,25 @@ class RunWriter:
 
     def _full(self, error):
         return RecordingError(
-            f"{self.path.parent} has no room for a run of {self.n_bytes / 2**20:.0f} MiB ({error.strerror or error}). "
+            f"{self.path.parent} has no space for a run of {self.n_bytes / 2**20:.0f} MiB ({error.strerror or error}). "
             "Free some space, choose another folder, or record fewer layers or tokens."
         )
 
     def write(self, row, block):
-        """Write a few tokens; threads may share a writer.
+        """Write consecutive tokens; threads may share a writer.
 
         Parameters
         ----------
         row : int
             Row of the first token in the run.
         block : ndarray of shape (n, n_neurons + 1), float32
-            Neurons in flat order, and a last column of zeros.
+            Neurons in flat order, and a final column of zeros.
         """
         scratch = getattr(self._scratch, "rows", None)
         if scratch is None or len(scratch) < len(block):
             scratch = self._scratch.rows = np.empty((len(block), len(self.columns)), np.float32)
         ordered = scratch[: len(block)]
-        np.take(block, self.columns, axis=1, out=ordered, mode="clip")  # clip: without it numpy buffers the output
+        np.take(block, self.columns, axis=1, out=ordered, mode="clip")  # without mode="clip" numpy buffers the output
         if self.steps is not None:
             ordered *= self.steps
             np.rint(ordered, out=ordered)
@@ -129,18 +130,18 @@ class RunWriter:
         self.put(row, ordered)
 
     def put(self, row, ordered):
-        """Write tokens in file order and in the type of the file, ``(n, n_voxels)``."""
+        """Write tokens that are in file order and in the type of the file, ``(n, n_voxels)``."""
         place = _OFFSET + row * len(self.columns) * self.dtype.itemsize
         left = memoryview(np.ascontiguousarray(ordered)).cast("B")
         try:
-            while left:  # one call may write less than it was given
+            while left:  # one call may write only a part
                 n = self._write_at(left, place)
                 left, place = left[n:], place + n
         except OSError as error:
             raise self._full(error) from error
 
     def put_mapped(self, row, ordered):
-        """As :meth:`put`, through a memory map: threads write at once, which one file allows no other way."""
+        """Like :meth:`put`, but through a memory map, which several threads can fill at the same time."""
         with self._lock:
             if self._mapped is None:
                 self._mapped = MappedFile(self.file.fileno(), _OFFSET + self.n_bytes)
@@ -159,12 +160,12 @@ class RunWriter:
             return self.file.write(data)
 
     def close(self):
-        """Give the file its name."""
+        """Close the file and give it its final name."""
         self._release()
         os.replace(self.part, self.path)
 
     def abandon(self):
-        """Remove what was written."""
+        """Close the file and remove it."""
         self._release()
         self.part.unlink(missing_ok=True)
 

@@ -1,6 +1,4 @@
-"""Confidence intervals of means, over whole documents."""
-
-from __future__ import annotations
+"""Bootstrap confidence intervals of means, with whole documents as the unit of resampling."""
 
 from typing import NamedTuple
 
@@ -26,7 +24,7 @@ class Interval(NamedTuple):
 
 
 def _cluster_sums(values, weights, clusters):
-    """Weighted sums and weights of every cluster: (n_clusters, n_columns) and (n_clusters,)."""
+    """Weighted sum and total weight of each cluster: (n_clusters, n_columns) and (n_clusters,)."""
     if clusters is None:
         return values * weights[:, None], weights
     _, index = np.unique(np.asarray(clusters), return_inverse=True)
@@ -36,7 +34,7 @@ def _cluster_sums(values, weights, clusters):
 
 
 def _bca_levels(estimate, draws, sums, sizes, levels):
-    """The two bias-corrected and accelerated quantile levels of every column, shape (2, n_columns)."""
+    """The two bias-corrected and accelerated quantile levels of each column, shape (2, n_columns)."""
     below = (draws < estimate).mean(axis=0) + 0.5 * (draws == estimate).mean(axis=0)
     bias = special.ndtri(np.clip(below, 0.5 / len(draws), 1 - 0.5 / len(draws)))
     jackknife = (sums.sum(axis=0) - sums) / (sizes.sum() - sizes)[:, None]
@@ -50,22 +48,22 @@ def _bca_levels(estimate, draws, sums, sizes, levels):
 def bootstrap_interval(
     values, other=None, *, clusters=None, weights=None, level=0.95, n_draws=2000, method="bca", random_state=0
 ):
-    """Confidence interval of a (weighted) mean, or of a paired difference of means, over whole clusters.
+    """Compute a confidence interval of a (weighted) mean, or of a paired difference of means, over whole clusters.
 
-    Tokens of one document are not independent, so the documents are drawn, with replacement and with all
-    their tokens, not the tokens. The statistic is ``sum(weights * values) / sum(weights)`` over the drawn
-    clusters: the loss per token, when `values` are token losses.
+    Tokens of one document are not independent. Whole documents are therefore drawn with replacement, not tokens. The
+    statistic is ``sum(weights * values) / sum(weights)`` over the drawn clusters: the loss per token, if `values` are
+    token losses.
 
     Parameters
     ----------
     values : array of shape (n_items,) or (n_items, n_columns)
-        One value an item. Columns (networks, conditions) share the same draws.
+        One value per item. Columns (networks, conditions) share the same draws.
     other : array of the same shape, optional
-        The same items under another condition: the interval is then that of ``values - other``.
+        The same items under another condition; the interval is then that of ``values - other``.
     clusters : array of shape (n_items,), optional
-        Label of the document every item belongs to. Default: every item is its own cluster.
+        Label of the document of each item. By default each item is its own cluster.
     weights : array of shape (n_items,), optional
-        For example tokens, if an item is a document.
+        Weight of each item, for example its number of tokens if an item is a document.
     level : float
         Coverage of the interval.
     n_draws : int
@@ -77,8 +75,8 @@ def bootstrap_interval(
     Returns
     -------
     Interval
-        ``(estimate, low, high)``: floats, or arrays of shape (n_columns,). With a single cluster the
-        bounds are NaN: nothing can be said about the spread.
+        ``(estimate, low, high)``: floats, or arrays of shape (n_columns,). With a single cluster the bounds are NaN,
+        because the spread is unknown.
 
     Raises
     ------
@@ -128,12 +126,12 @@ def _checked_items(values, other, weights, clusters):
     if other is not None:
         other = np.asarray(other, dtype=np.float64)
         if other.shape != values.shape:
-            raise ParameterError(f"Paired values must have one shape; got {values.shape} and {other.shape}.")
+            raise ParameterError(f"Paired values must have the same shape; got {values.shape} and {other.shape}.")
         values = values - other
     if values.ndim not in (1, 2) or values.shape[0] == 0:
         raise ParameterError(f"values must be (n_items,) or (n_items, n_columns) and not empty; got {values.shape}.")
     if not np.isfinite(values).all():
-        raise ParameterError("values hold NaN or infinite entries; leave those items out, on both sides.")
+        raise ParameterError("values contain NaN or infinite entries. Exclude those items on both sides.")
     n_items = values.shape[0]
     weights = np.ones(n_items) if weights is None else np.asarray(weights, dtype=np.float64)
     if weights.shape != (n_items,) or not (weights > 0).all():

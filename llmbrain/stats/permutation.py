@@ -1,4 +1,4 @@
-"""p-values from draws of a null, and how many draws a level needs."""
+"""p-values from draws of a null distribution, and the number of draws that a level needs."""
 
 import math
 
@@ -12,10 +12,10 @@ ALTERNATIVES = ("greater", "less", "two-sided")
 
 
 def permutation_p(observed, null, alternative="greater"):
-    """p-value of an observed value among draws of a null: ``(1 + #{null >= observed}) / (N + 1)``.
+    """Compute the p-value of an observed value among draws of a null: ``(1 + #{null >= observed}) / (N + 1)``.
 
-    The observed value counts as one of the draws, so the p-value is never zero and is valid (at most
-    uniform under the null) for any number of draws.
+    The observed value counts as one of the draws, so the p-value is never zero and is valid (at most uniform under the
+    null) for any number of draws.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def permutation_p(observed, null, alternative="greater"):
     Raises
     ------
     ParameterError
-        If there is no draw, the shapes do not fit, or the alternative is unknown.
+        If there is no draw, the shapes do not match, or the alternative is unknown.
 
     References
     ----------
@@ -67,17 +67,17 @@ def permutation_p(observed, null, alternative="greater"):
 
 
 def minimum_draws(alpha=0.05, n_tests=1):
-    """Fewest null draws with which one of `n_tests` tests can pass at `alpha` at all.
+    """Compute the smallest number of null draws with which one of `n_tests` tests can pass at `alpha`.
 
-    With N draws the smallest p-value is 1 / (N + 1). A single discovery survives Bonferroni, Holm and
-    Benjamini-Hochberg over m tests only if p <= alpha / m, hence N >= m / alpha - 1.
+    With N draws the smallest p-value is 1 / (N + 1). A single discovery passes a correction for m tests (Bonferroni,
+    Benjamini-Hochberg) only if p <= alpha / m, hence N >= m / alpha - 1.
 
     Parameters
     ----------
     alpha : float
         Level, in (0, 1).
     n_tests : int
-        How many tests are corrected for together.
+        Number of tests that are corrected for together.
 
     Returns
     -------

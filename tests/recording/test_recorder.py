@@ -710,7 +710,7 @@ def test_bad_numbers_are_refused_before_anything_is_written(options, message, ll
         ({"model": "demo"}, "model is str; .*load_model"),
         ({"model": "base"}, r"LlamaModel does not predict the next token \(embed_tokens"),
         ({"model": "bert"}, "BertForMaskedLM does not predict"),
-        ({"model": "few"}, "gives the token 2[0-9]+, the model knows 260 tokens"),
+        ({"model": "few"}, "has a token 2[0-9]+, but the model has 260 tokens"),
         ({"tokenizer": None}, "tokenizer is NoneType"),
         ({"tokenizer": "model"}, "tokenizer is LlamaForCausalLM"),
         ({"site": None}, "Unknown site None"),

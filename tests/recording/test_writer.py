@@ -120,7 +120,7 @@ def test_a_disk_that_fills_up_is_an_error(tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(MappedFile, "_make_pages", full)
-    with pytest.raises(RecordingError, match=r"no room for a run of .*No space left"):
+    with pytest.raises(RecordingError, match=r"no space for a run of .*No space left"):
         quiet(tiny_model("llama"), tmp_path / "study")
     assert not list((tmp_path / "study").rglob("*bold*"))
 
