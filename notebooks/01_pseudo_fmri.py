@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 1. From text to pseudo-fMRI
 #
-# A language model reads a text token by token, and at every token each of its neurons has a value. Write that down as
-# an image per token and you have something a neuroimager knows how to open: a 4D NIfTI file. This notebook makes one,
-# opens it with nilearn, and looks at what is odd about it before anything is concluded from it.
+# A language model reads a text token by token, and at every token each of its neurons has a value. Stored as one image
+# per token, these values form a 4D NIfTI file, which neuroimagers know how to open. This notebook makes one, opens it
+# with nilearn, and looks at what is unusual about it before drawing any conclusion.
 #
 # | brain imaging | here |
 # | --- | --- |
@@ -35,7 +35,7 @@ quick = os.environ.get("LLMBRAIN_QUICK") == "1"  # set by the tests, which take 
 # %% [markdown]
 # ## The subject
 #
-# `"demo"` is SmolLM2-135M-Instruct, a small model of the Llama family. A hub id, a folder or a `.gguf` file would do as
+# `"demo"` is SmolLM2-135M-Instruct, a small model of the Llama family. A hub id, a folder or a `.gguf` file works as
 # well ([notebook 6](06_your_own_model.ipynb)).
 
 # %%
@@ -43,9 +43,9 @@ model, tokenizer = lb.load_model("demo")
 lb.describe_model(model)
 
 # %% [markdown]
-# A **neuron** is a hidden unit of an MLP: its value is what the layer is about to write back, times one fixed direction.
-# The geometry says where each neuron lies in a volume. Every layer is folded into a sheet; the sheets are stacked along
-# the first axis.
+# A **neuron** is a hidden unit of an MLP: its value, times one fixed direction, is what the layer writes to the
+# residual stream. The geometry gives each neuron a place in a volume. Every layer is folded into a sheet; the sheets
+# are stacked along the first axis.
 
 # %%
 geometry = lb.NeuronGeometry.from_model(model, site="mlp")
@@ -55,12 +55,12 @@ one = lb.NeuronMask.from_names([(12, 345)], geometry)
 print("neuron 345 of layer 12 is voxel", *np.argwhere(one.to_img().get_fdata()))
 
 # %% [markdown]
-# The place within a sheet is bookkeeping: two neurons side by side have nothing to do with each other. So nothing here
-# smooths, clusters or draws a glass brain.
+# The place within a sheet has no meaning: adjacent neurons are unrelated. So nothing here smooths, clusters or draws a
+# glass brain.
 #
 # ## The task
 #
-# The demo corpus has six kinds of text. We take the beginnings of its documents, so that every kind is heard often.
+# The demo corpus has six kinds of text. We use the beginnings of its documents, so that each kind occurs often.
 
 # %%
 n_documents = 12 if quick else 24
@@ -71,9 +71,9 @@ print("\n" + corpus[0].text[:260] + " ...")
 # %% [markdown]
 # ## The scan
 #
-# `forecast` says what a recording will cost; `record` makes it, straight to disk and with bounded memory. Killed half
-# way, the same call goes on where it stopped; finished, it opens what is there. A run holds about 4,000 tokens unless
-# told otherwise; here one run holds all, to keep the notebooks short.
+# `forecast` predicts what a recording will cost; `record` writes it directly to disk with bounded memory. To resume an
+# interrupted recording, repeat the call; if it is complete, the call opens it. By default a run holds about 4,000
+# tokens; here one run holds all of them, to keep the notebooks short.
 
 # %%
 print(forecast(model, tokenizer, corpus, tokens_per_run=8192))
@@ -83,8 +83,8 @@ for path in sorted(Path("study").rglob("*")):
         print(path.as_posix())
 
 # %% [markdown]
-# That is a BIDS derivative: activations, what each token was (`events`), the layers as an atlas, and sidecars with the
-# settings and hashes. Special tokens such as the beginning of the text are read by the model, but not recorded.
+# This is a BIDS derivative: activations, a table of the tokens (`events`), the layers as an atlas, and sidecars with
+# the settings and hashes. The model reads special tokens such as the beginning of the text, but they are not recorded.
 
 # %%
 run = recording[0]
@@ -100,8 +100,8 @@ image = nib.load(run.path)
 print(image.shape, image.get_data_dtype(), "zooms", image.header.get_zooms())
 
 # %% [markdown]
-# nilearn's maskers read it like any other scan. What they need is the mask of all neurons, and no smoothing, which
-# `geometry.masker()` sees to. The features come in the order of the neurons, so arrays and images never disagree.
+# nilearn's maskers read it like any other scan. `geometry.masker()` has the mask of all neurons and does not smooth.
+# The features are in the order of the neurons, so arrays and images agree.
 
 # %%
 few = image.slicer[..., :100]
@@ -110,7 +110,7 @@ print("nilearn:", masked.shape, " llmbrain:", run.to_array(0, 100).shape)
 print("equal:", np.array_equal(masked, run.to_array(0, 100)))
 
 # %% [markdown]
-# The layers are a parcellation, so `NiftiLabelsMasker` gives one time series a layer. Here the mean size of the
+# The layers are a parcellation, so `NiftiLabelsMasker` gives one time series per layer. Here the mean size of the
 # activations, layer by layer, over the first hundred tokens:
 
 # %%
@@ -123,11 +123,11 @@ ax.set(xlabel="token", ylabel="layer", title="How loud each layer is")
 bar = figure.colorbar(picture, label="mean |activation|")
 
 # %% [markdown]
-# ## What is odd about it
+# ## What is unusual about it
 #
 # **Some tokens are not like the others.** In the picture the middle layers do much the same everywhere, except at a few
-# tokens where a band of early layers falls silent. Which tokens are these? Take all tokens whose layers 3 to 7 are four
-# times quieter than usual, and look at the layer before.
+# tokens where a band of early layers falls silent. Which tokens are these? We take all tokens whose layers 3 to 7 are
+# four times quieter than usual, and look at the layer before.
 
 # %%
 activity = run.to_array()
@@ -143,10 +143,10 @@ print(f"largest activation in layer 2: {np.median(peak[silent]):.0f} there, {np.
 tokens.head(4)
 
 # %% [markdown]
-# At a good part of its *the*s and single spaces this model fires an enormous activation in layer 2, and the next layers
-# shut down. Such tokens are known as attention sinks, and their activations as massive: something for later tokens to
-# attend to when there is nothing to attend to. The usual sink, the beginning of the text, is left out of recordings;
-# these others are in. They are this field's head motion: known, large, and not what any hypothesis is about.
+# At many of its *the*s and single spaces this model has an enormous activation in layer 2, and the next layers go
+# quiet. Such tokens are known as attention sinks, with massive activations: later tokens attend to them when there is
+# nothing else to attend to. The usual sink, the beginning of the text, is left out of recordings, but these others are
+# recorded. They are this field's head motion: known, large, and not what any hypothesis is about.
 #
 # **Neurons differ in scale by orders of magnitude.** Unscaled, a handful of neurons would *be* the data. That is why
 # every decomposition in llmbrain z-scores each neuron over tokens first.
@@ -170,8 +170,8 @@ for panel, layer in zip(panels, shown):
 # %% [markdown]
 # (Each neuron's standard deviation on a logarithmic scale, dark 0.03, bright 30, on the sheets of seven layers.)
 #
-# **Position, frequency and surprise drive activations.** The events hold them, and `confounds()` hands them over in
-# the form that nilearn's estimators and `nilearn.signal.clean` take: `CanICA(...).fit(recording, confounds=...)`.
+# **Position, frequency and surprise drive activations.** The events hold them, and `confounds()` returns them in the
+# form that nilearn's estimators and `nilearn.signal.clean` accept: `CanICA(...).fit(recording, confounds=...)`.
 
 # %%
 recording.confounds()[0].describe().loc[["mean", "std", "min", "max"]].round(2)
@@ -180,8 +180,8 @@ recording.confounds()[0].describe().loc[["mean", "std", "min", "max"]].round(2)
 # ## A carpet
 #
 # All neurons over all tokens, sorted by layer and pooled into rows. Vertical stripes are tokens at which a whole layer
-# turns over; the grain between them is the rest, and looks like noise. It is not: sorted by *network* it falls into
-# bands. That is [notebook 2](02_networks.ipynb).
+# changes sign. The grain between them looks like noise, but it is not: sorted by *network* it forms bands. That is
+# [notebook 2](02_networks.ipynb).
 
 # %%
 figure = plot_carpet(run, order="layer", tokens=(0, min(600, run.n_tokens)))

@@ -2,13 +2,13 @@
 # # 2. Functional networks, and whether to believe them
 #
 # Group ICA of the recording gives functional networks: sets of neurons, spread over many layers, that rise and fall
-# together. It always gives some. So this notebook finds them in a minute, and spends the rest of its time on the question
-# a reviewer would ask: what would have come out otherwise?
+# together. It always finds some. So this notebook finds them in a minute, and spends the rest on the question that a
+# reviewer would ask: how would the result change with
 #
 # 1. other starting points of the algorithm,
 # 2. other documents,
 # 3. another number of networks,
-# 4. a model that has learnt nothing.
+# 4. a model that has learnt nothing?
 
 # %%
 import os
@@ -35,7 +35,7 @@ from llmbrain.text import Corpus
 quick = os.environ.get("LLMBRAIN_QUICK") == "1"  # set by the tests, which take less of everything
 
 # %% [markdown]
-# The recording is that of [notebook 1](01_pseudo_fmri.ipynb). If it is there already, it is opened; else it is made.
+# The recording is that of [notebook 1](01_pseudo_fmri.ipynb). If it exists, it is opened; otherwise it is made.
 
 # %%
 model, tokenizer = lb.load_model("demo")
@@ -48,8 +48,8 @@ print(f"{recording.n_tokens:,} tokens x {geometry.n_neurons:,} neurons")
 # %% [markdown]
 # ## Finding them
 #
-# `CanICA` is nilearn's estimator with the defaults that suit neurons: every neuron z-scored, no smoothing, no detrending.
-# The fast engine does what nilearn's does, on Gram matrices; `engine="nilearn"` runs the original.
+# `CanICA` is nilearn's estimator with the defaults that suit neurons: every neuron z-scored, no smoothing, no
+# detrending. The fast engine computes the same as nilearn's, on Gram matrices; `engine="nilearn"` runs the original.
 
 # %%
 canica = lb.CanICA(n_components=16, n_init=5, random_state=0).fit(recording)
@@ -62,9 +62,9 @@ networks.metrics[
 figure = plot_network_maps(networks)
 
 # %% [markdown]
-# Layers run from bottom to top, neurons from left to right; red and blue are the two signs, which rise and fall
-# oppositely. The dots are scattered because neighbours on a sheet have nothing in common. What can be read is the
-# profile at the side: most networks span many layers, some stay in a few.
+# Layers run from bottom to top, neurons from left to right; red and blue are the two signs, which rise and fall in
+# opposition. The dots are scattered because neighbours on a sheet are unrelated. The profile at the side can be
+# interpreted: most networks span many layers, some stay in a few.
 #
 # The carpet of notebook 1, sorted by network instead of by layer, is no longer noise.
 
@@ -72,9 +72,9 @@ figure = plot_network_maps(networks)
 figure = plot_carpet(recording[0], networks, tokens=(0, 600))
 
 # %% [markdown]
-# ## What each is about
+# ## What each responds to
 #
-# `interpret` correlates the time courses with what the tokens are (tested by shifting the courses around), and lists the
+# `interpret` correlates the time courses with properties of the tokens (tested by circular shifts), and lists the
 # tokens that drive them most. The label is a suggestion; "artefact" marks networks of the position in the text, of
 # attention sinks, or of a handful of tokens.
 
@@ -83,7 +83,7 @@ about = interpret(networks.time_courses, events)
 about.table[["network", "label", "best", "best_r", "top_tokens", "artefact"]].round(2)
 
 # %% [markdown]
-# Much of this is plain: numbers, spaces, line ends, punctuation. A network as "the neurons for digits" is a modest
+# Much of this is simple: numbers, spaces, line ends, punctuation. A network as "the neurons for digits" is a modest
 # claim, but one that can be checked word by word:
 
 # %%
@@ -96,9 +96,9 @@ HTML(f"<div style='white-space: pre-wrap'>{words_html(events['token'][20:150], c
 # %% [markdown]
 # ## Other starting points
 #
-# The ICA was started five times from different values; `stability` says how well the starts agree on each network. It is
-# the number that is usually reported, and it says very little, because every start saw the same data. The honest version
-# draws *documents* with replacement, as if another corpus had been collected.
+# The ICA was started five times from different values; `stability` measures how well the starts agree on each network.
+# This number is usually reported, but it says very little, because every start saw the same data. The informative
+# version draws *documents* with replacement, as if another corpus had been collected.
 
 # %%
 activity = recording[0].to_array()
@@ -117,10 +117,10 @@ print(f"found in more than half of the bootstraps, and tight (Iq > 0.7): {resamp
 # %% [markdown]
 # ## Other documents
 #
-# The hardest test: split the documents into two halves with all kinds of text in both, decompose each half by itself, and
-# pair the networks. Two questions can be asked of a pair. Is it more alike than with neurons shuffled within layers
-# (`p`)? That is easily passed. Is it more alike than random *axes* in the same subspace (`p_axes`)? Only that speaks for
-# these networks, rather than for any rotation of them.
+# The hardest test: split the documents into two halves with all kinds of text in both, decompose each half separately,
+# and pair the networks. There are two questions about a pair. Is it more alike than with neurons shuffled within layers
+# (`p`)? That is an easy test. Is it more alike than random *axes* in the same subspace (`p_axes`)? Only this supports
+# these networks rather than any rotation of them.
 
 # %%
 half = (document // 6) % 2  # the kinds take turns, so six documents in a row are one of each
@@ -141,14 +141,14 @@ print(f"better than rotated axes:     {(pairs['p_axes'] <= 0.05).sum()} of 16")
 figure = plot_matching(match_maps(first, second), names=("first half", "second half"))
 
 # %% [markdown]
-# A few networks come back as they are. Of others, two or three of one half share the neurons of two or three of the
-# other: the subspace is reproducible, its axes are not. The rest belong to these documents.
+# A few networks are found again unchanged. In other cases, two or three networks of one half share the neurons of two
+# or three of the other: the subspace is reproducible, its axes are not. The rest belong to these documents.
 #
 # ## Another number of networks
 #
-# Which number should one ask for? Tests against noise do not help, because they stop far too late: almost nothing in a
-# language model is noise. The useful curve is how many networks are found again, in the other half (|r| of 0.7 or more),
-# for each number asked for.
+# How many networks should there be? Tests against noise do not help, because they stop far too late: almost nothing in
+# a language model is noise. The useful curve shows, for each number of networks, how many are found again in the other
+# half (|r| of 0.7 or more).
 
 # %%
 rounds = [activity[document // 6 == r] for r in range(n_documents // 6)]  # one document of each kind; every other: a half
@@ -158,12 +158,12 @@ figure = plot_order(curve[["n_components", "n_reproduced", "mean_r"]])
 curve.round(2)
 
 # %% [markdown]
-# The more are asked for, the more are found again, but as an ever smaller share. `n_components="auto"` takes the largest
-# count of which at least half come back; with so little text that is a small number.
+# With more networks, more are found again, but their share becomes smaller. `n_components="auto"` takes the largest
+# count of which at least half are found again; with so little text that is a small number.
 #
 # ## A model that has learnt nothing
 #
-# Text alone has structure: the same token always gives the same input. So let a model with the same architecture and
+# Text alone has structure: the same token always gives the same input. So we let a model with the same architecture and
 # *random* weights read the same documents. If its networks were as reproducible, ours would say nothing about learning.
 
 # %%
@@ -181,12 +181,12 @@ ax.set(xlabel="pair, best first", ylabel="|r| between halves", ylim=(0, 1))
 alike.describe().loc[["mean", "50%", "max"]].round(2)
 
 # %% [markdown]
-# Learning makes the networks: without it nothing comes back in other documents.
+# Learning makes the networks: without it nothing is found again in other documents.
 #
-# ## With which kinds of text they work
+# ## In which kinds of text they are active
 #
-# The last check on over-reading. A network may be busier in code than in stories, but the unit that counts is the
-# document, not the token; there are only a few of each kind.
+# The last check against over-interpretation: a network may be more active in code than in stories, but the unit of
+# inference is the document, not the token, and there are only a few of each kind.
 
 # %%
 engaged = kind_engagement(networks.time_courses, events)
@@ -197,12 +197,12 @@ table[table["q"] < 0.05]
 # %% [markdown]
 # ## What to write in the paper
 #
-# - Say which stability is meant. Over starting points it is nearly free; over documents it is earned.
-# - Report the split-half table, with both null hypotheses, and what an untrained model gives.
+# - Name the kind of stability. Over starting points it is nearly always high; over documents it is informative.
+# - Report the split-half table, with both null hypotheses, and the result of an untrained model.
 # - More text helps more than more networks. A few thousand tokens, as here, are a pilot.
 #
 # The networks are saved with the study (`networks.save("study")`), as NIfTI, TSV and JSON, for the report and the
-# commands. Whether they *do* anything is another matter: [notebook 3](03_lesions.ipynb) takes them out.
+# commands. Whether they *do* anything is another question: [notebook 3](03_lesions.ipynb) silences them.
 
 # %%
 for path in networks.save("study"):

@@ -1,16 +1,16 @@
 # %% [markdown]
 # # 3. Lesions and controls: the papers' claims re-tested
 #
-# A lesion in a language model is exact, complete, reversible, and free of charge: silence a set of neurons, measure, and
-# give them back. So is the control that patients never provide: the same lesion in other neurons, as many times as
-# needed. The papers that found functional networks in language models claim that
+# A lesion in a language model is exact, complete and reversible, and costs nothing: silence a set of neurons, measure,
+# and restore them. The same holds for a control that patients cannot provide: the same lesion in other neurons, as many
+# times as needed. The papers that found functional networks in language models claim that
 #
 # 1. silencing a network, a few percent of the neurons, ruins the model, while silencing random neurons does not;
 # 2. networks serve different tasks;
 # 3. amplifying a network can improve the model;
 # 4. the networks alone, a fifth of the neurons or less, nearly suffice.
 #
-# Each is re-tested here, small but with controls.
+# Each claim is re-tested here, on a small scale but with controls.
 
 # %%
 import os
@@ -30,8 +30,8 @@ pd.set_option("display.max_colwidth", 200)
 quick = os.environ.get("LLMBRAIN_QUICK") == "1"  # set by the tests, which take less of everything
 
 # %% [markdown]
-# The networks are those of [notebook 2](02_networks.ipynb), found on the training part of the demo corpus. Whatever is
-# measured below is measured on its held-out part, which shares no document with it.
+# The networks are those of [notebook 2](02_networks.ipynb), found on the training part of the demo corpus. All
+# measurements below use its held-out part, which shares no document with it.
 
 # %%
 model, tokenizer = lb.load_model("demo")
@@ -55,7 +55,8 @@ pd.DataFrame({"neurons": [m.count for m in shown], "share": [m.share for m in sh
 # %% [markdown]
 # ## A lesion
 #
-# Inside the block the neurons are silent, whatever runs the model; after it they are back, also if something failed.
+# Inside the block the neurons are silent in every use of the model. After the block they are restored, even if an error
+# occurred.
 
 # %%
 prompt = tokenizer("The capital of France is", return_tensors="pt")
@@ -73,8 +74,8 @@ with lb.lesion(model, masks[0]):
 print("after:  ", answer())
 
 # %% [markdown]
-# One sentence is an anecdote. `side_by_side` makes better anecdotes: one network, all networks at once, and as many other
-# neurons of the same layers.
+# One sentence is an anecdote. `side_by_side` makes better anecdotes: one network, all networks together, and the same
+# number of other neurons from the same layers.
 
 # %%
 other = union.matched_control(by="layer", random_state=0)
@@ -85,12 +86,14 @@ texts[["condition", "text"]]
 # %% [markdown]
 # ## Claim 1: networks against controls
 #
-# What "random neurons" are decides the answer. Three families of controls, from the easiest to the hardest to beat:
+# The answer depends on what "random neurons" means. Three families of controls, from the easiest to the hardest to
+# beat:
 #
-# - `random`: as many neurons from anywhere, the papers' control;
-# - `layer+importance`: in every layer as many neurons, each about as important as one of the network's. Importance is
-#   how much a neuron's fluctuation can move the residual stream; it knows nothing of networks;
-# - `top`: in every layer simply the most important ones. There is one such set, so no p-value: a yardstick.
+# - `random`: the same number of neurons from anywhere, the papers' control;
+# - `layer+importance`: the same number of neurons in every layer, each about as important as one of the network's.
+#   Importance is how much a neuron's fluctuation can move the residual stream; it does not depend on networks;
+# - `top`: the most important neurons of every layer. There is only one such set, so it has no p-value; it is a
+#   reference.
 
 # %%
 task = LossTask(n_tokens=60 if quick else 192)  # the held-out demo corpus, the same share of every document
@@ -117,25 +120,27 @@ loss["importance ratio"] = controls["importance_ratio"].mean()
 loss.loc[result.networks].round(2)
 
 # %% [markdown]
-# The columns are the mean change in loss (nats per token) when the network itself is silenced, and when its controls are.
+# The columns are the mean change in loss (nats per token) when the network itself is silenced, and when its controls
+# are.
 #
 # - **All networks together** do far more harm than random neurons. That is the published result, and it holds.
-# - **One network** does little, and no more than its controls. One or two percent of the neurons, chosen by ICA, are not
-#   what the model hangs on.
-# - **`top` is sobering.** A formula of one line, blind to networks, finds sets of the same size that do much more harm
-#   than a network.
-# - **Look at `importance ratio`** before believing a control: the summed importance of the controls relative to the
-#   network's. All networks at |z| > 3 hold so much of the importance of the model that no equal set is left outside; the
-#   matched controls are then too weak, and beating them shows little. At |z| > 4.5 they are comparable, and that row is
-#   the fair one.
+# - **One network** does little, and no more than its controls. The model does not depend on one or two percent of its
+#   neurons, chosen by ICA.
+# - **`top` does much more harm.** A one-line formula that ignores networks finds sets of the same size that do much
+#   more harm than a network.
+# - **Check `importance ratio`** before you trust a control: it is the summed importance of the controls relative to the
+#   network's. All networks at |z| > 3 hold so much of the importance of the model that no equal set remains outside.
+#   The matched controls are then too weak, and doing more harm than they do shows little. At |z| > 4.5 they are
+#   comparable, so that row is the fair comparison.
 #
-# With so few controls the smallest p of one network is the one that `summary` prints; a paper would take a hundred.
+# `summary` prints the smallest p that so few controls allow; a paper would use a hundred.
 #
 # ## Claim 2: different networks, different tasks
 #
-# If networks serve different tasks, then the one that goes with arithmetic in the training text should be missed most in
-# arithmetic, and the one that goes with code in code: a double dissociation. Both are chosen on the training text, and
-# tested on items that are in neither part of the corpus. The items are the unit; a handful of documents would not do.
+# If networks serve different tasks, then silencing the one that is active in arithmetic should do most harm in
+# arithmetic, and silencing the one that is active in code should do most harm in code: a double dissociation. Both are
+# chosen on the training text, and tested on items that are in neither part of the corpus. The items are the unit; a
+# handful of documents would not be enough.
 
 # %%
 goes_with = interpret(networks.time_courses, recording.events).correlations
@@ -164,16 +169,17 @@ figure = plot_selectivity(selectivity(two), value="effect", label="change in los
 double_dissociations(two).round(3)
 
 # %% [markdown]
-# Here it is: each of the two networks is missed most where it should be, by more than any of its nine controls, and no
+# We find one: silencing each of the two networks does more harm in its own task than any of its nine controls, and no
 # more than its controls in the other task. So networks can be specific, if they are chosen for it and the lesion is
-# compared with equally important neurons. What it shows should not be overstated. The network of arithmetic is one of
-# digits, that of code one of brackets and indentation; a model without them has lost its figures and signs, and whether
-# it has lost *reckoning* would take a task of numbers without sums. And nine controls cannot carry a p below 0.1
-# (`beyond_controls` says so); a paper would take a hundred.
+# compared with equally important neurons. This should not be overstated. The arithmetic network is one of digits, the
+# code network one of brackets and indentation. A model without them has lost its digits and signs; to find out whether
+# it has lost *arithmetic* would need a task with numbers but without sums. And with nine controls no p can be below 0.1
+# (`beyond_controls` reports it); a paper would use a hundred.
 #
 # ## Claim 3: amplification
 #
-# Instead of silencing, multiply. A gain of 1 is the intact model; the band is what equally important neurons do.
+# Here the neurons are multiplied instead of silenced. A gain of 1 is the intact model; the band shows the effect of
+# equally important neurons.
 
 # %%
 gains = lb.LesionStudy(
@@ -184,8 +190,8 @@ figure = plot_dose_response(gains.table, x="gain", title="Amplified and weakened
 gains.table[["network", "gain", "effect", "ci_low", "ci_high", "control_low", "control_high"]].round(3)
 
 # %% [markdown]
-# An effect below zero would be an improvement. If the interval holds zero, or the controls go along, it is not one; and
-# a gain that was picked because it looked best has to be confirmed on other text.
+# An effect below zero would be an improvement. It is not one if the interval includes zero, or if the controls have the
+# same effect. A gain that was chosen because it looked best has to be confirmed on other text.
 #
 # ## Claim 4: the networks alone
 #
@@ -212,8 +218,9 @@ shares = pd.DataFrame(rows, columns=["kept", "share", "perplexity"]).round({"sha
 shares.assign(perplexity=shares["perplexity"].map("{:,.0f}".format))
 
 # %% [markdown]
-# The networks are a better choice than chance, and a worse one than the most important neurons; neither suffices: a
-# model of a fifth of its neurons does not predict text any more. What can be removed, and by which rule, is the subject of [notebook 4](04_pruning.ipynb).
+# The networks are a better choice than chance, and a worse one than the most important neurons. Neither suffices: a
+# model with a fifth of its neurons no longer predicts text. What can be removed, and by which rule, is the subject of
+# [notebook 4](04_pruning.ipynb).
 #
 # ## In short
 #

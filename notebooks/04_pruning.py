@@ -1,16 +1,16 @@
 # %% [markdown]
-# # 4. Pruning honestly
+# # 4. Pruning with fair baselines
 #
-# Leave out a fifth of the neurons for good, without retraining: which ones, and what does it cost? A paper proposes to
-# keep the neurons of functional networks. To say whether that is a good idea takes a table in which everything but the
-# idea is the same: same calibration text, same number of neurons from the same layers, same evaluation on other text; a
-# row for chance, rows for simple rules, a row for the intact model.
+# If a fifth of the neurons is removed permanently, without retraining, which neurons should go, and what does it cost?
+# A paper proposes to keep the neurons of functional networks. To judge that idea, we need a table in which everything
+# else is the same: the same calibration text, the same number of neurons from the same layers, the same evaluation on
+# other text. It needs a row for chance, rows for simple rules, and a row for the intact model.
 #
-# Three choices are kept apart here that are often mixed:
+# Three choices that are often mixed are kept separate here:
 #
-# - the **score** says which neurons go,
-# - the **allocation** how many from each layer,
-# - the **compensation** what the others do for those that are gone.
+# - the **score** decides which neurons are removed,
+# - the **allocation** how many are removed from each layer,
+# - the **compensation** how the remaining neurons make up for them.
 
 # %%
 import os
@@ -28,7 +28,7 @@ quick = os.environ.get("LLMBRAIN_QUICK") == "1"  # set by the tests, which take 
 
 # %% [markdown]
 # The networks are those of [notebook 2](02_networks.ipynb), found on the training part of the demo corpus. Pruning is
-# calibrated on that part too. The held-out part is for measuring, and for nothing else.
+# calibrated on that part too. The held-out part is used for measuring only.
 
 # %%
 model, tokenizer = lb.load_model("demo")
@@ -44,7 +44,7 @@ print("documents in both:", len(calibration.overlap(evaluation)))
 # %% [markdown]
 # ## The grid
 #
-# `run_grid` prunes by every recipe and measures every result.
+# `run_grid` prunes with every recipe and measures every result.
 #
 # | score | keeps the neurons |
 # | --- | --- |
@@ -54,7 +54,7 @@ print("documents in both:", len(calibration.overlap(evaluation)))
 # | `flap` | whose fluctuation can move the residual stream |
 # | `network` | with the largest \|z\| in any network: the published rule |
 #
-# The compensation `affine` refits the output weights of the neurons that stay, by least squares, so that they also write
+# The compensation `affine` refits the output weights of the remaining neurons by least squares, so that they also write
 # what the removed ones wrote.
 
 # %%
@@ -100,17 +100,17 @@ figure = plot_pruning_grid(table[table["score"] != "magnitude"])
 
 # %% [markdown]
 # Read without compensation first. The published rule beats chance (24 against 38 and 64 at a fifth of the neurons) and
-# loses by far to two formulas of one line that know nothing of networks (both 12; the intact model has 9). Weights
-# alone are worse than chance.
+# is far worse than two one-line formulas that ignore networks (both 12; the intact model has 9). Weights alone are
+# worse than chance.
 #
-# Compensation helps the good selection and ruins the poor one: FLAP comes down to 11, the network rule goes up to
-# hundreds. Least squares has two thousand tokens here for some twelve hundred weights an output. Where the neurons that
-# are left predict those that are gone, that is enough; where they do not, it fits the calibration text and nothing
-# else. More text mends it ([benchmarks/RESULTS.md](../benchmarks/RESULTS.md) has the table with 65,536 tokens, on which
-# the refit more than halves the damage of the network rule too). A single column of numbers would have hidden all of this.
+# Compensation helps the good selection and ruins the poor one: FLAP falls to 11, the network rule rises to hundreds.
+# Least squares has two thousand tokens here for some twelve hundred weights per output. That is enough where the
+# remaining neurons predict the removed ones; where they do not, it fits only the calibration text. More text solves
+# this ([benchmarks/RESULTS.md](../benchmarks/RESULTS.md) has the table with 65,536 tokens, on which the refit more than
+# halves the damage of the network rule too). A single column of numbers would have hidden this.
 #
-# How different are the choices? The overlap of what is kept (Jaccard index, mean over layers); two random choices of four
-# fifths share two thirds by chance alone.
+# How different are the choices? The next table shows the overlap of the kept neurons (Jaccard index, mean over layers).
+# Two random choices of four fifths share two thirds by chance.
 
 # %%
 kept_overlap({name.split(" + ")[0]: value for name, value in kept.items() if name.endswith("none")}).round(2)
@@ -118,9 +118,9 @@ kept_overlap({name.split(" + ")[0]: value for name, value in kept.items() if nam
 # %% [markdown]
 # ## The recipes of the package
 #
-# `recipe="fast"` takes more from layers that write little, walks from layer to layer so that each is fitted on what the
-# layers before it really give, and refits with tokens weighted by their residual stream. It is measured in the same way as the rows above. `recipe="best"`,
-# the default, also searches for the allocation and refits the attention; it wants a GPU.
+# `recipe="fast"` takes more from layers that write little, fits each layer on the real output of the pruned layers
+# before it, and refits with tokens weighted by their residual stream. It is measured in the same way as the rows above.
+# `recipe="best"`, the default, also searches for the allocation and refits the attention; it needs a GPU to be fast.
 
 # %%
 pruned = lb.prune(
@@ -135,7 +135,7 @@ print(f"perplexity {perplexity:.2f}, {perplexity / grid['perplexity'][0]:.3f} ti
 figure = plot_kept_neurons(pruned.kept, pruned.geometry)
 
 # %% [markdown]
-# ## What is saved, and what is not
+# ## What becomes smaller
 #
 # A fifth of the MLP neurons is not a fifth of the model: embeddings and attention stay.
 
@@ -168,7 +168,7 @@ print(
 # %% [markdown]
 # ## In short
 #
-# - A claim about a score needs rows of chance and of simple scores on the same calibration text.
-# - Compensation has to be in all rows or in none, with enough text to fit it on.
-# - The numbers above are from a few hundred tokens of one small model; the same call with `max_tokens=None`, more seeds,
-#   and other calibration and evaluation texts is the experiment.
+# - A claim about a score needs rows for chance and for simple scores on the same calibration text.
+# - Use compensation in all rows or in none, with enough text to fit it.
+# - The numbers above are from a few hundred tokens of one small model; the same call with `max_tokens=None`, more
+#   seeds, and other calibration and evaluation texts is the experiment.

@@ -1,13 +1,13 @@
 # %% [markdown]
 # # 5. Localizers: where is code, where is arithmetic
 #
-# Before asking *how* a brain does something, imagers ask *where*: show sentences, show nonsense, and keep the voxels that
-# tell the two apart. The same design finds the neurons of a language model that respond to code, or to arithmetic. And
-# as in the scanner, a contrast always lights something up. So this notebook asks of each map
+# Before asking *how* a brain does something, imagers ask *where*: they show sentences and nonsense, and keep the voxels
+# that distinguish the two. The same design finds the neurons of a language model that respond to code, or to
+# arithmetic. And as in the scanner, a contrast always finds something. So this notebook asks of each map
 #
-# - does it survive when the unit is the item, and not the token,
+# - does it survive when the unit is the item rather than the token,
 # - what does the same analysis find when the labels mean nothing,
-# - does it come back in other items,
+# - is it found again in other items,
 # - and do the neurons *matter* for what they respond to?
 
 # %%
@@ -49,8 +49,7 @@ geometry = recordings["code"].geometry
 {function: f"{recording.n_tokens} tokens" for function, recording in recordings.items()}
 
 # %% [markdown]
-# The first half of the items localizes, the second is kept to see whether it was right.
-
+# The first half of the items localizes; the second half is kept to test the result.
 
 # %%
 def items_of(recording, half):
@@ -80,9 +79,10 @@ for found in (code, arithmetic):
 # %% [markdown]
 # ## Items, not tokens
 #
-# The model of the general linear model was fitted on the *mean of each item*. It is tempting to take every token instead,
-# which gives thirty times as many observations. But the tokens of one item are not independent: they share a topic and a
-# state. The test of a test is data in which there is nothing to find. Give half of the items, at random, the wrong label:
+# The model of the general linear model was fitted on the *mean of each item*. It is tempting to take every token
+# instead, which gives thirty times as many observations. But the tokens of one item are not independent: they share a
+# topic and a state. To test a test, apply it to data in which there is nothing to find. We give a random half of the
+# items the wrong label:
 
 # %%
 rng = np.random.default_rng(0)
@@ -113,7 +113,7 @@ ax.set(xlabel="layer", ylabel="% of the layer's neurons", ylim=(0, None))
 ax.legend(frameon=False, fontsize=8)
 
 # %% [markdown]
-# Everywhere, then, with more in some depths than in others. A z map is an image like any other; here six layers of the
+# They are everywhere, more at some depths than at others. A z map is an image like any other; here six layers of the
 # code map, in nilearn:
 
 # %%
@@ -127,7 +127,7 @@ for panel, layer in zip(panels, layers):
     )  # fmt: skip
 
 # %% [markdown]
-# ## Does it come back?
+# ## Is it found again?
 #
 # The same contrasts in the second half of the items, which the maps above have not seen. And a question that a single
 # contrast cannot ask: are the code neurons any different from the arithmetic neurons, or are both just "not prose"?
@@ -154,8 +154,8 @@ pd.DataFrame(
 #
 # ## Do they matter?
 #
-# Responding is not contributing. Silence the most selective one percent of each, and read the second half of the items:
-# does code suffer from the one, arithmetic from the other, and both more than from other neurons of the same layers and
+# Responding is not contributing. We silence the most selective one percent of each, and read the second half of the
+# items. Does one lesion harm code and the other arithmetic, and both more than other neurons of the same layers and
 # importance?
 
 # %%
@@ -186,11 +186,11 @@ figure = plot_selectivity(selectivity(result), value="effect", label="change in 
 double_dissociations(result).round(3)
 
 # %% [markdown]
-# Responding is not contributing. The maps came back in other items almost unchanged, and yet none of the four effects is
-# beyond its controls: code suffers no more without "its" neurons than without equally important others, arithmetic a
-# little more than on average, and the double dissociation is far from its bar. One percent of the neurons carries
-# nothing that the other ninety-nine do not carry as well; the responses are everywhere.
+# Responding is not contributing. The maps were found again in other items almost unchanged, and yet none of the four
+# effects exceeds its controls. Code suffers no more without "its" neurons than without other, equally important ones,
+# arithmetic suffers a little more than on average, and the double dissociation is far from its threshold. One percent
+# of the neurons carries nothing that the other ninety-nine do not carry as well; the responses are everywhere.
 #
-# Networks that were found without any contrast, in [notebook 3](03_lesions.ipynb), did come apart in the same test. What
-# neurons do *together* says more about what hangs on them than what each responds to. A single small comparison, on a
-# small model; the design is what to take home.
+# Networks that were found without any contrast, in [notebook 3](03_lesions.ipynb), did dissociate in the same test.
+# What neurons do *together* says more about what depends on them than what each responds to. This is a single small
+# comparison on a small model; the design is the point.

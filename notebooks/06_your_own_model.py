@@ -1,9 +1,10 @@
 # %% [markdown]
 # # 6. Bring your own model
 #
-# Everything in the other notebooks works with any dense decoder of transformers. This one shows the doors: a hub id, a
-# folder, a `.gguf` file, a model you have in your hands; which neurons can be recorded in it; your own texts; and what is
-# refused, with the reason. The models made here are tiny and random, so that it takes seconds. Nothing is downloaded.
+# Everything in the other notebooks works with any dense decoder of transformers. This one shows the ways in: a hub id,
+# a folder, a `.gguf` file, or a loaded model. It shows which neurons can be recorded, how to use your own texts, and
+# what is refused, with the reason. The models made here are tiny and random, so it takes seconds. Nothing is
+# downloaded.
 
 # %%
 from pathlib import Path
@@ -21,21 +22,22 @@ from llmbrain.text import Corpus, Document
 print(describe_environment())
 
 # %% [markdown]
-# That was `llmbrain info`, what to paste into a bug report.
+# This is the output of `llmbrain info`; paste it into a bug report.
 #
 # ## A model from the hub
 #
-# Needs a network, so it is not run here. The revision is part of the study's files, and becomes the session.
+# This needs an internet connection, so it is not run here. The revision is part of the study's files, and becomes the
+# session.
 #
 # ```python
 # model, tokenizer = lb.load_model("HuggingFaceTB/SmolLM2-360M", revision="main", dtype="bfloat16", device="cuda")
 # ```
 #
-# Code that comes with a model is not run, unless `trust_remote_code=True` is said.
+# Code that comes with a model is not run unless you pass `trust_remote_code=True`.
 #
 # ## A GGUF file
 #
-# Files of llama.cpp and Ollama are dequantised, once: the result is cached. The demo model is one of them.
+# Files of llama.cpp and Ollama are dequantised once, and the result is cached. The demo model is one of them.
 
 # %%
 print(demo_file().name)
@@ -45,7 +47,7 @@ lb.describe_model(model)
 # %% [markdown]
 # ## A folder
 #
-# Whatever `save_pretrained` writes can be opened: a fine-tuned model, a checkpoint of a training run, a model that
+# Anything that `save_pretrained` writes can be opened: a fine-tuned model, a checkpoint of a training run, a model that
 # llmbrain has pruned. Here a small GPT-2 with random weights, with the tokenizer from above.
 
 # %%
@@ -60,7 +62,7 @@ mine, my_tokenizer = lb.load_model("my-model")
 print(lb.describe_model(mine)["architecture"], "of", lb.describe_model(mine)["id"])
 
 # %% [markdown]
-# A model that is loaded already is passed as it is, `lb.load_model(model, tokenizer=tokenizer)`, or straight to `record`.
+# A loaded model is passed directly, `lb.load_model(model, tokenizer=tokenizer)`, or straight to `record`.
 #
 # ## What can be recorded in it
 #
@@ -90,9 +92,9 @@ with lb.lesion(mine, head) as lesion:
 lesion.summary()
 
 # %% [markdown]
-# ## A structure that is not understood
+# ## A structure that is not recognised
 #
-# Then the modules are named by hand, with a regular expression, a list, or a dict of layers.
+# If the structure is not recognised, name the modules by hand, with a regular expression, a list, or a dict of layers.
 
 # %%
 for site in lb.find_sites(mine, "mlp", sites=r"transformer\.h\.[13]\.mlp\.c_proj"):
@@ -101,8 +103,8 @@ for site in lb.find_sites(mine, "mlp", sites=r"transformer\.h\.[13]\.mlp\.c_proj
 # %% [markdown]
 # ## What is refused
 #
-# In a mixture of experts, which MLP neurons exist depends on the token; an encoder-decoder is two models. Nothing is done
-# by halves: what does not apply is refused, with the reason and what can be done instead.
+# In a mixture of experts, which MLP neurons exist depends on the token; an encoder-decoder is two models. What does not
+# apply is refused, with the reason and an alternative.
 
 # %%
 experts = transformers.MixtralConfig(
@@ -119,7 +121,8 @@ except LLMBrainError as error:
     print(error)
 
 # %% [markdown]
-# Masks and networks know the weights they were made on. A mask does not act on another model, even of the same shape:
+# Masks and networks record the weights they were made on. A mask is refused on another model, even one of the same
+# shape:
 
 # %%
 networks = lb.CanICA(n_components=4, random_state=0).fit(recordings["mlp"]).networks_
@@ -131,8 +134,7 @@ except LLMBrainError as error:
     print(error)
 
 # %% [markdown]
-# If it is known that the neurons correspond, as between a model and its fine-tuned descendant, `check_model=False` says
-# so.
+# If you know that the neurons correspond, as between a model and its fine-tuned version, pass `check_model=False`.
 #
 # ## Your own texts
 #
@@ -149,9 +151,9 @@ print(lb.load_corpus("my-texts"), lb.load_corpus("my-texts").kinds)
 # %% [markdown]
 # ## All of it
 #
-# The whole path, from the shell as `llmbrain run --model my-model --corpus my-texts --out my-study --quick`. A quarter of
-# the documents is set aside first, for lesions and pruning to be measured on. (The threshold is lower than usual: in a
-# random model the maps have no heavy tails, and hardly a neuron lies beyond 3.)
+# The whole path, from the shell as `llmbrain run --model my-model --corpus my-texts --out my-study --quick`. A quarter
+# of the documents is set aside first, to measure lesions and pruning. (The threshold is lower than usual: in a random
+# model the maps have no heavy tails, and hardly any neuron exceeds 3.)
 
 # %%
 report = lb.run_study("my-model", "my-texts", "my-study", quick=True, threshold=2.0)
@@ -163,11 +165,11 @@ figure = plot_network_maps(
 )
 
 # %% [markdown]
-# The pictures of a random model are worth a look: they have the form of a finding. What tells them from one is in
-# [notebook 2](02_networks.ipynb).
+# The pictures of a random model look like a finding. What distinguishes them from one is in [notebook
+# 2](02_networks.ipynb).
 #
 # ## Larger models
 #
 # - `record(..., dtype="int16")` halves the files; `layers=` and `every=` record less.
 # - `record(..., run_index=3)` records one run only, so that a job array can fill one study folder.
-# - `forecast` and `llmbrain info MODEL` say what a recording will weigh before it starts.
+# - `forecast` and `llmbrain info MODEL` give the size of a recording before it starts.
