@@ -1,13 +1,13 @@
-"""Lesions as rows of one batch against one lesion at a time: the same numbers, how much faster, and what bounds it.
+"""Compare batched lesions with one lesion at a time: equality of the losses, speed, and the bound on the speed.
 
     python benchmarks/lesion_batching.py                                  # the demo model on the CPU
     python benchmarks/lesion_batching.py --device cuda --conditions 400 --tokens-per-document 200 --profile
-    python benchmarks/lesion_batching.py --layers 20 30                   # lesions that begin late share more
+    python benchmarks/lesion_batching.py --layers 20 30                   # lesions that begin late share more layers
 
 "One at a time" runs every condition alone, with the package's own context manager and the whole text as one batch. The
-modes take turns, so that a machine that slows down does so for all of them. The bound is the time that the matrix
+modes alternate, so that a slowdown of the machine affects all of them. The bound is the time that the matrix
 products of the lesioned layers and of the head would take at the speed of a large product on the same machine;
-``--profile`` shows where the time goes beside them. Times are processor seconds on a CPU (steady on a shared machine)
+``--profile`` shows where the rest of the time goes. Times are processor seconds on a CPU (steady on a shared machine)
 and wall seconds on a GPU.
 """
 
@@ -78,7 +78,7 @@ def main():
 
 
 def precision(args):
-    """Products in half precision, if that was asked for."""
+    """Run matrix products in half precision with ``--autocast``."""
     if args.autocast is None:
         return contextlib.nullcontext()
     return torch.autocast(args.device, dtype=getattr(torch, args.autocast))
@@ -93,7 +93,7 @@ GROUPS = {
 
 
 def profile(work, args):
-    """Shares of the time by sort of operation, as one line."""
+    """Return the shares of the time by operation, as one line."""
     from torch.profiler import ProfilerActivity
 
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (args.device == "cuda")
@@ -112,7 +112,7 @@ def profile(work, args):
 
 
 def lesions(geometry, args):
-    """Random lesions in a range of layers."""
+    """Make random lesions in a range of layers."""
     rng = np.random.default_rng(0)
     first, last = args.layers or (0, geometry.n_layers)
     inside = (geometry.layer_of >= first) & (geometry.layer_of < last)
@@ -123,7 +123,7 @@ def lesions(geometry, args):
 
 
 def matrix_seconds(model, sites, edits, tokens, args):
-    """Time of the products that have to be computed, at the measured speed of a large one."""
+    """Return the time of the necessary products at the measured speed of a large one."""
     config = model.config.get_text_config()
     head = model.get_output_embeddings().weight.numel()
     inside = sum(p.numel() for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n and "head" not in n)
@@ -145,7 +145,7 @@ def matrix_seconds(model, sites, edits, tokens, args):
 
 
 def clock(device):
-    """Processor seconds on the CPU, wall seconds after all work is done on a GPU."""
+    """Return processor seconds on a CPU, and wall seconds after synchronising on a GPU."""
     if device == "cpu":
         return time.process_time()
     torch.cuda.synchronize()
@@ -160,10 +160,10 @@ def arguments():
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--autocast", choices=["bfloat16", "float16"])
-    parser.add_argument("--profile", action="store_true", help="say where the time of mode rows goes")
+    parser.add_argument("--profile", action="store_true", help="print where the time of mode rows goes")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--conditions", type=int, default=16)
-    parser.add_argument("--share", type=float, default=0.015, help="share of the neurons that a lesion takes")
+    parser.add_argument("--share", type=float, default=0.015, help="share of the neurons in a lesion")
     parser.add_argument("--layers", type=int, nargs=2, metavar=("FIRST", "END"), help="lesion only these layers")
     parser.add_argument("--tokens-per-document", type=int, default=41)
     parser.add_argument("--context", type=int, default=512)

@@ -1,12 +1,12 @@
-"""Does amplifying a network help? Gains chosen on one text, scored on another, beside amplified controls.
+"""Test whether amplifying a network helps: gains are chosen on one text and scored on another, with controls.
 
     python benchmarks/replication/amplification.py
     python benchmarks/replication/amplification.py --wikitext DIR --autocast bfloat16 --device cuda
 
 Claim (abstract of the paper's second version): amplifying functional networks improves the model. For every network the
-best gain is chosen on one half of the held-out text and its effect read on the other half, which was not seen; the same
-is done for every control (matched per layer and importance). The paper's own form, a constant 1 added to each neuron,
-is run too. What is done is kept in the output folder: run the same command again to go on.
+best gain is chosen on one half of the held-out text, and its effect is measured on the other half. The same is done for
+every control (matched by layer and importance). The form in the paper, a constant 1 added to each neuron, is run too.
+To resume an interrupted run, repeat the command.
 """
 
 import time
@@ -25,11 +25,11 @@ from llmbrain.stats import bootstrap_interval, fdr
 
 
 def main():
-    """Run, print, write."""
+    """Run the experiment and write its tables."""
     p = parser(__doc__.splitlines()[0])
     p.add_argument("--components", type=int, default=20)
     p.add_argument("--gains", type=float, nargs="+", default=[1.1, 1.25, 1.5, 2.0, 3.0])
-    p.add_argument("--choose-tokens", type=int, help="tokens that the gain is chosen on (4096; 300 on a CPU)")
+    p.add_argument("--choose-tokens", type=int, help="tokens for choosing the gain (4096; 300 on a CPU)")
     p.set_defaults(n_controls=10)
     args = p.parse_args()
     begin = time.perf_counter()
@@ -56,7 +56,7 @@ def main():
 
 
 def texts(s):
-    """The text that gains are chosen on, and the text that they are tested on."""
+    """Return the text for choosing gains and the text for testing them."""
     parts = (("choose", s.choose, s.args.choose_tokens), ("test", s.test, s.args.test_tokens))
     tasks = [LossTask(c, name, n_tokens=n, context=s.args.context, by_kind=False) for name, c, n in parts]
     return [t.prepare(s.model, s.tokenizer) for t in tasks]
@@ -78,7 +78,7 @@ def conditions_of(s, masks, importance):
 
 
 def curve(choose, test, values, conditions):
-    """Effect of every condition on both texts."""
+    """Compute the effect of every condition on both texts."""
     table = pd.DataFrame([c[:3] for c in conditions], columns=["network", "draw", "gain"])
     for task, value in zip((choose, test), values):
         table[f"effect_{task.name}"] = (value[1:] - value[0]) @ task.weights / task.weights.sum()
@@ -86,7 +86,7 @@ def curve(choose, test, values, conditions):
 
 
 def pick(test, values, masks, curves, conditions, args):
-    """Best gain of each network and control on the first text, its effect on the second."""
+    """Choose the best gain of each network and control on the first text; return its effect on the second."""
     rows, every = [], []
     best = curves[curves.gain.notna()].copy()
     best["row"] = best.index
@@ -115,7 +115,7 @@ def pick(test, values, masks, curves, conditions, args):
 
 
 def additive(masks, curves):
-    """The paper's form: a constant 1 is added to every neuron of the network, or of a control."""
+    """Add a constant 1 to every neuron of the network, or of a control, as in the paper."""
     curves = curves[curves.gain.isna()].set_index(["network", "draw"]).effect_test
     own = {m.name: curves[(m.name, -1)] for m in masks}
     drawn = {m.name: curves[m.name].drop(-1).to_numpy() for m in masks}
@@ -125,7 +125,7 @@ def additive(masks, curves):
 
 
 def statement(chosen, added, args):
-    """What holds and what does not, in words."""
+    """Summarise the result in words."""
     helped = chosen[chosen.effect < 0]
     sure = chosen[chosen.ci_high < 0]
     beyond = chosen[(chosen.effect < 0) & (chosen.q_pooled < 0.05)]

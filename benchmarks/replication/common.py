@@ -1,4 +1,4 @@
-"""What the replication scripts share: models, texts, networks, and the figures that the first paper prints.
+"""Shared parts of the replication scripts: models, texts, networks, and the numbers printed in the first paper.
 
 Nothing here needs nilearn or nibabel, so the scripts run on a bare GPU machine that has torch, transformers, pandas and
 scikit-learn.
@@ -37,7 +37,7 @@ DEFAULT_TOKENS = {
 }
 PATHS = ("model", "wikitext", "out", "pairs", "fit", "test", "corpora")  # may name folders of this machine
 
-# Liu et al. (2025), arXiv:2502.20408v1. Ten networks unless said otherwise.
+# Liu et al. (2025), arXiv:2502.20408v1. Ten networks unless noted.
 PAPER = {
     "recurrence": {  # individual networks (of 1,000 a corpus) with IoU > 0.2, templates 1 to 10; four corpora
         "GPT-2": "2,716 in 40 cells of 1,000",
@@ -72,7 +72,7 @@ class Subject:
     args: argparse.Namespace
 
     def tasks(self, corpus=None, n_tokens=None):
-        """Loss on the test text (by kind), and minimal pairs if a file was named."""
+        """Return the loss on the test text (by kind), and minimal pairs if a file is given."""
         tasks = [
             LossTask(corpus or self.test, "loss", n_tokens=n_tokens or self.args.test_tokens, context=self.args.context)
         ]
@@ -84,23 +84,23 @@ class Subject:
 
     @property
     def options(self):
-        """Options of a lesion study."""
+        """Return options for a lesion study."""
         return {"max_tokens": self.args.max_tokens, "autocast": self.args.autocast, "fitted_on": self.fit}
 
 
 def parser(description):
-    """A command line with what all scripts take."""
+    """Make a command line with the options of all scripts."""
     p = argparse.ArgumentParser(description=description)
-    p.add_argument("--model", default="demo", help="what load_model takes: demo, a hub id, a folder, a .gguf file")
+    p.add_argument("--model", default="demo", help="demo, a hub id, a folder, or a .gguf file")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     p.add_argument("--dtype", default="float32")
     p.add_argument("--autocast", choices=["bfloat16", "float16"], help="half-precision products (twice as fast)")
     p.add_argument("--site", default="mlp", help="mlp (hidden neurons), or mlp_output as in the paper")
     p.add_argument("--wikitext", default=os.environ.get("LLMBRAIN_WIKITEXT"), help="folder of WikiText-2 raw splits")
-    p.add_argument("--fit", help="text that networks are found on (default: WikiText if given, else the demo corpus)")
-    p.add_argument("--test", help="text that lesions are tested on")
+    p.add_argument("--fit", help="text for finding networks (default: WikiText if given, else the demo corpus)")
+    p.add_argument("--test", help="text for testing lesions")
     p.add_argument("--pairs", default=os.environ.get("LLMBRAIN_BLIMP"), help="minimal pairs: all, a file, a folder")
-    p.add_argument("--n-pairs", type=int, default=50, help="pairs of each phenomenon")
+    p.add_argument("--n-pairs", type=int, default=50, help="pairs per phenomenon")
     p.add_argument("--fit-tokens", type=int, help="default: 32768 on a GPU, 8192 on a CPU")
     p.add_argument("--test-tokens", type=int, help="default: 8192 on a GPU, 600 on a CPU (minutes on two cores)")
     p.add_argument("--context", type=int, default=512)
@@ -114,7 +114,7 @@ def parser(description):
 
 
 def subject(args):
-    """Open the model and the texts; fit, choose and test never share a document."""
+    """Load the model and the texts; fit, choose and test never share a document."""
     for name, tokens in DEFAULT_TOKENS["cpu" if args.device == "cpu" else "cuda"].items():
         if getattr(args, name, 0) is None:
             setattr(args, name, tokens)
@@ -126,7 +126,7 @@ def subject(args):
 
 
 def texts(args):
-    """Corpus to fit on and corpus to test on."""
+    """Return the corpora to fit and to test on."""
     if args.fit or args.test:
         if not (args.fit and args.test):
             raise SystemExit("Give both --fit and --test, or neither.")
@@ -141,7 +141,7 @@ def texts(args):
 
 
 def articles(path, least=400):
-    """Articles of a raw WikiText file, cut at their titles."""
+    """Split a raw WikiText file into articles at their titles."""
     parts = re.split(r"(?m)^ = (?!=)(.+?) = *$", Path(path).read_text(encoding="utf-8"))
     found = [(title.strip(), body.strip()) for title, body in zip(parts[1::2], parts[2::2])]
     return [
@@ -152,9 +152,9 @@ def articles(path, least=400):
 
 
 def activations(subject, corpus, n_tokens, per_document=None):
-    """Activations of each document, a list of float32 arrays ``(n_tokens, n_neurons)``; special tokens left out.
+    """Return the activations of each document, float32 arrays ``(n_tokens, n_neurons)`` without special tokens.
 
-    The arrays are pieces of one, so that :func:`joined` costs nothing.
+    The arrays are views of one, so :func:`joined` makes no copy.
     """
     each = per_document or max(16, -(-n_tokens // len(corpus)) + 1)
     sequences, owners, _ = corpus_sequences(corpus, subject.tokenizer, context=subject.args.context, max_tokens=each)
@@ -180,7 +180,7 @@ def activations(subject, corpus, n_tokens, per_document=None):
 
 
 def joined(runs):
-    """All tokens of some runs as one array, without a copy where they are pieces of one."""
+    """Join the tokens of runs into one array, without a copy if they are views of one."""
     base = runs[0].base
     if base is not None and all(r.base is base for r in runs) and len(base) == sum(map(len, runs)):
         return base
@@ -205,7 +205,7 @@ def networks(subject, n_components, runs=None, n_init=None, random_state=None):
 
 
 def statistics_of(subject, runs):
-    """Moments of the neurons on the text that the networks were found on."""
+    """Compute statistics of the neurons on the text that the networks were found on."""
     tokens, geometry, device = joined(runs), subject.geometry, subject.args.device
     moments = np.empty((3, geometry.n_neurons))
     for i in range(geometry.n_layers):
@@ -220,13 +220,13 @@ def statistics_of(subject, runs):
 
 
 def of_moments(subject, n_tokens, moments):
-    """Statistics of the neurons from their mean, variance and kurtosis ``(3, n_neurons)``."""
+    """Make statistics from mean, variance and kurtosis, ``(3, n_neurons)``."""
     norms = output_norms(subject.sites)
     return NeuronStatistics(subject.geometry, n_tokens, *moments, norms, None, {"corpus_hash": subject.fit.hash})
 
 
 def fitted(subject, n_components):
-    """Maps, statistics and recurrence over seeds of the fitted text, kept in the output folder for the next run.
+    """Return maps, statistics and recurrence over seeds of the fitted text; they are cached in the output folder.
 
     Returns
     -------
@@ -258,7 +258,7 @@ def fitted(subject, n_components):
 
 
 def masks_of(subject, maps, threshold=None):
-    """Masks of maps, and those that are empty, by name."""
+    """Return the masks of maps, and the names of empty ones."""
     info = {"corpus_hash": subject.fit.hash}
     threshold = threshold or subject.args.threshold
     masks = masks_from_maps(maps, subject.geometry, threshold, info=info)
@@ -269,13 +269,13 @@ def masks_of(subject, maps, threshold=None):
 
 
 def union_of(masks, name="all networks"):
-    """All neurons of some networks."""
+    """Return the union of some networks."""
     values = np.any([m.values for m in masks], axis=0)
     return NeuronMask(values, masks[0].geometry, name, masks[0].info)
 
 
 def write(subject, name, tables, note, begin):
-    """Write the tables as TSV and the note with its provenance as JSON, and print both."""
+    """Write and print the tables (TSV) and the note with its provenance (JSON)."""
     from llmbrain.files import write_json, write_tsv
 
     folder = Path(subject.args.out)

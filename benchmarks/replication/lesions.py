@@ -1,13 +1,13 @@
-"""Single networks and all networks silenced: the paper's main table, with correct hooks and matched controls.
+"""Silence single networks and all networks: the main table of the paper, with correct hooks and matched controls.
 
     python benchmarks/replication/lesions.py                                     # the demo model, demo corpus
     python benchmarks/replication/lesions.py --wikitext DIR --test-tokens 24000 --autocast bfloat16 --device cuda
 
 Claim (Liu et al. 2025, section 4): silencing one functional network, or all ten (under 2 % of the units), breaks the
 model, while silencing 15 % of the units at random does not. Here every network, and the union of all, is compared with
-sets of equal size in every layer, and with sets of equal size and importance; the paper's own control, one random set
-of 15 % of the neurons, stands beside them. In half precision the networks are run once more in float32, and the largest
-difference is reported. What is done is kept in the output folder: run the same command again to go on.
+sets of equal size in every layer, and with sets of equal size and importance; the control of the
+paper, one random set of 15 % of the neurons, is added. In half precision the networks are run again in float32, and the
+largest difference is reported. To resume an interrupted run, repeat the command.
 """
 
 import time
@@ -23,7 +23,7 @@ from llmbrain.masks import NeuronMask
 
 
 def main():
-    """Run, print, write."""
+    """Run the experiment and write its tables."""
     p = parser(__doc__.splitlines()[0])
     p.add_argument("--components", type=int, default=20)
     p.add_argument("--controls", nargs="+", default=["layer", "layer+importance"])
@@ -54,7 +54,7 @@ def main():
 
 
 def effects(s, edits, autocast):
-    """Mean effects ``(n_edits,)`` on every task, outside of a study."""
+    """Compute mean effects ``(n_edits,)`` on every task, outside of a study."""
     tasks = [t.prepare(s.model, s.tokenizer) for t in s.tasks()]
     runner = Scorer(s.model, s.tokenizer, s.sites, max_tokens=s.args.max_tokens, autocast=autocast)
     values = runner.run(tasks, edits)
@@ -62,7 +62,7 @@ def effects(s, edits, autocast):
 
 
 def random_share(s, share, draws=5):
-    """The paper's control: a share of all neurons at random."""
+    """Lesion a random share of all neurons, the control of the paper."""
     rngs = [np.random.default_rng([s.args.seed, draw]) for draw in range(draws)]
     edits = [Edit(NeuronMask(rng.random(s.geometry.n_neurons) < share, s.geometry)) for rng in rngs]
     rows = [
@@ -73,7 +73,7 @@ def random_share(s, share, draws=5):
 
 
 def precision(s, result, masks):
-    """How far half precision moved the effects of the networks."""
+    """Measure how much half precision changes the effects of the networks."""
     found = effects(s, [Edit(m) for m in masks], None)[result.tasks[0]]
     half = result.matrix("effect")[result.tasks[0]].loc[[m.name for m in masks]].to_numpy()
     return (
@@ -83,7 +83,7 @@ def precision(s, result, masks):
 
 
 def recurrence(again):
-    """How well the networks are found again from another seed."""
+    """Describe how well the networks recur from another seed."""
     return (
         f"Found again from another seed: {int((again > 0.9).sum())} of {len(again)} networks with |r| > 0.9 "
         f"(least {again.min():.2f}, median {np.median(again):.2f})."
@@ -91,7 +91,7 @@ def recurrence(again):
 
 
 def statement(result, random, union):
-    """What holds and what does not, in words."""
+    """Summarise the result in words."""
     lines = [f"Printed: {PAPER['union']}. {PAPER['single']}."]
     task = result.tasks[0]
     table = result.table[result.table.task == task]

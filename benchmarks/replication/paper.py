@@ -1,4 +1,4 @@
-"""What the first paper prints, as far as it can be put beside these experiments.
+"""Numbers printed in the first paper that these experiments can be compared with.
 
 Liu et al. (2025), arXiv:2502.20408v1. GPT-2 was fine-tuned for each task; the others answer prompts.
 """

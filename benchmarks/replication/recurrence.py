@@ -1,4 +1,4 @@
-"""Do networks recur from text to text? The paper's count, a strict count, and the chance level of both.
+"""Test whether networks recur between texts: the count of the paper, a strict count, and chance levels.
 
     python benchmarks/replication/recurrence.py
     python benchmarks/replication/recurrence.py --corpora news=news.jsonl wiki=wiki.jsonl math=math.jsonl --device cuda
@@ -6,7 +6,7 @@
 Claim (Liu et al. 2025, section 3): templates found on some texts of a corpus overlap (IoU > 0.2) networks found in
 single other texts. A corpus is a kind of text of the demo corpus, or a file named with --corpora; one half of its
 documents gives the templates, each document of the other half is decomposed alone. The null permutes the neurons inside
-layers, alike for all networks of a text.
+layers, in the same way for all networks of a text.
 """
 
 import argparse
@@ -25,7 +25,7 @@ def main():
     p = parser(__doc__.splitlines()[0])
     p.add_argument("--components", type=int, default=10)
     p.add_argument("--corpora", nargs="+", metavar="NAME=SOURCE", help="default: the kinds of the fitted text")
-    p.add_argument("--texts", type=int, default=100, help="texts decomposed one by one, at most, in each corpus")
+    p.add_argument("--texts", type=int, default=100, help="maximum number of single texts per corpus")
     p.add_argument("--text-tokens", type=int, default=256)
     p.add_argument("--iou", type=float, default=0.2)
     p.add_argument("--two-sided", action=argparse.BooleanOptionalAction, default=True)
@@ -62,7 +62,7 @@ def main():
 
 
 def corpora(s, args):
-    """Corpora by name."""
+    """Return the corpora by name."""
     if args.corpora:
         return {name: load_corpus(source) for name, source in (c.split("=", 1) for c in args.corpora)}
     kinds = {kind: s.fit.select(kind=kind) for kind in s.fit.kinds} or {s.fit.name: s.fit}
@@ -70,7 +70,7 @@ def corpora(s, args):
 
 
 def statement(table):
-    """What holds and what does not, in words."""
+    """Summarise the result in words."""
     printed = ", ".join(f"{model}: {count}" for model, count in PAPER["recurrence"].items())
     lines = [f"Printed (individual networks that overlap a template): {printed}."]
     for corpus, part in table.groupby("corpus", sort=False):

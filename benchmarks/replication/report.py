@@ -1,4 +1,4 @@
-"""Write the page of the documentation from the tables that the replication scripts left.
+"""Write the documentation page from the tables of the replication scripts.
 
 python benchmarks/replication/report.py replication --out docs/replication.md
 """
@@ -37,9 +37,9 @@ pairs of BLiMP, twenty of each of 14 paradigms.
 
 
 def main():
-    """Read the tables, write the page."""
+    """Read the tables and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folders", nargs="+", help="output folders of the scripts, one a model")
+    parser.add_argument("folders", nargs="+", help="output folders of the scripts, one per model")
     parser.add_argument("--out", default="docs/replication.md")
     args = parser.parse_args()
     parts = [HEAD]
@@ -52,7 +52,7 @@ def main():
 
 
 def section(folder, name):
-    """One experiment on one model: setting, statement, table."""
+    """Format one experiment on one model: setting, statement, table."""
     info = read_json(folder / f"{name}.json")
     setting = (
         f"**{NAMES.get(info['model']['id'], info['model']['id'])}**, networks from {info['fit']['corpus']}, "
@@ -70,7 +70,7 @@ def section(folder, name):
 
 # ------------------------------------------------------------------------------------------------ silenced
 def lesion_table(folder):
-    """A row a network: its effect, and for each family of controls mean, sd, max and q."""
+    """Make one row per network: its effect, and for each control family mean, sd, max and q."""
     effects = read_tsv(folder / "lesions_effects.tsv")
     table = effects[effects["task"] == effects["task"].iloc[0]]
     first = table[table["family"] == table["family"].iloc[0]].set_index("network")
@@ -91,7 +91,7 @@ def lesion_table(folder):
 
 
 def lesion_verdict(folder):
-    """True of some, of all, or of none, by the harshest family."""
+    """Judge the claim by the strictest control family."""
     table = read_tsv(folder / "lesions_effects.tsv")
     table = table[(table["task"] == table["task"].iloc[0]) & (table["network"] != "all networks")]
     above = {f: int((p.effect > p.control_max).sum()) for f, p in table.groupby("family", sort=False)}
@@ -111,7 +111,7 @@ def lesion_verdict(folder):
 
 # ------------------------------------------------------------------------------------------------ kept
 def retain_table(folder):
-    """A row for every number of networks: loss with the networks, and with what stands in their place."""
+    """Make one row per number of networks: loss with the networks, and with their controls."""
     table = read_tsv(folder / "retain_only_effects.tsv")
     table = table[table["task"] == table["task"].iloc[0]]
     wide = table.pivot(index="networks", columns="retained", values="score")
@@ -123,7 +123,7 @@ def retain_table(folder):
 
 
 def retain_verdict(folder):
-    """How much must be kept until the loss is nearly that of the intact model."""
+    """Describe how much must be kept for a loss close to the intact one."""
     table = read_tsv(folder / "retain_only_effects.tsv")
     table = table[table["task"] == table["task"].iloc[0]]
     own = table[table["retained"] == "networks"].sort_values("share")
@@ -146,7 +146,7 @@ def retain_verdict(folder):
 
 # ------------------------------------------------------------------------------------------------ amplified
 def amplification_table(folder):
-    """A row a network: the gain chosen, its effect on both texts, and the controls."""
+    """Make one row per network: the chosen gain, its effect on both texts, and the controls."""
     table = read_tsv(folder / "amplification_chosen.tsv")
     added = read_tsv(folder / "amplification_added.tsv").set_index("network")
     wide = table[["network", "gain", "effect_choose", "effect"]].rename(columns={"effect": "nats on other text"})
@@ -161,7 +161,7 @@ def amplification_table(folder):
 
 
 def amplification_verdict(folder):
-    """Whether any network helps on other text, beyond its controls."""
+    """Describe whether any network helps on other text, beyond its controls."""
     table = read_tsv(folder / "amplification_chosen.tsv")
     sure = table[(table.ci_high < 0) & (table.q_pooled < 0.05)]
     lower = int((table.effect < 0).sum())
@@ -176,7 +176,7 @@ def amplification_verdict(folder):
 
 # ------------------------------------------------------------------------------------------------ recurrence
 def recurrence_table(folder):
-    """A row a corpus."""
+    """Make one row per corpus."""
     table = read_tsv(folder / "recurrence_templates.tsv")
     grouped = table.groupby("corpus", sort=False)
     pairs = grouped.size() * grouped["n_individual"].first()
@@ -198,7 +198,7 @@ def recurrence_table(folder):
 
 
 def recurrence_verdict(folder):
-    """How many templates are found again at all, and how often."""
+    """Describe how many templates recur, and how often."""
     table = read_tsv(folder / "recurrence_templates.tsv")
     sure, share = int((table.q < 0.05).sum()), table.share.mean()
     word = "Holds." if share > 0.5 else "Weakly." if sure else "Does not hold."
@@ -222,7 +222,7 @@ VERDICTS = {
 
 
 def markdown(table):
-    """A data frame as a table in Markdown, shares in percent."""
+    """Format a data frame as a Markdown table, shares in percent."""
     lines = ["| " + " | ".join(map(str, table.columns)) + " |", "|" + " --- |" * len(table.columns)]
     for row in table.itertuples(index=False):
         lines.append("| " + " | ".join(cell(v, c) for v, c in zip(row, table.columns)) + " |")
@@ -230,7 +230,7 @@ def markdown(table):
 
 
 def cell(value, column):
-    """One value as people read it."""
+    """Format one value."""
     if isinstance(value, str):
         return value
     if pd.isna(value):

@@ -1,4 +1,4 @@
-"""Only the networks are kept: is a small share of the neurons nearly enough?
+"""Keep only the networks, and test whether a small share of the neurons is nearly enough.
 
     python benchmarks/replication/retain_only.py --components 10 64
     python benchmarks/replication/retain_only.py --wikitext DIR --components 10 64 128 256 512 --device cuda
@@ -64,18 +64,18 @@ def conditions_of(s, k, keep, statistics):
 
 
 def retained(s, values):
-    """A retained set and its edit."""
+    """Return a retained set and its edit."""
     mask = NeuronMask(values, s.geometry)
     return mask, retaining(mask)
 
 
 def retaining(mask):
-    """Everything but a set silenced."""
+    """Silence everything except a set."""
     return Edit(~mask, allow_empty=True)
 
 
 def summarise(tasks, values, conditions):
-    """Rows of effects; draws of a control are put together."""
+    """Summarise effects; draws of a control are averaged."""
     rows = []
     for task, value in zip(tasks, values):
         weights = task.weights
@@ -107,7 +107,7 @@ def summarise(tasks, values, conditions):
 
 
 def statement(table):
-    """What holds and what does not, in words."""
+    """Summarise the result in words."""
     printed = ", ".join(f"K = {k}: {score:.3f} with {share:.1%}" for k, (score, share) in PAPER["retain"].items())
     lines = [f"Printed (GPT-2, AG News, intact {PAPER['retain_intact']}): {printed}."]
     task = table[table.task == table.task.iloc[0]]

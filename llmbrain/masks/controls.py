@@ -31,7 +31,7 @@ __all__ = [
     "top_matched",
 ]
 
-# needs: arguments beside values and layer_of, among "importance", "map" and "networks" (the other sets of a study);
+# needs: arguments besides values and layer_of, among "importance", "map" and "networks" (the other sets of a study);
 # takes: further arguments with defaults; random: whether draws differ, so that they form a null distribution;
 # shared: all networks of a study get the same random state; description: for tables and reports
 CONTROLS = Registry("control family", needs=(), takes=(), random=True, shared=False, description="")

@@ -259,7 +259,7 @@ class NeuronMask:
         Parameters
         ----------
         by : None, str or tuple of str
-            What the control shares with the set, beside its size: nothing (None), the count in each layer
+            What the control shares with the set, besides its size: nothing (None), the count in each layer
             (``"layer"``), or also the rank of importance of each neuron (``("layer", "importance")``). Any family of
             :data:`llmbrain.masks.CONTROLS` that needs no maps.
         importance : array of shape (n_neurons,), optional
@@ -352,7 +352,7 @@ def _checked_map(map, geometry):
 
 
 def _merged_info(a, b):
-    """Merge what is known about two sets: entries that agree or that one set alone has, and the texts of both."""
+    """Merge what is known about two sets: entries that agree or that only one set has, and the texts of both."""
     merged = {k: v for k, v in {**b, **a}.items() if a.get(k, v) == b.get(k, v)}
     texts = {h for info in (a, b) for h in np.atleast_1d(info.get("corpus_hash", [])).tolist()}
     if texts:
