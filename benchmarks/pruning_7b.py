@@ -44,8 +44,7 @@ def main():  # noqa: PLR0915 - one stage after the other
     args = parser.parse_args()
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from llmbrain.pruning import Pruner
-    from llmbrain.pruning.prune import prune_with
+    from llmbrain.pruning import Pruner, Recipe
 
     times, start = {}, time.perf_counter()
 
@@ -77,12 +76,11 @@ def main():  # noqa: PLR0915 - one stage after the other
         args.reconstruct,
     }  # fmt: skip
     begin = time.perf_counter()
-    pruner = Pruner(model, None, ids, options)
-    pruner.survey(args.score, schur=args.allocation == "schur")
+    recipe = Recipe(args.score, args.allocation, args.compensation, options)
+    pruner = Pruner(model, None, ids)
+    pruner.measurements.of(recipe).survey(schur=args.allocation == "schur")
     lap("survey: calibration and scores")
-    pruned = prune_with(
-        pruner, args.ratio, score=args.score, allocation=args.allocation, compensation=args.compensation, inplace=True
-    )
+    pruned = pruner.prune(recipe, args.ratio, inplace=True)
     lap("cut: allocation, least squares, slicing")
     pruned.save_pretrained(args.out)
     lap("saving")

@@ -47,7 +47,7 @@ def load(name, n_tokens, context):
 
 def seconds_in_turn(models, length, rounds):
     """Shortest forward pass of each model; they take turns, so that what else runs hits all alike."""
-    from llmbrain.pruning.timing import forward_seconds
+    from llmbrain.pruning.budget import forward_seconds
 
     found = [[] for _ in models]
     for _ in range(rounds):

@@ -64,6 +64,18 @@ def tokens_of(tokenizer, text, start, stop):
     return tokenizer(text, verbose=False)["input_ids"][start:stop]
 
 
+def recipes_of(rows, variants, options, networks=None):
+    """Recipes from rows of (score, allocation, compensation, variant); variants change the options or the networks."""
+    from llmbrain.pruning import Recipe
+
+    found = []
+    for *names, variant in rows:
+        changes = dict(variants[variant])
+        maps = changes.pop("networks", networks)
+        found.append(Recipe(*names, {**options, **changes}, maps, name=variant))
+    return found
+
+
 def presets(args):
     """Recipes, variants, ratios and what is measured, by name."""
     grid = [
@@ -195,7 +207,7 @@ def main():
     import torch
 
     from llmbrain.models import load_model
-    from llmbrain.pruning import run_grid
+    from llmbrain.pruning import GridSettings, run_grid
 
     calibration = data_file(args.calibration, "wikitext-2/valid.unk.txt", "--calibration")
     evaluation_file = data_file(args.evaluation, "wikitext-2/test.raw.txt", "--evaluation")
@@ -212,24 +224,16 @@ def main():
         windows = args.max_windows or plan.get("max_windows")
         out = Path(args.out) / f"{plan.get('table', args.preset)}_{args.clean}_{args.calibration_tokens}.tsv"
         left = args.max_seconds and max(0.0, args.max_seconds - (time.perf_counter() - start))
+        options = {"context": args.context, "n_tokens": args.calibration_tokens, "batch_size": args.batch_size}
+        settings = GridSettings(
+            ratio_of=plan.get("ratio_of", "neurons"), seeds=plan.get("seeds", (0,)), context=args.context,
+            max_tokens=windows and windows * args.context, max_seconds=left, minimal_pairs=args.pairs,
+        )  # fmt: skip
         table = run_grid(
-            model,
-            tokenizer,
-            tokenizer.decode(ids[: args.calibration_tokens]),
-            evaluation,
-            ratios=args.ratios or plan.get("ratios", (0.2, 0.3, 0.5)),
-            ratio_of=plan.get("ratio_of", "neurons"),
-            recipes=plan["recipes"],
-            variants=plan["variants"],
-            networks=plan.get("networks"),
-            seeds=plan.get("seeds", (0,)),
-            options={"context": args.context, "n_tokens": args.calibration_tokens, "batch_size": args.batch_size},
-            context=args.context,
-            max_tokens=windows and windows * args.context,
-            max_seconds=left,
-            minimal_pairs=args.pairs,
-            out=out,
-        )
+            model, tokenizer, tokenizer.decode(ids[: args.calibration_tokens]), evaluation,
+            recipes_of(plan["recipes"], plan["variants"], options, plan.get("networks")),
+            ratios=args.ratios or plan.get("ratios", (0.2, 0.3, 0.5)), out=out, settings=settings,
+        )  # fmt: skip
     print(table.drop(columns=["calibration_hash", "minimal_pairs", "context"]).to_string(index=False))
     print(f"{time.perf_counter() - start:.0f} s; table at {out}")
     if args.device == "cuda":

@@ -246,7 +246,7 @@ def main():
             write_tsv(Path(args.out) / "networks_paired.tsv", table)
         print(markdown(table))
         return
-    from pruning_grid import clean, data_file
+    from pruning_grid import clean, data_file, recipes_of
 
     from llmbrain.models import load_model
     from llmbrain.pruning import run_grid
@@ -261,6 +261,7 @@ def main():
     test = evaluation.read_text(encoding="utf-8")
     test = tokenizer.decode(tokenizer(test[: 10 * n_test], verbose=False)["input_ids"][:n_test])
     rows = {name: ROWS[name] for name in args.rows} if args.rows else CORE if args.core else ROWS
+    options = {**OPTIONS, "context": args.context, "batch_size": args.batch_size}
     Path(args.out).mkdir(parents=True, exist_ok=True)
     print(f"loaded in {time.perf_counter() - start:.0f} s; {len(ids):,} tokens of calibration text", flush=True)
     for tokens in args.tokens:
@@ -269,12 +270,14 @@ def main():
             if args.max_seconds and began - start > args.max_seconds:
                 continue
             print(f"{tokens} tokens, draw {draw}", flush=True)
+            settings = {
+                "seeds": (draw,), "context": args.context,
+                "max_seconds": args.max_seconds and args.max_seconds - (began - start),
+            }  # fmt: skip
             table = run_grid(
-                model, tokenizer, draw_windows(ids, tokens, args.context, draw), test, ratios=args.ratios,
-                recipes=list(rows.values()), variants=VARIANTS, networks="layers", seeds=(draw,),
-                options={**OPTIONS, "context": args.context, "batch_size": args.batch_size}, context=args.context,
-                max_seconds=args.max_seconds and args.max_seconds - (began - start),
-                out=Path(args.out) / f"networks_{args.clean}_{tokens}_draw{draw}.tsv",
+                model, tokenizer, draw_windows(ids, tokens, args.context, draw), test,
+                recipes_of(rows.values(), VARIANTS, options, "layers"), ratios=args.ratios,
+                out=Path(args.out) / f"networks_{args.clean}_{tokens}_draw{draw}.tsv", settings=settings,
             )  # fmt: skip
             print(f"{len(table) - 1} rows, {time.perf_counter() - began:.0f} s", flush=True)
 

@@ -24,6 +24,7 @@ _ROOM_OF = {
     "lesion": "lesions",
     "LesionStudy": "lesions",
     "prune": "pruning",
+    "Recipe": "pruning",
     "run_grid": "pruning",
     "generate_report": "reporting",
     "run_study": "pipeline",

@@ -1,18 +1,40 @@
 """Atomic files: each file is written next to its destination and renamed, so an interrupted run damages nothing."""
 
 import contextlib
+import ctypes
 import json
 import os
+import platform
+import re
 import shutil
+import time
 import uuid
+import zlib
 from pathlib import Path
 
-__all__ = ["atomic_dir", "atomic_path", "read_json", "read_tsv", "save_img", "write_json", "write_text", "write_tsv"]
+from .exceptions import ParameterError
+
+__all__ = [
+    "atomic_dir",
+    "atomic_path",
+    "check_output_folder",
+    "mark_folder",
+    "read_json",
+    "read_tsv",
+    "save_img",
+    "write_json",
+    "write_text",
+    "write_tsv",
+]
 
 
-def _sibling(path):
-    # The suffix stays at the end: nibabel and pandas choose the format by it.
-    return path.with_name(f".{uuid.uuid4().hex[:8]}.part.{path.name}")
+_HOST = f"{zlib.crc32(platform.node().encode()):08x}"
+_DAY = 86400
+
+
+def _sibling(path, kind="part"):
+    # The name tells which process writes it. The suffix stays at the end: nibabel and pandas choose the format by it.
+    return path.with_name(f".{uuid.uuid4().hex[:8]}-{_HOST}-{os.getpid()}.{kind}.{path.name}")
 
 
 @contextlib.contextmanager
@@ -53,7 +75,7 @@ def atomic_path(path):
 def atomic_dir(path):
     """Yield a temporary folder that replaces ``path`` if the block succeeds.
 
-    An existing folder at ``path`` stays intact until the new one is complete.
+    An existing folder at ``path`` stays intact until the new one is complete. Leftovers of killed runs are removed.
 
     Parameters
     ----------
@@ -67,13 +89,16 @@ def atomic_dir(path):
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _recover(path)
     part = _sibling(path)
     part.mkdir()
     try:
         yield part
         old = None
+        if path.is_dir() and _exchange(part, path):
+            return
         if path.exists():
-            old = _sibling(path)
+            old = _sibling(path, "old")
             os.replace(path, old)
         try:
             os.replace(part, path)
@@ -85,6 +110,116 @@ def atomic_dir(path):
             shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _exchange(one, other):
+    """Exchange two folders in one step; False if the system cannot. A kill then leaves the old one or the new one."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return rename(here, os.fsencode(os.path.abspath(one)), here, os.fsencode(os.path.abspath(other)), exchange) == 0
+
+
+def _recover(path):
+    """Put back a folder that a killed run had moved aside, and delete what killed runs left beside it."""
+    left = re.compile(rf"\.[0-9a-f]{{8}}-([0-9a-f]{{8}})-(\d+)\.(part|old)\.{re.escape(path.name)}")
+    found = [(m, p) for p in path.parent.iterdir() if (m := left.fullmatch(p.name)) and p.is_dir()]
+    for match, leftover in found:
+        host, pid, kind = match.groups()
+        if _may_run(host, int(pid), leftover):
+            continue
+        if kind == "old" and not path.exists():
+            os.replace(leftover, path)
+        else:
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _may_run(host, pid, leftover):
+    """Whether the process that wrote a folder may still run. Where that cannot be asked, a day decides."""
+    if host == _HOST and os.name == "posix":
+        if pid == os.getpid():
+            return True
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+        return True
+    return time.time() - leftover.stat().st_mtime < _DAY
+
+
+def mark_folder(folder, marker, obj):
+    """Write a JSON file that lists all files of a folder, by which :func:`check_output_folder` recognises it.
+
+    Parameters
+    ----------
+    folder : path-like
+    marker : str
+        Name of the JSON file.
+    obj : dict
+        Its other content.
+    """
+    folder = Path(folder)
+    files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir())
+    return write_json(folder / marker, {**obj, "files": files})
+
+
+def check_output_folder(path, marker, inputs=()):
+    """Refuse an output folder that holds anything but an earlier output of the same kind.
+
+    Parameters
+    ----------
+    path : path-like
+        The folder to write. It may be missing, empty, or a folder written with :func:`mark_folder` to which nothing was
+        added.
+    marker : str
+        Name of the JSON file that marks the kind of output.
+    inputs : sequence of path-like
+        Files and folders that are read. The output may not be one of them, lie in one, or hold one.
+
+    Returns
+    -------
+    pathlib.Path
+
+    Raises
+    ------
+    ParameterError
+    """
+    path = Path(path)
+    if not path.name:
+        raise ParameterError(f"The output folder {str(path)!r} has no name. Choose a new folder.")
+    if path.parent.is_dir():
+        _recover(path)
+    for source in filter(None, map(str, inputs)):
+        if os.path.exists(source):
+            one, other = Path(source).resolve(), path.resolve()
+            if one == other or one in other.parents or other in one.parents:
+                raise ParameterError(f"The output folder {path} overlaps the input {source}. Choose another folder.")
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise ParameterError(f"The output {path} is not a folder, and it is not replaced. Choose another folder.")
+    if path.is_dir() and any(path.iterdir()):
+        own = _marked_files(path / marker) | {marker}
+        foreign = sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_symlink() or not p.is_dir())
+        foreign = [name for name in foreign if name not in own]
+        if foreign:
+            raise ParameterError(
+                f"The folder {path} holds {foreign[0]}, which is no earlier output of this kind; it is not replaced. "
+                "Choose another folder."
+            )
+    return path
+
+
+def _marked_files(path):
+    """Files that a marker lists; none if there is no readable marker."""
+    try:
+        found = read_json(path)
+    except (OSError, ValueError):
+        return set()
+    files = found.get("files") if isinstance(found, dict) else None
+    return {f for f in files if isinstance(f, str)} if isinstance(files, list) else set()
 
 
 def _plain(value):

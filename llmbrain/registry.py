@@ -16,12 +16,37 @@ module has to keep a list of names::
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from .exceptions import ParameterError
 
-__all__ = ["Member", "Registry"]
+__all__ = ["Member", "Registry", "choose"]
+
+
+def choose(what: str, name: Any, choices: Iterable[str]) -> Any:
+    """Return ``name`` if it is one of ``choices``.
+
+    Parameters
+    ----------
+    what : str
+        What is chosen, such as ``"option"``.
+    name : object
+        The value that a user passed.
+    choices : iterable of str
+        The allowed values.
+
+    Raises
+    ------
+    ParameterError
+        If it is none of them; the message lists the choices and the nearest match.
+    """
+    choices = list(choices)
+    if isinstance(name, str) and name in choices:
+        return name
+    message = f"Unknown {what} {name!r}. Choose from {', '.join(map(repr, choices))}."
+    near = difflib.get_close_matches(str(name), choices, n=1)
+    raise ParameterError(f"{message} Did you mean {near[0]!r}?" if near else message)
 
 
 class Member:
@@ -120,10 +145,7 @@ class Registry(Mapping):
         return add
 
     def __getitem__(self, name: str) -> Member:
-        try:
-            return self._members[name]
-        except (KeyError, TypeError):
-            raise ParameterError(self._unknown(name)) from None
+        return self._members[choose(self.what, name, self._members)]
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and name in self._members
@@ -150,8 +172,3 @@ class Registry(Mapping):
     def having(self, **traits: Any) -> tuple[str, ...]:
         """Names of the members whose traits have the given values, such as ``having(random=True)``."""
         return tuple(n for n, m in self._members.items() if all(m.traits[k] == v for k, v in traits.items()))
-
-    def _unknown(self, name: object) -> str:
-        message = f"Unknown {self.what} {name!r}. Choose from {', '.join(map(repr, self._members))}."
-        near = difflib.get_close_matches(str(name), self._members, n=1)
-        return f"{message} Did you mean {near[0]!r}?" if near else message

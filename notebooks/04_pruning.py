@@ -58,13 +58,14 @@ print("documents in both:", len(calibration.overlap(evaluation)))
 # what the removed ones wrote.
 
 # %%
+options = {"n_tokens": 512 if quick else 2048, "context": 256, "propagation": "one-shot", "ridge": 0.1}
 recipes = [
-    ("random", "uniform", "none"),
-    ("wanda", "uniform", "none"),
-    ("flap", "uniform", "none"),
-    ("network", "uniform", "none"),
-    ("flap", "uniform", "affine"),
-    ("network", "uniform", "affine"),
+    lb.Recipe("random", "uniform", "none", options),
+    lb.Recipe("wanda", "uniform", "none", options),
+    lb.Recipe("flap", "uniform", "none", options),
+    lb.Recipe("network", "uniform", "none", options, networks),
+    lb.Recipe("flap", "uniform", "affine", options),
+    lb.Recipe("network", "uniform", "affine", options, networks),
 ]
 kept = {}
 
@@ -75,21 +76,14 @@ def remember(row, pruned):
         kept[f"{row['score']} + {row['compensation']}"] = pruned.kept
 
 
-shared = {
-    "networks": networks,
-    "options": {"n_tokens": 512 if quick else 2048, "context": 256, "propagation": "one-shot", "ridge": 0.1},
-    "max_tokens": 300 if quick else 800,
-    "context": 256,
-    "keep": remember,
-    "progress": False,
-}
+shared = {"max_tokens": 300 if quick else 800, "context": 256, "keep": remember, "progress": False}
 grid = lb.run_grid(
-    model, tokenizer, calibration, evaluation, ratios=(0.2,) if quick else (0.1, 0.2), recipes=recipes, seeds=(0,),
-    **shared,
+    model, tokenizer, calibration, evaluation, recipes, ratios=(0.2,) if quick else (0.1, 0.2),
+    settings={"seeds": (0,), **shared},
 )  # fmt: skip
 extra = lb.run_grid(  # another draw of chance, and weights alone, which would not fit into the picture
-    model, tokenizer, calibration, evaluation, ratios=(0.2,), seeds=(1,),
-    recipes=[("random", "uniform", "none"), ("magnitude", "uniform", "none")], **{**shared, "networks": None},
+    model, tokenizer, calibration, evaluation, [recipes[0], lb.Recipe("magnitude", "uniform", "none", options)],
+    ratios=(0.2,), settings={"seeds": (1,), **shared},
 )  # fmt: skip
 table = pd.concat([grid, extra[extra["score"] != "dense"]], ignore_index=True)
 shown = ["score", "compensation", "ratio", "seed", "perplexity", "ratio_to_dense"]

@@ -1,12 +1,14 @@
-"""Scores and allocations that read functional networks: plain functions on maps, weights and covariances.
+"""Scores and allocations by the span of networks, and covariances shrunk towards it. None of them helps, see README.md.
 
-Where the maps come from is the business of :mod:`llmbrain.pruning.published`. All but the union are this
-package's own, and exploratory: whether any of them helps is asked by ``benchmarks/pruning_networks.py``.
+Importing this module adds the scores ``participation`` and ``network_obs`` and the allocations ``participation`` and
+``mass`` to the registries of llmbrain, as any module of a user can.
 """
 
 import torch
 
 from llmbrain.exceptions import ParameterError
+from llmbrain.pruning import ALLOCATIONS, SCORES
+from llmbrain.pruning.allocation import by_power, sensitivity_counts
 from llmbrain.pruning.scores import obs_column
 
 
@@ -36,6 +38,7 @@ def network_basis(maps, scale=None, rank=None):
     return basis[:, singular > 1e-10 * singular.max().clamp_min(1e-300)][:, :rank]
 
 
+@SCORES.register("participation", needs=("maps", "covariance", "weight"))
 def network_participation(maps, covariance=None, weight=None):
     """How much of a unit's output-weighted activity lies in the span of the networks.
 
@@ -64,8 +67,9 @@ def network_participation(maps, covariance=None, weight=None):
     return ((basis @ inner) * basis).sum(1).clamp_min(0)
 
 
+@SCORES.register("network_obs", needs=("maps", "covariance", "weight"))
 def network_obs(maps, covariance, weight, ridge=1e-2):
-    """Optimal-brain-surgeon saliency where covariances are believed in the span of the networks alone.
+    """Optimal-brain-surgeon saliency with covariances restricted to the span of the networks.
 
     The saliency of a column (Hassibi & Stork 1993; :func:`llmbrain.pruning.scores.obs_column`) with
     ``Q Q^T C Q Q^T`` in the place of the covariance ``C``, plus what its diagonal lacks; channels are scaled by
@@ -113,6 +117,20 @@ def network_mass(maps):
         raise ParameterError("Masses need the same networks in every layer; find them with networks='joint'.")
     leverage = network_basis(torch.cat(maps, dim=1)).square().sum(1)
     return [float(part.mean()) for part in leverage.split([m.shape[1] for m in maps])]
+
+
+@ALLOCATIONS.register("participation", needs=("scores", "stream_powers", "exponent"), score="participation")
+def by_participation(scores, stream_powers, exponent, n_keep, *, floors=1, round_to=1):
+    """Remove less where the span of the networks writes more to the residual stream."""
+    exponent = 0.3 if exponent is None else exponent
+    return by_power(scores, stream_powers, exponent, n_keep, floors=floors, round_to=round_to)
+
+
+@ALLOCATIONS.register("mass", needs=("maps", "sizes", "exponent"))
+def by_mass(maps, sizes, exponent, n_keep, *, floors=1, round_to=1):
+    """Remove less where more of the networks of the whole model lies."""
+    exponent = 0.3 if exponent is None else exponent
+    return sensitivity_counts(network_mass(maps), sizes, n_keep, exponent=exponent, floors=floors, round_to=round_to)
 
 
 def filtered_covariance(covariance, basis, scale=None, trust=0.0):

@@ -24,16 +24,14 @@ table = lb.run_grid(
     tokenizer,
     calibration,
     evaluation,
-    ratios=(0.2, 0.4, 0.6),
     recipes=[
-        ("random", "uniform", "none"),
-        ("magnitude", "uniform", "none"),
-        ("flap", "uniform", "none"),
-        ("flap", "uniform", "affine"),
+        lb.Recipe("random", "uniform", "none", {"context": 96}),
+        lb.Recipe("magnitude", "uniform", "none", {"context": 96}),
+        lb.Recipe("flap", "uniform", "none", {"context": 96}),
+        lb.Recipe("flap", "uniform", "affine", {"context": 96}),
     ],
-    context=96,
-    options={"context": 96},
-    progress=False,
+    ratios=(0.2, 0.4, 0.6),
+    settings={"context": 96, "progress": False},
 )
 figure = plotting.plot_pruning_grid(table)
 

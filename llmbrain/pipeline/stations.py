@@ -204,7 +204,7 @@ def compare_pruning(
     """
     from ..geometry import NeuronGeometry
     from ..networks import NetworkSet
-    from ..pruning import run_grid
+    from ..pruning import Recipe, run_grid
     from ..pruning.compensation import default_ridge
 
     study = as_study(study)
@@ -214,20 +214,13 @@ def compare_pruning(
         "ridge": default_ridge(calibration_tokens, max(NeuronGeometry.from_model(model).sizes)),
         "context": context,
     }
-    table = run_grid(
-        model,
-        tokenizer,
-        calibration,
-        evaluation,
-        ratios=(ratio,),
-        recipes=PRUNING_RECIPES,
-        variants=PRUNING_VARIANTS,
-        seeds=(random_state,),
-        networks=NetworkSet.load(study).z,
-        options={"n_tokens": calibration_tokens, **shared},
-        context=context,
-        max_tokens=evaluation_tokens,
-    )
+    maps, options = NetworkSet.load(study).z, {"n_tokens": calibration_tokens, **shared}
+    recipes = [
+        Recipe(*names, {**options, **PRUNING_VARIANTS[variant]}, maps, name=variant)
+        for *names, variant in PRUNING_RECIPES
+    ]
+    settings = {"seeds": (random_state,), "context": context, "max_tokens": evaluation_tokens}
+    table = run_grid(model, tokenizer, calibration, evaluation, recipes, ratios=(ratio,), settings=settings)
     study.write("prune_table", table)
     info = {
         "calibration": {"corpus": calibration.name, "hash": calibration.hash, "n_tokens": calibration_tokens},

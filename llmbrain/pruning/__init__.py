@@ -1,29 +1,38 @@
-"""Smaller models: which units go, how many from each layer, what the others do for them, and folders that load.
+"""Pruning: smaller models without retraining, and folders that load.
 
-Three axes that are never mixed in silence: the *score* says which units go, the *allocation* how many of each
-layer, the *compensation* what the kept ones do for the removed ones.
+A recipe has three parts that are chosen independently: the *score* says which units are removed, the *allocation* how
+many of each layer, the *compensation* what the kept ones do for the removed ones.
 """
 
 from .allocation import ALLOCATIONS
+from .budget import RATIO_OF
 from .compensation import COMPENSATIONS, compensate, schur_residual
-from .grid import kept_overlap, run_grid
-from .measured import Pruner
-from .prune import PrunedModel, prune
-from .pruned import load_pruned, save_pruned
+from .formats import FORMATS
+from .grid import GridSettings, combine, kept_overlap, run_grid
+from .heads import HEAD_SCORES
+from .prune import Pruner, prune
+from .pruned import PrunedModel, load_pruned
 from .published import LayerMaps, joint_networks, layer_networks, published_networks
-from .recipe import Options
+from .recipe import RECIPES, Options, Recipe
 from .scores import SCORES
 from .walk import calibration_blocks
 
 __all__ = [
     "ALLOCATIONS",
     "COMPENSATIONS",
+    "FORMATS",
+    "HEAD_SCORES",
+    "RATIO_OF",
+    "RECIPES",
     "SCORES",
+    "GridSettings",
     "LayerMaps",
     "Options",
     "PrunedModel",
     "Pruner",
+    "Recipe",
     "calibration_blocks",
+    "combine",
     "compensate",
     "joint_networks",
     "kept_overlap",
@@ -32,6 +41,5 @@ __all__ = [
     "prune",
     "published_networks",
     "run_grid",
-    "save_pruned",
     "schur_residual",
 ]

@@ -1,11 +1,17 @@
-"""How many units each layer keeps. Scores say which, allocations say how many; the two are never mixed in silence."""
+"""Allocations: how many units each layer keeps. Scores decide which units; the two are chosen independently.
+
+A registered allocation is called as ``allocation(*needs, n_keep, floors=, round_to=)``. What it may need are the
+attributes of :class:`llmbrain.pruning.measured.Measured` and the fields of :class:`llmbrain.pruning.Options`.
+"""
 
 import numpy as np
 
 from ..exceptions import ParameterError
+from ..registry import Registry
 
 __all__ = [
     "ALLOCATIONS",
+    "check_counts",
     "fill_by_curves",
     "global_standardised",
     "global_threshold",
@@ -15,8 +21,23 @@ __all__ = [
     "uniform",
 ]
 
-NETWORK_ALLOCATIONS = ("networks",)
-ALLOCATIONS = ("uniform", "global", "threshold", *NETWORK_ALLOCATIONS, "power", "schur", "curves", "search")
+# score: the score that it reads in place of the recipe's. random: whether another seed gives other counts.
+# heads: how a budget of parameters is split between heads and neurons, a name of heads.HEAD_BUDGETS.
+ALLOCATIONS = Registry("allocation", needs=(), score=None, random=False, heads="threshold")
+
+
+def check_counts(counts, sizes):
+    """Return given counts as an array.
+
+    Raises
+    ------
+    ParameterError
+        If they are not one whole number per layer, from 1 to its size.
+    """
+    counts = np.asarray(counts, dtype=np.int64)
+    if counts.shape != (len(sizes),) or (counts < 1).any() or (counts > np.asarray(sizes)).any():
+        raise ParameterError(f"Counts must be {len(sizes)} whole numbers from 1 to the width of each layer.")
+    return counts
 
 
 def _check(sizes, n_keep, floors):
@@ -32,15 +53,15 @@ def _check(sizes, n_keep, floors):
 
 
 def round_counts(wanted, sizes, n_keep, *, floors=1, round_to=1):
-    """Whole numbers nearest to ``wanted`` that sum to ``n_keep``, within floors and sizes.
+    """Round to the nearest whole numbers that sum to ``n_keep``, within floors and sizes.
 
     Parameters
     ----------
     wanted : array-like, shape (n_layers,)
-        Numbers to keep, not yet whole.
+        Numbers to keep, not yet rounded.
     sizes : array-like of int, shape (n_layers,)
     n_keep : int
-        Units to keep in all.
+        Units to keep in total.
     floors : int or array-like of int
         Fewest units of a layer (a layer at its size is exempt).
     round_to : int
@@ -66,7 +87,7 @@ def round_counts(wanted, sizes, n_keep, *, floors=1, round_to=1):
     low = np.minimum(np.ceil(floors / step) * step, sizes).astype(np.int64)
     counts = np.maximum(np.floor(wanted / step + 1e-9).astype(np.int64) * step, low)
     counts = np.where(wanted >= sizes - 1e-9, sizes, counts)
-    while True:  # steps are few: at most one a layer in each direction
+    while True:  # at most one step per layer in each direction
         missing = n_keep - counts.sum()
         up = np.minimum(counts + step, sizes)
         down = np.where(counts == sizes, (sizes - 1) // step * step, counts - step)
@@ -84,7 +105,7 @@ def round_counts(wanted, sizes, n_keep, *, floors=1, round_to=1):
 
 
 def _project(wanted, sizes, n_keep, floors):
-    """Shift what was asked for until it fits between floors and sizes and sums to ``n_keep``."""
+    """Shift the wanted numbers until they fit between floors and sizes and sum to ``n_keep``."""
     low, high = (floors - wanted).min() - 1, (sizes - wanted).max() + 1
     for _ in range(100):
         middle = (low + high) / 2
@@ -95,10 +116,11 @@ def _project(wanted, sizes, n_keep, floors):
     return np.clip(wanted + high, floors, sizes)
 
 
+@ALLOCATIONS.register("uniform", needs=("sizes",), heads="share")
 def uniform(sizes, n_keep, *, floors=1, round_to=1):
-    """The same share in every layer that may be pruned; layers of equal size get equal widths.
+    """Keep the same share of every layer that may be pruned; layers of equal size get equal widths.
 
-    The total misses ``n_keep`` by less than half a unit (or step) a layer.
+    The total misses ``n_keep`` by less than half a unit (or step) per layer.
 
     Examples
     --------
@@ -116,7 +138,7 @@ def uniform(sizes, n_keep, *, floors=1, round_to=1):
 
 
 def _pool(scores, sizes, n_keep, floors):
-    """Counts a layer of the best units of all layers together, with floors honoured."""
+    """Count in each layer the best units of all layers together, within the floors."""
     layer = np.repeat(np.arange(len(sizes)), sizes)
     pooled = np.concatenate([np.asarray(s, dtype=float) for s in scores])
     rank = np.concatenate([np.argsort(np.argsort(-np.asarray(s, dtype=float), kind="stable")) for s in scores])
@@ -125,13 +147,14 @@ def _pool(scores, sizes, n_keep, floors):
     return np.bincount(layer[best], minlength=len(sizes))
 
 
+@ALLOCATIONS.register("global", needs=("scores",), heads="joint")
 def global_standardised(scores, n_keep, *, floors=1, round_to=1):
-    """Scores standardised within each layer, then one threshold for all (FLAP's AL-AM).
+    """Standardise scores within each layer, then apply one threshold to all (FLAP's AL-AM).
 
     Parameters
     ----------
     scores : list of array-like
-        One array a layer.
+        One array per layer.
     n_keep : int
     floors, round_to
         See :func:`round_counts`.
@@ -146,17 +169,40 @@ def global_standardised(scores, n_keep, *, floors=1, round_to=1):
     return round_counts(_pool(scores, sizes, n_keep, floors), sizes, n_keep, floors=floors, round_to=round_to)
 
 
+@ALLOCATIONS.register("threshold", needs=("scores",))
 def global_threshold(scores, n_keep, *, floors=1, round_to=1):
-    """One threshold on the raw scores of all layers (the network union's rule: its t is searched for the ratio)."""
+    """Apply one threshold to the raw scores of all layers (the rule of the network union)."""
     sizes, n_keep, floors = _check([len(s) for s in scores], n_keep, floors)
     return round_counts(_pool(scores, sizes, n_keep, floors), sizes, n_keep, floors=floors, round_to=round_to)
 
 
-def sensitivity_counts(sensitivity, sizes, n_keep, *, exponent=0.3, clip=(0.02, 0.85), floors=1, round_to=1):
-    """Remove more where it hurts less: ``r_i = clip(c w_i)``, ``w_i = (mean(s) / s_i) ** exponent``.
+@ALLOCATIONS.register("networks", needs=("scores",), score="network", random=True)
+def by_networks(scores, n_keep, *, floors=1, round_to=1):
+    """Apply one threshold to the maps of networks; the recipe's score chooses the neurons within each layer."""
+    return global_threshold(scores, n_keep, floors=floors, round_to=round_to)
 
-    The factor ``c`` is the one with which the shares remove what is wanted in all, so that layers keep their order
-    where some of them are clipped; without clipping ``r_i = r w_i / mean(w)``.
+
+@ALLOCATIONS.register("power", needs=("scores", "stream_powers", "exponent"), score="flap")
+def by_power(scores, stream_powers, exponent, n_keep, *, floors=1, round_to=1):
+    """Remove less where the neurons of a layer write more, relative to the power of the residual stream there."""
+    written = [float(np.sum(s)) / power for s, power in zip(scores, stream_powers)]
+    exponent = 1.0 if exponent is None else exponent
+    sizes = [len(s) for s in scores]
+    return sensitivity_counts(written, sizes, n_keep, exponent=exponent, floors=floors, round_to=round_to)
+
+
+@ALLOCATIONS.register("schur", needs=("schur_residuals", "sizes", "exponent"))
+def by_schur(schur_residuals, sizes, exponent, n_keep, *, floors=1, round_to=1):
+    """Remove less where least squares repairs less: the Schur residual at half removal."""
+    exponent = 0.3 if exponent is None else exponent
+    return sensitivity_counts(schur_residuals, sizes, n_keep, exponent=exponent, floors=floors, round_to=round_to)
+
+
+def sensitivity_counts(sensitivity, sizes, n_keep, *, exponent=0.3, clip=(0.02, 0.85), floors=1, round_to=1):
+    """Remove more where removal costs less: ``r_i = clip(c w_i)``, ``w_i = (mean(s) / s_i) ** exponent``.
+
+    The factor ``c`` makes the shares add up to the wanted total, so that layers keep their order where some are
+    clipped; without clipping ``r_i = r w_i / mean(w)``.
 
     Parameters
     ----------
@@ -168,7 +214,7 @@ def sensitivity_counts(sensitivity, sizes, n_keep, *, exponent=0.3, clip=(0.02, 
     exponent : float
         0 is uniform.
     clip : tuple of float
-        Smallest and largest share that is removed from a layer, unless the ratio itself lies outside.
+        Smallest and largest share removed from a layer, unless the ratio itself lies outside.
     floors, round_to
         See :func:`round_counts`.
 
@@ -204,7 +250,7 @@ def _clipped_shares(weights, sizes, ratio, clip):
 
 
 def smooth_curves(losses, levels, *, over_layers=0.25, noise=None):
-    """Loss curves that can be trusted: rising, convex, and close to those of neighbouring layers.
+    """Smooth loss curves: rising, convex, and close to those of neighbouring layers.
 
     Parameters
     ----------
@@ -213,8 +259,8 @@ def smooth_curves(losses, levels, *, over_layers=0.25, noise=None):
     levels : array-like, shape (n_levels,)
         Shares removed, rising, without 0.
     over_layers : float
-        Weight that each neighbouring layer gets in the logarithm of the curve (0 leaves the layers alone). The first
-        and last layer are left alone: they are unlike their neighbours.
+        Weight of each neighbouring layer in the logarithm of the curve (0 does not smooth). The first and last layer
+        are not smoothed: they differ from their neighbours.
     noise : float, optional
         Losses are floored at this before the logarithm; default 2 % of the largest median loss.
 
@@ -239,21 +285,15 @@ def smooth_curves(losses, levels, *, over_layers=0.25, noise=None):
 
 def _convex(x, y):
     """Nearest convex, non-decreasing curve through 0: isotonic regression of the slopes, weighted by the steps."""
+    from scipy.optimize import isotonic_regression
+
     steps = np.diff(x)
-    blocks = []
-    for slope, width in zip(np.maximum(np.diff(y) / steps, 0), steps):
-        blocks.append([slope, width, 1])
-        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
-            s, w, n = blocks.pop()
-            blocks[-1][0] = (blocks[-1][0] * blocks[-1][1] + s * w) / (blocks[-1][1] + w)
-            blocks[-1][1] += w
-            blocks[-1][2] += n
-    slopes = np.concatenate([[s] * n for s, _, n in blocks])
+    slopes = isotonic_regression(np.maximum(np.diff(y) / steps, 0), weights=steps).x
     return np.concatenate([[0.0], np.cumsum(slopes * steps)])
 
 
 def fill_by_curves(curves, levels, sizes, n_keep, *, costs=None, extremes=0.0, floors=1, round_to=1):
-    """Spend the budget where the measured curves rise least: equal marginal loss per unit everywhere.
+    """Remove units where the measured curves rise least, so that the marginal loss per unit is equal everywhere.
 
     Parameters
     ----------
@@ -267,7 +307,7 @@ def fill_by_curves(curves, levels, sizes, n_keep, *, costs=None, extremes=0.0, f
         Cost of a unit of each layer (parameters, bytes, latency); marginal loss is divided by it.
     extremes : float
         Strength of a quadratic penalty ``extremes * mean slope * removed ** 2``, which keeps layers from being emptied:
-        curves of single layers underestimate what many emptied layers do together.
+        curves of single layers underestimate the loss of many emptied layers together.
     floors, round_to
         See :func:`round_counts`.
 
@@ -279,7 +319,7 @@ def fill_by_curves(curves, levels, sizes, n_keep, *, costs=None, extremes=0.0, f
     sizes, n_keep, floors = _check(sizes, n_keep, floors)
     costs = np.ones(len(sizes)) if costs is None else np.asarray(costs, dtype=float)
     grid = np.linspace(0, 1, 513)
-    # Beyond the last level the curve goes on with twice its last slope.
+    # Beyond the last level the curve continues with twice its last slope.
     last = np.diff(curves[:, -2:], axis=1)[:, 0] / (levels[-1] - levels[-2])
     ends = curves[:, -1] + 2 * last * (1 - levels[-1])
     x = np.concatenate([levels, [1.0]]) if levels[-1] < 1 else levels

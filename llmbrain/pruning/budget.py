@@ -1,16 +1,147 @@
-"""What a model weighs, and what a ratio means for it: neurons, MLP, decoder and all parameters."""
+"""Budgets: what a ratio means in neurons, what a model weighs, and how fast it is.
+
+A budget of latency becomes a number of neurons before they are allotted, as if all layers lost the same share, because
+allocations count neurons, not seconds. Where the time of a layer is not in proportion to its width (small widths on a
+GPU, widths that are no multiple of 64), measure the result with :func:`forward_seconds`.
+"""
+
+import statistics
+import time
 
 import numpy as np
+import torch
 
 from ..exceptions import ParameterError
-from ..models.anatomy import anatomy_of, features
+from ..models.anatomy import anatomy_of, features, weight_of
+from ..models.inputs import input_device, longest_context
 from ..models.surgery import prunable_mlps
+from ..registry import Registry
+from .allocation import uniform
 
-__all__ = ["count_parameters", "n_units_to_remove"]
+__all__ = [
+    "RATIO_OF",
+    "check_budget",
+    "check_ratio",
+    "compare_counts",
+    "compare_speed",
+    "count_parameters",
+    "forward_seconds",
+    "layer_floors",
+    "layer_latency",
+    "measure_speed",
+]
+
+# heads: the entry of count_parameters that a budget with heads is a share of; None if heads have no such budget.
+# timed: whether the number of neurons is measured on this machine, which is too costly for a check.
+RATIO_OF = Registry("ratio_of", heads=None, timed=False)
+
+
+def check_ratio(ratio, ratio_of):
+    """Return a ratio as a float.
+
+    Raises
+    ------
+    ParameterError
+        Unless it is from 0 (nothing is removed) to below 1, and ``ratio_of`` is a name of :data:`RATIO_OF`.
+    """
+    if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 <= ratio < 1:
+        raise ParameterError(f"ratio={ratio!r} must be the share to remove, from 0 (remove nothing) to below 1.")
+    RATIO_OF.check(ratio_of)
+    return float(ratio)
+
+
+def layer_floors(sizes, options):
+    """Fewest neurons that each layer keeps, from the options ``floor`` and ``exempt``."""
+    exempt = {i % len(sizes) for i in options.exempt}
+    return np.array([n if i in exempt else max(1, round(options.floor * n)) for i, n in enumerate(sizes)])
+
+
+def check_budget(model, parts, counts, ratio, ratio_of, options):
+    """Refuse an impossible budget.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+    parts : list of Mlp
+    counts : dict
+        From :func:`count_parameters`.
+    ratio : float
+    ratio_of : str
+    options : Options
+
+    Raises
+    ------
+    ParameterError
+    """
+    kind = RATIO_OF[ratio_of]
+    if options.heads and kind.heads is None:
+        named = " or ".join(repr(n) for n, m in RATIO_OF.items() if m.heads)
+        raise ParameterError(f"heads=True needs a ratio of parameters, not of {ratio_of}. Use ratio_of={named}.")
+    if not options.heads and not kind.timed:
+        sizes = [part.size for part in parts]
+        uniform(sizes, sum(sizes) - kind(model, parts, counts, ratio), floors=layer_floors(sizes, options))
+
+
+@RATIO_OF.register("neurons")
+def of_neurons(model, parts, counts, ratio):
+    """MLP neurons."""
+    return round(ratio * sum(part.size for part in parts))
+
+
+@RATIO_OF.register("decoder", heads="decoder_parameters")
+def of_decoder(model, parts, counts, ratio):
+    """Parameters of the decoder blocks."""
+    return _units_for(parts, ratio, counts["decoder_parameters"], "decoder parameters")
+
+
+@RATIO_OF.register("all", heads="total_parameters")
+def of_all(model, parts, counts, ratio):
+    """All parameters."""
+    return _units_for(parts, ratio, counts["total_parameters"], "all parameters")
+
+
+@RATIO_OF.register("bytes", heads="total_parameters")
+def of_bytes(model, parts, counts, ratio):
+    """Bytes of all weights."""
+    sizes = [part.writer.weight.element_size() for part in parts]
+    return _units_for(parts, ratio, counts["bytes"], "the bytes", sizes)
+
+
+def _units_for(parts, ratio, total, what, sizes=None):
+    """Number of neurons that hold a share of a total, at the mean cost of a neuron."""
+    n_units = sum(part.size for part in parts)
+    costs = [part.unit_cost * size for part, size in zip(parts, sizes or [1] * len(parts))]
+    cost, wanted = np.average(costs, weights=[part.size for part in parts]), ratio * total
+    n_remove = round(wanted / cost)
+    if n_remove >= n_units:
+        _too_much(ratio, what, n_units * cost / wanted * ratio)
+    return n_remove
+
+
+def _too_much(ratio, what, most):
+    raise ParameterError(f"ratio={ratio} of {what} is more than the MLP neurons hold. Use a ratio below {most:.2f}.")
+
+
+@RATIO_OF.register("latency", timed=True)
+def of_latency(model, parts, counts, ratio):
+    """Time of a forward pass, measured on this machine."""
+    shares = np.linspace(0, 1, 9)[1:]
+    total, tables = forward_seconds(model), {}
+    for part in parts:
+        if part.size not in tables:
+            times = layer_latency(part, [max(1, round(s * part.size)) for s in shares])
+            # no width takes longer than a wider one; where it seems so, the machine was busy
+            tables[part.size] = np.minimum.accumulate(times[::-1])[::-1]
+    seconds = sum(tables[part.size] for part in parts)
+    wanted = seconds[-1] - ratio * total
+    if wanted <= seconds[0]:
+        _too_much(ratio, "the time of a forward pass", (seconds[-1] - seconds[0]) / total)
+    kept = float(np.interp(wanted, seconds, shares)) if ratio else 1.0
+    return round((1 - kept) * sum(part.size for part in parts))
 
 
 def count_parameters(model, parts=None):
-    """Count what pruning changes and what it leaves.
+    """Count neurons, parameters and bytes.
 
     Parameters
     ----------
@@ -24,8 +155,7 @@ def count_parameters(model, parts=None):
         ``neurons``, ``mlp_parameters``, ``decoder_parameters`` (all blocks), ``total_parameters`` (tied weights counted
         once) and ``bytes``.
     """
-    if parts is None:
-        parts = prunable_mlps(model)
+    parts = prunable_mlps(model) if parts is None else parts
     mlp = {}
     for part in parts:
         for linear in part.linears:
@@ -41,68 +171,131 @@ def count_parameters(model, parts=None):
     }
 
 
-def n_units_to_remove(parts, counts, ratio, ratio_of, model=None):
-    """Neurons to remove for a ratio of neurons, parameters, bytes, or time.
-
-    Parameters
-    ----------
-    parts : list of Mlp
-    counts : dict
-        From :func:`count_parameters`.
-    ratio : float
-    ratio_of : {"neurons", "decoder", "all", "bytes", "latency"}
-    model : transformers.PreTrainedModel, optional
-        For the latency, which is measured: the same share is taken from every layer until the time of a forward pass
-        has fallen by the ratio. That settles the number of neurons before an allocation or a search spreads them; where
-        a layer's time is not in proportion to its width, an uneven spread takes somewhat more or less time.
-
-    Returns
-    -------
-    int
-    """
-    n_units = sum(part.size for part in parts)
-    if ratio_of == "neurons":
-        return round(ratio * n_units)
-    if ratio_of == "latency":
-        return _units_for_latency(model, parts, ratio)
-    sizes = [part.writer.weight.element_size() if ratio_of == "bytes" else 1 for part in parts]
-    cost = np.average([part.unit_cost * s for part, s in zip(parts, sizes)], weights=[part.size for part in parts])
-    total = {"decoder": "decoder_parameters", "all": "total_parameters", "bytes": "bytes"}[ratio_of]
-    wanted = ratio * counts[total]
-    n_remove = round(wanted / cost)
-    if n_remove >= n_units:
-        _too_much(ratio, ratio_of, n_units * cost / wanted * ratio)
-    return n_remove
-
-
-def _too_much(ratio, ratio_of, most):
-    what = {"bytes": "the bytes", "latency": "the time of a forward pass"}.get(ratio_of, f"{ratio_of} parameters")
-    raise ParameterError(f"ratio={ratio} of {what} is more than the MLP neurons hold; below {most:.2f} is possible.")
-
-
-def _units_for_latency(model, parts, ratio):
-    """Neurons to remove, evenly, until the measured time has fallen far enough."""
-    from .timing import forward_seconds, layer_latency
-
-    shares = np.linspace(0, 1, 9)[1:]
-    total, tables = forward_seconds(model), {}
-    for part in parts:
-        if part.size not in tables:
-            times = layer_latency(part, [max(1, round(s * part.size)) for s in shares])
-            # no width takes longer than a wider one: where it seems so, something else ran
-            tables[part.size] = np.minimum.accumulate(times[::-1])[::-1]
-    seconds = sum(tables[part.size] for part in parts)
-    wanted = seconds[-1] - ratio * total
-    if wanted <= seconds[0]:
-        _too_much(ratio, "latency", (seconds[-1] - seconds[0]) / total)
-    kept = float(np.interp(wanted, seconds, shares)) if ratio else 1.0
-    return round((1 - kept) * sum(part.size for part in parts))
-
-
 def compare_counts(before, after):
-    """One flat table of both, and the share that went."""
+    """Counts before and after, and the share removed, as one flat dictionary."""
     table = {}
     for name in before:
         table[f"{name}_before"], table[f"{name}_after"] = before[name], after[name]
         table[f"{name}_removed"] = 1 - after[name] / before[name] if before[name] else 0.0
     return table
+
+
+@torch.no_grad()
+def measure_speed(model, *, batch_size=1, prompt=128, new_tokens=8, repeats=2, seed=0):
+    """Tokens per second of a model, for reading a prompt and for generating token by token.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+    batch_size : int
+        Sequences at a time. With one sequence a GPU mostly waits for launches, and smaller matrices are not faster.
+    prompt, new_tokens : int
+        Tokens read and written per sequence. The prompt is shortened to the context of the model.
+    repeats : int
+        Runs, of which the median is reported, after one that is not counted.
+    seed : int
+        Seed of the prompts, which are random tokens.
+
+    Returns
+    -------
+    dict
+        ``prefill_tokens_per_second, decode_tokens_per_second, device, dtype, batch_size, prompt, new_tokens``.
+    """
+    embedding, device = model.get_input_embeddings(), input_device(model)
+    generator = torch.Generator().manual_seed(seed)
+    prompt = max(1, min(prompt, longest_context(model, 2048) - new_tokens))
+    ids = torch.randint(0, embedding.num_embeddings, (batch_size, prompt), generator=generator).to(device)
+    runs = [_run(model, ids, new_tokens, device) for _ in range(repeats + 1)][1:]
+    reading, writing = (statistics.median(times) for times in zip(*runs))
+    gpu = device.type == "cuda"
+    return {
+        "prefill_tokens_per_second": round(batch_size * prompt / reading, 1),
+        "decode_tokens_per_second": round(batch_size * new_tokens / writing, 1),
+        "device": torch.cuda.get_device_name(device) if gpu else f"cpu, {torch.get_num_threads()} threads",
+        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "batch_size": batch_size, "prompt": prompt, "new_tokens": new_tokens,
+    }  # fmt: skip
+
+
+def compare_speed(before, after):
+    """Results of :func:`measure_speed` before and after, as one flat dictionary."""
+    found = {}
+    for name in ("prefill_tokens_per_second", "decode_tokens_per_second"):
+        found[f"{name}_before"], found[f"{name}_after"] = before[name], after[name]
+    return {**found, **{k: v for k, v in after.items() if not k.endswith("_per_second")}}
+
+
+def _run(model, ids, new_tokens, device):
+    """Seconds for the prompt, and for the new tokens."""
+    start = _now(device)
+    output = model(ids, use_cache=True)
+    middle = _now(device)
+    for _ in range(new_tokens):
+        output = model(output.logits[:, -1:].argmax(-1), past_key_values=output.past_key_values, use_cache=True)
+    return middle - start, _now(device) - middle
+
+
+@torch.no_grad()
+def forward_seconds(model, *, n_tokens=512, repeats=5, seed=0):
+    """Seconds of a forward pass over one sequence: the shortest of ``repeats``, after one that is not counted."""
+    device = input_device(model)
+    n_tokens = min(n_tokens, longest_context(model, 2048))
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(0, model.get_input_embeddings().num_embeddings, (1, n_tokens), generator=generator).to(device)
+    return _shortest([lambda: model(ids, use_cache=False)], device, repeats)[0]
+
+
+@torch.no_grad()
+def layer_latency(part, widths, *, n_tokens=512, repeats=15, seed=0):
+    """Seconds that the linears of an MLP take at several widths: the shortest of ``repeats``, the widths in turn.
+
+    Parameters
+    ----------
+    part : Mlp
+    widths : sequence of int
+    n_tokens : int
+    repeats : int
+    seed : int
+
+    Returns
+    -------
+    list of float
+    """
+    weight = weight_of(part.writer)
+    generator = torch.Generator().manual_seed(seed)
+    n_out = len(weight)
+    runs = []
+    for width in widths:
+        z = torch.randn(n_tokens, n_out, generator=generator).to(weight.device, weight.dtype)
+        h = torch.randn(n_tokens, width, generator=generator).to(weight.device, weight.dtype)
+        readers = [weight_of(r.module)[:width].contiguous() for r in part.readers]
+        down = weight[:, :width].contiguous()
+
+        def run(z=z, h=h, readers=readers, down=down):
+            for reader in readers:
+                torch.nn.functional.linear(z, reader)
+            torch.nn.functional.linear(h, down)
+
+        runs.append(run)
+    return _shortest(runs, weight.device, repeats)
+
+
+def _shortest(runs, device, repeats):
+    """Shortest time of each, after one round that is not counted. They take turns, so that load affects all alike.
+
+    The shortest, because other load on the machine can only add to a time.
+    """
+    times = []
+    for _ in range(repeats + 1):
+        times.append([])
+        for run in runs:
+            start = _now(device)
+            run()
+            times[-1].append(_now(device) - start)
+    return [min(column) for column in zip(*times[1:])]
+
+
+def _now(device):
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

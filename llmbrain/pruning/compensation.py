@@ -1,6 +1,6 @@
-"""What the kept inputs of a linear layer can do for the removed ones: closed forms on streamed moments.
+"""Compensations: closed forms on moments by which the kept inputs of a linear replace the removed ones.
 
-A linear writes ``y = W x + b``. ``S`` are the kept columns, ``P`` the removed ones. Every function returns the new
+A linear writes ``y = W x + b``. ``S`` are the kept columns, ``P`` the removed ones. A compensation returns the new
 columns of ``S`` and the new bias. Least squares is written as a correction of ``W_S``, so that the penalty pulls the
 correction, not the weights, towards zero.
 """
@@ -11,7 +11,7 @@ from functools import cached_property
 
 import torch
 
-from ..exceptions import ParameterError
+from ..registry import Registry
 
 __all__ = [
     "COMPENSATIONS",
@@ -22,10 +22,14 @@ __all__ = [
     "default_ridge",
     "frozen",
     "output_error",
+    "removed_of",
     "schur_residual",
+    "solve_damped",
 ]
 
-COMPENSATIONS = ("none", "bias", "ridge", "affine")
+# needs: moments that are gathered; with none of them nothing is refitted. bias: whether a bias results.
+# ridge: whether it is least squares, whose penalty is chosen on held-out tokens.
+COMPENSATIONS = Registry("compensation", needs=(), bias=False, ridge=False)
 # The last one stands for the limit in which only the bias is refitted.
 RIDGE_GRID = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0, 100.0, math.inf)
 _LARGE = 4096  # unknowns from which factoring for a few penalties is cheaper than an eigendecomposition for all
@@ -39,7 +43,7 @@ class Refit:
     ----------
     weight : torch.Tensor, shape (n_outputs, n_kept), float64
     bias : torch.Tensor, shape (n_outputs,), or None
-        To be added to what bias the linear has. None where the method makes none.
+        Added to the bias that the linear has. None if the compensation makes none.
     ridge : float or None
         Strength of the penalty, as a share of the mean variance of the kept channels.
     """
@@ -87,8 +91,8 @@ def removed_of(kept, size, device=None):
     return left.nonzero()[:, 0]
 
 
-def _solve(matrix, right, ridge):
-    """``right @ inv(matrix + ridge * mean(diag) * I)`` for a symmetric matrix, channels without variance set aside."""
+def solve_damped(matrix, right, ridge):
+    """``right @ inv(matrix + ridge * mean(diag) * I)`` for a symmetric matrix, without channels of no variance."""
     diagonal = matrix.diagonal()
     scale = float(diagonal.mean())
     if scale <= 0 or math.isinf(ridge):
@@ -118,12 +122,12 @@ def _wanted(weight, moments, kept, residual):
     return cross, mean
 
 
-def _equations(weight, moments, kept, method, residual):
+def _equations(weight, moments, kept, centred, residual):
     """Normal equations of the correction: matrix, right side, and the means of inputs and wanted output."""
     cross, target_mean = _wanted(weight, moments, kept, residual)
     mean = moments.mean[kept]
     block = moments.covariance[kept][:, kept]
-    if method == "ridge":
+    if not centred:
         block = block + torch.outer(mean, mean)
         cross = cross + torch.outer(target_mean, mean)
     return block, cross - weight[:, kept] @ block, mean, target_mean
@@ -138,12 +142,10 @@ def compensate(weight, moments, kept, method="affine", ridge=1e-2, residual=True
         Dense weights ``W``.
     moments : Moments
         Of the inputs ``x``. If it has targets ``y``, the wanted output is ``W x + y``: ``y`` is what the output should
-        gain to make good for errors made earlier (residual-stream target).
+        gain to correct errors made in earlier layers (residual-stream target).
     kept : torch.Tensor of int, shape (n_kept,)
-    method : {"none", "bias", "ridge", "affine"}
-        ``none``: ``W_S``. ``bias``: ``W_S`` and ``b = W_P mu_P`` (FLAP). ``ridge``: ``W_S + W_P H_PS (H_SS + l I)^-1``
-        on the uncentred ``H`` (OSSCAR, Týr, FASP, GRAIL). ``affine``: the same on the covariance ``C``, and
-        ``b = W_P (mu_P - B mu_S)``; bias and ridge are its limits.
+    method : str
+        A name of :data:`COMPENSATIONS`.
     ridge : float
         ``l`` as a share of the mean diagonal of the kept block; with ``math.inf`` only the bias is refitted.
     residual : bool
@@ -164,20 +166,43 @@ def compensate(weight, moments, kept, method="affine", ridge=1e-2, residual=True
     >>> [round(v, 6) for v in (fit.weight.item(), fit.bias.item())]
     [3.0, 1.0]
     """
-    if method not in COMPENSATIONS:
-        raise ParameterError(f"Unknown compensation {method!r}; choose from {', '.join(COMPENSATIONS)}.")
     weight = weight.to(moments.device, torch.float64)
     kept = torch.as_tensor(kept, dtype=torch.long, device=moments.device)
-    old = weight[:, kept]
-    if method == "none":
-        return Refit(old, None)
-    if method == "bias":
-        removed = removed_of(kept, moments.size, moments.device)
-        return Refit(old, weight[:, removed] @ moments.mean[removed])
-    block, right, mean, target_mean = _equations(weight, moments, kept, method, residual)
-    new = old + _solve(block, right, ridge)
-    bias = target_mean - new @ mean if method == "affine" else None
-    return Refit(new, bias, ridge)
+    return COMPENSATIONS[method](weight, moments, kept, ridge, residual)
+
+
+@COMPENSATIONS.register("none")
+def unchanged(weight, moments, kept, ridge, residual):
+    """Keep the weights as they are: ``W_S``."""
+    return Refit(weight[:, kept], None)
+
+
+@COMPENSATIONS.register("bias", needs=("mean",), bias=True)
+def mean_bias(weight, moments, kept, ridge, residual):
+    """Add the mean of what was removed to the bias: ``W_S`` and ``b = W_P mu_P`` (FLAP)."""
+    removed = removed_of(kept, moments.size, moments.device)
+    return Refit(weight[:, kept], weight[:, removed] @ moments.mean[removed])
+
+
+@COMPENSATIONS.register("ridge", needs=("covariance",), ridge=True)
+def least_squares(weight, moments, kept, ridge, residual):
+    """Least squares without a bias: ``W_S + W_P H_PS (H_SS + l I)^-1`` on the uncentred ``H``.
+
+    As in OSSCAR, Týr, FASP and GRAIL.
+    """
+    block, right, _, _ = _equations(weight, moments, kept, False, residual)
+    return Refit(weight[:, kept] + solve_damped(block, right, ridge), None, ridge)
+
+
+@COMPENSATIONS.register("affine", needs=("covariance",), bias=True, ridge=True)
+def affine_least_squares(weight, moments, kept, ridge, residual):
+    """Least squares with a bias, on the covariance ``C``: ``b = W_P (mu_P - B mu_S)``.
+
+    Bias and ridge are its limits.
+    """
+    block, right, mean, target_mean = _equations(weight, moments, kept, True, residual)
+    new = weight[:, kept] + solve_damped(block, right, ridge)
+    return Refit(new, target_mean - new @ mean, ridge)
 
 
 def output_error(weight, moments, kept, refit, residual=True):
@@ -218,8 +243,8 @@ def choose_ridge(weight, fit, held, kept, method="affine", grid=RIDGE_GRID, resi
     """Choose the penalty by the error on held-out tokens.
 
     The best penalty falls as tokens are added, so it cannot be a constant. One eigendecomposition gives the error at
-    every value of the grid. Above 4,096 unknowns it would cost more than it saves: there the grid is walked from the
-    usual value (:func:`default_ridge`) to both sides for as long as the error falls, one factorisation a step.
+    every value of the grid. Above 4,096 unknowns it would cost more than it saves: there the search starts at the
+    usual value (:func:`default_ridge`) and moves in both directions while the error falls, one factorisation per step.
 
     Parameters
     ----------
@@ -232,30 +257,32 @@ def choose_ridge(weight, fit, held, kept, method="affine", grid=RIDGE_GRID, resi
 
     Returns
     -------
-    ridge : float
+    ridge : float or None
+        None if the compensation has no penalty.
     errors : list of float
         Held-out error at every value of the grid; NaN where it was not measured.
     """
-    if method not in ("ridge", "affine"):
+    member = COMPENSATIONS[method]
+    if not member.ridge:
         return None, []
     fit, held = frozen(fit), frozen(held)
     weight = weight.to(fit.device, torch.float64)
     kept = torch.as_tensor(kept, dtype=torch.long, device=fit.device)
     if len(kept) > _LARGE:
-        errors = _walk(weight, fit, held, kept, method, grid, residual)
+        errors = _walk(weight, fit, held, kept, member.bias, grid, residual)
     else:
-        errors = _path(weight, fit, held, kept, method, grid, residual)
+        errors = _path(weight, fit, held, kept, member.bias, grid, residual)
     known = [i for i, error in enumerate(errors) if not math.isnan(error)]
     return grid[min(known, key=errors.__getitem__)], errors
 
 
-def _path(weight, fit, held, kept, method, grid, residual):
+def _path(weight, fit, held, kept, centred, grid, residual):
     """Held-out errors along the whole grid, from the eigenvectors of the matrix that is solved with.
 
     With ``C_SS = V e V^T`` the correction is ``Y diag(1 / (e + l)) V^T``, ``Y`` the rotated right side; the error is
     then a quadratic form in the vector ``1 / (e + l)``.
     """
-    block, right, mean, target_mean = _equations(weight, fit, kept, method, residual)
+    block, right, mean, target_mean = _equations(weight, fit, kept, centred, residual)
     diagonal = block.diagonal()
     scale = float(diagonal.mean())
     dead = diagonal <= 1e-14 * scale
@@ -266,13 +293,13 @@ def _path(weight, fit, held, kept, method, grid, residual):
     values, vectors = torch.linalg.eigh(block)
     rotated = right @ vectors
     old = weight[:, kept]
-    start = Refit(old, target_mean - old @ mean if method == "affine" else None)
+    start = Refit(old, target_mean - old @ mean if centred else None)
     error, offset = _error(weight, held, kept, start, residual)
     cross, _ = _wanted(weight, held, kept, residual)
     inner = held.covariance[kept][:, kept]
     linear = (((cross - old @ inner) @ vectors) * rotated).sum(0)
     square = (rotated.T @ rotated) * (vectors.T @ inner @ vectors)
-    means = held.mean[kept] - mean if method == "affine" else held.mean[kept]
+    means = held.mean[kept] - mean if centred else held.mean[kept]
     moved = vectors.T @ means
     penalties = torch.tensor([max(r, 1e-12) * scale for r in grid], dtype=torch.float64, device=weight.device)
     shrunk = 1 / (values.clamp_min(0)[:, None] + penalties) if scale > 0 else values.new_zeros(len(values), len(grid))
@@ -281,14 +308,14 @@ def _path(weight, fit, held, kept, method, grid, residual):
     return (spread + offsets.square().sum(0)).tolist()
 
 
-def _walk(weight, fit, held, kept, method, grid, residual):
+def _walk(weight, fit, held, kept, centred, grid, residual):
     """Held-out errors around the best value of the grid."""
-    block, right, mean, target_mean = _equations(weight, fit, kept, method, residual)
+    block, right, mean, target_mean = _equations(weight, fit, kept, centred, residual)
     old, errors = weight[:, kept], [math.nan] * len(grid)
 
     def measure(i):
-        new = old + _solve(block, right, grid[i])
-        refit = Refit(new, target_mean - new @ mean if method == "affine" else None)
+        new = old + solve_damped(block, right, grid[i])
+        refit = Refit(new, target_mean - new @ mean if centred else None)
         errors[i] = output_error(weight, held, kept, refit, residual)
         return errors[i]
 
@@ -332,6 +359,6 @@ def schur_residual(weight, covariance, kept, ridge=0.0):
     removed = removed_of(kept, len(covariance), covariance.device)
     lost = weight[:, removed]
     cross = covariance[removed][:, kept]
-    beta = _solve(covariance[kept][:, kept], cross, ridge)
+    beta = solve_damped(covariance[kept][:, kept], cross, ridge)
     inner = covariance[removed][:, removed] - beta @ cross.T
     return float(((lost @ inner) * lost).sum().clamp_min(0).detach())

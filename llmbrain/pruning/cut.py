@@ -1,4 +1,4 @@
-"""The walk that cuts: every layer is sliced and refitted to inputs that have passed the layers cut before it."""
+"""The cut: every layer is sliced and refitted on the output of the layers that were cut before it."""
 
 import math
 
@@ -7,21 +7,38 @@ import torch
 
 from ..models.anatomy import features, weight_of
 from ..models.hooks import site_hooks
-from ..models.surgery import channels, set_linear, slice_attention, slice_mlp
+from ..models.surgery import (
+    attention_writers,
+    channels,
+    prunable_attentions,
+    prunable_mlps,
+    set_linear,
+    slice_attention,
+    slice_mlp,
+)
 from ..stats.moments import Moments
-from .compensation import choose_ridge, compensate, default_ridge, frozen, output_error
-from .engine import gather, input_site, output_site, split_update, stream_weighting, token_weights, writes_to_stream
-from .reconstruct import Samples, reconstruct
-from .walk import Walk, held_out_masks
+from .compensation import COMPENSATIONS, choose_ridge, compensate, default_ridge, frozen, output_error
+from .reconstruct import READERS, Samples, reconstruct
+from .walk import (
+    TOKEN_WEIGHTS,
+    Walk,
+    gather,
+    held_out_masks,
+    input_site,
+    output_site,
+    split_update,
+    token_weights,
+    writes_to_stream,
+)
 
-__all__ = ["Cutter", "cut"]
+__all__ = ["Cutter", "account", "cut"]
 
-# Tokens for each unknown from which the last fit takes in the held-out tokens as well. With fewer, they would look
-# better behind the first layers than any other text does, and mislead the choices of all later layers.
+# Tokens per unknown from which the last fit includes the held-out tokens. With fewer, they would look better after the
+# first layers than any other text, and mislead the choices of all later layers.
 ENOUGH = 20
 
 
-def cut(model, blocks, parts, kept, *, compensation, options, attention=None, kept_heads=None, progress=None):
+def cut(model, blocks, kept, compensation, options, kept_heads=None, progress=None):
     """Slice and refit a model, layer by layer.
 
     Parameters
@@ -29,97 +46,100 @@ def cut(model, blocks, parts, kept, *, compensation, options, attention=None, ke
     model : transformers.PreTrainedModel
         Changed in place.
     blocks : list of Block
-    parts : list of Mlp
     kept : list of array of int
-        Neurons that stay, a layer.
+        Neurons kept in each layer.
     compensation : str
+        A name of :data:`llmbrain.pruning.COMPENSATIONS`.
     options : Options
-    attention : list of Attention, optional
-        Needed for ``kept_heads`` and for ``options.refit_attention``.
     kept_heads : list of array of int, optional
-        Query heads that stay, a layer.
+        Query heads kept in each layer.
     progress : callable, optional
+        Called after every layer.
 
     Returns
     -------
     pandas.DataFrame
-        A row a layer: ``layer, n_neurons, n_kept, ridge, error`` (share of the power of the wanted output that is
-        missed on
-        held-out windows, else on the fitted ones), ``reconstruction`` (what is left of that error once the readers are
-        refitted too).
+        One row per layer: ``layer, n_neurons, n_kept, ridge, error`` (share of the power of the wanted output that is
+        missed on held-out windows, or on the fitted ones if none is held out), ``reconstruction`` (what is left of that
+        error once the readers are refitted too).
     """
     import pandas as pd
 
+    parts = prunable_mlps(model)
     kept = [torch.as_tensor(np.asarray(k), dtype=torch.long) for k in kept]
-    if kept_heads is None:
-        kept_heads = [None] * len(parts)
-    if compensation == "none":
-        rows = []
-        for part, keep, heads, i in zip(parts, kept, kept_heads, range(len(parts))):
-            if heads is not None and len(heads) < attention[i].n_heads:
-                slice_attention(attention[i], heads)
-            if len(keep) < part.size:
-                slice_mlp(part, keep)
-            rows.append(_row(part, keep))
-            if progress:
-                progress()
-        return pd.DataFrame(rows)
-    cutter = Cutter(model, blocks, compensation, options)
+    attention = [None] * len(parts)
+    if kept_heads is not None:
+        attention = prunable_attentions(model)
+    elif options.refit_attention:
+        attention = attention_writers(model)
+    refits = bool(COMPENSATIONS[compensation].needs)
+    one = Cutter(model, blocks, compensation, options).layer if refits else _slice
     rows = []
-    for i, (part, keep) in enumerate(zip(parts, kept)):
-        rows.append(cutter.layer(part, keep, attention[i] if attention else None, kept_heads[i]))
+    for part, keep, heads_part, heads in zip(parts, kept, attention, kept_heads or [None] * len(parts)):
+        rows.append(one(part, keep, heads_part, heads))
         if progress:
             progress()
     return pd.DataFrame(rows)
 
 
-def _row(part, keep):
+def _slice(part, keep, attention=None, heads=None):
+    """Slice one layer without refitting anything."""
+    if heads is not None and len(heads) < attention.n_heads:
+        slice_attention(attention, heads)
+    if len(keep) < part.size:
+        slice_mlp(part, keep)
+    return account(part, len(keep))
+
+
+def account(part, n_kept, error=np.nan):
+    """Row of the table of layers, without refits."""
     return {
-        "layer": part.layer, "n_neurons": part.size, "n_kept": len(keep), "ridge": np.nan, "error": np.nan,
+        "layer": part.layer, "n_neurons": part.size, "n_kept": n_kept, "ridge": np.nan, "error": error,
         "reconstruction": np.nan,
     }  # fmt: skip
 
 
 class Cutter:
-    """Carries the stream of the model as it is being cut and, for the residual-stream target, that of the dense model.
+    """The stream of the model that is being cut and, for the residual-stream target, that of the dense model.
 
     Parameters
     ----------
     model : transformers.PreTrainedModel
         Dense at the start.
     blocks : list of Block
-    compensation : {"bias", "ridge", "affine"}
+    compensation : str
     options : Options
     """
 
     def __init__(self, model, blocks, compensation, options):
         self.walk = Walk(model, blocks)
         self.compensation, self.options = compensation, options
-        self.full = compensation in ("ridge", "affine")
+        self.full = "covariance" in COMPENSATIONS[compensation].needs
+        self.readers = READERS[options.reconstruct] if self.full else ()
         self.sequential = options.propagation == "sequential"
         self.dense = list(self.walk.hidden) if options.target == "stream" and self.sequential and self.full else None
-        self.weighting = stream_weighting if options.token_weights == "stream" else None
-        wants_held = self.full and (options.ridge == "auto" or options.reconstruct != "none")
+        self.weighting = TOKEN_WEIGHTS[options.token_weights]
+        wants_held = self.full and (options.ridge == "auto" or bool(self.readers))
         self.held = held_out_masks(self.walk.masks, options.held_out) if wants_held else None
         if self.held is not None and not any(bool(h.any()) for h in self.held):
             self.held = None
         self.touched = False
 
     def layer(self, part, keep, attention=None, heads=None):
-        """Cut and refit one layer, and step behind it.
+        """Cut and refit one layer, and advance past it.
 
         Returns
         -------
         dict
-            A row of the account.
+            A row of the table of layers.
         """
-        row, walk = _row(part, keep), self.walk
+        row, walk = account(part, len(keep)), self.walk
         dense_after, dense_written = self._dense_step(part.layer, attention)
         cut_heads = heads is not None and len(heads) < attention.n_heads
         refits = attention is not None and (cut_heads or (self.options.refit_attention and self.touched and self.full))
         cuts = len(keep) < part.size
-        following = []  # outputs of the dense layer, which one-shot hands on
-        gathers_them = not self.sequential and cuts and not refits and self.options.reconstruct == "none"
+        following = []  # outputs of the dense layer: one-shot passes them to the next layer
+        gathers_them = not self.sequential and cuts and not refits and not self.readers
         if not self.sequential and not gathers_them:
             following = [walk.run(part.layer, i) for i in range(len(walk.blocks))]
         if refits:
@@ -135,7 +155,7 @@ class Cutter:
         return row
 
     def _dense_step(self, layer, attention):
-        """What the dense layer makes of the dense stream: its output, and the stream between attention and MLP."""
+        """Output of the dense layer, and the dense stream between attention and MLP."""
         if self.dense is None:
             return None, None
         caught, after, written = {}, [], []
@@ -149,7 +169,7 @@ class Cutter:
 
     # -- attention ----------------------------------------------------------------------------------------------
     def _attention(self, part, attention, heads, dense_written):
-        """Cut heads and refit the output projection, or refit it alone, towards the dense stream behind attention."""
+        """Cut heads and refit the output projection, or only refit it, towards the dense stream after attention."""
         walk, caught = self.walk, {}
         direct = dense_written and writes_to_stream(walk, part.layer, attention.writer, silenced=part.writer)
 
@@ -189,7 +209,7 @@ class Cutter:
 
         targets = targets if direct else None
         samples = None
-        if self.full and self.options.reconstruct != "none":
+        if self.readers:
             fit, held, samples = self._gather_samples(part, targets)
         else:
             fit, held = gather(
@@ -199,22 +219,20 @@ class Cutter:
         refit, _ = self._solve(part.writer, fit, held, keep, row)
         slice_mlp(part, keep, refit)
         if samples is not None:
-            readers = ("up",) if self.options.reconstruct == "up" else ("up", "gate")
-            left = reconstruct(part, samples, readers=readers, n_steps=self.options.n_steps)
+            left = reconstruct(part, samples, readers=self.readers, n_steps=self.options.n_steps)
             row["reconstruction"] = left[-1]
 
     def _solve(self, linear, fit, held, keep, row):
-        """Choose the ridge, refit, and say whether tokens that were held out gain by it.
+        """Choose the ridge, refit, and return the refit and whether it lowers the held-out error.
 
-        The ridge has a limit at which only the bias is refitted, and where even that does harm the weights stay as they
-        are: no refit is taken that held-out tokens speak against.
+        At the largest ridge only the bias is refitted. If even that raises the held-out error, the weights are kept.
         """
         weight, ridge = weight_of(linear).detach(), self.options.ridge
         if not self.full:
             return compensate(weight, fit, keep, self.compensation), True
         method, whole, fit = self.compensation, fit if held is None else fit.merge(held), frozen(fit)
         judge, error, trial = fit if held is None else frozen(held), None, None
-        if ridge == "auto" and held is not None:
+        if ridge == "auto" and held is not None and COMPENSATIONS[method].ridge:
             ridge, errors = choose_ridge(weight, fit, judge, keep, method)
             error = min(e for e in errors if not math.isnan(e))
         elif ridge == "auto":
@@ -232,7 +250,7 @@ class Cutter:
         return (compensate(weight, fit, keep, method, ridge) if trial is None else trial), True
 
     def _gather_samples(self, part, targets):
-        """Moments, and what reconstruction needs: the MLP's inputs, what it should write, and the weights of tokens."""
+        """Moments, and the samples for reconstruction: inputs of the MLP, wanted outputs, and weights of tokens."""
         walk, (n_in, n_out) = self.walk, features(part.writer)
         kind = {"n_targets": n_out if targets else 0, "device": walk.device}
         sides = [Moments(n_in, **kind), Moments(n_in, **kind)]
@@ -255,7 +273,7 @@ class Cutter:
 
 
 def _power(weight, moments):
-    """Power of the wanted output, for errors as shares."""
+    """Power of the wanted output, the unit of errors."""
     weight = weight.to(moments.device, torch.float64)
     power = ((weight @ moments.covariance) * weight).sum()
     if moments.n_targets:

@@ -1,7 +1,8 @@
-"""The grid: selection x allocation x compensation x ratio on one calibration set, one table, resumable."""
+"""The grid: recipes and ratios on one calibration text, measured on another, in one table that can be resumed."""
 
 import hashlib
 import time
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
@@ -10,12 +11,13 @@ import numpy as np
 from ..exceptions import DatasetError, ParameterError
 from ..files import read_tsv, write_tsv
 from ..models.identity import weights_hash
-from .prune import prune_with
-from .recipe import check_ratio, check_recipe, make_options
-from .sharing import Pruners, draws
+from .allocation import ALLOCATIONS
+from .prune import Pruner, warn_unread
+from .recipe import Recipe
+from .scores import SCORES
 from .walk import calibration_hash
 
-__all__ = ["GRID_COLUMNS", "kept_overlap", "run_grid"]
+__all__ = ["GRID_COLUMNS", "GridSettings", "combine", "kept_overlap", "run_grid"]
 
 GRID_COLUMNS = (
     "score", "allocation", "compensation", "variant", "ratio", "seed", "perplexity", "ratio_to_dense", "parameters",
@@ -23,73 +25,85 @@ GRID_COLUMNS = (
     "calibration_tokens", "calibration_hash", "seconds", "ratio_of", "evaluation_hash", "settings_hash",
     "weights_hash",
 )  # fmt: skip
+_KEYS = GRID_COLUMNS[:6]
 
 
-def run_grid(
-    model,
-    tokenizer,
-    calibration,
-    evaluation,
-    *,
-    ratios=(0.2, 0.3, 0.5),
-    ratio_of="neurons",
+@dataclass(frozen=True)
+class GridSettings:
+    """How the rows of a grid are run and measured.
+
+    Attributes
+    ----------
+    ratio_of : {"neurons", "decoder", "all", "bytes", "latency"}
+    seeds : tuple of int
+        For recipes that draw at random, such as the allocation ``search``; the others run with the first one only.
+    context : int
+        Tokens of a window of perplexity.
+    max_tokens : int or None
+        Evaluate on the first ``max_tokens`` tokens.
+    minimal_pairs : str, path, list of MinimalPair, or None
+        What :func:`llmbrain.evaluation.minimal_pairs` takes; adds the mean accuracy over phenomena.
+    keep : callable or None
+        ``keep(row, pruned)`` is called with every result.
+    max_seconds : float or None
+        Start no row after this time; call again with the same ``out`` to continue.
+    progress : bool
+        Print every row, and show progress bars in a terminal.
+    """
+
+    ratio_of: str = "neurons"
+    seeds: tuple = (0, 1, 2)
+    context: int = 1024
+    max_tokens: int | None = None
+    minimal_pairs: object = None
+    keep: object = None
+    max_seconds: float | None = None
+    progress: bool = True
+
+
+def combine(
     scores=("random", "magnitude", "wanda", "flap"),
     allocations=("uniform", "global"),
     compensations=("none", "bias", "affine"),
-    recipes=None,
-    seeds=(0, 1, 2),
-    networks=None,
-    options=None,
-    variants=None,
-    context=1024,
-    max_tokens=None,
-    minimal_pairs=None,
-    out=None,
-    keep=None,
-    max_seconds=None,
-    progress=True,
+    **parts,
 ):
-    """Prune by every recipe and measure every result, on one calibration and one evaluation text.
+    """Recipes of every score with every allocation and compensation.
+
+    Parameters
+    ----------
+    scores, allocations, compensations : sequence of str
+    **parts
+        Other parts of :class:`Recipe`, the same for all: ``options``, ``networks``, ``name``.
+
+    Returns
+    -------
+    list of Recipe
+    """
+    return [Recipe(*names, **parts) for names in product(scores, allocations, compensations)]
+
+
+def run_grid(
+    model, tokenizer, calibration, evaluation, recipes=None, *, ratios=(0.2, 0.3, 0.5), out=None, settings=None
+):
+    """Prune by every recipe and ratio and measure every result.
 
     Parameters
     ----------
     model : transformers.PreTrainedModel
-        Dense; left as it is.
+        Dense; not changed.
     tokenizer : transformers tokenizer
     calibration : Corpus, str or list of str
-        Everything is chosen on this text.
+        Every choice is made on this text.
     evaluation : Corpus, str or list of str
-        Nothing is chosen on this text.
+        No choice is made on this text.
+    recipes : list of (Recipe or str), optional
+        Default :func:`combine()`. The name of a recipe is its ``variant`` in the table; recipes of one name must share
+        their options and networks.
     ratios : sequence of float
-    ratio_of : {"neurons", "decoder", "all", "bytes", "latency"}
-    scores, allocations, compensations : sequence of str
-        All combinations are run.
-    recipes : sequence of (score, allocation, compensation) or (score, allocation, compensation, variant), optional
-        Run these instead of all combinations.
-    seeds : sequence of int
-        For recipes that draw at random, the allocation ``search`` among them; the others run with the first one alone.
-    networks : optional
-        See :func:`llmbrain.prune`.
-    options : dict, optional
-        Shared by all recipes.
-    variants : dict of dict, optional
-        Named changes of the options, such as ``{"one-shot": {"propagation": "one-shot"}}``; all combinations run with
-        each, or those that the recipes name. ``networks`` among them takes the place of the argument of that name.
-    context : int
-        Tokens of a window of perplexity.
-    max_tokens : int, optional
-        Evaluate on the first so many tokens.
-    minimal_pairs : str, path or list of MinimalPair, optional
-        What :func:`llmbrain.evaluation.minimal_pairs` takes; adds the mean accuracy over phenomena.
     out : path-like, optional
-        TSV to which every row is added as soon as it is known; rows that are there already are not run again, if they
-        were made with the same options and networks (column ``settings_hash``).
-    keep : callable, optional
-        ``keep(row, pruned)`` is called with every result.
-    max_seconds : float, optional
-        Begin no row after so many seconds; call again with the same ``out`` to go on.
-    progress : bool
-        Say each row.
+        TSV to which every row is added when it is known. To resume a grid, repeat the call: rows that were made with
+        the same options and networks (column ``settings_hash``) are not run again.
+    settings : GridSettings or dict, optional
 
     Returns
     -------
@@ -99,121 +113,122 @@ def run_grid(
     Raises
     ------
     DatasetError
-        If ``out`` holds rows of another model, calibration, context or evaluation, or, under the name of a variant of
-        this run, rows of other options or networks, or of unknown ones: nothing is compared across them. Also if
-        minimal pairs are wanted, and it holds rows without.
+        If ``out`` holds rows of another model, calibration, context or evaluation, rows of a variant of this run with
+        other options or networks, or, if minimal pairs are requested, rows without.
     ParameterError
-        For unknown names, recipes that read networks where there are none, and budgets that are impossible; before
-        anything is measured.
+        For unknown names, recipes that read networks without ``networks``, and impossible budgets; before any work.
     """
     import pandas as pd
 
-    options, variants = make_options(options), variants or {"": {}}
-    plan = _plan(recipes, scores, allocations, compensations, variants, ratios, ratio_of, seeds)
-    pruner = Pruners(model, tokenizer, calibration, options, variants, networks, plan)
-    pruner.check(ratio_of)
-    first = pruner(plan[0][3] if plan else next(iter(variants)), plan[0][5] if plan else 0)
+    settings = settings if isinstance(settings, GridSettings) else GridSettings(**(settings or {}))
+    recipes = combine() if recipes is None else [Recipe.named(r) for r in recipes]
+    pruner = Pruner(model, tokenizer, calibration, settings.progress)
+    plans = _plan(pruner, recipes, ratios, settings)
+    first = pruner.measurements.of(plans[0].recipe if plans else Recipe())
     constants = {
-        "context": context, "calibration_hash": calibration_hash(first.blocks), "ratio_of": ratio_of,
-        "evaluation_hash": _evaluation_hash(evaluation, max_tokens), "weights_hash": "w" + weights_hash(model),
+        "context": settings.context, "calibration_hash": calibration_hash(first.blocks), "ratio_of": settings.ratio_of,
+        "evaluation_hash": _evaluation_hash(evaluation, settings.max_tokens),
+        "weights_hash": "w" + weights_hash(model),
     }  # fmt: skip
-    rows = _known(out, constants)
-    _check_settings(rows, pruner, out)
-    if minimal_pairs is not None and any(np.isnan(row["minimal_pairs"]) for row in rows):
-        raise DatasetError(f"{out} holds results for which no minimal pairs were asked: give another file.")
-    done = {_key(row) for row in rows}
-    measure = _measure(tokenizer, evaluation, context, max_tokens, minimal_pairs)
+    rows = _known(out, constants, settings)
+    _check_settings(rows, recipes, out)
+    done = {tuple(row[k] for k in _KEYS) for row in rows}
+    measure = _measure(tokenizer, evaluation, settings)
     if not any(row["score"] == "dense" for row in rows):
         rows.insert(0, {**_row(("dense", "", "", "", 0.0, 0), model), **constants, **measure(model)})
     dense = rows[0]["perplexity"]
     rows[0]["ratio_to_dense"] = 1.0
     began = time.perf_counter()
-    for recipe in plan:
-        if recipe in done:
+    for plan in plans:
+        if _key(plan) in done:
             continue
         start = time.perf_counter()
-        if max_seconds is not None and start - began > max_seconds:
+        if settings.max_seconds is not None and start - began > settings.max_seconds:
             break
-        score, allocation, compensation, variant, ratio, seed = recipe
-        one = pruner(variant, seed)
-        pruned = prune_with(
-            one, ratio, ratio_of=ratio_of, score=score, allocation=allocation, compensation=compensation
-        )
-        row = {**_row(recipe, pruned.model, pruned.summary), **constants, **measure(pruned.model)}
-        row["settings_hash"] = pruner.settings(score, allocation, variant)
+        pruned = pruner.run(plan)
+        row = {**_row(_key(plan), pruned.model, pruned.summary), **constants, **measure(pruned.model)}
+        row["settings_hash"] = plan.recipe.settings_hash()
         row["ratio_to_dense"] = row["perplexity"] / dense
         row["seconds"] = round(time.perf_counter() - start, 1)
         rows.append(row)
-        if keep is not None:
-            keep(row, pruned)
+        if settings.keep is not None:
+            settings.keep(row, pruned)
         if out is not None:
             write_tsv(out, pd.DataFrame(rows, columns=list(GRID_COLUMNS)))
-        if progress:
-            name = " + ".join(p for p in (score, allocation, compensation, variant) if p)
-            print(f"{name}, {ratio:.0%}: {row['perplexity']:.2f} ({row['ratio_to_dense']:.3f} x dense)", flush=True)
+        if settings.progress:
+            name = " + ".join(part for part in _key(plan)[:4] if part)
+            factor = f"{row['ratio_to_dense']:.3f} x dense"
+            print(f"{name}, {plan.ratio:.0%}: {row['perplexity']:.2f} ({factor})", flush=True)
     table = pd.DataFrame(rows, columns=list(GRID_COLUMNS))
     if out is not None:
         write_tsv(out, table)
     return table
 
 
-def _plan(recipes, scores, allocations, compensations, variants, ratios, ratio_of, seeds):
-    """Every row to run: (score, allocation, compensation, variant, ratio, seed)."""
-    if recipes is None:
-        recipes = [(*r, v) for r in product(scores, allocations, compensations) for v in variants]
-    plan = []
+def _plan(pruner, recipes, ratios, settings):
+    """Every row to run, checked before any work."""
+    by_name = {}
     for recipe in recipes:
-        score, allocation, compensation, variant = (*recipe, next(iter(variants)))[:4]
-        check_recipe(score, allocation, compensation)
-        if variant not in variants:
-            raise ParameterError(f"The recipe {recipe} names the variant {variant!r}; there are {sorted(variants)}.")
-        for ratio in ratios:
-            ratio = check_ratio(ratio, ratio_of)
-            chosen = seeds if draws(score, allocation) else seeds[:1]
-            plan += [(score, allocation, compensation, variant, ratio, int(seed)) for seed in chosen]
-    return plan
+        other = by_name.setdefault(recipe.name, recipe)
+        if recipe.settings_hash(networks=True) != other.settings_hash(networks=True):
+            raise ParameterError(
+                f"Recipes named {recipe.name!r} have different options or networks. Give each set a name (name=)."
+            )
+    plans = []
+    for recipe in recipes:
+        seeds = settings.seeds if recipe.random else settings.seeds[:1]
+        plans += [pruner.plan(recipe, ratio, settings.ratio_of, seed) for ratio in ratios for seed in seeds]
+    if any(r.networks is not None for r in recipes) and not any(r.reads_networks for r in recipes):
+        warn_unread(stacklevel=4)
+    pruner.expect(plans)
+    return plans
 
 
-def _key(row):
-    return (
-        row["score"], row["allocation"], row["compensation"], row["variant"], float(row["ratio"]), int(row["seed"]),
-    )  # fmt: skip
+def _key(plan):
+    return (*plan.recipe.names(), plan.recipe.name, plan.ratio, plan.random_state)
 
 
-def _known(out, constants):
+def _known(out, constants, settings):
     """Rows of an earlier run."""
     if out is None or not Path(out).is_file():
         return []
     frame = read_tsv(out)
-    for name in ("score", "allocation", "compensation", "variant"):
+    for name in _KEYS[:4]:
         frame[name] = frame[name].fillna("").astype(str)
+    frame["ratio"], frame["seed"] = frame["ratio"].astype(float), frame["seed"].astype(int)
     for name, value in constants.items():
-        if name not in frame:  # a table of before these were noted
+        if name not in frame:
             frame[name] = np.nan
             continue
         known = frame[name].dropna().astype(str)
         if not (known == str(value)).all():
             raise DatasetError(
                 f"{out} holds results with another {name} than this run's ({value}). Results are comparable only "
-                "with one model, one calibration, one context, one evaluation text and one kind of ratio: give another "
-                "file."
+                "with the same model, calibration, context, evaluation text and kind of ratio. Use another file."
             )
+    if settings.minimal_pairs is not None and frame["minimal_pairs"].isna().any():
+        raise DatasetError(f"{out} holds results without minimal pairs, which this run requests. Use another file.")
     return frame.to_dict("records")
 
 
-def _check_settings(rows, pruners, out):
-    """Refuse rows of an earlier run that go by the name of a variant of this one, and are of something else."""
+def _check_settings(rows, recipes, out):
+    """Refuse rows of an earlier run with the name of a variant of this one, but with other settings."""
+    own = {recipe.name: recipe for recipe in recipes}
     for row in rows:
-        if row["score"] == "dense" or row["variant"] not in pruners.variants:
+        score, allocation = row["score"], row["allocation"]
+        if score == "dense" or row["variant"] not in own:
+            continue
+        recipe = own[row["variant"]]
+        names = {"score": score} if score in SCORES else {}
+        names |= {"allocation": allocation} if allocation in ALLOCATIONS else {}
+        reads = Recipe(**names).reads_networks
+        if reads and recipe.networks is None:  # this run has none, so it cannot tell
             continue
         found = row.get("settings_hash")
-        wanted = pruners.settings(row["score"], row["allocation"], row["variant"])
-        if wanted is not None and found != wanted:
-            name = " + ".join(row[k] for k in ("score", "allocation", "compensation", "variant") if row[k])
-            what = "other options or networks than this run's" if isinstance(found, str) else (
-                "options and networks that were not noted (no settings_hash)"
-            )  # fmt: skip
-            raise DatasetError(f"{out} holds results of {name} with {what}: give another file, or name a variant.")
+        if found != recipe.settings_hash(networks=reads):
+            name = " + ".join(row[k] for k in _KEYS[:4] if row[k])
+            what = "other options or networks than this run's" if isinstance(found, str) else "no settings_hash"
+            raise DatasetError(f"{out} holds results of {name} with {what}. Use another file, or name the recipe.")
 
 
 def _evaluation_hash(evaluation, max_tokens):
@@ -227,9 +242,9 @@ def _evaluation_hash(evaluation, max_tokens):
     return digest.hexdigest()[:16]
 
 
-def _row(recipe, model, summary=None):
+def _row(key, model, summary=None):
     row = dict.fromkeys(GRID_COLUMNS, np.nan)
-    row.update(zip(("score", "allocation", "compensation", "variant", "ratio", "seed"), recipe))
+    row.update(zip(_KEYS, key))
     row["parameters"] = sum(p.numel() for p in model.parameters())
     if summary is not None:
         row.update(
@@ -239,31 +254,32 @@ def _row(recipe, model, summary=None):
     return row
 
 
-def _measure(tokenizer, evaluation, context, max_tokens, minimal_pairs):
-    """What is measured on a model."""
+def _measure(tokenizer, evaluation, settings):
+    """A function that measures a model."""
     from ..evaluation.perplexity import perplexity_report
 
     texts = [evaluation] if isinstance(evaluation, str) else evaluation
 
     def measure(model):
-        report = perplexity_report(model, tokenizer, texts, context, max_tokens=max_tokens)
+        report = perplexity_report(model, tokenizer, texts, settings.context, max_tokens=settings.max_tokens)
         found = {"perplexity": report["perplexity"], "evaluation_tokens": report["n_tokens"]}
-        if minimal_pairs is not None:
-            from ..evaluation.minimal_pairs import minimal_pairs as ask
+        if settings.minimal_pairs is not None:
+            from ..evaluation.minimal_pairs import minimal_pairs
 
-            found["minimal_pairs"] = float(ask(model, tokenizer, minimal_pairs).groupby("uid").correct.mean().mean())
+            answers = minimal_pairs(model, tokenizer, settings.minimal_pairs)
+            found["minimal_pairs"] = float(answers.groupby("uid").correct.mean().mean())
         return found
 
     return measure
 
 
 def kept_overlap(kept):
-    """Overlap of kept sets between recipes: Jaccard, mean over layers.
+    """Overlap of the kept neurons between recipes: Jaccard index, mean over layers.
 
     Parameters
     ----------
     kept : dict of list of array of int
-        For each recipe the neurons that stay in each layer.
+        Neurons that each layer keeps, by recipe.
 
     Returns
     -------

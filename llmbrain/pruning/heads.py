@@ -1,4 +1,4 @@
-"""Attention heads beside neurons: scores of groups that can go together, and one budget of parameters for both."""
+"""Heads: scores of attention heads, units of heads that can be removed together, and budgets for heads and neurons."""
 
 import numpy as np
 import torch
@@ -6,104 +6,176 @@ import torch
 from ..exceptions import ParameterError
 from ..models.anatomy import anatomy_of, weight_of
 from ..models.surgery import channels, set_linear
+from ..registry import Registry
 from . import scores as sc
 from .allocation import fill_by_curves, smooth_curves
 from .compensation import compensate, default_ridge, frozen
-from .engine import gather
-from .walk import Walk
+from .search import LEVELS, run_rest
+from .walk import Walk, gather
 
-__all__ = ["head_scores", "heads_of", "joint_by_losses", "joint_counts", "measure_heads", "survey_heads"]
+__all__ = [
+    "HEAD_BUDGETS",
+    "HEAD_SCORES",
+    "HEAD_UNITS",
+    "joint_by_losses",
+    "joint_counts",
+    "measure_heads",
+    "survey_heads",
+]
+
+# needs: names of attributes of scores.LayerInputs, passed in this order. random: whether it draws at random.
+HEAD_SCORES = Registry("head score", needs=(), random=False)
+# Called as unit(part), with the methods order(scores) and the attribute cost.
+HEAD_UNITS = Registry("head unit")
+# Called with what they need of measured.Measured, and the budget in parameters.
+HEAD_BUDGETS = Registry("budget of heads", needs=())
 
 
-def head_scores(name, part, moments, generator=None):
-    """Score of every query head of one layer, by the rule of the named neuron score.
+@HEAD_SCORES.register("random", needs=("n_units", "generator"), random=True)
+def random_heads(n_heads, generator=None):
+    """Uniform random numbers."""
+    return sc.random(n_heads, generator)
+
+
+@HEAD_SCORES.register("magnitude", needs=("weight", "head_dim"))
+def magnitude_heads(weight, head_dim):
+    """Sum of the norms of the weights that leave each channel."""
+    return sc.block_sum(sc.magnitude(weight), head_dim)
+
+
+@HEAD_SCORES.register("wanda", needs=("weight", "second_moment", "head_dim"))
+def wanda_heads(weight, second_moment, head_dim):
+    """Sum of the Wanda scores of the channels."""
+    return sc.block_sum(sc.wanda_sp(weight, second_moment), head_dim)
+
+
+@HEAD_SCORES.register("flap", needs=("weight", "variance", "head_dim"))
+def flap_heads(weight, variance, head_dim):
+    """Mean of the FLAP scores of the channels."""
+    return sc.block_sum(sc.flap(weight, variance), head_dim, "mean")
+
+
+@HEAD_SCORES.register("obs", needs=("weight", "gram", "head_dim"))
+def obs_heads(weight, gram, head_dim):
+    """Optimal-brain-surgeon saliency of the whole block of channels."""
+    return sc.obs_blocks(weight, gram, head_dim)
+
+
+def survey_heads(walk, parts, name, *, random_state=0, weighting=None, progress=None):
+    """Walk the dense model once and score the query heads of every layer.
 
     Parameters
     ----------
+    walk : Walk
+    parts : list of Attention
     name : str
-        ``random``, ``magnitude``, ``wanda``, ``flap``, or a second-order score (all of which use the block form of
-        OBS).
-    part : Attention
-    moments : Moments
-        Of the inputs of the output projection.
-    generator : torch.Generator, optional
-
-    Returns
-    -------
-    torch.Tensor, shape (n_heads,)
-    """
-    weight, size = weight_of(part.writer).detach(), part.head_dim
-    if name == "random":
-        return sc.random(part.n_heads, generator)
-    if name == "magnitude":
-        return sc.block_sum(sc.magnitude(weight), size)
-    if name == "wanda":
-        return sc.block_sum(sc.wanda_sp(weight, moments.second_moment), size)
-    if name in ("obs", "greedy_obs", "leverage"):
-        return sc.obs_blocks(weight, moments.gram, size)
-    # FLAP's rule, also for the scores that know neurons alone
-    return sc.block_sum(sc.flap(weight, moments.variance), size, "mean")
-
-
-def survey_heads(walk, parts, name, *, random_state=0, weighting=None):
-    """Walk the dense model and score the heads of every layer.
+        A name of :data:`HEAD_SCORES`.
+    random_state : int
+    weighting : callable, optional
+        See :func:`llmbrain.pruning.walk.gather`.
+    progress : callable, optional
 
     Returns
     -------
     list of torch.Tensor, shape (n_heads,)
     """
-    found = []
+    member, found = HEAD_SCORES[name], []
+    full = bool({"covariance", "gram"} & set(member.needs))
     for part in parts:
-        full = name in ("obs", "greedy_obs", "leverage")
         moments, _ = gather(walk, part.layer, part.writer, full=full, weighting=weighting)
         generator = torch.Generator().manual_seed(int(random_state) * 1_000_003 + 7919 + part.layer)
-        found.append(head_scores(name, part, moments, generator).cpu())
+        inputs = sc.LayerInputs(part.writer, moments, part.n_heads, generator, head_dim=part.head_dim)
+        found.append(inputs.apply(member).cpu())
         walk.advance(part.layer)
+        if progress:
+            progress()
     return found
 
 
-def unit_scores(part, scores, unit):
-    """Scores of what can go in one step, the most dispensable first, and the query heads of each step.
+@HEAD_UNITS.register("group")
+class GroupUnit:
+    """A key/value head with its query heads."""
 
-    Parameters
-    ----------
-    part : Attention
-    scores : torch.Tensor, shape (n_heads,)
-    unit : {"group", "query"}
-        ``group``: a key/value head with its query heads. ``query``: the weakest query head of every group at once.
+    def __init__(self, part):
+        self.part, self.cost = part, part.unit_cost
 
-    Returns
-    -------
-    values : numpy.ndarray, shape (n_units,)
-        Rising.
-    steps : list of list of int
-        Query heads that go with each unit.
-    """
-    table = scores.double().reshape(part.n_kv_heads, part.group).numpy()
-    if unit == "group":
-        values = table.sum(1)
+    def order(self, scores):
+        """Scores of the units, rising, and the query heads of each.
+
+        Parameters
+        ----------
+        scores : torch.Tensor, shape (n_heads,)
+
+        Returns
+        -------
+        values : numpy.ndarray, shape (n_units,)
+        heads : list of list of int
+        """
+        group = self.part.group
+        values = scores.double().reshape(self.part.n_kv_heads, group).numpy().sum(1)
         order = np.argsort(values, kind="stable")
-        return values[order], [list(range(g * part.group, (g + 1) * part.group)) for g in order]
-    order = np.argsort(table, axis=1, kind="stable")
-    values = np.sort(table, axis=1).sum(0)
-    return values, [[g * part.group + int(order[g, j]) for g in range(part.n_kv_heads)] for j in range(part.group)]
+        return values[order], [list(range(g * group, (g + 1) * group)) for g in order]
 
 
-def unit_cost(part, unit):
-    """Parameters that go with one unit of heads."""
-    return part.unit_cost if unit == "group" else part.row_cost
+@HEAD_UNITS.register("query")
+class QueryUnit:
+    """The weakest query head of every group at once."""
+
+    def __init__(self, part):
+        self.part, self.cost = part, part.row_cost
+
+    def order(self, scores):
+        """Scores of the units, rising, and the query heads of each; as :meth:`GroupUnit.order`."""
+        n_kv, group = self.part.n_kv_heads, self.part.group
+        table = scores.double().reshape(n_kv, group).numpy()
+        order = np.argsort(table, axis=1, kind="stable")
+        values = np.sort(table, axis=1).sum(0)
+        return values, [[g * group + int(order[g, j]) for g in range(n_kv)] for j in range(group)]
+
+
+# -- budgets of parameters: each returns the neurons to keep (in total or per layer) and the units of heads to remove -
+@HEAD_BUDGETS.register("share", needs=("unit_scores", "unit_costs", "sizes", "neuron_costs"))
+def share_budget(unit_scores, unit_costs, sizes, neuron_costs, budget):
+    """Remove the same share of heads and of neurons."""
+    whole = sum(c * len(v) for c, v in zip(unit_costs, unit_scores)) + float(np.dot(neuron_costs, sizes))
+    removed = [min(round(budget / whole * len(v)), len(v) - 1) for v in unit_scores]
+    left = budget - float(np.dot(removed, unit_costs))
+    return sum(sizes) - round(left / float(np.mean(neuron_costs))), [range(n) for n in removed]
+
+
+@HEAD_BUDGETS.register("joint", needs=("recipe_scores", "unit_scores", "neuron_costs", "unit_costs", "floors"))
+def joint_budget(recipe_scores, unit_scores, neuron_costs, unit_costs, floors, budget):
+    """Apply one threshold to standardised scores of heads and neurons; it also decides the neurons of each layer."""
+    counts, removed = joint_counts(recipe_scores, unit_scores, neuron_costs, unit_costs, budget, floors=floors)
+    return counts, [range(n) for n in removed]
+
+
+@HEAD_BUDGETS.register("threshold", needs=("recipe_scores", "unit_scores", "neuron_costs", "unit_costs", "floors"))
+def threshold_budget(recipe_scores, unit_scores, neuron_costs, unit_costs, floors, budget):
+    """Apply the joint threshold to the heads; the allocation spreads the remaining neurons over the layers."""
+    counts, removed = joint_budget(recipe_scores, unit_scores, neuron_costs, unit_costs, floors, budget)
+    return int(counts.sum()), removed
+
+
+@HEAD_BUDGETS.register("losses", needs=("head_losses", "unit_costs", "curves", "neuron_costs", "floors", "extremes"))
+def loss_budget(head_losses, unit_costs, curves, neuron_costs, floors, extremes, budget):
+    """Compare the measured divergence without a unit of heads with that of neurons."""
+    return joint_by_losses(
+        head_losses, unit_costs, curves.losses, LEVELS, curves.sizes, neuron_costs, budget, floors=floors,
+        extremes=extremes,
+    )  # fmt: skip
 
 
 def joint_counts(neuron_scores, unit_values, neuron_costs, unit_costs, budget, *, floors):
-    """One threshold for neurons and heads, each standardised within its layer and kind (the joint rule of FLAP).
+    """Apply one threshold to neurons and heads, each standardised within its layer and kind (the joint rule of FLAP).
 
     Parameters
     ----------
     neuron_scores : list of array, shape (n_neurons,)
     unit_values : list of array, shape (n_units,)
-        Rising scores of the head units of each layer; one unit always stays.
+        Rising scores of the head units of each layer; one unit is always kept.
     neuron_costs, unit_costs : sequence of float
-        Parameters of a neuron, and of a head unit, of each layer.
+        Parameters of a neuron and of a head unit of each layer.
     budget : float
         Parameters to remove.
     floors : sequence of int
@@ -112,9 +184,9 @@ def joint_counts(neuron_scores, unit_values, neuron_costs, unit_costs, budget, *
     Returns
     -------
     counts : numpy.ndarray of int
-        Neurons that stay in each layer.
+        Neurons kept in each layer.
     units_removed : numpy.ndarray of int
-        Head units that go from each layer.
+        Head units removed from each layer.
     """
     rows = []
     for i, (neurons, units) in enumerate(zip(neuron_scores, unit_values)):
@@ -131,14 +203,14 @@ def joint_counts(neuron_scores, unit_values, neuron_costs, unit_costs, budget, *
         if spent + cost / 2 > budget:
             if kind == 0:
                 break
-            continue  # a head is too big for what is left; neurons may still fit
+            continue  # a head is too large for the rest of the budget; neurons may still fit
         spent += cost
         if kind:
             removed[layer] += 1
         else:
             counts[layer] -= 1
     if spent < budget - max(neuron_costs):
-        raise ParameterError("The budget is larger than what floors and last heads leave to remove; lower the ratio.")
+        raise ParameterError("The budget exceeds what the floors and the last heads allow to remove; lower the ratio.")
     return counts, removed
 
 
@@ -146,33 +218,21 @@ def _standardise(values):
     return (values - values.mean()) / (values.std() or 1.0)
 
 
-def heads_of(part, scores, n_removed, unit):
-    """Query heads that stay when the weakest units of a layer go.
-
-    Returns
-    -------
-    numpy.ndarray of int
-    """
-    _, steps = unit_scores(part, scores, unit)
-    gone = {h for step in steps[: int(n_removed)] for h in step}
-    return np.array([h for h in range(part.n_heads) if h not in gone])
-
-
 @torch.no_grad()
-def measure_heads(model, parts, steps, fit_blocks, probe, *, weighting=None):
-    """What the model loses when one unit of heads alone is silenced and the output projection refitted.
+def measure_heads(model, parts, steps, fit_blocks, probe, *, weighting=None, progress=None):
+    """Measure the divergence when one unit of heads alone is silenced and the output projection refitted.
 
     Parameters
     ----------
     model : transformers.PreTrainedModel
-        Dense; dense again afterwards.
+        Dense, and dense again afterwards.
     parts : list of Attention
     steps : list of list of list of int
-        For each layer the query heads of each unit, see :func:`unit_scores`.
+        Query heads of each unit of each layer, see :meth:`GroupUnit.order`.
     fit_blocks : list of Block
         Windows for the refits.
     probe : Probe
-        Holds the windows on which the divergence is measured.
+        With the windows on which the divergence is measured.
     weighting : callable, optional
 
     Returns
@@ -180,8 +240,6 @@ def measure_heads(model, parts, steps, fit_blocks, probe, *, weighting=None):
     list of numpy.ndarray, shape (n_units,)
         Divergence, nats per token.
     """
-    from .search import run_rest
-
     fit_walk, probe_walk, norm = Walk(model, fit_blocks), Walk(model, probe.blocks), anatomy_of(model).norm
     found = []
     for part, units in zip(parts, steps):
@@ -202,21 +260,23 @@ def measure_heads(model, parts, steps, fit_blocks, probe, *, weighting=None):
         found.append(np.array(losses if losses else [np.inf] * len(units)))
         fit_walk.advance(part.layer)
         probe_walk.advance(part.layer)
+        if progress:
+            progress()
     return found
 
 
 def joint_by_losses(head_losses, unit_costs, neuron_losses, levels, sizes, neuron_costs, budget, *, floors, extremes):
-    """Heads and neurons by what was measured: as many heads as lower the loss that is predicted for the budget.
+    """Remove as many heads as lower the loss predicted for the budget.
 
-    Units of heads are taken in the order of their loss for each parameter (the second of a layer counts twice, and so
-    on; one always stays), the neurons fill the rest along their curves.
+    Units of heads are removed in the order of their loss per parameter (the second of a layer counts twice, and so on;
+    one is always kept); neurons fill the rest along their curves.
 
     Parameters
     ----------
     head_losses : list of array, shape (n_units,)
         From :func:`measure_heads`.
     unit_costs, neuron_costs : sequence of float
-        Parameters of a head unit, and of a neuron, of each layer.
+        Parameters of a head unit and of a neuron of each layer.
     neuron_losses : array, shape (n_layers, n_levels)
     levels : sequence of float
     sizes : sequence of int
@@ -229,9 +289,9 @@ def joint_by_losses(head_losses, unit_costs, neuron_losses, levels, sizes, neuro
     Returns
     -------
     n_keep : int
-        Neurons that stay in all.
+        Neurons kept in total.
     removed : list of list of int
-        Units of heads that go from each layer.
+        Units of heads removed from each layer.
     """
     rows = []
     for layer, losses in enumerate(head_losses):
@@ -251,7 +311,7 @@ def joint_by_losses(head_losses, unit_costs, neuron_losses, levels, sizes, neuro
         if m < len(rows):
             lost, spent = lost + rows[m][0], spent + unit_costs[rows[m][1]]
     if best is None:
-        raise ParameterError("The budget is larger than what floors and last heads leave to remove; lower the ratio.")
+        raise ParameterError("The budget exceeds what the floors and the last heads allow to remove; lower the ratio.")
     removed = [[] for _ in head_losses]
     for _, layer, unit in rows[: best[2]]:
         removed[layer].append(unit)

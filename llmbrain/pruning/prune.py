@@ -1,88 +1,25 @@
-"""``prune``: a model and some text in, a smaller model out, with the account of what was done."""
+"""Prune: a model and text in, a smaller model and a description of what was done out."""
 
 import copy
 import time
+import warnings
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from ..exceptions import ParameterError
+from ..exceptions import LLMBrainWarning, ParameterError
+from ..geometry import NeuronGeometry
 from ..lesions.context import refuse_lesioned
 from ..models.identity import describe_model
-from ..models.surgery import prunable_mlps
-from . import allocation as alloc
-from .budget import compare_counts, count_parameters, n_units_to_remove
-from .measured import Pruner
-from .provenance import name_recipe
-from .recipe import check_ratio, check_recipe, choose_recipe, make_options
-from .rules import check_networks, reads_networks, warn_unread
-from .timing import measure_speed
+from .budget import RATIO_OF, check_budget, check_ratio, compare_counts, compare_speed, count_parameters, measure_speed
+from .cut import account, cut
+from .measured import Measurements
+from .pruned import PrunedModel
+from .recipe import Recipe
+from .walk import calibration_hash, n_calibration_tokens
 
-__all__ = ["PrunedModel", "prune", "prune_with"]
-
-
-class PrunedModel:
-    """A smaller model and how it came about.
-
-    Attributes
-    ----------
-    model : transformers.PreTrainedModel
-        The smaller model; an ordinary model in every other way.
-    tokenizer : transformers tokenizer
-    kept : list of numpy.ndarray of int
-        For each layer, the neurons of the dense model that stayed.
-    geometry : NeuronGeometry
-        Of the dense model's neurons, to which ``kept`` refers.
-    table : pandas.DataFrame
-        A row a layer.
-    scores : list of numpy.ndarray
-        For each layer, the score of every neuron of the dense model.
-    summary : dict
-        Recipe, ratios of neurons and parameters, bytes, calibration hash, seed, versions: plain values.
-    """
-
-    def __init__(self, model, tokenizer, kept, geometry, table, scores, summary):
-        self.model, self.tokenizer = model, tokenizer
-        self.kept, self.geometry = kept, geometry
-        self.table, self.scores, self.summary = table, scores, summary
-
-    def __repr__(self):
-        s = self.summary
-        return (
-            f"PrunedModel({s['neurons_removed']:.1%} of the neurons, {s['total_parameters_removed']:.1%} of all "
-            f"parameters removed; {s['score']} + {s['allocation']} + {s['compensation']})"
-        )
-
-    @property
-    def mask(self):
-        """The removed neurons as a :class:`llmbrain.NeuronMask`."""
-        from ..masks import NeuronMask
-
-        values = np.ones(self.geometry.n_neurons, dtype=bool)
-        for i, kept in enumerate(self.kept):
-            values[self.geometry.layer_slice(i)][kept] = False
-        return NeuronMask(values, self.geometry, name="removed")
-
-    def save_pretrained(self, folder, format="hetero", *, tokenizer=None, results=None):
-        """Write the model into a folder.
-
-        Parameters
-        ----------
-        folder : path-like
-        format : {"hetero", "uniform", "padded", "gguf"}
-            See :func:`llmbrain.pruning.save_pruned`.
-        tokenizer : transformers tokenizer, optional
-            Saved beside the model; default the one it was pruned with.
-        results : pandas.DataFrame, optional
-            Measured table for the model card.
-
-        Returns
-        -------
-        pathlib.Path
-        """
-        from .pruned import save_pruned
-
-        return save_pruned(self, folder, format=format, tokenizer=tokenizer, results=results)
+__all__ = ["Plan", "Pruner", "prune"]
 
 
 def prune(
@@ -103,64 +40,56 @@ def prune(
     measure=True,
     progress=True,
 ):
-    """Remove MLP neurons for good, without retraining.
+    """Remove MLP neurons permanently, without retraining.
 
-    A recipe sets the score, the allocation, the compensation and the options; whatever is given besides it takes the
-    place of its part.
+    A recipe sets the score, the allocation, the compensation and the options. Each of the arguments of these names
+    overrides that part of the recipe.
 
     ``best``
         FLAP score, searched allocation, affine least squares, and refits of gate, up and output projections. The
-        recipe of the figures that this package states. A model of 135M parameters and 64k calibration tokens take a
-        minute or two on a GPU. On a CPU take few tokens: besides the fits, the model passes over the calibration text
-        some ninety times.
+        published figures of this package use it. With 135M parameters and 64k calibration tokens it takes one to two
+        minutes on a GPU. On a CPU, use few tokens: the model reads the calibration text about ninety times.
     ``fast``
         FLAP score, allocation by what the neurons of a layer write to the residual stream, affine least squares with
-        tokens that count relative to their stream. About ten times as fast.
+        tokens weighted relative to their stream. About ten times as fast.
     ``flap``, ``wanda``
-        The published baselines: FLAP with mean bias, one threshold for all layers; Wanda-sp, uniform, nothing refitted.
+        The published baselines: FLAP with mean bias and one threshold for all layers; Wanda-sp, nothing refitted.
 
     Parameters
     ----------
     model : transformers.PreTrainedModel
-        A dense decoder. Left alone unless ``inplace``.
+        A dense decoder. Not changed unless ``inplace``.
     tokenizer : transformers tokenizer
     calibration : Corpus, str or list of str
-        Text on which statistics are taken. Nothing is chosen on any other text.
+        Text on which statistics are taken. No choice depends on any other text.
     ratio : float
-        Share to remove, 0 to below 1; with 0 the model stays bit for bit.
-    recipe : {"best", "fast", "flap", "wanda"}
+        Share to remove, from 0 to below 1; with 0 the model stays bit-identical.
+    recipe : str or Recipe
+        A name of :data:`llmbrain.pruning.RECIPES`, or a :class:`llmbrain.pruning.Recipe`.
     ratio_of : {"neurons", "decoder", "all", "bytes", "latency"}
-        What it is a share of: MLP neurons, parameters of the decoder blocks, all parameters, bytes of all weights, or
-        the time of a forward pass on this machine (:func:`llmbrain.pruning.timing.layer_latency`). A latency becomes a
-        number of neurons before any is allotted, as if all layers lost the same share; where times do not fall in
-        proportion to widths, an uneven allocation meets it only about: measure with
-        :func:`llmbrain.pruning.timing.forward_seconds`.
+        What the ratio is a share of: MLP neurons, parameters of the decoder blocks, all parameters, bytes of all
+        weights, or the time of a forward pass on this machine. A latency becomes a number of neurons before they are
+        allotted, as if all layers lost the same share; an uneven allocation meets it approximately.
     score : str, list of arrays, or callable, optional
-        Which neurons stay: a name of :data:`llmbrain.pruning.SCORES`, one array a layer, or ``score(part, moments)``.
+        Which neurons are kept: a name of :data:`llmbrain.pruning.SCORES`, one array per layer, or
+        ``score(part, moments)``.
     allocation : str or array of int, optional
-        How many stay in each layer: ``uniform``; ``global`` (scores standardised within layers, one threshold);
-        ``threshold`` (one threshold on raw scores); ``power`` (by what the neurons write to the residual stream);
-        ``schur`` (by what of it least squares cannot repair); ``curves`` (by the measured divergence of every layer
-        cut alone); ``search`` (neurons are moved between layers while the divergence of the whole model falls);
-        ``networks`` (one threshold on the maps of networks); or the counts.
-    compensation : {"none", "bias", "ridge", "affine"}, optional
-        What the kept neurons do for the removed ones.
+        How many neurons each layer keeps: a name of :data:`llmbrain.pruning.ALLOCATIONS`, or the counts.
+    compensation : str, optional
+        What the kept neurons do for the removed ones: a name of :data:`llmbrain.pruning.COMPENSATIONS`.
     networks : NetworkSet, array of shape (n_networks, n_neurons), or {"published", "layers", "joint"}, optional
-        Maps for the scores ``network`` and ``network_flap`` and for the allocation ``networks``.
-        ``published`` finds those of the paper on the calibration text (:func:`llmbrain.pruning.published_networks`),
-        ``layers`` those of each layer's neurons, ``joint`` those of all layers together. They are found on the very
-        windows that all else is measured on; ``joint`` on the first ``options["network_tokens"]`` tokens of them.
+        Maps for the scores ``network`` and ``network_flap`` and for the allocation ``networks``. A name finds them on
+        the calibration windows: as in the paper (:func:`llmbrain.pruning.published_networks`), in each layer, or in all
+        layers together (on the first ``network_tokens`` tokens).
     options : dict or Options, optional
-        See :class:`llmbrain.pruning.Options`. What is not named is left to the recipe. An ``Options`` cannot tell a
-        field that was left alone from one set to its default: both are left to the recipe. To set a default against
-        the recipe, such as ``{"reconstruct": "none"}`` with ``best``, give a dictionary.
+        A dictionary changes the options that it names; an :class:`llmbrain.pruning.Options` replaces all of them.
     random_state : int
     inplace : bool
         Prune the model itself instead of a copy.
     measure : bool
-        Time the model before and after (a second or two for a small one): tokens per second go into the summary.
+        Measure tokens per second before and after (a second or two for a small model), for the summary.
     progress : bool
-        Show progress bars, if there is a terminal.
+        Show progress bars in a terminal.
 
     Returns
     -------
@@ -169,7 +98,7 @@ def prune(
     Raises
     ------
     ParameterError
-        For a ratio outside [0, 1), unknown names, recipes that read networks where there are none, or budgets that
+        For a ratio outside [0, 1), unknown names, recipes that read networks without ``networks=``, or budgets that
         floors and exempt layers make impossible.
     UnsupportedArchitectureError
         For mixtures of experts, quantised or offloaded models.
@@ -181,165 +110,176 @@ def prune(
     >>> pruned = lb.prune(model, tokenizer, lb.load_corpus("demo"), 0.2, recipe="fast")  # doctest: +SKIP
     >>> pruned.save_pretrained("smaller")  # doctest: +SKIP
     """
-    refuse_lesioned(model, "pruned")
-    ratio = check_ratio(ratio, ratio_of)
-    chosen = choose_recipe(recipe, score, allocation, compensation, options)
-    options = make_options(chosen.pop("options"))
-    check_recipe(**chosen)
-    check_networks(networks, chosen["score"], chosen["allocation"])
-    if networks is not None and not reads_networks(chosen["score"], chosen["allocation"]):
+    given = {
+        "score": score, "allocation": allocation, "compensation": compensation, "networks": networks,
+        "options": options,
+    }  # fmt: skip
+    recipe = Recipe.named(recipe).with_(**{name: value for name, value in given.items() if value is not None})
+    pruner = Pruner(model, tokenizer, calibration, progress)
+    plan = pruner.plan(recipe, ratio, ratio_of, random_state)
+    if recipe.networks is not None and not recipe.reads_networks:
         warn_unread()
-    check_budget(model, ratio, ratio_of, options)
-    pruner = Pruner(model, tokenizer, calibration, options, networks, random_state, _bars(progress))
-    pruned = prune_with(pruner, ratio, ratio_of=ratio_of, inplace=inplace, measure=measure, **chosen)
-    pruned.summary["recipe"] = name_recipe(recipe, options=options, **chosen)
-    return pruned
+    return pruner.run(plan, inplace=inplace, measure=measure)
 
 
-def check_budget(model, ratio, ratio_of, options):
-    """Refuse an impossible budget before any work.
+def warn_unread(stacklevel=3):
+    """Warn that networks were given that nothing reads."""
+    message = (
+        "networks= is given, but nothing reads it: use score='network' or 'network_flap', or allocation='networks'."
+    )
+    warnings.warn(message, LLMBrainWarning, stacklevel=stacklevel)
 
-    Raises
-    ------
-    ParameterError
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be done, checked against the model; made by :meth:`Pruner.plan`.
+
+    Attributes
+    ----------
+    recipe : Recipe
+    ratio : float
+    ratio_of : str
+    random_state : int
     """
-    parts = prunable_mlps(model)
-    if options.heads:
-        if ratio_of not in ("decoder", "all", "bytes"):
-            raise ParameterError("With heads=True the ratio is one of parameters: ratio_of='decoder' or 'all'.")
-        return
-    if ratio_of == "latency":  # is measured when it is needed, once
-        return
-    n_remove = n_units_to_remove(parts, count_parameters(model, parts), ratio, ratio_of)
-    n_keep = sum(p.size for p in parts) - n_remove
-    exempt = {i % len(parts) for i in options.exempt}
-    floors = [p.size if i in exempt else max(1, round(options.floor * p.size)) for i, p in enumerate(parts)]
-    alloc.uniform([p.size for p in parts], n_keep, floors=floors)
+
+    recipe: Recipe
+    ratio: float
+    ratio_of: str
+    random_state: int
 
 
-def prune_with(
-    pruner, ratio, *, ratio_of="neurons", score="flap", allocation="schur", compensation="affine", inplace=False,
-    measure=False,
-):  # fmt: skip
-    """Prune with what a :class:`Pruner` has measured already; arguments as for :func:`prune`.
+class Pruner:
+    """Prune one model by several recipes and ratios; everything measured is shared.
 
-    Returns
-    -------
-    PrunedModel
+    Parameters
+    ----------
+    model, tokenizer, calibration
+        See :func:`prune`.
+    progress : bool
 
-    Raises
-    ------
-    ParameterError
-        As :func:`prune`.
+    Examples
+    --------
+    >>> pruner = Pruner(model, tokenizer, texts)  # doctest: +SKIP
+    >>> smaller = [pruner.prune("fast", ratio) for ratio in (0.2, 0.3, 0.5)]  # doctest: +SKIP
     """
-    start = time.perf_counter()
-    model, parts = pruner.model, pruner.parts
-    ratio = check_ratio(ratio, ratio_of)
-    check_recipe(score, allocation, compensation)
-    check_networks(True if pruner.has_networks else None, score, allocation)
-    check_budget(model, ratio, ratio_of, pruner.options)
-    before, described = count_parameters(model, parts), describe_model(model)
-    heads, scores, n_heads = None, None, None
-    speed = measure_speed(model, **_BRIEF) if measure and inplace else None
-    if ratio == 0:
-        kept = [np.arange(p.size) for p in parts]
-        target, table = model if inplace else copy.deepcopy(model), _nothing(parts)
-    else:
-        if pruner.options.heads:
-            budget = ratio * before["decoder_parameters" if ratio_of == "decoder" else "total_parameters"]
-            counts, heads = pruner.joint(score, allocation, budget)
-            n_heads = [p.n_heads for p in pruner.attention]
+
+    def __init__(self, model, tokenizer, calibration, progress=False):
+        self.measurements = Measurements(model, tokenizer, calibration, _bars if progress else None)
+
+    def prune(self, recipe, ratio, *, ratio_of="neurons", random_state=0, inplace=False, measure=False):
+        """Prune by one recipe; arguments as for :func:`prune`."""
+        return self.run(self.plan(recipe, ratio, ratio_of, random_state), inplace=inplace, measure=measure)
+
+    def plan(self, recipe, ratio, ratio_of="neurons", random_state=0):
+        """Check a recipe and a budget against the model, before any work.
+
+        Returns
+        -------
+        Plan
+
+        Raises
+        ------
+        ParameterError, GeometryMismatchError
+        """
+        recipe, ratio, shared = Recipe.named(recipe), check_ratio(ratio, ratio_of), self.measurements
+        refuse_lesioned(shared.model, "pruned")
+        if recipe.reads_networks and recipe.networks is None:
+            raise ParameterError(
+                f"{' + '.join(recipe.names())} reads networks. Pass networks=: a result of CanICA or DictLearning on "
+                "this model, maps, or 'published', 'layers' or 'joint' to find them on the calibration text."
+            )
+        check_budget(shared.model, shared.parts, shared.counts, ratio, ratio_of, recipe.options)
+        if recipe.networks is not None and not isinstance(recipe.networks, str):
+            shared.split_maps(recipe.networks)
+        return Plan(recipe, ratio, ratio_of, int(random_state))
+
+    def expect(self, plans):
+        """Announce plans that will be run, so that one walk of the model measures what all of them read."""
+        self.measurements.expected = [self.measurements.of(p.recipe, p.random_state) for p in plans]
+
+    def run(self, plan, *, inplace=False, measure=False):
+        """Carry out a plan.
+
+        Returns
+        -------
+        PrunedModel
+        """
+        start = time.perf_counter()
+        shared = self.measurements
+        model, measured = shared.model, shared.of(plan.recipe, plan.random_state)
+        before, described = shared.counts, describe_model(model)
+        speed = measure_speed(model) if measure else None
+        kept, heads, scores = self._choose(plan, measured)
+        target = model if inplace else copy.deepcopy(model)
+        table = self._cut(target, plan, measured, kept, heads)
+        summary = {
+            **compare_counts(before, count_parameters(target)), "base_model": described,
+            **_account(plan, measured), "n_kept": [len(k) for k in kept],
+            "n_heads_before": None if heads is None else [p.n_heads for p in shared.attention],
+            "n_heads_kept": None if heads is None else [len(h) for h in heads],
+            "layers": table.to_dict("list"), **_versions(), "seconds": round(time.perf_counter() - start, 1),
+        }  # fmt: skip
+        if measure:
+            summary["speed"] = compare_speed(speed, measure_speed(target))
+        geometry = NeuronGeometry.from_sizes(shared.sizes, site="mlp")
+        return PrunedModel(target, shared.tokenizer, kept, geometry, table, scores, summary, heads)
+
+    def _choose(self, plan, measured):
+        """Neurons and heads to keep, and the scores."""
+        shared, kind = self.measurements, RATIO_OF[plan.ratio_of]
+        if not plan.ratio:
+            return [np.arange(n) for n in shared.sizes], None, None
+        heads = None
+        if measured.options.heads:
+            counts, heads = measured.counts_and_heads(plan.ratio * shared.counts[kind.heads])
         else:
-            n_keep = sum(pruner.sizes) - n_units_to_remove(parts, before, ratio, ratio_of, model)
-            counts = pruner.counts(score, allocation, n_keep)
-        kept = pruner.best(score, counts)
-        scores = [f.score.cpu().numpy() for f in pruner.survey(score)]
-        target, table = pruner.cut(kept, compensation, heads, inplace)
-        table["sensitivity"] = [np.nan if f.sensitivity is None else f.sensitivity for f in pruner.survey(score)]
-    summary = _summary(pruner, described, target, before, kept, heads, table)
-    summary.update(
-        ratio=ratio, ratio_of=ratio_of, score=_name(score), allocation=_name(allocation), compensation=compensation,
-        random_state=pruner.random_state, networks=_networks(pruner, score, allocation),
-        n_heads_before=n_heads, seconds=round(time.perf_counter() - start, 1),
-    )  # fmt: skip
-    if measure:
-        speed = measure_speed(model, **_BRIEF) if speed is None else speed
-        summary["speed"] = _speed(speed, measure_speed(target, **_BRIEF))
-    pruned = PrunedModel(target, pruner.tokenizer, kept, _geometry(pruner.sizes), table, scores, summary)
-    pruned.kept_heads = heads
-    return pruned
+            n_remove = kind(shared.model, shared.parts, shared.counts, plan.ratio)
+            counts = measured.counts(sum(shared.sizes) - n_remove)
+        return measured.best(counts), heads, measured.recipe_scores
+
+    def _cut(self, target, plan, measured, kept, heads):
+        """Cut the model; returns the table of layers."""
+        import pandas as pd
+
+        if not plan.ratio:
+            return pd.DataFrame([account(part, part.size, error=0.0) for part in measured.parts])
+        table = cut(
+            target, measured.blocks, kept, plan.recipe.compensation, measured.options, kept_heads=heads,
+            progress=measured.progress("cut", len(kept)),
+        )  # fmt: skip
+        table["sensitivity"] = [np.nan if f.sensitivity is None else f.sensitivity for f in measured.survey()]
+        return table
 
 
-_BRIEF = {"batch_sizes": (1,), "prompt": 128, "new_tokens": 8, "repeats": 2}
+def _account(plan, measured):
+    """What was done, as plain values."""
+    score, allocation, compensation = plan.recipe.names()
+    return {
+        "recipe": plan.recipe.describe(), "ratio": plan.ratio, "ratio_of": plan.ratio_of, "score": score,
+        "allocation": allocation, "compensation": compensation, "options": measured.options.to_dict(),
+        "random_state": plan.random_state, "networks": measured.describe_networks(),
+        "calibration_tokens": n_calibration_tokens(measured.blocks),
+        "calibration_hash": calibration_hash(measured.blocks),
+    }  # fmt: skip
 
 
-def _speed(before, after):
-    """Tokens per second of two models, one sequence at a time, as plain values."""
-    names = ("prefill_tokens_per_second", "decode_tokens_per_second")
-    found = {}
-    for name in names:
-        found[f"{name}_before"] = round(float(before[name].iloc[0]), 1)
-        found[f"{name}_after"] = round(float(after[name].iloc[0]), 1)
-    return {**found, **{k: str(after[k].iloc[0]) for k in ("device", "dtype")}, "batch_size": 1,
-            "prompt": int(after["prompt"].iloc[0]), "new_tokens": _BRIEF["new_tokens"]}  # fmt: skip
-
-
-def _networks(pruner, score, allocation):
-    """The networks that were given, and whether anything read them."""
-    found = pruner.describe_networks()
-    return found and {**found, "read": reads_networks(score, allocation)}
-
-
-def _name(value):
-    return value if isinstance(value, str) else "given"
-
-
-def _bars(progress):
-    """Progress bars, one a stage."""
-    if not progress:
-        return None
-    from tqdm.auto import tqdm
-
-    def bar(what, total):
-        shown = tqdm(total=total, desc=what, disable=None)
-
-        def step():
-            shown.update()
-            if shown.n >= total:
-                shown.close()
-
-        return step
-
-    return bar
-
-
-def _nothing(parts):
-    import pandas as pd
-
-    rows = [{"layer": p.layer, "n_neurons": p.size, "n_kept": p.size, "ridge": np.nan, "error": 0.0} for p in parts]
-    return pd.DataFrame(rows)
-
-
-def _geometry(sizes):
-    from ..geometry import NeuronGeometry
-
-    return NeuronGeometry.from_sizes(sizes, site="mlp")
-
-
-def _summary(pruner, described, pruned, before, kept, heads, table):
+def _versions():
     import transformers
 
     from .. import __version__
 
-    return {
-        **compare_counts(before, count_parameters(pruned)),
-        "base_model": described,
-        **pruner.calibration(),
-        "options": pruner.options.to_dict(),
-        "n_kept": [len(k) for k in kept],
-        "n_heads_kept": None if heads is None else [len(h) for h in heads],
-        "layers": table.to_dict("list"),
-        "llmbrain": __version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
+    return {"llmbrain": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
+
+
+def _bars(what, total):
+    """A progress bar for one stage; there is none without a terminal."""
+    from tqdm.auto import tqdm
+
+    shown = tqdm(total=total, desc=what, disable=None)
+
+    def step():
+        shown.update()
+        if shown.n >= total:
+            shown.close()
+
+    return step

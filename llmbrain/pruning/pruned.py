@@ -1,106 +1,125 @@
-"""Folders that load: per-layer widths, one width, or zero-padded; never half written."""
+"""A pruned model: its folders, and how it came about."""
 
 from pathlib import Path
 
 import numpy as np
 
-from ..exceptions import ModelNotFoundError, ParameterError
-from ..files import atomic_dir, read_json, write_json, write_text
+from ..exceptions import ModelNotFoundError
+from ..files import atomic_dir, check_output_folder, mark_folder, read_json, write_text
+from ..geometry import NeuronGeometry
 from ..lesions.context import refuse_lesioned
-from ..models.surgery import attention_writers, prunable_mlps
+from .formats import FORMATS
 from .formats.card import model_card
-from .formats.hetero import save_hetero
-from .formats.padded import save_padded, save_uniform
 
-__all__ = ["FORMATS", "check_format", "load_pruned", "save_pruned"]
+__all__ = ["MARKER", "PrunedModel", "load_pruned"]
 
-FORMATS = ("hetero", "uniform", "padded", "gguf")
 MARKER = "llmbrain_pruning.json"
 SUBNETWORK = "llmbrain_subnetwork.safetensors"
 
 
-def save_pruned(pruned, folder, *, format="hetero", tokenizer=None, results=None):
-    """Write a pruned model into a folder; an old folder stays until the new one is complete.
+class PrunedModel:
+    """A smaller model and how it came about.
 
-    Parameters
-    ----------
-    pruned : PrunedModel
-    folder : path-like
-    format : {"hetero", "uniform", "padded", "gguf"}
-        ``hetero`` keeps the width of every layer: ``llmbrain.load_model`` opens it, and transformers with
-        ``trust_remote_code=True``. ``uniform`` needs equal widths and loads anywhere. ``padded`` fills up to the widest
-        layer with zeros, which changes no logit, and loads anywhere. ``gguf`` writes one file for llama.cpp.
-    tokenizer : transformers tokenizer, optional
-    results : pandas.DataFrame, optional
-        Measured table for the model card.
-
-    Returns
-    -------
-    pathlib.Path
-
-    Raises
-    ------
-    ParameterError
-        For an unknown format, or a model that the format cannot hold; the message says which can.
-    """
-    if format not in FORMATS:
-        raise ParameterError(f"Unknown format {format!r}; choose from {', '.join(FORMATS)}.")
-    refuse_lesioned(pruned.model, "saved")
-    tokenizer = tokenizer or pruned.tokenizer
-    with atomic_dir(folder) as part:
-        if format == "gguf":
-            from .formats.gguf import write_gguf
-
-            write_gguf(pruned.model, tokenizer, part / "model.gguf")
-        else:
-            {"hetero": save_hetero, "uniform": save_uniform, "padded": save_padded}[format](pruned.model, part)
-            if tokenizer is not None:
-                tokenizer.save_pretrained(part)
-        _save_provenance(pruned, part, format)
-        write_text(part / "README.md", model_card(pruned, format, results))
-    return Path(folder)
-
-
-def check_format(model, format, *, allocation, compensation, options=None, **_):
-    """Refuse a format that will not hold the result, before the work of pruning.
-
-    Parameters
+    Attributes
     ----------
     model : transformers.PreTrainedModel
-        Dense.
-    format : str
-    allocation, compensation, options
-        What it will be pruned with, see :func:`llmbrain.pruning.recipe.choose_recipe`.
-
-    Raises
-    ------
-    ParameterError, UnsupportedArchitectureError
+        The smaller model; an ordinary model in every other way.
+    tokenizer : transformers tokenizer
+    kept : list of numpy.ndarray of int
+        Neurons of the dense model that each layer kept.
+    geometry : NeuronGeometry
+        Of the neurons of the dense model, to which ``kept`` refers.
+    table : pandas.DataFrame
+        One row per layer.
+    scores : list of numpy.ndarray or None
+        Score of every neuron of the dense model, layer by layer.
+    summary : dict
+        Recipe, ratios of neurons and parameters, bytes, calibration hash, seed, versions, as plain values.
+    kept_heads : list of numpy.ndarray of int or None
+        Query heads that each layer kept, if heads were pruned.
     """
-    if format not in FORMATS:
-        raise ParameterError(f"Unknown format {format!r}; choose from {', '.join(FORMATS)}.")
-    if format == "gguf":
-        from .formats.gguf import check_writable
 
-        check_writable(model)
-    if format == "uniform" and not (isinstance(allocation, str) and allocation == "uniform"):
-        raise ParameterError(
-            "format='uniform' needs one width in all layers: prune with allocation='uniform', or save with "
-            "format='padded' or 'hetero'."
+    def __init__(self, model, tokenizer, kept, geometry, table, scores, summary, kept_heads=None):
+        self.model, self.tokenizer = model, tokenizer
+        self.kept, self.kept_heads, self.geometry = kept, kept_heads, geometry
+        self.table, self.scores, self.summary = table, scores, summary
+
+    def __repr__(self):
+        s = self.summary
+        return (
+            f"PrunedModel({s['neurons_removed']:.1%} of the neurons, {s['total_parameters_removed']:.1%} of all "
+            f"parameters removed; {s['score']} + {s['allocation']} + {s['compensation']})"
         )
-    if format in ("uniform", "padded") and compensation in ("bias", "affine"):
-        linears = [("mlp_bias", part.writer) for part in prunable_mlps(model)]
-        if (options or {}).get("refit_attention"):
-            linears += [("attention_bias", part.writer) for part in attention_writers(model) if part is not None]
-        for switch, linear in linears:
-            if linear.bias is None and getattr(model.config.get_text_config(), switch, None) is None:
-                raise ParameterError(
-                    f"{type(model).__name__} has no place for the biases that compensation={compensation!r} makes. "
-                    "Save with format='hetero', or prune with compensation='ridge', which makes none."
-                )
+
+    @property
+    def mask(self):
+        """The removed neurons as a :class:`llmbrain.NeuronMask`."""
+        from ..masks import NeuronMask
+
+        values = np.ones(self.geometry.n_neurons, dtype=bool)
+        for i, kept in enumerate(self.kept):
+            values[self.geometry.layer_slice(i)][kept] = False
+        return NeuronMask(values, self.geometry, name="removed")
+
+    def save_pretrained(self, folder, format="hetero", *, tokenizer=None, results=None):
+        """Write the model into a folder.
+
+        An earlier pruned model in the folder is replaced when the new one is complete. Nothing else is replaced.
+
+        Parameters
+        ----------
+        folder : path-like
+        format : {"hetero", "uniform", "padded", "gguf"}
+            ``hetero`` keeps the width of every layer: ``llmbrain.load_model`` opens it, and transformers with
+            ``trust_remote_code=True``. ``uniform`` needs equal widths and loads anywhere. ``padded`` adds zeros up to
+            the widest layer, which changes no logit, and loads anywhere. ``gguf`` writes one file for llama.cpp.
+        tokenizer : transformers tokenizer, optional
+            Saved with the model; default the one it was pruned with.
+        results : pandas.DataFrame, optional
+            Measured table for the model card.
+
+        Returns
+        -------
+        pathlib.Path
+
+        Raises
+        ------
+        ParameterError
+            For an unknown format, a model that the format cannot hold, or a folder with anything else in it.
+        """
+        writer, tokenizer = FORMATS[format], tokenizer or self.tokenizer
+        refuse_lesioned(self.model, "saved")
+        check_output_folder(folder, MARKER, inputs=[getattr(self.model.config, "_name_or_path", "")])
+        with atomic_dir(folder) as part:
+            writer(self.model, tokenizer, part)
+            if tokenizer is not None and not writer.own_tokenizer:
+                tokenizer.save_pretrained(part)
+            self._save_arrays(part)
+            write_text(part / "README.md", model_card(self, format, results))
+            mark_folder(part, MARKER, {**self._plain_summary(), "format": format})
+        return Path(folder)
+
+    def _save_arrays(self, folder):
+        from safetensors.numpy import save_file
+
+        arrays = {f"layers.{i}.kept": np.asarray(k, dtype=np.int64) for i, k in enumerate(self.kept)}
+        for i, s in enumerate(self.scores or []):
+            arrays[f"layers.{i}.score"] = np.asarray(s, dtype=np.float64)
+        for i, h in enumerate(self.kept_heads or []):
+            arrays[f"layers.{i}.kept_heads"] = np.asarray(h, dtype=np.int64)
+        save_file(arrays, folder / SUBNETWORK)
+
+    def _plain_summary(self):
+        """The summary with None for NaN, which JSON does not have."""
+        layers = {
+            k: [None if isinstance(v, float) and np.isnan(v) else v for v in column]
+            for k, column in self.summary["layers"].items()
+        }
+        return {**self.summary, "layers": layers, "geometry": self.geometry.to_dict()}
 
 
 def load_pruned(folder, *, dtype="float32", device="cpu"):
-    """Open a folder written by :func:`save_pruned`, with the account of how it was made.
+    """Open a folder written by :meth:`PrunedModel.save_pretrained`, with the description of how it was made.
 
     Parameters
     ----------
@@ -116,39 +135,23 @@ def load_pruned(folder, *, dtype="float32", device="cpu"):
     ModelNotFoundError
         If the folder holds no pruned model of llmbrain.
     """
+    import pandas as pd
     from safetensors.numpy import load_file
 
-    from ..geometry import NeuronGeometry
     from ..models.loading import load_model
-    from .prune import PrunedModel
 
     folder = Path(folder)
     if not (folder / MARKER).is_file():
         raise ModelNotFoundError(f"{folder} holds no pruned model of llmbrain ({MARKER} is missing).")
     summary = read_json(folder / MARKER)
+    summary.pop("files", None)
     arrays = load_file(folder / SUBNETWORK)
     model, tokenizer = load_model(folder, dtype=dtype, device=device)
     geometry = NeuronGeometry.from_dict(summary["geometry"])
-    n_layers = len(geometry.sizes)
-    kept = [arrays[f"layers.{i}.kept"] for i in range(n_layers)]
-    scores = [arrays[f"layers.{i}.score"] for i in range(n_layers)] if "layers.0.score" in arrays else None
-    import pandas as pd
+
+    def each(name):
+        found = [arrays.get(f"layers.{i}.{name}") for i in range(len(geometry.sizes))]
+        return None if found[0] is None else found
 
     table = pd.DataFrame({k: [np.nan if v is None else v for v in c] for k, c in summary["layers"].items()})
-    return PrunedModel(model, tokenizer, kept, geometry, table, scores, summary)
-
-
-def _save_provenance(pruned, part, format):
-    from safetensors.numpy import save_file
-
-    arrays = {f"layers.{i}.kept": np.asarray(k, dtype=np.int64) for i, k in enumerate(pruned.kept)}
-    if pruned.scores is not None:
-        arrays.update({f"layers.{i}.score": np.asarray(s, dtype=np.float64) for i, s in enumerate(pruned.scores)})
-    save_file(arrays, part / SUBNETWORK)
-    layers = {
-        k: [None if isinstance(v, float) and np.isnan(v) else v for v in column]
-        for k, column in pruned.summary["layers"].items()
-    }
-    write_json(
-        part / MARKER, {**pruned.summary, "layers": layers, "format": format, "geometry": pruned.geometry.to_dict()}
-    )
+    return PrunedModel(model, tokenizer, each("kept"), geometry, table, each("score"), summary, each("kept_heads"))

@@ -1,40 +1,40 @@
-"""Scores from functional networks: the published union of thresholded maps, and what the networks' span holds.
+"""Networks for pruning, found on the calibration text: the published recipe, layer by layer, or over all layers.
 
 The published recipe (Liu et al. 2025, "Pruning LLMs by identifying and preserving functional networks", with the
 authors' code) takes for every layer the outputs of the activation function and of ``up_proj``, z-scores each signal
 over the tokens of a group of 40 texts, finds 128 spatially independent maps with the cube contrast, z-scores each map
 over the signals, and keeps the neurons that exceed a threshold in any map of any group on either signal. The threshold
-is what the ratio asks for: ``score="network", allocation="threshold"`` with these maps is that rule.
+follows from the ratio: ``score="network", allocation="threshold"`` with these maps is that rule.
 """
 
 from dataclasses import dataclass
 
 import torch
 
-from ..exceptions import ParameterError
 from ..models.hooks import site_hooks
 from ..models.inputs import longest_context
 from ..models.surgery import prunable_mlps
-from .engine import input_site, output_site
-from .walk import Walk, calibration_blocks, token_ids
+from ..registry import Registry, choose
+from .walk import Walk, calibration_blocks, input_site, output_site, token_ids
 
-__all__ = ["PUBLISHED_EXEMPT", "LayerMaps", "joint_networks", "layer_networks", "published_networks"]
+__all__ = ["NETWORK_FINDERS", "LayerMaps", "find_networks", "joint_networks", "layer_networks", "published_networks"]
 
-PUBLISHED_EXEMPT = (0, 1, 2, -2, -1)
+# limited: whether it holds the neurons of all layers at once, so that the number of tokens is limited.
+NETWORK_FINDERS = Registry("networks", limited=False)
 SIGNALS = ("neuron", "act_up")
 
 
 @dataclass
 class LayerMaps:
-    """Maps of networks found layer by layer.
+    """Maps of networks, layer by layer.
 
     Attributes
     ----------
     maps : list of torch.Tensor, shape (n_maps, n_units)
-        For each layer; z-scored over the layer's signals. Where two signals stand for a neuron, the value of larger
-        magnitude is taken.
+        For each layer; z-scored over its signals. If two signals belong to a neuron, the value of larger magnitude is
+        taken.
     info : dict
-        Texts, groups, components, signals, seed.
+        Groups, components, signals, seed.
     """
 
     maps: list
@@ -42,30 +42,56 @@ class LayerMaps:
 
     @property
     def z(self):
-        """All layers side by side, shape (n_maps, n_neurons), as a NetworkSet has it."""
+        """All layers side by side, shape (n_maps, n_neurons), as in a NetworkSet."""
         n = max(len(m) for m in self.maps)
         rows = [torch.cat([m, m.new_zeros(n - len(m), m.shape[1])]) for m in self.maps]
         return torch.cat(rows, dim=1).cpu().numpy()
 
 
+def find_networks(how, model, tokenizer, texts, *, context, random_state, n_tokens, progress=None):
+    """Find networks by one of the ways of :data:`NETWORK_FINDERS`.
+
+    Parameters
+    ----------
+    how : str
+    model, tokenizer, texts, context, random_state
+        See :func:`layer_networks`.
+    n_tokens : int or None
+        Limit for the ways that need one, see :func:`joint_networks`.
+    progress : callable, optional
+        Called after every layer.
+
+    Returns
+    -------
+    LayerMaps
+    """
+    finder = NETWORK_FINDERS[how]
+    limit = {"n_tokens": n_tokens} if finder.limited else {}
+    return finder.value(model, tokenizer, texts, context=context, random_state=random_state, progress=progress, **limit)
+
+
+@NETWORK_FINDERS.register("published")
 def published_networks(
-    model, tokenizer, texts, *, group_size=40, n_groups=1, context=1024, random_state=0, n_components=128
-):
-    """Networks as the paper finds them; see the module's first lines.
+    model, tokenizer, texts, *, group_size=40, n_groups=1, context=1024, random_state=0, n_components=128,
+    progress=None,
+):  # fmt: skip
+    """Find networks as the paper does: independent components of the outputs of activation function and ``up_proj``.
 
     Parameters
     ----------
     model, tokenizer
     texts : Corpus, str or list of str
-        Or a list of arrays of token ids. Each text is truncated at ``context`` tokens. Where there are fewer texts than
-        a group holds, windows of ``context`` tokens take their place.
+        Or a list of arrays of token ids. Each text is truncated at ``context`` tokens. If there are fewer texts than a
+        group holds, windows of ``context`` tokens replace them.
     group_size, n_groups : int
         Texts in a group, and groups (1 and 80 in the paper).
     context : int
         Tokens of a text; 1,024 in the paper.
     random_state : int
     n_components : int
-        Lowered, with the reason in ``info``, where a group has too few tokens.
+        Lowered, as ``info`` says, if a group has too few tokens.
+    progress : callable, optional
+        Called after every layer of every group.
 
     Returns
     -------
@@ -73,10 +99,11 @@ def published_networks(
     """
     return layer_networks(
         model, tokenizer, texts, signals="act_up", n_components=n_components, group_size=group_size, n_groups=n_groups,
-        context=context, random_state=random_state,
+        context=context, random_state=random_state, progress=progress,
     )  # fmt: skip
 
 
+@NETWORK_FINDERS.register("layers")
 def layer_networks(
     model,
     tokenizer,
@@ -88,16 +115,16 @@ def layer_networks(
     n_groups=1,
     context=1024,
     random_state=0,
+    progress=None,
 ):
-    """Spatially independent networks of every layer by itself.
+    """Find spatially independent networks in every layer separately.
 
     Parameters
     ----------
     model, tokenizer
     texts : Corpus, str or list of str
     signals : {"neuron", "act_up"}
-        The neurons (what the linear that writes back reads), or the two factors of a gated neuron as signals of
-        their own.
+        The neurons, or the two factors of a gated neuron as separate signals.
     n_components : int
     group_size : int or None
         Texts in a group; None takes all texts as one group, cut into windows.
@@ -105,13 +132,14 @@ def layer_networks(
     context : int
         Tokens of a text (or window).
     random_state : int
+    progress : callable, optional
+        Called after every layer of every group.
 
     Returns
     -------
     LayerMaps
     """
-    if signals not in SIGNALS:
-        raise ParameterError(f"signals={signals!r}; choose from {', '.join(SIGNALS)}.")
+    choose("signals", signals, SIGNALS)
     context = min(context, longest_context(model, 2048))
     parts = prunable_mlps(model)
     collected = [[] for _ in parts]
@@ -123,6 +151,8 @@ def layer_networks(
         used.append({"n_tokens": n_tokens, "n_components": k})
         for part, maps in zip(parts, _group_maps(model, blocks, parts, signals, k, random_state + g)):
             collected[part.layer].append(maps)
+            if progress:
+                progress()
     info = {
         "signals": signals, "groups": used, "group_size": group_size, "random_state": random_state, "contrast": "cube",
         "context": context, "asked_components": n_components,
@@ -130,25 +160,30 @@ def layer_networks(
     return LayerMaps([torch.cat(m) for m in collected], info)
 
 
-def joint_networks(model, tokenizer, texts, *, n_components=128, n_tokens=8192, context=1024, random_state=0):
-    """Networks of the neurons of all layers together: one map spans the whole model.
+@NETWORK_FINDERS.register("joint", limited=True)
+def joint_networks(
+    model, tokenizer, texts, *, n_components=128, n_tokens=8192, context=1024, random_state=0, progress=None
+):
+    """Find networks of the neurons of all layers together: one map spans the whole model.
 
     Parameters
     ----------
     model, tokenizer
     texts : Corpus, str or list of str
     n_components : int
-        Lowered where there are fewer tokens.
+        Lowered if there are fewer tokens.
     n_tokens : int or None
-        Tokens to use at most, the first of the text: all neurons of all of them are held at once.
+        The first tokens of the text that are used: all neurons of all of them are held at once.
     context : int
         Tokens of a window.
     random_state : int
+    progress : callable, optional
+        Called after every layer.
 
     Returns
     -------
     LayerMaps
-        The part of every map that lies in each layer; z-scored over the neurons of the whole model.
+        The part of every map in each layer, z-scored over the neurons of the whole model.
     """
     from ..networks.engines.layered import layered_ica
 
@@ -160,6 +195,8 @@ def joint_networks(model, tokenizer, texts, *, n_components=128, n_tokens=8192, 
         x = _signals(walk, part, "neuron")
         signals.append(x.bfloat16() if walk.device.type == "cuda" else x)
         walk.advance(part.layer)
+        if progress:
+            progress()
     x = torch.cat(signals, dim=1)
     del signals
     k = min(n_components, min(x.shape) - 2)
@@ -177,7 +214,7 @@ def _groups(tokenizer, texts, group_size, n_groups, context):
         yield texts
         return
     documents = list(token_ids(tokenizer, texts))
-    if len(documents) < group_size:  # few long texts: their windows stand for texts
+    if len(documents) < group_size:  # few long texts: their windows replace texts
         ids = [w for d in documents for w in (d[i : i + context] for i in range(0, len(d), context)) if len(w) > 1]
     else:
         ids = [d[:context] for d in documents]
@@ -206,7 +243,7 @@ def _group_maps(model, blocks, parts, signals, k, seed):
 
 
 def _paired(part, signals):
-    """Whether two signals stand for each neuron."""
+    """Whether each neuron has two signals."""
     return signals == "act_up" and part.is_gated
 
 

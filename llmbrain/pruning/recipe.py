@@ -1,57 +1,46 @@
-"""Everything about a pruning run that is not the ratio: defaults, checks, and what it needs to measure."""
+"""Recipes: score, allocation, compensation and options in one object, from the command line to the model card."""
 
-from dataclasses import asdict, dataclass, fields, replace
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields, replace
+
+import numpy as np
 
 from ..exceptions import ParameterError
+from ..registry import Registry, choose
 from .allocation import ALLOCATIONS
 from .compensation import COMPENSATIONS
-from .scores import SCORES
+from .heads import HEAD_SCORES, HEAD_UNITS
+from .published import NETWORK_FINDERS
+from .reconstruct import READERS
+from .scores import SCORES, reads_networks
+from .walk import TOKEN_WEIGHTS
 
-__all__ = ["Options", "RATIO_OF", "RECIPES", "check_ratio", "choose_recipe", "make_options"]
+__all__ = ["RECIPES", "Options", "Recipe", "describe_networks", "networks_id"]
 
-RATIO_OF = ("neurons", "decoder", "all", "bytes", "latency")
-_PUBLISHED = {"propagation": "one-shot", "floor": 0.0}
-RECIPES = {
-    "best": {
-        "score": "flap",
-        "allocation": "search",
-        "compensation": "affine",
-        "options": {
-            "token_weights": "stream",
-            "reconstruct": "all",
-            "refit_attention": True,
-            "held_out": 0.2,
-            "n_evaluations": 300,
-        },
-    },
-    "fast": {
-        "score": "flap",
-        "allocation": "power",
-        "compensation": "affine",
-        "options": {"token_weights": "stream"},
-    },
-    "flap": {"score": "flap", "allocation": "global", "compensation": "bias", "options": _PUBLISHED},
-    "wanda": {"score": "wanda", "allocation": "uniform", "compensation": "none", "options": _PUBLISHED},
-}
-_CHOICES = {
-    "propagation": ("sequential", "one-shot"),
-    "target": ("stream", "layer"),
-    "head_unit": ("group", "query"),
-    "token_weights": ("equal", "stream"),
-    "reconstruct": ("none", "up", "all"),
-}
+# Each member returns a Recipe.
+RECIPES = Registry("recipe")
+
+
+def _choice(default, choices):
+    return field(default=default, metadata={"choices": tuple(choices)})
+
+
+def _reading(default):
+    """An option that says how much text is read; it is no part of what a recipe does."""
+    return field(default=default, metadata={"reading": True})
 
 
 @dataclass(frozen=True)
 class Options:
-    """Settings of :func:`llmbrain.prune` beyond its arguments.
+    """Settings of a :class:`Recipe` beyond score, allocation and compensation.
 
     Attributes
     ----------
     context : int
         Tokens of a calibration window.
     n_tokens : int or None
-        Calibration tokens to use at most.
+        Most calibration tokens to use.
     batch_size : int
         Windows that pass through a layer together.
     exempt : tuple of int
@@ -61,23 +50,23 @@ class Options:
     round_to : int
         Widths become multiples of this.
     propagation : {"sequential", "one-shot"}
-        Whether the statistics of a layer are taken behind the layers that are pruned already, or in the dense model.
+        Whether the statistics of a layer are taken after the layers that are pruned already, or in the dense model.
     target : {"stream", "layer"}
-        What a refitted linear should give: the residual stream of the dense model (which makes good for errors made
+        What a refitted linear approximates: the residual stream of the dense model (which corrects errors made
         earlier), or its own dense output. One-shot always uses the layer.
     ridge : float or "auto"
         Penalty of least squares; "auto" chooses it for each layer on held-out calibration windows.
     held_out : float
-        Share of calibration windows that are held out to choose the ridge and to measure curves.
+        Share of calibration windows held out to choose the ridge and to measure curves.
     exponent : float or None
-        How strongly the allocations "power" and "schur" tell layers apart: 0 not at all, 1 in
-        proportion. None is 1 for "power" and 0.3 for "schur".
+        How strongly the allocations "power" and "schur" separate layers: 0 not at all, 1 in proportion. None is 1 for
+        "power" and 0.3 for "schur".
     token_weights : {"equal", "stream"}
-        What tokens count in every statistic: all the same, or one over the power of their residual stream.
+        Weight of tokens in every statistic: all the same, or one over the power of their residual stream.
     refit_attention : bool
-        Whether the output projection of each attention behind the first cut is refitted towards the dense stream.
+        Whether the output projection of each attention after the first cut is refitted towards the dense stream.
     reconstruct : {"none", "up", "all"}
-        Whether the rows of kept neurons are refitted too, by least squares on what the dense MLP writes: the linear
+        Whether the rows of kept neurons are refitted too, by least squares on the output of the dense MLP: the linear
         that is multiplied in ("up"), or the gate as well ("all").
     n_steps : int
         Most conjugate-gradient steps for one of these refits.
@@ -88,121 +77,302 @@ class Options:
     heads : bool
         Whether attention heads are pruned too.
     head_unit : {"group", "query"}
-        Whole key/value groups, or equally many query heads of every group.
+        Whole key/value groups, or the same number of query heads of every group.
+    head_score : str or None
+        How heads are ranked: random, magnitude, wanda, flap or obs. None is the counterpart of the recipe's score.
     network_tokens : int or None
-        A cap for memory: ``networks="joint"`` are found on the first so many calibration tokens, because the neurons of
-        all layers are held for all of them at once (8,192 tokens of 46,080 neurons are 1.5 GB). None is no cap.
+        Most tokens on which ``networks="joint"`` are found: the neurons of all layers are held for all of them at once
+        (8,192 tokens of 46,080 neurons are 1.5 GB). None is no limit.
     """
 
-    context: int = 1024
-    n_tokens: int | None = None
-    batch_size: int = 8
+    context: int = _reading(1024)
+    n_tokens: int | None = _reading(None)
+    batch_size: int = _reading(8)
     exempt: tuple = ()
     floor: float = 0.05
     round_to: int = 1
-    propagation: str = "sequential"
-    target: str = "stream"
+    propagation: str = _choice("sequential", ("sequential", "one-shot"))
+    target: str = _choice("stream", ("stream", "layer"))
     ridge: float | str = "auto"
     held_out: float = 0.125
     exponent: float | None = None
-    token_weights: str = "equal"
+    token_weights: str = _choice("equal", TOKEN_WEIGHTS)
     refit_attention: bool = False
-    reconstruct: str = "none"
+    reconstruct: str = _choice("none", READERS)
     n_steps: int = 8
     n_evaluations: int = 150
     extremes: float = 0.3
     heads: bool = False
-    head_unit: str = "group"
-    network_tokens: int | None = 8192
+    head_unit: str = _choice("group", HEAD_UNITS)
+    head_score: str | None = None
+    network_tokens: int | None = _reading(8192)
+
+    def __post_init__(self):
+        for f in fields(self):
+            if "choices" in f.metadata:
+                choose(f.name, getattr(self, f.name), f.metadata["choices"])
+        for name in ("floor", "held_out"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ParameterError(f"{name}={getattr(self, name)!r} must be a share from 0 to below 1.")
+        if self.ridge != "auto" and not (isinstance(self.ridge, (int, float)) and self.ridge >= 0):
+            raise ParameterError(f"ridge={self.ridge!r} must be a number from 0, or 'auto'.")
+        if self.round_to not in range(1, 257):
+            raise ParameterError(f"round_to={self.round_to!r} must be a whole number from 1 to 256.")
+        self._check_whole("context", 2)
+        self._check_whole("batch_size", 1)
+        self._check_whole("n_tokens", 2, none=True)
+        self._check_whole("network_tokens", 4, none=True)
+        if self.head_score is not None:
+            HEAD_SCORES.check(self.head_score)
+        object.__setattr__(self, "exempt", tuple(int(i) for i in self.exempt))
+
+    def _check_whole(self, name, least, none=False):
+        value = getattr(self, name)
+        if (value is None and none) or (isinstance(value, int) and not isinstance(value, bool) and value >= least):
+            return
+        raise ParameterError(f"{name}={value!r} must be a whole number from {least}{', or None' if none else ''}.")
+
+    def with_(self, **changes):
+        """Options with some of them changed.
+
+        Raises
+        ------
+        ParameterError
+            For an unknown name or a value out of range.
+        """
+        names = [f.name for f in fields(self)]
+        for name in changes:
+            choose("option", name, names)
+        return replace(self, **changes)
 
     def to_dict(self):
-        """Plain values, for provenance."""
+        """Plain values, by name."""
         return asdict(self)
 
 
-def make_options(options, **overrides):
-    """Check options given as a dictionary.
-
-    Raises
-    ------
-    ParameterError
-        For an unknown name or a value out of range.
-    """
-    if isinstance(options, Options):
-        options = options.to_dict()
-    given = {**(options or {}), **overrides}
-    known = {f.name for f in fields(Options)}
-    unknown = sorted(set(given) - known)
-    if unknown:
-        raise ParameterError(f"Unknown option {', '.join(unknown)}; choose from {', '.join(sorted(known))}.")
-    made = replace(Options(), **given)
-    for name, choices in _CHOICES.items():
-        if getattr(made, name) not in choices:
-            raise ParameterError(f"{name}={getattr(made, name)!r}; choose from {', '.join(choices)}.")
-    if not 0 <= made.floor < 1 or not 0 <= made.held_out < 1:
-        raise ParameterError("floor and held_out are shares from 0 to below 1.")
-    if made.ridge != "auto" and not (isinstance(made.ridge, (int, float)) and made.ridge >= 0):
-        raise ParameterError(f"ridge={made.ridge!r}; give a number from 0, or 'auto'.")
-    cap = made.network_tokens
-    if cap is not None and (isinstance(cap, bool) or not isinstance(cap, int) or cap < 4):
-        raise ParameterError(f"network_tokens={cap!r}; give a whole number from 4, or None for no cap.")
-    if made.round_to not in range(1, 257):
-        raise ParameterError(f"round_to={made.round_to!r}; give a whole number from 1 to 256.")
-    return replace(made, exempt=tuple(int(i) for i in made.exempt))
-
-
-def choose_recipe(recipe, score=None, allocation=None, compensation=None, options=None):
-    """What a recipe says, with whatever is given besides it in its place.
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """How a model is pruned: which neurons are removed, how many of each layer, and what the others do for them.
 
     Parameters
     ----------
-    recipe : {"best", "fast", "flap", "wanda"}
-    score, allocation, compensation : optional
-        As for :func:`llmbrain.prune`.
-    options : dict or Options, optional
-        Of an ``Options``, fields at their default give way to the recipe; to set one of them to its default against the
-        recipe, give a dictionary that names it.
-
-    Returns
-    -------
-    dict
-        ``score, allocation, compensation, options``.
+    score : str, list of array, or callable
+        Which neurons are kept: a name of :data:`llmbrain.pruning.SCORES`, one array per layer, or
+        ``score(part, moments)``.
+    allocation : str or array of int
+        How many each layer keeps: a name of :data:`llmbrain.pruning.ALLOCATIONS`, or the counts.
+    compensation : str
+        What the kept neurons do for the removed ones: a name of :data:`llmbrain.pruning.COMPENSATIONS`.
+    options : Options or dict
+        A dictionary changes the default options.
+    networks : NetworkSet, array of shape (n_networks, n_neurons), LayerMaps, or {"published", "layers", "joint"}
+        Maps for scores and allocations that read networks. A name finds them on the calibration text.
+    name : str
+        A name of :data:`llmbrain.pruning.RECIPES`, from which the description starts, or a label for tables.
 
     Examples
     --------
-    >>> choose_recipe("fast", allocation="uniform")["allocation"]
-    'uniform'
+    >>> Recipe.named("best").with_(score="wanda", reconstruct="none").describe()
+    'best, changed: score=wanda, reconstruct=none'
+    >>> Recipe("flap", "global", "bias").describe()
+    'flap + global + bias'
     """
-    if recipe not in RECIPES:
-        raise ParameterError(f"Unknown recipe {recipe!r}; choose from {', '.join(RECIPES)}.")
-    chosen = dict(RECIPES[recipe])
-    for name, value in (("score", score), ("allocation", allocation), ("compensation", compensation)):
-        if value is not None:
-            chosen[name] = value
-    if isinstance(options, Options):
-        plain = Options().to_dict()
-        options = {name: value for name, value in options.to_dict().items() if value != plain[name]}
-    options = options or {}
-    chosen["options"] = {**chosen["options"], **options}
-    return chosen
+
+    score: object = "flap"
+    allocation: object = "uniform"
+    compensation: str = "affine"
+    options: Options = field(default_factory=Options)
+    networks: object = None
+    name: str = ""
+
+    def __post_init__(self):
+        if isinstance(self.options, dict):
+            object.__setattr__(self, "options", Options().with_(**self.options))
+        if isinstance(self.score, str):
+            SCORES.check(self.score)
+        if isinstance(self.allocation, str):
+            ALLOCATIONS.check(self.allocation)
+        COMPENSATIONS.check(self.compensation)
+        if isinstance(self.networks, str):
+            NETWORK_FINDERS.check(self.networks)
+        if self.options.heads and self.head_score is None:
+            raise ParameterError(
+                f"The score {self.names()[0]!r} ranks neurons only. With heads=True, set the option head_score to one "
+                f"of {', '.join(map(repr, HEAD_SCORES))}."
+            )
+
+    @classmethod
+    def named(cls, recipe):
+        """A recipe of :data:`llmbrain.pruning.RECIPES` by name; a :class:`Recipe` is returned as it is."""
+        return recipe if isinstance(recipe, Recipe) else replace(RECIPES[recipe](), name=recipe)
+
+    def with_(self, **changes):
+        """A recipe with parts or single options changed.
+
+        Parameters
+        ----------
+        **changes
+            Parts of the recipe or fields of :class:`Options`, by name. A dictionary as ``options`` changes the options
+            that it names; an :class:`Options` replaces all of them.
+
+        Returns
+        -------
+        Recipe
+        """
+        parts = {f.name for f in fields(self)}
+        mine = {k: v for k, v in changes.items() if k in parts}
+        single = {k: v for k, v in changes.items() if k not in parts}
+        options = mine.pop("options", None) or {}
+        whole = options if isinstance(options, Options) else self.options.with_(**options)
+        return replace(self, options=whole.with_(**single), **mine)
+
+    @property
+    def head_score(self):
+        """Name of the score of heads, or None if the score has no counterpart for heads."""
+        own = self.options.head_score
+        return own or (SCORES[self.score].heads if isinstance(self.score, str) else None)
+
+    @property
+    def allocating_score(self):
+        """The score that the allocation reads: the recipe's own unless the allocation declares another."""
+        other = ALLOCATIONS[self.allocation].score if isinstance(self.allocation, str) else None
+        return other or self.score
+
+    @property
+    def reads_networks(self):
+        """Whether the score or the allocation reads networks."""
+        needs = ALLOCATIONS[self.allocation].needs if isinstance(self.allocation, str) else ()
+        return reads_networks(self.score) or reads_networks(self.allocating_score) or "maps" in needs
+
+    @property
+    def random(self):
+        """Whether another seed gives another result."""
+        members = [(SCORES, self.score), (ALLOCATIONS, self.allocation)]
+        return any(isinstance(name, str) and family[name].random for family, name in members)
+
+    def names(self):
+        """Names of score, allocation and compensation; "given" for numbers and functions."""
+        return tuple(n if isinstance(n, str) else "given" for n in (self.score, self.allocation, self.compensation))
+
+    def describe(self):
+        """The recipe in words: its name and what was changed of it. How much text is read is not a change."""
+        if self.name not in RECIPES:
+            return self.name or " + ".join(self.names())
+        own = Recipe.named(self.name)
+        parts = zip(("score", "allocation", "compensation"), self.names(), own.names())
+        changed = [f"{name}={mine}" for name, mine, theirs in parts if mine != theirs]
+        for f in fields(Options):
+            value = getattr(self.options, f.name)
+            if "reading" not in f.metadata and value != getattr(own.options, f.name):
+                changed.append(f"{f.name}={value}")
+        return f"{self.name}, changed: {', '.join(changed)}" if changed else self.name
+
+    def settings_hash(self, networks=None):
+        """Short hash of all options, and of the networks if they are read. It begins with a letter.
+
+        Parameters
+        ----------
+        networks : bool, optional
+            Whether the networks are read; by default whether this recipe reads them.
+
+        Examples
+        --------
+        >>> hashes = [r.settings_hash() for r in (Recipe("wanda"), Recipe("flap"), Recipe(options={"floor": 0.1}))]
+        >>> hashes[0] == hashes[1], hashes[1] == hashes[2]
+        (True, False)
+        """
+        networks = self.reads_networks if networks is None else networks
+        text = json.dumps([self.options.to_dict(), networks_id(self.networks) if networks else None], sort_keys=True)
+        return "s" + hashlib.sha256(text.encode()).hexdigest()[:15]
 
 
-def check_ratio(ratio, ratio_of):
-    """A share that can be removed: from 0 (nothing, the model stays bit for bit) to below 1."""
-    if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 <= ratio < 1:
-        raise ParameterError(f"ratio={ratio!r}; give the share to remove, above 0 and below 1 (0 removes nothing).")
-    if ratio_of not in RATIO_OF:
-        raise ParameterError(f"ratio_of={ratio_of!r}; choose from {', '.join(RATIO_OF)}.")
-    return float(ratio)
+@RECIPES.register("best")
+def best():
+    """FLAP score, searched allocation, affine least squares, and refits of gate, up and output projections."""
+    options = Options(token_weights="stream", reconstruct="all", refit_attention=True, held_out=0.2, n_evaluations=300)
+    return Recipe("flap", "search", "affine", options)
 
 
-def check_recipe(score, allocation, compensation):
-    """Names that exist."""
-    if isinstance(score, str) and score not in SCORES:
-        raise ParameterError(f"Unknown score {score!r}; choose from {', '.join(SCORES)}, or give one array a layer.")
-    if isinstance(allocation, str) and allocation not in ALLOCATIONS:
-        raise ParameterError(
-            f"Unknown allocation {allocation!r}; choose from {', '.join(ALLOCATIONS)}, or give counts."
-        )
-    if compensation not in COMPENSATIONS:
-        raise ParameterError(f"Unknown compensation {compensation!r}; choose from {', '.join(COMPENSATIONS)}.")
+@RECIPES.register("fast")
+def fast():
+    """FLAP score, allocation by what a layer writes, affine least squares on weighted tokens."""
+    return Recipe("flap", "power", "affine", Options(token_weights="stream"))
+
+
+@RECIPES.register("flap")
+def published_flap():
+    """FLAP as published: one threshold for all layers, mean bias."""
+    return Recipe("flap", "global", "bias", Options(propagation="one-shot", floor=0.0))
+
+
+@RECIPES.register("wanda")
+def published_wanda():
+    """Wanda-sp as published: uniform, nothing refitted."""
+    return Recipe("wanda", "uniform", "none", Options(propagation="one-shot", floor=0.0))
+
+
+def networks_id(networks):
+    """Identify networks: by name if they are found on the calibration text, else by a hash of their values.
+
+    Parameters
+    ----------
+    networks : NetworkSet, LayerMaps, array, str or None
+
+    Returns
+    -------
+    str or None
+
+    Examples
+    --------
+    >>> networks_id("joint")
+    'joint'
+    >>> networks_id([[0.0, 1.0]]) == networks_id(np.array([[0.0, 1.0]]))
+    True
+    """
+    if networks is None or isinstance(networks, str):
+        return networks
+    layers = getattr(networks, "maps", None)
+    if not isinstance(layers, list):
+        layers = [networks.z if hasattr(networks, "z") else networks]
+    digest = hashlib.sha256()
+    for layer in layers:
+        values = layer.detach().cpu().numpy() if hasattr(layer, "detach") else layer
+        values = np.ascontiguousarray(values, dtype=np.float64)
+        digest.update(str(values.shape).encode())
+        digest.update(values)
+    return digest.hexdigest()[:16]
+
+
+def describe_networks(networks, info=None):
+    """Networks as plain values, for the summary of a pruned model.
+
+    Parameters
+    ----------
+    networks : NetworkSet, LayerMaps, array, str or None
+        As the user gave them.
+    info : dict, optional
+        Description of networks that were found on the calibration text.
+
+    Returns
+    -------
+    dict or None
+        ``kind`` ("published", "layers", "joint", "NetworkSet", "LayerMaps" or "maps"), for given maps their ``hash``,
+        and the plain values of their description.
+    """
+    if networks is None:
+        return None
+    if isinstance(networks, str):
+        return {"kind": networks, **_plain(info)}
+    kind = type(networks).__name__ if hasattr(networks, "z") else "maps"
+    info = getattr(networks, "info", None) if info is None else info
+    return {"kind": kind, "hash": networks_id(networks), **_plain(info)}
+
+
+def _plain(info):
+    """Entries that JSON can hold and that are short."""
+    found = {}
+    for name, value in (info or {}).items():
+        text = json.dumps(value, default=str)
+        if len(text) <= 500:
+            found[name] = json.loads(text)
+    return found

@@ -1,7 +1,7 @@
-"""Refitting all linears of a pruned MLP to what the dense one wrote: least squares on one layer, no loss of the model.
+"""Reconstruction: refit all linears of a pruned MLP to the output of the dense one by least squares, layer by layer.
 
 With gates ``s_j(z)`` and readers ``u_j`` a gated MLP writes ``sum_j d_j s_j(z) (u_j . z)``: linear in the ``d_j``, and,
-with the ``d_j`` held, linear in the ``u_j``. The gates enter through their derivative (one Gauss-Newton step). Each
+with the ``d_j`` fixed, linear in the ``u_j``. The gates enter through their derivative (one Gauss-Newton step). Each
 problem is solved by conjugate gradients, whose early stop, chosen on held-out tokens, is the regularisation.
 """
 
@@ -13,10 +13,12 @@ from ..models.anatomy import weight_of
 from ..models.surgery import set_linear
 from ..stats.precision import full_precision
 
-__all__ = ["Samples", "conjugate_gradients", "reconstruct"]
+__all__ = ["READERS", "Samples", "conjugate_gradients", "reconstruct"]
 
 
-_REMEMBERED = 2 << 30  # bytes of what does not change between the steps of one refit
+# Which readers of the MLP are refitted, by the option ``reconstruct``.
+READERS = {"none": (), "up": ("up",), "all": ("up", "gate")}
+_REMEMBERED = 2 << 30  # bytes of factors that are kept between the steps of one refit
 
 
 @dataclass
@@ -26,12 +28,12 @@ class Samples:
     Attributes
     ----------
     inputs : list of torch.Tensor, shape (n_tokens, width)
-        What the MLP reads, block by block, padding left out.
+        Input of the MLP, block by block, without padding.
     targets : list of torch.Tensor, shape (n_tokens, width)
-        What it should write.
+        Wanted output.
     weights : list of torch.Tensor, shape (n_tokens,)
     held : list of bool
-        Blocks that are held out.
+        Whether each block is held out.
     """
 
     inputs: list
@@ -40,7 +42,7 @@ class Samples:
     held: list
 
     def add(self, inputs, targets, weights, mask, held=None):
-        """Add a block, in two parts if some of its tokens are held out.
+        """Add a block, split in two if some of its tokens are held out.
 
         Parameters
         ----------
@@ -59,12 +61,12 @@ class Samples:
                 self.held.append(out)
 
     def part(self, held):
-        """Blocks of one side."""
+        """Blocks that are held out, or those that are not."""
         return [b for b in zip(self.inputs, self.targets, self.weights, self.held) if b[3] == held]
 
 
 def conjugate_gradients(apply, right, precondition, n_steps, watch=None):
-    """Solve ``A x = right`` for a positive definite ``A``, keeping the iterate that ``watch`` likes best.
+    """Solve ``A x = right`` for a positive definite ``A``; return the iterate with the lowest ``watch``.
 
     Parameters
     ----------
@@ -74,7 +76,7 @@ def conjugate_gradients(apply, right, precondition, n_steps, watch=None):
     precondition : callable
     n_steps : int
     watch : callable, optional
-        ``watch(x)`` is a held-out error; iterations stop when it has risen twice.
+        ``watch(x)`` is a held-out error; iteration stops when it has risen twice.
 
     Returns
     -------
@@ -116,7 +118,7 @@ def conjugate_gradients(apply, right, precondition, n_steps, watch=None):
 
 
 class _Gated:
-    """One MLP as functions of its weights, for tokens in blocks."""
+    """One MLP as a function of its weights."""
 
     def __init__(self, part):
         self.part, self.activation = part, part.activation
@@ -139,7 +141,7 @@ class _Gated:
         return h if self.up is None else h * self.read(z, self.up, up_change)
 
     def factor(self, z, which):
-        """What a small change of a reader's output is multiplied by on its way to the neuron."""
+        """Derivative of the neurons with respect to the output of a reader."""
         if which == "up":
             return self.activation(self.read(z, self.gate))
         g = self.read(z, self.gate)
@@ -156,15 +158,15 @@ def reconstruct(part, samples, *, readers=("up",), rounds=2, n_steps=8, damping=
     Parameters
     ----------
     part : Mlp
-        Sliced already; its linears are changed in place.
+        Already sliced; its linears are changed in place.
     samples : Samples
     readers : tuple of {"up", "gate"}
-        Which readers are refitted. ``up`` is an exact least-squares problem; ``gate`` (and the one layer of a plain
+        Which readers are refitted. ``up`` is an exact least-squares problem; ``gate`` (and the single reader of a plain
         MLP) is linearised.
     rounds : int
-        Readers, then writer, so many times.
+        How often readers and writer are refitted.
     n_steps : int
-        Most conjugate-gradient steps for one reader.
+        Most conjugate-gradient steps per reader.
     damping : float
         Penalty on the change, as a share of the mean curvature.
 
@@ -193,7 +195,7 @@ def _writer(mlp):
 
 
 def _held_error(mlp, samples, up=None, gate=None):
-    """Weighted mean squared error on held-out blocks (on all, if none is held out)."""
+    """Weighted mean squared error on held-out blocks, or on all if none is held out."""
     weight, bias = _writer(mlp)
     total = count = 0.0
     for z, y, w, _ in samples.part(True) or samples.part(False):
@@ -252,7 +254,7 @@ def _refit_reader(mlp, which, samples, n_steps, damping, errors):
 
 
 def _refit_writer(mlp, samples, errors):
-    """Affine least squares of the writer on the neurons as they are now; kept only if held-out tokens agree."""
+    """Refit the writer by affine least squares on the current neurons; keep it only if the held-out error falls."""
     from ..stats.moments import Moments
     from .compensation import choose_ridge, compensate, frozen
 

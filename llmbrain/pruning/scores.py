@@ -1,29 +1,122 @@
-"""How much a unit matters: one number a unit, the lowest are removed. Plain functions on weights and moments.
+"""Scores: one number per unit; the lowest are removed. Plain functions on weights, moments and maps of networks.
 
 A unit is a neuron (one input of the linear that writes the MLP back) or a head (a block of inputs of ``o_proj``).
 ``weight`` is always that linear, shape ``(n_outputs, n_inputs)``.
+
+A registered score declares the arguments that it ``needs``, in order; :class:`LayerInputs` lists their names.
 """
 
+import numpy as np
 import torch
 
 from ..exceptions import ParameterError
-from .compensation import _solve
+from ..models.anatomy import weight_of
+from ..registry import Registry
+from .compensation import solve_damped
 
 __all__ = [
     "SCORES",
+    "LayerInputs",
     "block_sum",
     "flap",
     "greedy_obs",
     "magnitude",
+    "network_flap",
+    "needs_covariance",
+    "obs_blocks",
     "obs_column",
     "random",
+    "reads_networks",
     "ridge_leverage",
+    "score_neurons",
+    "union_z",
     "wanda_sp",
 ]
 
+# needs: names of attributes of LayerInputs, passed in this order. random: whether another seed gives other scores.
+# heads: the head score that goes with it, None if it ranks neurons only.
+SCORES = Registry("score", needs=(), random=False, heads=None)
 
+
+class LayerInputs:
+    """What a score may read of one layer.
+
+    Attributes
+    ----------
+    n_units : int
+    weight : torch.Tensor, shape (n_outputs, n_inputs)
+        Of the linear that reads the units.
+    generator : torch.Generator
+    maps : torch.Tensor, shape (n_maps, n_units), or None
+        Networks.
+    head_dim : int or None
+    mean, variance, second_moment : torch.Tensor, shape (n_inputs,)
+    covariance, gram : torch.Tensor, shape (n_inputs, n_inputs)
+        Moments of the inputs of the linear, worked out when they are read.
+    """
+
+    def __init__(self, linear, moments, n_units, generator=None, maps=None, head_dim=None):
+        self.weight, self.moments, self.n_units = weight_of(linear).detach(), moments, n_units
+        self.generator, self.head_dim = generator, head_dim
+        self.maps = None if maps is None else maps.to(self.weight.device)
+
+    def __getattr__(self, name):
+        return getattr(self.__dict__["moments"], name)
+
+    def apply(self, member):
+        """Call a registered score with what it needs."""
+        return member(*(getattr(self, name) for name in member.needs))
+
+
+def reads_networks(score):
+    """Whether a score reads maps of networks."""
+    return isinstance(score, str) and "maps" in SCORES[score].needs
+
+
+def needs_covariance(score):
+    """Whether a score reads more than variances. A function may read anything; given numbers need nothing."""
+    return callable(score) or (isinstance(score, str) and bool({"covariance", "gram"} & set(SCORES[score].needs)))
+
+
+def score_neurons(score, part, moments, maps=None, random_state=0):
+    """Score the neurons of one layer.
+
+    Parameters
+    ----------
+    score : str, list of array, or callable
+        Name of a registered score, one array per layer, or ``score(part, moments)``.
+    part : Mlp
+    moments : Moments
+        Of the neurons.
+    maps : list of torch.Tensor, optional
+        Networks of each layer.
+    random_state : int
+
+    Returns
+    -------
+    torch.Tensor, shape (n_neurons,)
+
+    Raises
+    ------
+    ParameterError
+        If the result is not one finite number per neuron.
+    """
+    if callable(score):
+        values = score(part, moments)
+    elif isinstance(score, str):
+        generator = torch.Generator().manual_seed((int(random_state) * 1_000_003 + part.layer) % 2**63)
+        here = None if maps is None else maps[part.layer]
+        values = LayerInputs(part.writer, moments, part.size, generator, here).apply(SCORES[score])
+    else:
+        values = torch.from_numpy(np.array(score[part.layer], dtype=np.float64))  # a copy: the caller may change theirs
+    if values.numel() != part.size or not bool(torch.isfinite(values).all()):
+        raise ParameterError(f"The score of layer {part.layer} must be {part.size} finite numbers.")
+    return values
+
+
+@SCORES.register("random", needs=("n_units", "generator"), random=True, heads="random")
 def random(n_units, generator=None):
-    """Uniform numbers: the floor every method has to beat, over several seeds.
+    """Uniform random numbers: the baseline that every method must beat, over several seeds.
 
     Parameters
     ----------
@@ -37,6 +130,7 @@ def random(n_units, generator=None):
     return torch.rand(n_units, generator=generator, dtype=torch.float64)
 
 
+@SCORES.register("magnitude", needs=("weight",), heads="magnitude")
 def magnitude(weight):
     """Norm of the weights that leave each neuron, ``|W_:j|``.
 
@@ -48,6 +142,7 @@ def magnitude(weight):
     return weight.double().norm(dim=0)
 
 
+@SCORES.register("wanda", needs=("weight", "second_moment"), heads="wanda")
 def wanda_sp(weight, second_moment):
     """Wanda for structures: mean absolute weight times the root mean square of the input.
 
@@ -65,6 +160,7 @@ def wanda_sp(weight, second_moment):
     return weight.double().abs().mean(0) * second_moment.double().to(weight.device).sqrt()
 
 
+@SCORES.register("flap", needs=("weight", "variance"), heads="flap")
 def flap(weight, variance):
     """FLAP's weighted input fluctuation (WIFV): ``var(x_j) |W_:j|^2``; An et al. 2024, eq. 5."""
     return variance.double().to(weight.device) * weight.double().square().sum(0)
@@ -72,9 +168,10 @@ def flap(weight, variance):
 
 def _damped_inverse(matrix, ridge):
     matrix = matrix.double()
-    return _solve(matrix, torch.eye(len(matrix), dtype=torch.float64, device=matrix.device), ridge)
+    return solve_damped(matrix, torch.eye(len(matrix), dtype=torch.float64, device=matrix.device), ridge)
 
 
+@SCORES.register("obs", needs=("weight", "gram"), heads="obs")
 def obs_column(weight, gram, ridge=1e-2):
     """Optimal-brain-surgeon saliency of a column: ``|W_:j|^2 / (2 [(H + l I)^-1]_jj)``.
 
@@ -98,13 +195,14 @@ def obs_column(weight, gram, ridge=1e-2):
 
 
 def _blank_dead(score, gram):
-    """A unit that never speaks is worth nothing (its inverse diagonal is an artefact)."""
+    """Give units that are never active the score 0; their entry of the inverse diagonal is an artefact."""
     diagonal = gram.diagonal()
     return torch.where(diagonal > 1e-14 * diagonal.mean(), score, torch.zeros_like(score))
 
 
+@SCORES.register("greedy_obs", needs=("weight", "covariance"), heads="obs")
 def greedy_obs(weight, gram, ridge=1e-2, min_kept=1):
-    """Order of removal when the worst column goes first and the others are refitted after each removal.
+    """Order of removal when the worst column is removed first and the others are refitted after each removal.
 
     The inverse is downdated exactly, ``G <- G - G_:j G_j: / G_jj``, and so are the refitted weights,
     ``W <- W - W_:j G_j: / G_jj``. Backward elimination as in OSSCAR (without its swaps).
@@ -119,12 +217,12 @@ def greedy_obs(weight, gram, ridge=1e-2, min_kept=1):
     Returns
     -------
     torch.Tensor, shape (n_inputs,), float64
-        Cumulative error at the step at which each column is removed; it grows with the order of removal, and the
+        Cumulative error at the step at which each column is removed. It grows with the order of removal; the
         increments are the added squared errors per token.
 
     Examples
     --------
-    Two equal inputs: one of them is free; the other then speaks for both.
+    Of two equal inputs one can be removed at no cost; the other then stands for both.
 
     >>> gram = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
     >>> [round(v, 3) for v in greedy_obs(torch.eye(3), gram, ridge=1e-6).tolist()]
@@ -155,16 +253,17 @@ def greedy_obs(weight, gram, ridge=1e-2, min_kept=1):
     return score
 
 
-def ridge_leverage(covariance, ridge=1e-2, weight=None):
-    """Leverage of a unit in what the units do together: ``1 - l [(C + l I)^-1]_jj``.
+@SCORES.register("leverage", needs=("covariance", "weight"), heads="obs")
+def ridge_leverage(covariance, weight=None, ridge=1e-2):
+    """Leverage of a unit in the joint activity of all units: ``1 - l [(C + l I)^-1]_jj``.
 
     Parameters
     ----------
     covariance : torch.Tensor, shape (n_inputs, n_inputs)
-    ridge : float
-        ``l`` as a share of the mean diagonal.
     weight : torch.Tensor, shape (n_outputs, n_inputs), optional
         If given, each channel is first scaled by the norm of its outgoing weights.
+    ridge : float
+        ``l`` as a share of the mean diagonal.
 
     Returns
     -------
@@ -177,6 +276,39 @@ def ridge_leverage(covariance, ridge=1e-2, weight=None):
         matrix = matrix * scale[:, None] * scale[None, :]
     penalty = max(ridge, 1e-12) * float(matrix.diagonal().mean())
     return _blank_dead((1 - penalty * _damped_inverse(matrix, ridge).diagonal()).clamp(0, 1), matrix)
+
+
+@SCORES.register("network", needs=("maps",), random=True)
+def union_z(maps):
+    """Union of networks: the largest ``|z|`` of a unit over maps (the published rule; Liu et al. 2025).
+
+    Parameters
+    ----------
+    maps : torch.Tensor, shape (n_maps, n_units)
+        z-scored over units. Maps of several groups, or of several signals of the same units, are stacked.
+
+    Returns
+    -------
+    torch.Tensor, shape (n_units,), float64
+    """
+    return torch.as_tensor(maps).double().abs().amax(0)
+
+
+@SCORES.register("network_flap", needs=("maps", "weight", "variance"), random=True)
+def network_flap(maps, weight, variance):
+    """Union of networks times the FLAP score: ``max |z| * var(x_j) |W_:j|^2``.
+
+    Parameters
+    ----------
+    maps : torch.Tensor, shape (n_maps, n_units)
+    weight : torch.Tensor, shape (n_outputs, n_inputs)
+    variance : torch.Tensor, shape (n_inputs,)
+
+    Returns
+    -------
+    torch.Tensor, shape (n_units,), float64
+    """
+    return union_z(maps).to(weight.device) * flap(weight, variance)
 
 
 def block_sum(values, size, how="sum"):
@@ -218,20 +350,6 @@ def obs_blocks(weight, gram, size, ridge=1e-2):
     values = []
     for start in range(0, len(inverse), size):
         part = slice(start, start + size)
-        block = _solve(inverse[part, part], weight[:, part], 0.0)
+        block = solve_damped(inverse[part, part], weight[:, part], 0.0)
         values.append(0.5 * (block * weight[:, part]).sum())
     return torch.stack(values)
-
-
-# What each score needs: "diagonal" moments, the "full" Gram, "nothing", or "networks".
-SCORES = {
-    "random": "nothing",
-    "magnitude": "nothing",
-    "wanda": "diagonal",
-    "flap": "diagonal",
-    "obs": "full",
-    "greedy_obs": "full",
-    "leverage": "full",
-    "network": "networks",
-    "network_flap": "networks",
-}

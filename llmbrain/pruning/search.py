@@ -1,8 +1,10 @@
-"""Measuring what a cut costs, on calibration windows alone: divergence from the dense model's own predictions.
+"""Measured allocations: the divergence of a cut model from the dense one, on calibration windows.
 
 The Kullback-Leibler divergence to the dense model grows smoothly from 0 with every neuron removed; the difference of
 two losses on the same tokens is many times noisier, and needs labels.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,19 +12,27 @@ import torch
 from ..models.anatomy import anatomy_of, modules_of, weight_of
 from ..models.inputs import input_device
 from ..models.surgery import count_features, set_linear
-from .allocation import fill_by_curves, round_counts, smooth_curves
+from .allocation import ALLOCATIONS, fill_by_curves, round_counts, smooth_curves, uniform
 from .compensation import compensate, default_ridge, frozen
-from .engine import gather
-from .walk import Walk
+from .walk import Walk, gather
 
-__all__ = ["LEVELS", "Probe", "Supernet", "curve_counts", "measure_curves", "run_rest", "search_counts"]
+__all__ = [
+    "LEVELS",
+    "Curves",
+    "Probe",
+    "Supernet",
+    "curve_counts",
+    "measure_curves",
+    "run_rest",
+    "search_counts",
+]
 
 _KEPT_VALUES = 1 << 28  # 1 GiB in float32
 LEVELS = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
 
 
 class Probe:
-    """Divergence of a changed model from the dense one on some windows.
+    """Divergence of a changed model from the dense one on given windows.
 
     Parameters
     ----------
@@ -37,11 +47,11 @@ class Probe:
         self.device = input_device(model)
         self._dense_head = model.get_output_embeddings()
         self._last = [self._final(block) for block in blocks]
-        self._wanted = {}  # what the dense model says of each window, where that is little enough to be kept
+        self._wanted = {}  # predictions of the dense model for each window, kept if they are small enough
         self._keeps = self.n_tokens * self._dense_head.weight.shape[0] <= _KEPT_VALUES
 
     def _final(self, block):
-        """What the output embedding reads."""
+        """Input of the output embedding."""
         output = self.model.base_model(**block.inputs(self.device), use_cache=False)
         return output.last_hidden_state
 
@@ -51,12 +61,12 @@ class Probe:
         return torch.log_softmax(logits * scale, dim=-1)
 
     def divergence(self, finals=None):
-        """Mean divergence of the model as it is now, nats per token.
+        """Mean divergence of the current model, nats per token.
 
         Parameters
         ----------
         finals : iterable of torch.Tensor, optional
-            Final hidden states, if they are known already.
+            Final hidden states, if they are already known.
         """
         return self.windows(finals).sum() / self.n_tokens
 
@@ -72,7 +82,7 @@ class Probe:
         Parameters
         ----------
         finals : iterable of torch.Tensor, optional
-            Final hidden states, if they are known already.
+            Final hidden states, if they are already known.
 
         Returns
         -------
@@ -97,7 +107,7 @@ class Probe:
 
 
 class Supernet:
-    """Every layer, cut and refitted at several widths, ready to be put in and taken out.
+    """Every layer, cut and refitted at several widths, to be put in and taken out of the model.
 
     Parameters
     ----------
@@ -105,9 +115,9 @@ class Supernet:
         Dense; changed while a width is in.
     parts : list of Mlp
     orders : list of torch.Tensor
-        Neurons of each layer, the best first.
+        Neurons of each layer, best first.
     n_steps : int
-        Widths are multiples of a share ``1 / n_steps``.
+        Widths are multiples of ``1 / n_steps`` of a layer.
     """
 
     def __init__(self, model, parts, orders, n_steps=20):
@@ -117,7 +127,7 @@ class Supernet:
         self._dense = [self._weights(p) for p in parts]
 
     def width_of(self, state):
-        """Widths for a number of steps in every layer."""
+        """Widths for a number of steps per layer."""
         return [max(1, round(p.size * int(k) / self.n_steps)) for p, k in zip(self.parts, state)]
 
     @staticmethod
@@ -125,7 +135,7 @@ class Supernet:
         return [(linear, linear.weight, linear.bias) for linear in part.linears]
 
     def fit(self, i, moments, ridge):
-        """Solve layer ``i`` at all widths."""
+        """Refit layer ``i`` at all widths."""
         part = self.parts[i]
         weight, moments = weight_of(part.writer).detach(), frozen(moments)
         for width in self.widths[i]:
@@ -135,7 +145,7 @@ class Supernet:
 
     @torch.no_grad()
     def put(self, i, width):
-        """Give layer ``i`` the nearest width that was fitted (its own, if ``width`` is above all of them)."""
+        """Give layer ``i`` the nearest fitted width, or its own if ``width`` is above all of them."""
         part = self.parts[i]
         self.take(i)
         if width >= (part.size + self.widths[i][-1]) / 2:
@@ -168,34 +178,53 @@ class Supernet:
             self.take(i)
 
 
+@dataclass
+class Curves:
+    """Divergence when one layer alone is cut, with what is needed to measure allocations of all layers.
+
+    Attributes
+    ----------
+    losses : numpy.ndarray, shape (n_layers, n_levels)
+        Nats per token.
+    supernet : Supernet
+    probe : Probe
+    """
+
+    losses: np.ndarray
+    supernet: Supernet
+    probe: Probe
+
+    @property
+    def sizes(self):
+        """Neurons of each layer."""
+        return [part.size for part in self.supernet.parts]
+
+
 @torch.no_grad()
 def measure_curves(
     model, parts, orders, fit_blocks, probe_blocks, *, levels=LEVELS, n_steps=20, weighting=None, progress=None
 ):
-    """What each layer costs when it alone is cut and refitted, at every level.
+    """Divergence when one layer alone is cut and refitted, at every level.
 
     Parameters
     ----------
     model : transformers.PreTrainedModel
-        Dense; dense again afterwards.
+        Dense, and dense again afterwards.
     parts : list of Mlp
     orders : list of torch.Tensor
     fit_blocks, probe_blocks : list of Block
-        Windows for the refits, and others on which the divergence is measured.
+        Windows for the refits, and windows on which the divergence is measured.
     levels : sequence of float
-        Shares removed at which the divergence is measured (nearest widths of the supernet).
+        Shares removed at which the divergence is measured, at the nearest width of the supernet.
     n_steps : int
         Widths of the supernet.
     weighting : callable, optional
-        See :func:`llmbrain.pruning.engine.gather`.
+        See :func:`llmbrain.pruning.walk.gather`.
     progress : callable, optional
 
     Returns
     -------
-    losses : numpy.ndarray, shape (n_layers, n_levels)
-        Divergence, nats per token.
-    supernet : Supernet
-    probe : Probe
+    Curves
     """
     probe = Probe(model, probe_blocks)
     supernet = Supernet(model, parts, orders, n_steps)
@@ -213,11 +242,11 @@ def measure_curves(
         probe_walk.advance(part.layer)
         if progress:
             progress()
-    return losses, supernet, probe
+    return Curves(losses, supernet, probe)
 
 
 def run_rest(walk, first, norm):
-    """Final hidden states when the walk goes on from a layer to the end, block by block."""
+    """Final hidden states from a layer of the walk to the end of the model, block by block."""
     for block in range(len(walk.blocks)):
         hidden = walk.hidden[block]
         for layer in range(first, len(walk.layers)):
@@ -226,27 +255,27 @@ def run_rest(walk, first, norm):
 
 
 def curve_counts(losses, levels, sizes, n_keep, *, floors, round_to=1, extremes=0.3, over_layers=0.25):
-    """Counts from measured curves: smoothed over layers, made convex, filled at equal marginal loss."""
+    """Counts from measured curves: smooth them over layers, make them convex, remove at equal marginal loss."""
     curves = smooth_curves(losses, levels, over_layers=over_layers)
     return fill_by_curves(curves, [0, *levels], sizes, n_keep, extremes=extremes, floors=floors, round_to=round_to)
 
 
 def search_counts(supernet, probe, starts, n_keep, *, floors, n_evaluations=200, costs=None, seed=0, progress=None):
-    """Improve an allocation by moving neurons between layers while the divergence of the whole model falls.
+    """Improve an allocation: move neurons between layers while the divergence of the whole model falls.
 
-    The model is assembled from layers that were refitted one by one; no weights are fitted during the search. Widths
-    are multiples of the supernet's steps until the last rounding.
+    The model is assembled from layers that were refitted one by one; nothing is fitted during the search. Widths are
+    multiples of the supernet's steps until the final rounding.
 
     Parameters
     ----------
     supernet : Supernet
     probe : Probe
     starts : list of array of int
-        Allocations to begin with; the best one is improved.
+        Starting allocations; the best one is improved.
     n_keep : int
     floors : array-like of int
     n_evaluations : int
-        Divergences to measure.
+        Number of divergences to measure.
     costs : array-like, optional
         Price of a neuron of each layer (parameters, bytes, latency); moves keep the total price.
     seed : int
@@ -296,8 +325,30 @@ def search_counts(supernet, probe, starts, n_keep, *, floors, n_evaluations=200,
     return counts, value, history
 
 
+@ALLOCATIONS.register("curves", needs=("curves", "extremes"), heads="losses")
+def by_curves(curves, extremes, n_keep, *, floors=1, round_to=1):
+    """Remove neurons at equal marginal loss along the measured curves of every layer."""
+    return curve_counts(
+        curves.losses, LEVELS, curves.sizes, n_keep, extremes=extremes, floors=floors, round_to=round_to
+    )
+
+
+@ALLOCATIONS.register(
+    "search", needs=("curves", "extremes", "n_evaluations", "random_state", "progress"), random=True, heads="losses"
+)
+def by_search(curves, extremes, n_evaluations, random_state, progress, n_keep, *, floors=1, round_to=1):
+    """Move neurons between layers while the divergence of the whole model falls."""
+    starts = [uniform(curves.sizes, n_keep, floors=floors)]
+    starts += [by_curves(curves, e, n_keep, floors=floors) for e in sorted({0.0, 1.0, extremes})]
+    counts, _, _ = search_counts(
+        curves.supernet, curves.probe, starts, n_keep, floors=floors, n_evaluations=n_evaluations, seed=random_state,
+        progress=progress("search", n_evaluations),
+    )  # fmt: skip
+    return round_counts(counts, curves.sizes, n_keep, floors=floors, round_to=round_to)
+
+
 def _fit_budget(state, lowest, prices, budget, highest):
-    """Shift single steps until the total price is as near to the budget as steps allow."""
+    """Shift single steps until the total price is as close to the budget as possible."""
     state = state.copy()
     for _ in range(10 * len(state) * highest):
         missing = budget - prices @ state
@@ -312,7 +363,7 @@ def _fit_budget(state, lowest, prices, budget, highest):
 
 
 def _move(state, lowest, highest, prices, chances, rng):
-    """Take one to three steps of width from a layer and give what they cost to another."""
+    """Take one to three steps of width from one layer and give their price to another."""
     for _ in range(200):
         give, take = rng.choice(len(state), size=2, replace=False, p=chances / chances.sum())
         size = int(rng.integers(1, 4))

@@ -1,4 +1,4 @@
-"""Calibration text as blocks of token ids, and a walk that carries them through the model one layer at a time."""
+"""Walks: calibration text passes through a model one layer at a time, and statistics are taken on the way."""
 
 import hashlib
 from dataclasses import dataclass
@@ -7,26 +7,37 @@ import numpy as np
 import torch
 
 from ..exceptions import CorpusError, ParameterError, UnsupportedArchitectureError
-from ..models.anatomy import anatomy_of
+from ..models.anatomy import anatomy_of, features, weight_of
+from ..models.hooks import site_hooks
 from ..models.inputs import input_device
+from ..models.sites import Site
+from ..stats.moments import Moments
+from .compensation import schur_residual
 
 __all__ = [
+    "TOKEN_WEIGHTS",
     "Block",
+    "LayerSurvey",
     "Walk",
     "calibration_blocks",
     "calibration_hash",
     "calibration_windows",
-    "held_out_masks",
-    "held_out_share",
+    "gather",
+    "input_site",
     "n_calibration_tokens",
+    "output_site",
+    "split_update",
     "split_windows",
+    "survey",
     "token_ids",
+    "token_weights",
+    "writes_to_stream",
 ]
 
 
 @dataclass(frozen=True)
 class Block:
-    """Some windows of text, right-padded to one length.
+    """Windows of text, right-padded to one length.
 
     Attributes
     ----------
@@ -44,7 +55,7 @@ class Block:
         return int(self.mask.sum())
 
     def inputs(self, device):
-        """Keyword arguments for a model; the mask only where there is padding, which keeps attention fast."""
+        """Keyword arguments for a model, with a mask only if there is padding (attention without one is faster)."""
         ids, mask = self.ids.to(device), self.mask.to(device)
         if bool(self.mask.all()):
             return {"input_ids": ids}
@@ -93,18 +104,18 @@ def calibration_blocks(tokenizer, texts, *, context=1024, n_tokens=None, batch_s
     ----------
     tokenizer : transformers tokenizer
     texts : Corpus, str or list of str
-        Whatever :func:`llmbrain.text.as_corpus` takes, or a list of arrays of token ids (then no tokenizer is used).
+        Anything that :func:`llmbrain.text.as_corpus` takes, or a list of arrays of token ids (no tokenizer is used).
     context : int
         Longest window, tokens. Windows do not overlap.
     n_tokens : int, optional
-        Stop after so many tokens; the last window is cut to fit.
+        Stop after this number of tokens; the last window is cut to fit.
     batch_size : int
-        Windows in a block.
+        Windows per block.
 
     Returns
     -------
     list of Block
-        Windows of full length first come in the order of the text; shorter ones follow.
+        Windows of full length come first, in the order of the text; shorter ones follow.
 
     Raises
     ------
@@ -125,7 +136,7 @@ def _group(windows, batch_size, context=None):
 
 
 def token_ids(tokenizer, texts):
-    """Token ids of each text; a list of arrays of token ids is handed on."""
+    """Token ids of each text; arrays of token ids are passed through."""
     if isinstance(texts, (list, tuple)) and texts and not isinstance(texts[0], str) and np.ndim(texts[0]) == 1:
         yield from (np.asarray(ids, dtype=np.int64) for ids in texts)
         return
@@ -148,15 +159,15 @@ def _pad(windows):
 
 
 def split_windows(blocks, share):
-    """Blocks to fit on and blocks to judge by, spread evenly; windows, where there are fewer than eight blocks.
+    """Split blocks into those to fit on and those held out, spread evenly; below eight blocks, split windows.
 
-    Both are all of them where there is only one window.
+    With a single window both are all blocks.
 
     Parameters
     ----------
     blocks : list of Block
     share : float
-        Of what is held out.
+        Share that is held out.
 
     Returns
     -------
@@ -244,7 +255,7 @@ def n_calibration_tokens(blocks):
 
 
 def calibration_hash(blocks):
-    """SHA-256 over the windows of token ids, so that two results can be known to share their calibration."""
+    """SHA-256 over the windows of token ids. It identifies the calibration of a result."""
     digest = hashlib.sha256()
     for block in blocks:
         for row, keep in zip(block.ids, block.mask):
@@ -255,7 +266,7 @@ def calibration_hash(blocks):
 
 
 class Walk:
-    """Carries calibration blocks through a decoder, one layer at a time.
+    """Calibration blocks on their way through a decoder, one layer at a time.
 
     Only the inputs of the current layer are held: ``n_tokens * hidden_size`` numbers.
 
@@ -268,7 +279,7 @@ class Walk:
     ----------
     layers : list of torch.nn.Module
     hidden : list of torch.Tensor
-        For each block the input of the layer that comes next, shape (n_windows, n_longest, hidden_size).
+        Input of the next layer for each block, shape (n_windows, n_longest, hidden_size).
     """
 
     def __init__(self, model, blocks):
@@ -282,9 +293,9 @@ class Walk:
 
     @torch.no_grad()
     def _capture(self, block):
-        """Note what the decoder hands to each of its layers besides the hidden states.
+        """Record what the decoder passes to each layer besides the hidden states.
 
-        Only the first layer computes, and shows what a layer returns; the others hand on what they are given.
+        Only the first layer computes, which shows what a layer returns; the others return their input.
         """
         arguments, first, rest = [], [], []
 
@@ -322,21 +333,21 @@ class Walk:
         if len(arguments) != len(self.layers):
             raise UnsupportedArchitectureError(
                 f"{type(self.model).__name__} ran {len(arguments)} of its {len(self.layers)} layers; it cannot be "
-                "walked layer by layer."
+                "run layer by layer."
             )
         self.hidden.append(first[0])
         self._arguments.append(arguments)
 
     @torch.no_grad()
     def run(self, layer, block, hidden=None):
-        """Output of one layer for one block, with what the model itself would hand to it.
+        """Output of one layer for one block, with the arguments that the model itself would pass.
 
         Parameters
         ----------
         layer : int
         block : int
         hidden : torch.Tensor, optional
-            Taken instead of ``self.hidden[block]``.
+            Replaces ``self.hidden[block]``.
         """
         args, kwargs = self._arguments[block][layer]
         return _first(self.layers[layer](self.hidden[block] if hidden is None else hidden, *args, **kwargs))
@@ -347,17 +358,17 @@ class Walk:
             self.hidden[i] = self.run(layer, i)
 
     def restart(self, hidden):
-        """Put other hidden states in the place of the current ones."""
+        """Replace the current hidden states."""
         self.hidden = list(hidden)
 
     @torch.no_grad()
     def check(self):
-        """Whether walking layer by layer gives what the model gives (first block).
+        """Check on the first block that walking layer by layer gives the output of the model.
 
         Raises
         ------
         UnsupportedArchitectureError
-            If layers share state that the walk does not carry.
+            If layers share state that the walk cannot carry.
         """
         last = []
         handle = self.layers[-1].register_forward_hook(lambda module, args, output: last.append(_first(output)))
@@ -378,3 +389,185 @@ class Walk:
 
 def _first(output):
     return output[0] if isinstance(output, tuple) else output
+
+
+@dataclass
+class LayerSurvey:
+    """Scores and statistics of one layer.
+
+    Attributes
+    ----------
+    mean, variance : torch.Tensor, shape (n_units,)
+    score : torch.Tensor, shape (n_units,)
+    sensitivity : float or None
+        Schur residual at half removal, over the power of the residual stream.
+    power : float or None
+        Power of the residual stream after the layer, median over tokens.
+    """
+
+    mean: torch.Tensor
+    variance: torch.Tensor
+    score: torch.Tensor
+    sensitivity: float | None = None
+    power: float | None = None
+
+
+def input_site(linear, name="", layer=0):
+    """The input of a linear as a site."""
+    size = features(linear)[0]
+    return Site(layer, name, linear, "input", size, 0, size)
+
+
+def output_site(linear, name="", layer=0):
+    """The output of a linear as a site."""
+    size = features(linear)[1]
+    return Site(layer, name, linear, "output", size, 0, size)
+
+
+class _Catch:
+    """The last activations that passed a site."""
+
+    def __init__(self):
+        self.value = None
+
+    def __call__(self, i, x):
+        self.value = x
+
+
+def stream_weighting(output):
+    """Weight each token by one over the power of its residual stream, relative to the median token, at most 4.
+
+    The norm before every later layer divides by that power, so errors matter relative to it. Without the weights, a
+    few tokens with massive activations dominate the fit.
+    """
+    power = output.float().square().sum(-1)
+    return (power.median() / power.clamp_min(1e-12)).clamp_max(4.0)
+
+
+# How much each token counts in every statistic, from the output of the layer; None counts all the same.
+TOKEN_WEIGHTS = {"equal": None, "stream": stream_weighting}
+
+
+def gather(walk, layer, linear, *, full=True, targets=None, held=None, hidden=None, weighting=None, outputs=None):
+    """Accumulate moments of the inputs of one linear over all blocks.
+
+    Parameters
+    ----------
+    walk : Walk
+    layer : int
+    linear : torch.nn.Module
+        Lies inside ``walk.layers[layer]``.
+    full : bool
+        Covariances, or variances only.
+    targets : callable, optional
+        ``targets(block, output)`` gives what the layer's output should gain, shape of the output.
+    held : list of torch.Tensor of bool, optional
+        Tokens of each block whose moments are accumulated separately.
+    hidden : list of torch.Tensor, optional
+        Inputs of the layer; those of the walk by default.
+    weighting : callable, optional
+        ``weighting(output)`` gives the weight of each token from the layer's output; by default all count the same.
+    outputs : list, optional
+        The layer's outputs are appended to it, so that the caller need not compute them again.
+
+    Returns
+    -------
+    fit, held_out : Moments
+        ``held_out`` is None without ``held``.
+    """
+    n_in, n_out = features(linear)
+    kind = {"n_targets": n_out if targets else 0, "full": full, "device": walk.device}
+    moments = [Moments(n_in, **kind), None if held is None else Moments(n_in, **kind)]
+    catch = _Catch()
+    with torch.no_grad(), site_hooks([input_site(linear)], catch):
+        for i in range(len(walk.blocks)):
+            output = walk.run(layer, i, None if hidden is None else hidden[i])
+            if outputs is not None:
+                outputs.append(output)
+            y = targets(i, output) if targets else None
+            weights = token_weights(walk, i, output, weighting)
+            split_update(moments, catch.value, y, weights, None if held is None else held[i])
+    return moments[0], moments[1] if moments[1] is not None and moments[1].n else None
+
+
+def split_update(moments, x, y, weights, held):
+    """Add a block to the moments of the fitted and of the held-out tokens."""
+    if held is None or not bool(held.any()):
+        moments[0].add(x, y, weights)
+        return
+    every = torch.ones(held.shape, device=held.device) if weights is None else weights.to(torch.float32)
+    for side, chosen in zip(moments, (~held, held)):
+        side.add(x, y, every * chosen)
+
+
+def token_weights(walk, block, output, weighting=None):
+    """Weight of each token of a block; None if all count the same and there is no padding."""
+    mask = walk.masks[block]
+    if weighting is None:
+        return None if bool(mask.all()) else mask
+    return weighting(output) * mask
+
+
+@torch.no_grad()
+def writes_to_stream(walk, layer, linear, silenced=None):
+    """Whether the output of a linear is added to the layer's output unchanged (no norm or gate in between).
+
+    ``silenced`` is a linear whose output is set to zero meanwhile: the MLP, if attention is tested.
+    """
+    quiet = [] if silenced is None else [output_site(silenced)]
+    with site_hooks(quiet, lambda i, x: torch.zeros_like(x)):
+        plain = walk.run(layer, 0)
+        scale = plain.float().std()
+        push = torch.linspace(-1, 1, features(linear)[1], device=plain.device) * scale
+        with site_hooks([output_site(linear)], lambda i, x: x + push.to(x.dtype)):
+            pushed = walk.run(layer, 0)
+    # The median, because channels with massive values cannot represent the push in half precision.
+    return bool(((pushed.float() - plain.float()) - push).abs().median() < 2e-2 * scale)
+
+
+def survey(walk, parts, scores, *, full, schur=False, weighting=None, progress=None):
+    """Walk the dense model once and compute several scores for every layer.
+
+    Parameters
+    ----------
+    walk : Walk
+        At the first layer; it is past the last one afterwards.
+    parts : list of Mlp
+    scores : dict of callable
+        ``scores[name](part, moments)`` gives one number per neuron.
+    full : bool
+        Whether a score needs covariances.
+    schur : bool
+        Whether to compute the sensitivity of each layer.
+    weighting : callable, optional
+        See :func:`gather`.
+    progress : callable, optional
+        Called after every layer.
+
+    Returns
+    -------
+    dict of list of LayerSurvey
+    """
+    found = {name: [] for name in scores}
+    for part in parts:
+        outputs = []
+        moments, _ = gather(walk, part.layer, part.writer, full=full or schur, weighting=weighting, outputs=outputs)
+        walk.restart(outputs)
+        power = _stream_power(walk)
+        for name, score in scores.items():
+            values = score(part, moments).to(walk.device)
+            layer = LayerSurvey(moments.mean, moments.variance, values, power=power)
+            if schur:
+                kept = values.topk(max(1, part.size // 2)).indices
+                residual = schur_residual(weight_of(part.writer), moments.covariance, kept, 1e-2)
+                layer.sensitivity = residual / power
+            found[name].append(layer)
+        if progress:
+            progress()
+    return found
+
+
+def _stream_power(walk):
+    """Median over tokens of the squared norm of the residual stream; the median ignores the few massive tokens."""
+    power = [h.float().square().sum(-1)[m] for h, m in zip(walk.hidden, walk.masks)]
+    return float(torch.cat(power).median())

@@ -258,7 +258,7 @@ def test_obs_blocks_are_the_error_of_removing_a_block(data):
 
 def test_leverage_sums_to_the_effective_rank(data):
     m = moments_of(data["x"])
-    leverage = sc.ridge_leverage(m.covariance, 1e-2)
+    leverage = sc.ridge_leverage(m.covariance, ridge=1e-2)
     c = m.covariance
     penalty = 1e-2 * float(c.diagonal().mean())
     values = torch.linalg.eigvalsh(c)

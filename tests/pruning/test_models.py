@@ -27,11 +27,17 @@ from llmbrain.models.surgery import (
     slice_attention,
     slice_mlp,
 )
+from llmbrain.pruning import Options
 from llmbrain.pruning.cut import cut
-from llmbrain.pruning.engine import gather, writes_to_stream
 from llmbrain.pruning.pruned import load_pruned
-from llmbrain.pruning.recipe import make_options
-from llmbrain.pruning.walk import Walk, calibration_blocks, calibration_hash, n_calibration_tokens
+from llmbrain.pruning.walk import (
+    Walk,
+    calibration_blocks,
+    calibration_hash,
+    gather,
+    n_calibration_tokens,
+    writes_to_stream,
+)
 
 quick = partial(lb.prune, recipe="fast", measure=False, progress=False)
 TEXTS = ["the cat sat on the mat and then the rain in spain fell on it " * 3 + str(i) * i for i in range(10)]
@@ -271,12 +277,10 @@ def test_sequential_equals_one_shot_when_nothing_is_removed_upstream(tokenizer):
     weights = []
     for propagation in ("sequential", "one-shot"):
         model = tiny_model("llama")
-        parts = prunable_mlps(model)
         kept = [np.arange(48)] * 3 + [np.arange(20)]
         blocks = calibration_blocks(tokenizer, TEXTS, context=48)
-        options = make_options({"propagation": propagation, "ridge": 0.01})
-        cut(model, blocks, parts, kept, compensation="affine", options=options)
-        weights.append(weight_of(parts[3].writer).detach().clone())
+        cut(model, blocks, kept, "affine", Options(propagation=propagation, ridge=0.01))
+        weights.append(weight_of(prunable_mlps(model)[3].writer).detach().clone())
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-3, atol=1e-4)
 
 
@@ -284,27 +288,19 @@ def test_sequential_refit_is_least_squares_on_the_pruned_prefix(tokenizer):
     """The second layer's weights, solved by hand from the activations of the model that was pruned up to it."""
     model = tiny_model("llama")
     blocks = calibration_blocks(tokenizer, [TEXTS[0]], context=32, batch_size=4)
-    options = make_options({"ridge": 1e-6, "target": "layer"})
+    options = Options(ridge=1e-6, target="layer")
     kept = [np.arange(30), np.arange(25), np.arange(48), np.arange(48)]
     dense_weight = weight_of(prunable_mlps(model)[1].writer).detach().clone()
     reference = copy.deepcopy(model)
-    cut(
-        reference,
-        blocks,
-        prunable_mlps(reference),
-        [kept[0]] + [np.arange(48)] * 3,
-        compensation="affine",
-        options=options,
-    )
+    cut(reference, blocks, [kept[0]] + [np.arange(48)] * 3, "affine", options)
     walk = Walk(reference, blocks)
     walk.advance(0)
     moments = gather(walk, 1, prunable_mlps(reference)[1].writer)[0]
     from llmbrain.pruning.compensation import compensate
 
     wanted = compensate(dense_weight, moments, torch.arange(25), "affine", 1e-6)
-    parts = prunable_mlps(model)
-    cut(model, blocks, parts, kept, compensation="affine", options=options)
-    torch.testing.assert_close(weight_of(parts[1].writer).double(), wanted.weight, rtol=1e-2, atol=1e-3)
+    cut(model, blocks, kept, "affine", options)
+    torch.testing.assert_close(weight_of(prunable_mlps(model)[1].writer).double(), wanted.weight, rtol=1e-2, atol=1e-3)
 
 
 def test_compensation_brings_the_model_closer(tokenizer, ids):

@@ -14,15 +14,14 @@ from tiny import tiny_model, tiny_tokenizer
 import llmbrain as lb
 from llmbrain.exceptions import DatasetError, GeometryMismatchError, LLMBrainWarning, ParameterError
 from llmbrain.files import read_tsv, write_tsv
-from llmbrain.pruning import Pruner, run_grid
+from llmbrain.pruning import Pruner, Recipe, combine, run_grid
 from llmbrain.pruning import published as network_scores
 from llmbrain.pruning.allocation import sensitivity_counts
-from llmbrain.pruning.prune import prune_with
-from llmbrain.pruning.recipe import Options, choose_recipe
+from llmbrain.pruning.measured import Measurements
 from llmbrain.pruning.walk import calibration_windows
 
 quick = partial(lb.prune, recipe="fast", measure=False, progress=False)
-TEXTS = [f"the cat number {i} sat on the mat and then the rain in spain fell over hills {i * 7}" for i in range(16)]
+SENTENCES = [f"the cat number {i} sat on the mat and then the rain in spain fell over hills {i * 7}" for i in range(16)]
 RNG = np.random.default_rng(0)
 MAPS = RNG.standard_normal((6, 192))
 
@@ -40,11 +39,11 @@ def model():
 # -- scores of one's own --------------------------------------------------------------------------------------------
 def test_every_array_of_scores_is_read_anew(model, tokenizer):
     """Lists that take the place of freed ones, and lists that were changed in place, are not taken for one another."""
-    pruner = Pruner(model, tokenizer, TEXTS, {"context": 48})
+    pruner = Pruner(model, tokenizer, SENTENCES)
     choices = [np.sort(np.random.default_rng(i).permutation(48)[:24]) for i in range(2)]
 
     def kept(score):
-        return prune_with(pruner, 0.5, score=score, allocation="uniform", compensation="none").kept[3].tolist()
+        return pruner.prune(Recipe(score, "uniform", "none", {"context": 48}), 0.5).kept[3].tolist()
 
     def scores(best):
         return [np.isin(np.arange(48), best).astype(float) for _ in range(4)]
@@ -64,7 +63,7 @@ def test_every_array_of_scores_is_read_anew(model, tokenizer):
 
 
 def test_functions_are_kept_as_long_as_what_they_gave(model, tokenizer):
-    pruner = Pruner(model, tokenizer, TEXTS, {"context": 48})
+    pruner = Pruner(model, tokenizer, SENTENCES)
 
     def ranked(sign):
         return lambda part, moments: sign * torch.arange(part.size, dtype=torch.float64)
@@ -73,7 +72,7 @@ def test_functions_are_kept_as_long_as_what_they_gave(model, tokenizer):
     for sign in (1, -1):
         score = ranked(sign)
         seen.append(weakref.ref(score))
-        kept = prune_with(pruner, 0.5, score=score, allocation="uniform", compensation="none").kept
+        kept = pruner.prune(Recipe(score, "uniform", "none", {"context": 48}), 0.5).kept
         assert kept[0].tolist() == (list(range(24, 48)) if sign > 0 else list(range(24)))
         del score
         gc.collect()
@@ -87,48 +86,46 @@ def test_functions_are_kept_as_long_as_what_they_gave(model, tokenizer):
 def test_networks_are_found_on_the_windows_of_the_calibration(how, finder, model, tokenizer):
     """They are those of exactly these tokens and this context, and the summary says so."""
     options = {"context": 32, "n_tokens": 200, "network_tokens": 100}
-    pruner = Pruner(model, tokenizer, TEXTS, options, how, random_state=3)
-    windows = calibration_windows(tokenizer, TEXTS, context=32, n_tokens=200)
-    assert sum(map(len, windows)) == sum(b.n_tokens for b in pruner.blocks) <= 200 and max(map(len, windows)) == 32
+    measured = Measurements(model, tokenizer, SENTENCES).of(Recipe("network", options=options, networks=how), 3)
+    windows = calibration_windows(tokenizer, SENTENCES, context=32, n_tokens=200)
+    assert sum(map(len, windows)) == sum(b.n_tokens for b in measured.blocks) <= 200 and max(map(len, windows)) == 32
     cap = {"n_tokens": 100} if how == "joint" else {}
     wanted = getattr(network_scores, finder)(model, None, windows, context=32, random_state=3, **cap)
-    for found, expected in zip(pruner.maps, wanted.maps):
+    for found, expected in zip(measured.maps, wanted.maps):
         torch.testing.assert_close(found, expected.double())
-    told = pruner.describe_networks()
+    told = measured.describe_networks()
     assert told["kind"] == how and told["context"] == 32 and told["random_state"] == 3
     read = told["n_tokens"] if how == "joint" else sum(g["n_tokens"] for g in told["groups"])
     assert read == (100 if how == "joint" else sum(map(len, windows)))
 
 
 def test_the_summary_tells_of_networks(model, tokenizer):
-    told = quick(model, tokenizer, TEXTS, 0.5, allocation="networks", networks=MAPS).summary["networks"]
+    told = quick(model, tokenizer, SENTENCES, 0.5, allocation="networks", networks=MAPS).summary["networks"]
     assert told["kind"] == "maps" and told["read"] and len(told["hash"]) == 16
-    other = quick(model, tokenizer, TEXTS, 0.5, allocation="networks", networks=MAPS + 1).summary["networks"]
+    other = quick(model, tokenizer, SENTENCES, 0.5, allocation="networks", networks=MAPS + 1).summary["networks"]
     assert other["hash"] != told["hash"]
-    assert quick(model, tokenizer, TEXTS, 0.5, allocation="uniform").summary["networks"] is None
+    assert quick(model, tokenizer, SENTENCES, 0.5, allocation="uniform").summary["networks"] is None
     with pytest.warns(LLMBrainWarning, match="nothing reads it"):
-        unread = quick(model, tokenizer, TEXTS, 0.5, allocation="uniform", networks="joint").summary["networks"]
+        unread = quick(model, tokenizer, SENTENCES, 0.5, allocation="uniform", networks="joint").summary["networks"]
     assert unread == {"kind": "joint", "read": False}
 
 
 def test_networks_that_cannot_be_are_refused_at_once(model, tokenizer):
-    with pytest.raises(ParameterError, match="'published', 'layers', 'joint'"):
-        Pruner(model, tokenizer, TEXTS, networks="join")
     wrong = network_scores.LayerMaps([torch.zeros(2, 40)] * 4, {})
+    pruner = Pruner(model, tokenizer, SENTENCES)
     with pytest.raises(GeometryMismatchError, match="48"):
-        Pruner(model, tokenizer, TEXTS, networks=wrong)
-    pruner = Pruner(model, tokenizer, TEXTS, {"context": 32})
+        pruner.plan(Recipe("network", networks=wrong), 0.5)
     with pytest.raises(ParameterError, match="networks="):
-        prune_with(pruner, 0.5, allocation="networks")
+        pruner.plan(Recipe(allocation="networks"), 0.5)
     with pytest.raises(ParameterError, match="network_tokens"):
-        quick(model, tokenizer, TEXTS, 0.5, options={"network_tokens": 0})
+        quick(model, tokenizer, SENTENCES, 0.5, options={"network_tokens": 0})
 
 
 # -- recipes and cards ----------------------------------------------------------------------------------------------
 def test_a_recipe_is_named_with_what_was_changed_of_it(model, tokenizer):
     def name(**given):
         options = {"context": 32, "n_tokens": 300, **given.pop("options", {})}
-        return quick(model, tokenizer, TEXTS, 0.5, options=options, **given).summary["recipe"]
+        return quick(model, tokenizer, SENTENCES, 0.5, options=options, **given).summary["recipe"]
 
     assert name() == name(allocation="power") == "fast"
     assert name(allocation="uniform") == "fast, changed: allocation=uniform"
@@ -136,15 +133,10 @@ def test_a_recipe_is_named_with_what_was_changed_of_it(model, tokenizer):
     assert name(recipe="wanda", score=[np.arange(48)] * 4) == "wanda, changed: score=given"
 
 
-def test_an_options_object_leaves_its_defaults_to_the_recipe():
-    assert choose_recipe("best", options=Options(n_tokens=9, reconstruct="none"))["options"]["reconstruct"] == "all"
-    assert choose_recipe("best", options={"reconstruct": "none"})["options"]["reconstruct"] == "none"
-
-
 @pytest.mark.parametrize("compensation", ["none", "bias", "ridge", "affine"])
 def test_the_card_claims_no_refit_that_was_not_made(compensation, model, tokenizer, tmp_path):
     options = {"context": 32, "reconstruct": "all", "refit_attention": True, "n_steps": 1}
-    pruned = quick(model, tokenizer, TEXTS, 0.5, allocation="uniform", compensation=compensation, options=options)
+    pruned = quick(model, tokenizer, SENTENCES, 0.5, allocation="uniform", compensation=compensation, options=options)
     pruned.save_pretrained(tmp_path / "m")
     card = (tmp_path / "m" / "README.md").read_text()
     assert ("Refitted as well" in card) == (compensation in ("ridge", "affine"))
@@ -181,83 +173,97 @@ def test_unclipped_shares_are_in_proportion():
 
 
 # -- the grid -------------------------------------------------------------------------------------------------------
-def grid_of(model, tokenizer, **given):
-    kwargs = {"ratios": (0.5,), "seeds": (0,), "options": {"context": 32}, "context": 32, "progress": False}
-    return run_grid(model, tokenizer, TEXTS, TEXTS[:3], **{**kwargs, **given})
+def recipes_of(*rows, options=None, networks=None, name=""):
+    return [Recipe(*names, {"context": 32, **(options or {})}, networks, name) for names in rows]
+
+
+def grid_of(model, tokenizer, recipes, ratios=(0.5,), out=None, **settings):
+    settings = {"seeds": (0,), "context": 32, "progress": False, **settings}
+    return run_grid(model, tokenizer, SENTENCES, SENTENCES[:3], recipes, ratios=ratios, out=out, settings=settings)
 
 
 def test_rows_of_other_settings_are_not_taken_for_ours(model, tokenizer, tmp_path):
     out = tmp_path / "grid.tsv"
     plain, guided = ("flap", "uniform", "none"), ("flap", "networks", "none")
-    first = grid_of(model, tokenizer, recipes=[plain, guided], networks=MAPS, out=out)
+    first = grid_of(model, tokenizer, recipes_of(plain, guided, networks=MAPS), out=out)
     assert first.settings_hash[1:].nunique() == 2 and first.settings_hash[1:].str.startswith("s").all()
     # the same again; rows that read no networks may go with others, and other variants too
     asked = []
     again = partial(grid_of, model, tokenizer, out=out, keep=lambda row, pruned: asked.append(row["variant"]))
-    assert len(again(recipes=[plain, guided], networks=MAPS.copy())) == 3 and not asked
-    more = {"": {}, "floor": {"floor": 0.3}}
-    assert len(again(recipes=[(*guided, "floor")], networks=MAPS, variants=more)) == 4 and asked == ["floor"]
-    for change in (
-        {"recipes": [plain], "options": {"context": 32, "token_weights": "stream"}},
-        {"recipes": [plain], "variants": {"": {"floor": 0.1}}},
-        {"recipes": [guided], "networks": MAPS[:5]},
-        {"recipes": [guided], "networks": "joint"},
+    assert len(again(recipes_of(plain, guided, networks=MAPS.copy()))) == 3 and not asked
+    named = recipes_of(guided, networks=MAPS, options={"floor": 0.3}, name="floor")
+    assert len(again(named)) == 4 and asked == ["floor"]
+    for other in (
+        recipes_of(plain, options={"token_weights": "stream"}),
+        recipes_of(plain, options={"floor": 0.1}),
+        recipes_of(guided, networks=MAPS[:5]),
+        recipes_of(guided, networks="joint"),
     ):
         with pytest.raises(DatasetError, match="other options or networks"):
-            again(**change)
+            again(other)
     with pytest.raises(DatasetError, match="minimal pairs"):
-        again(recipes=[plain], minimal_pairs="npi_licensing")
+        again(recipes_of(plain), minimal_pairs="npi_licensing")
     with pytest.raises(DatasetError, match="weights_hash"):
-        grid_of(tiny_model("llama", seed=1), tokenizer, out=out, recipes=[plain])
+        grid_of(tiny_model("llama", seed=1), tokenizer, recipes_of(plain), out=out)
     table = read_tsv(out)
     write_tsv(out, table.drop(columns="settings_hash"))
     with pytest.raises(DatasetError, match="settings_hash"):
-        again(recipes=[plain, guided], networks=MAPS)
+        again(recipes_of(plain, guided, networks=MAPS))
 
 
 def test_the_grid_refuses_what_cannot_run_before_any_work(model, tokenizer, monkeypatch):
     module = importlib.import_module("llmbrain.evaluation.perplexity")
     monkeypatch.setattr(module, "perplexity_report", lambda *a, **k: 1 / 0)
-    one = {"scores": ("flap",), "compensations": ("none",)}
-    for given, says in (
-        ({"allocations": ("networks",)}, "networks="),
-        ({"recipes": [("network", "uniform", "none")]}, "networks="),
-        ({"allocations": ("uniform",), "ratio_of": "flops"}, "ratio_of"),
-        ({"allocations": ("uniform",), "options": {"heads": True}}, "ratio_of='decoder'"),
-        ({"allocations": ("uniform",), "ratios": (0.99,)}, "floor"),
+    plain = ("flap", "uniform", "none")
+    for recipes, given, says in (
+        (recipes_of(("flap", "networks", "none")), {}, "networks="),
+        (recipes_of(("network", "uniform", "none")), {}, "networks="),
+        (recipes_of(plain), {"ratio_of": "flops"}, "ratio_of"),
+        (recipes_of(plain, options={"heads": True}), {}, "decoder"),
+        (recipes_of(plain), {"ratios": (0.99,)}, "floor"),
+        (recipes_of(plain) + recipes_of(plain, options={"floor": 0.1}), {}, "different options"),
     ):
         with pytest.raises(ParameterError, match=says):
-            grid_of(model, tokenizer, **{**one, **given})
+            grid_of(model, tokenizer, recipes, **given)
     with pytest.raises(ZeroDivisionError), pytest.warns(LLMBrainWarning, match="nothing reads it"):
-        grid_of(model, tokenizer, allocations=("uniform",), networks="joint", **one)
+        grid_of(model, tokenizer, recipes_of(plain, networks="joint"))
 
 
-def test_prune_with_checks_the_budget_too(model, tokenizer):
-    heads = Pruner(model, tokenizer, TEXTS, {"context": 32, "heads": True})
-    plain = Pruner(model, tokenizer, TEXTS, {"context": 32})
-    for pruner, ratio_of, says in ((heads, "neurons", "decoder"), (plain, "flops", "ratio_of")):
+def test_a_pruner_checks_the_budget_too(model, tokenizer):
+    pruner = Pruner(model, tokenizer, SENTENCES)
+    for recipe, ratio_of, says in (
+        (Recipe(options={"context": 32, "heads": True}), "neurons", "decoder"),
+        (Recipe(options={"context": 32}), "flops", "ratio_of"),
+    ):
         with pytest.raises(ParameterError, match=says):
-            prune_with(pruner, 0.3, ratio_of=ratio_of, allocation="uniform")
+            pruner.prune(recipe, 0.3, ratio_of=ratio_of)
 
 
 def test_seeds_of_the_search_are_draws_of_their_own(model, tokenizer, monkeypatch):
-    """A row a seed, from one survey and one set of curves."""
-    from llmbrain.pruning import measured as pruner
+    """One row per seed, from one survey and one set of curves."""
+    from llmbrain.pruning import measured, search
 
     calls, seeds = [], []
-    survey, curves, search = pruner.survey, pruner.measure_curves, pruner.search_counts
-    monkeypatch.setattr(pruner, "survey", lambda *a, **k: calls.append("survey") or survey(*a, **k))
-    monkeypatch.setattr(pruner, "measure_curves", lambda *a, **k: calls.append("curves") or curves(*a, **k))
-    monkeypatch.setattr(pruner, "search_counts", lambda *a, **k: seeds.append(k["seed"]) or search(*a, **k))
-    options = {"context": 32, "n_evaluations": 10}
-    recipes = [("flap", "search", "none"), ("flap", "uniform", "none")]
-    table = grid_of(model, tokenizer, recipes=recipes, options=options, seeds=(0, 5))
+    survey, curves, searched = measured.survey, measured.measure_curves, search.search_counts
+    monkeypatch.setattr(measured, "survey", lambda *a, **k: calls.append("survey") or survey(*a, **k))
+    monkeypatch.setattr(measured, "measure_curves", lambda *a, **k: calls.append("curves") or curves(*a, **k))
+    monkeypatch.setattr(search, "search_counts", lambda *a, **k: seeds.append(k["seed"]) or searched(*a, **k))
+    options = {"n_evaluations": 10}
+    recipes = recipes_of(("flap", "search", "none"), ("flap", "uniform", "none"), options=options)
+    table = grid_of(model, tokenizer, recipes, seeds=(0, 5))
     assert table.seed.tolist() == [0, 0, 5, 0] and seeds == [0, 5] and calls == ["survey", "curves"]
     alone = lb.prune(
-        model, tokenizer, TEXTS, 0.5, recipe="wanda", score="flap", allocation="search", random_state=5, measure=False,
-        progress=False, options={**options, "propagation": "sequential", "floor": 0.05},
+        model, tokenizer, SENTENCES, 0.5, recipe="wanda", score="flap", allocation="search", random_state=5,
+        measure=False, progress=False,
+        options={"context": 32, **options, "propagation": "sequential", "floor": 0.05},
     )  # fmt: skip
-    assert table.perplexity[2] == pytest.approx(lb.perplexity(alone.model, tokenizer, TEXTS[:3], context=32))
+    assert table.perplexity[2] == pytest.approx(lb.perplexity(alone.model, tokenizer, SENTENCES[:3], context=32))
+
+
+def test_combinations_are_recipes():
+    recipes = combine(("flap", "wanda"), ("uniform",), ("none", "bias"), options={"floor": 0.1}, name="x")
+    assert [r.names() for r in recipes][:2] == [("flap", "uniform", "none"), ("flap", "uniform", "bias")]
+    assert len(recipes) == 4 and all(r.options.floor == 0.1 and r.name == "x" for r in recipes)
 
 
 def test_tables_of_before_stay_readable():
@@ -274,7 +280,7 @@ def test_tables_of_before_stay_readable():
 @pytest.mark.parametrize("allocation", ["power", "networks", "uniform"])
 def test_heads_go_with_every_way_to_allot_neurons(allocation, model, tokenizer):
     networks = MAPS if allocation == "networks" else None
-    pruned = quick(model, tokenizer, TEXTS, 0.3, allocation=allocation, ratio_of="decoder", networks=networks,
+    pruned = quick(model, tokenizer, SENTENCES, 0.3, allocation=allocation, ratio_of="decoder", networks=networks,
                    options={"context": 32, "heads": True})  # fmt: skip
     s = pruned.summary
     assert s["decoder_parameters_removed"] == pytest.approx(0.3, abs=0.03)
@@ -289,8 +295,8 @@ def files(model, tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
     model.save_pretrained(folder / "tiny")
     tokenizer.save_pretrained(folder / "tiny")
-    (folder / "text.txt").write_text("\n".join(TEXTS))
-    (folder / "test.txt").write_text("\n".join(TEXTS[:4]))
+    (folder / "text.txt").write_text("\n".join(SENTENCES))
+    (folder / "test.txt").write_text("\n".join(SENTENCES[:4]))
     return folder
 
 

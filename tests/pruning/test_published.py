@@ -12,11 +12,11 @@ import torch
 from tiny import tiny_model, tiny_tokenizer
 
 import llmbrain as lb
-from llmbrain.pruning import run_grid
+from llmbrain.pruning import SCORES, Recipe, run_grid
 from llmbrain.pruning.walk import Walk, calibration_blocks
 
 quick = partial(lb.prune, recipe="fast", measure=False, progress=False)
-TEXTS = [f"the cat number {i} sat on the mat and then the rain in spain fell over hills {i * 7}" for i in range(16)]
+SENTENCES = [f"the cat number {i} sat on the mat and then the rain in spain fell over hills {i * 7}" for i in range(16)]
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +29,6 @@ def model():
     return tiny_model("llama")
 
 
-def covariance_of(n=30, seed=0):
-    x = torch.randn(400, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return (x.T @ x) / 400 + torch.diag(torch.linspace(0.1, 3, n, dtype=torch.float64))
-
-
-# -- plain functions ------------------------------------------------------------------------------------------------
 # -- in prune -------------------------------------------------------------------------------------------------------
 def planted(layer, loud=9.0, seed=0):
     """Maps of four layers of 48 neurons, strong in one layer."""
@@ -47,9 +41,8 @@ def test_power_allots_in_proportion_unless_told_otherwise(model, tokenizer):
     """The default exponent is 1 for power, 0.3 for the Schur residual; another is taken at its word."""
 
     def kept(allocation, **options):
-        pruned = quick(
-            model, tokenizer, TEXTS, 0.4, allocation=allocation, compensation="none", options={"context": 48, **options}
-        )
+        recipe = Recipe.named("fast").with_(allocation=allocation, compensation="none", context=48, **options)
+        pruned = quick(model, tokenizer, SENTENCES, 0.4, recipe=recipe)
         return pruned.summary["n_kept"]
 
     assert kept("power") == kept("power", exponent=1.0) != kept("power", exponent=0.3)
@@ -69,7 +62,7 @@ def state_of(model):
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2"])
 def test_walks_leave_forward_and_hooks_alone(name, tokenizer):
     model = tiny_model(name)
-    blocks = calibration_blocks(tokenizer, TEXTS, context=32)
+    blocks = calibration_blocks(tokenizer, SENTENCES, context=32)
     first = Walk(model, blocks).layers
     own = first[1].forward  # a forward of its own, as some libraries put there, must come back too
     first[1].forward = lambda *args, **kwargs: own(*args, **kwargs)
@@ -86,7 +79,7 @@ def test_walks_leave_forward_and_hooks_alone(name, tokenizer):
 def test_a_walk_that_fails_leaves_the_model_whole(broken, tokenizer):
     """Wherever the pass breaks: in the first layer, before it, or behind the layers that were exchanged."""
     model = tiny_model("llama")
-    blocks = calibration_blocks(tokenizer, TEXTS, context=32)
+    blocks = calibration_blocks(tokenizer, SENTENCES, context=32)
     ids = torch.arange(20)[None]
     logits = model(ids).logits
     inner = model.model
@@ -105,50 +98,51 @@ def test_a_walk_that_fails_leaves_the_model_whole(broken, tokenizer):
 
 
 def test_one_walk_serves_the_grid(model, tokenizer, monkeypatch):
-    """All scores, sensitivities and ratios of one kind of statistics come from one survey; other networks add one."""
-    from llmbrain.pruning import measured as pruner
+    """All scores, sensitivities and ratios of one kind of statistics come from one survey, networks among them."""
+    from llmbrain.pruning import measured
 
-    asked = []
-    real = pruner.survey
+    asked, found = [], Counter()
+    survey, find = measured.survey, measured.find_networks
 
-    def counted(walk, parts, rules, **kwargs):
-        asked.append((sorted(k if isinstance(k, str) else "/".join(k) for k in rules), kwargs["schur"]))
-        return real(walk, parts, rules, **kwargs)
+    def counted(walk, parts, scores, **kwargs):
+        asked.append((sorted(key[5] if key[5] in SCORES else "?" for key in scores), kwargs["schur"]))
+        return survey(walk, parts, scores, **kwargs)
 
-    monkeypatch.setattr(pruner, "survey", counted)
-    found = Counter()
-    find = pruner.Pruner._find
-    monkeypatch.setattr(pruner.Pruner, "_find", lambda self, how: found.update([how]) or find(self, how))
-    kwargs = {"ratios": (0.2, 0.5), "seeds": (0,), "options": {"context": 32}, "context": 32, "progress": False}
-    recipes = [
-        ("flap", "uniform", "none", ""),
-        ("wanda", "schur", "none", ""),
-        ("flap", "networks", "none", "more"),
-    ]
-    same = run_grid(model, tokenizer, TEXTS, TEXTS[:3], recipes=recipes, networks="layers",
-                    variants={"": {}, "more": {"floor": 0.1}}, **kwargs)  # fmt: skip
-    assert asked == [(["flap", "network/layers", "wanda"], True)] and found == {"layers": 1}
-    assert len(same) == 7
+    monkeypatch.setattr(measured, "survey", counted)
+    monkeypatch.setattr(measured, "find_networks", lambda how, *a, **k: found.update([how]) or find(how, *a, **k))
+
+    def run(recipes, **given):
+        settings = {"seeds": (0,), "context": 32, "progress": False}
+        return run_grid(model, tokenizer, SENTENCES, SENTENCES[:3], recipes, ratios=(0.2, 0.5), settings=settings)
+
+    own = {"context": 32}
+    same = run([
+        Recipe("flap", "uniform", "none", own, "layers"), Recipe("wanda", "schur", "none", own, "layers"),
+        Recipe("flap", "networks", "none", {**own, "floor": 0.1}, "layers", "more"),
+    ])  # fmt: skip
+    assert asked == [(["flap", "network", "wanda"], True)] and found == {"layers": 1} and len(same) == 7
     asked.clear()
     found.clear()
-    recipes = [("network", "uniform", "none", v) for v in ("", "joint", "stream")]
-    variants = {"": {}, "joint": {"networks": "joint"}, "stream": {"token_weights": "stream"}}
-    run_grid(model, tokenizer, TEXTS, TEXTS[:3], recipes=recipes, networks="layers", variants=variants, **kwargs)
-    names = [rules for rules, _ in asked]
-    assert names == [["network/layers"], ["network/joint"], ["network/layers"]] and found == {"layers": 1, "joint": 1}
+    run([
+        Recipe("network", "uniform", "none", own, "layers"),
+        Recipe("network", "uniform", "none", own, "joint", "joint"),
+        Recipe("network", "uniform", "none", {**own, "token_weights": "stream"}, "layers", "stream"),
+    ])  # fmt: skip
+    assert [names for names, _ in asked] == [["network", "network"], ["network"]]
+    assert found == {"layers": 1, "joint": 1}
 
 
-def test_networks_of_a_variant_are_its_own(model, tokenizer):
-    """The rows of a grid are what prune gives by itself."""
+def test_networks_of_a_recipe_are_its_own(model, tokenizer):
+    """The rows of a grid are what prune returns alone."""
     kept = {}
-    variants = {"a": {"networks": planted(0)}, "b": {"networks": planted(3)}}
-    run_grid(model, tokenizer, TEXTS, TEXTS[:3], recipes=[("flap", "networks", "none", v) for v in variants],
-             variants=variants, ratios=(0.5,), seeds=(0,), context=32, progress=False,
-             keep=lambda row, pruned: kept.update({row["variant"]: pruned.summary["n_kept"]}))  # fmt: skip
+    recipes = [Recipe("flap", "networks", "none", networks=planted(i), name=n) for n, i in (("a", 0), ("b", 3))]
+    settings = {"seeds": (0,), "context": 32, "progress": False,
+                "keep": lambda row, pruned: kept.update({row["variant"]: pruned.summary["n_kept"]})}  # fmt: skip
+    run_grid(model, tokenizer, SENTENCES, SENTENCES[:3], recipes, ratios=(0.5,), settings=settings)
     assert kept["a"][0] == 48 and kept["b"][3] == 48
-    for name, layer in (("a", 0), ("b", 3)):
-        alone = quick(model, tokenizer, TEXTS, 0.5, allocation="networks", networks=planted(layer), compensation="none")
-        assert alone.summary["n_kept"] == kept[name]
+    for recipe in recipes:
+        alone = lb.prune(model, tokenizer, SENTENCES, 0.5, recipe=recipe, measure=False, progress=False)
+        assert alone.summary["n_kept"] == kept[recipe.name]
 
 
 # -- the comparison -------------------------------------------------------------------------------------------------
@@ -196,12 +190,16 @@ def test_planted_gains_are_told_from_chance(benchmark):
     assert benchmark.verdict([benchmark.paired(one, 0.2, "network x FLAP", "uniform")]) == "one draw, better"
 
 
-def test_every_row_of_the_comparison_runs_and_is_answered(benchmark, model, tokenizer, tmp_path):
-    ids = np.concatenate([tokenizer(text)["input_ids"] for text in TEXTS])
-    run_grid(model, tokenizer, benchmark.draw_windows(ids, 256, 32, 1), TEXTS[:3], ratios=(0.5,), seeds=(1,),
-             recipes=list(benchmark.ROWS.values()), variants=benchmark.VARIANTS, networks="layers", context=32,
-             options={**benchmark.OPTIONS, "context": 32}, progress=False,
-             out=tmp_path / "networks_delete_256_draw1.tsv")  # fmt: skip
+def test_every_row_of_the_comparison_runs_and_is_answered(benchmark, model, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(benchmark.__file__).parent)
+    ids = np.concatenate([tokenizer(text)["input_ids"] for text in SENTENCES])
+    from pruning_grid import recipes_of
+
+    options = {**benchmark.OPTIONS, "context": 32}
+    recipes = recipes_of(benchmark.ROWS.values(), benchmark.VARIANTS, options, "layers")
+    run_grid(model, tokenizer, benchmark.draw_windows(ids, 256, 32, 1), SENTENCES[:3], recipes, ratios=(0.5,),
+             out=tmp_path / "networks_delete_256_draw1.tsv",
+             settings={"seeds": (1,), "context": 32, "progress": False})  # fmt: skip
     table = benchmark.collect(tmp_path)
     assert table.draw.unique().tolist() == [1] and len(table) == 1 + len(benchmark.ROWS)
     text = benchmark.markdown(table)

@@ -11,11 +11,10 @@ import llmbrain as lb
 from llmbrain.exceptions import ParameterError, UnsupportedArchitectureError
 from llmbrain.models.anatomy import weight_of
 from llmbrain.models.surgery import attention_writers, prunable_attentions, prunable_mlps
-from llmbrain.pruning import Pruner
+from llmbrain.pruning import FORMATS, RECIPES, Options, Recipe
 from llmbrain.pruning.compensation import Refit, choose_ridge, compensate, output_error
 from llmbrain.pruning.cut import Cutter
-from llmbrain.pruning.prune import prune_with
-from llmbrain.pruning.recipe import RECIPES, Options, choose_recipe, make_options
+from llmbrain.pruning.measured import Measurements
 from llmbrain.pruning.search import search_counts
 from llmbrain.pruning.walk import Walk, calibration_blocks, calibration_hash, split_windows
 from llmbrain.stats.moments import Moments
@@ -35,31 +34,74 @@ def model():
 
 
 # -- recipes --------------------------------------------------------------------------------------------------------
-def test_the_default_recipe_is_the_one_whose_figures_are_stated(model, tokenizer, monkeypatch):
-    seen = {}
+def test_the_default_recipe_is_the_one_whose_figures_are_published():
+    import inspect
 
-    def spy(pruner, ratio, **kwargs):
-        seen.update(kwargs, options=pruner.options)
-        return prune_with(pruner, ratio, score="flap", allocation="uniform", compensation="none")
-
-    monkeypatch.setattr("llmbrain.pruning.prune.prune_with", spy)
-    quiet(model, tokenizer, TEXTS, 0.2, measure=False)
-    assert (seen["score"], seen["allocation"], seen["compensation"]) == ("flap", "search", "affine")
-    o = seen["options"]
+    assert inspect.signature(lb.prune).parameters["recipe"].default == "best"
+    best = Recipe.named("best")
+    assert best.names() == ("flap", "search", "affine") and best.describe() == best.name == "best"
+    o = best.options
     assert (o.reconstruct, o.refit_attention, o.token_weights, o.held_out) == ("all", True, "stream", 0.2)
     assert o.n_evaluations == 300
 
 
-def test_recipes_give_way_to_what_is_said_besides():
-    assert choose_recipe("fast")["allocation"] == "power"
-    chosen = choose_recipe("best", allocation="uniform", options={"reconstruct": "none"})
-    assert chosen["allocation"] == "uniform" and chosen["options"]["reconstruct"] == "none"
-    assert chosen["options"]["token_weights"] == "stream"
-    assert "reconstruct" not in RECIPES["fast"]["options"] and RECIPES["best"]["options"]["reconstruct"] == "all"
-    for name in RECIPES:
-        assert isinstance(make_options(choose_recipe(name)["options"]), Options)
-    with pytest.raises(ParameterError, match="best, fast"):
-        choose_recipe("better")
+def test_what_is_given_overrides_its_part_of_the_recipe():
+    assert Recipe.named("fast").allocation == "power"
+    changed = Recipe.named("best").with_(allocation="uniform", reconstruct="none", options={"n_steps": 2})
+    assert changed.allocation == "uniform" and changed.score == "flap"
+    assert (changed.options.reconstruct, changed.options.n_steps, changed.options.token_weights) == (
+        "none",
+        2,
+        "stream",
+    )
+    assert Recipe.named(changed) is changed
+    assert changed.describe() == "best, changed: allocation=uniform, reconstruct=none, n_steps=2"
+
+
+def test_an_explicit_default_overrides_the_recipe_too(model, tokenizer):
+    whole = Recipe.named("best").with_(options=Options(n_tokens=9))
+    assert whole.options == Options(n_tokens=9) and whole.options.reconstruct == "none"
+    options = Options(context=48, n_tokens=300)
+    pruned = quiet(model, tokenizer, TEXTS, 0.3, recipe="fast", options=options, measure=False)
+    assert pruned.summary["options"]["token_weights"] == "equal"
+    assert pruned.summary["recipe"] == "fast, changed: token_weights=equal"
+
+
+def test_a_recipe_is_pruned_by_as_it_is(model, tokenizer):
+    recipe = Recipe("wanda", "uniform", "bias", {"context": 48}, name="mine")
+    pruned = quiet(model, tokenizer, TEXTS, 0.3, recipe=recipe, measure=False)
+    s = pruned.summary
+    assert (s["score"], s["allocation"], s["compensation"], s["recipe"]) == ("wanda", "uniform", "bias", "mine")
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Recipe.named("bets"), "Did you mean 'best'"),
+        (lambda: Recipe("flop"), "Did you mean 'flap'"),
+        (lambda: Recipe(allocation="fair"), "allocation 'fair'"),
+        (lambda: Recipe(compensation="afine"), "Did you mean 'affine'"),
+        (lambda: Recipe().with_(flor=0.1), "Did you mean 'floor'"),
+        (lambda: Recipe(options={"target": "moon"}), "'stream', 'layer'"),
+        (lambda: Recipe(networks="join"), "Did you mean 'joint'"),
+        (lambda: Options(floor=1.0), "floor=1.0"),
+        (lambda: Options(context=1), "context=1"),
+        (lambda: Options(n_tokens=-1), "n_tokens=-1"),
+        (lambda: Options(head_score="network"), "head score"),
+    ],
+)
+def test_unknown_names_and_values_are_refused_with_the_choices(make, says):
+    with pytest.raises(ParameterError, match=says):
+        make()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_named_recipe_prunes_and_describes_itself(name, model, tokenizer):
+    options = {"context": 48, "n_tokens": 400}
+    options |= {"n_evaluations": 6, "n_steps": 1} if name == "best" else {}
+    pruned = quiet(model, tokenizer, TEXTS, 0.3, recipe=name, options=options, measure=False)
+    assert pruned.summary["recipe"].partition(",")[0] == name and RECIPES[name].summary
+    assert pruned.summary["neurons_removed"] == pytest.approx(0.3, abs=0.02)
 
 
 def test_the_best_recipe_runs_and_is_accounted_for(model, tokenizer, tmp_path):
@@ -88,21 +130,24 @@ def test_the_best_recipe_runs_on_every_architecture(name, tokenizer):
     assert torch.isfinite(pruned.model(torch.arange(12)[None]).logits).all()
 
 
-def test_a_format_that_will_not_do_is_refused_before_the_work():
-    from llmbrain.pruning.pruned import check_format
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_format_is_described_in_the_card(format):
+    assert FORMATS[format].loading and FORMATS[format].summary
 
-    best, fast = choose_recipe("best"), choose_recipe("fast", compensation="ridge", allocation="uniform")
+
+def test_a_format_that_cannot_hold_the_result_is_refused_before_the_work():
+    best = Recipe.named("best")
+    fast = Recipe.named("fast").with_(compensation="ridge", allocation="uniform")
     for name, format, recipe, words in (
-        ("llama", "zip", best, "hetero, uniform"),
         ("llama", "uniform", best, "one width"),
         ("qwen3", "padded", best, "no place for the biases"),
     ):
         with pytest.raises(ParameterError, match=words):
-            check_format(tiny_model(name), format, **recipe)
+            FORMATS[format].check(tiny_model(name), recipe)
     with pytest.raises(UnsupportedArchitectureError, match="hetero"):
-        check_format(tiny_model("gpt2"), "gguf", **best)
+        FORMATS["gguf"].check(tiny_model("gpt2"), best)
     for name, format, recipe in (("llama", "padded", best), ("qwen3", "uniform", fast), ("gpt2", "padded", best)):
-        check_format(tiny_model(name), format, **recipe)
+        FORMATS[format].check(tiny_model(name), recipe)
 
 
 def test_networks_are_asked_for_before_any_work(model, tokenizer):
@@ -127,8 +172,8 @@ def test_bytes_and_latency_are_budgets(model, tokenizer, monkeypatch):
     with pytest.raises(ParameterError, match="the bytes"):
         fast(0.9, ratio_of="bytes")
     # a machine whose forward pass takes 10 s, 6 of them in MLPs whose time is proportional to their width
-    monkeypatch.setattr("llmbrain.pruning.timing.forward_seconds", lambda model: 10.0)
-    monkeypatch.setattr("llmbrain.pruning.timing.layer_latency", lambda part, widths: [1.5 * w / 48 for w in widths])
+    monkeypatch.setattr("llmbrain.pruning.budget.forward_seconds", lambda model: 10.0)
+    monkeypatch.setattr("llmbrain.pruning.budget.layer_latency", lambda part, widths: [1.5 * w / 48 for w in widths])
     s = fast(0.3, ratio_of="latency").summary
     assert s["neurons_removed"] == pytest.approx(0.5, abs=0.02)
     with pytest.raises(ParameterError, match="forward pass"):
@@ -137,15 +182,15 @@ def test_bytes_and_latency_are_budgets(model, tokenizer, monkeypatch):
 
 def test_a_busy_moment_does_not_decide_about_the_budget(model, tokenizer, monkeypatch):
     """The narrowest width was measured while something else ran: the wider ones say what it takes at most."""
-    monkeypatch.setattr("llmbrain.pruning.timing.forward_seconds", lambda model: 10.0)
+    monkeypatch.setattr("llmbrain.pruning.budget.forward_seconds", lambda model: 10.0)
     true = lambda part, widths: [1.5 * w / 48 for w in widths]  # noqa: E731
-    monkeypatch.setattr("llmbrain.pruning.timing.layer_latency", lambda p, w: [9.0, *true(p, w)[1:]])
+    monkeypatch.setattr("llmbrain.pruning.budget.layer_latency", lambda p, w: [9.0, *true(p, w)[1:]])
     s = quiet(model, tokenizer, TEXTS, 0.3, recipe="wanda", ratio_of="latency", measure=False).summary
     assert s["neurons_removed"] == pytest.approx(0.5, abs=0.02)
 
 
 def test_latency_is_measured(model):
-    from llmbrain.pruning.timing import forward_seconds, layer_latency
+    from llmbrain.pruning.budget import forward_seconds, layer_latency
 
     wide = prunable_mlps(tiny_model("llama", hidden_size=256, intermediate_size=2048))[0]
     narrow, full = layer_latency(wide, [64, 2048], n_tokens=256)
@@ -186,7 +231,7 @@ def test_no_refit_is_taken_that_held_out_tokens_speak_against(n_tokens, compensa
                 judged.append((output_error(weight, held, keep, refit), min(limits)))
             return refit, gained
 
-    cutter = Watched(model, blocks, compensation, make_options({"context": 24}))
+    cutter = Watched(model, blocks, compensation, Options(context=24))
     for part in parts:
         cutter.layer(part, torch.arange(0, part.size, 2))
     assert len(judged) == 4 and all(error <= limit * 1.05 + 1e-12 for error, limit in judged)
@@ -208,7 +253,7 @@ def test_where_even_a_bias_does_harm_the_weights_stay(tokenizer):
     """The tokens that are fitted have another mean than those that judge."""
     model = tiny_model("llama")
     blocks = calibration_blocks(tokenizer, TEXTS, context=48)
-    cutter = Cutter(model, blocks, "affine", make_options({"context": 48}))
+    cutter = Cutter(model, blocks, "affine", Options(context=48))
     linear, g = torch.nn.Linear(40, 5, bias=False), torch.Generator().manual_seed(0)
     sides = [Moments(40), Moments(40)]
     sides[0].add(torch.randn(50, 40, generator=g) + 3)
@@ -234,7 +279,7 @@ def test_held_out_tokens_stay_out_while_there_are_few(tokenizer):
         seen.clear()
         model = tiny_model("llama")
         blocks = calibration_blocks(tokenizer, TEXTS * 4, context=48, n_tokens=n_tokens, batch_size=4)
-        cutter = Watched(model, blocks, "affine", make_options({"context": 48}))
+        cutter = Watched(model, blocks, "affine", Options(context=48))
         cutter.layer(prunable_mlps(model)[0], torch.arange(0, 48, 2))
         assert seen == [expected]
 
@@ -242,14 +287,13 @@ def test_held_out_tokens_stay_out_while_there_are_few(tokenizer):
 def test_one_window_is_held_out_in_part(tokenizer):
     blocks = calibration_blocks(tokenizer, TEXTS, context=64, n_tokens=64)
     model = tiny_model("llama")
-    cutter = Cutter(model, blocks, "affine", make_options({"context": 64}))
+    cutter = Cutter(model, blocks, "affine", Options(context=64))
     assert 0 < sum(int(h.sum()) for h in cutter.held) < 32
     assert np.isfinite(cutter.layer(prunable_mlps(model)[0], torch.arange(24))["error"])
 
 
 def test_moments_of_the_two_sides_add_up(tokenizer):
-    from llmbrain.pruning.engine import gather
-    from llmbrain.pruning.walk import held_out_masks
+    from llmbrain.pruning.walk import gather, held_out_masks
 
     model = tiny_model("llama")
     blocks = calibration_blocks(tokenizer, TEXTS, context=64, batch_size=3)
@@ -281,8 +325,8 @@ def test_the_hash_is_one_of_tokens_not_of_batches(tokenizer):
 
 # -- search ---------------------------------------------------------------------------------------------------------
 def test_a_failing_trial_leaves_the_model_whole(model, tokenizer):
-    pruner = Pruner(model, tokenizer, TEXTS, {"context": 48})
-    _, supernet, probe = pruner.curves("flap")
+    curves = Measurements(model, tokenizer, TEXTS).of(Recipe(options={"context": 48})).curves
+    supernet, probe = curves.supernet, curves.probe
     probe.windows = lambda **kwargs: 1 / 0
     with pytest.raises(ZeroDivisionError):
         search_counts(supernet, probe, [np.array([24] * 4)], 96, floors=[4] * 4)

@@ -11,9 +11,11 @@ from tiny import tiny_model, tiny_tokenizer
 import llmbrain as lb
 from llmbrain.exceptions import DatasetError, ParameterError
 from llmbrain.models.surgery import prunable_attentions, prunable_mlps, slice_mlp
-from llmbrain.pruning import Pruner, kept_overlap, layer_networks, published_networks, run_grid
-from llmbrain.pruning.heads import head_scores, heads_of, joint_counts, unit_scores
+from llmbrain.pruning import HEAD_SCORES, Recipe, kept_overlap, layer_networks, published_networks, run_grid
+from llmbrain.pruning.heads import HEAD_UNITS, joint_counts
+from llmbrain.pruning.measured import Measurements
 from llmbrain.pruning.reconstruct import Samples, conjugate_gradients, reconstruct
+from llmbrain.pruning.scores import LayerInputs
 from llmbrain.pruning.search import Probe, Supernet, _fit_budget, measure_curves, search_counts
 from llmbrain.pruning.walk import Walk, calibration_blocks
 
@@ -204,10 +206,11 @@ def test_divergence_is_kullback_leibler(tokenizer, texts):
 def test_a_supernet_puts_widths_in_and_takes_them_out(name, tokenizer, texts):
     model = tiny_model(name)
     blocks = calibration_blocks(tokenizer, texts[:8], context=64)
-    pruner = Pruner(model, tokenizer, texts[:8], {"context": 64})
-    orders = [f.score.argsort(descending=True) for f in pruner.survey("flap")]
+    measured = Measurements(model, tokenizer, texts[:8]).of(Recipe("flap", options={"context": 64}))
+    orders = [f.score.argsort(descending=True) for f in measured.survey()]
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    losses, supernet, probe = measure_curves(model, prunable_mlps(model), orders, blocks, blocks, n_steps=8)
+    curves = measure_curves(model, prunable_mlps(model), orders, blocks, blocks, n_steps=8)
+    losses, supernet, probe = curves.losses, curves.supernet, curves.probe
     assert {k: v.shape for k, v in model.state_dict().items()} == {k: v.shape for k, v in before.items()}
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
     supernet.put_all([24, 30, 48, 12])
@@ -222,9 +225,10 @@ def test_curves_are_what_cutting_one_layer_costs(tokenizer, texts):
     """The walk that goes on from a layer gives the divergence of the whole model with that layer cut."""
     model = tiny_model("llama")
     blocks = calibration_blocks(tokenizer, texts[:8], context=64)
-    pruner = Pruner(model, tokenizer, texts[:8], {"context": 64})
-    orders = [f.score.argsort(descending=True) for f in pruner.survey("flap")]
-    losses, supernet, probe = measure_curves(model, pruner.parts, orders, blocks, blocks, levels=(0.5,), n_steps=8)
+    measured = Measurements(model, tokenizer, texts[:8]).of(Recipe("flap", options={"context": 64}))
+    orders = [f.score.argsort(descending=True) for f in measured.survey()]
+    curves = measure_curves(model, measured.parts, orders, blocks, blocks, levels=(0.5,), n_steps=8)
+    losses, supernet, probe = curves.losses, curves.supernet, curves.probe
     for i in range(4):
         supernet.put(i, 24)
         assert probe.divergence() == pytest.approx(losses[i, 0], rel=1e-3)
@@ -234,9 +238,10 @@ def test_curves_are_what_cutting_one_layer_costs(tokenizer, texts):
 def test_search_keeps_the_budget_and_never_gets_worse(tokenizer, texts):
     model = tiny_model("llama")
     blocks = calibration_blocks(tokenizer, texts[:8], context=64)
-    pruner = Pruner(model, tokenizer, texts[:8], {"context": 64})
-    orders = [f.score.argsort(descending=True) for f in pruner.survey("flap")]
-    _, supernet, probe = measure_curves(model, pruner.parts, orders, blocks, blocks, levels=(0.5,), n_steps=12)
+    measured = Measurements(model, tokenizer, texts[:8]).of(Recipe("flap", options={"context": 64}))
+    orders = [f.score.argsort(descending=True) for f in measured.survey()]
+    curves = measure_curves(model, measured.parts, orders, blocks, blocks, levels=(0.5,), n_steps=12)
+    supernet, probe = curves.supernet, curves.probe
     counts, value, history = search_counts(
         supernet, probe, [np.array([12, 20, 28, 36])], 96, floors=[4] * 4, n_evaluations=60, seed=0
     )
@@ -274,13 +279,12 @@ def test_widths_are_multiples_when_asked(tokenizer, texts):
 def test_head_units_keep_groups_even():
     part = prunable_attentions(tiny_model("llama"))[0]  # 4 query heads, 2 keys
     scores = torch.tensor([1.0, 4.0, 3.0, 2.0])
-    values, steps = unit_scores(part, scores, "group")
+    values, steps = HEAD_UNITS["group"](part).order(scores)
     assert values.tolist() == [5.0, 5.0]
     assert steps == [[0, 1], [2, 3]]
-    values, steps = unit_scores(part, scores, "query")
+    values, steps = HEAD_UNITS["query"](part).order(scores)
     assert values.tolist() == [3.0, 7.0]
     assert steps == [[0, 3], [1, 2]]
-    assert heads_of(part, scores, 1, "query").tolist() == [1, 2]
 
 
 def test_joint_budget_counts_parameters():
@@ -345,7 +349,8 @@ def test_head_scores_are_block_sums():
     w = part.writer.weight.double()
     rms = x.double().square().mean(0).sqrt()
     wanted = (w.abs().mean(0) * rms).reshape(4, 8).sum(1)
-    torch.testing.assert_close(head_scores("wanda", part, m), wanted, rtol=1e-4, atol=1e-6)
+    found = LayerInputs(part.writer, m, part.n_heads, head_dim=8).apply(HEAD_SCORES["wanda"])
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
 
 
 # -- networks -------------------------------------------------------------------------------------------------------
@@ -376,19 +381,22 @@ def test_layer_networks_find_planted_sources(tokenizer, texts):
 # -- grid -----------------------------------------------------------------------------------------------------------
 def test_the_grid_resumes_and_refuses_another_calibration(tokenizer, texts, tmp_path):
     model = tiny_model("llama")
-    out = tmp_path / "grid.tsv"
-    recipes = [("random", "uniform", "none"), ("flap", "global", "bias"), ("flap", "schur", "affine", "all")]
-    kwargs = {
-        "recipes": recipes, "variants": {"": {}, "all": {"reconstruct": "up"}}, "ratios": (0.3,), "seeds": (0, 1),
-        "options": {"context": 64}, "context": 64, "out": out, "progress": False,
-    }  # fmt: skip
-    first = run_grid(model, tokenizer, texts[:10], texts[30:], **{**kwargs, "recipes": recipes[:2]})
+    own = {"context": 64}
+    recipes = [
+        Recipe("random", "uniform", "none", own), Recipe("flap", "global", "bias", own),
+        Recipe("flap", "schur", "affine", {**own, "reconstruct": "up"}, name="all"),
+    ]  # fmt: skip
+    base = {"seeds": (0, 1), "context": 64, "progress": False}
+
+    def run(recipes=recipes, fit=texts[:10], test=texts[30:], **settings):
+        settings = {**base, **settings}
+        return run_grid(model, tokenizer, fit, test, recipes, ratios=(0.3,), out=tmp_path / "g.tsv", settings=settings)
+
+    first = run(recipes[:2])
     assert first["score"].tolist() == ["dense", "random", "random", "flap"]
     assert first["ratio_to_dense"][0] == 1
     calls = []
-    whole = run_grid(
-        model, tokenizer, texts[:10], texts[30:], keep=lambda row, pruned: calls.append(row["score"]), **kwargs
-    )
+    whole = run(keep=lambda row, pruned: calls.append(row["score"]))
     assert calls == ["flap"]
     assert len(whole) == 5
     assert whole["perplexity"][:4].tolist() == pytest.approx(first["perplexity"].tolist())
@@ -396,23 +404,24 @@ def test_the_grid_resumes_and_refuses_another_calibration(tokenizer, texts, tmp_
                   options={"context": 64, "token_weights": "equal"})  # fmt: skip
     assert whole["perplexity"][3] == pytest.approx(lb.perplexity(alone.model, tokenizer, texts[30:], context=64))
     with pytest.raises(DatasetError, match="calibration_hash"):
-        run_grid(model, tokenizer, texts[1:10], texts[30:], **kwargs)
+        run(fit=texts[1:10])
     with pytest.raises(DatasetError, match="evaluation_hash"):
-        run_grid(model, tokenizer, texts[:10], texts[29:], **kwargs)
+        run(test=texts[29:])
     with pytest.raises(DatasetError, match="ratio_of"):
-        run_grid(model, tokenizer, texts[:10], texts[30:], ratio_of="decoder", **kwargs)
-    with pytest.raises(ParameterError, match="variant"):
-        run_grid(
-            model, tokenizer, texts[:10], texts[30:], **{**kwargs, "recipes": [("flap", "schur", "affine", "odd")]}
-        )
+        run(ratio_of="decoder")
 
 
-def test_the_grid_can_stop_and_go_on(tokenizer, texts, tmp_path):
+def test_the_grid_can_stop_and_be_resumed(tokenizer, texts, tmp_path):
     model = tiny_model("llama")
-    kwargs = {"scores": ("flap",), "allocations": ("uniform",), "compensations": ("none", "bias"), "ratios": (0.2, 0.4),
-              "options": {"context": 64}, "context": 64, "out": tmp_path / "g.tsv", "progress": False}  # fmt: skip
-    assert len(run_grid(model, tokenizer, texts[:6], texts[30:], max_seconds=-1, **kwargs)) == 1
-    assert len(run_grid(model, tokenizer, texts[:6], texts[30:], **kwargs)) == 5
+    recipes = [Recipe("flap", "uniform", c, {"context": 64}) for c in ("none", "bias")]
+
+    def run(**settings):
+        settings = {"context": 64, "progress": False, **settings}
+        out = tmp_path / "g.tsv"
+        return run_grid(model, tokenizer, texts[:6], texts[30:], recipes, ratios=(0.2, 0.4), out=out, settings=settings)
+
+    assert len(run(max_seconds=-1)) == 1
+    assert len(run()) == 5
 
 
 def test_overlap_of_kept_sets():

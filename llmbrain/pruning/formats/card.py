@@ -1,63 +1,36 @@
-"""The model card of a pruned model: what was removed, how, on what, and how to open it."""
+"""The model card of a pruned model: what was removed, how, on which text, and how to open it."""
+
+import html
+import json
+import re
+
+from ..compensation import COMPENSATIONS
+from ..reconstruct import READERS
+from .base import FORMATS
 
 __all__ = ["model_card"]
 
-_LOADING = {
-    "hetero": """The layers differ in width.
-
-```python
-import llmbrain as lb
-model, tokenizer = lb.load_model("this folder")            # runs no code out of the folder
-```
-```python
-from transformers import AutoModelForCausalLM
-model = AutoModelForCausalLM.from_pretrained("this folder", trust_remote_code=True)
-```
-Without `trust_remote_code`, transformers stops at the shapes of the linears; never load with
-`ignore_mismatched_sizes`, which would fill them with random numbers.""",
-    "uniform": """All layers have one width: any tool that opens the base model opens this one.
-
-```python
-from transformers import AutoModelForCausalLM
-model = AutoModelForCausalLM.from_pretrained("this folder")
-```""",
-    "padded": """Narrow layers are filled with zeros up to the widest one: any tool that opens the base model opens
-    this one, with the
-same logits, but only the width of the widest layer is saved.
-
-```python
-from transformers import AutoModelForCausalLM
-model = AutoModelForCausalLM.from_pretrained("this folder")
-```""",
-    "gguf": """`model.gguf` is for llama.cpp (architecture `deci`, which has a width for each layer).
-
-```sh
-llama-cli -m model.gguf -p "The brain is"
-```
-Files of this writer were checked against llama.cpp (the xllamacpp build of 2026-10) with small random models, cut in
-neurons and in heads: the same probabilities. This very file was read by no other program before you.""",
-}
-
 
 def model_card(pruned, format, results=None):
-    """Text of the README of a saved model.
+    """Write the README of a saved model.
 
     Parameters
     ----------
     pruned : PrunedModel
     format : str
     results : pandas.DataFrame, optional
-        Measured table; without one the card says that no perplexity was measured.
+        Measured table. Without one the card says that no perplexity was measured.
 
     Returns
     -------
     str
-        Markdown with a YAML head.
+        Markdown with a YAML head. Names and values are escaped for both.
     """
     s = pruned.summary
     base = s["base_model"].get("id") or "unknown"
-    lines = ["---", f"base_model: {base}", "library_name: transformers", "tags: [pruned, llmbrain]", "---", ""]
-    lines += [f"# {base}, {s['neurons_removed']:.0%} of the MLP neurons removed", ""]
+    head = [f"base_model: {json.dumps(base)}", "library_name: transformers", "tags: [pruned, llmbrain]"]
+    lines = ["---", *head, "---", ""]
+    lines += [f"# {_escape(base)}, {s['neurons_removed']:.0%} of the MLP neurons removed", ""]
     lines += [
         "| | before | after | removed |", "| --- | --- | --- | --- |",
         *(
@@ -73,7 +46,7 @@ def model_card(pruned, format, results=None):
         f"Neurons were ranked by `{s['score']}`, the budget was spread over layers by `{s['allocation']}`, "
         f"{_compensation(s)}{_refits(s)} Widths of the layers: {', '.join(map(str, s['n_kept']))}.",
         "",
-        "## Loading", "", _LOADING[format], "",
+        "## Loading", "", FORMATS[format].loading, "",
         "## Measured", "",
     ]  # fmt: skip
     if s.get("speed"):
@@ -87,11 +60,10 @@ def model_card(pruned, format, results=None):
         lines += [_table(results)]
     lines += [
         "", "## Limits", "",
-        "A pruned model knows less than its base. What was lost depends on the calibration text; test it on "
-        "what you need.",
-        f"Base weights {s['base_model'].get('weights_hash', 'unknown')}, calibration "
-        f"{s['calibration_hash'][:16]}, seed "
-        f"{s.get('random_state')}, llmbrain {s['llmbrain']}, torch {s['torch']}, transformers {s['transformers']}. "
+        "A pruned model is worse than its base. How much depends on the calibration text; test it on what you need.",
+        f"Base weights {_escape(s['base_model'].get('weights_hash', 'unknown'))}, calibration "
+        f"{s['calibration_hash'][:16]}, seed {s.get('random_state')}, llmbrain {s['llmbrain']}, "
+        f"torch {s['torch']}, transformers {s['transformers']}. "
         "Kept neurons and scores are in `llmbrain_subnetwork.safetensors`, the whole recipe in "
         "`llmbrain_pruning.json`.",
         "",
@@ -100,19 +72,20 @@ def model_card(pruned, format, results=None):
 
 
 def _compensation(s):
-    """What the neurons that stay do for the others."""
+    """What the kept neurons do for the removed ones."""
     text = f"measured on {s['calibration_tokens']:,} calibration tokens; no gradient step was taken)."
     if s["compensation"] == "none":
-        return f"and the weights that stay are those of the base model (nothing was refitted; {text}"
-    return f"and the neurons that stay make good for the others by `{s['compensation']}` (closed forms, {text}"
+        return f"and the kept weights are those of the base model (nothing was refitted; {text}"
+    return f"and the kept neurons compensate for the removed ones by `{s['compensation']}` (closed forms, {text}"
 
 
 def _refits(s):
-    """What else was refitted: only where least squares were."""
-    if s["compensation"] not in ("ridge", "affine") or not s["ratio"]:
+    """What else was refitted, if least squares were used."""
+    least_squares = s["compensation"] in COMPENSATIONS and "covariance" in COMPENSATIONS[s["compensation"]].needs
+    if not least_squares or not s["ratio"]:
         return ""
     options = s["options"]
-    what = {"all": ["gate", "up"], "up": ["up"]}.get(options.get("reconstruct"), [])
+    what = sorted(READERS.get(options.get("reconstruct"), ()))
     what += ["the attention's output projection"] if options.get("refit_attention") else []
     return f" Refitted as well, by least squares: {', '.join(what)}." if what else ""
 
@@ -124,17 +97,22 @@ def _speed(speed):
         for label, key in ((f"reading {speed['prompt']} tokens", "prefill"), ("writing, one by one", "decode"))
     ]
     note = (
-        f"One sequence at a time, {speed['dtype']}, {speed['device']}: a brief measurement, right after pruning, for "
-        "orientation. At one sequence a GPU mostly waits for launches, and smaller matrices are then not faster."
+        f"One sequence at a time, {speed['dtype']}, {speed['device']}: a brief measurement right after pruning. With "
+        "one sequence a GPU mostly waits for launches, and smaller matrices are not faster."
     )
     return ["| tokens per second | before | after |", "| --- | --- | --- |", *rows, "", note]
 
 
 def _table(frame):
     """A data frame as a Markdown table."""
-    head = "| " + " | ".join(map(str, frame.columns)) + " |"
+    head = "| " + " | ".join(map(_escape, frame.columns)) + " |"
     rule = "| " + " | ".join("---" for _ in frame.columns) + " |"
-    rows = [
-        "| " + " | ".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row) + " |" for row in frame.values
-    ]
+    cells = [[f"{v:.4g}" if isinstance(v, float) else _escape(v) for v in row] for row in frame.values]
+    rows = ["| " + " | ".join(row) + " |" for row in cells]
     return "\n".join([head, rule, *rows])
+
+
+def _escape(value):
+    """A value as literal text of one line of Markdown: no HTML, no links, no new cells or headings."""
+    text = html.escape(" ".join(str(value).split()), quote=False)
+    return re.sub(r"([\\\\`*\[\]|#!])", r"\\\1", text)

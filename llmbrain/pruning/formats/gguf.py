@@ -5,11 +5,20 @@ import torch
 
 from ...exceptions import ParameterError, UnsupportedArchitectureError
 from ...models.surgery import prunable_attentions, prunable_mlps
+from .base import FORMATS
+from .hetero import stock_class
 
-__all__ = ["permute_for_rope", "write_gguf"]
+__all__ = ["permute_for_rope", "save_gguf", "write_gguf"]
 
 _ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM")
 _NORMAL, _CONTROL, _USER = 1, 3, 4
+_LOADING = """`model.gguf` is for llama.cpp (architecture `deci`, which has a width for each layer).
+
+```sh
+llama-cli -m model.gguf -p "The brain is"
+```
+Files of this writer were compared with llama.cpp (the xllamacpp build of 2026-10) on small random models, pruned in
+neurons and in heads: the probabilities are the same. This file itself was not tested with another program."""
 
 
 def permute_for_rope(weight, n_heads):
@@ -50,11 +59,9 @@ def write_gguf(model, tokenizer, path, *, pre="auto"):
     ParameterError
         If the package gguf is missing.
     """
-    try:
-        import gguf
-    except ImportError:
-        raise ParameterError("format='gguf' needs the package gguf. Install it with: pip install gguf") from None
-    _check_model(model)
+    check_writable(model)
+    import gguf
+
     writer = gguf.GGUFWriter(str(path), "deci")
     try:
         _write_facts(writer, model)
@@ -69,18 +76,12 @@ def write_gguf(model, tokenizer, path, *, pre="auto"):
         writer.close()
 
 
-def check_writable(model):
+def check_writable(model, recipe=None):
     """Refuse a model that cannot be written, or a missing package."""
     try:
         import gguf  # noqa: F401
     except ImportError:
         raise ParameterError("format='gguf' needs the package gguf. Install it with: pip install gguf") from None
-    _check_model(model)
-
-
-def _check_model(model):
-    from .hetero import stock_class
-
     name = stock_class(model).__name__
     if name not in _ARCHITECTURES:
         raise UnsupportedArchitectureError(
@@ -167,7 +168,7 @@ def _guess_pre(model):
 
 
 def _tensors(model):
-    """Name and value of every tensor, in llama.cpp's terms."""
+    """Name and value of every tensor, with llama.cpp's names."""
     inner = model.model
     yield "token_embd.weight", inner.embed_tokens.weight
     factors = _rope_factors(model)
@@ -195,7 +196,7 @@ def _tensors(model):
 
 
 def _rope_factors(model):
-    """What llama3-scaled positions divide each frequency by; None for plain positions."""
+    """Divisor of each frequency for llama3-scaled positions; None for plain positions."""
     rope = getattr(model.config, "rope_parameters", None) or {}
     if rope.get("rope_type") != "llama3":
         return None
@@ -205,7 +206,7 @@ def _rope_factors(model):
 
 
 def _data(tensor, gguf):
-    """Bytes and kind of a tensor: vectors and float32 as float32, bfloat16 and float16 as they are."""
+    """Bytes and kind of a tensor: vectors and float32 as float32; bfloat16 and float16 unchanged."""
     tensor = tensor.detach().cpu().contiguous()
     if tensor.ndim == 1 or tensor.dtype == torch.float32:
         return tensor.float().numpy(), gguf.GGMLQuantizationType.F32
@@ -213,3 +214,9 @@ def _data(tensor, gguf):
         # the writer takes the shape of raw data in bytes
         return tensor.view(torch.int16).numpy().view(np.uint8), gguf.GGMLQuantizationType.BF16
     return tensor.half().numpy(), gguf.GGMLQuantizationType.F16
+
+
+@FORMATS.register("gguf", loading=_LOADING, check=check_writable, own_tokenizer=True)
+def save_gguf(model, tokenizer, folder):
+    """One file for llama.cpp, with every layer's own width."""
+    write_gguf(model, tokenizer, folder / "model.gguf")

@@ -1,4 +1,4 @@
-"""What a config and a folder must say about a model whose layers differ, and the weights beside it."""
+"""Folders in which every layer has its own width, with the code by which transformers opens them."""
 
 import copy
 import inspect
@@ -7,6 +7,7 @@ from ...exceptions import UnsupportedArchitectureError
 from ...files import read_json, write_json, write_text
 from ...models.anatomy import features
 from ...models.surgery import HEAD_COUNTS, WIDTH_COUNTS, prunable_attentions, prunable_mlps
+from .base import FORMATS
 
 __all__ = [
     "HEADS",
@@ -23,6 +24,18 @@ HEADS = ("num_attention_heads", "n_head", "num_heads")
 KV_HEADS = ("num_key_value_heads", "num_kv_heads")
 _WIDTHS = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")
 _CODE = "modeling_llmbrain_pruned"
+_LOADING = """The layers differ in width.
+
+```python
+import llmbrain as lb
+model, tokenizer = lb.load_model("this folder")            # runs no code from the folder
+```
+```python
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained("this folder", trust_remote_code=True)
+```
+Without `trust_remote_code`, transformers stops at the shapes of the linears. Never load with
+`ignore_mismatched_sizes`, which would fill them with random numbers."""
 
 
 def layout_of(model):
@@ -55,7 +68,7 @@ def _numbers(module, names):
 
 
 def attention_parts(model):
-    """Attention that llmbrain can cut; none where it cannot, for then it has not been cut."""
+    """Attention of every layer if llmbrain can cut it; otherwise none, because it has not been cut."""
     try:
         return prunable_attentions(model)
     except UnsupportedArchitectureError:
@@ -67,7 +80,7 @@ def _first_name(config, names):
 
 
 def width_of_config(model):
-    """Name of the width in the config, with a whole number behind it."""
+    """Name of the MLP width in the config."""
     config = model.config.get_text_config()
     name = _first_name(config, _WIDTHS)
     if name is None:
@@ -77,8 +90,9 @@ def width_of_config(model):
     return name
 
 
-def save_hetero(model, part):
-    """Write a model whose layers differ in width, with the code by which transformers opens it, into a folder."""
+@FORMATS.register("hetero", loading=_LOADING)
+def save_hetero(model, tokenizer, folder):
+    """Every layer's own width; opens with ``llmbrain.load_model``, or with transformers and trust_remote_code."""
     base = stock_class(model)
     config = copy.deepcopy(model.config)
     linears, attributes = layout_of(model)
@@ -86,25 +100,25 @@ def save_hetero(model, part):
     _write_per_layer_config(model, config)
     config.architectures = [f"Pruned{base.__name__}"]
     config.auto_map = {"AutoModelForCausalLM": f"{_CODE}.Pruned{base.__name__}"}
-    save_weights(model, config, part)
+    save_weights(model, config, folder)
     from ...models import heterogeneous
 
     code = inspect.getsource(heterogeneous)
-    write_text(part / f"{_CODE}.py", f'{code}\n\nPruned{base.__name__} = heterogeneous_class("{base.__name__}")\n')
+    write_text(folder / f"{_CODE}.py", f'{code}\n\nPruned{base.__name__} = heterogeneous_class("{base.__name__}")\n')
 
 
 def stock_class(model):
-    """The class of transformers that a model is, or is made from."""
+    """The class of transformers that a model is or derives from."""
     import transformers
 
     for cls in type(model).__mro__:
         if getattr(transformers, cls.__name__, None) is cls:
             return cls
-    raise UnsupportedArchitectureError(f"{type(model).__name__} is no class of transformers; it cannot be saved.")
+    raise UnsupportedArchitectureError(f"{type(model).__name__} is not a class of transformers and cannot be saved.")
 
 
 def _write_per_layer_config(model, config):
-    """Widths and head counts in transformers' own words, for tools that will read them (needs 5.14)."""
+    """Write widths and head counts in transformers' own fields (needs 5.14)."""
     if not hasattr(type(config), "per_layer_config"):
         return
     width = next((n for n in _WIDTHS if isinstance(getattr(config, n, None), int)), None)
@@ -127,24 +141,26 @@ def _write_per_layer_config(model, config):
     config.per_layer_config = layers
 
 
-def save_weights(model, config, part):
-    """Save with another config, and leave the model as it is."""
+def save_weights(model, config, folder):
+    """Save with another config, without changing the model."""
     own, architectures = model.config, model.config.architectures
     own_generation = getattr(model, "generation_config", None)
     try:
         model.config = config
-        model.save_pretrained(part, safe_serialization=True) if _takes_flag(model) else model.save_pretrained(part)
+        model.save_pretrained(folder, **_safe_flag(model))
     finally:
         model.config, model.config.architectures = own, architectures
         if own_generation is not None:
             model.generation_config = own_generation
-    # save_pretrained puts the class of the object there; loading wants the class that knows the layout.
-    saved = read_json(part / "config.json")
+    # save_pretrained writes the class of the object; loading needs the class that knows the layout.
+    saved = read_json(folder / "config.json")
     saved["architectures"] = config.architectures
     if getattr(config, "auto_map", None):
         saved["auto_map"] = config.auto_map
-    write_json(part / "config.json", saved)
+    write_json(folder / "config.json", saved)
 
 
-def _takes_flag(model):
-    return "safe_serialization" in inspect.signature(model.save_pretrained).parameters
+def _safe_flag(model):
+    """Safetensors, in versions of transformers that write something else otherwise."""
+    takes = "safe_serialization" in inspect.signature(model.save_pretrained).parameters
+    return {"safe_serialization": True} if takes else {}

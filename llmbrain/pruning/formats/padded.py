@@ -1,4 +1,4 @@
-"""Folders that any loader opens: one width for all layers, filled up with zeros where it must be."""
+"""Folders that any loader opens: narrow layers are padded with zeros to the width of the widest."""
 
 import copy
 
@@ -6,26 +6,48 @@ import torch
 
 from ...exceptions import ParameterError, UnsupportedArchitectureError
 from ...models.anatomy import features, modules_of, weight_of
-from ...models.surgery import prunable_mlps, set_head_counts, set_linear, set_width
+from ...models.surgery import attention_writers, prunable_mlps, set_head_counts, set_linear, set_width
+from ..compensation import COMPENSATIONS
+from .base import FORMATS
 from .hetero import HEADS, KV_HEADS, attention_parts, save_weights, stock_class, width_of_config
 
-__all__ = ["save_padded", "save_uniform"]
+__all__ = ["STOCK_LOADING", "check_biases", "save_padded"]
 
 
-def save_uniform(model, part):
-    """Write a model whose layers have one width into a folder."""
-    widths = sorted({p.size for p in prunable_mlps(model)})
-    heads = {(p.n_heads, p.n_kv_heads) for p in attention_parts(model)}
-    if len(widths) > 1 or len(heads) > 1:
-        raise ParameterError(
-            f"format='uniform' needs one width in all layers; this model has {widths[0]} to {widths[-1]}. Prune with "
-            "allocation='uniform', or save with format='padded' or 'hetero'."
-        )
-    save_padded(model, part)
+STOCK_LOADING = """```python
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained("this folder")
+```"""
 
 
-def save_padded(model, part):
-    """Write a model into a folder, with zeros in its layers up to the width of the widest."""
+def check_biases(model, recipe):
+    """Refuse a recipe whose compensation makes biases for which the model has no place.
+
+    Raises
+    ------
+    ParameterError
+    """
+    if not COMPENSATIONS[recipe.compensation].bias:
+        return
+    linears = [("mlp_bias", part.writer) for part in prunable_mlps(model)]
+    if recipe.options.refit_attention:
+        linears += [("attention_bias", part.writer) for part in attention_writers(model) if part is not None]
+    for switch, linear in linears:
+        if linear.bias is None and getattr(model.config.get_text_config(), switch, None) is None:
+            raise ParameterError(
+                f"{type(model).__name__} has no place for the biases that compensation={recipe.compensation!r} makes. "
+                "Save with format='hetero', or prune with compensation='ridge', which makes none."
+            )
+
+
+@FORMATS.register(
+    "padded",
+    loading="Narrow layers are padded with zeros to the width of the widest. Any tool that opens the base model opens "
+    f"this one, with the same logits, but only the width of the widest layer is saved.\n\n{STOCK_LOADING}",
+    check=check_biases,
+)
+def save_padded(model, tokenizer, folder):
+    """Zeros up to the widest layer, which change no logit; loads anywhere."""
     base = stock_class(model)
     padded = copy.deepcopy(model)
     config = _plain_config(padded.config)
@@ -40,7 +62,7 @@ def save_padded(model, part):
     _allow_biases(padded, config, mlps, attentions)
     config.architectures = [base.__name__]
     _check_stock(base, config, padded)
-    save_weights(padded, config, part)
+    save_weights(padded, config, folder)
 
 
 def _plain_config(config):
@@ -53,7 +75,7 @@ def _plain_config(config):
 
 
 def _grow(weight, n_outputs=None, n_inputs=None):
-    """A weight with rows or columns of zeros added at its end."""
+    """A weight with rows or columns of zeros appended."""
     new = weight.new_zeros(n_outputs or weight.shape[0], n_inputs or weight.shape[1])
     new[: weight.shape[0], : weight.shape[1]] = weight
     return new
@@ -81,7 +103,7 @@ def _pad_attentions(parts, config):
         n_heads, n_kv = parts[0].n_heads, parts[0].n_kv_heads
     elif len(groups) > 1 or len(parts[0].linears) < 4:
         raise ParameterError(
-            "Layers with different numbers of heads a group cannot be padded; save with format='hetero'."
+            "Layers with different numbers of heads per group cannot be padded. Save with format='hetero'."
         )
     else:
         n_kv = max(p.n_kv_heads for p in parts)
@@ -107,7 +129,7 @@ def _pad_attentions(parts, config):
 
 
 def _allow_biases(model, config, mlps, attentions):
-    """Switch on biases that compensation made, where the stock config has a switch; the others become zeros."""
+    """Switch on the biases that compensation made, if the stock config has a switch; other layers get zeros."""
     for switch, parts in (("mlp_bias", mlps), ("attention_bias", attentions)):
         if not any(p.writer.bias is not None for p in parts) or getattr(config, switch, None) is not False:
             continue
@@ -120,7 +142,7 @@ def _allow_biases(model, config, mlps, attentions):
 
 
 def _check_stock(base, config, model):
-    """Whether the stock class, built from this config, has exactly these tensors."""
+    """Check that the stock class, built from this config, has exactly these tensors."""
     with torch.device("meta"):
         stock = base(copy.deepcopy(config))
     wanted = {n: tuple(p.shape) for n, p in stock.named_parameters()}
@@ -129,13 +151,11 @@ def _check_stock(base, config, model):
     if any(n.endswith(".bias") for n in extra):
         raise ParameterError(
             f"{base.__name__} has no place for the biases that compensation made ({extra[0]}). Save with "
-            f"format='hetero', or "
-            "prune with compensation='ridge', which makes none."
+            "format='hetero', or prune with compensation='ridge', which makes none."
         )
     if have != wanted:
         odd = next(n for n in {**have, **wanted} if have.get(n) != wanted.get(n))
         raise UnsupportedArchitectureError(
-            f"{base.__name__} would not load these weights ({odd}: {have.get(odd)}, wanted "
-            f"{wanted.get(odd)}). Save with "
-            "format='hetero'."
+            f"{base.__name__} would not load these weights ({odd}: {have.get(odd)}, expected {wanted.get(odd)}). Save "
+            "with format='hetero'."
         )

@@ -1,0 +1,10 @@
+"""The registry of formats in which a pruned model can be saved."""
+
+from ...registry import Registry
+
+__all__ = ["FORMATS"]
+
+# Called as format(model, tokenizer, folder). loading: section of the model card. check: check(model, recipe) refuses a
+# model that the format cannot hold, before the work. allocation: the only one that it can hold, None for all.
+# own_tokenizer: whether it writes the tokenizer itself.
+FORMATS = Registry("format", loading="", check=None, allocation=None, own_tokenizer=False)
