@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from llmbrain.geometry import NeuronGeometry
+from llmbrain.networks import NetworkSet
 
 WORDS = (
     " The", " river", " runs", " past", " the", " old", " mill", ",", " and", " nobody", " counts", " its", " turns",
@@ -125,7 +126,7 @@ def order_curve():
 
 def localizer(geometry, like, seed=0):
     """A contrast of code and prose whose neurons are those of a map, under noise."""
-    from llmbrain.reporting.stations import Localizer
+    from llmbrain.reporting.stations.localizers import Localizer
 
     z = np.random.default_rng(seed).normal(size=geometry.n_neurons) + 0.8 * like
     info = {"contrast": ["code", "prose"], "n_items": {"code": 40, "prose": 40}, "unit": "item", "noise_model": "ols"}
@@ -156,29 +157,33 @@ def demo_geometry():
     return NeuronGeometry.from_sizes([1536] * 30)
 
 
-class Networks:
-    """Shaped like a network set: maps, geometry, metrics, info, time courses."""
+class Networks(NetworkSet):
+    """A network set with planted maps, and the events of its time courses."""
 
     def __init__(self, geometry, n_networks=12, n_tokens=600, seed=0):
-        self.maps, self.geometry = planted_maps(geometry, n_networks, seed), geometry
         rng = np.random.default_rng(seed)
-        self.metrics = pd.DataFrame(
+        metrics = pd.DataFrame(
             {
                 "network": np.arange(n_networks), "variance": np.sort(rng.dirichlet(np.ones(n_networks)))[::-1],
                 "stability": np.clip(rng.normal(0.8, 0.15, n_networks), 0.1, 0.99),
             }
         )  # fmt: skip
-        self.info = {"method": "CanICA", "engine": "torch", "n_init": 10, "random_state": 0, "threshold": 3.0}
+        info = {"method": "CanICA", "engine": "torch", "n_init": 10, "random_state": 0, "threshold": 3.0}
         self.events = pd.concat([events(n_tokens // 2, 1), events(n_tokens // 2, 2, 50)], ignore_index=True)
         courses = time_courses(self.events, n_networks, seed)
-        self.time_courses = [courses[: n_tokens // 2], courses[n_tokens // 2 :]]
+        halves = [courses[: n_tokens // 2], courses[n_tokens // 2 :]]
+        super().__init__(planted_maps(geometry, n_networks, seed), geometry, metrics, info, halves)
 
 
 def report_data(geometry=None, n_networks=12, n_tokens=600):
-    """Everything a study report shows, without files."""
-    from types import SimpleNamespace
-
-    from llmbrain.reporting.collect import ReportData, Tables
+    """A report with everything that a study can hold, without files."""
+    from llmbrain.lesions import DoseResponse, LesionResult
+    from llmbrain.reporting.report import Report
+    from llmbrain.reporting.stations.display import Display
+    from llmbrain.reporting.stations.drivers import Drivers
+    from llmbrain.reporting.stations.networks import Found
+    from llmbrain.reporting.stations.pruning import Grid
+    from llmbrain.reporting.stations.recording import Recorded
     from llmbrain.topography import fit_topography
 
     geometry = geometry or demo_geometry()
@@ -186,24 +191,32 @@ def report_data(geometry=None, n_networks=12, n_tokens=600):
     courses = np.concatenate(networks.time_courses)
     table, controls = lesion_tables(n_networks, tasks=("all texts", "code", "narrative"))
     table["p_pooled"], table["q_pooled"] = table["p"] / 4, table["q"] / 4
-    dose = SimpleNamespace(table=dose_table(min(3, n_networks)), controls=None, info=DOSE_INFO)
     noise = np.random.default_rng(9).normal(size=networks.maps.shape)
     n_carpet = min(420, n_tokens)
-    return ReportData(
-        title="SmolLM2-135M-Instruct", subtitle="on the corpus “demo”",
-        model={"id": "SmolLM2-135M-Instruct", "revision": None, "architecture": "LlamaForCausalLM",
-               "n_layers": geometry.n_layers, "hidden_size": 576, "n_parameters": 134515008,
-               "dtype": "float32", "weights_hash": "0123456789abcdef"},
-        corpus={"name": "demo", "hash": "fedcba9876543210"},
-        runs=pd.DataFrame({"run": ["run-01", "run-02"], "documents": 8, "tokens": n_tokens // 2, "size (MB)": 55.3}),
-        sidecar={"Corpus": "demo", "CorpusHash": "fedcba9876543210", "Context": 1024, "WarmUp": 256,
-                 "ModelDataType": "float32", "LibraryVersions": {"torch": "2.13.0"}},
-        events=networks.events, geometry=geometry, networks=networks, courses=courses, course_events=networks.events,
-        carpet=(activations(networks.maps, courses[:n_carpet]), networks.events.iloc[:n_carpet], "run-01", 0),
-        topography=fit_topography(networks.maps + 0.7 * noise, geometry, source="the odd runs (1)"),
-        lesion=Tables(table, controls, info={"how": "zero", "random_state": 0}), pruning=prune_table(),
-        orders=[("canica", order_curve(), {"n_components": 15, "parallel": 300, "reproduced_at": 0.7})], doses=[dose],
-        localizers=[localizer(geometry, networks.maps[min(3, n_networks - 1)])],
-        files=[{"file": "study.json", "size (MB)": 0.01},
-               {"file": "sub-SmolLM2/func/sub-SmolLM2_task-demo_run-01_desc-mlp_bold.nii", "size (MB)": 55.3}],
-    )  # fmt: skip
+    model = {
+        "id": "SmolLM2-135M-Instruct", "revision": None, "architecture": "LlamaForCausalLM",
+        "n_layers": geometry.n_layers, "hidden_size": 576, "n_parameters": 134515008, "dtype": "float32",
+        "weights_hash": "0123456789abcdef",
+    }  # fmt: skip
+    sidecar = {
+        "Corpus": "demo", "CorpusHash": "fedcba9876543210", "Context": 1024, "WarmUp": 256, "ModelDataType": "float32",
+        "LibraryVersions": {"torch": "2.13.0"},
+    }  # fmt: skip
+    runs = pd.DataFrame({"run": ["run-01", "run-02"], "documents": 8, "tokens": n_tokens // 2, "size (MB)": 55.3})
+    carpet = activations(networks.maps, courses[:n_carpet]), networks.events.iloc[:n_carpet], "run-01", 0
+    corpus = {"name": "demo", "hash": "fedcba9876543210"}
+    files = [("study.json", 0.01), ("sub-SmolLM2/func/sub-SmolLM2_task-demo_run-01_desc-mlp_bold.nii", 55.3)]
+    results = {
+        "model": model,
+        "recording": Recorded(networks.events, runs, sidecar, geometry, corpus, carpet),
+        "order": [("canica", order_curve(), {"n_components": 15, "parallel": 300, "reproduced_at": 0.7})],
+        "networks": Found(networks),
+        "drivers": Drivers(courses, networks.events),
+        "display": Display(fit_topography(networks.maps + 0.7 * noise, geometry, source="the odd runs (1)")),
+        "localizers": [localizer(geometry, networks.maps[min(3, n_networks - 1)])],
+        "lesions": LesionResult(table, controls, None, {"how": "zero", "random_state": 0}),
+        "doses": [DoseResponse(dose_table(min(3, n_networks)), None, DOSE_INFO)],
+        "pruning": Grid(prune_table()),
+        "files": pd.DataFrame(files, columns=["file", "size (MB)"]),
+    }
+    return Report(results=results, title=model["id"], subtitle="on the corpus “demo”")

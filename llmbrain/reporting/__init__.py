@@ -1,8 +1,13 @@
-"""Reports: one HTML file that holds everything it shows."""
+"""Reports: one HTML file that contains everything it shows."""
 
 import importlib
 
-_MODULE_OF = {"HTMLReport": "report", "generate_report": "report", "bibtex": "methods", "methods_text": "methods"}
+_MODULE_OF = {
+    "HTMLReport": "document",
+    "generate_report": "report",
+    "bibtex": "references",
+    "methods_text": "stations.methods",
+}
 
 __all__ = sorted(_MODULE_OF)
 

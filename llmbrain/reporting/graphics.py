@@ -3,11 +3,10 @@
 import base64
 import io
 import re
-import struct
-import zlib
 from html import escape
 
 import numpy as np
+from PIL import Image
 
 from ..plotting import style as st
 from ..plotting.sheets import sheet_mosaic
@@ -20,7 +19,7 @@ FULL_Z = 8.0
 
 
 def png_bytes(index, palette):
-    """Write an indexed PNG.
+    """Encode an indexed picture as PNG.
 
     Parameters
     ----------
@@ -33,20 +32,12 @@ def png_bytes(index, palette):
     -------
     bytes
     """
-    index, palette = np.ascontiguousarray(index, np.uint8), np.asarray(palette, np.uint8)
-    height, width = index.shape
-    rows = np.concatenate([np.zeros((height, 1), np.uint8), index], axis=1).tobytes()
-    chunks = (
-        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)),
-        (b"PLTE", palette[:, :3].tobytes()),
-        (b"tRNS", palette[:, 3].tobytes()),
-        (b"IDAT", zlib.compress(rows, 9)),
-        (b"IEND", b""),
-    )
-    body = b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
-    )
-    return b"\x89PNG\r\n\x1a\n" + body
+    palette = np.asarray(palette, np.uint8)
+    image = Image.fromarray(np.ascontiguousarray(index, np.uint8), mode="P")
+    image.putpalette(palette[:, :3].tobytes())
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", transparency=palette[:, 3].tobytes(), compress_level=9)
+    return buffer.getvalue()
 
 
 def data_uri(png):

@@ -1,35 +1,57 @@
-"""What all sections are made of: the section itself, a figure with its caption, and links to networks."""
+"""Building blocks of all sections: templates, figures with captions, and links to the pages of networks."""
 
+import functools
 import re
-from dataclasses import dataclass
 
+import jinja2
 import numpy as np
 
 from .graphics import figure_svg
 
-
-@dataclass
-class Section:
-    """One section of the page: its address, its heading and its inside."""
-
-    id: str
-    title: str
-    html: str
+__all__ = ["figure", "network_number", "note", "page_of", "render"]
 
 
-def figure(render, fig, key, caption, label, fixed_colors=False):
+@functools.cache
+def _environment():
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("llmbrain.reporting", "templates"), autoescape=True, trim_blocks=True,
+        lstrip_blocks=True, undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+
+
+def render(template, **values):
+    """Fill one of the package's templates. All values are escaped that the template does not mark as safe.
+
+    Parameters
+    ----------
+    template : str
+        File name of the template.
+    **values
+        Its variables.
+
+    Returns
+    -------
+    str
+    """
+    return _environment().get_template(template).render(**values)
+
+
+def note(text):
+    """A paragraph in small print."""
+    return render("note.html", text=text)
+
+
+def figure(fig, key, caption, label, fixed_colors=False):
     """Put a matplotlib figure on the page.
 
     Parameters
     ----------
-    render : callable
-        Fills a template.
     fig : matplotlib.figure.Figure
         Closed here.
     key : str
         Id of the figure on the page.
     caption, label : str
-        What stands under it, and what those hear who do not see it.
+        The text under it, and the description for readers who cannot see it.
     fixed_colors : bool
         See :func:`llmbrain.reporting.graphics.figure_svg`.
 

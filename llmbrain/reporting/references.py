@@ -1,6 +1,6 @@
-"""What a methods paragraph may cite: BibTeX entries, and how they are named in the text."""
+"""References of the methods section: BibTeX entries, and how the text names them."""
 
-__all__ = ["CITED_AS", "REFERENCES"]
+__all__ = ["CITED_AS", "REFERENCES", "bibtex"]
 
 REFERENCES = {
     "canica": """@article{varoquaux2010canica,
@@ -107,3 +107,18 @@ CITED_AS = {
     "localizer": "Fedorenko et al., 2010", "llmlocalizer": "AlKhamissi et al., 2025",
     "storey": "Storey & Tibshirani, 2003",
 }  # fmt: skip
+
+
+def bibtex(keys):
+    """BibTeX entries of references.
+
+    Parameters
+    ----------
+    keys : sequence of str
+        Keys of :data:`REFERENCES`.
+
+    Returns
+    -------
+    str
+    """
+    return "\n\n".join(REFERENCES[key] for key in keys)

@@ -1,95 +1,19 @@
-"""Write a report: gather the results, draw them, fill the page."""
+"""Make a report: collect the results of all stations and fill the page."""
 
 import datetime
-from html import escape
 from importlib import resources
 from pathlib import Path
 
+from markupsafe import Markup
+
 from .. import __version__
+from ..dataset import Study
 from ..exceptions import ParameterError
-from ..files import write_text
+from .document import HTMLReport
+from .page import render
+from .station import stations
 
-__all__ = ["HTMLReport", "generate_report"]
-
-KICKERS = {
-    "study": "study report", "recording": "recording", "networks": "decomposition", "lesion": "lesion study",
-    "pruning": "pruning", "pruned": "pruned model", "dose": "dose and response", "order": "number of networks",
-}  # fmt: skip
-
-
-class HTMLReport:
-    """A report as one HTML page, with the methods that nilearn's reports have.
-
-    Parameters
-    ----------
-    html : str
-        The whole page.
-    path : pathlib.Path, optional
-        Where :meth:`save` writes if it is not told.
-    sections : sequence of str
-        The ids of its sections, in order.
-
-    Attributes
-    ----------
-    html : str
-        The whole page.
-    sections : list of str
-        The ids of its sections, in order.
-
-    Examples
-    --------
-    >>> report = HTMLReport("<!DOCTYPE html><title>t</title>")
-    >>> report.get_standalone()[:15]
-    '<!DOCTYPE html>'
-    """
-
-    def __init__(self, html, path=None, sections=()):
-        self.html, self.path, self.sections = html, path, list(sections)
-        self.width, self.height = 1100, 800
-
-    def save(self, path=None):
-        """Write the page and return its path; without a path, to the study it belongs to."""
-        path = path or self.path
-        if path is None:
-            raise ParameterError("This report belongs to no study folder; say where to write it: save('report.html').")
-        return write_text(Path(path), self.html)
-
-    def save_as_html(self, file_name):
-        """Write the page, as nilearn's reports do."""
-        self.save(file_name)
-
-    def open_in_browser(self, file_name=None):
-        """Open the page in the web browser; written to ``file_name``, or to the study, or to a temporary file."""
-        import tempfile
-        import webbrowser
-
-        path = file_name or self.path or Path(tempfile.mkdtemp(prefix="llmbrain-")) / "report.html"
-        webbrowser.open(self.save(path).resolve().as_uri())
-
-    def resize(self, width, height):
-        """Set the size that the report has in a notebook, in pixels."""
-        self.width, self.height = int(width), int(height)
-        return self
-
-    def get_standalone(self):
-        """The whole page as text."""
-        return self.html
-
-    def get_iframe(self, width=None, height=None):
-        """The page in a frame, to be put into another page or a notebook."""
-        return (
-            f'<iframe srcdoc="{escape(self.html, quote=True)}" width="{width or self.width}" '
-            f'height="{height or self.height}" style="border:0;max-width:100%" title="llmbrain report"></iframe>'
-        )
-
-    def _repr_html_(self):
-        return self.get_iframe()
-
-    def __str__(self):
-        return self.html
-
-    def __repr__(self):
-        return f"HTMLReport({len(self.html) / 1e6:.1f} MB, sections: {', '.join(self.sections)})"
+__all__ = ["HTMLReport", "Report", "generate_report"]
 
 
 def generate_report(study_or_object, *, title=None, topography="auto", output_file=None):
@@ -99,68 +23,132 @@ def generate_report(study_or_object, *, title=None, topography="auto", output_fi
     ----------
     study_or_object : path-like, or object
         Study, Recording, NetworkSet, fitted estimator, LesionResult, DoseResponse, Order, PrunedModel or DataFrame.
-        A study folder gives the whole report; stations that are absent are left out with a sentence. A data frame is
-        taken for the table of :func:`llmbrain.run_grid` or of a lesion study.
+        A study folder gives the whole report, which names the stations that have not been run. A data frame must be
+        the table of :func:`llmbrain.run_grid` or of a lesion study.
     title : str, optional
         Heading of the page.
     topography : "auto", Topography or None
-        Display order of neurons. ``"auto"`` takes the study's own, or makes one from half of its runs and keeps it;
-        None leaves neurons in natural order.
+        Display order of neurons. ``"auto"`` uses the study's own order, or computes one from half of its runs and
+        saves it there; None keeps the natural order.
     output_file : path-like, optional
-        Write the page there as well.
+        Also write the page to this file.
 
     Returns
     -------
     HTMLReport
-        ``save()``, ``open_in_browser()``, shown by a notebook.
+        With ``save()`` and ``open_in_browser()``; notebooks display it.
 
     Raises
     ------
     DatasetError
         If a path holds no study.
     ParameterError
-        If nothing is known to report about the object.
+        If there is no report for this kind of object.
     """
-    from .collect import from_object, from_study
-    from .sections import build_sections
-
     if isinstance(study_or_object, (str, Path)):
-        from ..dataset import Study
-
         study_or_object = Study.open(study_or_object)
-    is_study = hasattr(study_or_object, "path") and hasattr(study_or_object, "subject")
-    data = (from_study if is_study else from_object)(study_or_object, topography)
-    render = _renderer()
-    sections = build_sections(data, render)
-    html = render(
-        "page.html", title=title or data.title, subtitle=data.subtitle, kicker=KICKERS[data.kind], version=__version__,
-        date=datetime.date.today().isoformat(), sections=sections, css=_asset("report.css"), js=_asset("report.js"),
-    )  # fmt: skip
-    report = HTMLReport(html, data.output, [section.id for section in sections])
+    of = Report.of_study if isinstance(study_or_object, Study) else Report.of_object
+    page = of(study_or_object, topography).page(title)
     if output_file is not None:
-        report.save(output_file)
-    return report
+        page.save(output_file)
+    return page
+
+
+class Report:
+    """The results that one report shows, by the name of their station.
+
+    ``report["lesions"]`` is the result of the station ``lesions``, read on first use, or None.
+
+    Parameters
+    ----------
+    study : Study, optional
+        Where results are read.
+    topography : "auto", Topography or None
+        See :func:`generate_report`.
+    results : dict, optional
+        Results that are known already.
+    title, subtitle, kicker : str
+        Heading of the page, and the lines under and over it.
+
+    Attributes
+    ----------
+    absent, warnings : list of str
+        What the report cannot show and why, and what its readers must know.
+    """
+
+    def __init__(self, study=None, topography="auto", results=None, *, title="", subtitle="", kicker="study report"):
+        self.study, self.topography = study, topography
+        self.results = dict(results or {})
+        self.title, self.subtitle, self.kicker = title, subtitle, kicker
+        self.absent, self.warnings = [], []
+
+    @classmethod
+    def of_study(cls, study, topography="auto"):
+        """The report of a study folder."""
+        title = last_part(study.info["model"].get("id", study.subject))
+        corpus = study.info["corpus"].get("name", study.task)
+        return cls(study, topography, title=title, subtitle=f"on the corpus “{corpus}”")
+
+    @classmethod
+    def of_object(cls, obj, topography="auto"):
+        """The report of one result, made by the first station that takes the object."""
+        report = cls(topography=topography)
+        for station in stations():
+            result = station().take(obj, report)
+            if result is not None:
+                report.results[station.name] = result
+                report.title, report.kicker = station.title, station.alone
+                report.subtitle = last_part((report["model"] or {}).get("id") or "")
+                return report
+        accepted = [station.accepts for station in stations() if station.accepts]
+        raise ParameterError(
+            f"There is no report for {type(obj).__name__}. Pass a study folder, a Study, {', '.join(accepted[:-1])}, "
+            f"or {accepted[-1]}."
+        )
+
+    def __getitem__(self, name):
+        if name not in self.results:
+            self.results[name] = None  # also what a station sees that asks for itself
+            self.results[name] = next(one for one in stations() if one.name == name)().result(self)
+        return self.results[name]
+
+    @property
+    def geometry(self):
+        """Neurons of the networks, or of the recording; None if there are neither."""
+        found = self["networks"] or self["recording"]
+        return None if found is None else found.geometry
+
+    def page(self, title=None):
+        """Fill the page.
+
+        Parameters
+        ----------
+        title : str, optional
+            Heading instead of the default one.
+
+        Returns
+        -------
+        HTMLReport
+        """
+        shown = [(station, self[station.name]) for station in stations()]
+        sections = [
+            {"id": station.name, "title": station.title, "html": Markup(html)}
+            for station, result in shown
+            if result is not None and (html := station().section(self, result))
+        ]
+        html = render(
+            "page.html", title=title or self.title, subtitle=self.subtitle, kicker=self.kicker, version=__version__,
+            date=datetime.date.today().isoformat(), sections=sections, css=_asset("report.css"),
+            js=_asset("report.js"),
+        )  # fmt: skip
+        path = None if self.study is None else self.study.path("report")
+        return HTMLReport(html, path, [section["id"] for section in sections])
+
+
+def last_part(name):
+    """Last part of a model's name, without its owner or folder."""
+    return str(name).rstrip("/").rsplit("/", 1)[-1]
 
 
 def _asset(name):
-    from markupsafe import Markup
-
     return Markup(resources.files(__package__).joinpath("assets", name).read_text(encoding="utf-8"))
-
-
-def _renderer():
-    """A function that fills one of the package's templates; everything not marked safe is escaped."""
-    import jinja2
-    from markupsafe import Markup
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("llmbrain.reporting", "templates"), autoescape=True, trim_blocks=True,
-        lstrip_blocks=True, undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
-
-    def render(template, **values):
-        for section in values.get("sections", ()):
-            section.html = Markup(section.html)
-        return environment.get_template(template).render(**values)
-
-    return render

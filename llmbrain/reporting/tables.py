@@ -5,7 +5,9 @@ from html import escape
 import numpy as np
 import pandas as pd
 
-__all__ = ["html_table", "number"]
+from ..plotting.lesions import short_name
+
+__all__ = ["html_table", "number", "with_intervals"]
 
 LABELS = {
     "n_neurons": "neurons", "interval": "95 % interval", "control_mean": "controls, mean",
@@ -121,3 +123,24 @@ def _cell(value, column, numeric, link, decimals=None):
         return f"<td{' class=long' if len(text) > 24 else ''}>{text}</td>"
     key = "" if pd.isna(value) else f' data-v="{float(value):.6g}"'
     return f'<td class="num"{key}>{text}</td>'
+
+
+def with_intervals(table):
+    """Shorten the names of networks in a table of lesion effects, and write the interval as one column.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        With ``network``, and where known ``ci_low`` and ``ci_high``.
+
+    Returns
+    -------
+    pandas.DataFrame
+    """
+    shown = table.assign(network=[short_name(n) for n in table["network"]])
+    if shown["network"].str.fullmatch(r"\d+").all():
+        shown["network"] = shown["network"].astype(int)
+    if {"ci_low", "ci_high"} <= set(table):
+        ends = zip(table["ci_low"], table["ci_high"])
+        shown["interval"] = ["–" if pd.isna(a) else f"{a:.2f} to {b:.2f}".replace("-", "−") for a, b in ends]
+    return shown

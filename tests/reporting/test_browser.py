@@ -26,14 +26,10 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     """A whole report, as a file."""
-    from llmbrain.reporting import collect, generate_report
-
     data = report_data(NeuronGeometry.from_sizes([384] * 12), 8, 300)
     data.absent, data.warnings = ["One station is absent."], ["One thing needs care."]
     path = tmp_path_factory.mktemp("browser") / "report.html"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(collect, "from_object", lambda obj, topography: data)
-        generate_report(object(), output_file=path)
+    data.page().save(path)
     return path
 
 

@@ -1,0 +1,186 @@
+"""Lesions: what happens when each network is silenced, compared with its controls."""
+
+import numpy as np
+import pandas as pd
+
+from ... import plotting
+from ...lesions import LesionResult
+from ..lesion_table import main_family, main_lesions, q_column, unit_of
+from ..network_table import network_flags
+from ..page import figure, network_number, note, page_of, render
+from ..station import STATIONS, Station
+from ..tables import html_table, number, with_intervals
+
+COLUMNS = (
+    "network", "flag", "task", "family", "n_neurons", "effect", "interval", "control_mean", "control_max",
+    "n_controls", "z", "p", "q", "p_min", "p_pooled", "q_pooled",
+)  # fmt: skip
+DONE = {
+    "zero": "set to zero", "mean": "clamped to their mean", "resample": "replaced by their values at other tokens",
+}  # fmt: skip
+
+
+@STATIONS.register("lesions", title="Lesions", place=100, alone="lesion study", accepts="a lesion result or its table")
+class Lesions(Station):
+    """A LesionResult."""
+
+    what = "lesion study"
+
+    def read(self, study, report):
+        if not study.path("lesion_effects").is_file():
+            report.absent.append("No network has been lesioned yet (llmbrain lesion).")
+            return None
+        result = LesionResult.load(study)
+        report.warnings += result.info.get("warnings") or []
+        return result
+
+    def take(self, obj, report):
+        if isinstance(obj, LesionResult):
+            return obj
+        if isinstance(obj, pd.DataFrame) and {"network", "effect"} <= set(obj):
+            return LesionResult(obj, None, None)
+        return None
+
+    def tiles(self, report, result):
+        table = main_lesions(result)
+        q = q_column(table)
+        if q is None:
+            return [(number(len(table)), "networks lesioned")]
+        found, more = int((table[q] < 0.05).sum()), ""
+        if "q_pooled" in table and table["q_pooled"].notna().any():
+            more = f"; {int((table['q_pooled'] < 0.05).sum())} with controls pooled"
+        power = result.info.get("power") or {}
+        more += "; too few controls to tell" if not found and power.get("smallest_p", 0) > 0.05 else ""
+        family = main_family(result.table)
+        matched = f" matched by {family.replace('+', ' and ')}" if family else ""
+        label = f"lesioned networks do more harm than their controls{matched} ({q} < 0.05{more})"
+        return [(f"{found} of {len(table)}", label)]
+
+    def section(self, report, result):
+        table = result.table
+        families = list(dict.fromkeys(table["family"])) if "family" in table else [None]
+        tasks = list(dict.fromkeys(table["task"])) if "task" in table else [None]
+        parts = [_figure_of(result, family, tasks[0], f"fig-lesion-{i}") for i, family in enumerate(families)]
+        parts += [note(text) for text in reading_notes(result)]
+        if len(tasks) > 1:
+            parts.append(_by_task(result, tasks))
+        return "".join(parts) + _tables(report, result, tasks)
+
+    def methods(self, report, result, cite):
+        table, info = result.table, result.info
+        how = (info.get("lesion") or {}).get("how") or info.get("how", "zero")
+        n_controls = int(table["n_controls"].max()) if "n_controls" in table else 0
+        families = [str(f) for f in dict.fromkeys(table["family"])] if "family" in table else []
+        done = DONE.get(str(how), f"treated with “{how}”")
+        text = (
+            f"Each of {table['network'].nunique()} networks was lesioned: its neurons were {done} while the model read"
+        )
+        tasks = [str(t) for t in dict.fromkeys(table["task"])] if "task" in table else []
+        text += f" ({', '.join(tasks[:8])}{', …' if len(tasks) > 8 else ''})." if tasks else " held-out text."
+        if n_controls:
+            known = info.get("families") or {}
+            against = "; ".join(f"“{f}”, {known[f]}" if f in known else f"matched by {f}" for f in families)
+            text += (
+                f" Each was compared with up to {n_controls} control sets of neurons ({against or 'random'}); "
+                f"p = (1 + number of controls at least as harmful) / (controls + 1){cite('permutation')}"
+            )
+            fdr = f", and q controls the false discovery rate over the networks of one task and family{cite('fdr')}."
+            text += fdr if "q" in table else "."
+            if "q_pooled" in table and table["q_pooled"].notna().any():
+                text += (
+                    f" Pooled p and q rank the standardised effect among the controls of all networks{cite('storey')}."
+                )
+        if info.get("threshold") is not None:
+            text += f" Lesioned neurons have |z| > {info['threshold']:g}."
+        if info.get("random_state") is not None:
+            text += f" Seed {info['random_state']}."
+        return text
+
+
+def reading_notes(lesion):
+    """Explain what p and q of a lesion study can reach, and what the pooled ones assume.
+
+    Parameters
+    ----------
+    lesion : LesionResult
+
+    Returns
+    -------
+    list of str
+    """
+    table = main_lesions(lesion)
+    if "n_controls" not in table or "p" not in table or not table["p"].notna().any():
+        return []
+    n, k = int(table["n_controls"].max()), len(table)
+    floor = 1 / (n + 1)
+    text = f"How to read p and q. A network is ranked among its own {n} controls, so p cannot fall below 1 / ({n} + 1)"
+    text += f" = {floor:.3f}, however large the effect."
+    if k > 1:
+        text += f" q corrects for {k} networks: if a single one stands out, its q cannot fall below"
+        text += f" {min(1, k * floor):.3f}."
+    if "control_max" in table:
+        above, family = int((table["effect"] > table["control_max"]).sum()), main_family(lesion.table)
+        against = f" (matched by {family})" if family else ""
+        text += f" {above} of {k} {'does' if above == 1 else 'do'} more harm than each of their controls{against}."
+    if k * floor > 0.05:
+        text += " A large q may only mean that there are few controls; see the figure and z as well."
+    notes = [text]
+    if "q_pooled" in table and table["q_pooled"].notna().any():
+        found = int((table["q_pooled"] < 0.05).sum())
+        notes.append(
+            "“Pooled” ranks each network among the controls of all networks, after scaling each set of controls, so p "
+            f"can fall to 1 / ({k} × {n} + 1) = {1 / (k * n + 1):.4f}. This assumes that control effects have the same "
+            f"shape in all networks, whatever their mean and spread. {found} of {k} have a pooled q < 0.05."
+        )
+    power = (lesion.info.get("power") or {}).get("note")
+    return notes + ([power] if power and k * floor > 0.05 else [])
+
+
+def _figure_of(lesion, family, task, key):
+    what = (lesion.info.get("families") or {}).get(family)
+    what = what or (f"matched by {family}" if family else "random sets of neurons")
+    fig = plotting.plot_lesion_effects(lesion, family=family, unit=f"harm ({unit_of(lesion, task)})", title="")
+    caption = (
+        f"Harm{_on(task)} when a network is silenced (point, with its 95 % interval), and when its control sets are "
+        f"silenced (grey): {what}."
+    )
+    n = lesion.table["network"].nunique()
+    return figure(fig, key, caption, f"Lesion effects of {n} networks over their controls.")
+
+
+def _on(task):
+    return "" if task is None else f" on the task “{task}”"
+
+
+def _by_task(lesion, tasks):
+    units = {unit_of(lesion, task) for task in tasks}
+    # Effects in different units cannot share a colour scale; distances from the controls can.
+    value, label = ("effect", f"harm ({units.pop()})") if len(units) == 1 else ("z", "z against controls")
+    if value not in lesion.table:
+        return ""
+    fig = plotting.plot_selectivity(lesion, value=value, label=label, title="")
+    caption = "Harm of each network's lesion on each task; a dot marks effects beyond the controls."
+    alt = f"Matrix of {lesion.table['network'].nunique()} networks by {len(tasks)} tasks."
+    return figure(fig, "fig-selectivity", caption, alt)
+
+
+def _tables(report, lesion, tasks):
+    table, task = lesion.table, tasks[0]
+    constant = [c for c in ("task", "family", "n_controls") if c in table and table[c].nunique() == 1]
+    keep = [c for c in COLUMNS if c not in constant]
+    q, shown = q_column(table), with_intervals(table)
+    if report["networks"] is not None:
+        flags, numbers = network_flags(report), [network_number(name) for name in table["network"]]
+        shown["flag"] = [flags[k] if k is not None and k < len(flags) else "" for k in numbers]
+    strong = (table[q] < 0.05).to_numpy() if q else np.zeros(len(table), bool)
+    link = None if report["networks"] is None else ("network", page_of)
+    first = (table["task"] == task).to_numpy() if "task" in table else np.ones(len(table), bool)
+    caption = f"Lesion effects{_on(task)} ({unit_of(lesion, task)}; larger is worse)" + (
+        f"; bold: {q} < 0.05" if q else ""
+    )
+    brief = [c for c in keep if c not in ("task", "p_min", "p_pooled", "control_mean")]
+    html = html_table(shown[first], caption, brief, link=link, emphasis=strong[first])
+    if first.all():
+        return html
+    every = html_table(shown, "Lesion effects on all tasks; larger is worse", keep, link=link, emphasis=strong)
+    return html + render("details.html", title=f"All {len(tasks)} tasks", inside=every)

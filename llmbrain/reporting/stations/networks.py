@@ -1,0 +1,194 @@
+"""The networks at a glance: atlas, depth, maps, carpet, connectivity, stability, table."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from ... import plotting
+from ...networks import NetworkSet
+from ...networks.base import NetworkEstimator
+from ...networks.result import STABLE, THRESHOLD
+from ..network_table import network_flags, network_table
+from ..page import figure, note, page_of
+from ..station import STATIONS, Station
+from ..tables import html_table, number
+
+PAGE_ONLY = ("share", "layers", "iq", "coverage", "icc")  # columns that would make the table too wide
+MAPS_UP_TO = 40  # with more networks, small multiples are too small to read
+
+
+@dataclass
+class Found:
+    """The networks of one analysis."""
+
+    networks: NetworkSet
+    threshold: float = THRESHOLD
+    stability: pd.DataFrame = None
+
+    @property
+    def geometry(self):
+        """Neurons of the maps."""
+        return self.networks.geometry
+
+
+@STATIONS.register(
+    "networks", title="Networks", place=50, alone="decomposition",
+    accepts="networks or a fitted estimator (CanICA, DictLearning)",
+)  # fmt: skip
+class Networks(Station):
+    """The networks of one analysis: canica if there are several."""
+
+    what = "decomposition"
+
+    def read(self, study, report):
+        found = [one.entities["desc"] for one in study.find("components_json")]
+        if not found:
+            report.absent.append("No networks have been found yet (llmbrain networks).")
+            return None
+        desc = "canica" if "canica" in found else found[0]
+        others = [name for name in found if name != desc]
+        if others:
+            held = ", ".join(others)
+            report.absent.append(f"The study also holds the decompositions {held}; this report shows {desc}.")
+        return _found(NetworkSet.load(study, desc=desc), study.read("stability", desc=desc))
+
+    def take(self, obj, report):
+        obj = obj.networks_ if isinstance(obj, NetworkEstimator) else obj
+        if not isinstance(obj, NetworkSet):
+            return None
+        report.results["model"] = obj.info.get("model") or None
+        return _found(obj)
+
+    def tiles(self, report, result):
+        size = (number(result.geometry.n_neurons), f"neurons in {result.geometry.n_layers} layers")
+        return [size, (number(len(result.networks.maps)), "networks")]
+
+    def section(self, report, result):
+        display = report["display"]
+        topography = None if display is None else display.topography
+        parts = [
+            _atlas(result, display), _depth(result), _maps(result, topography), _carpet(report, result),
+            _connectivity(report), _stability(result),
+        ]  # fmt: skip
+        shown = network_table(report).drop(columns=[*PAGE_ONLY], errors="ignore")
+        parts.append(
+            html_table(shown, "Networks; a number links to the network's page below", link=("network", page_of))
+        )
+        return "".join(parts) + note(_flag_note(report))
+
+    def methods(self, report, result, cite):
+        networks = result.networks
+        info = dict(networks.info or {})
+        method = str(info.get("method") or info.get("estimator") or info.get("algorithm") or "").lower()
+        n, intro = len(networks.maps), f"Functional networks{cite('liunetworks')} were found by"
+        if "dict" in method:
+            text = f"{intro} dictionary learning{cite('dictlearning')} with {n} atoms"
+        elif "ica" in method:
+            how = f"CanICA{cite('canica')}, FastICA{cite('fastica')}"
+            text = f"{intro} group independent component analysis ({how}) with {n} components"
+        else:
+            text = f"{n} networks were decomposed"
+        parameters = {**info, **(info.get("parameters") or {})}
+        forms = {
+            "engine": "engine {}", "n_init": "{} starts", "random_state": "seed {}", "scope": "scope {}",
+            "alpha": "alpha {}",
+        }  # fmt: skip
+        settings = [form.format(parameters[key]) for key, form in forms.items() if parameters.get(key) is not None]
+        text += f" ({', '.join(settings)})." if settings else "."
+        converged = info.get("converged")
+        if converged is not None and not np.all(converged):
+            text += " The decomposition did not converge; its networks should be interpreted with caution."
+        if parameters.get("standardize") not in (None, False):
+            text += " Every neuron was z-scored within its run."
+        text += f" Maps were z-scored over neurons; a neuron belongs to a network where |z| > {result.threshold:g}."
+        text += " No smoothing was applied."
+        metrics = networks.metrics
+        known = metrics is not None and "stability" in metrics and metrics["stability"].notna().any()
+        if result.stability is not None or known:
+            text += f" Stability compares repeated decompositions, following ICASSO{cite('icasso')}."
+        return text
+
+
+def _found(networks, stability=None):
+    return Found(networks, float((networks.info or {}).get("threshold") or THRESHOLD), stability)
+
+
+def _flag_note(report):
+    flags = network_flags(report)
+    n = sum(map(bool, flags))
+    what = (
+        "empty (no neuron above the threshold), unstable (repeated decompositions disagree, or the stability is below "
+        f"{STABLE:g}), or an artefact of position, attention sinks or a few tokens"
+    )
+    if n == 0:
+        return f"No network is flagged. A flag marks a network that is {what}."
+    verb = "is" if n == 1 else "are"
+    return f"{n} of {len(flags)} networks {verb} flagged, here and on the pages below. A flagged network is {what}."
+
+
+def _atlas(found, display):
+    shown, half_note = found.networks, ""
+    topography = None if display is None else display.topography
+    if display is not None and display.other_half is not None:
+        shown, half = display.other_half
+        half_note = (
+            f" The maps are estimated again on {half}, and the order of the neurons comes from "
+            f"{topography.info['source']}, so the sorting cannot have produced the clusters."
+        )
+    fig = plotting.plot_atlas(shown, found.geometry, threshold=found.threshold, topography=topography, title="")
+    what = f"Dominant network of each neuron with |z| > {found.threshold:g}"
+    caption = f"{what}; one sheet per layer, with the layer's number in its corner.{half_note}"
+    alt = f"Mosaic of {found.geometry.n_layers} layer sheets, neurons coloured by the network they load on most."
+    return figure(fig, "fig-atlas", caption, alt, fixed_colors=True)
+
+
+def _depth(found):
+    fig = plotting.plot_layer_profiles(found.networks, threshold=found.threshold, title="")
+    alt = f"Heat map of {len(found.networks.maps)} networks by {found.geometry.n_layers} layers."
+    return figure(fig, "fig-depth", "Share of each layer's neurons that belong to each network.", alt)
+
+
+def _maps(found, topography):
+    n = len(found.networks.maps)
+    if n > MAPS_UP_TO:
+        return ""
+    fig = plotting.plot_network_maps(found.networks, threshold=found.threshold, topography=topography, title="")
+    caption = "Every network as layers × units; each pixel shows the strongest of the neurons it represents."
+    return figure(fig, "fig-maps", caption, f"Small multiples of {n} network maps with their layer profiles.")
+
+
+def _carpet(report, found):
+    recorded = report["recording"]
+    if recorded is None or recorded.carpet is None:
+        return ""
+    activity, events, run, start = recorded.carpet
+    try:
+        fig = plotting.plot_carpet(activity, found.networks, events=events, threshold=found.threshold, title="")
+    except ValueError:  # no neuron above the threshold: the table says so
+        return ""
+    where = f"{len(events)} tokens of {run} from token {start}"
+    caption = f"Carpet: {where}; neurons are sorted by the network they load on most."
+    alt = "Carpet plot of activity: rows are neurons grouped by network, columns are tokens."
+    return figure(fig, "fig-carpet", caption, alt)
+
+
+def _connectivity(report):
+    drivers = report["drivers"]
+    if drivers is None or drivers.courses.shape[1] < 3:
+        return ""
+    fig = plotting.plot_connectivity(np.corrcoef(drivers.courses.T), title="")
+    caption = "Functional connectivity: correlation of the networks' time courses, similar networks side by side."
+    return figure(fig, "fig-connectivity", caption, f"Correlation matrix of {drivers.courses.shape[1]} networks.")
+
+
+def _stability(found):
+    for frame in (found.stability, found.networks.metrics):
+        if frame is None or len(frame) != len(found.networks.maps):
+            continue
+        name = next((c for c in ("stability", "iq") if c in frame and frame[c].notna().any()), None)
+        if name is not None:
+            fig = plotting.plot_stability(frame[name].to_numpy(float), label="stability", title="")
+            caption = "Stability of each network over repeated decompositions; hollow points are unstable."
+            return figure(fig, "fig-stability", caption, f"Dot plot of the stability of {len(frame)} networks.")
+    return ""
