@@ -5,6 +5,7 @@ import re
 import numpy as np
 
 from ..exceptions import ParameterError
+from ..networks.evidence.matching import Matching
 from . import style as st
 from .maps import checked_network, frame_sheets, join_notes
 from .sheets import as_maps, network_names, sheet_mosaic
@@ -225,7 +226,7 @@ def _pairs(pairs, maps, geometries):
         geometries[0].check_same(geometries[1], "The second model (for different models give pairs=)")
         similarity = np.abs(maps[0] @ maps[1].T)
         return np.stack(linear_sum_assignment(-similarity), axis=1)
-    if hasattr(pairs, "index") and hasattr(pairs, "similarity"):
+    if isinstance(pairs, Matching):
         found = np.flatnonzero(pairs.index >= 0)
         return np.stack([found, pairs.index[found]], axis=1)
     pairs = np.asarray(pairs, int).reshape(-1, 2)

@@ -2,12 +2,18 @@
 
 import numpy as np
 
+from ..dataset import Run
 from ..exceptions import GeometryMismatchError, ParameterError
+from ..registry import Registry
 from . import style as st
 from .sheets import as_maps, network_names
 from .text import axis_token
 
 __all__ = ["carpet_rows", "plot_carpet", "plot_time_courses"]
+
+# Ways to sort the neurons: (networks, geometry, threshold) -> group of each neuron, order within a group, names and
+# colours of the groups.
+ORDERS = Registry("order")
 
 WORDS_UP_TO = 90  # more tokens than this cannot be read under a page-wide axis
 
@@ -22,7 +28,7 @@ def carpet_rows(activity, groups, n_rows=360, order_within=None):
     groups : array of shape (n_neurons,)
         Group of each neuron; negative for neurons to leave out.
     n_rows : int
-        About how many rows to make in all; no group gets less than four if it has as many neurons.
+        Approximate total number of rows; a group gets at least four, or one per neuron.
     order_within : array of shape (n_neurons,), optional
         Neurons of a group are sorted by this, largest first.
 
@@ -52,25 +58,45 @@ def carpet_rows(activity, groups, n_rows=360, order_within=None):
     return np.concatenate(pictures), bounds
 
 
+@ORDERS.register("network")
+def _by_network(networks, geometry, threshold):
+    """Group neurons by the network they load on most; positive loadings come first."""
+    if networks is None:
+        raise ParameterError("order='network' needs networks=. Pass them, or use order='layer'.")
+    z, _ = as_maps(networks, geometry)
+    best = np.abs(z).argmax(axis=0)
+    strength = z[best, np.arange(z.shape[1])]
+    groups = np.where(np.abs(strength) > threshold, best, -1)
+    return groups, strength, network_names(networks, len(z))[0], st.network_colors(len(z))
+
+
+@ORDERS.register("layer")
+def _by_layer(networks, geometry, threshold):
+    """Group neurons by layer."""
+    if geometry is None:
+        raise ParameterError("order='layer' on an array needs geometry=.")
+    return geometry.layer_of, None, geometry.layers, None
+
+
 def plot_carpet(
     run, networks=None, geometry=None, *, tokens=None, events=None, order="network", threshold=3.0, title=None,
     output_file=None,
 ):  # fmt: skip
-    """Draw the activity of all neurons over tokens, sorted by network (or by layer), with the tokens under it.
+    """Draw the activity of neurons over tokens, sorted by network or layer, with the tokens below.
 
     Parameters
     ----------
     run : Run, or array of shape (n_tokens, n_neurons)
-        What was recorded.
+        Recorded activity.
     networks : NetworkSet, estimator or array of shape (n_networks, n_neurons), optional
         Needed for ``order="network"``: neurons are grouped by the network they load on most, positive loadings above
         negative ones; neurons of no network are left out.
     geometry : NeuronGeometry, optional
-        Needed where ``run`` and ``networks`` are arrays.
+        Needed if ``run`` and ``networks`` are arrays.
     tokens : (int, int), optional
         First token and the one after the last.
     events : pandas.DataFrame, optional
-        ``token`` and ``kind`` or ``document`` of each row of the whole run; taken from ``run`` where it has them.
+        ``token`` and ``kind`` or ``document`` of each row of the whole run; by default those of ``run``.
     order : {"network", "layer"}
         How neurons are sorted.
     threshold : float
@@ -89,25 +115,14 @@ def plot_carpet(
     >>> figure = plot_carpet(rng.normal(size=(40, 300)), rng.standard_t(3, size=(4, 300)),
     ...                      NeuronGeometry.from_sizes([100] * 3))
     """
-    if order not in ("network", "layer") or (order == "network" and networks is None):
-        raise ParameterError(f"order={order!r} needs networks= for 'network', or must be 'layer'.")
+    grouping = ORDERS[order]
     activity, events, geometry, start = _activity(run, events, geometry, tokens)
-    z = None
-    if order == "network":
-        z, geometry = as_maps(networks, geometry)
-        best = np.abs(z).argmax(axis=0)
-        strength = z[best, np.arange(z.shape[1])]
-        groups = np.where(np.abs(strength) > threshold, best, -1)
-        picture, bounds = carpet_rows(activity, groups, order_within=strength)
-    else:
-        if geometry is None:
-            raise ParameterError("order='layer' on an array needs geometry=.")
-        picture, bounds = carpet_rows(activity, geometry.layer_of)
+    groups, strength, named, colors = grouping(networks, geometry, threshold)
+    picture, bounds = carpet_rows(activity, groups, order_within=strength)
     readable = events is not None and len(picture[0]) <= WORDS_UP_TO
     with st.style():
         height = 3.45 + (0.4 if readable else 0)
-        what = "network" if order == "network" else "layer"
-        title = f"Activity sorted by {what}, tokens {start} to {start + len(activity) - 1}" if title is None else title
+        title = f"Activity sorted by {order}, tokens {start} to {start + len(activity) - 1}" if title is None else title
         fig, place = st.fixed_figure(st.PAGE, height, title)
         ax = place(0.62, 0.22, st.PAGE - 1.3, 2.75)
         limit = float(np.clip(np.percentile(np.abs(picture), 99), 0.2, 3))
@@ -119,10 +134,8 @@ def plot_carpet(
             aspect="auto",
             extent=(-0.5, picture.shape[1] - 0.5, len(picture), 0),
         )
-        named = geometry.layers if z is None else network_names(networks, len(z))[0]
-        names = [named[b[0]] for b in bounds]
-        _group_marks(ax, bounds, names, colored=order == "network", n_colors=0 if z is None else len(z))
-        ax.set_ylabel(what, labelpad=4)
+        _group_marks(ax, bounds, [named[b[0]] for b in bounds], colors)
+        ax.set_ylabel(order, labelpad=4)
         _token_axis(ax, events, start, readable)
         bar = fig.colorbar(image, cax=place(st.PAGE - 0.58, 0.22, 0.08, 1.2))
         bar.outline.set_visible(False)
@@ -131,16 +144,16 @@ def plot_carpet(
 
 
 def plot_time_courses(courses, events=None, *, networks=None, tokens=None, title=None, output_file=None):
-    """Draw the time courses of networks over tokens, one strip a network, with the words under them.
+    """Draw the time courses of networks over tokens, one strip per network, with the words below.
 
     Parameters
     ----------
     courses : array of shape (n_tokens, n_networks) or pandas.DataFrame
-        Time courses; each is z-scored over the whole of what is given.
+        Time courses; each is z-scored over all rows.
     events : pandas.DataFrame, optional
         ``token``, and ``kind`` or ``document``, of each row of ``courses``.
     networks : sequence of int, optional
-        Which networks; the first eight if not given.
+        Which networks; the first eight by default.
     tokens : (int, int), optional
         First token and the one after the last.
     title, output_file
@@ -193,13 +206,13 @@ def plot_time_courses(courses, events=None, *, networks=None, tokens=None, title
 def _token_range(tokens, n):
     first, last = (0, n) if tokens is None else (int(tokens[0]), min(int(tokens[1]), n))
     if not 0 <= first < last:
-        raise ParameterError(f"tokens={tokens} picks nothing from {n} tokens; give (first, last + 1).")
+        raise ParameterError(f"tokens={tokens} selects none of the {n} tokens. Pass (first, last + 1).")
     return first, last
 
 
 def _activity(run, events, geometry, tokens):
     """Read the wanted tokens of a run or an array."""
-    if hasattr(run, "to_array"):
+    if isinstance(run, Run):
         first, last = _token_range(tokens, run.n_tokens)
         events = run.events if events is None else events
         geometry = run.geometry if geometry is None else geometry
@@ -215,15 +228,14 @@ def _activity(run, events, geometry, tokens):
     return activity, None if events is None else events.iloc[first:last], geometry, first
 
 
-def _group_marks(ax, bounds, names, colored, n_colors):
+def _group_marks(ax, bounds, names, colors):
     from matplotlib.patches import Rectangle
 
     width = ax.get_xlim()[1] - ax.get_xlim()[0]
-    colors = st.network_colors(n_colors) if colored else None
     total = bounds[-1][2]
     ticks, last = [], -np.inf
     for (group, low, high), name in zip(bounds, names):
-        if colored:
+        if colors is not None:
             ax.add_patch(
                 Rectangle(
                     (-0.5 - 0.018 * width, low), 0.012 * width, high - low, color=colors[group], lw=0, clip_on=False
@@ -236,12 +248,12 @@ def _group_marks(ax, bounds, names, colored, n_colors):
             ticks.append((centre, name))
             last = centre
     ax.set_yticks([t[0] for t in ticks], [t[1] for t in ticks])
-    ax.tick_params(axis="y", length=0, pad=9 if colored else 3)
+    ax.tick_params(axis="y", length=0, pad=3 if colors is None else 9)
     ax.spines[:].set_visible(False)
 
 
 def _token_axis(ax, events, start, readable):
-    """Write the tokens under the axis, or the kinds of text where there are too many tokens."""
+    """Write the tokens under the axis, or the kinds of text if there are too many tokens."""
     if readable:
         words = [axis_token(t) for t in events["token"]]
         ax.set_xticks(range(len(words)), words, rotation=90, fontsize=5.2 if len(words) > 60 else 6)
@@ -261,7 +273,7 @@ def _token_axis(ax, events, start, readable):
 
 
 def _kind_strip(ax, labels):
-    """Mark above the axes where each kind of text lies; where the names have no room, a key gives them."""
+    """Mark the kinds of text above the axes; if their names do not fit, a legend lists them."""
     n, width = len(labels), ax.get_position().width * ax.figure.get_size_inches()[0]
     ax.set_autoscalex_on(False)  # the marks must not move the axis
     edges = np.flatnonzero(np.r_[True, labels[1:] != labels[:-1], True])

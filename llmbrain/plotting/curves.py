@@ -1,8 +1,9 @@
-"""Curves that say how far to believe a decomposition: stability of its networks, and how many there are."""
+"""Figures of the quality of a decomposition: stability of its networks, and the choice of their number."""
 
 import numpy as np
 
 from ..exceptions import ParameterError
+from ..networks.evidence.order import Order
 from . import style as st
 
 __all__ = ["plot_order", "plot_stability"]
@@ -68,18 +69,18 @@ def plot_stability(values, *, bar=0.7, label="stability (Iq)", title=None, outpu
 
 
 def plot_order(curves, x="n_components", *, chosen=None, ylabel=None, title=None, output_file=None):
-    """Draw what speaks for one number of networks or another: one panel a criterion.
+    """Draw the criteria for the number of networks, one panel each.
 
     Parameters
     ----------
     curves : Order, or pandas.DataFrame
-        One row a number of networks: the column named by ``x`` and one column a criterion, e.g. reproducibility of
+        One row per number of networks: the column named by ``x`` and one column per criterion, e.g. reproducibility of
         split halves or explained variance. ``<criterion>_low`` and ``<criterion>_high`` become a band, and
         ``<criterion>_null`` a dashed line.
     x : str
         Column of the number of networks.
     chosen : int or dict, optional
-        The number to mark, for all panels or for each criterion.
+        The chosen number, which is marked; a dict for each criterion.
     ylabel : dict, optional
         Criterion -> label.
     title, output_file
@@ -95,7 +96,7 @@ def plot_order(curves, x="n_components", *, chosen=None, ylabel=None, title=None
     >>> table = pd.DataFrame({"n_components": [5, 10, 20], "reproducibility": [0.6, 0.9, 0.7]})
     >>> figure = plot_order(table, chosen=10)
     """
-    if hasattr(curves, "curve") and hasattr(curves, "n_components"):
+    if isinstance(curves, Order):
         curves, chosen = curves.curve, curves.n_components if chosen is None else chosen
     if x not in curves:
         raise ParameterError(f"The table has no column {x!r}; it has {list(curves.columns)}.")

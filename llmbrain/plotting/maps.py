@@ -3,10 +3,14 @@
 import numpy as np
 
 from ..exceptions import ParameterError
+from ..registry import Registry
 from . import style as st
 from .sheets import as_maps, layer_shares, network_names, sheet_mosaic, unit_mosaic
 
 __all__ = ["plot_layer_profiles", "plot_network_map", "plot_network_maps"]
+
+# Ways to draw a small map: (axes, thresholded map, geometry, topography) -> image.
+KINDS = Registry("kind", n_columns=3, aspect=0.5, layer_axis=False)
 
 SHOWN = 8.0  # |z| at which the colours are full
 
@@ -14,7 +18,7 @@ SHOWN = 8.0  # |z| at which the colours are full
 def plot_network_map(
     networks, network=0, geometry=None, *, threshold=3.0, topography=None, title=None, output_file=None
 ):
-    """Draw one network: the sheet of every layer, and beside it the share of each layer's neurons.
+    """Draw one network: the sheet of every layer, and the share of each layer's neurons.
 
     Parameters
     ----------
@@ -25,9 +29,9 @@ def plot_network_map(
     geometry : NeuronGeometry, optional
         Needed for arrays and images.
     threshold : float
-        Neurons with ``|z|`` up to this are left blank.
+        Neurons whose ``|z|`` does not exceed this stay blank.
     topography : Topography, optional
-        Display order of neurons; said on the figure.
+        Display order of neurons; the figure states it.
     title : str, optional
         Replaces the title.
     output_file : path-like, optional
@@ -87,14 +91,14 @@ def plot_network_maps(
     geometry : NeuronGeometry, optional
         Needed for arrays and images.
     threshold : float
-        Neurons with ``|z|`` up to this are left blank.
+        Neurons whose ``|z|`` does not exceed this stay blank.
     topography : Topography, optional
-        Display order of neurons; said on the figure.
+        Display order of neurons; the figure states it.
     kind : {"units", "sheets"}
-        ``"units"``: layers from bottom to top, units from left to right, each pixel the strongest of the neurons it
-        stands for. ``"sheets"``: the sheet of every layer.
+        ``"units"``: layers from bottom to top, units from left to right; each pixel shows the strongest of the
+        neurons it represents. ``"sheets"``: the sheet of every layer.
     n_columns : int, optional
-        Networks in a row.
+        Networks per row.
     title, output_file
         See :func:`plot_network_map`.
 
@@ -108,15 +112,14 @@ def plot_network_maps(
     >>> maps = np.random.default_rng(0).standard_t(3, size=(4, 300))
     >>> figure = plot_network_maps(maps, NeuronGeometry.from_sizes([100] * 3))
     """
-    if kind not in ("units", "sheets"):
-        raise ParameterError(f"kind={kind!r} is unknown; choose 'units' or 'sheets'.")
+    draw = KINDS[kind]
     z, geometry = as_maps(networks, geometry)
-    n_columns = n_columns or _columns(len(z), 5 if kind == "units" else 3)
+    n_columns = n_columns or _columns(len(z), draw.n_columns)
     n_rows = -(-len(z) // n_columns)
     wide = (st.PAGE - 0.45) / max(n_columns, 3)
-    high = wide * (0.62 if kind == "units" else 0.5)
+    high = wide * draw.aspect
     names, flag_note = network_names(networks, len(z))
-    note = join_notes("Bars: share of each layer's neurons, own scale each.", flag_note)
+    note = join_notes("Bars: share of each layer's neurons, each on its own scale.", flag_note)
     note = note if topography is None else f"{note} {topography.note}"
     with st.style():
         title = f"{len(z)} network{'s' if len(z) > 1 else ''}, |z| > {threshold:g}" if title is None else title
@@ -125,11 +128,11 @@ def plot_network_maps(
         for k in range(len(z)):
             left, top = 0.4 + wide * (k % n_columns), 0.2 + (high + 0.2) * (k // n_columns)
             ax = place(left, top, 0.74 * wide, high)
-            image = _draw_small(ax, z[k], geometry, threshold, topography, kind)
+            image = draw(ax, np.where(np.abs(z[k]) > threshold, z[k], 0), geometry, topography)
             ax.set_title(names[k], fontsize=7, pad=1.5)
             side = place(left + 0.75 * wide, top, 0.18 * wide, high)
             _draw_profile(side, *layer_shares(z[k], geometry, threshold), geometry, labels=False)
-            if k % n_columns == 0 and kind == "units":
+            if k % n_columns == 0 and draw.layer_axis:
                 _layer_ticks(ax, geometry, 3)
                 ax.set_ylabel("layer", fontsize=7, labelpad=1)
         bar = place(0.4, n_rows * (high + 0.2) + 0.16, 2.2, 0.08)
@@ -216,19 +219,24 @@ def frame_sheets(ax, corners, geometry):
     ax.set_axis_off()
 
 
-def _draw_small(ax, z, geometry, threshold, topography, kind):
-    cut = np.where(np.abs(z) > threshold, z, 0)
-    if kind == "sheets":
-        mosaic, corners = sheet_mosaic(cut, geometry, topography, aspect=1.6)
-        image = ax.imshow(mosaic, cmap=st.DIVERGING(), vmin=-SHOWN, vmax=SHOWN)
-        ax.set_axis_off()
-        return image
+@KINDS.register("units", n_columns=5, aspect=0.62, layer_axis=True)
+def _draw_units(ax, cut, geometry, topography):
+    """Draw layers from bottom to top and pooled units from left to right."""
     picture = unit_mosaic(cut, geometry, topography, n_bins=96)
     image = ax.imshow(picture, cmap=st.DIVERGING(), vmin=-SHOWN, vmax=SHOWN, aspect="auto", origin="lower")
     ax.set_xticks([])
     ax.set_yticks([])
     ax.spines[:].set_visible(True)
     ax.spines[:].set(color=st.GRID, linewidth=0.6)
+    return image
+
+
+@KINDS.register("sheets")
+def _draw_small_sheets(ax, cut, geometry, topography):
+    """Draw the sheet of every layer."""
+    mosaic, _ = sheet_mosaic(cut, geometry, topography, aspect=1.6)
+    image = ax.imshow(mosaic, cmap=st.DIVERGING(), vmin=-SHOWN, vmax=SHOWN)
+    ax.set_axis_off()
     return image
 
 

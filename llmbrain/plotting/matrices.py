@@ -3,6 +3,8 @@
 import numpy as np
 
 from ..exceptions import ParameterError
+from ..networks.connectivity import Connectivity
+from ..networks.evidence.matching import Matching
 from . import style as st
 from .text import axis_token
 
@@ -56,7 +58,7 @@ def plot_connectivity(matrix, labels=None, *, reorder=True, label="correlation",
     --------
     >>> figure = plot_connectivity(np.corrcoef(np.random.default_rng(0).normal(size=(5, 50))))
     """
-    if hasattr(matrix, "mean") and hasattr(matrix, "kind"):
+    if isinstance(matrix, Connectivity):
         matrix, label = matrix.mean, matrix.kind if label == "correlation" else label
     matrix = np.array(matrix, float)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
@@ -103,7 +105,7 @@ def plot_matching(similarity, pairs=None, *, names=("first", "second"), label="c
     --------
     >>> figure = plot_matching(np.array([[0.1, 0.9], [0.7, 0.2], [0.0, 0.1]]))
     """
-    if hasattr(similarity, "index") and hasattr(similarity, "similarity"):
+    if isinstance(similarity, Matching):
         matching, similarity = similarity, similarity.similarity
         found = np.flatnonzero(matching.index >= 0)
         pairs = np.stack([found, matching.index[found]], axis=1) if pairs is None else pairs

@@ -1,9 +1,11 @@
-"""Arrays behind the pictures of maps: mosaics of layer sheets, pooled units, layer profiles. No drawing here."""
+"""Arrays behind the figures of maps: mosaics of layer sheets, pooled units, layer profiles. Nothing is drawn here."""
 
 import numpy as np
 
 from ..exceptions import GeometryMismatchError, ParameterError
-from ..networks.result import zscore_maps
+from ..masks import NeuronMask
+from ..networks.base import NetworkEstimator
+from ..networks.result import NetworkSet, zscore_maps
 
 __all__ = [
     "as_maps", "layer_shares", "mosaic_layout", "network_names", "sheet_mosaic", "signed_max", "unit_mosaic",
@@ -14,11 +16,11 @@ FLAG_NOTE = f"{FLAG} flagged: empty or unstable."
 
 
 def as_maps(networks, geometry=None):
-    """Take what users have for maps: a network set, a fitted estimator, an array or an image.
+    """Read maps from a network set, a fitted estimator, a mask, an array or an image.
 
     Parameters
     ----------
-    networks : NetworkSet, estimator with ``networks_``, array of shape (n_networks, n_neurons), or NIfTI image
+    networks : NetworkSet, fitted estimator, NeuronMask, array of shape (n_networks, n_neurons), or NIfTI image
         What to draw.
     geometry : NeuronGeometry, optional
         Needed for arrays and images.
@@ -34,13 +36,12 @@ def as_maps(networks, geometry=None):
     ParameterError
         If an array comes without its geometry.
     GeometryMismatchError
-        If the maps do not have one value a neuron.
+        If the maps do not have one value per neuron.
     """
-    networks = getattr(networks, "networks_", networks)
-    if hasattr(networks, "maps") and hasattr(networks, "geometry"):
-        # A network set knows which layers its maps were sought in, and standardises over those alone.
-        return networks.z if hasattr(networks, "z") else zscore_maps(networks.maps), networks.geometry
-    if hasattr(networks, "values") and hasattr(networks, "geometry"):  # one NeuronMask
+    networks = _network_set(networks)
+    if isinstance(networks, NetworkSet):
+        return networks.z, networks.geometry
+    if isinstance(networks, NeuronMask):
         return np.atleast_2d(np.asarray(networks.values, np.float32)), networks.geometry
     if geometry is None:
         raise ParameterError(
@@ -55,7 +56,7 @@ def as_maps(networks, geometry=None):
 
 
 def network_names(networks, n):
-    """Numbers of networks as they are written on figures, those of flagged ones with a mark.
+    """Labels of networks on figures: their numbers, with a mark on flagged ones.
 
     Parameters
     ----------
@@ -68,21 +69,26 @@ def network_names(networks, n):
     -------
     names : list of str
     note : str
-        What the mark means; empty where nothing is flagged.
+        Meaning of the mark; empty if no network is flagged.
     """
-    metrics = getattr(getattr(networks, "networks_", networks), "metrics", None)
+    networks = _network_set(networks)
+    metrics = networks.metrics if isinstance(networks, NetworkSet) else None
     known = metrics is not None and "flagged" in metrics and len(metrics) == n
     flags = [flag is True or str(flag) == "True" for flag in metrics["flagged"]] if known else [False] * n
     return [f"{k}{FLAG if flag else ''}" for k, flag in enumerate(flags)], FLAG_NOTE if any(flags) else ""
 
 
+def _network_set(networks):
+    return networks.networks_ if isinstance(networks, NetworkEstimator) else networks
+
+
 def mosaic_layout(n_sheets, rows, cols, aspect=2.2):
-    """Choose how many sheets go side by side.
+    """Choose the number of sheets per row.
 
     Parameters
     ----------
     n_sheets : int
-        How many there are.
+        Number of sheets.
     rows, cols : int
         Size of each.
     aspect : float
@@ -158,7 +164,7 @@ def signed_max(array, axis=-1):
     array : ndarray
         May hold NaN.
     axis : int
-        Along which.
+        The axis.
 
     Returns
     -------
@@ -172,7 +178,7 @@ def signed_max(array, axis=-1):
 
 
 def unit_mosaic(values, geometry, topography=None, n_bins=None):
-    """Picture a map as layers x units, each pixel the strongest of the neurons it stands for.
+    """Arrange a map as layers x units; each pixel shows the strongest of the neurons it represents.
 
     Parameters
     ----------
@@ -183,7 +189,7 @@ def unit_mosaic(values, geometry, topography=None, n_bins=None):
     topography : Topography, optional
         Display order; neurons then follow a Hilbert curve through the sheet.
     n_bins : int, optional
-        Pixels of the widest layer; no pooling if not given.
+        Pixels of the widest layer; by default one per neuron.
 
     Returns
     -------
@@ -201,7 +207,7 @@ def unit_mosaic(values, geometry, topography=None, n_bins=None):
 
 
 def layer_shares(z, geometry, threshold=3.0):
-    """Share of each layer's neurons that a network takes, positive and negative apart.
+    """Share of each layer's neurons in a network, separately for positive and negative values.
 
     Parameters
     ----------
