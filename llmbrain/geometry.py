@@ -9,12 +9,13 @@ Layers whose width does not fold exactly are padded with voxels outside the mask
 import hashlib
 import json
 import math
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from .exceptions import GeometryMismatchError, ParameterError
+from .exceptions import DatasetError, GeometryMismatchError, ParameterError
 
 __all__ = ["NIFTI1_MAX", "NeuronGeometry", "fold"]
 
@@ -298,12 +299,19 @@ class NeuronGeometry:
         """
         import nibabel as nib
 
-        img = img if hasattr(img, "dataobj") else nib.load(img)
-        if img.shape[:3] != self.shape:
+        name = getattr(img, "get_filename", lambda: img)()
+        try:
+            img = img if hasattr(img, "dataobj") else nib.load(img)
+            values = np.asanyarray(img.dataobj) if img.shape[:3] == self.shape else None
+        except (FileNotFoundError, PermissionError):
+            raise
+        except (EOFError, OSError, ValueError, zlib.error, nib.filebasedimages.ImageFileError) as error:
+            raise DatasetError(f"{name} is damaged ({error}). Restore it, or make it again.") from error
+        if values is None:
             raise GeometryMismatchError(
                 f"The image has the shape {img.shape[:3]}, this geometry ({_short(self)}) has {self.shape}."
             )
-        return np.asanyarray(img.dataobj)[self.is_neuron].T
+        return values[self.is_neuron].T
 
     @cached_property
     def mask_img(self):

@@ -1,5 +1,6 @@
-"""The command line: one command a station, and one for the whole path."""
+"""The command line: one command per station, and one for the whole path."""
 
+import os
 import sys
 import warnings
 
@@ -10,49 +11,61 @@ from .app import app
 
 __all__ = ["app", "main"]
 
-
-def _say_warning(message, category, *_where, **_more):
-    """Warnings as sentences: whoever types a command has no use for the line of code."""
-    if issubclass(category, LLMBrainWarning):
-        typer.echo(f"llmbrain: {message}", err=True)
-    else:
-        typer.echo(f"{category.__name__}: {message}", err=True)
+INTERRUPTED = 130
+USAGE_ERROR = typer.BadParameter.__mro__[2]  # click's ClickException, which typer does not export
 
 
 def main(args=None):
-    """Run the command line; errors of llmbrain are shown without a traceback unless ``--debug`` is given.
+    """Run the command line. Errors are shown in one sentence; with ``--debug``, as a traceback.
+
+    The exit code is 0 for success, 2 for wrong input, 130 for an interruption and 1 for anything unexpected.
 
     Parameters
     ----------
     args : list of str, optional
-        Instead of ``sys.argv[1:]``.
+        Used instead of ``sys.argv[1:]``.
     """
     args = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in args
     if debug:  # accepted anywhere on the line
         args = ["--debug", *(a for a in args if a != "--debug")]
-    if not args:
-        args = ["--help"]
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _say_warning
-            app(args, standalone_mode=False)
-    except LLMBrainError as error:
-        if debug:
-            raise
-        typer.echo(f"llmbrain: {error}", err=True)
-        sys.exit(2)
-    except typer.Exit as leave:
-        sys.exit(leave.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        typer.echo("llmbrain: interrupted; what is finished is kept, the same command goes on from there.", err=True)
-        sys.exit(130)
+            warnings.showwarning = _show_warning
+            code = app(args or ["--help"], standalone_mode=False)
     except Exception as error:
-        if hasattr(error, "format_message"):  # a usage error of the command line itself
-            typer.echo(f"llmbrain: {error.format_message()} (see --help)", err=True)
-            sys.exit(2)
-        if debug:
+        code, message = _explain(error)
+        if debug and code != INTERRUPTED:
             raise
-        what = f"{type(error).__name__}: {error}".strip().rstrip(".")
-        typer.echo(f"llmbrain: unexpected {what}. The same command with --debug shows where.", err=True)
-        sys.exit(1)
+        typer.echo(f"llmbrain: {message}", err=True)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    if code == INTERRUPTED:  # typer turns Ctrl-C into this value and prints nothing
+        message = "interrupted. Finished parts are kept; repeat the command to resume."
+        typer.echo(f"llmbrain: {message}", err=True)
+    if code:
+        sys.exit(code)
+
+
+def _explain(error):
+    """Exit code and sentence of an error."""
+    if isinstance(error, LLMBrainError):
+        return 2, str(error)
+    if isinstance(error, typer.Exit):
+        return error.exit_code, ""
+    if isinstance(error, typer.Abort):
+        # typer turns an EOFError into this: a file that ends too early
+        return 2, f"a file is damaged: {error.__cause__ or 'it ends too early'}. Restore it, or make it again."
+    if isinstance(error, USAGE_ERROR):
+        return 2, f"{error.format_message()} (see --help)"
+    if isinstance(error, OSError):
+        where = f"{os.fspath(error.filename)}: " if error.filename else ""
+        return 1, f"{where}{error.strerror or error}. Finished parts are kept; repeat the command once this is solved."
+    what = f"{type(error).__name__}: {error}".strip().rstrip(".")
+    return 1, f"unexpected {what}. Repeat the command with --debug to see where."
+
+
+def _show_warning(message, category, *_where, **_more):
+    """Show a warning as a sentence, without the line of code."""
+    name = "llmbrain" if issubclass(category, LLMBrainWarning) else category.__name__
+    typer.echo(f"{name}: {message}", err=True)

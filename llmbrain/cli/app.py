@@ -1,4 +1,4 @@
-"""The command line itself: its commands, in the order in which the help lists them."""
+"""The commands, in the order of the help."""
 
 from typing import Annotated
 
@@ -9,7 +9,7 @@ from . import smaller, study
 app = typer.Typer(
     name="llmbrain",
     help="Neuroimaging-style analysis of language models: record activations as pseudo-fMRI, find functional networks, "
-    "lesion them, prune by them, and report. 'llmbrain run' does all of it; every other command is one station of it.",
+    "lesion them, prune with them, and report. 'llmbrain run' does all of this; the other commands are its steps.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -32,7 +32,7 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ):
-    """Read the options that stand before the command; main() looks for --debug itself."""
+    """Options before the command; main() handles --debug itself."""
 
 
 for command in (

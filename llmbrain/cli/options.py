@@ -1,5 +1,6 @@
-"""Options that several commands have, and how their text is read."""
+"""Options that several commands share, the ranges of their numbers, and how their texts are read."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -7,25 +8,107 @@ import typer
 
 from ..exceptions import ParameterError
 
+MOST_NUMBERS = 100_000  # that a list such as 0,4,10-15 may stand for
+
+
+def number(help, *names, least=None, most=None, above=None, below=None):
+    """Option for a number in a range, which its help shows; numbers outside are refused before any work.
+
+    Parameters
+    ----------
+    help : str
+    *names : str
+        Names on the command line; by default that of the parameter.
+    least, most : float, optional
+        Range, ends included.
+    above, below : float, optional
+        Range, ends excluded.
+
+    Returns
+    -------
+    typer option
+    """
+    ends = {"at least": least, "at most": most, "above": above, "below": below}
+    ends = {word: end for word, end in ends.items() if end is not None}
+    allowed = " and ".join(f"{word} {end}" for word, end in ends.items()) or "finite"
+    if least is not None and most is not None:
+        allowed = f"{least} to {most}"
+
+    def check(value):
+        if value is None:
+            return None
+        inside = (
+            math.isfinite(value)
+            and (least is None or value >= least)
+            and (most is None or value <= most)
+            and (above is None or value > above)
+            and (below is None or value < below)
+        )
+        if not inside:
+            raise typer.BadParameter(f"{value} is out of range. It must be {allowed}.")
+        return value
+
+    return typer.Option(*names, help=f"{help} [{allowed}]" if ends else help, callback=check)
+
+
+def _path(text):
+    if not str(text).strip():
+        raise typer.BadParameter("the path is empty. Name a folder or a file.")
+    return Path(text)
+
+
 Model = Annotated[str, typer.Option("--model", "-m", help="'demo', a hub id, a folder, or a .gguf file.")]
 CorpusOption = Annotated[
     str, typer.Option("--corpus", "-c", help="'demo', a text file, a folder of texts, a .jsonl file, or hub:dataset.")
 ]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write; made if it is missing.")]
-StudyFolder = Annotated[Path, typer.Argument(help="A study folder, as 'llmbrain record' or 'llmbrain run' wrote it.")]
+Out = Annotated[
+    Path, typer.Option("--out", "-o", parser=_path, metavar="PATH", help="Folder to write; created if it is missing.")
+]
+OutFile = Annotated[
+    Path, typer.Option("--out", "-o", parser=_path, metavar="PATH", help="TSV to write; its rows are not run again.")
+]
+StudyFolder = Annotated[
+    Path,
+    typer.Argument(parser=_path, metavar="STUDY", help="Study folder from 'llmbrain record' or 'llmbrain run'."),
+]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto.")]
-Seed = Annotated[int, typer.Option("--random-state", help="Seed of everything that is drawn.")]
+Seed = Annotated[int, number("Seed of everything random.", "--random-state", least=0, most=2**32 - 1)]
+Threshold = Annotated[float, number("A neuron belongs to a network if its |z| exceeds this.", above=0)]
+Ratio = Annotated[float, number("Share to remove.", above=0, below=1)]
+Context = Annotated[int, number("Tokens of context.", least=2)]
 
 
 def numbers(option, text):
-    """The numbers of ``0,4,10-15``; None for None."""
+    """Read a list of numbers and ranges.
+
+    Parameters
+    ----------
+    option : str
+        Name of the option, for messages.
+    text : str or None
+        Such as ``0,4,10-15``.
+
+    Returns
+    -------
+    list of int or None
+        None for None.
+    """
     if text is None:
         return None
-    numbers = []
+    found = []
     for part in text.split(","):
         first, _, last = part.strip().partition("-")
-        if not first.isdigit() or (last and not last.isdigit()) or part.strip().endswith("-"):
-            raise ParameterError(f"{option} {text!r}: give numbers and ranges separated by commas, e.g. 0,4,10-15.")
-        numbers += range(int(first), int(last or first) + 1)
-    return numbers
+        if not first.isdecimal() or (last and not last.isdecimal()) or part.strip().endswith("-"):
+            raise ParameterError(f"{option} {text!r}: pass numbers and ranges separated by commas, e.g. 0,4,10-15.")
+        first, last = int(first), int(last or first)
+        if last - first >= MOST_NUMBERS or len(found) > MOST_NUMBERS:
+            raise ParameterError(
+                f"{option} {text!r} stands for more than {MOST_NUMBERS} numbers. Pass a smaller range."
+            )
+        if last < first:
+            raise ParameterError(
+                f"{option} {text!r}: the range {part.strip()} is empty. Write the smaller number first."
+            )
+        found += range(first, last + 1)
+    return found

@@ -1,12 +1,25 @@
 """Commands that make, extend or show a study."""
 
+import inspect
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..exceptions import ParameterError
-from .options import CorpusOption, Device, Dtype, Model, Out, Seed, StudyFolder, numbers
+from .options import (
+    CorpusOption,
+    Device,
+    Dtype,
+    Model,
+    Out,
+    Ratio,
+    Seed,
+    StudyFolder,
+    Threshold,
+    number,
+    numbers,
+)
 
 
 def run(
@@ -14,32 +27,21 @@ def run(
     model: Model = "demo",
     corpus: CorpusOption = "demo",
     heldout: Annotated[
-        str | None, typer.Option(help="Text for lesions and evaluation; else a quarter of the corpus is set aside.")
+        str | None, typer.Option(help="Text for lesions and evaluation; by default a quarter of the corpus.")
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Less of everything: a minute or two with the demo.")] = False,
-    n_components: Annotated[int | None, typer.Option(help="Number of networks: 20, or 8 if quick.")] = None,
-    threshold: Annotated[float, typer.Option(help="Neurons with a larger |z| belong to a network.")] = 3.0,
-    ratio: Annotated[float, typer.Option(help="Share of the MLP neurons that pruning removes.")] = 0.2,
+    quick: Annotated[bool, typer.Option("--quick", help="Smaller amounts: a minute or two with the demo.")] = False,
+    n_components: Annotated[int | None, number("Number of networks: 20, or 8 if quick.", least=1)] = None,
+    threshold: Threshold = 3.0,
+    ratio: Ratio = 0.2,
     dtype: Dtype = "float32",
     device: Device = "cpu",
     random_state: Seed = 0,
 ):
-    """Do all of it: record, find networks, lesion, prune, report."""
+    """Do everything: record, find networks, lesion, prune, report."""
     from ..pipeline import run_study
 
-    report = run_study(
-        model,
-        corpus,
-        out,
-        heldout=heldout,
-        quick=quick,
-        n_components=n_components,
-        threshold=threshold,
-        ratio=ratio,
-        dtype=dtype,
-        device=device,
-        random_state=random_state,
-    )
+    options = locals()
+    report = run_study(**{name: options[name] for name in _names(run)})
     typer.echo(f"The report is at {report}")
 
 
@@ -49,36 +51,36 @@ def record(
     corpus: CorpusOption = "demo",
     site: Annotated[
         list[str] | None,
-        typer.Option(help="mlp (the default), attention, mlp_gate, mlp_up, mlp_output, layer; repeat it for several."),
+        typer.Option(help="mlp (the default), attention, mlp_gate, mlp_up, mlp_output, layer; repeat for several."),
     ] = None,
     modules: Annotated[
-        str | None, typer.Option(help="Regular expression that names the site's modules, if they are not found.")
+        str | None, typer.Option(help="Regular expression for the site's modules, if they are not found.")
     ] = None,
     layers: Annotated[str | None, typer.Option(help="Record only these layers, e.g. 0,4,10-15.")] = None,
-    every: Annotated[int, typer.Option(help="Record only every so many-th token of a document.")] = 1,
-    max_tokens: Annotated[int | None, typer.Option(help="Stop after so many tokens.")] = None,
+    every: Annotated[int, number("Record every n-th token of a document.", least=1)] = 1,
+    max_tokens: Annotated[int | None, number("Maximum number of tokens to record.", least=1)] = None,
     context: Annotated[
-        int | None, typer.Option(help="Most tokens the model reads at once: 1024, or what it can.")
+        int | None, number("Maximum tokens the model reads at once; 1024, or the model's maximum.", least=2)
     ] = None,
     warmup: Annotated[
-        int | None, typer.Option(help="Least tokens before a recorded one in a later window: context / 4.")
+        int | None, number("Minimum context of a recorded token in later windows; context / 4.", least=0)
     ] = None,
-    tokens_per_run: Annotated[int, typer.Option(help="Most tokens of a run, at most 32767.")] = 4096,
+    tokens_per_run: Annotated[int, number("Maximum tokens per run.", least=1, most=32767)] = 4096,
     storage: Annotated[str, typer.Option(help="float32, or int16 for files of half the size.")] = "float32",
     special_tokens: Annotated[
-        bool, typer.Option("--special-tokens", help="Record BOS and other special tokens as well.")
+        bool, typer.Option("--special-tokens", help="Also record BOS and other special tokens.")
     ] = False,
     chat: Annotated[
-        bool, typer.Option("--chat", help="Write texts, or the messages of a .jsonl, with the model's chat template.")
+        bool, typer.Option("--chat", help="Apply the model's chat template to texts, or to the messages of a .jsonl.")
     ] = False,
     generate: Annotated[
-        int | None, typer.Option(help="Let the model go on from each text for so many tokens; record them as well.")
+        int | None, number("Let the model continue each text by up to n tokens, and record them.", least=1)
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Documents in one forward pass.")] = 8,
+    batch_size: Annotated[int, number("Documents per forward pass.", least=1)] = 8,
     run_index: Annotated[
-        str | None, typer.Option(help="Record these runs only, e.g. 3 or 1,4-6, as one job of an array.")
+        str | None, typer.Option(help="Record only these runs, e.g. 3 or 1,4-6, as one job of an array.")
     ] = None,
-    forecast: Annotated[bool, typer.Option("--forecast", help="Say what it would cost, and record nothing.")] = False,
+    forecast: Annotated[bool, typer.Option("--forecast", help="Print the cost and record nothing.")] = False,
     dtype: Dtype = "float32",
     device: Device = "cpu",
 ):
@@ -115,37 +117,30 @@ def record(
 def networks(
     study: StudyFolder,
     site: Annotated[str | None, typer.Option(help="Which site, if several were recorded, e.g. mlp.")] = None,
-    n_components: Annotated[str, typer.Option(help="Number of networks, or auto.")] = "20",
+    n_components: Annotated[str, typer.Option(help="Number of networks [at least 1], or auto.")] = "20",
     n_repeats: Annotated[
-        int, typer.Option(help="Decompositions of bootstrapped runs that say how stable each network is; 0 for none.")
+        int, number("Decompositions of bootstrapped runs that measure stability; 0 for none.", least=0)
     ] = 10,
     method: Annotated[str, typer.Option(help="canica or dictlearning.")] = "canica",
     engine: Annotated[str, typer.Option(help="torch (fast) or nilearn (reference).")] = "torch",
-    threshold: Annotated[float, typer.Option(help="Neurons with a larger |z| belong to a network.")] = 3.0,
+    threshold: Threshold = 3.0,
     random_state: Seed = 0,
 ):
     """Find the functional networks of a recording."""
     from ..pipeline import find_networks
 
-    if n_components != "auto" and not n_components.isdigit():
-        raise ParameterError(f"--n-components {n_components!r}: give a whole number, or auto.")
-    found = find_networks(
-        study,
-        site=site,
-        n_components=n_components if n_components == "auto" else int(n_components),
-        n_repeats=n_repeats,
-        method=method,
-        engine=engine,
-        threshold=threshold,
-        random_state=random_state,
-    )
+    if n_components != "auto" and not (n_components.isdecimal() and int(n_components) > 0):
+        raise ParameterError(f"--n-components {n_components!r} must be a whole number of at least 1, or auto.")
+    options = locals()
+    options["n_components"] = n_components if n_components == "auto" else int(n_components)
+    found = find_networks(**{name: options[name] for name in _names(networks)})
     typer.echo(found.metrics.to_string(index=False))
 
 
 def lesion(
     study: StudyFolder,
     text: Annotated[
-        str | None, typer.Option(help="Held-out text to measure on; the demo's own held-out part by default.")
+        str | None, typer.Option(help="Held-out text to measure on; by default the demo's own held-out part.")
     ] = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help="Where the study's model is now.")] = None,
     how: Annotated[
@@ -154,37 +149,29 @@ def lesion(
             help="zero (silence), mean, resample, retain (silence all others), or with --value scale, add, clamp."
         ),
     ] = "zero",
-    value: Annotated[
-        float | None, typer.Option(help="Factor of scale (2 doubles), summand of add, activity of clamp.")
-    ] = None,
-    strength: Annotated[float, typer.Option(help="1 for the whole lesion, less for a part of the way.")] = 1.0,
-    threshold: Annotated[float, typer.Option(help="Neurons with a larger |z| belong to a network.")] = 3.0,
-    n_controls: Annotated[int, typer.Option(help="Random sets drawn for each network and control family.")] = 20,
-    max_tokens: Annotated[int, typer.Option(help="Tokens of held-out text that each condition reads.")] = 600,
+    value: Annotated[float | None, number("Factor of scale (2 doubles), offset of add, or activity of clamp.")] = None,
+    strength: Annotated[float, number("1 for the full lesion, less for a partial one.", least=0, most=1)] = 1.0,
+    threshold: Threshold = 3.0,
+    n_controls: Annotated[int, number("Random sets for each network and control family.", least=1)] = 20,
+    max_tokens: Annotated[int, number("Held-out tokens that each condition reads.", least=2)] = 600,
     device: Device = "cpu",
     random_state: Seed = 0,
 ):
     """Silence networks and matched controls; measure the loss.
 
-    Each network, and for each as many random sets of neurons as wanted, is silenced while the model reads held-out
-    text. The table and the control draws are written into the study.
+    Each network, and random sets of neurons matched to it, are silenced while the model reads held-out text. The
+    table and the control draws are written into the study.
     """
     from ..pipeline import lesion_networks
 
-    result = lesion_networks(
-        study,
-        text=text,
-        model=model,
-        how=how,
-        value=value,
-        strength=strength,
-        threshold=threshold,
-        n_controls=n_controls,
-        max_tokens=max_tokens,
-        device=device,
-        random_state=random_state,
-    )
+    options = locals()
+    result = lesion_networks(**{name: options[name] for name in _names(lesion)})
     typer.echo(result.table.to_string(index=False))
+
+
+def _names(command):
+    """Names of a command's options, which are those of the function that does its work."""
+    return inspect.signature(command).parameters
 
 
 def report(study: StudyFolder):
@@ -196,12 +183,12 @@ def report(study: StudyFolder):
 
 
 def info(
-    model: Annotated[str | None, typer.Argument(help="A model to look into; leave out for versions.")] = None,
-    n_tokens: Annotated[int, typer.Option(help="Tokens whose recording is weighed.")] = 10_000,
+    model: Annotated[str | None, typer.Argument(help="A model to describe; without one, versions are shown.")] = None,
+    n_tokens: Annotated[int, number("Number of tokens for the size of a recording.", least=1)] = 10_000,
 ):
-    """Show versions and devices, or what a model is made of.
+    """Show versions and devices, or describe a model.
 
-    With a model: its sites, their sizes and geometry, and what a recording would weigh.
+    With a model: its sites, their sizes and geometry, and the size of a recording.
     """
     from ..pipeline import describe_environment, describe_sites
 

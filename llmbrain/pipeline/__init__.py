@@ -1,4 +1,4 @@
-"""The stations in a row: what the commands do, and the whole path from a model to a report."""
+"""The work of the commands, one function per station, and the whole path from a model to a report."""
 
 from .environment import describe_environment, describe_sites
 from .stations import compare_pruning, find_networks, lesion_networks

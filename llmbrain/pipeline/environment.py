@@ -1,4 +1,4 @@
-"""Looking around: versions and devices, and what can be recorded in a model."""
+"""Information: versions and devices, and what can be recorded in a model."""
 
 import platform
 from importlib import metadata
@@ -7,7 +7,7 @@ __all__ = ["describe_environment", "describe_sites"]
 
 
 def describe_environment():
-    """Versions of the libraries that results depend on, and the devices that torch sees, as text.
+    """Describe the versions of the libraries that results depend on, and the devices that torch sees.
 
     Returns
     -------
@@ -30,14 +30,14 @@ def describe_environment():
 
 
 def describe_sites(model, n_tokens=10_000):
-    """What can be recorded in a model, how large it is, and what a recording would weigh, as text.
+    """Describe what can be recorded in a model, its size, and the size of a recording.
 
     Parameters
     ----------
     model : str or torch.nn.Module
-        What :func:`llmbrain.load_model` takes.
+        See :func:`llmbrain.load_model`.
     n_tokens : int
-        Tokens of the recording that is weighed.
+        Number of tokens for the size of a recording.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""One function a station: each finds what it needs in a study folder and leaves its result there."""
+"""Stations of a study, one function each: read what is needed from the study folder and write the result into it."""
 
 from ..dataset import Recording, as_study, open_recording
 from ..exceptions import ModelNotFoundError, ParameterError
@@ -44,20 +44,20 @@ def find_networks(
     study : path-like, Study or Recording
         Where the recording is.
     site : str, optional
-        Which site, if several were recorded. A study keeps the networks of one: those found last.
+        Which site, if several were recorded. A study keeps the networks of one site, those found last.
     n_components : int or "auto"
-        Number of networks; "auto" takes what the halves of the text agree on.
+        Number of networks; "auto" chooses the number on which the halves of the text agree best.
     method : {"canica", "dictlearning"}
         The estimator.
     engine : {"torch", "nilearn"}
-        The fast engine or the reference.
+        The fast engine, or nilearn's for reference.
     threshold : float
-        Neurons with a larger \\|z\\| belong to a network in the summary.
+        A neuron belongs to a network in the metrics if its \\|z\\| exceeds this.
     n_init : int
         Restarts of the decomposition.
     n_repeats : int
         Repetitions on bootstrapped runs for the evidence that each network is real, see
-        :func:`llmbrain.networks.gather_evidence`; with 0 only the restarts are compared, which says little.
+        :func:`llmbrain.networks.gather_evidence`; with 0 only the restarts are compared, which is weak evidence.
     random_state : int
         Seed.
     progress : bool
@@ -74,12 +74,11 @@ def find_networks(
     if site not in (None, recording.site):
         raise ParameterError(f"site={site!r}, but the recording is of the site {recording.site!r}.")
     if method not in ("canica", "dictlearning"):
-        raise ParameterError(f"Unknown method {method!r}; choose canica or dictlearning.")
+        raise ParameterError(f"Unknown method {method!r}. Choose canica or dictlearning.")
     options = {"n_components": n_components, "engine": engine, "random_state": random_state}
     estimator = CanICA(n_init=n_init, **options) if method == "canica" else DictLearning(**options)
     with show_progress(progress):
-        networks = estimator.fit(recording).networks_
-        networks.info["threshold"] = threshold
+        networks = estimator.fit(recording).networks_.set_threshold(threshold)
         networks.save(recording.study)
         if n_repeats:
             evidence = gather_evidence(networks, recording, n_repeats=n_repeats, random_state=random_state)
@@ -104,34 +103,34 @@ def lesion_networks(
     device="cpu",
     random_state=0,
 ):
-    """Lesion the networks of a study, and matched random sets, on text that they were not found on.
+    """Lesion the networks of a study, and matched random sets, on text that was not used to find them.
 
     Parameters
     ----------
     study : path-like or Study
-        Where recording and networks are.
+        With a recording and networks.
     text : Corpus, str or list of str, optional
-        Held-out text; the demo's own held-out part if the study is of the demo corpus.
+        Held-out text; by default the demo's own held-out part, if the study is of the demo corpus.
     model : torch.nn.Module or str, optional
-        The model of the study, or where it is now; by default it is opened by the name that the study knows.
+        The model of the study, or where it is now; by default it is loaded by the name in the study.
     tokenizer : transformers.PreTrainedTokenizerBase, optional
-        Its tokenizer, if ``model`` is a loaded model.
+        Needed if ``model`` is a loaded model.
     how : str
         Kind of lesion, see :func:`llmbrain.lesion`.
     value : float, optional
-        Factor of ``scale``, summand of ``add``, or activity of ``clamp``.
+        Factor of ``scale``, offset of ``add``, or activity of ``clamp``.
     strength : float
-        1 for the whole lesion, less for a part of the way to it.
+        1 for the full lesion, less for a partial one.
     threshold : float
-        Neurons with a larger \\|z\\| are lesioned.
+        Neurons whose \\|z\\| exceeds this are lesioned.
     n_networks : int, optional
-        Lesion only so many: those that are not flagged as unstable first, by share of variance.
+        Number of networks to lesion: those that are not flagged first, by share of variance. All by default.
     n_controls : int
         Random sets for each network and family.
     max_tokens : int
         Held-out tokens that each condition reads.
     device : str
-        Where the model runs.
+        Device of the model.
     random_state : int
         Seed.
 
@@ -185,15 +184,15 @@ def compare_pruning(
     Parameters
     ----------
     study : path-like or Study
-        Where the networks are, and where the table goes.
+        With networks; the table is written into it.
     model, tokenizer : transformers model and tokenizer
-        The dense model; it is left as it is.
+        The dense model; it is not changed.
     calibration, evaluation : Corpus
-        Text on which statistics are taken, and other text on which perplexity is measured.
+        Text for the statistics, and other text for the perplexity.
     ratio : float
         Share of the MLP neurons that is removed.
     calibration_tokens, evaluation_tokens : int
-        How much of each text is read.
+        Number of tokens of each text.
     random_state : int
         Seed.
 
@@ -209,7 +208,7 @@ def compare_pruning(
 
     study = as_study(study)
     context = min(512, calibration_tokens)
-    # One penalty for all, by the rule for its calibration size: there is too little text here to hold some of it out.
+    # The same penalty for all recipes, by the rule for the calibration size: the text is too short to hold some out.
     shared = {
         "ridge": default_ridge(calibration_tokens, max(NeuronGeometry.from_model(model).sizes)),
         "context": context,
@@ -236,23 +235,23 @@ def compare_pruning(
 
 
 def _stable_first(networks):
-    """Numbers of the networks: those that are not flagged, then the others, each in their order."""
+    """Numbers of the networks: first those that are not flagged, then the others."""
     return sorted(range(len(networks)), key=lambda k: (k in networks.flagged, k))
 
 
 def _heldout_of(study, text):
-    """Text to test on, if it was not given: the demo's held-out part for a study of the demo corpus."""
+    """Load the text to test on; by default the demo's held-out part for a study of the demo corpus."""
     from ..text import as_corpus, load_corpus
 
     if text is not None and text != "demo":
         return as_corpus(text)
     if study.info["corpus"]["name"] != "demo":
-        raise ParameterError("Say on which text the lesions are measured (text=, --text); not the recorded one.")
+        raise ParameterError("Pass held-out text with text= (--text), not the recorded text.")
     return load_corpus("demo", split="heldout")
 
 
 def _model_of(study, model, tokenizer, device):
-    """Open the model of a study and make sure that it is the one that was recorded."""
+    """Load the model of a study and check that it is the one that was recorded."""
     from ..models import describe_model, load_model
     from ..models.loading import DEMO_NAME
 
@@ -263,6 +262,6 @@ def _model_of(study, model, tokenizer, device):
     if found != known["weights_hash"]:
         raise ModelNotFoundError(
             f"{name!r} is not the model of this study: its weights hash is {found}, the study's "
-            f"{known['weights_hash']} ({known['id']}). Say where that model is with model= (--model)."
+            f"{known['weights_hash']} ({known['id']}). Pass its location with model= (--model)."
         )
     return opened, tokenizer

@@ -58,3 +58,14 @@ def test_site_and_recording_must_agree(study):
     found = find_networks(recording, n_components=2, n_init=1)
     again = find_networks(study, site="attention", n_components=2, n_init=1)
     np.testing.assert_array_equal(found.maps, again.maps)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_metrics_follow_the_threshold(study, capsys):
+    """Sizes and flags are those of the masks at the same threshold."""
+    for threshold in (1, 5):
+        args = ("--n-components", 2, "--n-repeats", 0, "--site", "mlp", "--threshold", threshold)
+        assert run(capsys, "networks", study, *args)[0] == 0
+        networks = NetworkSet.load(study)
+        sizes = [int(mask.count) for mask in networks.masks(float(threshold))]
+        assert networks.metrics["n_neurons"].tolist() == sizes and networks.info["threshold"] == threshold

@@ -62,7 +62,8 @@ class Networks(Station):
 
     def tiles(self, report, result):
         size = (number(result.geometry.n_neurons), f"neurons in {result.geometry.n_layers} layers")
-        return [size, (number(len(result.networks.maps)), "networks")]
+        found = (number(len(result.networks.maps)), "networks")
+        return [found] if report["recording"] is not None else [size, found]
 
     def section(self, report, result):
         display = report["display"]

@@ -52,8 +52,8 @@ class RecordingStation(Station):
 
     def tiles(self, report, result):
         n_documents = number(result.events["document"].nunique())
-        tokens = (number(len(result.events)), f"tokens of {n_documents} documents")
-        return [_neurons_tile(result.geometry), tokens] if report["networks"] is None else [tokens]
+        neurons = (number(result.geometry.n_neurons), f"neurons in {result.geometry.n_layers} layers")
+        return [neurons, (number(len(result.events)), f"tokens of {n_documents} documents")]
 
     def section(self, report, result):
         geometry, side = result.geometry, result.sidecar
@@ -98,10 +98,6 @@ class RecordingStation(Station):
             later = f"; the first {side['WarmUp']} tokens of each later window only provided context."
             text += later if side.get("WarmUp") else "."
         return text + " Special tokens and padding were excluded. The repetition time is one token."
-
-
-def _neurons_tile(geometry):
-    return number(geometry.n_neurons), f"neurons in {geometry.n_layers} layers"
 
 
 def _describe(recording, networks):
