@@ -11,7 +11,7 @@ if not DOCS.is_dir():
     pytest.skip("the documentation is not in an installed package", allow_module_level=True)
 
 ROOMS = (
-    "models", "corpus", "geometry", "masks", "controls", "stats", "files", "dataset", "topography", "recording",
+    "models", "text", "geometry", "masks", "stats", "files", "dataset", "topography", "recording",
     "networks", "evaluation", "lesions", "pruning", "plotting", "reporting", "pipeline",
 )  # fmt: skip
 
