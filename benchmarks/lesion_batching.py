@@ -19,13 +19,13 @@ import numpy as np
 import torch
 
 from llmbrain import load_corpus, load_model
-from llmbrain.evaluation.losses import corpus_sequences
 from llmbrain.geometry import NeuronGeometry
 from llmbrain.lesions.batched import condition_losses, row_mode, start_of
 from llmbrain.lesions.kinds import Edit
 from llmbrain.lesions.scoring import default_max_tokens
 from llmbrain.masks import NeuronMask
 from llmbrain.models.sites import find_sites
+from llmbrain.text import text_windows
 
 
 def main():
@@ -37,10 +37,10 @@ def main():
     sites = find_sites(model)
     geometry = NeuronGeometry.from_sites(sites, "mlp")
     corpus = load_corpus(args.corpus, split="heldout" if args.corpus == "demo" else None)
-    sequences, _, _ = corpus_sequences(corpus, tokenizer, context=args.context, max_tokens=args.tokens_per_document)
+    sequences, _ = text_windows(corpus, tokenizer, args.context, per_document=args.tokens_per_document)
     edits = lesions(geometry, args)
     tokens = sum(len(s) for s in sequences)
-    counted = sum(s.n_counted for s in sequences)
+    counted = sum(s.n_scored for s in sequences)
     max_tokens = args.max_tokens or default_max_tokens(model)
     print(
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, {args.device}, {args.dtype}\n"

@@ -149,7 +149,7 @@ def plain(job, args):
     with torch.no_grad():
         for run in job.plan.runs:
             for batch, *_ in job.batches(run):
-                job.model(**batch.to(args.device).inputs, use_cache=False)
+                job.model(**batch.inputs(args.device), use_cache=False)
     if args.device != "cpu":
         torch.cuda.synchronize()
     return since(start)

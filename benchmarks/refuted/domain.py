@@ -26,6 +26,7 @@ from llmbrain.models.surgery import prunable_mlps
 from llmbrain.pruning import LayerMaps, Pruner, Recipe, layer_networks
 from llmbrain.pruning.scores import flap
 from llmbrain.pruning.walk import Walk, calibration_blocks, gather, input_site
+from llmbrain.text import as_corpus, text_windows
 
 WAYS = (
     "general", "domain", "mixed", "general + networks", "mixed + networks", "general + localizer", "mixed + localizer",
@@ -144,8 +145,8 @@ def localizer_contrast(model, tokenizer, condition, control, *, context=1024):
     context = min(context, longest_context(model, 2048))
     sides = []
     for texts in (condition, control):
-        ids = [d[:context] for d in _ids(tokenizer, texts)]
-        walk, layers = Walk(model, calibration_blocks(tokenizer, ids, context=context)), []
+        items = [window for window in _windows(tokenizer, texts, context) if window.number == 0]
+        walk, layers = Walk(model, calibration_blocks(tokenizer, items, context=context)), []
         if sum(len(mask) for mask in walk.masks) < 2:
             raise ParameterError("A localizer needs at least two items of each condition.")
         for part in parts:
@@ -234,7 +235,7 @@ def compare_domains(
     if unknown or (localizer is None and any("localizer" in w for w in ways)):
         raise ParameterError(f"Unknown or impossible ways {unknown or 'with a localizer (give localizer=)'}.")
     ratios = [ratio] if isinstance(ratio, (int, float)) else list(ratio)
-    general, special = _ids(tokenizer, other), _ids(tokenizer, domain)
+    general, special = _windows(tokenizer, other), _windows(tokenizer, domain)
     n = min(sum(map(len, general)), sum(map(len, special)))
     calibrations = {
         "general": _take(general, n), "domain": _take(special, n),
@@ -284,18 +285,15 @@ def _empty_maps(model):
     return LayerMaps([torch.zeros(1, p.size) for p in prunable_mlps(model)], {})
 
 
-def _ids(tokenizer, texts):
-    from llmbrain.text import as_corpus, encode
-
-    return [d.ids for d in encode(as_corpus(texts), tokenizer)]
+def _windows(tokenizer, texts, context=1024):
+    return text_windows(as_corpus(texts), tokenizer, context)[0]
 
 
-def _take(documents, n):
-    """The first ``n`` tokens of some documents, spread over all of them."""
-    total = sum(map(len, documents))
-    share = min(1.0, n / max(total, 1))
-    cut = [d[: max(2, int(np.ceil(len(d) * share)))] for d in documents]
-    return [d for d in cut if len(d) > 1]
+def _take(windows, n):
+    """The first ``n`` tokens of some windows, spread over all of them."""
+    share = min(1.0, n / max(sum(map(len, windows)), 1))
+    cut = [window.first(max(2, int(np.ceil(len(window) * share)))) for window in windows]
+    return [window for window in cut if window.n_scored]
 
 
 def folds_of(corpus, kind, n_folds):

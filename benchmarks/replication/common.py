@@ -18,7 +18,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from llmbrain import __version__, load_corpus, load_model
-from llmbrain.evaluation.losses import LogitReader, corpus_sequences, pad, sequence_batches
+from llmbrain.evaluation.reader import LogitReader
 from llmbrain.files import atomic_path
 from llmbrain.geometry import NeuronGeometry
 from llmbrain.lesions import LossTask, MinimalPairTask, NeuronStatistics
@@ -29,7 +29,7 @@ from llmbrain.models.identity import describe_model, weights_hash
 from llmbrain.models.inputs import input_device
 from llmbrain.models.sites import find_sites
 from llmbrain.networks import group_ica
-from llmbrain.text import Corpus, Document
+from llmbrain.text import Corpus, Document, batches, text_windows
 
 DEFAULT_TOKENS = {
     "cuda": {"fit_tokens": 32768, "test_tokens": 8192, "choose_tokens": 4096},
@@ -157,9 +157,9 @@ def activations(subject, corpus, n_tokens, per_document=None):
     The arrays are views of one, so :func:`joined` makes no copy.
     """
     each = per_document or max(16, -(-n_tokens // len(corpus)) + 1)
-    sequences, owners, _ = corpus_sequences(corpus, subject.tokenizer, context=subject.args.context, max_tokens=each)
-    geometry, counts = subject.geometry, np.array([s.n_counted for s in sequences])
-    ends = np.cumsum(counts)  # the sequences of a document lie one behind the other
+    windows, _ = text_windows(corpus, subject.tokenizer, subject.args.context, per_document=each)
+    geometry, counts = subject.geometry, np.array([window.n_scored for window in windows])
+    ends = np.cumsum(counts)  # the windows of a document follow each other
     whole = np.empty((ends[-1], geometry.n_neurons), np.float32)
     block = None
 
@@ -168,13 +168,12 @@ def activations(subject, corpus, n_tokens, per_document=None):
 
     reader, device = LogitReader(subject.model), input_device(subject.model)
     with site_hooks(subject.sites, keep), torch.no_grad():
-        for rows in sequence_batches(sequences, 2048):
-            ids, mask = pad([sequences[i] for i in rows], device)
-            block = torch.empty((*ids.shape, geometry.n_neurons), device=device)
-            reader.read(ids, mask if not bool(mask.all()) else None)
-            for row, i in enumerate(rows):
-                counted = torch.from_numpy(sequences[i].counted)
-                whole[ends[i] - counts[i] : ends[i]] = block[row, : len(counted)][counted.to(device)].cpu().numpy()
+        for batch in batches(windows, max_tokens=2048):
+            block = torch.empty((*batch.ids.shape, geometry.n_neurons), device=device)
+            reader.read(*batch.to_device(device))
+            for row, i, scored in zip(block, batch.indices, batch.rows("scored").to(device)):
+                whole[ends[i] - counts[i] : ends[i]] = row[scored].cpu().numpy()
+    owners = np.array([window.document for window in windows])
     stops = [ends[np.flatnonzero(owners == d)[-1]] for d in np.unique(owners)]
     return [run for run in np.split(whole, stops[:-1]) if len(run) > 1]
 

@@ -1,4 +1,4 @@
-"""Text that a model writes, and numbers that tell fluent text from broken text."""
+"""Generated text, and numbers that tell fluent text from broken text."""
 
 import contextlib
 from dataclasses import dataclass
@@ -6,13 +6,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..exceptions import ParameterError
+from ..models.inputs import input_device
+from ..text import encode_prompts, padding_id
 
-__all__ = ["GeneratedText", "distinct_n", "generate_texts", "longest_loop", "repetition_n", "text_metrics"]
+__all__ = ["GeneratedText", "distinct_n", "generate_texts", "longest_loop", "text_metrics"]
 
 
 @dataclass(frozen=True, eq=False)
 class GeneratedText:
-    """What a model wrote after a prompt.
+    """A prompt and its continuation by a model.
 
     Parameters
     ----------
@@ -20,7 +22,7 @@ class GeneratedText:
     ids : int array of shape (n_new_tokens,)
         The new tokens, without padding and without the token that ends the text.
     ended : bool
-        Whether the model ended the text itself.
+        Whether the model ended the text before ``max_new_tokens``.
     """
 
     prompt: str
@@ -40,10 +42,11 @@ def generate_texts(
     top_p=1.0,
     chat=False,
     random_state=0,
+    bos="auto",
 ):
-    """Let a model go on after prompts, greedily or by sampling.
+    """Let a model continue prompts, greedily or by sampling.
 
-    Prompts of equal length are run together, so that none is padded and each gets what it would get alone.
+    Prompts of equal length run together, so that none is padded and each gets what it would get alone.
 
     Parameters
     ----------
@@ -52,13 +55,16 @@ def generate_texts(
     prompts : str or list of str
     max_new_tokens : int
     sample : bool
-        False: the most likely token each time.
+        False takes the most likely token each time.
     temperature, top_p : float
         For sampling.
     chat : bool
-        Put each prompt into the tokenizer's chat template, as the user's turn.
+        Put each prompt into the tokenizer's chat template, as the user's turn. The template then decides about special
+        tokens.
     random_state : int
-        Seed of the sampling; the state of torch's own generator is left as it was.
+        Seed of the sampling; the state of torch's own generator does not change.
+    bos : {"auto", True, False}
+        Special tokens before every prompt, see :func:`llmbrain.text.leading_tokens`.
 
     Returns
     -------
@@ -66,15 +72,15 @@ def generate_texts(
     """
     import torch
 
-    from ..models.inputs import input_device
-    from ..text import padding_id
-
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     if not prompts or not all(isinstance(p, str) for p in prompts):
         raise ParameterError("prompts is a string or a list of strings, at least one.")
     if max_new_tokens < 1:
         raise ParameterError(f"max_new_tokens={max_new_tokens}: at least one token must be written.")
-    encoded = [_encode(tokenizer, p, chat) for p in prompts]
+    encoded = _chats(prompts, tokenizer) if chat else encode_prompts(prompts, tokenizer, bos)
+    empty = [prompt for prompt, ids in zip(prompts, encoded) if not len(ids)]
+    if empty:
+        raise ParameterError(f"The prompt {empty[0]!r} has no token.")
     options = {"max_new_tokens": max_new_tokens, "do_sample": sample, "num_beams": 1}
     # top_k=0: no other truncation than what is asked for
     options |= {"temperature": temperature, "top_p": top_p, "top_k": 0} if sample else {}
@@ -86,7 +92,7 @@ def generate_texts(
         torch.manual_seed(random_state)
         for length in sorted({len(ids) for ids in encoded}):
             rows = [i for i, ids in enumerate(encoded) if len(ids) == length]
-            ids = torch.tensor([encoded[i] for i in rows], device=device)
+            ids = torch.from_numpy(np.stack([encoded[i] for i in rows])).to(device)
             with torch.no_grad():
                 written = model.generate(ids, attention_mask=torch.ones_like(ids), **options)
             for i, new in zip(rows, written[:, length:].tolist()):
@@ -94,23 +100,20 @@ def generate_texts(
     return results
 
 
-def _encode(tokenizer, prompt, chat):
-    if not chat:
-        ids = tokenizer(prompt, verbose=False)["input_ids"]
-        if not len(ids):
-            raise ParameterError(f"The prompt {prompt!r} has no token.")
-        return list(ids)
+def _chats(prompts, tokenizer):
+    """Token ids of prompts in the chat template, each as the user's turn."""
     if not tokenizer.chat_template:
         raise ParameterError("chat=True needs a tokenizer with a chat template; this one has none.")
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
-    )
-    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    written = [
+        tokenizer.apply_chat_template([{"role": "user", "content": p}], add_generation_prompt=True, tokenize=False)
+        for p in prompts
+    ]
+    return encode_prompts(written, tokenizer, bos=False)
 
 
 @contextlib.contextmanager
 def _plain_config(model):
-    """Decode by what was asked for alone: checkpoints bring sampling defaults that would warn or interfere."""
+    """Remove the sampling defaults of the checkpoint for a while: they would warn or interfere."""
     config = model.generation_config
     names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "do_sample")
     old = {name: getattr(config, name) for name in names if hasattr(config, name)}
@@ -140,6 +143,8 @@ def _result(tokenizer, prompt, new, ends):
 def distinct_n(ids, n):
     """Share of different n-grams among all n-grams, 0 to 1; NaN for a text shorter than n.
 
+    One minus this is the share of n-grams that occurred before (rep-n of Welleck et al. 2020).
+
     Parameters
     ----------
     ids : sequence of int
@@ -163,35 +168,10 @@ def distinct_n(ids, n):
     return len(set(grams)) / len(grams) if grams else float("nan")
 
 
-def repetition_n(ids, n=4):
-    """Share of n-grams that occurred before, 0 to 1 (``1 - distinct``); NaN for a text shorter than n.
-
-    Parameters
-    ----------
-    ids : sequence of int
-        Tokens.
-    n : int
-
-    Returns
-    -------
-    float
-
-    References
-    ----------
-    Welleck et al. (2020), Neural text generation with unlikelihood training, ICLR (rep-n within a text).
-
-    Examples
-    --------
-    >>> repetition_n([1, 2, 3, 4] * 3, 4)
-    0.5555555555555556
-    """
-    return 1.0 - distinct_n(ids, n)
-
-
 def longest_loop(ids):
-    """Longest stretch of tokens in which a pattern is repeated at least once, in tokens; 0 if there is none.
+    """Length in tokens of the longest stretch that repeats one pattern at least twice; 0 if there is none.
 
-    Patterns of up to 32 tokens count; a stretch holds at least two whole rounds of its pattern.
+    Only patterns of up to 32 tokens are found.
 
     Parameters
     ----------
@@ -219,19 +199,19 @@ def longest_loop(ids):
 
 
 def text_metrics(texts, n=4):
-    """Numbers on generated texts, a row a text.
+    """Numbers on generated texts, one row per text.
 
     Parameters
     ----------
     texts : list of GeneratedText
     n : int
-        Length of the n-grams whose repetition is counted.
+        Length of the n-grams for ``repetition``.
 
     Returns
     -------
     pandas.DataFrame
-        ``prompt, text, n_tokens, ended, distinct_1, distinct_2, repetition`` (of n-grams) and ``loop`` (share of the
-        text in its longest loop).
+        ``prompt, text, n_tokens, ended, distinct_1, distinct_2, repetition`` (share of n-grams that occurred before)
+        and ``loop`` (share of the text in its longest loop).
     """
     import pandas as pd
 
@@ -244,7 +224,7 @@ def text_metrics(texts, n=4):
                 "ended": t.ended,
                 "distinct_1": distinct_n(t.ids, 1),
                 "distinct_2": distinct_n(t.ids, 2),
-                "repetition": repetition_n(t.ids, n),
+                "repetition": 1.0 - distinct_n(t.ids, n),
                 "loop": longest_loop(t.ids) / len(t.ids) if len(t.ids) else 0.0,
             }
             for t in texts

@@ -3,15 +3,16 @@
 import numpy as np
 
 from ..exceptions import ParameterError
-from .losses import ScoredSequence, sequence_losses
+from ..text import Corpus, Document, describe_bos, load_minimal_pairs, text_windows
+from .losses import window_losses
 
-__all__ = ["as_pairs", "minimal_pairs", "pair_sequences"]
+__all__ = ["as_pairs", "minimal_pairs", "pair_windows"]
 
 
-def minimal_pairs(model, tokenizer, pairs="all", *, n_pairs=None, max_batch_tokens=4096):
+def minimal_pairs(model, tokenizer, pairs="all", *, n_pairs=None, max_batch_tokens=4096, bos="auto"):
     """Ask a model which sentence of each pair is more likely.
 
-    The likelihood of a sentence is the sum over its tokens, after BOS if the tokenizer has one.
+    The likelihood of a sentence is the sum over its tokens, behind the leading special tokens of the model (BOS).
 
     Parameters
     ----------
@@ -20,15 +21,18 @@ def minimal_pairs(model, tokenizer, pairs="all", *, n_pairs=None, max_batch_toke
     pairs : str, path or list of MinimalPair
         What :func:`llmbrain.text.load_minimal_pairs` takes.
     n_pairs : int, optional
-        The first so many of each phenomenon.
+        Keep the first ``n_pairs`` pairs of each phenomenon.
     max_batch_tokens : int
         Most tokens of a batch.
+    bos : {"auto", True, False}
+        Special tokens before every sentence, see :func:`llmbrain.text.leading_tokens`.
 
     Returns
     -------
     pandas.DataFrame
-        A row a pair: ``uid, pair_id, good, bad`` (log likelihoods in nats), ``margin`` and ``correct`` (0.5 for a tie).
-        ``frame.groupby("uid").correct.mean()`` is the accuracy by phenomenon.
+        One row per pair: ``uid, pair_id, good, bad`` (log likelihoods in nats), ``margin``, ``correct`` (0.5 for a tie)
+        and ``bos`` (the leading special tokens, or "none"). ``frame.groupby("uid").correct.mean()`` is the accuracy by
+        phenomenon.
 
     References
     ----------
@@ -37,7 +41,7 @@ def minimal_pairs(model, tokenizer, pairs="all", *, n_pairs=None, max_batch_toke
     import pandas as pd
 
     pairs = as_pairs(pairs, n_pairs)
-    losses = sequence_losses(model, pair_sequences(pairs, tokenizer), max_batch_tokens=max_batch_tokens)
+    losses = window_losses(model, pair_windows(pairs, tokenizer, bos), max_batch_tokens=max_batch_tokens)
     nats = np.array([part.sum(dtype=np.float64) for part in losses])
     margin = nats[1::2] - nats[0::2]
     return pd.DataFrame(
@@ -48,25 +52,24 @@ def minimal_pairs(model, tokenizer, pairs="all", *, n_pairs=None, max_batch_toke
             "bad": -nats[1::2],
             "margin": margin,
             "correct": (1.0 + np.sign(margin)) / 2,
+            "bos": describe_bos(tokenizer, bos),
         }
     )
 
 
 def as_pairs(pairs, n_pairs=None):
-    """Load pairs from a name or path, or take them as they are.
+    """Load pairs from a name or path, or check a list of them.
 
     Parameters
     ----------
     pairs : str, path or list of MinimalPair
     n_pairs : int, optional
-        Keep the first so many of each phenomenon.
+        Keep the first ``n_pairs`` pairs of each phenomenon.
 
     Returns
     -------
     list of MinimalPair
     """
-    from ..text import load_minimal_pairs
-
     if isinstance(pairs, (list, tuple)):
         if not pairs or not all(hasattr(p, "good") and hasattr(p, "bad") for p in pairs):
             raise ParameterError("pairs is a list of MinimalPair, a name or a path; the list is empty or holds others.")
@@ -82,21 +85,22 @@ def as_pairs(pairs, n_pairs=None):
     return kept
 
 
-def pair_sequences(pairs, tokenizer):
-    """Turn the good and the bad sentence of every pair, in turn, into sequences to score.
+def pair_windows(pairs, tokenizer, bos="auto"):
+    """The good and the bad sentence of every pair, in turn, as windows to score.
 
     Parameters
     ----------
     pairs : list of MinimalPair
     tokenizer : transformers tokenizer
+    bos : {"auto", True, False}
+        See :func:`llmbrain.text.leading_tokens`.
 
     Returns
     -------
-    list of ScoredSequence
+    list of llmbrain.text.Window
         Twice as many as pairs.
     """
-    from ..text import Corpus, Document, encode
-
-    texts = [text for pair in pairs for text in (pair.good, pair.bad)]
-    documents = Corpus([Document(text, id=f"{i}") for i, text in enumerate(texts)], name="pairs")
-    return [ScoredSequence(d.ids, ~d.is_special) for d in encode(documents, tokenizer)]
+    sentences = [text for pair in pairs for text in (pair.good, pair.bad)]
+    corpus = Corpus([Document(text, id=f"{i}") for i, text in enumerate(sentences)], name="pairs")
+    longest = max(map(len, sentences)) * 4 + 8  # more tokens than bytes: every sentence is one window
+    return text_windows(corpus, tokenizer, longest, bos=bos)[0]

@@ -1,4 +1,4 @@
-"""Multiple choice by likelihood, and the reading of answers from generated text."""
+"""Multiple choice by likelihood, and answers that are read from generated text."""
 
 import re
 from dataclasses import dataclass
@@ -6,16 +6,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..exceptions import CorpusError, ParameterError
-from .losses import ScoredSequence, sequence_losses
+from ..text import Window, describe_bos, encode_prompts
+from ..text.reading import read_jsonl
+from .losses import window_losses
 
 __all__ = [
     "Question",
     "load_questions",
     "margins",
     "multiple_choice",
-    "option_sequences",
+    "option_windows",
     "parse_answer",
-    "score_answers",
 ]
 
 NORMALISATIONS = ("none", "token", "character")
@@ -28,11 +29,11 @@ class Question:
     Parameters
     ----------
     prompt : str
-        What stands before the option.
+        The text before the option.
     options : tuple of str
-        With the space that separates them from the prompt, if any; one is put in front where neither side has it.
+        With the space that separates them from the prompt, if any; a space is added where neither side has one.
     answer : int
-        Number of the right option.
+        Number of the right option, from 0.
     id, kind : str
     """
 
@@ -70,8 +71,6 @@ def load_questions(source):
     if isinstance(source, (list, tuple)):
         rows = list(source)
     else:
-        from ..text.corpus import read_jsonl
-
         rows = [row for _, row in read_jsonl(source)]
     if not rows:
         raise CorpusError("There is no question.")
@@ -90,49 +89,46 @@ def _question(row, i):
     return Question(row["prompt"], tuple(options), answer, str(row.get("id", f"question-{i + 1:04d}")), row.get("kind"))
 
 
-def option_sequences(questions, tokenizer, normalise="none"):
-    """Put every option of every question behind its prompt, with the option's tokens counted.
+def option_windows(questions, tokenizer, normalise="none", bos="auto"):
+    """Put every option of every question behind its prompt, to score the tokens of the option.
 
     Parameters
     ----------
     questions : list of Question
     tokenizer : transformers tokenizer
     normalise : {"none", "token", "character"}
+    bos : {"auto", True, False}
+        Special tokens before every prompt, see :func:`llmbrain.text.leading_tokens`.
 
     Returns
     -------
-    sequences : list of ScoredSequence
+    windows : list of llmbrain.text.Window
     divisors : float array of shape (n_options_in_all,)
         What the log likelihoods are divided by.
     """
     if normalise not in NORMALISATIONS:
         raise ParameterError(f"normalise={normalise!r} is unknown; choose from {', '.join(NORMALISATIONS)}.")
-    bos = getattr(tokenizer, "bos_token_id", None)
-    sequences, divisors = [], []
-    for question in questions:
-        for option in question.options:
-            gap = "" if question.prompt[-1:].isspace() or option[:1].isspace() or not question.prompt else " "
-            whole = _ids(tokenizer, question.prompt + gap + option, bos)
+    windows, divisors = [], []
+    prompts = encode_prompts([q.prompt.rstrip() for q in questions], tokenizer, bos)
+    for question, prompt in zip(questions, prompts):
+        for option, whole in zip(question.options, encode_prompts(_answered(question), tokenizer, bos)):
             # a prompt that ends in a space is often one token with the option: what both share is the prompt
-            prompt = _ids(tokenizer, question.prompt.rstrip(), bos)
-            start = _shared(whole, prompt)
-            counted = np.arange(len(whole)) >= start
-            sequence = ScoredSequence(whole, counted)
-            if not sequence.n_counted:
+            window = Window(whole, np.arange(len(whole)) >= _shared(whole, prompt))
+            if not window.n_scored:
                 raise CorpusError(f"Question {question.id!r}: the option {option!r} adds no token to its prompt.")
-            sequences.append(sequence)
-            divisors.append({"none": 1, "token": sequence.n_counted, "character": len(option)}[normalise])
-    return sequences, np.array(divisors, dtype=float)
+            windows.append(window)
+            divisors.append({"none": 1, "token": window.n_scored, "character": len(option)}[normalise])
+    return windows, np.array(divisors, dtype=float)
 
 
-def _ids(tokenizer, text, bos):
-    ids = list(tokenizer(text, verbose=False)["input_ids"]) if text else []
-    if bos is not None and ids[:1] != [bos]:
-        ids.insert(0, bos)
-    return np.asarray(ids, dtype=np.int64)
+def _answered(question):
+    """The prompt with each of the options behind it."""
+    apart = not question.prompt or question.prompt[-1:].isspace()
+    return [question.prompt + ("" if apart or option[:1].isspace() else " ") + option for option in question.options]
 
 
 def _shared(a, b):
+    """Number of tokens that two sequences share at their start."""
     n = min(len(a), len(b))
     different = np.flatnonzero(a[:n] != b[:n])
     return int(different[0]) if different.size else n
@@ -159,7 +155,7 @@ def margins(questions, log_likelihoods):
     return np.stack(result, axis=-1)
 
 
-def multiple_choice(model, tokenizer, questions, *, normalise="none", max_batch_tokens=4096):
+def multiple_choice(model, tokenizer, questions, *, normalise="none", max_batch_tokens=4096, bos="auto"):
     """Answer questions by the likelihood of their options.
 
     Parameters
@@ -172,18 +168,20 @@ def multiple_choice(model, tokenizer, questions, *, normalise="none", max_batch_
         What log likelihoods are divided by (lm-eval's ``acc`` is "none", ``acc_norm`` divides by length).
     max_batch_tokens : int
         Most tokens of a batch.
+    bos : {"auto", True, False}
+        Special tokens before every prompt, see :func:`llmbrain.text.leading_tokens`.
 
     Returns
     -------
     pandas.DataFrame
-        A row a question: ``id, kind, n_options, answer, chosen, margin`` (nats), ``correct`` (0.5 for a tie),
-        ``chance``.
+        One row per question: ``id, kind, n_options, answer, chosen, margin`` (nats), ``correct`` (0.5 for a tie),
+        ``chance`` and ``bos`` (the leading special tokens, or "none").
     """
     import pandas as pd
 
     questions = load_questions(questions)
-    sequences, divisors = option_sequences(questions, tokenizer, normalise)
-    losses = sequence_losses(model, sequences, max_batch_tokens=max_batch_tokens)
+    windows, divisors = option_windows(questions, tokenizer, normalise, bos)
+    losses = window_losses(model, windows, max_batch_tokens=max_batch_tokens)
     scores = -np.array([part.sum(dtype=np.float64) for part in losses]) / divisors
     margin = margins(questions, scores)
     ends = np.cumsum([len(q.options) for q in questions])
@@ -198,14 +196,15 @@ def multiple_choice(model, tokenizer, questions, *, normalise="none", max_batch_
             "margin": margin,
             "correct": (1.0 + np.sign(margin)) / 2,
             "chance": [1 / len(q.options) for q in questions],
+            "bos": describe_bos(tokenizer, bos),
         }
     )
 
 
 def parse_answer(text, labels):
-    """Find which label a generated text gives; None if none or several.
+    """Find the label that a generated text gives; None if there is none or more than one.
 
-    Labels are looked for as whole words, the longest first, so that "unacceptable" is never read as "acceptable" and
+    Labels are matched as whole words, the longest first, so that "unacceptable" is never read as "acceptable" and
     "not entailment" never as "entailment". Case and white space do not matter.
 
     Parameters
@@ -216,7 +215,7 @@ def parse_answer(text, labels):
     Returns
     -------
     str or None
-        The label; None where the text has no label, or different ones.
+        The label; None if the text has no label, or different ones.
 
     Examples
     --------
@@ -233,45 +232,3 @@ def parse_answer(text, labels):
     plain = {" ".join(label.split()).lower(): label for label in ordered}
     named = {plain[" ".join(match.split()).lower()] for match in found}
     return named.pop() if len(named) == 1 else None
-
-
-def score_answers(texts, answers, labels):
-    """Compare generated answers with the right ones; what cannot be read counts apart.
-
-    Parameters
-    ----------
-    texts : sequence of str
-        Generated.
-    answers : sequence of str
-        The right labels.
-    labels : sequence of str
-
-    Returns
-    -------
-    dict
-        ``n``, ``n_parsed``, ``parse_rate``, ``accuracy`` (of the parsed alone; NaN if none), ``majority`` (share of the
-        most frequent right label: what a constant answer reaches) and ``parsed``, a list with None where nothing could
-        be read.
-
-    Examples
-    --------
-    >>> score_answers(["yes", "no, never", "hm"], ["yes", "yes", "no"], ["yes", "no"])["accuracy"]
-    0.5
-    """
-    texts, answers = list(texts), list(answers)
-    unknown = sorted(set(answers) - set(labels))
-    if len(texts) != len(answers) or not texts or unknown:
-        raise ParameterError(
-            f"{len(texts)} texts and {len(answers)} answers: as many of one as of the other are needed, at least one"
-            + (f"; and {unknown} are no labels." if unknown else ".")
-        )
-    parsed = [parse_answer(text, labels) for text in texts]
-    hits = [p == a for p, a in zip(parsed, answers) if p is not None]
-    return {
-        "n": len(texts),
-        "n_parsed": len(hits),
-        "parse_rate": len(hits) / len(texts),
-        "accuracy": float(np.mean(hits)) if hits else float("nan"),
-        "majority": max(answers.count(label) for label in set(answers)) / len(answers),
-        "parsed": parsed,
-    }

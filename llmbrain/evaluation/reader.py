@@ -27,12 +27,12 @@ class LogitReader:
         # some classes call the decoder inside their base model directly
         self._bodies = {getattr(model, "base_model", model), model.get_decoder()} - {model, None}
 
-    def read(self, ids, attention_mask=None):
+    def read(self, input_ids, attention_mask=None):
         """Run the model.
 
         Parameters
         ----------
-        ids : int64 tensor of shape (batch, n_tokens)
+        input_ids : int64 tensor of shape (batch, n_tokens)
         attention_mask : tensor of the same shape, optional
 
         Returns
@@ -42,13 +42,13 @@ class LogitReader:
         """
         import torch
 
-        inputs = {"input_ids": ids, "attention_mask": attention_mask, "use_cache": False}
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
         if self._finish is None:
             hidden, last = self._run(inputs, 1)
             self._finish = self._find(hidden, last[:, -1])
         elif self._finish is not _full:
             # no logits at all: they are computed piece by piece, and only where a token is scored
-            hidden, _ = self._run(inputs, torch.zeros(0, dtype=torch.long, device=ids.device))
+            hidden, _ = self._run(inputs, torch.zeros(0, dtype=torch.long, device=input_ids.device))
         return self.model(**inputs).logits if self._finish is _full else hidden
 
     def score(self, hidden):

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..evaluation.losses import LogitReader, batch_losses, pad, sequence_batches
+from ..evaluation.losses import batch_losses
+from ..evaluation.reader import LogitReader
 from ..models.anatomy import anatomy_of
 from ..models.hooks import site_hooks
 from ..models.inputs import input_device
 from ..stats.precision import exact_products
+from ..text import Window, group_windows, pad
 from .context import Lesion, check_hooks_reach
 from .positions import FixedPositions, scored_positions
 
@@ -46,7 +48,7 @@ def plan_batches(sequences, first_layers, max_tokens):
 
     Parameters
     ----------
-    sequences : sequence of ScoredSequence
+    sequences : list of llmbrain.text.Window
     first_layers : int array of shape (n_conditions,)
         First lesioned layer of each condition; conditions with similar first layers share a pass.
     max_tokens : int
@@ -60,7 +62,7 @@ def plan_batches(sequences, first_layers, max_tokens):
     # several sequences together keep the products large even if few conditions remain
     share = max(1, max_tokens // 8)
     plans = []
-    for rows in sequence_batches(sequences, share):
+    for rows in group_windows(sequences, max_tokens=share):
         tokens = len(rows) * max(len(sequences[i]) for i in rows)
         at_once = max(1, max_tokens // tokens - 1)
         n_passes = max(1, -(-len(order) // at_once))
@@ -79,7 +81,7 @@ def condition_losses(
     model : transformers causal language model
     sites : list of Site
         The sites of the edits' geometry, in its layer order.
-    sequences : sequence of ScoredSequence
+    sequences : list of llmbrain.text.Window
     edits : sequence of Edit
     max_tokens : int
         Tokens in a forward pass, all rows together; bounds the memory.
@@ -97,7 +99,7 @@ def condition_losses(
     Returns
     -------
     float64 array of shape (1 + n_conditions, n_sequences)
-        Nats, summed over the counted tokens; row 0 is the intact model.
+        Nats, summed over the scored tokens; row 0 is the intact model.
     """
     import torch
 
@@ -137,11 +139,9 @@ def row_mode(model, sites, edits):
     """
     import torch
 
-    from ..evaluation.losses import ScoredSequence
-
     vocabulary = model.get_input_embeddings().weight.shape[0]
     ids = np.random.default_rng(0).integers(0, vocabulary, 12)
-    trial = [ScoredSequence(ids[:7], np.ones(7, bool)), ScoredSequence(ids[7:], np.ones(5, bool))]
+    trial = [Window(ids[:7], np.ones(7, bool)), Window(ids[7:], np.ones(5, bool))]
     starts = [start_of(edit, sites) for edit in edits]
     few = [edits[i] for i in sorted({int(np.argmin(starts)), int(np.argmax(starts))})]
     with torch.no_grad():
@@ -177,8 +177,7 @@ def start_of(edit, sites):
 def _pass_single(reader, sites, batch, edits, with_intact, positions="all"):
     """Run one condition after the other, each under its own lesion."""
     sums = []
-    ids, mask = pad(batch, input_device(reader.model))
-    mask = None if bool(mask.all()) else mask
+    ids, mask = pad(batch).to_device(input_device(reader.model))
     where = scored_positions(positions, batch, ids)
     tracker = None if where is None else FixedPositions(where)
     for edit in ([None] if with_intact else []) + list(edits):
@@ -190,11 +189,11 @@ def _pass_single(reader, sites, batch, edits, with_intact, positions="all"):
 
 def _pass_rows(reader, sites, batch, edits, with_intact, positions="all"):
     """Run all conditions as rows from the first layer on."""
-    ids, mask = pad(batch, input_device(reader.model))
+    ids, mask = pad(batch).to_device(input_device(reader.model))
     n_blocks = len(edits) + with_intact
     where = scored_positions(positions, batch, ids)
     rows = _Rows(edits, len(batch), ids.shape[1], where, intact=with_intact, active=range(len(edits)))
-    mask = None if bool(mask.all()) else mask.repeat(n_blocks, 1)
+    mask = None if mask is None else mask.repeat(n_blocks, 1)
     with site_hooks(sites, rows.edit):
         hidden = reader.read(ids.repeat(n_blocks, 1), mask)
     return _sums(hidden, reader, ids, batch, n_blocks)
@@ -203,7 +202,7 @@ def _pass_rows(reader, sites, batch, edits, with_intact, positions="all"):
 def _pass_prefix(reader, sites, batch, edits, with_intact, positions="all"):
     """Run all conditions; each joins the batch at the layer where it begins."""
     blocks = anatomy_of(reader.model).layers
-    ids, mask = pad(batch, input_device(reader.model))
+    ids, mask = pad(batch).to_device(input_device(reader.model))
     rows = _Rows(edits, len(batch), ids.shape[1], scored_positions(positions, batch, ids), intact=True, active=())
     starts = [start_of(edit, sites) for edit in edits]
     with contextlib.ExitStack() as stack:
@@ -212,7 +211,7 @@ def _pass_prefix(reader, sites, batch, edits, with_intact, positions="all"):
             before = rows.joining(joining, keep_intact=with_intact)
             stack.callback(block.register_forward_pre_hook(before, with_kwargs=True).remove)
         stack.enter_context(site_hooks(sites, rows.edit))
-        hidden = reader.read(ids, None if bool(mask.all()) else mask)
+        hidden = reader.read(ids, mask)
     order = rows.order
     sums = _sums(hidden, reader, ids, batch, len(order))
     return sums[np.argsort(order)]  # the intact rows carry the number -1 and come first

@@ -85,13 +85,13 @@ def _check_model(name, model, sites, geometry, edit, rng):
     """Check the lesion inside the model, alone and batched with another condition."""
     import torch
 
-    from ..evaluation.losses import ScoredSequence
+    from ..text import Window
 
     def n_hooks():
         return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
     vocabulary, hooks = model.get_input_embeddings().weight.shape[0], n_hooks()
-    parts = [ScoredSequence(rng.integers(0, vocabulary, n), np.ones(n, bool)) for n in (6, 9)]
+    parts = [Window(rng.integers(0, vocabulary, n), np.ones(n, bool)) for n in (6, 9)]
     other = Edit(NeuronMask(geometry.layer_of == geometry.n_layers - 1, geometry))
     losses = {m: condition_losses(model, sites, parts, [edit, other], mode=m) for m in ("rows", "single")}
     assert np.allclose(losses["rows"], losses["single"], rtol=1e-3, atol=1e-3), f"{name}: batched losses differ."

@@ -247,7 +247,7 @@ def scored_positions(rule, sequences, ids):
     ----------
     rule : str or callable
         See :class:`PositionTracker`.
-    sequences : list of ScoredSequence
+    sequences : list of llmbrain.text.Window
     ids : int64 tensor of shape (n_sequences, n_tokens)
         Padded on the right.
 
@@ -261,7 +261,7 @@ def scored_positions(rule, sequences, ids):
         return _by_ids(rule, ids)
     if POSITIONS[rule].everywhere:
         return None
-    first_scored = torch.tensor([int(s.counted.argmax()) for s in sequences])[:, None]
+    first_scored = torch.tensor([int(s.scored.argmax()) for s in sequences])[:, None]
     return POSITIONS[rule]().in_scored(torch.arange(ids.shape[1])[None], first_scored)
 
 

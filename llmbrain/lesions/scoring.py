@@ -132,7 +132,7 @@ class Scorer:
             str(self.autocast),
             *self._places(sequences),
             *(edit.signature for edit in edits),
-            *(s.ids.tobytes() + s.counted.tobytes() for s in sequences),
+            *(s.ids.tobytes() + s.scored.tobytes() for s in sequences),
         ]
 
     def _places(self, sequences):

@@ -132,7 +132,16 @@ def _statistics(geometry, moments, samples, norms, info):
 
 
 def neuron_statistics(
-    model, tokenizer=None, texts="demo", *, site="mlp", max_tokens=8192, n_samples=0, context=512, random_state=0
+    model,
+    tokenizer=None,
+    texts="demo",
+    *,
+    site="mlp",
+    max_tokens=8192,
+    n_samples=0,
+    context=512,
+    random_state=0,
+    bos="auto",
 ):
     """Compute statistics of all neurons of a site over a reference text.
 
@@ -149,9 +158,11 @@ def neuron_statistics(
     n_samples : int
         Number of tokens whose values are stored, for resampling lesions.
     context : int
-        Longest part of a document that is read at once.
+        Tokens of a window, leading special tokens included.
     random_state : int
         Decides which tokens are stored.
+    bos : {"auto", True, False}
+        Special tokens at the head of every window, see :func:`llmbrain.text.leading_tokens`. Not used with a recording.
 
     Returns
     -------
@@ -165,19 +176,18 @@ def neuron_statistics(
     sites = find_sites(model, site)
     geometry = NeuronGeometry.from_sites(sites, site)
     samples = _Samples(n_samples, geometry.n_neurons, random_state)
-    moments, info = _read(model, tokenizer, texts, sites, geometry, samples, max_tokens, context)
+    moments, info = _read(model, tokenizer, texts, sites, geometry, samples, max_tokens, context, bos)
     return _statistics(geometry, moments, samples, output_norms(sites), info)
 
 
-def _read(model, tokenizer, texts, sites, geometry, samples, max_tokens, context):
+def _read(model, tokenizer, texts, sites, geometry, samples, max_tokens, context, bos):
     """Read a text; the moments of each layer stay on the device where the layer is."""
-    from ..evaluation.losses import corpus_sequences
     from ..recording.capture import quiet_forward, run_batch
-    from ..text import as_corpus, batches
+    from ..text import as_corpus, batches, describe_bos, text_windows
 
     corpus = as_corpus(texts)
-    per_document = None if max_tokens is None else max(2, -(-max_tokens // len(corpus)) + 1)
-    sequences, _, _ = corpus_sequences(corpus, tokenizer, context=context, max_tokens=per_document)
+    per_document = None if max_tokens is None else max(4, -(-max_tokens // len(corpus)) + 1)
+    windows, _ = text_windows(corpus, tokenizer, context, bos=bos, per_document=per_document)
     moments = [None] * len(sites)
 
     def keep(i, rows):
@@ -186,13 +196,13 @@ def _read(model, tokenizer, texts, sites, geometry, samples, max_tokens, context
         moments[i].add(rows)
         samples.values[drawn[1], geometry.layer_slice(i)] = rows[drawn[0]].float().cpu().numpy()
 
-    limit = max(1024, max(map(len, sequences)))
     with quiet_forward(model):
-        for batch in batches(sequences, max_batch_tokens=limit, bucket=True):
-            places = [np.flatnonzero(sequences[i].counted) for i in batch.indices]
+        for batch in batches(windows, max_tokens=1024):
+            places = [np.flatnonzero(window.scored) for window in batch.windows]
             drawn = samples.draw(sum(map(len, places)))
             run_batch(model, sites, batch, places, keep, surprisals=False)
-    return moments, {"corpus": corpus.name, "corpus_hash": corpus.hash, "document_hashes": [d.hash for d in corpus]}
+    known = {"corpus": corpus.name, "corpus_hash": corpus.hash, "document_hashes": [d.hash for d in corpus]}
+    return moments, {**known, "bos": describe_bos(tokenizer, bos)}
 
 
 def _of_recording(model, recording, max_tokens, n_samples, random_state):

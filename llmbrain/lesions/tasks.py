@@ -46,8 +46,8 @@ class PreparedTask:
         Weight of each item in the mean (tokens of a document).
     groups : dict of str to int array
         Groups of items that are averaged: label and positions of the items.
-    sequences : list of ScoredSequence
-        Sequences to score; empty for callables.
+    sequences : list of llmbrain.text.Window
+        Windows to score; empty for callables.
     values : callable
         From sums of losses ``(n_conditions, n_sequences)`` to item values ``(n_conditions, n_items)``, larger is worse.
     call : callable or None
@@ -112,9 +112,11 @@ class LossTask:
     n_tokens : int, optional
         Approximate number of tokens to read, the same number from the start of every document.
     context : int
-        Longest part of a document that is read at once.
+        Tokens of a window, leading special tokens included.
     by_kind : bool
         Add one group per kind of document, ``name:kind``.
+    bos : {"auto", True, False}
+        Special tokens at the head of every window, see :func:`llmbrain.text.leading_tokens`.
     """
 
     corpus: object = "demo"
@@ -122,24 +124,23 @@ class LossTask:
     n_tokens: int = None
     context: int = 512
     by_kind: bool = True
+    bos: bool | str = "auto"
 
     def prepare(self, model, tokenizer):
         """Tokenise; see :class:`PreparedTask`."""
-        from ..evaluation.losses import corpus_sequences
-        from ..text import as_corpus, load_corpus
+        from ..text import as_corpus, describe_bos, load_corpus, text_windows
 
         is_demo = isinstance(self.corpus, str) and self.corpus == "demo"
         corpus = load_corpus("demo", split="heldout") if is_demo else as_corpus(self.corpus)
         if self.n_tokens is not None and self.n_tokens < 2 * len(corpus):
             corpus = corpus[: max(1, self.n_tokens // 2)]
         each = None if self.n_tokens is None else max(4, -(-self.n_tokens // len(corpus)) + 1)
-        limit = longest_context(model, self.context)
-        sequences, owners, documents = corpus_sequences(
-            corpus, tokenizer, context=min(self.context, limit), max_tokens=each
-        )
-        counts = np.bincount(owners, [s.n_counted for s in sequences], minlength=len(documents))
-        membership = np.zeros((len(sequences), len(documents)))
-        membership[np.arange(len(sequences)), owners] = 1.0
+        context = min(self.context, longest_context(model, self.context))
+        windows, documents = text_windows(corpus, tokenizer, context, bos=self.bos, per_document=each)
+        owners = [window.document for window in windows]
+        counts = np.bincount(owners, [window.n_scored for window in windows], minlength=len(documents))
+        membership = np.zeros((len(windows), len(documents)))
+        membership[np.arange(len(windows)), owners] = 1.0
         kinds = [d.kind for d in documents]
         info = {
             "corpus": corpus.name,
@@ -147,6 +148,7 @@ class LossTask:
             "document_hashes": [d.hash for d in corpus],
             "n_tokens": int(counts.sum()),
             "context": self.context,
+            "bos": describe_bos(tokenizer, self.bos),
         }
         return PreparedTask(
             self.name,
@@ -155,7 +157,7 @@ class LossTask:
             kinds,
             counts,
             _groups(self.name, kinds, self.by_kind),
-            sequences,
+            windows,
             lambda sums: sums @ membership / counts,
             info=info,
         )
@@ -178,6 +180,8 @@ class MinimalPairTask:
         Use only the first pairs of each phenomenon.
     by_kind : bool
         Add one group per phenomenon.
+    bos : {"auto", True, False}
+        Special tokens before every sentence, see :func:`llmbrain.text.leading_tokens`.
     """
 
     pairs: object = "all"
@@ -185,10 +189,12 @@ class MinimalPairTask:
     measure: str = "margin"
     n_pairs: int = None
     by_kind: bool = True
+    bos: bool | str = "auto"
 
     def prepare(self, model, tokenizer):
         """Tokenise; see :class:`PreparedTask`."""
-        from ..evaluation.minimal_pairs import as_pairs, pair_sequences
+        from ..evaluation.minimal_pairs import as_pairs, pair_windows
+        from ..text import describe_bos
 
         unit, of_margin = _measure(self.measure)
         pairs = as_pairs(self.pairs, self.n_pairs)
@@ -204,9 +210,9 @@ class MinimalPairTask:
             kinds,
             np.ones(len(pairs)),
             _groups(self.name, kinds, self.by_kind),
-            pair_sequences(pairs, tokenizer),
+            pair_windows(pairs, tokenizer, self.bos),
             values,
-            info={"n_pairs": len(pairs), "measure": self.measure},
+            info={"n_pairs": len(pairs), "measure": self.measure, "bos": describe_bos(tokenizer, self.bos)},
         )
 
 
@@ -226,6 +232,8 @@ class MultipleChoiceTask:
         Divide log likelihoods by the number of tokens or characters.
     by_kind : bool
         Add one group per kind of question.
+    bos : {"auto", True, False}
+        Special tokens before every prompt, see :func:`llmbrain.text.leading_tokens`.
     """
 
     questions: object
@@ -233,14 +241,16 @@ class MultipleChoiceTask:
     measure: str = "accuracy"
     normalise: str = "none"
     by_kind: bool = True
+    bos: bool | str = "auto"
 
     def prepare(self, model, tokenizer):
         """Tokenise; see :class:`PreparedTask`."""
-        from ..evaluation.multiple_choice import load_questions, margins, option_sequences
+        from ..evaluation.multiple_choice import load_questions, margins, option_windows
+        from ..text import describe_bos
 
         unit, of_margin = _measure(self.measure)
         questions = load_questions(self.questions)
-        sequences, divisors = option_sequences(questions, tokenizer, self.normalise)
+        windows, divisors = option_windows(questions, tokenizer, self.normalise, self.bos)
         kinds = [q.kind for q in questions]
 
         def values(sums):
@@ -253,10 +263,15 @@ class MultipleChoiceTask:
             kinds,
             np.ones(len(questions)),
             _groups(self.name, kinds, self.by_kind),
-            sequences,
+            windows,
             values,
             has_prompt=True,
-            info={"n_questions": len(questions), "measure": self.measure, "normalise": self.normalise},
+            info={
+                "n_questions": len(questions),
+                "measure": self.measure,
+                "normalise": self.normalise,
+                "bos": describe_bos(tokenizer, self.bos),
+            },
         )
 
 

@@ -45,7 +45,7 @@ def cut(model, blocks, kept, compensation, options, kept_heads=None, progress=No
     ----------
     model : transformers.PreTrainedModel
         Changed in place.
-    blocks : list of Block
+    blocks : list of llmbrain.text.Batch
     kept : list of array of int
         Neurons kept in each layer.
     compensation : str
@@ -106,7 +106,7 @@ class Cutter:
     ----------
     model : transformers.PreTrainedModel
         Dense at the start.
-    blocks : list of Block
+    blocks : list of llmbrain.text.Batch
     compensation : str
     options : Options
     """

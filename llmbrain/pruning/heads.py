@@ -229,7 +229,7 @@ def measure_heads(model, parts, steps, fit_blocks, probe, *, weighting=None, pro
     parts : list of Attention
     steps : list of list of list of int
         Query heads of each unit of each layer, see :meth:`GroupUnit.order`.
-    fit_blocks : list of Block
+    fit_blocks : list of llmbrain.text.Batch
         Windows for the refits.
     probe : Probe
         With the windows on which the divergence is measured.

@@ -16,7 +16,7 @@ from .published import find_networks
 from .recipe import describe_networks, networks_id
 from .scores import SCORES, needs_covariance, reads_networks, score_neurons
 from .search import measure_curves
-from .walk import TOKEN_WEIGHTS, Walk, calibration_blocks, calibration_windows, split_windows, survey
+from .walk import TOKEN_WEIGHTS, Walk, calibration_windows, group_blocks, split_windows, survey
 
 __all__ = ["Measured", "Measurements"]
 
@@ -122,7 +122,7 @@ class Measured:
         self.model, self.parts, self.sizes = shared.model, shared.parts, shared.sizes
         self.progress = shared.progress
         self.weighting = TOKEN_WEIGHTS[options.token_weights]
-        self._text = (context, options.n_tokens)
+        self._text = (context, options.n_tokens, options.bos)
         # Two recipes with the same of these read the same statistics.
         self.reading = (*self._text, options.batch_size, options.token_weights)
 
@@ -134,16 +134,16 @@ class Measured:
     @property
     def windows(self):
         """Calibration windows of token ids."""
-        context, n_tokens = self._text
-        cut = partial(calibration_windows, context=context, n_tokens=n_tokens)
+        context, n_tokens, bos = self._text
+        cut = partial(calibration_windows, context=context, n_tokens=n_tokens, bos=bos)
         return self.shared.once(("windows", *self._text), lambda: cut(self.shared.tokenizer, self.shared.calibration))
 
     @property
     def blocks(self):
         """Calibration windows in blocks."""
-        group = partial(calibration_blocks, context=self.options.context, batch_size=self.options.batch_size)
-        key = ("blocks", *self._text, self.options.batch_size)
-        return self.shared.once(key, lambda: group(self.shared.tokenizer, self.windows))
+        size = self.options.batch_size
+        key = ("blocks", *self._text, size)
+        return self.shared.once(key, lambda: group_blocks(self.windows, size, self.options.context))
 
     @cached_property
     def _networks_key(self):

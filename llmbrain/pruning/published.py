@@ -15,7 +15,7 @@ from ..models.hooks import site_hooks
 from ..models.inputs import longest_context
 from ..models.surgery import prunable_mlps
 from ..registry import Registry, choose
-from .walk import Walk, calibration_blocks, input_site, output_site, token_ids
+from .walk import Walk, calibration_blocks, calibration_windows, input_site, output_site
 
 __all__ = ["NETWORK_FINDERS", "LayerMaps", "find_networks", "joint_networks", "layer_networks", "published_networks"]
 
@@ -80,7 +80,7 @@ def published_networks(
     Parameters
     ----------
     model, tokenizer
-    texts : Corpus, str or list of str
+    texts : Corpus, str, list of str or list of llmbrain.text.Window
         Or a list of arrays of token ids. Each text is truncated at ``context`` tokens. If there are fewer texts than a
         group holds, windows of ``context`` tokens replace them.
     group_size, n_groups : int
@@ -122,7 +122,7 @@ def layer_networks(
     Parameters
     ----------
     model, tokenizer
-    texts : Corpus, str or list of str
+    texts : Corpus, str, list of str or list of llmbrain.text.Window
     signals : {"neuron", "act_up"}
         The neurons, or the two factors of a gated neuron as separate signals.
     n_components : int
@@ -169,7 +169,7 @@ def joint_networks(
     Parameters
     ----------
     model, tokenizer
-    texts : Corpus, str or list of str
+    texts : Corpus, str, list of str or list of llmbrain.text.Window
     n_components : int
         Lowered if there are fewer tokens.
     n_tokens : int or None
@@ -213,13 +213,12 @@ def _groups(tokenizer, texts, group_size, n_groups, context):
     if group_size is None:
         yield texts
         return
-    documents = list(token_ids(tokenizer, texts))
-    if len(documents) < group_size:  # few long texts: their windows replace texts
-        ids = [w for d in documents for w in (d[i : i + context] for i in range(0, len(d), context)) if len(w) > 1]
-    else:
-        ids = [d[:context] for d in documents]
+    windows = calibration_windows(tokenizer, texts, context=context)
+    # given windows replace texts, and so do the windows of few long texts
+    if windows[0] is not texts[0] and len({window.document for window in windows}) >= group_size:
+        windows = [window for window in windows if window.number == 0]
     for g in range(n_groups):
-        group = ids[g * group_size : (g + 1) * group_size]
+        group = windows[g * group_size : (g + 1) * group_size]
         if group:
             yield group
 

@@ -41,6 +41,8 @@ class Options:
         Tokens of a calibration window.
     n_tokens : int or None
         Most calibration tokens to use.
+    bos : {"auto", True, False}
+        Special tokens at the head of every calibration window, see :func:`llmbrain.text.leading_tokens`.
     batch_size : int
         Windows that pass through a layer together.
     exempt : tuple of int
@@ -87,6 +89,7 @@ class Options:
 
     context: int = _reading(1024)
     n_tokens: int | None = _reading(None)
+    bos: bool | str = _reading("auto")
     batch_size: int = _reading(8)
     exempt: tuple = ()
     floor: float = 0.05

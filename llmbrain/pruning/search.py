@@ -38,7 +38,7 @@ class Probe:
     ----------
     model : transformers.PreTrainedModel
         Dense when the probe is made.
-    blocks : list of Block
+    blocks : list of llmbrain.text.Batch
     """
 
     @torch.no_grad()
@@ -212,7 +212,7 @@ def measure_curves(
         Dense, and dense again afterwards.
     parts : list of Mlp
     orders : list of torch.Tensor
-    fit_blocks, probe_blocks : list of Block
+    fit_blocks, probe_blocks : list of llmbrain.text.Batch
         Windows for the refits, and windows on which the divergence is measured.
     levels : sequence of float
         Shares removed at which the divergence is measured, at the nearest width of the supernet.

@@ -6,156 +6,88 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..exceptions import CorpusError, ParameterError, UnsupportedArchitectureError
+from ..exceptions import UnsupportedArchitectureError
 from ..models.anatomy import anatomy_of, features, weight_of
 from ..models.hooks import site_hooks
 from ..models.inputs import input_device
 from ..models.sites import Site
 from ..stats.moments import Moments
+from ..text import batches, text_windows
 from .compensation import schur_residual
 
 __all__ = [
     "TOKEN_WEIGHTS",
-    "Block",
     "LayerSurvey",
     "Walk",
     "calibration_blocks",
     "calibration_hash",
     "calibration_windows",
     "gather",
+    "group_blocks",
     "input_site",
     "n_calibration_tokens",
     "output_site",
     "split_update",
     "split_windows",
     "survey",
-    "token_ids",
     "token_weights",
     "writes_to_stream",
 ]
 
 
-@dataclass(frozen=True)
-class Block:
-    """Windows of text, right-padded to one length.
-
-    Attributes
-    ----------
-    ids : torch.Tensor of int64, shape (n_windows, n_longest)
-    mask : torch.Tensor of bool, shape (n_windows, n_longest)
-        False at padding.
-    """
-
-    ids: torch.Tensor
-    mask: torch.Tensor
-
-    @property
-    def n_tokens(self):
-        """Tokens without padding."""
-        return int(self.mask.sum())
-
-    def inputs(self, device):
-        """Keyword arguments for a model, with a mask only if there is padding (attention without one is faster)."""
-        ids, mask = self.ids.to(device), self.mask.to(device)
-        if bool(self.mask.all()):
-            return {"input_ids": ids}
-        positions = (mask.long().cumsum(1) - 1).clamp_min(0)
-        return {"input_ids": ids, "attention_mask": mask.long(), "position_ids": positions}
-
-
-def calibration_windows(tokenizer, texts, *, context=1024, n_tokens=None):
+def calibration_windows(tokenizer, texts, *, context=1024, n_tokens=None, bos="auto"):
     """Cut texts into windows of at most ``context`` tokens, in the order of the text.
 
     Parameters
     ----------
-    tokenizer, texts, context, n_tokens
-        See :func:`calibration_blocks`.
+    tokenizer : transformers tokenizer
+    texts : Corpus, str, list of str, or list of llmbrain.text.Window
+        Whatever :func:`llmbrain.text.as_corpus` takes; a string with a line break is a text, not a path.
+    context : int
+        Tokens of a window, leading special tokens included. Windows do not overlap.
+    n_tokens : int, optional
+        Stop after ``n_tokens`` tokens, leading special tokens included; the last window is cut to fit.
+    bos : {"auto", True, False}
+        Special tokens at the head of every window, see :func:`llmbrain.text.leading_tokens`.
 
     Returns
     -------
-    list of numpy.ndarray of int
+    list of llmbrain.text.Window
 
     Raises
     ------
     CorpusError
-        If fewer than two tokens remain.
+        If a text has fewer than two tokens.
     """
-    if context < 2:
-        raise ParameterError(f"context={context} must be at least 2.")
-    windows, total = [], 0
-    for ids in token_ids(tokenizer, texts):
-        if n_tokens is not None:
-            ids = ids[: n_tokens - total]
-        pieces = [ids[i : i + context] for i in range(0, len(ids), context)]
-        pieces = [piece for piece in pieces if len(piece) >= 2]
-        windows += pieces
-        total += sum(map(len, pieces))
-        if n_tokens is not None and total >= n_tokens - 1:
-            break
-    if not windows:
-        raise CorpusError("The calibration text has fewer than two tokens.")
-    return windows
+    texts = [texts] if isinstance(texts, str) and "\n" in texts else texts
+    return text_windows(texts, tokenizer, context, bos=bos, max_tokens=n_tokens)[0]
 
 
-def calibration_blocks(tokenizer, texts, *, context=1024, n_tokens=None, batch_size=8):
-    """Cut texts into windows of at most ``context`` tokens and group them.
+def calibration_blocks(tokenizer, texts, *, context=1024, n_tokens=None, batch_size=8, bos="auto"):
+    """Cut texts into windows and group them into padded batches.
 
     Parameters
     ----------
-    tokenizer : transformers tokenizer
-    texts : Corpus, str or list of str
-        Anything that :func:`llmbrain.text.as_corpus` takes, or a list of arrays of token ids (no tokenizer is used).
-    context : int
-        Longest window, tokens. Windows do not overlap.
-    n_tokens : int, optional
-        Stop after this number of tokens; the last window is cut to fit.
+    tokenizer, texts, context, n_tokens, bos
+        As in :func:`calibration_windows`.
     batch_size : int
-        Windows per block.
+        Windows in a block.
 
     Returns
     -------
-    list of Block
+    list of llmbrain.text.Batch
         Windows of full length come first, in the order of the text; shorter ones follow.
-
-    Raises
-    ------
-    CorpusError
-        If fewer than two tokens remain.
     """
-    if context < 2 or batch_size < 1:
-        raise ParameterError(f"context={context} and batch_size={batch_size} must be at least 2 and 1.")
-    return _group(calibration_windows(tokenizer, texts, context=context, n_tokens=n_tokens), batch_size, context)
+    windows = calibration_windows(tokenizer, texts, context=context, n_tokens=n_tokens, bos=bos)
+    return group_blocks(windows, batch_size, context)
 
 
-def _group(windows, batch_size, context=None):
-    """Blocks of windows; those of full length first."""
+def group_blocks(windows, batch_size, context=None):
+    """Padded batches of windows, those of full length apart: they need no padding, which keeps attention fast."""
     longest = context or max(map(len, windows))
-    full = [w for w in windows if len(w) == longest]
-    short = sorted((w for w in windows if len(w) < longest), key=len, reverse=True)
-    return [_pad(group[i : i + batch_size]) for group in (full, short) for i in range(0, len(group), batch_size)]
-
-
-def token_ids(tokenizer, texts):
-    """Token ids of each text; arrays of token ids are passed through."""
-    if isinstance(texts, (list, tuple)) and texts and not isinstance(texts[0], str) and np.ndim(texts[0]) == 1:
-        yield from (np.asarray(ids, dtype=np.int64) for ids in texts)
-        return
-    from ..text import as_corpus, encode
-
-    if isinstance(texts, str) and "\n" in texts:  # a text, not the path of one
-        texts = [texts]
-    for document in as_corpus(texts).documents:
-        yield encode([document], tokenizer)[0].ids
-
-
-def _pad(windows):
-    longest = max(map(len, windows))
-    ids = np.zeros((len(windows), longest), dtype=np.int64)
-    mask = np.zeros((len(windows), longest), dtype=bool)
-    for row, window in enumerate(windows):
-        ids[row, : len(window)] = window
-        mask[row, : len(window)] = True
-    return Block(torch.from_numpy(ids), torch.from_numpy(mask))
+    full = [window for window in windows if len(window) == longest]
+    short = [window for window in windows if len(window) < longest]
+    return [block for group in (full, short) for block in batches(group, max_rows=batch_size)]
 
 
 def split_windows(blocks, share):
@@ -165,22 +97,22 @@ def split_windows(blocks, share):
 
     Parameters
     ----------
-    blocks : list of Block
+    blocks : list of llmbrain.text.Batch
     share : float
         Share that is held out.
 
     Returns
     -------
-    fit, held : list of Block
+    fit, held : list of llmbrain.text.Batch
     """
     if len(blocks) >= 8:
         chosen = held_out_share(len(blocks), share)
         return tuple([b for b, h in zip(blocks, chosen) if h == held] or blocks for held in (False, True))
-    windows = [row[keep].numpy() for block in blocks for row, keep in zip(block.ids, block.mask)]
+    windows = [window for block in blocks for window in block.windows]
     chosen = held_out_share(len(windows), share)
     size = max(len(block.ids) for block in blocks)
     sides = [[w for w, h in zip(windows, chosen) if h == held] for held in (False, True)]
-    return tuple(_group(side, size) for side in sides) if all(sides) else (blocks, blocks)
+    return tuple(group_blocks(side, size) for side in sides) if all(sides) else (blocks, blocks)
 
 
 def held_out_share(n_blocks, share=0.125):
@@ -258,10 +190,9 @@ def calibration_hash(blocks):
     """SHA-256 over the windows of token ids. It identifies the calibration of a result."""
     digest = hashlib.sha256()
     for block in blocks:
-        for row, keep in zip(block.ids, block.mask):
-            ids = np.ascontiguousarray(row[keep].numpy())
-            digest.update(len(ids).to_bytes(8, "little"))
-            digest.update(ids)
+        for window in block.windows:
+            digest.update(len(window).to_bytes(8, "little"))
+            digest.update(np.ascontiguousarray(window.ids))
     return digest.hexdigest()
 
 
@@ -273,7 +204,7 @@ class Walk:
     Parameters
     ----------
     model : transformers.PreTrainedModel
-    blocks : list of Block
+    blocks : list of llmbrain.text.Batch
 
     Attributes
     ----------

@@ -69,16 +69,16 @@ def run_batch(model, sites, batch, places, on_rows, surprisals=True):
     """
     import torch
 
-    width = batch.input_ids.shape[1]
+    width = batch.ids.shape[1]
     keep = np.concatenate([row * width + np.asarray(kept) for row, kept in enumerate(places)])
     index = {}
     seen = set()
 
     def keep_rows(i, x):
         flat = x.reshape(-1, x.shape[-1])
-        if flat.shape[0] != batch.input_ids.numel():
+        if flat.shape[0] != batch.ids.numel():
             raise RecordingError(
-                f"{sites[i].name} saw {flat.shape[0]} tokens instead of {batch.input_ids.numel()}. Its tokens cannot "
+                f"{sites[i].name} saw {flat.shape[0]} tokens instead of {batch.ids.numel()}. Its tokens cannot "
                 "be identified, so it cannot be recorded."
             )
         if x.device not in index:
@@ -273,8 +273,5 @@ def _send(array, device):
 
 def _arguments(model, batch, device):
     """Arguments of the model's forward for a batch, on a device."""
-    parameters = inspect.signature(model.forward).parameters
-    inputs = {name: _send(tensor.numpy(), device) for name, tensor in batch.inputs.items()}
-    if "position_ids" not in parameters:  # bloom and mpt count positions by the mask
-        inputs.pop("position_ids")
-    return inputs, {"use_cache": False} if "use_cache" in parameters else {}
+    inputs = {name: _send(tensor.numpy(), device) for name, tensor in batch.inputs().items()}
+    return inputs, {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}

@@ -27,8 +27,8 @@ EVENT_COLUMNS = {
         "Units": "nats",
     },
     "log_frequency": {
-        "Description": "Logarithm of the token's share among the tokens of the corpus without special ones, "
-        "for which it is n/a.",
+        "Description": "Logarithm of the token's share among the tokens of the corpus (with max_tokens, of its first "
+        "65,536), n/a for special tokens.",
         "Units": "nats",
     },
     "sink": {
@@ -77,21 +77,21 @@ def run_events(plan, run, surprisals, frequencies):
     import pandas as pd
 
     frames = []
-    for piece in run.pieces:
-        document = plan.documents[piece.window.document]
+    for window, row in zip(run.windows, run.rows):
+        document, positions = plan.documents[window.document], window.kept_positions
         frames.append(
             pd.DataFrame(
                 {
-                    "onset": piece.row + np.arange(len(piece.tokens)),
+                    "onset": row + np.arange(len(positions)),
                     "duration": 1,
-                    "token": [document.tokens[i] for i in piece.tokens],
-                    "token_id": np.asarray(document.ids)[piece.tokens],
+                    "token": [document.tokens[i] for i in positions],
+                    "token_id": np.asarray(document.ids)[positions],
                     "document": document.id,
                     "kind": document.kind,
-                    "position": piece.tokens,
-                    "window": piece.window.number,
-                    "window_position": piece.places,
-                    **{name: np.asarray(values)[piece.tokens] for name, values in _extras(document)},
+                    "position": positions,
+                    "window": window.number,
+                    "window_position": window.places,
+                    **{name: np.asarray(values)[positions] for name, values in _extras(document)},
                 }
             )
         )

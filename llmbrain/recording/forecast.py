@@ -54,10 +54,10 @@ def make_forecast(plan, geometries, batch_tokens, vocabulary, itemsize=4, dtype_
     """
     neurons = {site: geometry.n_neurons for site, geometry in geometries.items()}
     voxels = sum(geometry.n_voxels for geometry in geometries.values())
-    longest = max(len(piece) for run in plan.runs for piece in run.pieces)
+    longest = max(len(window) for run in plan.runs for window in run.windows)
     at_once = min(max(batch_tokens, longest), plan.n_fed)
     return Forecast(
-        n_documents=len({piece.window.document for run in plan.runs for piece in run.pieces}),
+        n_documents=len({window.document for run in plan.runs for window in run.windows}),
         n_runs=len(plan.runs),
         n_tokens=plan.n_tokens,
         n_fed=plan.n_fed,

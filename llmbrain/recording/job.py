@@ -22,6 +22,7 @@ from .windows import Plan, RunPlan, plan_recording
 __all__ = ["Job", "RecordingOptions", "prepare"]
 
 CONTEXT = 1024
+FREQUENCY_TOKENS = 65536  # tokens of the text that are always read, to know how frequent each token is
 BATCH_TOKENS = 2048  # tokens per batch including padding: bounds the memory; larger batches are not faster
 
 
@@ -56,6 +57,8 @@ class RecordingOptions:
     special_tokens : bool
         Also record BOS and other special tokens. They are attention sinks: their activity is far larger than that of
         other tokens.
+    bos : {"auto", True, False}
+        Special tokens at the head of every window, see :func:`llmbrain.text.leading_tokens`.
     """
 
     site: str | list = "mlp"
@@ -69,6 +72,7 @@ class RecordingOptions:
     batch_size: int = 8
     storage: str = "float32"
     special_tokens: bool = False
+    bos: bool | str = "auto"
 
     @property
     def dtype(self):
@@ -90,6 +94,16 @@ class RecordingOptions:
         if set(by_hand) != set(names):
             raise ParameterError(f"With several sites, sites= is a dict with the keys {', '.join(names)}.")
         return {name: _choose_layers(find_sites(model, name, sites=by_hand[name]), self.layers) for name in names}
+
+    def material(self, corpus, tokenizer):
+        """Tokenize the corpus; with ``max_tokens``, only as much of it as the recording needs."""
+        for name, least in (("every", 1), ("max_tokens", 2)):
+            value = getattr(self, name)
+            wrong = isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least
+            if wrong and (name, value) != ("max_tokens", None):
+                raise ParameterError(f"{name}={value!r}: it must be a whole number of at least {least}.")
+        limit = None if self.max_tokens is None else max(FREQUENCY_TOKENS, self.max_tokens * self.every)
+        return texts(corpus, tokenizer, self.bos, limit)
 
     def plan(self, model, documents):
         """Plan the windows and runs of some documents."""
@@ -137,7 +151,12 @@ class Job:
     def study(self, root, create=False):
         """Return the study of this job, or raise an error if the folder holds another. Only ``create`` writes files."""
         make = Study.create if create else Study.plan
-        settings = {**self.plan.settings, "storage": self.storage.name, "tokens_hash": self._tokens_hash()}
+        settings = {
+            **self.plan.settings,
+            "storage": self.storage.name,
+            "tokens_hash": self._tokens_hash(),
+            "bos": self.plan.documents[0].head,
+        }
         study = make(root, self.model_info, self.corpus_info, recording=settings)
         self._refuse_other_neurons(study)
         if create:
@@ -194,20 +213,17 @@ class Job:
         return sum(self.storage.itemsize * run.n_tokens * self.geometries[name].n_voxels for name in names)
 
     def batches(self, run: RunPlan):
-        """Yield the batches of a run, ``(batch, places, rows, pieces)``, with windows of similar length together.
+        """Yield the batches of a run, ``(batch, places, rows)``, with windows of similar length together.
 
         They depend only on the run, so that a run that is recorded again has the same bytes.
         """
-        limit = max(BATCH_TOKENS, max(len(piece) for piece in run.pieces))
-        for batch in batches(
-            run.pieces, self.options.batch_size, max_batch_tokens=limit, bucket=True, pad_token_id=self.pad_token_id
-        ):
-            pieces = [run.pieces[i] for i in batch.indices]
-            yield batch, [piece.places for piece in pieces], [piece.row for piece in pieces], pieces
+        limits = {"max_rows": self.options.batch_size, "max_tokens": BATCH_TOKENS}
+        for batch in batches(run.windows, **limits, pad_id=self.pad_token_id):
+            yield batch, [window.places for window in batch.windows], [run.rows[i] for i in batch.indices]
 
     def most_rows(self, runs):
         """Largest number of tokens that one batch of the given runs keeps."""
-        return max(sum(map(len, places)) for run in runs for _, places, _, _ in self.batches(run))
+        return max(sum(map(len, places)) for run in runs for _, places, _ in self.batches(run))
 
 
 def prepare(model, tokenizer, corpus, options):
@@ -230,7 +246,7 @@ def prepare(model, tokenizer, corpus, options):
     size = options.batch_size
     if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
         raise ParameterError(f"batch_size={size!r}: it must be a whole number of at least 1.")
-    material = texts(corpus, tokenizer)
+    material = options.material(corpus, tokenizer)
     _check_vocabulary(model, material.documents)
     plan = options.plan(model, material.documents)
     forecast = make_forecast(

@@ -54,7 +54,8 @@ def record(model, tokenizer, corpus, out=None, *, run_index=None, progress=True,
         Show the forecast and a progress bar.
     **options
         Fields of :class:`llmbrain.recording.RecordingOptions`: ``site``, ``layers``, ``sites``, ``max_tokens``,
-        ``every``, ``context``, ``warmup``, ``tokens_per_run``, ``batch_size``, ``storage``, ``special_tokens``.
+        ``every``, ``context``, ``warmup``, ``tokens_per_run``, ``batch_size``, ``storage``, ``special_tokens`` and
+        ``bos``.
 
     Returns
     -------
@@ -225,12 +226,12 @@ def _fill(job, runs, scanner, writers, bar):
     """Run the model and write each token to its row; return the surprisals of each run in its order."""
     todo = [list(job.batches(run)) for run in runs]
     try:
-        parts = scanner.scan([([row[:3] for row in rows], mine) for rows, mine in zip(todo, writers)], bar.update)
+        parts = scanner.scan(list(zip(todo, writers)), bar.update)
     except NotFiniteError as error:
-        raise _explain(error, job, todo[error.run][error.batch][3]) from error
+        raise _explain(error, job, todo[error.run][error.batch][0]) from error
     surprisals = [np.full(run.n_tokens, np.nan) for run in runs]
     for into, run_parts, batches in zip(surprisals, parts, todo):
-        for values, (_, places, rows, _) in zip(run_parts, batches):
+        for values, (_, places, rows) in zip(run_parts, batches):
             start = 0
             for kept, row in zip(places, rows):
                 into[row : row + len(kept)] = values[start : start + len(kept)]
@@ -260,15 +261,11 @@ def _scanner_for(model):
     return HostScanner  # also for models that are partly offloaded
 
 
-def _explain(error, job, pieces):
+def _explain(error, job, batch):
     """Name the token and the document of a value that is not finite."""
-    row = error.row
-    for piece in pieces:
-        if row < len(piece.tokens):
-            break
-        row -= len(piece.tokens)
-    document = job.plan.documents[piece.window.document]
-    position = int(piece.tokens[row])
+    owners = np.concatenate([np.full(int(window.kept.sum()), window.document) for window in batch.windows])
+    document = job.plan.documents[owners[error.row]]
+    position = int(np.concatenate([window.kept_positions for window in batch.windows])[error.row])
     dtype = str(job.model.dtype).removeprefix("torch.")
     remedy = (
         "Load the model with dtype='bfloat16' or 'float32', whose range is larger."
@@ -312,6 +309,7 @@ def _sidecar(job, study, run, name, writer):
         "WarmUp": settings["warmup"],
         "EveryNthToken": settings["every"],
         "SpecialTokens": settings["special_tokens"],
+        "LeadingTokens": job.plan.documents[0].head,
         "BatchSize": job.options.batch_size,
         "LibraryVersions": {
             "llmbrain": __version__,

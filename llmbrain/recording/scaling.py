@@ -49,7 +49,7 @@ def _largest(job, names):
 
     seen = 0
     with quiet_forward(job.model):
-        for batch, places, _, _ in (batch for run in job.plan.runs for batch in job.batches(run)):
+        for batch, places, _ in (batch for run in job.plan.runs for batch in job.batches(run)):
             run_batch(job.model, [site for _, _, site in sites], batch, places, keep)
             seen += sum(map(len, places))
             if seen >= _TOKENS:

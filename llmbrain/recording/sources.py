@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from ..exceptions import CorpusError, ParameterError
+from ..models.inputs import input_device
 from ..text import Corpus, Document, TokenizedDocument, as_corpus, encode, padding_id
 from ..text.reading import read_jsonl
-from ..text.tokens import _Spelling
+from ..text.tokens import Speller, special_ids
 
 __all__ = ["Material", "conversations", "generated", "texts"]
 
@@ -38,7 +39,7 @@ class Material:
     corpus: dict
 
 
-def texts(corpus, tokenizer):
+def texts(corpus, tokenizer, bos="auto", n_tokens=None):
     """Tokenize plain texts.
 
     Parameters
@@ -46,15 +47,28 @@ def texts(corpus, tokenizer):
     corpus : Corpus, list of str, str, path-like or Material
         Whatever :func:`llmbrain.load_corpus` takes; a ``Material`` is returned as it is.
     tokenizer : transformers tokenizer
+    bos : {"auto", True, False}
+        Special tokens before every text, see :func:`llmbrain.text.leading_tokens`.
+    n_tokens : int, optional
+        Stop after about ``n_tokens`` tokens, see ``total`` of :func:`llmbrain.text.encode`.
 
     Returns
     -------
     Material
+
+    Raises
+    ------
+    ParameterError
+        If ``bos`` is set for texts that are tokenized already.
     """
     if isinstance(corpus, Material):
+        if bos != "auto":
+            raise ParameterError(
+                f"bos={bos!r}: these texts are tokenized already. Pass bos= to the function that made them."
+            )
         return corpus
-    corpus = corpus if isinstance(corpus, Corpus) else as_corpus(corpus)
-    return Material(encode(corpus, tokenizer), _describe(corpus))
+    corpus = as_corpus(corpus)
+    return Material(encode(corpus, tokenizer, bos=bos, total=n_tokens), _describe(corpus))
 
 
 def conversations(chats, tokenizer, *, name="chat", add_generation_prompt=False):
@@ -113,7 +127,7 @@ def conversations(chats, tokenizer, *, name="chat", add_generation_prompt=False)
     return Material(documents, _describe(corpus))
 
 
-def generated(model, tokenizer, prompts, *, max_new_tokens=64, random_state=None, **options):
+def generated(model, tokenizer, prompts, *, max_new_tokens=64, random_state=None, bos="auto", **options):
     """Let a model go on from prompts, and mark what is prompt and what is generated.
 
     The recording reads prompt and continuation once more in one pass. Every token so gets the activity it had while it
@@ -139,13 +153,12 @@ def generated(model, tokenizer, prompts, *, max_new_tokens=64, random_state=None
     """
     import torch
 
-    from ..models.inputs import input_device
     from .capture import quiet_forward
 
     if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, (int, np.integer)) or max_new_tokens < 1:
         raise ParameterError(f"max_new_tokens={max_new_tokens!r}: it must be a whole number of at least 1.")
-    material = texts(prompts, tokenizer)
-    special = set(getattr(tokenizer, "all_special_ids", []))
+    material = texts(prompts, tokenizer, bos)
+    special = special_ids(tokenizer)
     options = {"do_sample": random_state is not None, "max_new_tokens": int(max_new_tokens), **options}
     options |= {"return_dict_in_generate": False, "num_return_sequences": 1}
     if options.get("pad_token_id") is None:
@@ -237,7 +250,7 @@ def _tokenize_chat(identity, kind, text, spans, tokenizer):
             f"{type(tokenizer).__name__} does not say where its tokens stand in the text, so roles cannot be marked. "
             "Use a fast tokenizer (AutoTokenizer gives one where there is one), or record plain texts."
         ) from error
-    plain = encode([Document(text, identity, kind)], tokenizer, add_special_tokens=False)[0]
+    plain = encode([Document(text, identity, kind)], tokenizer, bos=False)[0]
     roles = []
     for begin, end in encoded["offset_mapping"]:
         inside = [role for first, last, role in spans if begin < last and end > first]
@@ -257,7 +270,7 @@ def _join(document, n_prompt, ids, tokenizer, special):
     new = ids[n_prompt:]
     while len(new) and int(new[-1]) in special:  # the end of text, and padding after it
         new = new[:-1]
-    spelled = _Spelling(tokenizer)(new)
+    spelled = Speller(tokenizer)(new)
     columns = {
         **{k: [*list(v)[:n_prompt], *["assistant"] * len(new)] for k, v in getattr(document, "columns", {}).items()},
         "phase": ["prompt"] * n_prompt + ["generated"] * len(new),

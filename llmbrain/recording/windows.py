@@ -1,9 +1,7 @@
-"""Which token is fed when, and which run it is written to: bookkeeping without a model.
+"""Which tokens are recorded, in which window, and in which run: bookkeeping without a model.
 
-A document longer than the context is read in windows. Every window but the first begins with tokens that were
-recorded already, the warm-up, so that no token is recorded with less than ``warmup`` tokens of context unless its
-document has no more to give. Leading special tokens (BOS) are repeated at the head of every window, because models
-put their attention sink there.
+The windows come from :func:`llmbrain.text.cut_windows`. Every window but the first of a document begins with a warm-up,
+so that no token is recorded with less than ``warmup`` tokens of context unless its document begins there.
 """
 
 from dataclasses import dataclass
@@ -12,58 +10,9 @@ import numpy as np
 
 from ..exceptions import CorpusError, ParameterError
 from ..geometry import NIFTI1_MAX
+from ..text import cut_windows
 
-__all__ = ["Plan", "RunPlan", "Window", "plan_recording", "plan_windows"]
-
-
-@dataclass(frozen=True)
-class Window:
-    """One forward pass of one document.
-
-    Parameters
-    ----------
-    document : int
-        Number of the document.
-    number : int
-        Number of the window in it.
-    start, stop : int
-        Which tokens are fed.
-    first : int
-        The first of them that is recorded.
-    """
-
-    document: int
-    number: int
-    start: int
-    first: int
-    stop: int
-
-
-@dataclass(frozen=True, eq=False)
-class Piece:
-    """What the model is fed for a window, and where its tokens belong.
-
-    Parameters
-    ----------
-    window : Window
-    ids : ndarray of int64, shape (n_fed,)
-        Token ids, the repeated special tokens at the head included.
-    places : ndarray, shape (n_kept,)
-        Which of the fed tokens are recorded.
-    tokens : ndarray, shape (n_kept,)
-        Their positions in the document.
-    row : int
-        Row of the first of them in the run.
-    """
-
-    window: Window
-    ids: np.ndarray
-    places: np.ndarray
-    tokens: np.ndarray
-    row: int
-
-    def __len__(self):
-        return len(self.ids)
+__all__ = ["Plan", "RunPlan", "plan_recording"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,14 +23,17 @@ class RunPlan:
     ----------
     number : int
         From 1.
-    pieces : list of Piece
+    windows : list of llmbrain.text.Window
         In the order of the text.
+    rows : list of int
+        Row of the run for the first recorded token of each window.
     n_tokens : int
         Recorded tokens.
     """
 
     number: int
-    pieces: list
+    windows: list
+    rows: list
     n_tokens: int
 
 
@@ -94,7 +46,7 @@ class Plan:
     documents : list of llmbrain.text.TokenizedDocument
     runs : list of RunPlan
     settings : dict
-        The choices that decide which token lies where.
+        The choices that decide which token is recorded where.
     """
 
     documents: list
@@ -103,53 +55,13 @@ class Plan:
 
     @property
     def n_tokens(self):
-        """Tokens that will be recorded."""
+        """Number of tokens that will be recorded."""
         return sum(run.n_tokens for run in self.runs)
 
     @property
     def n_fed(self):
-        """Tokens that the model will read: recorded, special and warm-up ones, without padding."""
-        return sum(len(piece) for run in self.runs for piece in run.pieces)
-
-
-def plan_windows(n_tokens, context, warmup, n_head=0, longest=None):
-    """Cut a document into windows.
-
-    Parameters
-    ----------
-    n_tokens : int
-        Tokens of the document, special ones included.
-    context : int
-        Most tokens that the model reads at once.
-    warmup : int
-        Least number of tokens before a recorded one, unless the document begins there; ``0 <= warmup < context``.
-    n_head : int
-        Leading special tokens, which every window repeats.
-    longest : int, optional
-        Most tokens that one window may record.
-
-    Returns
-    -------
-    list of (start, first, stop)
-        Each token of ``0 .. n_tokens - 1`` is in exactly one ``first .. stop - 1``, in order.
-
-    Examples
-    --------
-    >>> plan_windows(10, context=6, warmup=2)
-    [(0, 0, 6), (4, 6, 10)]
-    """
-    longest = longest or context
-    room = context - n_head  # for tokens of the text in any window but the first
-    windows, first = [], 0
-    while first < n_tokens:
-        if first == 0:
-            stop = min(n_tokens, context, longest)
-        else:
-            stop = min(n_tokens, first + min(room - warmup, longest))
-        start = 0 if stop <= context else stop - room
-        windows.append((start, first, stop))
-        first = stop
-    return windows
+        """Number of tokens that the model will read: recorded, special and warm-up tokens, without padding."""
+        return sum(len(window) for run in self.runs for window in run.windows)
 
 
 def plan_recording(documents, *, context, warmup, tokens_per_run, max_tokens=None, every=1, special_tokens=False):
@@ -159,11 +71,11 @@ def plan_recording(documents, *, context, warmup, tokens_per_run, max_tokens=Non
     ----------
     documents : list of llmbrain.text.TokenizedDocument
     context, warmup : int
-        See :func:`plan_windows`.
+        See :func:`llmbrain.text.cut_windows`; ``0 <= warmup < context``.
     tokens_per_run : int
-        Most tokens of a run; consecutive documents fill it, a document that does not fit begins the next one.
+        Most tokens of a run. Consecutive documents fill it; a document that does not fit begins the next run.
     max_tokens : int, optional
-        Stop after so many recorded tokens; the last document is cut.
+        Stop after ``max_tokens`` recorded tokens; the last document is cut.
     every : int
         Record only every ``every``-th token of a document.
     special_tokens : bool
@@ -190,35 +102,35 @@ def plan_recording(documents, *, context, warmup, tokens_per_run, max_tokens=Non
     _check_settings(settings)
     settings["special_tokens"] = bool(special_tokens)
     documents = list(documents)
-    runs, pieces, filled, budget = [], [], 0, max_tokens
+    runs, windows, rows, filled, budget = [], [], [], 0, max_tokens
 
     def close():
-        nonlocal pieces, filled
+        nonlocal windows, rows, filled
         if filled:
-            runs.append(RunPlan(len(runs) + 1, pieces, filled))
-        pieces, filled = [], 0
+            runs.append(RunPlan(len(runs) + 1, windows, rows, filled))
+        windows, rows, filled = [], [], 0
 
     for number, document in enumerate(documents):
-        new = _pieces(number, document, settings, budget)
-        total = sum(len(piece.places) for piece in new)
-        budget = None if budget is None else budget - total
-        if filled + total > tokens_per_run:
+        new = _windows_of(number, document, settings, budget)
+        sizes = [int(window.kept.sum()) for window in new]
+        budget = None if budget is None else budget - sum(sizes)
+        if filled + sum(sizes) > tokens_per_run:
             close()
-        for piece in new:
-            if filled + len(piece.places) > tokens_per_run:  # only a document that is longer than a run
+        for window, size in zip(new, sizes):
+            if filled + size > tokens_per_run:  # only a document that is longer than a run
                 close()
-            pieces.append(Piece(piece.window, piece.ids, piece.places, piece.tokens, filled))
-            filled += len(piece.places)
+            windows.append(window)
+            rows.append(filled)
+            filled += size
     close()
     if not runs:
         raise CorpusError("No token is left to record: every token of the corpus is a special one. Give other texts.")
     return Plan(documents, runs, settings)
 
 
-def _pieces(number, document, settings, budget):
-    """Windows of one document that record anything, cut where the budget of tokens ends."""
-    recorded = ~np.asarray(document.is_special)
-    n_head = int(np.argmax(recorded)) if recorded.any() else 0
+def _windows_of(number, document, settings, budget):
+    """Windows of one document that record anything, up to the budget of tokens."""
+    n_head, recorded = document.n_head, ~np.asarray(document.is_special)
     recorded |= settings["special_tokens"]
     if n_head + settings["warmup"] >= settings["context"]:
         raise ParameterError(
@@ -228,25 +140,10 @@ def _pieces(number, document, settings, budget):
     recorded &= (np.arange(len(recorded)) - n_head) % settings["every"] == 0
     if budget is not None:
         recorded &= np.cumsum(recorded) <= budget
-    if not recorded.any():
-        return []
-    n_tokens = int(np.flatnonzero(recorded)[-1]) + 1  # a causal model need not read what comes after
-    cuts = plan_windows(
-        n_tokens,
-        settings["context"],
-        settings["warmup"],
-        n_head,
-        settings["tokens_per_run"] * settings["every"],
+    longest = settings["tokens_per_run"] * settings["every"]
+    return cut_windows(
+        document, settings["context"], warmup=settings["warmup"], kept=recorded, longest=longest, number=number
     )
-    pieces = []
-    for i, (start, first, stop) in enumerate(cuts):
-        tokens = np.flatnonzero(recorded[first:stop]) + first
-        if not len(tokens):
-            continue
-        head = n_head if start > 0 else 0
-        ids = np.concatenate([document.ids[:head], document.ids[start:stop]])
-        pieces.append(Piece(Window(number, i, start, first, stop), ids, tokens - start + head, tokens, 0))
-    return pieces
 
 
 def _check_settings(settings):

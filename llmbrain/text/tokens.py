@@ -1,26 +1,33 @@
-"""From documents to token ids."""
+"""From texts to token ids: leading special tokens, tokenising up to a budget, readable spellings.
 
-from __future__ import annotations
+The BOS policy of the whole package is `leading_tokens`: every station that reads text takes ``bos="auto" | True |
+False`` and passes it there.
+"""
 
+import re
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from ..exceptions import CorpusError, ParameterError
-from .documents import Corpus, Document
+from .corpus import as_corpus
+
+# Tokens at the end of a tokenised prefix that are not trusted: what follows the cut may have changed them.
+MARGIN = 64
 
 
 @dataclass(frozen=True, eq=False)
 class TokenizedDocument:
-    """A document as the model reads it.
+    """A document as token ids.
 
     Parameters
     ----------
     ids : ndarray of int64, shape (n_tokens,)
-        Token ids, special ones included.
+        Token ids, special tokens included.
     tokens : list of str
-        A readable form of each token on one line: spaces as they are, a newline as ``\\n``, a tab as ``\\t``; a piece
-        of a character that spans several tokens in the spelling of the vocabulary. The ids are what is exact.
+        Readable spelling of each token on one line: spaces as they are, a newline as ``\\n``, a tab as ``\\t``, a byte
+        of a character that spans several tokens as ``\\xe6``. Only the ids are exact.
     is_special : ndarray of bool, shape (n_tokens,)
         True at BOS, EOS and every other special token.
     id : str
@@ -30,41 +37,88 @@ class TokenizedDocument:
     """
 
     ids: np.ndarray
-    tokens: list[str]
+    tokens: list
     is_special: np.ndarray
     id: str
-    kind: str | None = None
+    kind: str = None
 
-    def __len__(self) -> int:
-        """Count the tokens, special ones included."""
+    def __len__(self):
+        """Number of tokens, special tokens included."""
         return len(self.ids)
 
+    @property
+    def n_head(self):
+        """Number of special tokens before the text; 0 if there is no text."""
+        return int(np.argmin(self.is_special)) if len(self.ids) else 0
 
-def encode(documents, tokenizer, *, add_special_tokens=True, max_tokens=None) -> list[TokenizedDocument]:
+    @property
+    def head(self):
+        """The special tokens before the text as one string for tables and sidecars: ``"<s>"``, or ``"none"``."""
+        return " ".join(self.tokens[: self.n_head]) or "none"
+
+
+def leading_tokens(tokenizer, bos="auto"):
+    """Ids of the special tokens at the head of every window: the BOS policy.
+
+    Parameters
+    ----------
+    tokenizer : transformers tokenizer
+    bos : {"auto", True, False}
+        ``"auto"`` takes what the tokenizer adds before a text, and BOS if the tokenizer has one but does not add it.
+        True requires BOS. False reads texts without any leading special token.
+
+    Returns
+    -------
+    tuple of int
+        Empty for a tokenizer without BOS that adds nothing.
+
+    Raises
+    ------
+    ParameterError
+        If ``bos`` has another value, or is True and the tokenizer has no BOS token.
+    """
+    if not (isinstance(bos, bool) or bos == "auto"):
+        raise ParameterError(f"bos={bos!r}: choose 'auto', True or False.")
+    token = getattr(tokenizer, "bos_token_id", None)
+    if bos is True and token is None:
+        raise ParameterError("bos=True: this tokenizer has no BOS token. Use bos='auto', or set tokenizer.bos_token.")
+    if bos is False:
+        return ()
+    own = _added_tokens(tokenizer)[0]
+    return own if token is None or token in own else (int(token), *own)
+
+
+def describe_bos(tokenizer, bos="auto"):
+    """The `leading_tokens` as one string for tables and sidecars: ``"<s>"``, or ``"none"``."""
+    return " ".join(map(str, tokenizer.convert_ids_to_tokens(list(leading_tokens(tokenizer, bos))))) or "none"
+
+
+def encode(documents, tokenizer, *, bos="auto", max_tokens=None, total=None):
     """Turn documents into token ids, one document at a time.
 
     Parameters
     ----------
     documents : Corpus, Document or sequence of Document or str
-        What to encode.
     tokenizer : transformers tokenizer
         Needs no padding token.
-    add_special_tokens : bool, default=True
-        Begin every document with BOS if the tokenizer has one, also where the tokenizer would not add it by itself,
-        and let the tokenizer add what else it adds. The first token of a text is then predicted like any other, and
-        the large activations of the first position fall on a token that is left out of the analysis.
+    bos : {"auto", True, False}
+        Special tokens before every document, see `leading_tokens`. False also leaves out what the tokenizer would add
+        after a text.
     max_tokens : int, optional
-        Cut each document to so many tokens, special ones included.
+        Cut each document to ``max_tokens`` tokens, special tokens included.
+    total : int, optional
+        Stop once the documents hold ``total`` tokens together, special tokens not counted. Documents that are not
+        reached are left out, and the last one is cut.
 
     Returns
     -------
-    tokenized : list of TokenizedDocument
-        In the order of the documents.
+    list of TokenizedDocument
+        In the order of the documents. Only as much of a long text is tokenised as the limits require.
 
     Raises
     ------
     CorpusError
-        If a document has fewer than two tokens, special ones not counted.
+        If a document has fewer than two tokens, special tokens not counted.
     ParameterError
         If ``max_tokens`` leaves fewer than two tokens of text.
 
@@ -79,88 +133,190 @@ def encode(documents, tokenizer, *, add_special_tokens=True, max_tokens=None) ->
     >>> document.ids.tolist(), document.is_special.tolist()
     ([0, 1, 2, 3], [True, False, False, False])
     """
-    if max_tokens is not None and (
-        isinstance(max_tokens, bool) or not isinstance(max_tokens, (int, np.integer)) or max_tokens < 2
-    ):
-        raise ParameterError(f"max_tokens={max_tokens!r}: it must be a whole number of at least 2, or None.")
-    special = _special_ids(tokenizer)
-    spelling = _Spelling(tokenizer)
-    return [
-        _encode_one(document, tokenizer, special, spelling, add_special_tokens, max_tokens)
-        for document in _as_documents(documents)
-    ]
+    for name, value in (("max_tokens", max_tokens), ("total", total)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 2):
+            raise ParameterError(f"{name}={value!r}: it must be a whole number of at least 2, or None.")
+    encoder, found, left = Encoder(tokenizer, bos), [], total
+    for document in as_corpus(documents):
+        limit = max_tokens
+        if left is not None:
+            limit = min(max(left, 2) + len(encoder.head), max_tokens or np.inf)
+        found.append(encoder.document(document, limit))
+        if left is not None:
+            left -= int((~found[-1].is_special).sum())
+            if left <= 0:
+                break
+    return found
 
 
-def _as_documents(documents) -> list[Document]:
-    """Accept a corpus, a document, or a list of documents or strings."""
-    if isinstance(documents, Corpus):
-        return list(documents.documents)
-    from .corpus import as_corpus
+def encode_prompts(texts, tokenizer, bos="auto"):
+    """Token ids of texts that will be continued: leading special tokens and the text, with nothing after it.
 
-    return list(as_corpus(documents).documents)
+    Parameters
+    ----------
+    texts : list of str
+        A text may be empty.
+    tokenizer : transformers tokenizer
+    bos : {"auto", True, False}
+        See `leading_tokens`.
 
-
-def _encode_one(document, tokenizer, special, spelling, add_special_tokens, max_tokens) -> TokenizedDocument:
-    """Encode one document and mark its special tokens."""
-    # verbose=False: the tokenizer's own warning about length knows nothing of the windows used later.
-    ids = list(tokenizer(document.text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"])
-    bos = getattr(tokenizer, "bos_token_id", None)
-    if add_special_tokens and bos is not None and (not ids or ids[0] != bos):
-        ids.insert(0, int(bos))
-    n_text = sum(i not in special for i in ids)
-    if n_text < 2:
-        raise CorpusError(
-            f"Document {document.id!r} has {n_text} token{'' if n_text == 1 else 's'} ({document.text[:40]!r}); at "
-            "least 2 are needed. Remove it, or join it with another."
-        )
-    ids = np.asarray(ids[:max_tokens], dtype=np.int64)
-    is_special = np.isin(ids, list(special))
-    if (~is_special).sum() < 2:
-        raise ParameterError(
-            f"max_tokens={max_tokens} leaves {int((~is_special).sum())} token(s) of text in document "
-            f"{document.id!r}, for special tokens count too; at least 2 are needed. Raise max_tokens."
-        )
-    return TokenizedDocument(ids, spelling(ids), is_special, document.id, document.kind)
+    Returns
+    -------
+    list of int64 arrays of shape (n_tokens,)
+    """
+    encoder = Encoder(tokenizer, bos)
+    return [encoder.prompt(text) for text in texts]
 
 
-def _special_ids(tokenizer) -> set[int]:
-    """Ids of BOS, EOS, PAD and every added token that is declared special."""
+class Encoder:
+    """Turns texts into ids with one tokenizer and one BOS policy.
+
+    Parameters
+    ----------
+    tokenizer : transformers tokenizer
+    bos : {"auto", True, False}
+        See `leading_tokens`.
+    """
+
+    def __init__(self, tokenizer, bos="auto"):
+        self.tokenizer = tokenizer
+        self.head = leading_tokens(tokenizer, bos)
+        self.tail = _added_tokens(tokenizer)[1] if bos is not False else ()
+
+    @cached_property
+    def special(self):
+        """Ids of all special tokens."""
+        return np.array(sorted(special_ids(self.tokenizer)), dtype=np.int64)
+
+    @cached_property
+    def spell(self):
+        """Spells ids, see `Speller`."""
+        return Speller(self.tokenizer)
+
+    def prompt(self, text, limit=None):
+        """Leading special tokens and the text as int64 ids, at most ``limit`` of them."""
+        ids = _text_ids(self.tokenizer, text, None if limit is None else max(0, limit - len(self.head)))
+        # a text that was written with its special tokens, such as a rendered chat, does not get them twice
+        head = () if self.head and tuple(ids[: len(self.head)]) == self.head else self.head
+        return np.asarray([*head, *ids], dtype=np.int64)[:limit]
+
+    def document(self, document, limit=None):
+        """One document as a `TokenizedDocument` of at most ``limit`` tokens; see `encode`."""
+        ids = self.prompt(document.text, limit)
+        if limit is None or len(ids) < limit:  # the whole text
+            ids = np.append(ids, np.asarray(self.tail, dtype=np.int64))
+            limit = None
+        is_special = np.isin(ids, self.special)
+        n_text = int((~is_special).sum())
+        if n_text < 2:
+            if limit is not None and len(self.prompt(document.text, limit + 2)) > limit:
+                raise ParameterError(
+                    f"max_tokens={limit} leaves {n_text} token(s) of text in document {document.id!r}, because special "
+                    "tokens count too; at least 2 are needed. Raise max_tokens."
+                )
+            raise CorpusError(
+                f"Document {document.id!r} has {n_text} token{'' if n_text == 1 else 's'} ({document.text[:40]!r}); "
+                "at least 2 are needed. Remove it, or join it with another."
+            )
+        return TokenizedDocument(ids, self.spell(ids), is_special, document.id, document.kind)
+
+
+def special_ids(tokenizer):
+    """Ids of BOS, EOS, PAD and every added token that is declared special, as a set."""
     special = {int(i) for i in getattr(tokenizer, "all_special_ids", [])}
-    # all_special_ids lists the named ones only; a vocabulary may declare more (file separators, chat marks).
+    # all_special_ids lists the named ones only; a vocabulary may declare more (file separators, chat marks)
     for token_id, token in getattr(tokenizer, "added_tokens_decoder", {}).items():
         if getattr(token, "special", False):
             special.add(int(token_id))
     return special
 
 
-class _Spelling:
-    """Readable one-line spellings of token ids, remembered."""
+class Speller:
+    """Spells token ids on one line each, as a person would read them; spellings are cached.
 
-    def __init__(self, tokenizer) -> None:
+    Parameters
+    ----------
+    tokenizer : transformers tokenizer
+    """
+
+    def __init__(self, tokenizer):
         self.tokenizer = tokenizer
-        # A token is decoded after another one, for at the start of a text some tokenizers drop its space.
+        # a token is decoded behind another one, because some tokenizers drop the space at the start of a text
         self.anchor = list(tokenizer("a", add_special_tokens=False)["input_ids"])
         self.prefix = self._decode(self.anchor)
-        self.known: dict[int, str] = {}
+        self.known = {}
 
-    def __call__(self, ids: np.ndarray) -> list[str]:
-        """Spell each id."""
+    def __call__(self, ids):
+        """Spellings of some ids, a list of str."""
         return [self._spell(int(i)) for i in ids]
 
-    def _decode(self, ids: list[int]) -> str:
+    def _decode(self, ids):
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
-    def _spell(self, token_id: int) -> str:
+    def _spell(self, token_id):
         if token_id not in self.known:
             text = self._decode([*self.anchor, token_id])
             text = text[len(self.prefix) :] if text.startswith(self.prefix) else ""
             if not text or "\N{REPLACEMENT CHARACTER}" in text:  # a part of a character
-                text = str(self.tokenizer.convert_ids_to_tokens([token_id])[0])
+                text = _spell_bytes(str(self.tokenizer.convert_ids_to_tokens([token_id])[0]))
             self.known[token_id] = "".join(_visible(c) for c in text)
         return self.known[token_id]
 
 
-def _visible(character: str) -> str:
+def _added_tokens(tokenizer):
+    """What a tokenizer adds of its own accord before and after a text: two tuples of ids."""
+    plain, whole = _ids(tokenizer, "a", False), _ids(tokenizer, "a", True)
+    for start in range(len(whole) - len(plain) + 1):
+        if whole[start : start + len(plain)] == plain:
+            return tuple(whole[:start]), tuple(whole[start + len(plain) :])
+    raise ParameterError(f"{type(tokenizer).__name__} changes the ids of a text when it adds special tokens.")
+
+
+def _ids(tokenizer, text, add_special_tokens=False):
+    # verbose=False: the tokenizer's own warning about length knows nothing of the windows used later
+    return [int(i) for i in tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"]]
+
+
+def _text_ids(tokenizer, text, limit=None):
+    """The first ``limit`` ids of a text, without tokenising much more of it than that."""
+    n_characters = len(text) if limit is None else 8 * (limit + MARGIN)
+    while n_characters < len(text):
+        ids = _ids(tokenizer, text[: _gap_before(text, n_characters)])
+        if len(ids) >= limit + MARGIN:
+            return ids[:limit]
+        n_characters *= 4
+    return _ids(tokenizer, text)[:limit] if text else []
+
+
+def _gap_before(text, stop):
+    """The last place up to ``stop`` where a word has ended and white space begins; ``stop`` if there is none near."""
+    for place in range(stop, max(stop - 2000, 1), -1):
+        if text[place].isspace() and not text[place - 1].isspace():
+            return place
+    return stop
+
+
+def _byte_alphabet():
+    """The character that byte-level vocabularies write for each byte (GPT-2), as a dict from character to byte."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [b for b in range(256) if b not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + n): b for n, b in enumerate(others)}
+
+
+_BYTES = _byte_alphabet()
+
+
+def _spell_bytes(piece):
+    """Whole characters as they are and loose bytes as ``\\xe6``, from the spelling of the vocabulary."""
+    byte = re.fullmatch("<0x([0-9A-Fa-f]{2})>", piece)
+    if byte:
+        return f"\\x{byte[1].lower()}"
+    if not all(c in _BYTES for c in piece):
+        return piece
+    return bytes(_BYTES[c] for c in piece).decode("utf-8", "backslashreplace")
+
+
+def _visible(character):
     """Escape what would break a line or a table; everything else, the space included, stays."""
     if character == " " or character.isprintable():
         return character

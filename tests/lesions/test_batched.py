@@ -5,18 +5,19 @@ import pytest
 import torch
 from tiny import ARCHITECTURES, tiny_model
 
-from llmbrain.evaluation import ScoredSequence, sequence_losses
+from llmbrain.evaluation import window_losses
 from llmbrain.geometry import NeuronGeometry
 from llmbrain.lesions import Edit
 from llmbrain.lesions.batched import condition_losses, plan_batches, row_mode
 from llmbrain.lesions.checkpoint import Checkpoint
 from llmbrain.masks import NeuronMask
 from llmbrain.models.sites import find_sites
+from llmbrain.text import Window
 
 
 def sequences(lengths=(9, 17, 5, 12, 17), seed=0):
     rng = np.random.default_rng(seed)
-    return [ScoredSequence(rng.integers(0, 256, n), rng.random(n) < 0.8) for n in lengths]
+    return [Window(rng.integers(0, 256, n), rng.random(n) < 0.8) for n in lengths]
 
 
 def some_edits(geometry, n=7, kinds=True, seed=0):
@@ -37,10 +38,10 @@ def one_by_one(model, edits, sites, parts):
     rows = []
     for edit in [None, *edits]:
         if edit is None:
-            rows.append([sequence_losses(model, [s])[0].sum() for s in parts])
+            rows.append([window_losses(model, [s])[0].sum() for s in parts])
             continue
         with Lesion.at_sites(model, edit, sites):
-            rows.append([sequence_losses(model, [s])[0].sum() for s in parts])
+            rows.append([window_losses(model, [s])[0].sum() for s in parts])
     return np.array(rows)
 
 
@@ -64,7 +65,7 @@ def test_every_mode_and_size_gives_the_same_losses(mode, max_tokens):
     sites = find_sites(model)
     edits, parts = some_edits(NeuronGeometry.from_sites(sites, "mlp"), kinds=mode != "rows"), sequences()
     expected = one_by_one(model, edits, sites, parts)
-    tokens = sum(s.n_counted for s in parts)
+    tokens = sum(s.n_scored for s in parts)
     got = condition_losses(model, sites, parts, edits, max_tokens=max_tokens, mode=mode)
     assert np.abs(got - expected).sum(axis=1).max() / tokens < 1e-5  # nats per token
 

@@ -6,7 +6,7 @@ import torch
 from tiny import tiny_model, tiny_tokenizer
 
 from llmbrain.evaluation import generate_texts, text_metrics
-from llmbrain.evaluation.generation import GeneratedText, distinct_n, longest_loop, repetition_n
+from llmbrain.evaluation.generation import GeneratedText, distinct_n, longest_loop
 from llmbrain.exceptions import LLMBrainError, ParameterError
 from llmbrain.geometry import NeuronGeometry
 from llmbrain.lesions import (
@@ -87,7 +87,7 @@ def test_chat_uses_the_template_or_says_there_is_none(tiny):
 def test_metrics_of_text_by_hand():
     assert distinct_n([1, 2, 3], 1) == 1.0
     assert distinct_n([1, 1, 1, 1], 2) == pytest.approx(1 / 3)
-    assert repetition_n([1, 2, 3, 4, 1, 2, 3, 4], 4) == pytest.approx(1 / 5)
+    assert distinct_n([1, 2, 3, 4, 1, 2, 3, 4], 4) == pytest.approx(4 / 5)
     assert np.isnan(distinct_n([1], 2))
     assert longest_loop([1, 1, 1]) == 3
     assert longest_loop([5, 1, 2, 3, 1, 2, 3, 1, 9]) == 7

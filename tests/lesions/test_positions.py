@@ -5,14 +5,14 @@ import pytest
 import torch
 from tiny import tiny_model, tiny_tokenizer
 
-from llmbrain.evaluation import sequence_losses
-from llmbrain.evaluation.losses import ScoredSequence
+from llmbrain.evaluation import window_losses
 from llmbrain.exceptions import ParameterError
 from llmbrain.geometry import NeuronGeometry
 from llmbrain.lesions import KINDS, CallableTask, Edit, LesionStudy, LossTask, MultipleChoiceTask, lesion
 from llmbrain.lesions.batched import condition_losses
 from llmbrain.masks import NeuronMask
 from llmbrain.models.sites import SITES, find_sites
+from llmbrain.text import Window
 
 IDS = torch.randint(0, 256, (2, 9), generator=torch.Generator().manual_seed(0))
 TEXTS = ["some text about cats and the dogs they met", "another text, of numbers 1 2 3 and of signs"]
@@ -133,12 +133,12 @@ def test_every_kind_keeps_the_contract_of_a_lesion(how, positions):
 # ------------------------------------------------------------------------------------------------ scored sequences
 def scored():
     rng = np.random.default_rng(2)
-    return [ScoredSequence(rng.integers(0, 256, n), np.arange(n) >= start) for n, start in ((9, 4), (6, 5), (12, 1))]
+    return [Window(rng.integers(0, 256, n), np.arange(n) >= start) for n, start in ((9, 4), (6, 5), (12, 1))]
 
 
 def place(rule, sequence):
     """The same positions by a rule on one sequence alone."""
-    start, n = int(sequence.counted.argmax()), torch.arange(len(sequence))[None]
+    start, n = int(sequence.scored.argmax()), torch.arange(len(sequence))[None]
     rules = {"prompt": n < start, "generated": n >= start, "last": n >= start - 1}
     return (lambda ids: rules[rule]) if rule in rules else rule
 
@@ -154,7 +154,7 @@ def test_batched_conditions_act_where_single_lesions_act(mode, name, rule):
         for row, mask in zip(got[1:], masks):
             for found, part in zip(row, parts):
                 with lesion(model, mask, how, value=value, positions=place(rule, part)):
-                    assert found == pytest.approx(sequence_losses(model, [part])[0].sum(), abs=1e-4)
+                    assert found == pytest.approx(window_losses(model, [part])[0].sum(), abs=1e-4)
 
 
 def test_a_study_restricts_its_lesions_to_positions(tiny, masks):

@@ -19,11 +19,11 @@ def tokenizer():
 
 
 def activations(model, tokenizer, texts):
-    from llmbrain.evaluation.losses import corpus_sequences
     from llmbrain.models.hooks import site_hooks
+    from llmbrain.text import text_windows
 
     rows = []
-    for part in corpus_sequences(texts, tokenizer)[0]:
+    for part in text_windows(texts, tokenizer)[0]:
         seen = [None] * 4
 
         def keep(i, x, seen=seen):
@@ -31,7 +31,7 @@ def activations(model, tokenizer, texts):
 
         with site_hooks(find_sites(model), keep), torch.no_grad():
             model(torch.from_numpy(part.ids)[None])
-        rows.append(np.concatenate(seen, axis=1)[part.counted])
+        rows.append(np.concatenate(seen, axis=1)[part.scored])
     return np.concatenate(rows).astype(np.float64)
 
 

@@ -33,7 +33,7 @@ from llmbrain.models import describe_model, find_sites, site_hooks
 from llmbrain.recording import conversations, forecast, generated, record
 from llmbrain.recording.capture import surprisal
 from llmbrain.recording.sources import Material
-from llmbrain.recording.windows import plan_recording, plan_windows
+from llmbrain.recording.windows import plan_recording
 from llmbrain.text import Corpus, Document, TokenizedDocument, encode
 
 TEXTS = [
@@ -181,22 +181,6 @@ def test_overflow_in_float16_says_what_to_do(tokenizer, tmp_path):
 
 
 # -- tokens -----------------------------------------------------------------------------------------------------------
-@settings(max_examples=200, deadline=None)
-@given(st.integers(1, 300), st.integers(2, 64), st.data())
-def test_windows_hold_each_token_once_and_in_order(n_tokens, context, data):
-    n_head = data.draw(st.integers(0, min(3, context - 1, n_tokens)))
-    warmup = data.draw(st.integers(0, context - n_head - 1))
-    longest = data.draw(st.integers(1, 80))
-    windows = plan_windows(n_tokens, context, warmup, n_head, longest)
-    recorded = [t for _, first, stop in windows for t in range(first, stop)]
-    assert recorded == list(range(n_tokens))
-    for start, first, stop in windows:
-        fed = stop - start + (n_head if start else 0)
-        assert start <= first < stop and fed <= context
-        assert start == 0 or first - start >= warmup
-        assert start == 0 or start >= n_head  # the repeated head is not fed twice
-
-
 @settings(max_examples=100, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 2), st.integers(1, 60), st.integers(0, 1)), min_size=1, max_size=8),
@@ -226,21 +210,22 @@ def test_a_plan_records_each_token_of_each_document_once(shapes, context, tokens
         for t in np.flatnonzero(~document.is_special)
         if (t - shapes[d][0]) % every == 0
     ][:max_tokens]
-    got = [(p.window.document, t) for run in plan.runs for p in run.pieces for t in p.tokens]
+    got = [(w.document, t) for run in plan.runs for w in run.windows for t in w.kept_positions]
     assert got == expected
     for run in plan.runs:
         assert 0 < run.n_tokens <= tokens_per_run
-        assert [p.row for p in run.pieces] == list(np.cumsum([0] + [len(p.tokens) for p in run.pieces[:-1]]))
-        for piece in run.pieces:
-            document = documents[piece.window.document]
-            np.testing.assert_array_equal(piece.ids[piece.places], document.ids[piece.tokens])
-            assert len(piece.ids) <= context
+        assert run.rows == list(np.cumsum([0] + [len(w.places) for w in run.windows[:-1]]))
+        for window in run.windows:
+            np.testing.assert_array_equal(
+                window.ids[window.kept], documents[window.document].ids[window.kept_positions]
+            )
+            assert len(window) <= context
 
 
 def test_runs_end_with_documents_where_they_can():
     documents = [TokenizedDocument(np.arange(n), [""] * n, np.zeros(n, bool), str(n)) for n in (30, 40, 25, 100, 5)]
     plan = plan_recording(documents, context=64, warmup=16, tokens_per_run=70)
-    assert [[p.window.document for p in run.pieces] for run in plan.runs] == [[0, 1], [2], [3], [3, 4]]
+    assert [[w.document for w in run.windows] for run in plan.runs] == [[0, 1], [2], [3], [3, 4]]
     assert [run.n_tokens for run in plan.runs] == [70, 25, 64, 41]
 
 

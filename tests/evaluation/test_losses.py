@@ -1,0 +1,83 @@
+"""Losses of single tokens against whole logits, one window at a time."""
+
+import numpy as np
+import pytest
+import torch
+from plain import plain_losses
+from tiny import ARCHITECTURES, tiny_model, tiny_tokenizer
+
+from llmbrain.evaluation import token_losses, window_losses
+from llmbrain.evaluation.losses import hidden_losses
+from llmbrain.exceptions import ParameterError
+from llmbrain.text import Window, encode
+
+TEXTS = ["the cat sat on the mat and then it rained.", "short one here", "a much longer text " * 5]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def llama():
+    return tiny_model("llama")
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_batched_losses_equal_whole_logits_one_by_one(name, tokenizer):
+    model = tiny_model(name)
+    got = token_losses(model, tokenizer, TEXTS, context=40)
+    for losses, document in zip(got, encode(TEXTS, tokenizer)):
+        head, text = document.ids[:1], document.ids[1:]
+        expected = [plain_losses(model, np.append(head, text[i : i + 39])) for i in range(0, len(text), 39)]
+        expected = np.concatenate(expected)
+        np.testing.assert_allclose(losses, expected, atol=1e-5)
+
+
+def test_only_counted_tokens_are_scored(llama):
+    ids = np.arange(10, 20)
+    counted = np.zeros(10, bool)
+    counted[[0, 4, 9]] = True  # the first token has no loss and is dropped
+    (losses,) = window_losses(llama, [Window(ids, counted)])
+    np.testing.assert_allclose(losses, plain_losses(llama, ids)[[3, 8]], atol=1e-5)
+
+
+def test_chunks_of_the_vocabulary_do_not_change_the_losses(llama, monkeypatch):
+    ids = torch.arange(100)[None]
+    with torch.no_grad():
+        hidden = llama.base_model(ids).last_hidden_state[0, :-1]
+        whole = hidden_losses(hidden, llama.lm_head, ids[0, 1:])
+        monkeypatch.setitem(__import__("llmbrain.evaluation.losses", fromlist=["x"]).LOGITS_AT_ONCE, "cpu", 7 * 300)
+        pieces = hidden_losses(hidden, llama.lm_head, ids[0, 1:])
+    torch.testing.assert_close(whole, pieces, atol=1e-6, rtol=0)
+
+
+def test_half_precision_models_are_scored_in_float32(tokenizer):
+    model = tiny_model("llama").to(torch.bfloat16)
+    losses = np.concatenate(token_losses(model, tokenizer, TEXTS))
+    exact = np.concatenate(token_losses(tiny_model("llama"), tokenizer, TEXTS))
+    assert losses.dtype == np.float32
+    assert abs(losses.mean() - exact.mean()) < 0.05
+
+
+def test_special_tokens_are_read_but_not_scored(llama, tokenizer):
+    document = encode(["a text </s> and another"], tokenizer)[0]
+    (losses,) = token_losses(llama, tokenizer, ["a text </s> and another"])
+    assert document.is_special.sum() == 2
+    assert len(losses) == len(document) - 2
+
+
+def test_progress_counts_all_tokens(llama, tokenizer):
+    done = []
+    sequences = [Window(np.arange(5, 5 + n), np.ones(n, bool)) for n in (9, 4, 6)]
+    window_losses(llama, sequences, max_batch_tokens=9, progress=done.append)
+    assert sum(done) == 19
+    assert len(done) > 1
+
+
+def test_bad_windows_are_refused(llama, tokenizer):
+    with pytest.raises(ParameterError, match="context=1"):
+        token_losses(llama, tokenizer, TEXTS, context=1)
+    with pytest.raises(ParameterError, match="context=128"):
+        token_losses(llama, tokenizer, ["x " * 400], context=400)

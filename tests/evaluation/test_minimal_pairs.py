@@ -1,0 +1,36 @@
+"""Minimal pairs by the likelihood of whole sentences."""
+
+import pytest
+from plain import plain_losses
+from tiny import tiny_model, tiny_tokenizer
+
+from llmbrain.evaluation import minimal_pairs
+from llmbrain.exceptions import ParameterError
+from llmbrain.text import MinimalPair
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def llama():
+    return tiny_model("llama")
+
+
+def test_minimal_pairs_compare_whole_sentence_likelihoods(llama, tokenizer):
+    pairs = [MinimalPair("the dogs run", "the dogs runs", "agree", "0"), MinimalPair("a b", "a c", "other", "1")]
+    frame = minimal_pairs(llama, tokenizer, pairs)
+    for row, pair in zip(frame.itertuples(), pairs):
+        good = -plain_losses(llama, tokenizer(pair.good)["input_ids"]).sum()
+        bad = -plain_losses(llama, tokenizer(pair.bad)["input_ids"]).sum()
+        assert (row.good, row.bad) == (pytest.approx(good, abs=1e-4), pytest.approx(bad, abs=1e-4))
+        assert row.correct == float(good > bad)
+
+
+def test_minimal_pairs_of_the_package_load_and_limit(llama, tokenizer):
+    frame = minimal_pairs(llama, tokenizer, n_pairs=2)
+    assert frame.groupby("uid").size().eq(2).all()
+    with pytest.raises(ParameterError, match="empty"):
+        minimal_pairs(llama, tokenizer, [])

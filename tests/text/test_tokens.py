@@ -1,0 +1,233 @@
+"""Token ids: leading special tokens, tokenising up to a budget, readable spellings."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import tiny_tokenizer
+
+from llmbrain.exceptions import CorpusError, ParameterError
+from llmbrain.text import (
+    Corpus,
+    Document,
+    data_path,
+    describe_bos,
+    encode,
+    encode_prompts,
+    leading_tokens,
+)
+from llmbrain.text.tokens import Speller, _text_ids
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """The byte-level tokenizer of the tests."""
+    return tiny_tokenizer()
+
+
+@pytest.fixture
+def corpus():
+    """Twelve documents of two kinds in the proportion two to one."""
+    return Corpus([Document(f"Text number {i}.", f"d{i}", "ab"[i % 3 == 0]) for i in range(12)], "twelve")
+
+
+def test_encode_round_trip_and_specials(tokenizer):
+    text = "Tea,\twith\nmilk: café"
+    (document,) = encode([text], tokenizer)
+    assert document.ids[0] == tokenizer.bos_token_id
+    assert document.is_special.tolist() == [True] + [False] * (len(document) - 1)
+    assert tokenizer.decode(document.ids[1:]) == text
+    assert len(document.tokens) == len(document)
+    assert all(len(token.splitlines()) == 1 and "\t" not in token for token in document.tokens)
+    assert document.tokens[0] == "<s>"
+    assert {"\\t", "\\n", " "} <= set(document.tokens)
+
+
+def test_bos_is_added_where_the_tokenizer_does_not_and_never_twice():
+    texts = ["a small text", "and more"]
+    own = encode(texts, tiny_tokenizer(add_bos=True))
+    ours = encode(texts, tiny_tokenizer(add_bos=False))
+    bare = encode(texts, tiny_tokenizer(add_bos=True), bos=False)
+    for a, b, c in zip(own, ours, bare):
+        assert a.ids.tolist() == b.ids.tolist() == [256, *c.ids.tolist()]
+        assert not c.is_special.any()
+
+
+def test_special_marks_inside_the_text_are_marked(tokenizer):
+    (document,) = encode(["left</s>right"], tokenizer)
+    assert document.ids[document.is_special].tolist() == [256, 257]
+
+
+def test_encode_keeps_names_and_cuts(tokenizer, corpus):
+    tokenized = encode(corpus, tokenizer, max_tokens=5)
+    assert [d.id for d in tokenized] == corpus.ids
+    assert [d.kind for d in tokenized] == [d.kind for d in corpus]
+    assert {len(d) for d in tokenized} == {5}
+    with pytest.raises(ParameterError, match="leaves 1 token.* document 'd0'"):
+        encode(corpus, tokenizer, max_tokens=2)
+    for wrong in (1, 2.5, True):
+        with pytest.raises(ParameterError, match="max_tokens"):
+            encode(corpus, tokenizer, max_tokens=wrong)
+
+
+def test_short_document_is_named(tokenizer):
+    with pytest.raises(CorpusError, match=r"'tiny' has 1 token \('x'\)"):
+        encode([Document("x", "tiny")], tokenizer)
+    with pytest.raises(CorpusError, match="has 0 tokens"):
+        encode([Document("</s>", "marks")], tokenizer)
+
+
+@pytest.mark.demo
+def test_demo_tokenizer_gets_bos_and_readable_tokens(demo_model):
+    _, tokenizer = demo_model
+    assert tokenizer("Hello world")["input_ids"] == [19556, 905]  # no BOS of its own accord
+    (document,) = encode(["Hello world"], tokenizer)
+    assert document.ids.tolist() == [tokenizer.bos_token_id, 19556, 905] == [1, 19556, 905]
+    assert document.tokens == ["<|im_start|>", "Hello", " world"]
+    assert document.is_special.tolist() == [True, False, False]
+    assert encode(["two lines\n<repo_name>"], tokenizer)[0].is_special.tolist()[-1]
+
+
+# ---------------------------------------------------------------- the BOS policy
+
+
+def without_bos():
+    tokenizer = tiny_tokenizer(add_bos=False)
+    tokenizer.bos_token = None
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "auto", "true"),
+    [(tiny_tokenizer(), (256,), (256,)), (tiny_tokenizer(add_bos=False), (256,), (256,)), (without_bos(), (), None)],
+    ids=["adds", "has", "none"],
+)
+def test_bos_policy(tokenizer, auto, true):
+    assert leading_tokens(tokenizer) == auto
+    assert leading_tokens(tokenizer, False) == ()
+    assert describe_bos(tokenizer, False) == "none"
+    assert describe_bos(tokenizer) == ("<s>" if auto else "none")
+    if true is None:
+        with pytest.raises(ParameterError, match="has no BOS token"):
+            leading_tokens(tokenizer, True)
+    else:
+        assert leading_tokens(tokenizer, True) == true
+    for wrong in ("yes", 1, None):
+        with pytest.raises(ParameterError, match="choose 'auto', True or False"):
+            leading_tokens(tokenizer, wrong)
+
+
+def test_tokens_that_a_tokenizer_adds_around_a_text_are_kept():
+    from tokenizers import processors
+
+    tokenizer = tiny_tokenizer(add_bos=False)
+    tokenizer._tokenizer.post_processor = processors.TemplateProcessing(
+        single="</s> $A <pad>", special_tokens=[("</s>", 257), ("<pad>", 258)]
+    )
+    (document,) = encode(["so it is"], tokenizer)
+    assert document.ids[:2].tolist() == [256, 257]
+    assert document.ids[-1] == 258
+    assert (document.n_head, document.head) == (2, "<s> </s>")
+    assert encode(["so it is"], tokenizer, max_tokens=4)[0].ids.tolist() == document.ids[:4].tolist()
+    assert encode_prompts(["so it is"], tokenizer)[0].tolist() == document.ids[:-1].tolist()
+
+
+def test_a_text_that_is_written_with_bos_does_not_get_it_twice(tokenizer):
+    assert encode_prompts(["<s>so it is"], tokenizer)[0].tolist() == encode_prompts(["so it is"], tokenizer)[0].tolist()
+    assert encode_prompts([""], tokenizer)[0].tolist() == [256]
+    assert encode_prompts([""], tokenizer, bos=False)[0].tolist() == []
+
+
+# ---------------------------------------------------------------- budgets
+
+
+def test_tokenising_stops_when_the_total_is_met(tokenizer, corpus):
+    found = encode(corpus, tokenizer, total=20)
+    assert sum(int((~d.is_special).sum()) for d in found) == 20
+    whole = encode(corpus, tokenizer)
+    assert len(found) < len(whole)
+    for part, document in zip(found, whole):
+        assert part.ids.tolist() == document.ids[: len(part)].tolist()
+
+
+def test_a_long_line_costs_no_more_than_its_budget(tokenizer):
+    seen = []
+
+    class Counting:
+        bos_token_id, all_special_ids = tokenizer.bos_token_id, tokenizer.all_special_ids
+        added_tokens_decoder, decode = tokenizer.added_tokens_decoder, tokenizer.decode
+        convert_ids_to_tokens = tokenizer.convert_ids_to_tokens
+
+        def __call__(self, text, **options):
+            seen.append(len(text))
+            return tokenizer(text, **options)
+
+    line = "the ferry sails on and on " * 100_000
+    (document,) = encode([line], Counting(), max_tokens=500)
+    assert len(document) == 500
+    assert sum(seen) < 20_000
+
+
+# Texts that are hard to cut: runs of white space, numbers, code, scripts without spaces, repeats, marks.
+PIECES = [
+    *(" ", "  ", "\n", "\n\n", "\t", "word", "Word", "12345", "3.14", "don't", "naïve", "日本語", "🙂👩\u200d👧"),
+    *("=" * 9, "aaaa", "e\u0301", "x_y(z)", "-->", "العربية", "ß", "\u00a0", "I.", "…", "http://a.b/c?d=1", "нет"),
+]
+hard_texts = st.lists(st.sampled_from(PIECES), min_size=100, max_size=400).map("".join)
+
+
+def real_tokenizers():
+    """The demo's tokenizer, and those of the models in the folder LLMBRAIN_TEST_MODELS, if they are there."""
+    from llmbrain.models import load_model
+
+    names = ["demo", *sorted(map(str, Path(os.environ.get("LLMBRAIN_TEST_MODELS", "no folder")).glob("*.gguf")))]
+    return [load_model(name)[1] for name in names]
+
+
+@pytest.mark.demo
+def test_a_prefix_has_the_ids_of_the_whole_text_on_real_tokenizers():
+    rng = np.random.default_rng(0)
+    natural = Path(data_path("demo", "train")).rglob("*.txt")
+    texts = ["".join(path.read_text(encoding="utf-8") for path in natural)[:60_000]]
+    texts += ["".join(rng.choice(PIECES, 3000)) for _ in range(20)]
+    texts += ["word " * 4000, "日本語テキスト" * 2000, "a" * 20_000, "x=1;" * 5000, " " * 9000 + "end", "12" * 8000]
+    for tokenizer in real_tokenizers():
+        for text in texts:
+            whole = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+            for limit in (1, 7, 50, 400):
+                assert _text_ids(tokenizer, text, limit) == whole[:limit], (tokenizer.name_or_path, text[:30], limit)
+
+
+@given(text=hard_texts, limit=st.integers(1, 60))
+@settings(max_examples=60, deadline=None)
+def test_a_prefix_has_the_ids_of_the_whole_text(text, limit):
+    tokenizer = tiny_tokenizer()
+    assert _text_ids(tokenizer, text, limit) == tokenizer(text, add_special_tokens=False)["input_ids"][:limit]
+
+
+# ---------------------------------------------------------------- spellings
+
+
+def test_split_characters_are_spelled_as_bytes(tokenizer):
+    assert Speller(tokenizer)(tokenizer("é", add_special_tokens=False)["input_ids"]) == ["\\xc3", "\\xa9"]
+
+
+@pytest.mark.demo
+def test_real_tokens_are_spelled_as_the_characters_they_stand_for(demo_model):
+    text = "naïve café, größer; 日本 🙂 – ok"
+    spelled = encode([text], demo_model[1], bos=False)[0].tokens
+    assert "Ġ" not in "".join(spelled) and "Ã" not in "".join(spelled)
+    assert bytes_of(spelled) == text.encode()
+
+
+def bytes_of(spelled):
+    """The bytes that spellings stand for."""
+    import re
+
+    found = b""
+    for part in re.split(r"(\\x[0-9a-f]{2})", "".join(spelled)):
+        found += bytes([int(part[2:], 16)]) if re.fullmatch(r"\\x[0-9a-f]{2}", part) else part.encode()
+    return found
