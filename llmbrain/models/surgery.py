@@ -91,6 +91,8 @@ def prunable_attentions(model):
             why = "it has no attention"
         elif not attention.readers:
             why = "the layout of its query, key and value projections is unknown"
+        elif getattr(block.config, "num_kv_shared_layers", 0):
+            why = "its layers share keys and values"
         elif _other_parameters(attention):
             why = "its attention has parameters besides projections that depend on the heads"
         if why:
@@ -147,14 +149,14 @@ def _check_dense(model, blocks):
 
 
 def _check_parameters(mlp):
-    """Refuse an MLP with parameters besides its linears, such as a norm over the neurons."""
+    """Refuse an MLP with other parameters per neuron than those of its linears, such as a norm over the neurons."""
     if mlp.owner is mlp.block.module:  # the parameters of a block belong to its norms and its attention
         return
     for name, module in mlp.owner.named_modules():
-        if module not in mlp.linears and any(True for _ in module.parameters(recurse=False)):
+        if module not in mlp.linears and any(mlp.size in p.shape for p in module.parameters(recurse=False)):
             raise UnsupportedArchitectureError(
-                f"{mlp.block.name} cannot be pruned: besides its linears the MLP has parameters in {name or 'itself'} "
-                f"({type(module).__name__}), which llmbrain does not know how to slice."
+                f"{mlp.block.name} cannot be pruned: besides its linears, {name or 'the MLP'} "
+                f"({type(module).__name__}) has parameters per neuron, which llmbrain does not know how to slice."
             )
 
 

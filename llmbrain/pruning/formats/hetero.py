@@ -3,26 +3,25 @@
 import copy
 import inspect
 
+import torch
+
 from ...exceptions import UnsupportedArchitectureError
 from ...files import read_json, write_json, write_text
-from ...models.anatomy import features
+from ...models.anatomy import anatomy_of, features
 from ...models.surgery import HEAD_COUNTS, WIDTH_COUNTS, prunable_attentions, prunable_mlps
 from .base import FORMATS
 
 __all__ = [
-    "HEADS",
-    "KV_HEADS",
     "attention_parts",
     "layout_of",
+    "name_in_config",
+    "plain_config",
     "save_hetero",
     "save_weights",
     "stock_class",
-    "width_of_config",
+    "width_in_config",
 ]
 
-HEADS = ("num_attention_heads", "n_head", "num_heads")
-KV_HEADS = ("num_key_value_heads", "num_kv_heads")
-_WIDTHS = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")
 _CODE = "modeling_llmbrain_pruned"
 _LOADING = """The layers differ in width.
 
@@ -75,19 +74,44 @@ def attention_parts(model):
         return []
 
 
-def _first_name(config, names):
-    return next((n for n in names if n in config.to_dict() or hasattr(config, n)), None)
+def name_in_config(config, standard):
+    """Name of a standard entry in a config, such as ``n_head`` for ``num_attention_heads``; None if it has none."""
+    name = config.attribute_map.get(standard, standard)
+    return name if isinstance(getattr(config, name, None), int) else None
 
 
-def width_of_config(model):
-    """Name of the MLP width in the config."""
-    config = model.config.get_text_config()
-    name = _first_name(config, _WIDTHS)
-    if name is None:
-        raise UnsupportedArchitectureError(
-            f"The config of {type(model).__name__} names no MLP width; save it with format='hetero'."
-        )
-    return name
+def plain_config(config):
+    """Copy a config without what describes layers one by one."""
+    config = copy.deepcopy(config)
+    if hasattr(type(config), "per_layer_config"):
+        config.per_layer_config = None
+    for name in ("llmbrain_linears", "llmbrain_attributes", "auto_map"):
+        vars(config).pop(name, None)
+    return config
+
+
+def width_in_config(model):
+    """Name of the config entry that sets the width of all MLPs; None if there is none.
+
+    An entry is the right one if a model that is built with another value has MLPs of that width.
+    """
+    widest = max(part.size for part in prunable_mlps(model))
+    entries = model.config.get_text_config().to_dict().items()
+    numbers = {name: value for name, value in entries if type(value) is int and value >= widest}
+    unset = [name for name, value in entries if value is None]
+    names = [*sorted(numbers, key=numbers.get), *unset]
+    return next((name for name in names if _sets_width(model, name, numbers.get(name, widest) + 8)), None)
+
+
+def _sets_width(model, name, width):
+    config = plain_config(model.config)
+    setattr(config.get_text_config(), name, width)
+    try:
+        with torch.device("meta"):
+            blocks = anatomy_of(stock_class(model)(config)).blocks
+        return all(block.mlp.size == width for block in blocks)
+    except Exception:  # an entry that means something else may not take this value
+        return False
 
 
 @FORMATS.register("hetero", loading=_LOADING)
@@ -121,12 +145,11 @@ def _write_per_layer_config(model, config):
     """Write widths and head counts in transformers' own fields (needs 5.14)."""
     if not hasattr(type(config), "per_layer_config"):
         return
-    width = next((n for n in _WIDTHS if isinstance(getattr(config, n, None), int)), None)
-    heads = next((n for n in HEADS if isinstance(getattr(config, n, None), int)), None)
-    kv = next((n for n in KV_HEADS if isinstance(getattr(config, n, None), int)), None)
+    width = width_in_config(model)
+    heads, kv = (name_in_config(config, name) for name in ("num_attention_heads", "num_key_value_heads"))
     layers = {}
     for part in prunable_mlps(model):
-        if width:
+        if width and isinstance(getattr(config, width, None), int):
             layers.setdefault(part.layer, {})[width] = part.size
     for part in attention_parts(model):
         if heads:

@@ -9,7 +9,7 @@ from ...models.anatomy import features, modules_of, weight_of
 from ...models.surgery import attention_writers, prunable_mlps, set_head_counts, set_linear, set_width
 from ..compensation import COMPENSATIONS
 from .base import FORMATS
-from .hetero import HEADS, KV_HEADS, attention_parts, save_weights, stock_class, width_of_config
+from .hetero import attention_parts, name_in_config, plain_config, save_weights, stock_class, width_in_config
 
 __all__ = ["STOCK_LOADING", "check_biases", "save_padded"]
 
@@ -50,11 +50,16 @@ def save_padded(model, tokenizer, folder):
     """Zeros up to the widest layer, which change no logit; loads anywhere."""
     base = stock_class(model)
     padded = copy.deepcopy(model)
-    config = _plain_config(padded.config)
+    config = plain_config(padded.config)
     padded.config = config
     mlps, attentions = prunable_mlps(padded), attention_parts(padded)
     width = max(p.size for p in mlps)
-    setattr(config, width_of_config(padded), width)
+    name = width_in_config(padded)
+    if name is None:
+        raise UnsupportedArchitectureError(
+            f"No entry of the config of {type(model).__name__} sets the width of its MLPs. Save with format='hetero'."
+        )
+    setattr(config, name, width)
     for p in mlps:
         _pad_mlp(p, width)
     if attentions:
@@ -63,15 +68,6 @@ def save_padded(model, tokenizer, folder):
     config.architectures = [base.__name__]
     _check_stock(base, config, padded)
     save_weights(padded, config, folder)
-
-
-def _plain_config(config):
-    config = copy.deepcopy(config)
-    if hasattr(type(config), "per_layer_config"):
-        config.per_layer_config = None
-    for name in ("llmbrain_linears", "llmbrain_attributes", "auto_map"):
-        vars(config).pop(name, None)
-    return config
 
 
 def _grow(weight, n_outputs=None, n_inputs=None):
@@ -117,8 +113,8 @@ def _pad_attentions(parts, config):
                 set_linear(module, _grow(weight_of(module), n_outputs=rows), bias)
             set_linear(p.writer, _grow(weight_of(p.writer), n_inputs=n_heads * p.head_dim))
             set_head_counts(p.owner, n_heads, n_kv, p.head_dim)
-    for names, value in ((HEADS, n_heads), (KV_HEADS, n_kv)):
-        name = next((n for n in names if isinstance(getattr(config, n, None), int)), None)
+    for standard, value in (("num_attention_heads", n_heads), ("num_key_value_heads", n_kv)):
+        name = name_in_config(config, standard)
         if name and getattr(config, name) != value:
             if not hasattr(config, "head_dim"):
                 raise ParameterError(
