@@ -14,7 +14,7 @@ from .checks import check_run, read_object, read_sidecar
 from .layout import BIDSIGNORE, FILES, Found, bids_label, file_name, file_pattern, is_label
 from .runs import Recording, Run
 
-__all__ = ["Study", "as_study", "open_recording"]
+__all__ = ["Study", "as_study", "locate", "open_recording", "write_result"]
 
 BIDS_VERSION = "1.10.0"
 DESCRIPTIONS = {  # of desc- labels, by the first part of the kind of file; other kinds belong to networks
@@ -420,6 +420,40 @@ def as_study(study):
     Study
     """
     return study if isinstance(study, Study) else Study.open(study)
+
+
+def locate(folder, kind, desc=None):
+    """Path of a result in a study, or in a plain folder, where only the end of its name is used.
+
+    Parameters
+    ----------
+    folder : Study or path-like
+    kind : str
+        A key of :data:`llmbrain.dataset.FILES` whose name holds ``desc``.
+    desc : str, optional
+        Distinguishes several results of a kind.
+
+    Returns
+    -------
+    pathlib.Path
+
+    Examples
+    --------
+    >>> locate("folder", "lesion_effects", "half").as_posix()
+    'folder/half_effects.tsv'
+    """
+    if isinstance(folder, Study):
+        return folder.path(kind, desc=desc)
+    end = FILES[kind].rpartition("_desc-{desc}_")[2]
+    return Path(folder) / (f"{desc}_{end}" if desc else end)
+
+
+def write_result(folder, kind, content, desc=None):
+    """Write a table or a description to :func:`locate`; returns its path."""
+    if isinstance(folder, Study):
+        return folder.write(kind, content, desc=desc)
+    path = locate(folder, kind, desc)
+    return write_tsv(path, content) if path.suffix == ".tsv" else write_json(path, content)
 
 
 def open_recording(folder, site=None):

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from .. import stats
+from ..dataset import as_study
 from ..exceptions import DatasetError, MaskError, ParameterError
-from ..files import read_json, read_tsv, write_json, write_tsv
 from ..masks import NeuronMask
 from ..registry import Registry
 from .comparison import compare, mean_over_items
@@ -156,31 +156,20 @@ class DoseResponse:
         -------
         list of pathlib.Path
         """
-        paths = _paths(study, desc or self.info.get("over", "strength"))
-        return [
-            write_tsv(paths["dose_effects"], self.table),
-            write_tsv(paths["dose_controls"], self.controls),
-            write_json(paths["dose_json"], self.info),
-        ]
+        study, desc = as_study(study), desc or self.info.get("over", "strength")
+        parts = {"dose_effects": self.table, "dose_controls": self.controls, "dose_json": self.info}
+        return [study.write(kind, content, desc=desc) for kind, content in parts.items()]
 
     @classmethod
     def load(cls, study, desc="strength"):
         """Read what :meth:`save` wrote."""
-        paths = _paths(study, desc)
-        missing = [str(path) for path in paths.values() if not path.is_file()]
+        study = as_study(study)
+        paths = [study.path(kind, desc=desc) for kind in ("dose_effects", "dose_controls", "dose_json")]
+        missing = [str(path) for path in paths if not path.is_file()]
         if missing:
             raise DatasetError(f"No dose response found: {', '.join(missing)} missing. Save one first.")
-        tables = (read_tsv(paths[kind], dtype={"network": str}) for kind in ("dose_effects", "dose_controls"))
-        return cls(*tables, read_json(paths["dose_json"]))
-
-
-def _paths(study, desc):
-    if not hasattr(study, "path"):
-        from ..dataset import Study
-
-        study = Study.open(study)
-    desc = desc.replace("_", "")  # an entity has only letters and digits
-    return {kind: study.path(kind, desc=desc) for kind in ("dose_effects", "dose_controls", "dose_json")}
+        tables = (study.read(kind, desc=desc, dtype={"network": str}) for kind in ("dose_effects", "dose_controls"))
+        return cls(*tables, study.read("dose_json", desc=desc))
 
 
 def dose_tables(design, values):

@@ -1,16 +1,15 @@
 """Results of lesion studies: tables that can be saved and loaded."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pandas as pd
 
+from ..dataset import locate, write_result
 from ..exceptions import DatasetError
-from ..files import read_json, read_tsv, write_json, write_tsv
+from ..files import read_json, read_tsv
 
 __all__ = ["LesionResult", "kinds_or_none"]
 
-FILES = {"table": "effects.tsv", "controls": "controls.tsv", "items": "items.tsv", "info": "effects.json"}
 _KINDS = {"table": "lesion_effects", "controls": "lesion_controls", "items": "lesion_items", "info": "lesion_json"}
 FEW_ITEMS = 6  # a bootstrap of five documents has only 126 different outcomes
 _TEXT = {"network": str, "task": str, "family": str, "item": str, "kind": str}
@@ -106,16 +105,12 @@ class LesionResult:
         list of pathlib.Path
             Of the files.
         """
-        paths = _paths(study, desc)
-        for name in ("table", "controls", "items"):
-            write_tsv(paths[name], getattr(self, name))
-        write_json(paths["info"], self.info)
-        return list(paths.values())
+        return [write_result(study, kind, getattr(self, name), desc) for name, kind in _KINDS.items()]
 
     @classmethod
     def load(cls, study, desc=None):
         """Read what :meth:`save` wrote."""
-        paths = _paths(study, desc)
+        paths = {name: locate(study, kind, desc) for name, kind in _KINDS.items()}
         missing = [str(path) for path in paths.values() if not path.is_file()]
         if missing:
             raise DatasetError(f"No lesion study found: {', '.join(missing)} missing. Run one and save it first.")
@@ -138,11 +133,3 @@ def kinds_or_none(kinds):
     """
     kinds = kinds.astype(object)
     return kinds.where(kinds.notna(), None)
-
-
-def _paths(study, desc):
-    if hasattr(study, "path"):
-        entities = {} if desc is None else {"desc": desc}
-        return {name: study.path(kind, **entities) for name, kind in _KINDS.items()}
-    prefix = f"{desc}_" if desc else ""
-    return {name: Path(study) / f"{prefix}{file}" for name, file in FILES.items()}
