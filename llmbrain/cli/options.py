@@ -8,7 +8,7 @@ import typer
 
 from ..exceptions import ParameterError
 
-MOST_NUMBERS = 100_000  # that a list such as 0,4,10-15 may stand for
+MOST_NUMBERS = 100_000  # maximum length of a list such as 0,4,10-15
 
 
 def number(help, *names, least=None, most=None, above=None, below=None):
@@ -103,9 +103,7 @@ def numbers(option, text):
             raise ParameterError(f"{option} {text!r}: pass numbers and ranges separated by commas, e.g. 0,4,10-15.")
         first, last = int(first), int(last or first)
         if last - first >= MOST_NUMBERS or len(found) > MOST_NUMBERS:
-            raise ParameterError(
-                f"{option} {text!r} stands for more than {MOST_NUMBERS} numbers. Pass a smaller range."
-            )
+            raise ParameterError(f"{option} {text!r} names more than {MOST_NUMBERS} numbers. Pass a smaller range.")
         if last < first:
             raise ParameterError(
                 f"{option} {text!r}: the range {part.strip()} is empty. Write the smaller number first."

@@ -50,7 +50,7 @@ class Run:
 
     @cached_property
     def sidecar(self):
-        """What the JSON sidecar says, as a dict."""
+        """The JSON sidecar, a dict."""
         return read_sidecar(self.path)
 
     @cached_property
@@ -70,7 +70,7 @@ class Run:
 
     @cached_property
     def events(self):
-        """What each volume is: a data frame with one line a token (see the data dictionary of the study)."""
+        """Events of the run: a data frame with one row per token; ``task-*_events.json`` explains the columns."""
         return read_tsv(events_of(self.path), dtype=_TEXT)
 
     @cached_property
@@ -82,7 +82,7 @@ class Run:
         return self.geometry.to_array(inside_study(self.path, name)).astype(np.float32)
 
     def raw(self):
-        """The file's own numbers as a memory map ``(n_tokens, n_voxels)`` in file order (layer fastest)."""
+        """The stored values as a memory map ``(n_tokens, n_voxels)`` in file order (layer fastest)."""
         img = self.img()
         return np.memmap(
             self.path, img.get_data_dtype(), "r", img.dataobj.offset, (self.n_tokens, self.geometry.n_voxels)
@@ -100,7 +100,7 @@ class Run:
         return array if self.scale is None else array.astype(np.float32) * self.scale
 
     def img(self):
-        """The run as a nibabel image; its data stay on disk until they are asked for."""
+        """The run as a nibabel image; its data stay on disk until they are read."""
         import nibabel as nib
 
         return nib.load(self.path)
@@ -174,12 +174,12 @@ class Recording(Sequence):
         return pd.concat(frames, ignore_index=True)
 
     def confounds(self, columns=CONFOUNDS):
-        """One data frame a run, ready for ``fit(recording.paths, confounds=...)``; see :func:`read_confounds`."""
+        """One data frame per run, for ``fit(recording.paths, confounds=...)``; see :func:`read_confounds`."""
         return read_confounds(self, columns)
 
 
 def read_confounds(runs, columns=CONFOUNDS):
-    """Read what may drive activations without being of interest, as nilearn takes it.
+    """Read confounds of the activations in the form that nilearn takes.
 
     Parameters
     ----------
@@ -206,7 +206,9 @@ def read_confounds(runs, columns=CONFOUNDS):
     numeric = events.select_dtypes("number")
     unknown = [name for name in columns if name not in numeric]
     if unknown:
-        raise ParameterError(f"No numeric column {', '.join(unknown)} in the events; there are {', '.join(numeric)}.")
+        raise ParameterError(
+            f"The events have no numeric column {', '.join(unknown)}. Choose from {', '.join(numeric)}."
+        )
     frame = numeric[list(columns)].astype(float)
     frame = frame.fillna(frame.mean()).dropna(axis=1)
     return frame.loc[:, frame.nunique() > 1]

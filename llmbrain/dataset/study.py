@@ -40,7 +40,7 @@ Files
 - *layers_dseg.nii.gz, *heads_dseg.nii.gz: the layer (attention head) that each voxel belongs to.
 - *_components.nii.gz, *_mixing.tsv, *_metrics.tsv, *_effects.tsv, *_grid.tsv: networks, their time courses, lesions,
   pruning. BIDS has no suffix for these yet, so .bidsignore lists them, as well as study.json and report.html.
-- descriptions.tsv: what each desc- label stands for.
+- descriptions.tsv: the meaning of each desc- label.
 """
 
 
@@ -310,7 +310,7 @@ class Study:
             self.write(kind, content, **entities)
 
     def describe_label(self, label, text):
-        """Write into ``descriptions.tsv`` what a ``desc-`` label stands for.
+        """Write the meaning of a ``desc-`` label into ``descriptions.tsv``.
 
         Parameters
         ----------

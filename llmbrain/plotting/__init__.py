@@ -1,7 +1,7 @@
 """Figures: network maps, carpets, matrices, curves, lesions, pruning, and words shaded by engagement.
 
 Every ``plot_*`` function returns a matplotlib figure; with ``output_file=`` it saves the figure, closes it and returns
-None. Brain outlines and anything else that assumes a spatial neighbourhood of neurons are not offered.
+None. There are no brain outlines, because neurons have no spatial neighbourhood.
 """
 
 import importlib

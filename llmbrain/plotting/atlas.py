@@ -1,4 +1,4 @@
-"""Pictures in which all networks share one surface: atlases, two models side by side, and nilearn's own views."""
+"""Figures of all networks on one surface: atlases, two models side by side, and nilearn's views."""
 
 import re
 
@@ -14,7 +14,7 @@ __all__ = ["plot_atlas", "plot_comparison", "plot_prob_atlas", "view_map"]
 
 
 def plot_atlas(networks, geometry=None, *, threshold=3.0, topography=None, title=None, output_file=None):
-    """Draw all networks in one picture: each neuron in the colour of the network it loads on most.
+    """Draw all networks in one figure: each neuron in the colour of the network it loads on most.
 
     Parameters
     ----------
@@ -57,12 +57,12 @@ def plot_comparison(
     Parameters
     ----------
     first, second : NetworkSet or estimator
-        What is compared.
+        Networks to compare.
     pairs : Matching, or array of shape (n_pairs, 2), optional
-        Which network of the first is which of the second; the best one-to-one match of the maps if not given, which
-        needs the same neurons in both.
+        Matched networks of the two; by default the best one-to-one match of the maps, which needs the same
+        neurons in both.
     names : (str, str)
-        Names of the two.
+        Names of the two models.
     threshold : float
         See :func:`llmbrain.plotting.plot_network_map`.
     topography : Topography or (Topography, Topography), optional
@@ -126,7 +126,7 @@ def plot_prob_atlas(
     networks, geometry, topography, threshold, output_file
         See :func:`plot_network_maps`.
     layers : sequence of int, optional
-        Layer numbers to show; six through the depth of the model if not given.
+        Layer numbers to show; by default six, spread over the depth of the model.
     view_type : {"continuous", "contours"}
         Fields, or lines around them; lines need a topography, since scattered neurons have no outline.
 
@@ -183,8 +183,8 @@ def view_map(networks, network=0, geometry=None, *, threshold=3.0, topography=No
     Returns
     -------
     nilearn's HTML document
-        ``save_as_html``, ``open_in_browser``, or shown by a notebook. x is the position of the layer, y and z are the
-        row and the column in its sheet.
+        With ``save_as_html`` and ``open_in_browser``; notebooks display it. x is the position of the layer, y and z
+        are the row and the column in its sheet.
     """
     from nilearn import plotting
 

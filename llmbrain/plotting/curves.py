@@ -4,6 +4,7 @@ import numpy as np
 
 from ..exceptions import ParameterError
 from ..networks.evidence.order import Order
+from ..networks.evidence.stability import Icasso
 from . import style as st
 
 __all__ = ["plot_order", "plot_stability"]
@@ -24,7 +25,7 @@ def plot_stability(values, *, bar=0.7, label="stability (Iq)", title=None, outpu
 
     Parameters
     ----------
-    values : array of shape (n_networks,), or an object with ``iq``
+    values : array of shape (n_networks,), or Icasso
         Stability index of each network.
     bar : float or None
         Networks below it are drawn hollow.
@@ -41,7 +42,7 @@ def plot_stability(values, *, bar=0.7, label="stability (Iq)", title=None, outpu
     --------
     >>> figure = plot_stability([0.95, 0.4, 0.8])
     """
-    values = np.asarray(getattr(values, "iq", values), float).ravel()
+    values = np.asarray(values.iq if isinstance(values, Icasso) else values, float).ravel()
     if not len(values):
         raise ParameterError("There is no network to draw; give at least one stability value.")
     order = np.argsort(-values, kind="stable")

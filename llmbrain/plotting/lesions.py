@@ -1,4 +1,4 @@
-"""Pictures of lesion studies: effects over their controls, dose and response, selectivity."""
+"""Figures of lesion studies: effects and their controls, dose and response, selectivity."""
 
 import re
 
@@ -17,7 +17,7 @@ DOSES = ("strength", "gain", "threshold", "n_neurons")
 def plot_lesion_effects(
     result, controls=None, *, task=None, family=None, alpha=0.05, unit=UNIT, sort=True, title=None, output_file=None
 ):
-    """Draw each network's lesion effect as a point with its interval over the cloud of its matched controls.
+    """Draw each network's lesion effect as a point with its interval, over the cloud of its matched controls.
 
     Parameters
     ----------
@@ -25,11 +25,11 @@ def plot_lesion_effects(
         The study, or its table with the columns ``network, effect`` and, where known, ``task, family, ci_low, ci_high,
         n_neurons, p, q``.
     controls : pandas.DataFrame, optional
-        ``network, effect`` of each control draw (and ``task, family``); taken from ``result`` where it has them.
+        ``network, effect`` of each control draw (and ``task, family``); by default those of ``result``.
     task, family : str, optional
-        Which task and which kind of control; the first of each if not given.
+        Which task and which control family; the first of each by default.
     alpha : float
-        Networks with ``q`` (or ``p`` where there is no q) below this are filled.
+        Networks with ``q`` (or ``p``, if there is no q) below this are filled.
     unit : str
         Label of the effect axis.
     sort : bool
@@ -77,15 +77,15 @@ def plot_lesion_effects(
 
 
 def plot_dose_response(table, *, x=None, group="network", xlabel=None, ylabel=UNIT, title=None, output_file=None):
-    """Draw effects against the dose of a lesion, with the band of the controls.
+    """Draw effects against the dose of a lesion, with a band for the controls.
 
     Parameters
     ----------
     table : DoseResponse or pandas.DataFrame
-        One row a dose and group: the columns named by ``x`` and ``group``, ``effect``, and where known ``ci_low,
+        One row per dose and group: the columns named by ``x`` and ``group``, ``effect``, and where known ``ci_low,
         ci_high`` (interval of the effect), ``control_mean``, and ``control_low, control_high`` or ``control_sd``.
     x : str, optional
-        Column of the dose; the first of ``strength, gain, threshold`` and ``n_neurons`` that is there.
+        Column of the dose; by default the first known of ``strength, gain, threshold`` and ``n_neurons``.
     group : str
         Column that names the lines, drawn as small multiples.
     xlabel, ylabel : str, optional
@@ -102,7 +102,9 @@ def plot_dose_response(table, *, x=None, group="network", xlabel=None, ylabel=UN
     >>> table = pd.DataFrame({"network": [0] * 3, "strength": [0, 0.5, 1], "effect": [0, 0.1, 0.4]})
     >>> figure = plot_dose_response(table)
     """
-    table = getattr(table, "table", table)
+    from ..lesions import DoseResponse
+
+    table = table.table if isinstance(table, DoseResponse) else table
     x = x or next((c for c in DOSES if c in table), DOSES[0])
     _need(table, [x, "effect"])
     groups = list(dict.fromkeys(table[group])) if group in table else [None]
@@ -126,7 +128,7 @@ def plot_dose_response(table, *, x=None, group="network", xlabel=None, ylabel=UN
 
 
 def plot_selectivity(result, *, value="effect", alpha=0.05, family=None, label=None, title=None, output_file=None):
-    """Draw which network's lesion harms which task: networks x tasks, a dot where it exceeds its controls.
+    """Draw the harm of each network's lesion on each task, with a dot where it exceeds the controls.
 
     Parameters
     ----------
@@ -137,7 +139,7 @@ def plot_selectivity(result, *, value="effect", alpha=0.05, family=None, label=N
     alpha : float
         Cells with ``q`` (or ``p``) below this carry a dot.
     family : str, optional
-        Which kind of control; the first if not given.
+        Which control family; the first by default.
     label : str, optional
         Label of the colour bar.
     title, output_file
@@ -184,7 +186,7 @@ def plot_selectivity(result, *, value="effect", alpha=0.05, family=None, label=N
 
 
 def short_name(network):
-    """Name of a network on an axis: its number where that is all it says."""
+    """Name of a network on an axis: only its number, if the name says nothing else."""
     found = re.fullmatch(r"network-0*(\d+)", str(network))
     return found[1] if found else str(network)
 
@@ -193,13 +195,15 @@ def short_name(network):
 def _tables(result, controls):
     if isinstance(result, pd.DataFrame):
         return result, controls
-    if not hasattr(result, "table"):
+    from ..lesions import LesionResult
+
+    if not isinstance(result, LesionResult):
         raise ParameterError(f"Expected a lesion result or its table; got {type(result).__name__}.")
     return result.table, result.controls if controls is None else controls
 
 
 def _short_tasks(tasks):
-    """Names of tasks without the part before the colon that they share: ``loss:code`` -> ``code``."""
+    """Names of tasks without a shared part before the colon: ``loss:code`` -> ``code``."""
     tasks = [str(t) for t in tasks]
     heads = {t.split(":", 1)[0] for t in tasks}
     return [t.split(":", 1)[-1] for t in tasks] if len(heads) == 1 and len(tasks) > 1 else tasks
@@ -235,7 +239,7 @@ def _control_cloud(ax, table, controls):
     place = {k: i for i, k in enumerate(table["network"])}
     known = controls[controls["network"].isin(place)]
     y = known["network"].map(place).to_numpy(float)
-    # The jitter only separates dots; a fixed seed keeps the picture the same.
+    # The jitter only separates dots; a fixed seed keeps the figure the same.
     y = y + np.random.default_rng(0).uniform(-0.28, 0.28, len(y))
     ax.scatter(known["effect"], y, s=5, color=st.MUTED, alpha=0.4, lw=0, zorder=1, rasterized=len(known) > 4000)
 
@@ -269,7 +273,7 @@ def _side_columns(ax, table, at, q, significant):
 
 def _small(value):
     text = "–" if np.isnan(value) else f"{value:.3f}" if value >= 0.001 else "<0.001"
-    return f"{value:.4f}" if text == "0.050" and value < 0.05 else text  # the bar is not to be rounded over
+    return f"{value:.4f}" if text == "0.050" and value < 0.05 else text  # do not round up to the threshold
 
 
 def _effect_key(ax, controls, family, any_significant, alpha, q):

@@ -1,4 +1,4 @@
-"""Pictures of network maps over the neurons of a model."""
+"""Figures of network maps over the neurons of a model."""
 
 import numpy as np
 
@@ -141,7 +141,7 @@ def plot_network_maps(
 
 
 def plot_layer_profiles(networks, geometry=None, *, threshold=3.0, title=None, output_file=None):
-    """Draw where in depth each network lies: networks x layers, colour = share of the layer's neurons.
+    """Draw the depth of each network: networks x layers, coloured by the share of the layer's neurons.
 
     Parameters
     ----------
@@ -163,7 +163,7 @@ def plot_layer_profiles(networks, geometry=None, *, threshold=3.0, title=None, o
     share = 100 * np.stack([sum(layer_shares(row, geometry, threshold)) for row in z])
     with st.style():
         height = float(np.clip(0.9 + (0.17 if len(z) <= 40 else 0.1) * len(z), 1.8, 9))
-        fig = st.new_figure(st.PAGE * 0.75, height, "Where in depth each network lies" if title is None else title)
+        fig = st.new_figure(st.PAGE * 0.75, height, "Depth of the networks" if title is None else title)
         ax = fig.add_subplot()
         image = ax.imshow(share, cmap=st.SEQUENTIAL(), aspect="auto", vmin=0)
         step = max(1, round(geometry.n_layers / 15))

@@ -12,7 +12,7 @@ __all__ = ["plot_connectivity", "plot_coupling", "plot_layer_graph", "plot_match
 
 
 def similarity_order(matrix):
-    """Order rows so that similar ones are neighbours (average linkage on 1 - r, optimal leaf order).
+    """Order rows so that similar rows are neighbours (average linkage on 1 - r, optimal leaf order).
 
     Parameters
     ----------
@@ -35,14 +35,14 @@ def similarity_order(matrix):
 
 
 def plot_connectivity(matrix, labels=None, *, reorder=True, label="correlation", title=None, output_file=None):
-    """Draw functional connectivity: which networks' time courses rise and fall together.
+    """Draw functional connectivity: the correlations of the networks' time courses.
 
     Parameters
     ----------
     matrix : Connectivity, or array of shape (n, n)
         Symmetric, e.g. correlations; the diagonal is left blank.
     labels : sequence of str, optional
-        Names of the rows; their numbers if not given.
+        Names of the rows; their numbers by default.
     reorder : bool
         Put similar rows side by side.
     label : str
@@ -88,7 +88,7 @@ def plot_matching(similarity, pairs=None, *, names=("first", "second"), label="c
     similarity : Matching, or array of shape (n_first, n_second)
         Similarity of each pair, 0 to 1 or -1 to 1.
     pairs : array of shape (n_pairs, 2), optional
-        Matched rows and columns; the best one-to-one assignment by absolute value if not given.
+        Matched rows and columns; by default the best one-to-one assignment by absolute value.
     names : (str, str)
         Names of the two decompositions.
     label : str
@@ -111,7 +111,7 @@ def plot_matching(similarity, pairs=None, *, names=("first", "second"), label="c
         pairs = np.stack([found, matching.index[found]], axis=1) if pairs is None else pairs
     similarity = np.asarray(similarity, float)
     if similarity.ndim != 2 or not similarity.size:
-        raise ParameterError(f"Similarity must be (n_first, n_second), none of them 0; got shape {similarity.shape}.")
+        raise ParameterError(f"Similarity must be (n_first, n_second) and not empty; got shape {similarity.shape}.")
     rows, cols, pairs = _matched_order(similarity, pairs)
     with st.style():
         shown = similarity[np.ix_(rows, cols)]
@@ -134,20 +134,20 @@ def plot_coupling(
     first, second, *, events=None, names=("first model", "second model"), n_pairs=3, tokens=None, title=None,
     output_file=None,
 ):  # fmt: skip
-    """Draw how the networks of two models move together over the same words.
+    """Draw how the time courses of two models' networks correlate over the same words.
 
     Parameters
     ----------
     first, second : array of shape (n_words, n_networks)
         Time courses of two models on the same text, pooled to the same words.
     events : pandas.DataFrame, optional
-        ``token`` (or ``word``) of each row, written under the courses where they can be read.
+        ``token`` (or ``word``) of each row, written under the courses if there is room.
     names : (str, str)
         Names of the models.
     n_pairs : int
-        How many of the best matched pairs to draw as courses.
+        Number of best matched pairs to draw as courses.
     tokens : (int, int), optional
-        Rows whose courses are drawn; the first 80 if not given.
+        Rows whose courses are drawn; the first 80 by default.
     title, output_file
         See :func:`llmbrain.plotting.plot_network_map`.
 
@@ -192,7 +192,7 @@ def plot_coupling(
             course_ax.plot(
                 at, sign * second[start:stop, j], color=st.SERIES[1], lw=1.1, label=f"{names[1]}, network {j}"
             )
-            turned = ", turned over" if sign < 0 else ""
+            turned = ", sign reversed" if sign < 0 else ""
             course_ax.set_title(
                 f"r = {r[i, j]:.2f}{turned}".replace("-", "−"), fontsize=7, loc="right", fontweight="normal", pad=2
             )
@@ -218,7 +218,7 @@ def plot_layer_graph(matrix, layers=None, *, keep=0.1, label="correlation", titl
     keep : float
         Share of the links to draw, the strongest ones.
     label : str
-        What the strength is.
+        Name of the strength.
     title, output_file
         See :func:`llmbrain.plotting.plot_network_map`.
 

@@ -1,4 +1,4 @@
-"""Pictures of pruning: what a smaller model costs, and which layers pay."""
+"""Figures of pruning: the cost of smaller models, and the neurons that each layer keeps."""
 
 import numpy as np
 
@@ -12,7 +12,7 @@ MARKERS = "osD^vP<X"
 
 
 def recipe_names(table):
-    """Name each row's recipe by what differs between rows.
+    """Name each row's recipe by the parts that differ between rows.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ def recipe_names(table):
     names : pandas.Series
         Such as ``"flap + bias"``.
     parts : str
-        What the names are made of, such as ``"score + compensation"``.
+        The parts of the names, such as ``"score + compensation"``.
     """
     parts = [c for c in PARTS if c in table]
     varying = [c for c in parts if table[c].nunique() > 1] or parts[:1]
@@ -37,18 +37,18 @@ def recipe_names(table):
 
 
 def plot_pruning_grid(table, *, x=None, y="perplexity", dense=None, title=None, output_file=None):
-    """Draw the price of smallness: perplexity against size, one line a recipe, the spread of seeds as a band.
+    """Draw perplexity against size: one line per recipe, with a band over the seeds.
 
     Parameters
     ----------
     table : pandas.DataFrame
-        One row a recipe, ratio and seed, as :func:`llmbrain.run_grid` makes it: ``score, allocation, compensation,
+        One row per recipe, ratio and seed, as from :func:`llmbrain.run_grid`: ``score, allocation, compensation,
         ratio, seed, perplexity`` and, where known, ``variant, parameters, ratio_to_dense``.
     x : str, optional
-        Column of the size; ``"parameters"`` where it is there, else ``"ratio"``. A table of one size is drawn as dots,
-        recipes one under the other.
+        Column of the size; ``"parameters"`` if known, else ``"ratio"``. A table of one size is drawn as dots,
+        one recipe per line.
     y : str
-        Column of the price.
+        Column of the cost.
     dense : float, optional
         Value of the unpruned model, drawn as a line; taken from its row (score ``"dense"`` or ratio 0) or derived from
         ``ratio_to_dense`` where these are there.
@@ -89,14 +89,14 @@ def plot_pruning_grid(table, *, x=None, y="perplexity", dense=None, title=None, 
 
 
 def split_dense(table, y="perplexity", dense=None):
-    """Set the row of the unpruned model apart from those of recipes.
+    """Separate the row of the unpruned model from those of recipes.
 
     Parameters
     ----------
     table : pandas.DataFrame
-        As :func:`plot_pruning_grid` takes it; the unpruned model has the score ``"dense"`` or the ratio 0.
+        See :func:`plot_pruning_grid`; the unpruned model has the score ``"dense"`` or the ratio 0.
     y : str
-        Column of the price.
+        Column of the cost.
     dense : float, optional
         Its value, if known otherwise.
 
@@ -188,7 +188,7 @@ def _recipe_lines(table, x, y, order, dense, parts, title):
 
 
 def _recipe_dots(table, x, y, order, dense, parts, title):
-    """One size only: recipes one under the other, the best at the top."""
+    """Draw recipes of one size, one per line, the best at the top."""
     fig = st.new_figure(st.PAGE, 1.0 + 0.24 * len(order), title)
     ax = fig.add_subplot()
     for i, recipe in enumerate(order):
@@ -268,7 +268,9 @@ def _size_axis(ax, x):
 
 
 def _kept_share(kept, geometry):
-    kept = getattr(kept, "kept", kept)
+    from ..pruning import PrunedModel
+
+    kept = kept.kept if isinstance(kept, PrunedModel) else kept
     if len(kept) != geometry.n_layers:
         raise ParameterError(f"{len(kept)} lists of kept units do not fit {geometry.n_layers} layers.")
     return np.array([len(units) / size for units, size in zip(kept, geometry.sizes)])

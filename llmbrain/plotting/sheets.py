@@ -1,6 +1,7 @@
 """Arrays behind the figures of maps: mosaics of layer sheets, pooled units, layer profiles. Nothing is drawn here."""
 
 import numpy as np
+from nibabel.spatialimages import SpatialImage
 
 from ..exceptions import GeometryMismatchError, ParameterError
 from ..masks import NeuronMask
@@ -47,7 +48,7 @@ def as_maps(networks, geometry=None):
         raise ParameterError(
             "Maps given as an array or image need geometry=, the NeuronGeometry they were recorded in."
         )
-    maps = geometry.to_array(networks) if hasattr(networks, "dataobj") else np.asarray(networks)
+    maps = geometry.to_array(networks) if isinstance(networks, SpatialImage) else np.asarray(networks)
     if maps.shape[-1] != geometry.n_neurons:
         raise GeometryMismatchError(
             f"Maps of shape {maps.shape} do not fit a geometry of {geometry.n_neurons} neurons."
@@ -92,7 +93,7 @@ def mosaic_layout(n_sheets, rows, cols, aspect=2.2):
     rows, cols : int
         Size of each.
     aspect : float
-        Wanted width over height of the whole; full rows of sheets are preferred.
+        Target width over height of the whole; full rows of sheets are preferred.
 
     Returns
     -------
@@ -108,7 +109,7 @@ def mosaic_layout(n_sheets, rows, cols, aspect=2.2):
 
 
 def sheet_mosaic(values, geometry, topography=None, n_across=None, gap=2, aspect=2.2):
-    """Lay the sheets of all layers side by side, first layer at the top left.
+    """Arrange the sheets of all layers side by side, the first layer at the top left.
 
     Parameters
     ----------
@@ -119,11 +120,11 @@ def sheet_mosaic(values, geometry, topography=None, n_across=None, gap=2, aspect
     topography : Topography, optional
         Display order.
     n_across : int, optional
-        Sheets in a row; chosen from ``aspect`` if not given.
+        Sheets per row; chosen from ``aspect`` by default.
     gap : int
         Empty pixels between sheets.
     aspect : float
-        Wanted width over height.
+        Target width over height.
 
     Returns
     -------

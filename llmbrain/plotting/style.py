@@ -1,4 +1,4 @@
-"""One look for all figures: sizes, colours, colour maps, and how a figure is handed out.
+"""The style of all figures: sizes, colours, colour maps, saving.
 
 Colours are safe for the common colour-vision deficiencies. Text and lines use four named inks, so that a page can
 restyle a figure for a dark background by exchanging them.
@@ -90,7 +90,7 @@ def _colormap(name, colors):
 
 
 class _LazyMap:
-    """Colour maps are built when first used, so that importing the package does not import matplotlib."""
+    """Colour map that is built on first use, so that importing the package does not import matplotlib."""
 
     def __init__(self, name, colors):
         self.name, self.colors, self._map = name, colors, None
@@ -107,7 +107,7 @@ SEQUENTIAL = _LazyMap("llmbrain_sequential", _SEQUENTIAL)
 
 @contextlib.contextmanager
 def style():
-    """Draw in the house style inside the block; the user's own settings are back afterwards."""
+    """Apply the package's style inside the block; the user's settings return afterwards."""
     import matplotlib as mpl
 
     interactive = mpl.is_interactive()
@@ -145,7 +145,7 @@ def new_figure(width=PAGE, height=3.0, title=None):
 
 
 def fixed_figure(width=PAGE, height=3.0, title=None, note=None):
-    """Make a figure whose axes are placed by hand; for many panels, where layout engines are slow.
+    """Make a figure whose axes are placed explicitly, for many panels, where layout engines are slow.
 
     Parameters
     ----------
@@ -191,7 +191,7 @@ def caption(fig, text):
 
 
 def finish(fig, output_file=None):
-    """Hand a figure out.
+    """Return a figure, or save it.
 
     Parameters
     ----------
@@ -207,7 +207,7 @@ def finish(fig, output_file=None):
     Raises
     ------
     ParameterError
-        If the file's ending is no format that matplotlib writes.
+        If matplotlib cannot write the format that the file's ending names.
     """
     if output_file is None:
         return fig
@@ -217,7 +217,7 @@ def finish(fig, output_file=None):
     known = fig.canvas.get_supported_filetypes()
     if path.suffix.lstrip(".").lower() not in known:
         plt.close(fig)
-        raise ParameterError(f"output_file={str(path)!r} ends in no known format; use one of {sorted(known)}.")
+        raise ParameterError(f"output_file={str(path)!r} has an unknown ending. Use one of {sorted(known)}.")
     path.parent.mkdir(parents=True, exist_ok=True)
     with style():
         fig.savefig(path)
@@ -226,15 +226,15 @@ def finish(fig, output_file=None):
 
 
 def network_colors(n):
-    """Give ``n`` distinguishable colours: neighbours in the list differ in hue and in lightness.
+    """Return ``n`` distinguishable colours; neighbours in the list differ in hue and lightness.
 
-    Hue alone cannot tell many networks apart, least of all for colour-blind readers, so every figure that uses these
+    Hue alone does not distinguish many networks, least of all for colour-blind readers, so every figure that uses these
     also writes the networks' numbers.
 
     Parameters
     ----------
     n : int
-        How many.
+        Number of colours.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Words shaded by how much a network is engaged: as HTML and as a figure."""
+"""Words shaded by the engagement of a network, as HTML and as a figure."""
 
 from html import escape
 
@@ -13,12 +13,12 @@ FULL = 3.0  # |z| at which the shade is full
 
 
 def visible_token(token):
-    """Text of a token as a reader should see it: newlines and tabs as signs, everything else unchanged.
+    """Text of a token with visible signs for newlines and tabs.
 
     Parameters
     ----------
     token : str
-        Event tables write a newline as a backslash and an ``n``; both forms are understood.
+        A newline may also be written as a backslash and an ``n``, as event tables do.
 
     Returns
     -------
@@ -28,7 +28,7 @@ def visible_token(token):
 
 
 def axis_token(token, longest=14):
-    """Text of a token under an axis: without the space before it, cut if long, safe from mathematics."""
+    """Text of a token under an axis: without leading space, shortened, with ``$`` escaped."""
     text = visible_token(token).strip(" ") or "␣"
     text = text if len(text) <= longest else text[: longest - 1] + "…"
     return text.replace("$", r"\$")
@@ -48,7 +48,7 @@ def words_html(tokens, values, scale=FULL, mark=None, one_line=False):
     mark : int, optional
         Token to outline.
     one_line : bool
-        Keep on one line what has line breaks.
+        Replace line breaks, so that the text stays on one line.
 
     Returns
     -------
@@ -140,7 +140,7 @@ def plot_words(tokens, values, *, scale=FULL, width=st.PAGE, title=None, output_
 def _checked(tokens, values):
     values = np.asarray(values, float)
     if values.shape != (len(tokens),):
-        raise ParameterError(f"{len(tokens)} tokens need as many values; got an array of shape {values.shape}.")
+        raise ParameterError(f"{len(tokens)} tokens need one value each; got an array of shape {values.shape}.")
     return values
 
 

@@ -1,4 +1,4 @@
-"""Pictures for a web page: rasters as data URIs, figures as inline SVG that follow the page's colours."""
+"""Images for a web page: rasters as data URIs, and figures as inline SVG in the page's colours."""
 
 import base64
 import io
@@ -14,7 +14,7 @@ from ..plotting.text import visible_token
 
 __all__ = ["MapPainter", "course_svg", "data_uri", "effect_strip", "figure_svg", "png_bytes", "profile_svg"]
 
-LEVELS = 24  # shades a side; more cannot be told apart
+LEVELS = 24  # shades per sign; finer ones look the same
 FULL_Z = 8.0
 
 
@@ -41,7 +41,7 @@ def png_bytes(index, palette):
 
 
 def data_uri(png):
-    """Turn PNG bytes into the address of an image that lies in the page itself.
+    """Turn PNG bytes into a data URI, an image inside the page.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ def data_uri(png):
 
 
 class MapPainter:
-    """Paint maps of one geometry as small PNGs that read on a light and on a dark page.
+    """Paint maps of one geometry as small PNGs for light and dark pages.
 
     Blank neurons are a faint grey and everything between sheets is transparent; strength is opacity.
 
@@ -66,9 +66,9 @@ class MapPainter:
     topography : Topography, optional
         Display order.
     threshold : float
-        ``|z|`` up to which neurons stay blank.
+        Neurons whose ``|z|`` does not exceed this stay blank.
     aspect : float
-        Wanted width over height of the mosaic.
+        Target width over height of the mosaic.
     """
 
     def __init__(self, geometry, topography=None, threshold=3.0, aspect=2.4):
@@ -127,7 +127,7 @@ def profile_svg(positive, negative, layers, label):
     layers : sequence of int
         Numbers of the layers.
     label : str
-        What the chart shows, for those who do not see it.
+        Description of the chart for readers who cannot see it.
 
     Returns
     -------
@@ -164,15 +164,15 @@ def profile_svg(positive, negative, layers, label):
 
 
 def course_svg(course, tokens, label):
-    """Draw a time course as a bar a token, which names the token and its z.
+    """Draw a time course with one bar per token; its tooltip gives the token and its z.
 
     Parameters
     ----------
     course : array of shape (n_tokens,)
-        In z; cut at 4 either way.
+        In z; clipped at ±4.
     tokens : sequence of str
     label : str
-        What the chart shows, for those who do not see it.
+        Description of the chart for readers who cannot see it.
 
     Returns
     -------
@@ -203,20 +203,20 @@ def course_svg(course, tokens, label):
 
 
 def effect_strip(effect, low, high, controls, limits, label):
-    """Draw one lesion effect as a point with its interval over the dots of its controls.
+    """Draw one lesion effect as a point with its interval, over the dots of its controls.
 
     Parameters
     ----------
     effect : float
-        The network's.
+        Effect of the network.
     low, high : float or None
-        Interval of it.
+        Its interval.
     controls : array of shape (n_controls,)
         Effects of the controls.
     limits : (float, float)
         Ends of the axis.
     label : str
-        What the chart shows, for those who do not see it.
+        Description of the chart for readers who cannot see it.
 
     Returns
     -------
@@ -263,10 +263,9 @@ def figure_svg(fig, key, label, fixed_colors=False):
     key : str
         Prefix that keeps the ids of the page apart.
     label : str
-        What the picture shows, for those who do not see it.
+        Description of the figure for readers who cannot see it.
     fixed_colors : bool
-        The colours of its images mean something beyond light and dark (a legend names them), so a dark page must not
-        turn them over.
+        The colours of its images have a meaning (a legend names them), so a dark page must not invert them.
 
     Returns
     -------

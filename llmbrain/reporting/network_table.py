@@ -1,4 +1,4 @@
-"""The networks of a report in one table, with what speaks against each of them."""
+"""The networks of a report in one table, and the flags of unreliable ones."""
 
 import numpy as np
 import pandas as pd

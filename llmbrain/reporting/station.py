@@ -39,7 +39,7 @@ class Station:
             return None
 
     def read(self, study, report):
-        """Return what a study folder holds of this station, or None. Say in ``report.absent`` what is missing."""
+        """Return what a study folder holds of this station, or None. Name what is missing in ``report.absent``."""
 
     def take(self, obj, report):
         """Return the result of this station that an object is or holds, or None if the object is of another kind."""

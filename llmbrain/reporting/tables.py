@@ -1,4 +1,4 @@
-"""Data frames as tables of a page: aligned, sortable, readable."""
+"""Data frames as HTML tables: aligned and sortable."""
 
 from html import escape
 
@@ -22,14 +22,14 @@ P_VALUES = ("p", "q", "p_value", "q_value", "p_pooled", "q_pooled", "p_min")
 
 
 def number(value, column=""):
-    """Write a value as a reader wants it: counts with thin spaces, shares in percent, p with a floor.
+    """Format a value for readers: counts with thin spaces, shares in percent, p with a lower bound.
 
     Parameters
     ----------
     value : object
         Numbers, texts, booleans, None.
     column : str
-        Name of what it is; decides over percent and p.
+        Name of the column, which selects the formats of shares and p.
 
     Returns
     -------
@@ -50,7 +50,7 @@ def number(value, column=""):
         return str(value)
     if column in P_VALUES:
         text = f"{value:.3f}" if value >= 0.001 else "< 0.001"
-        return f"{value:.4f}" if text == "0.050" and value < 0.05 else text  # the bar is not to be rounded over
+        return f"{value:.4f}" if text == "0.050" and value < 0.05 else text  # do not round up to the threshold
     if (column in PERCENT or column.endswith("_removed")) and abs(value) <= 1:
         digits = ".0f" if abs(value) >= 0.995 else ".2g"  # .2g would write 100 as 1e+02
         return f"{100 * value:{digits}}\u202f%".replace("-", "−")
@@ -60,22 +60,22 @@ def number(value, column=""):
 
 
 def html_table(frame, caption, columns=None, labels=None, link=None, emphasis=None):
-    """Write a data frame as a sortable table.
+    """Format a data frame as a sortable HTML table.
 
     Parameters
     ----------
     frame : pandas.DataFrame
         The rows.
     caption : str
-        What the table holds; the accessible name of it.
+        Title of the table, and its accessible name.
     columns : sequence of str, optional
-        Which columns, in order; those that are missing are left out.
+        Which columns, in order; missing ones are skipped.
     labels : dict, optional
         Column -> heading.
     link : (column, function), optional
-        Makes the cells of a column links; the function turns a value into an address or None.
+        Turns the cells of a column into links; the function maps a value to an address or None.
     emphasis : bool array, optional
-        Rows to set in bold.
+        Rows in bold.
 
     Returns
     -------
@@ -94,7 +94,7 @@ def html_table(frame, caption, columns=None, labels=None, link=None, emphasis=No
     for i, values in enumerate(frame[columns].itertuples(index=False)):
         cells = "".join(_cell(v, c, num, link, decimals[c]) for v, c, num in zip(values, columns, numeric))
         rows.append(f"<tr{' class=strong' if emphasis is not None and emphasis[i] else ''}>{cells}</tr>")
-    # The caption stands outside of what scrolls, so that a wide table does not take it along.
+    # The caption is outside the scrolling part, so that it stays in place above a wide table.
     return (
         f'<p class="caption">{escape(caption)}</p><div class="scroll" role="region" aria-label="{escape(caption)}" '
         f'tabindex="0"><table class="sortable" aria-label="{escape(caption)}"><thead><tr>{head}</tr></thead>'
@@ -103,7 +103,7 @@ def html_table(frame, caption, columns=None, labels=None, link=None, emphasis=No
 
 
 def _decimals(values):
-    """Decimals with which the numbers of a column line up: three digits for a typical one; None for other columns."""
+    """Number of decimals that aligns a column: three digits for a typical value; None for other columns."""
     if not pd.api.types.is_float_dtype(values) or values.name in (*P_VALUES, *PERCENT) or not values.notna().any():
         return None
     size = values.abs()

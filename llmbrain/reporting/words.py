@@ -1,4 +1,4 @@
-"""Which words a network answers to: peaks in context, and a stretch of text to read it on."""
+"""Words that a network responds to: peaks in context, and the stretch of text that engages it most."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ __all__ = ["best_stretch", "engagement_by_kind", "peaks"]
 
 
 def peaks(course, events, n=6, around=8):
-    """Find the strongest tokens of a time course that do not lie in each other's context.
+    """Find the strongest tokens of a time course whose contexts do not overlap.
 
     Parameters
     ----------
@@ -15,7 +15,7 @@ def peaks(course, events, n=6, around=8):
     events : pandas.DataFrame
         ``document`` of each token (and ``run``).
     n : int
-        How many.
+        Number of peaks.
     around : int
         Tokens of context on each side.
 
@@ -44,7 +44,7 @@ def peaks(course, events, n=6, around=8):
 
 
 def best_stretch(course, events, length=90):
-    """Find the stretch of one document in which a network is most engaged.
+    """Find the stretch of one document that engages a network most.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def best_stretch(course, events, length=90):
     events : pandas.DataFrame
         ``document`` of each token (and ``run``).
     length : int
-        Tokens at most.
+        Maximum number of tokens.
 
     Returns
     -------
@@ -69,10 +69,10 @@ def best_stretch(course, events, length=90):
 
 
 def engagement_by_kind(courses, events):
-    """Engagement of each network in each kind of text: its mean, or how much it fluctuates.
+    """Compute the engagement of each network in each kind of text: its mean, or its fluctuation.
 
-    Neurons are z-scored within runs, so that where runs hold one kind of text, means are zero by construction;
-    then it is the root mean square.
+    Neurons are z-scored within runs. If each run holds one kind of text, the means are zero by construction, and the
+    root mean square is used instead.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def engagement_by_kind(courses, events):
     Returns
     -------
     pandas.DataFrame or None
-        Kinds by networks, ``attrs["title"]`` says which of the two; None where there are not at least two kinds.
+        Kinds by networks; ``attrs["title"]`` names the measure. None if there are fewer than two kinds.
     """
     import pandas as pd
 
@@ -98,7 +98,7 @@ def engagement_by_kind(courses, events):
 
 
 def _document_bounds(events):
-    """First row, and the row after the last, of the stretch of one document that each token lies in."""
+    """First row and end row of the part of one document that each token belongs to."""
     key = events["document"].astype(str)
     if "run" in events:
         key = key + "\0" + events["run"].astype(str)

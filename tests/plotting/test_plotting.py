@@ -9,7 +9,8 @@ from synthetic import Networks, activations, events, lesion_tables, planted_maps
 from llmbrain import plotting
 from llmbrain.exceptions import GeometryMismatchError, ParameterError
 from llmbrain.geometry import NeuronGeometry
-from llmbrain.networks import NetworkSet
+from llmbrain.lesions import DoseResponse, LesionResult
+from llmbrain.networks import CanICA, NetworkSet
 from llmbrain.plotting import style
 from llmbrain.plotting.carpet import carpet_rows
 from llmbrain.plotting.sheets import as_maps, layer_shares, sheet_mosaic, signed_max, unit_mosaic
@@ -114,11 +115,10 @@ def test_the_profile_counts_what_the_masks_count(maps):
 def test_networks_come_as_objects_arrays_images_and_estimators(maps):
     networks = Networks(GEOMETRY, 6)
 
-    class Estimator:
-        networks_ = networks
-
+    estimator = CanICA()
+    estimator.networks_ = networks
     expected = as_maps(networks)[0]
-    for given, geometry in ((networks.maps, GEOMETRY), (GEOMETRY.to_img(networks.maps), GEOMETRY), (Estimator(), None)):
+    for given, geometry in ((networks.maps, GEOMETRY), (GEOMETRY.to_img(networks.maps), GEOMETRY), (estimator, None)):
         np.testing.assert_allclose(as_maps(given, geometry)[0], expected, atol=1e-5)
     with pytest.raises(ParameterError, match="geometry="):
         as_maps(maps)
@@ -285,11 +285,7 @@ def test_lesions_take_results_names_tasks_and_families():
     table["network"] = [f"network-{k:02d}" for k in [0, 1, 2] * 2]
     controls["network"] = [f"network-{k:02d}" for k in np.repeat([0, 1, 2] * 2, 20)]
 
-    class Result:
-        pass
-
-    result = Result()
-    result.table, result.controls = table, controls
+    result = LesionResult(table, controls, None)
     fig = plotting.plot_lesion_effects(result, task="code")
     assert {"0", "1", "2"} <= set(texts(fig)) and any("code" in t for t in texts(fig))
     with pytest.raises(ParameterError, match="choose one of"):
@@ -363,10 +359,8 @@ def test_results_of_other_rooms_are_taken_as_they_are(table_of_tokens):
     curve = pd.DataFrame({"n_components": [5, 10], "n_reproduced": [5, 8], "mean_r": [0.9, 0.8]})
     assert "10" in texts(plotting.plot_order(Order(10, 80, 60, curve, pd.DataFrame())))
 
-    class Dose:
-        table = dose_table().rename(columns={"strength": "threshold"})
-
-    assert "threshold" in texts(plotting.plot_dose_response(Dose()))
+    dose = DoseResponse(dose_table().rename(columns={"strength": "threshold"}), None)
+    assert "threshold" in texts(plotting.plot_dose_response(dose))
 
 
 def test_shared_parts_of_task_names_are_left_out():
@@ -378,7 +372,7 @@ def test_words_are_escaped_and_shaded():
     html = plotting.words_html(["<b>", " 5", " & 6", "\\n"], [3.0, -3.0, 0.0, np.nan], mark=1)
     assert "&lt;b&gt;" in html and "<b>" not in html and "&amp;" in html
     assert html.count("pos") and html.count("neg") and "peak" in html and "z = −3.0" in html
-    with pytest.raises(ParameterError, match="as many values"):
+    with pytest.raises(ParameterError, match="one value each"):
         plotting.words_html(["a"], [1.0, 2.0])
 
 
@@ -396,7 +390,7 @@ def test_dollars_in_a_text_are_not_mathematics():
         (lambda m: plotting.plot_carpet(np.zeros((4, 576)), m, GEOMETRY, order="time"), "order"),
         (lambda m: plotting.plot_carpet(np.zeros(576), m, GEOMETRY), "n_tokens"),
         (lambda m: plotting.plot_time_courses(np.zeros((5, 2)), networks=[3]), "2 time courses"),
-        (lambda m: plotting.plot_time_courses(np.zeros((5, 2)), tokens=(7, 9)), "picks nothing"),
+        (lambda m: plotting.plot_time_courses(np.zeros((5, 2)), tokens=(7, 9)), "selects none"),
         (lambda m: plotting.plot_connectivity(np.zeros((2, 3))), "square"),
         (lambda m: plotting.plot_layer_graph(np.eye(4), keep=0), "keep"),
         (lambda m: plotting.plot_coupling(np.zeros((5, 2)), np.zeros((6, 2))), "same words"),
@@ -405,7 +399,7 @@ def test_dollars_in_a_text_are_not_mathematics():
         (lambda m: plotting.plot_prob_atlas(m, GEOMETRY, view_type="contours"), "scattered"),
         (lambda m: plotting.plot_network_map(m, "a", GEOMETRY), "network='a'"),
         (lambda m: plotting.plot_lesion_effects(pd.DataFrame({"network": [1]})), "effect"),
-        (lambda m: plotting.plot_matching(np.zeros((0, 3))), "none of them 0"),
+        (lambda m: plotting.plot_matching(np.zeros((0, 3))), "not empty"),
         (lambda m: plotting.plot_pruning_grid(prune_table().assign(perplexity=np.nan)), "finite"),
         (lambda m: plotting.plot_prob_atlas(m, GEOMETRY, view_type="brain"), "unknown"),
         (
