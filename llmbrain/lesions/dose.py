@@ -62,7 +62,6 @@ class StrengthAxis(DoseAxis):
             raise ParameterError(f"A strength must be between 0 and 1; got {self.doses}. To amplify, use 'gain'.")
 
     def edit_options(self, dose):
-        """See :meth:`DoseAxis.edit_options`."""
         return {"strength": dose}
 
 
@@ -73,7 +72,6 @@ class GainAxis(DoseAxis):
     how = "scale"
 
     def edit_options(self, dose):
-        """See :meth:`DoseAxis.edit_options`."""
         return {"value": dose, "strength": 1.0}
 
 
@@ -82,7 +80,6 @@ class ThresholdAxis(DoseAxis):
     """The neurons with ``|map|`` above a threshold."""
 
     def mask_at(self, mask, map, dose):
-        """See :meth:`DoseAxis.mask_at`."""
         mask = NeuronMask.from_map(map, mask.geometry, dose, name=mask.name, info=mask.info)
         if not mask.count:
             raise MaskError(f"No neuron of {mask.name} is above {dose:g}; leave this threshold out.")
@@ -96,7 +93,6 @@ class SizeAxis(DoseAxis):
     number = int
 
     def mask_at(self, mask, map, dose):
-        """See :meth:`DoseAxis.mask_at`."""
         return NeuronMask.top(map, dose, mask.geometry, name=mask.name, info=mask.info)
 
 

@@ -88,7 +88,6 @@ class Zero(LesionKind):
     """Set the neurons to zero."""
 
     def target(self, x, numbers, tokens):
-        """Return zeros."""
         return x.new_zeros(()).expand_as(x)
 
 
@@ -102,7 +101,6 @@ class Mean(LesionKind):
     """Set the neurons to their means over a reference text."""
 
     def target(self, x, numbers, tokens):
-        """Return the means."""
         return numbers.expand_as(x)
 
 
@@ -115,7 +113,6 @@ class Resample(LesionKind):
     """
 
     def target(self, x, numbers, tokens):
-        """Return the values at the drawn tokens."""
         return numbers[tokens.draw(x.shape[:-1], len(numbers)).to(x.device)]
 
 
@@ -124,7 +121,6 @@ class Scale(LesionKind):
     """Multiply the neurons by a factor."""
 
     def target(self, x, numbers, tokens):
-        """Return the scaled values."""
         return x * numbers
 
 
@@ -133,7 +129,6 @@ class Add(LesionKind):
     """Add a number to the neurons."""
 
     def target(self, x, numbers, tokens):
-        """Return the shifted values."""
         return x + numbers
 
 
@@ -142,7 +137,6 @@ class Clamp(LesionKind):
     """Set the neurons to a fixed value."""
 
     def target(self, x, numbers, tokens):
-        """Return the value."""
         return numbers.expand_as(x)
 
 

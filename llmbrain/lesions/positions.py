@@ -64,11 +64,9 @@ class Generated:
     """The tokens that the model wrote itself, when they are read again; of scored sequences, the scored tokens."""
 
     def in_pass(self, this):
-        """See :meth:`Prompt.in_pass`."""
         return this.position >= this.prompt_end
 
     def in_scored(self, position, first_scored):
-        """See :meth:`Prompt.in_scored`."""
         return position >= first_scored
 
 
@@ -77,7 +75,6 @@ class Last:
     """The last attended token of each row of a pass; of scored sequences, the tokens that predict a scored one."""
 
     def in_pass(self, this):
-        """See :meth:`Prompt.in_pass`."""
         import torch
 
         place = torch.arange(this.n_tokens, device=this.device)
@@ -90,7 +87,6 @@ class Last:
         return place[None] == torch.where(attended, place, -1).amax(dim=1)[:, None]
 
     def in_scored(self, position, first_scored):
-        """See :meth:`Prompt.in_scored`."""
         return position >= first_scored - 1
 
 

@@ -112,7 +112,7 @@ def test_every_kind_keeps_the_contract_of_a_lesion(how, positions):
     assert n_hooks() == 0  # nothing happens before the block is entered
     with once:
         first = run()
-        with once, pytest.raises(ZeroDivisionError):
+        with pytest.raises(ZeroDivisionError), once:
             1 / 0  # noqa: B018
         assert torch.equal(run(), first)
     for error in (RuntimeError, KeyboardInterrupt, GeneratorExit):
