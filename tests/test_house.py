@@ -1,6 +1,7 @@
 """The plan of the package: which files may import which, where tests live, and how families are dispatched."""
 
 import ast
+import functools
 import importlib
 import pkgutil
 import re
@@ -128,9 +129,121 @@ def test_families_answer_unknown_names_with_the_choices(path):
         family[first + "x"]
 
 
+# Small families whose members are tested by name, and in which folder.
+TESTED_BY_NAME = {
+    "llmbrain.lesions.dose.DOSES": "lesions",
+    "llmbrain.lesions.positions.POSITIONS": "lesions",
+    "llmbrain.networks.localizer.localize.UNITS": "networks",
+    "llmbrain.networks.options.ENGINES": "networks",
+    "llmbrain.plotting.carpet.ORDERS": "plotting",
+    "llmbrain.topography.order.METHODS": "topography",
+}
+
+
 @pytest.mark.parametrize("path", REGISTRIES)
 def test_families_have_a_contract_test(path):
-    """Some test is parametrized over all members, so that a new member is tested without another line."""
-    variable = path.rpartition(".")[2]
-    pattern = re.compile(rf"parametrize\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\b{variable}\b")
-    assert [p for p in TESTS.rglob("test_*.py") if pattern.search(p.read_text(encoding="utf-8"))], path
+    """Some test runs over all members, so that a new member is tested without another line."""
+    sources = {p.relative_to(TESTS): p.read_text(encoding="utf-8") for p in TESTS.rglob("test_*.py")}
+    if path in TESTED_BY_NAME:
+        room = "".join(source for name, source in sources.items() if name.parts[0] == TESTED_BY_NAME[path])
+        assert [name for name in REGISTRIES[path] if f'"{name}"' not in room] == []
+        return
+    family = r"stations\(\)" if path.endswith(".STATIONS") else path.rpartition(".")[2]
+    runs_over = re.compile(rf"(parametrize\([^\n]*|for \w+ in [\w.]*)\b{family}")
+    assert [name for name, source in sources.items() if runs_over.search(source)], path
+
+
+@functools.cache
+def members_and_homes():
+    """Every registered name, with the modules that may compare it: those that make the registry or add to it."""
+    homes = {}
+    for path, family in REGISTRIES.items():
+        variable = path.rpartition(".")[2]
+        adds = re.compile(rf"^@{variable}\.register|^{variable} = ", re.MULTILINE)
+        here = {name for name, file in FILES.items() if adds.search(file.read_text(encoding="utf-8"))}
+        for member in family:
+            homes.setdefault(member, set()).update(here)
+    return homes
+
+
+def compared(tree):
+    """Strings that a module compares something with, by ``==``, ``!=``, ``in`` a literal, or a ``match`` case."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.Eq | ast.NotEq | ast.In | ast.NotIn):
+            # A string on the left of "in" is looked up in something; it is no choice between members.
+            sides = node.comparators if isinstance(node.ops[0], ast.In | ast.NotIn) else [node.left, *node.comparators]
+            for side in sides:
+                parts = side.elts if isinstance(side, ast.Tuple | ast.List | ast.Set) else [side]
+                yield from (p.value for p in parts if isinstance(p, ast.Constant) and isinstance(p.value, str))
+        elif isinstance(node, ast.MatchValue) and isinstance(node.value, ast.Constant):
+            yield node.value.value
+
+
+# Words that mean the same whatever they are a value of, though a member of some family is called so too.
+COMMON = {
+    "auto": "the package chooses",
+    "all": "no selection",
+    "none": "nothing is done",
+}
+# Comparisons with a word that is also a member's name of another family, and what the word means there.
+WORDS = {
+    ("llmbrain.lesions.design", "layer"): "recognises the default of `controls`",
+    ("llmbrain.networks.engines.layered", "tokens"): "layers of equal width are one batch for this group model only",
+    ("llmbrain.networks.scope", "layer"): "a scope of decomposition",
+    ("llmbrain.networks.base", "model"): "a scope of decomposition",
+    ("llmbrain.networks.options", "model"): "a scope of decomposition",
+    ("llmbrain.networks.scope", "model"): "a scope of decomposition",
+    ("llmbrain.pipeline.whole", "threshold"): "an argument",
+    ("llmbrain.reporting.stations.pruned", "bytes"): "a column that is shown as a size",
+    ("llmbrain.plotting.matrices", "correlation"): "a label that gets its range",
+}
+
+
+def test_comparisons_are_found():
+    tree = ast.parse("a == 'x' or b in ('y', 'z') or 'w' in c\nmatch d:\n    case 'v':\n        pass")
+    assert sorted(map(str, compared(tree))) == ["v", "x", "y", "z"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_families_are_not_dispatched_by_comparing_names(name):
+    """A member declares what it needs, so that no other module has to know its name."""
+    homes = members_and_homes()
+    found = {word for word in compared(TREES[name]) if word in homes and name not in homes[word]}
+    assert found - set(COMMON) - {word for (module, word) in WORDS if module == name} == set()
+
+
+# Rooms whose modules may share a file of tests, and why. Other modules are tested in tests/<room>/test_<module>.py.
+SHARED_TESTS = {
+    "llmbrain.cli": ("cli/test_commands.py", "commands are tested by running them"),
+    "llmbrain.dataset": ("dataset/test_study.py", "the folder is tested as a whole, by the BIDS validator too"),
+    "llmbrain.evaluation": ("evaluation/test_evaluation.py", "the same tokens must give the same loss in all modules"),
+    "llmbrain.lesions": ("lesions/test_study.py", "studies are tested from masks to tables"),
+    "llmbrain.masks": ("masks/test_mask.py", "files, maps and heads are ways to make a mask"),
+    "llmbrain.models": ("models/test_sites.py", "one suite over all architectures"),
+    "llmbrain.networks.engines": ("networks/engines/test_engines.py", "engines are compared with one another"),
+    "llmbrain.networks.localizer": ("networks/localizer/test_localize.py", "one planted design for all of it"),
+    "llmbrain.networks.meaning": ("networks/meaning/test_interpretation.py", "one planted recording for all of it"),
+    "llmbrain.pipeline": ("cli/test_commands.py", "the whole path is tested as the command `run`"),
+    "llmbrain.plotting": ("plotting/test_plotting.py", "one suite over all figures"),
+    "llmbrain.pruning": ("pruning/test_models.py", "one suite over all architectures"),
+    "llmbrain.pruning.formats": ("pruning/formats/test_gguf.py", "folders are tested by loading them"),
+    "llmbrain.recording": ("recording/test_recorder.py", "recordings are compared with plain forward passes"),
+    "llmbrain.reporting": ("reporting/test_report.py", "pages are tested as a whole"),
+    "llmbrain.reporting.stations": ("reporting/test_report.py", "pages are tested as a whole"),
+    "llmbrain.text": ("text/test_corpus.py", "texts are followed from files to tokens"),
+    "llmbrain.topography": ("topography/test_topography.py", "one planted order for all of it"),
+}
+
+
+@pytest.mark.parametrize("name", [n for n, p in FILES.items() if not p.name.startswith("__")])
+def test_modules_have_tests_in_the_mirrored_place(name):
+    room, _, module = name.rpartition(".")
+    here = TESTS.joinpath(*room.split(".")[1:])
+    if not (here / f"test_{module}.py").is_file():
+        assert room in SHARED_TESTS, f"tests/{here.relative_to(TESTS)}/test_{module}.py"
+        assert (TESTS / SHARED_TESTS[room][0]).is_file()
+
+
+@pytest.mark.parametrize("path", sorted(p.relative_to(TESTS) for p in TESTS.glob("*/**/test_*.py")), ids=str)
+def test_rooms_of_tests_are_rooms_of_the_package(path):
+    assert (PACKAGE / path.parent).is_dir()

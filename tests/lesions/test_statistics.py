@@ -8,7 +8,7 @@ from tiny import tiny_model, tiny_tokenizer
 from llmbrain.exceptions import GeometryMismatchError, ParameterError, RecordingError
 from llmbrain.geometry import NeuronGeometry
 from llmbrain.lesions import lesion, neuron_statistics
-from llmbrain.lesions.statistics import _Samples, output_norms
+from llmbrain.lesions.statistics import IMPORTANCES, _Samples, output_norms
 from llmbrain.masks import NeuronMask
 from llmbrain.models.sites import find_sites
 
@@ -50,6 +50,17 @@ def test_statistics_are_the_moments_of_the_activations(name, tokenizer):
         assert np.abs(x - sample).max(axis=1).min() < 1e-4
     np.testing.assert_allclose(got.importance(), got.variance * got.output_norm**2)
     np.testing.assert_allclose(got.importance("power"), (x**2).mean(0) * got.output_norm**2, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", IMPORTANCES)
+def test_importances_are_one_finite_number_per_neuron(name, tokenizer):
+    got = neuron_statistics(tiny_model("llama"), tokenizer, ["a text of a few words, and some more"])
+    before = got.variance.copy()
+    importance = got.importance(name)
+    assert importance.shape == got.variance.shape
+    assert np.isfinite(importance).all()
+    importance += 1  # a copy: the statistics stay as they are
+    np.testing.assert_array_equal(got.variance, before)
 
 
 def test_statistics_refuse_what_is_not_finite(tokenizer):

@@ -8,6 +8,7 @@ from llmbrain.exceptions import ParameterError
 from llmbrain.geometry import NeuronGeometry
 from llmbrain.networks.localizer import localize as loc
 from llmbrain.networks.localizer.design import item_design, item_table
+from llmbrain.networks.localizer.localize import SIDES
 from llmbrain.stats import fdr
 
 N_NEURONS = 600
@@ -217,3 +218,12 @@ def test_language_localizer_of_the_demo_model(demo_model):
     assert set(found.items["condition"]) == {"sentences", "shuffled"}
     # order of words matters to many neurons of a trained model, and to both sides
     assert found.selected(0.05).mean() > 0.01
+
+
+@pytest.mark.parametrize("name", SIDES)
+def test_sides_choose_neurons_by_the_sign_of_z(name):
+    z = np.array([-2.0, 3.0, -1.0, 4.0])
+    chosen = SIDES[name](z)
+    assert chosen.shape == z.shape
+    assert chosen.dtype == bool
+    assert np.array_equal(SIDES["more"](z) | SIDES["less"](z), SIDES["both"](z))
