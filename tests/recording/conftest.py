@@ -1,0 +1,14 @@
+"""A tiny model and tokenizer for the tests of recording."""
+
+import pytest
+from tiny import tiny_model, tiny_tokenizer
+
+
+@pytest.fixture(scope="module")
+def llama():
+    return tiny_model("llama")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny_tokenizer()
