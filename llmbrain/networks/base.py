@@ -134,7 +134,7 @@ class NetworkEstimator:
         images = [image() for image in runs.images]
         fitted, converged = fit_stock(stock, self, images, runs.geometry.to_img(chosen), confounds, **special)
         if not converged:
-            warnings.warn("At least one start of FastICA did not converge.", NumericalWarning, stacklevel=5)
+            warnings.warn("At least one start of FastICA did not converge.", NumericalWarning, stacklevel=7)
         self.n_iter_, self.converged_ = np.array([-1]), np.array([converged])
         maps = np.zeros((len(fitted.components_), runs.geometry.n_neurons), np.float32)
         maps[:, neurons] = fitted.components_
@@ -151,7 +151,7 @@ class NetworkEstimator:
         with workers(data.device):
             leading_rows(data, self.n_components)  # raises if there are more components than directions
         dead = data.dead()
-        warn_dead(dead, data, stacklevel=7)
+        warn_dead(dead, data, stacklevel=9)
         self.dead_ = np.zeros(runs.geometry.n_neurons, bool)
         self.dead_[neurons[dead.numpy()]] = True
         return neurons[~dead.numpy()]
@@ -178,7 +178,7 @@ class NetworkEstimator:
             warnings.warn(
                 f"{len(empty)} of {len(components)} networks are empty (numbers {empty}) and are flagged.",
                 NumericalWarning,
-                stacklevel=4,
+                stacklevel=8,
             )
 
     def _clean(self, imgs, confounds):
