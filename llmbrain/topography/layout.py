@@ -39,16 +39,7 @@ def embed_features(halves, order, aspect=1.0, power=3):
 
 
 def two_largest(halves):
-    """Rows of the largest and second largest value of each column.
-
-    Parameters
-    ----------
-    halves : array of shape (n_halves, n_neurons)
-
-    Returns
-    -------
-    first, second : ndarray of shape (n_neurons,)
-    """
+    """Rows of the largest and of the second largest value of each column."""
     if len(halves) == 1:
         return np.zeros((2, halves.shape[1]), int)
     top = np.argpartition(halves, len(halves) - 2, axis=0)[-2:]

@@ -167,13 +167,7 @@ def strides(z):
 
 
 def whiten(runs, subspace):
-    """Project all runs on a subspace, centre the rows over neurons and make them white.
-
-    Returns
-    -------
-    tensor (n_components, n_neurons), float32
-        ``Z`` with ``Z @ Z.T / n_neurons`` the identity.
-    """
+    """Project all runs on a subspace and make the rows white: ``Z @ Z.T / n_neurons`` is the identity."""
     return whiten_rows(project(runs, subspace))
 
 
@@ -226,14 +220,7 @@ class _OneRun:
 
 
 class _Stack:
-    """The reduced rows of all runs: in memory if they are few, else computed again for each block of neurons.
-
-    Parameters
-    ----------
-    runs : CleanedRuns
-    n_rows : list of int
-        Rows of each run, at most.
-    """
+    """The reduced rows of all runs: in memory if they are few, else computed again for each block of neurons."""
 
     def __init__(self, runs, n_rows):
         self.runs, self.device = runs, runs.device

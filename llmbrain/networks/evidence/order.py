@@ -26,16 +26,9 @@ REPRODUCED = 0.7  # a network counts as found again if its maps in two halves co
 
 
 def half_spans(n_tokens):
-    """Divide runs into two halves that share no text: every other run, or every other piece of a few runs.
+    """Divide runs of given lengths into two halves that share no text: every other run, or piece of a few runs.
 
-    Parameters
-    ----------
-    n_tokens : list of int
-        Length of every run.
-
-    Returns
-    -------
-    first, second : lists of (run, start, stop)
+    Returns two lists of (run, start, stop).
     """
     spans = [(r, 0, n) for r, n in enumerate(n_tokens)]
     if len(n_tokens) < 4:
@@ -127,32 +120,13 @@ def split_half_curve(runs, grid, *, n_init=3, confounds=None, random_state=0, **
 
 
 def half_subspace(side, n_components, **reduction):
-    """Reduce one half, for decompositions of whole runs into up to `n_components` networks.
-
-    Parameters
-    ----------
-    side : list of sources
-    n_components : int
-    **reduction
-        Options of :func:`~llmbrain.networks.evidence.resampling.joint_subspace`.
-
-    Returns
-    -------
-    JointSubspace
-    """
+    """Reduce one half, for decompositions of whole runs into up to `n_components` networks; a JointSubspace."""
     blocks = cut_blocks([s.n_tokens for s in side], minimum=1)
     return joint_subspace(side, 3 * n_components, blocks=blocks, **reduction)
 
 
 def sparsest_maps(space, n_components, n_init, rng):
-    """Maps of the sparsest of several decompositions of a joint subspace, (n_components, n_neurons).
-
-    Parameters
-    ----------
-    space : JointSubspace
-    n_components, n_init : int
-    rng : numpy Generator
-    """
+    """Maps of the sparsest of several decompositions of a joint subspace, (n_components, n_neurons)."""
     weights = np.ones(len(space.covariances))
     maps = [decompose(space, weights, n_components, rng).astype(np.float32) @ space.rows for _ in range(n_init)]
     return min(maps, key=lambda m: np.abs(m).sum(axis=1).max())

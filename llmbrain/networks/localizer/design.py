@@ -16,14 +16,7 @@ __all__ = [
 
 
 def choose_tokens(frame, contrast):
-    """Select the rows of the two conditions without sinks, and add their place in the run.
-
-    Parameters
-    ----------
-    frame : DataFrame
-        Events of a run.
-    contrast : tuple of two str
-    """
+    """Select the rows of the two conditions in the events of a run, without sinks, and add their place in the run."""
     missing = {"document", "kind"} - set(frame.columns)
     if missing:
         raise ParameterError(f"The events lack the columns {sorted(missing)}.")
@@ -34,13 +27,7 @@ def choose_tokens(frame, contrast):
 
 
 def item_table(frames):
-    """Table of items: item, condition, run, n_tokens, log_length.
-
-    Parameters
-    ----------
-    frames : list of DataFrames
-        From :func:`choose_tokens`.
-    """
+    """Table of the items in frames of :func:`choose_tokens`: item, condition, run, n_tokens, log_length."""
     import pandas as pd
 
     tables = []
@@ -53,13 +40,7 @@ def item_table(frames):
 
 
 def check_conditions(items, contrast):
-    """Check that each condition of a contrast has at least two items.
-
-    Parameters
-    ----------
-    items : DataFrame
-    contrast : tuple of two str
-    """
+    """Check that each condition of a contrast has at least two items."""
     counts = items["condition"].value_counts()
     for condition in contrast:
         if counts.get(condition, 0) < 2:
@@ -70,15 +51,7 @@ def check_conditions(items, contrast):
 
 
 def item_means(runs, frames, items, magnitude=False):
-    """Mean activation of every item, (n_items, n_neurons) float32.
-
-    Parameters
-    ----------
-    runs : list of arrays, or of Run
-    frames : list of DataFrames
-    items : DataFrame
-    magnitude : bool
-    """
+    """Mean (absolute) activation of every item, (n_items, n_neurons) float32, from arrays or Run objects."""
     means = []
     for run, frame in zip(runs, frames):
         for _, rows in frame.groupby("document", sort=False):
@@ -89,15 +62,7 @@ def item_means(runs, frames, items, magnitude=False):
 
 
 def read_tokens(run, rows, magnitude):
-    """Activations of some rows of a run.
-
-    Parameters
-    ----------
-    run : array of shape (n_tokens, n_neurons), or Run
-    rows : DataFrame
-        The column row holds the numbers of the tokens.
-    magnitude : bool
-    """
+    """(Absolute) activations of a run, an array or a Run, at the tokens in the column ``row`` of a table."""
     index = rows["row"].to_numpy()
     start = int(index[0])
     if hasattr(run, "to_array"):
@@ -108,20 +73,7 @@ def read_tokens(run, rows, magnitude):
 
 
 def item_design(items, frames, contrast, covariates=None, pairs=None):
-    """Design of an item model: the contrast (+-1/2) first, then constants of runs, covariates, pairs.
-
-    Parameters
-    ----------
-    items : DataFrame
-    frames : list of DataFrames
-    contrast : tuple of two str
-    covariates : sequence of str, optional
-    pairs : callable, optional
-
-    Returns
-    -------
-    DataFrame of n_items rows
-    """
+    """Design of an item model: the contrast (+-1/2) first, then constants of runs, covariates, pairs."""
     import pandas as pd
 
     events = pd.concat(frames, ignore_index=True)
@@ -142,14 +94,7 @@ def item_design(items, frames, contrast, covariates=None, pairs=None):
 
 
 def token_design(frames, contrast, covariates=None):
-    """Design of a token model: the contrast (+-1/2) first, then constants of runs and covariates.
-
-    Parameters
-    ----------
-    frames : list of DataFrames
-    contrast : tuple of two str
-    covariates : sequence of str, optional
-    """
+    """Design of a token model: the contrast (+-1/2) first, then constants of runs and covariates."""
     import pandas as pd
 
     events = pd.concat(frames, ignore_index=True)
