@@ -1,10 +1,10 @@
-"""Is it real? Stability, order, recurrence, localizers and names of the networks of the demo recording.
+"""Stability, order, recurrence, localizers and names of the networks of the demo recording.
 
     python benchmarks/evidence_demo.py                         # records the demo corpus into a temporary folder first
-    python benchmarks/evidence_demo.py --study FOLDER          # takes a recording that exists
+    python benchmarks/evidence_demo.py --study FOLDER          # uses an existing recording
     python benchmarks/evidence_demo.py --untrained             # the same on the same model with random weights
 
-Every table is printed, with the seconds it took.
+Prints every table and the seconds it took.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from llmbrain.exceptions import NumericalWarning
 
 
 def main():
-    """Run every part that was asked for."""
+    """Run the selected parts."""
     args = _arguments()
     pd.set_option("display.width", 200, "display.max_columns", 30, "display.max_rows", 100)
     pd.set_option("display.float_format", "{:.3f}".format)

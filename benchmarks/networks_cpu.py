@@ -5,9 +5,9 @@
     python benchmarks/networks_cpu.py wide --fast-only     the fast engine alone; nothing is stored
     python benchmarks/networks_cpu.py --table              the tables of what is stored, as markdown
 
-Every measurement is a fresh process that reads NIfTI files, so times hold loading and cleaning, and the peak of memory
-is its own. It is stored as soon as it is done (``benchmarks/results/networks_cpu.json``), and a run that was
-interrupted goes on where it stopped; ``--again`` forgets the cases named. Planted data are sparse, heavy-tailed,
+Every measurement is a fresh process that reads NIfTI files, so times include loading and cleaning, and the peak of
+memory is its own. Results are stored at once (``benchmarks/results/networks_cpu.json``). To resume an interrupted run,
+repeat the call; ``--again`` deletes the results of the named cases first. Planted data are sparse, heavy-tailed,
 scattered maps with Gaussian courses under Gaussian noise.
 """
 
@@ -26,7 +26,7 @@ import numpy as np
 
 RESULTS = Path(__file__).parent / "results" / "networks_cpu.json"
 CASES = {
-    # name: layers, neurons a layer, tokens, runs, components, planted networks, target (times faster)
+    # name: layers, neurons per layer, tokens, runs, components, planted networks, target (times faster)
     "small": (8, 1024, 256, 2, 8, 8, None),
     "wide": (32, 11008, 512, 1, 20, 64, 20),
     "group": (32, 10938, 256, 8, 64, 64, 10),
@@ -163,7 +163,7 @@ def measure(folder, engine, geometry, paths, n_components):
 
 
 def map_file(folder, engine):
-    """Where the maps of an engine are kept."""
+    """File of the maps of an engine."""
     return Path(folder) / f"maps-{''.join(c for c in engine if c.isalpha())}.npy"
 
 
@@ -180,18 +180,18 @@ def match(a, b):
 
 # -- cases ----------------------------------------------------------------------------------------------------------
 class Store:
-    """What was measured, in a JSON file."""
+    """Measurements in a JSON file."""
 
     def __init__(self, path, keep=True):
         self.path, self.keep = Path(path), keep
         self.data = json.loads(self.path.read_text()) if keep and self.path.is_file() else {}
 
     def case(self, name):
-        """Everything about one case."""
+        """Measurements of one case."""
         return self.data.setdefault(name, {})
 
     def save(self):
-        """Write the file, beside its place first."""
+        """Write the file under another name and rename it."""
         if not self.keep:
             return
         self.path.parent.mkdir(exist_ok=True)
@@ -257,7 +257,7 @@ def _line(done, run_gib):
 
 
 def speed_up(case, engine):
-    """How many times faster than stock, best of all measurements each."""
+    """Ratio of the best times of stock and fast."""
     return case[STOCK]["seconds"] / case[engine]["seconds"]
 
 
@@ -316,7 +316,7 @@ def parity(store, folder, args):
 
 
 def compare(paths, geometry, k, n_repeats, n_init=3):
-    """One row a component of stock nilearn: r with the fast engine's, stability by both, agreement of seeds."""
+    """One row per component of stock nilearn: r with the fast engine's, stability by both, agreement of seeds."""
     from llmbrain.networks.evidence.stability import icasso, score_networks
 
     first = {engine: fit(engine, paths, geometry, k, n_init)[0] for engine in (STOCK, FAST_SAME)}
@@ -349,7 +349,7 @@ def partners(a, b):
 
 # -- tables ---------------------------------------------------------------------------------------------------------
 def tables(data):
-    """Everything that is stored, as a section in markdown."""
+    """All stored results as a section in markdown."""
     lines = ["## Networks on the CPU", "", INTRODUCTION.format(machine=machine())]
     timed_cases = [c for n, c in data.items() if n not in ("recovery", "parity") and STOCK in c and FAST in c]
     if timed_cases:
@@ -437,13 +437,13 @@ def machine():
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("case", nargs="*", default=EVERY, help=", ".join((*EVERY, "small")))
-    parser.add_argument("--fast-only", action="store_true", help="leave stock out, and store nothing")
+    parser.add_argument("--fast-only", action="store_true", help="skip stock nilearn and store nothing")
     parser.add_argument("--repeat", type=int, default=3, help="processes of the fast engine; the best one counts")
     parser.add_argument("--stock-repeat", type=int, help="processes of stock nilearn; 2, and 1 of the case many")
     parser.add_argument("--bootstraps", type=int, default=12, help="resampled fits of each engine for parity")
     parser.add_argument("--study", help="recording of the demo corpus, instead of making one")
-    parser.add_argument("--again", action="store_true", help="forget what is stored of these cases")
-    parser.add_argument("--table", action="store_true", help="only print what is stored")
+    parser.add_argument("--again", action="store_true", help="delete the stored results of these cases first")
+    parser.add_argument("--table", action="store_true", help="only print the stored results")
     parser.add_argument("--results", default=RESULTS, help="where measurements are stored")
     parser.add_argument("--scratch", help="folder of the data, kept until a case is complete")
     parser.add_argument("--child", help=argparse.SUPPRESS)

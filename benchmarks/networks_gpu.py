@@ -74,11 +74,11 @@ def reference(x, k, max_iter=300, tol=1e-4):
     return w @ z, step
 
 
-ROWS = []  # of the table at the end
+ROWS = []  # of the final table
 
 
 def row(problem, seconds, floor="", found="", against=""):
-    """Note a line of the table."""
+    """Add a line to the table."""
     ROWS.append(f"| {problem} | **{seconds:.2f}** | {floor} | {found} | {against} |")
 
 
@@ -123,7 +123,7 @@ def floors(device, clock, small):
 
 
 def least_time(shape, k, steps, n_power, bandwidth, rates, extra=32):
-    """Seconds that the bytes moved and the products alone would take, with the larger of both for each phase."""
+    """Lower bound of the seconds of each phase: the larger of the times of its memory traffic and its products."""
     n_layers, n_tokens, n_signals = shape
     p, data = k + extra, n_layers * n_tokens * n_signals
     cleaning = 3 * 2 * data / bandwidth  # two reads, one write
@@ -206,7 +206,7 @@ def layered(args, device, clock, rates):
 
 
 def public(x, k, clock):
-    """What the published code does for one layer: a full SVD, then FastICA with an eigendecomposition each step."""
+    """Published method for one layer: a full SVD, then FastICA with an eigendecomposition per step."""
 
     def run():
         z = x.float()
@@ -292,7 +292,9 @@ def main():
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--power", type=int, default=8, help="power iterations")
     parser.add_argument("--snr", type=float, default=0.5)
-    parser.add_argument("--need", type=float, default=0.8, help="least mean correlation with the planted networks")
+    parser.add_argument(
+        "--need", type=float, default=0.8, help="smallest accepted mean correlation with the planted networks"
+    )
     args = parser.parse_args()
     args.need = min(args.need, 0.6) if args.small else args.need  # a few tokens find less
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

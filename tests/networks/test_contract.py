@@ -26,7 +26,7 @@ def nilearns_checks():
 
 
 _FLOATS = "everything is computed in float32, and so are courses and images; dtype concerns engine='nilearn' alone"
-_QUIET = "memory and verbose concern engine='nilearn'; the fast one caches nothing and speaks in warnings"
+_QUIET = "memory concerns engine='nilearn'; the fast engine caches nothing, and verbose shows bars on a terminal"
 EXPECTED = {
     "check_doc_attributes": "nilearn's parameters are described together, in one paragraph",
     "check_doc_link": "the pages of nilearn do not describe these classes",
