@@ -85,3 +85,14 @@ def test_unstable_networks_are_flagged():
         warnings.simplefilter("ignore", NumericalWarning)
         found = CanICA(8).fit([noise])
     assert found.networks_.metrics["flagged"].any()
+
+
+@pytest.mark.parametrize("solver", [{"group": "runs"}, {}])
+def test_copies_of_a_run_give_a_warning_and_are_in_the_info(solver):
+    (run,), truth = planted_runs(GEOMETRY.n_neurons, 4, (700,), snr=1.5, density=0.02)
+    with pytest.warns(NumericalWarning, match="copies of each other"):
+        found = CanICA(4, geometry=GEOMETRY, n_init=3, solver_params=solver).fit([run, run[::-1], run])
+    assert found.networks_.info["flat_spectrum"] and found.networks_.info["group"] == solver.get("group", "tokens")
+    assert recovery(truth, found.components_).min() > 0.9
+    independent = CanICA(4, geometry=GEOMETRY, n_init=3, solver_params=solver).fit([run[:350], run[350:]])
+    assert not independent.networks_.info["flat_spectrum"]

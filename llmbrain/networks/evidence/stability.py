@@ -64,22 +64,6 @@ class Icasso:
         """Networks whose stability is at least ``STABLE``."""
         return self.stability >= STABLE
 
-    def to_frame(self):
-        """One row per network: iq, coverage, stability, number of estimates, stable."""
-        import pandas as pd
-
-        sizes = np.bincount(self.labels[self.labels >= 0], minlength=len(self.iq))
-        return pd.DataFrame(
-            {
-                "network": np.arange(len(self.iq)),
-                "iq": self.iq,
-                "coverage": self.coverage,
-                "stability": self.stability,
-                "n_estimates": sizes,
-                "stable": self.stable,
-            }
-        )
-
 
 def cluster_estimates(similarity, n_clusters, joined=0.5):
     """Average-linkage clusters of estimates, with ``1 - similarity`` as the distance.
