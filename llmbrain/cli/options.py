@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ..exceptions import ParameterError
+from ..registry import choose
 
 MOST_NUMBERS = 100_000  # maximum length of a list such as 0,4,10-15
 
@@ -77,6 +78,12 @@ Seed = Annotated[int, number("Seed of everything random.", "--random-state", lea
 Threshold = Annotated[float, number("A neuron belongs to a network if its |z| exceeds this.", above=0)]
 Ratio = Annotated[float, number("Share to remove.", above=0, below=1)]
 Context = Annotated[int, number("Tokens of context.", least=2)]
+Bos = Annotated[str, typer.Option("--bos", help="BOS at the head of every window: auto, yes or no.")]
+
+
+def read_bos(text):
+    """The value of ``bos=`` for ``auto``, ``yes`` or ``no``."""
+    return {"auto": "auto", "yes": True, "no": False}[choose("value of --bos", text, ("auto", "yes", "no"))]
 
 
 def numbers(option, text):

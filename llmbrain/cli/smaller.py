@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ..exceptions import ParameterError
-from .options import Device, Dtype, Model, Out, Seed, numbers
+from .options import Bos, Device, Dtype, Model, Out, Seed, numbers, read_bos
 
 
 def prune(
@@ -30,6 +30,7 @@ def prune(
         typer.Option(help="Networks to find on the calibration text, if needed: published, layers or joint."),
     ] = None,
     calibration_tokens: Annotated[int | None, typer.Option(help="Most calibration tokens to use.")] = None,
+    bos: Bos = "auto",
     format: Annotated[str, typer.Option("--format", help="hetero, uniform, padded or gguf.")] = "hetero",
     dtype: Dtype = "float32",
     device: Device = "cpu",
@@ -48,7 +49,7 @@ def prune(
     check_ratio(ratio, ratio_of)
     given = {
         "score": score, "allocation": allocation or writer.allocation, "compensation": compensation,
-        "networks": networks, "n_tokens": calibration_tokens,
+        "networks": networks, "n_tokens": calibration_tokens, "bos": read_bos(bos),
     }  # fmt: skip
     chosen = Recipe.named(recipe).with_(**{name: value for name, value in given.items() if value is not None})
     check_output_folder(out, MARKER, inputs=[source for source in (model, calibration) if source != "demo"])
@@ -95,6 +96,7 @@ def grid(
     calibration_tokens: Annotated[int, typer.Option(help="Most calibration tokens to use.")] = 65536,
     evaluation_tokens: Annotated[int | None, typer.Option(help="Most evaluation tokens to use.")] = None,
     context: Annotated[int, typer.Option(help="Tokens per window.")] = 1024,
+    bos: Bos = "auto",
     device: Device = "cpu",
 ):
     """Compare pruning recipes on one calibration text.
@@ -110,7 +112,7 @@ def grid(
     except ValueError as error:
         raise ParameterError(f"--ratios must be numbers separated by commas; got {ratios!r}.") from error
     chosen_seeds = numbers("--seeds", seeds)
-    options = {"n_tokens": calibration_tokens, "context": context, "heads": heads}
+    options = {"n_tokens": calibration_tokens, "context": context, "heads": heads, "bos": read_bos(bos)}
     names = (scores.split(","), allocations.split(","), compensations.split(","))
     recipes = combine(*names, options=options, networks=networks)
     if figure is not None:
@@ -120,7 +122,7 @@ def grid(
     loaded, tokenizer = load_model(model, device=device)
     settings = {
         "ratio_of": ratio_of, "seeds": chosen_seeds, "context": context, "max_tokens": evaluation_tokens,
-        "minimal_pairs": "all" if minimal_pairs else None,
+        "minimal_pairs": "all" if minimal_pairs else None, "bos": read_bos(bos),
     }  # fmt: skip
     table = run_grid(loaded, tokenizer, fit, test, recipes, ratios=shares, out=out, settings=settings)
     typer.echo(f"The table is at {out}")
@@ -145,15 +147,18 @@ def evaluate(
     text: Annotated[str, typer.Option(help="Text to measure on.")] = "demo",
     split: Annotated[str | None, typer.Option(help="Part of the demo corpus or sub-folder of a folder.")] = None,
     context: Annotated[int, typer.Option(help="Tokens of context.")] = 1024,
+    bos: Bos = "auto",
     dtype: Dtype = "float32",
     device: Device = "cpu",
 ):
     """Measure token-level perplexity."""
-    from ..evaluation import perplexity
+    from ..evaluation import perplexity_report
     from ..models import load_model
     from ..text import load_corpus
 
+    leading = read_bos(bos)
     texts = load_corpus(text, split=split or ("heldout" if text == "demo" else None))
     loaded, tokenizer = load_model(model, dtype=dtype, device=device)
-    value = perplexity(loaded, tokenizer, texts, context=context)
-    typer.echo(f"perplexity {value:.3f} (token level, {context} tokens of context, {texts.name})")
+    found = perplexity_report(loaded, tokenizer, texts, context=context, bos=leading)
+    protocol = f"token level, {context} tokens of context, BOS: {found['bos']}, {texts.name}"
+    typer.echo(f"perplexity {found['perplexity']:.3f} ({protocol})")

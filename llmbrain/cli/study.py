@@ -8,6 +8,7 @@ import typer
 
 from ..exceptions import ParameterError
 from .options import (
+    Bos,
     CorpusOption,
     Device,
     Dtype,
@@ -19,6 +20,7 @@ from .options import (
     Threshold,
     number,
     numbers,
+    read_bos,
 )
 
 
@@ -70,6 +72,7 @@ def record(
     special_tokens: Annotated[
         bool, typer.Option("--special-tokens", help="Also record BOS and other special tokens.")
     ] = False,
+    bos: Bos = "auto",
     chat: Annotated[
         bool, typer.Option("--chat", help="Apply the model's chat template to texts, or to the messages of a .jsonl.")
     ] = False,
@@ -98,13 +101,16 @@ def record(
         "tokens_per_run": tokens_per_run, "batch_size": batch_size, "storage": storage,
         "special_tokens": special_tokens,
     }  # fmt: skip
+    leading = read_bos(bos)
     runs = numbers("--run-index", run_index)
     texts = Path(corpus) if chat and corpus.endswith(".jsonl") else load_corpus(corpus)
     loaded, tokenizer = load_model(model, dtype=dtype, device=device)
     if chat:
         texts = conversations(texts, tokenizer, add_generation_prompt=generate is not None)
     if generate is not None:
-        texts = generated(loaded, tokenizer, texts, max_new_tokens=generate)
+        texts = generated(loaded, tokenizer, texts, max_new_tokens=generate, bos=leading)
+    else:
+        options["bos"] = leading
     if forecast:
         typer.echo(forecast_(loaded, tokenizer, texts, **options))
         return
@@ -154,6 +160,7 @@ def lesion(
     threshold: Threshold = 3.0,
     n_controls: Annotated[int, number("Random sets for each network and control family.", least=1)] = 20,
     max_tokens: Annotated[int, number("Held-out tokens that each condition reads.", least=2)] = 600,
+    bos: Bos = "auto",
     device: Device = "cpu",
     random_state: Seed = 0,
 ):
@@ -164,7 +171,7 @@ def lesion(
     """
     from ..pipeline import lesion_networks
 
-    options = locals()
+    options = {**locals(), "bos": read_bos(bos)}
     result = lesion_networks(**{name: options[name] for name in _names(lesion)})
     typer.echo(result.table.to_string(index=False))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..exceptions import ModelNotFoundError, ParameterError
 from ..files import atomic_dir, read_json
 from .heterogeneous import load_heterogeneous
+from .tokenizer_check import check_tokenizer
 
 __all__ = ["DEMO_NAME", "cache_folder", "demo_file", "load_model"]
 
@@ -60,7 +61,7 @@ def load_model(
     dtype = str(dtype).removeprefix("torch.")
     code = {"revision": revision, "trust_remote_code": bool(trust_remote_code)}
     if hasattr(name, "named_parameters"):
-        return _ready(name), _tokenizer_of(name, tokenizer, code)
+        return _ready(name), check_tokenizer(_tokenizer_of(name, tokenizer, code))
     _plain_device(device)  # a wrong device is refused before the model is read
     options, source = {"dtype": dtype, **code}, demo_file() if str(name) == "demo" else name
     if str(source).endswith(".gguf"):
@@ -69,7 +70,7 @@ def load_model(
             model.config._name_or_path = DEMO_NAME
     else:
         model, own = _load_pretrained(source, options, device), source
-    return _ready(model), _tokenizer_of(model, tokenizer or own, code)
+    return _ready(model), check_tokenizer(_tokenizer_of(model, tokenizer or own, code))
 
 
 def demo_file():

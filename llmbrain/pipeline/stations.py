@@ -100,6 +100,7 @@ def lesion_networks(
     n_networks=None,
     n_controls=20,
     max_tokens=600,
+    bos="auto",
     device="cpu",
     random_state=0,
 ):
@@ -129,6 +130,8 @@ def lesion_networks(
         Random sets for each network and family.
     max_tokens : int
         Held-out tokens that each condition reads.
+    bos : {"auto", True, False}
+        Special tokens at the head of every window, see :func:`llmbrain.text.leading_tokens`.
     device : str
         Device of the model.
     random_state : int
@@ -152,7 +155,7 @@ def lesion_networks(
     if not masks:
         raise ParameterError(f"No network has a neuron with |z| > {threshold}; choose a lower threshold.")
     model, tokenizer = _model_of(study, model, tokenizer, device)
-    task = LossTask(_heldout_of(study, text), n_tokens=max_tokens)
+    task = LossTask(_heldout_of(study, text), n_tokens=max_tokens, bos=bos)
     lesions = LesionStudy(
         masks, tasks=[task], n_controls=n_controls, how=how, reference=recording, random_state=random_state,
         options={"value": value, "strength": strength},

@@ -11,6 +11,7 @@ import numpy as np
 from ..exceptions import DatasetError, ParameterError
 from ..files import read_tsv, write_tsv
 from ..models.identity import weights_hash
+from ..text import describe_bos
 from .allocation import ALLOCATIONS
 from .prune import Pruner, warn_unread
 from .recipe import Recipe
@@ -23,7 +24,7 @@ GRID_COLUMNS = (
     "score", "allocation", "compensation", "variant", "ratio", "seed", "perplexity", "ratio_to_dense", "parameters",
     "neurons_removed", "decoder_removed", "total_removed", "minimal_pairs", "context", "evaluation_tokens",
     "calibration_tokens", "calibration_hash", "seconds", "ratio_of", "evaluation_hash", "settings_hash",
-    "weights_hash",
+    "weights_hash", "bos",
 )  # fmt: skip
 _KEYS = GRID_COLUMNS[:6]
 
@@ -41,6 +42,8 @@ class GridSettings:
         Tokens of a window of perplexity.
     max_tokens : int or None
         Evaluate on the first ``max_tokens`` tokens.
+    bos : {"auto", True, False}
+        Special tokens at the head of every window of the evaluation, see :func:`llmbrain.text.leading_tokens`.
     minimal_pairs : str, path, list of MinimalPair, or None
         What :func:`llmbrain.evaluation.minimal_pairs` takes; adds the mean accuracy over phenomena.
     keep : callable or None
@@ -55,6 +58,7 @@ class GridSettings:
     seeds: tuple = (0, 1, 2)
     context: int = 1024
     max_tokens: int | None = None
+    bos: bool | str = "auto"
     minimal_pairs: object = None
     keep: object = None
     max_seconds: float | None = None
@@ -128,7 +132,7 @@ def run_grid(
     constants = {
         "context": settings.context, "calibration_hash": calibration_hash(first.blocks), "ratio_of": settings.ratio_of,
         "evaluation_hash": _evaluation_hash(evaluation, settings.max_tokens),
-        "weights_hash": "w" + weights_hash(model),
+        "weights_hash": "w" + weights_hash(model), "bos": describe_bos(tokenizer, settings.bos),
     }  # fmt: skip
     rows = _known(out, constants, settings)
     _check_settings(rows, recipes, out)
@@ -261,12 +265,14 @@ def _measure(tokenizer, evaluation, settings):
     texts = [evaluation] if isinstance(evaluation, str) else evaluation
 
     def measure(model):
-        report = perplexity_report(model, tokenizer, texts, settings.context, max_tokens=settings.max_tokens)
+        report = perplexity_report(
+            model, tokenizer, texts, settings.context, max_tokens=settings.max_tokens, bos=settings.bos
+        )
         found = {"perplexity": report["perplexity"], "evaluation_tokens": report["n_tokens"]}
         if settings.minimal_pairs is not None:
             from ..evaluation.minimal_pairs import minimal_pairs
 
-            answers = minimal_pairs(model, tokenizer, settings.minimal_pairs)
+            answers = minimal_pairs(model, tokenizer, settings.minimal_pairs, bos=settings.bos)
             found["minimal_pairs"] = float(answers.groupby("uid").correct.mean().mean())
         return found
 

@@ -9,6 +9,7 @@ import torch
 from ..exceptions import GeometryMismatchError
 from ..models.inputs import longest_context
 from ..models.surgery import prunable_attentions, prunable_mlps
+from ..text import describe_bos
 from .allocation import ALLOCATIONS, check_counts, round_counts
 from .budget import count_parameters, layer_floors
 from .heads import HEAD_BUDGETS, HEAD_SCORES, HEAD_UNITS, measure_heads, survey_heads
@@ -137,6 +138,11 @@ class Measured:
         context, n_tokens, bos = self._text
         cut = partial(calibration_windows, context=context, n_tokens=n_tokens, bos=bos)
         return self.shared.once(("windows", *self._text), lambda: cut(self.shared.tokenizer, self.shared.calibration))
+
+    @property
+    def bos(self):
+        """The leading special tokens of the calibration windows as one string, or "none"."""
+        return describe_bos(self.shared.tokenizer, self.options.bos)
 
     @property
     def blocks(self):

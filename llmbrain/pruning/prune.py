@@ -259,7 +259,7 @@ def _account(plan, measured):
         "allocation": allocation, "compensation": compensation, "options": measured.options.to_dict(),
         "random_state": plan.random_state, "networks": measured.describe_networks(),
         "calibration_tokens": n_calibration_tokens(measured.blocks),
-        "calibration_hash": calibration_hash(measured.blocks),
+        "calibration_hash": calibration_hash(measured.blocks), "bos": measured.bos,
     }  # fmt: skip
 
 
