@@ -5,6 +5,7 @@ import numpy as np
 from ..geometry import NeuronGeometry
 from ..masks import NeuronMask
 from ..models.hooks import site_hooks
+from ..models.inputs import input_device
 from ..models.sites import find_sites
 from .batched import condition_losses
 from .context import Lesion
@@ -96,7 +97,7 @@ def _check_model(name, model, sites, geometry, edit, rng):
     losses = {m: condition_losses(model, sites, parts, [edit, other], mode=m) for m in ("rows", "single")}
     assert np.allclose(losses["rows"], losses["single"], rtol=1e-3, atol=1e-3), f"{name}: batched losses differ."
 
-    seen, ids = {}, torch.from_numpy(parts[0].ids)[None].to(model.get_input_embeddings().weight.device)
+    seen, ids = {}, torch.from_numpy(parts[0].ids)[None].to(input_device(model))
 
     def look(i, x):
         seen.setdefault(i, []).append(x.clone())

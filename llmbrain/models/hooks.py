@@ -1,4 +1,4 @@
-"""Reading and editing activations while a model runs, by hooks that exist only inside a ``with`` block."""
+"""Read and edit activations while a model runs, with hooks that exist only inside a ``with`` block."""
 
 import contextlib
 
@@ -14,15 +14,15 @@ def site_hooks(sites, fn):
     sites : sequence of llmbrain.models.sites.Site
         Where to read and write.
     fn : callable
-        ``fn(i, x)`` gets the number of the site and its activations: the last axis has ``sites[i].size`` neurons, the
-        leading axes are the model's own, ``(batch, tokens)`` or both flattened into one. It returns None to leave the
-        activations alone, or the tensor to put in their place (same shape, dtype and device).
+        ``fn(i, x)`` receives the index of the site and its activations. The last axis has ``sites[i].size`` neurons;
+        the leading axes are the model's own, ``(batch, tokens)`` or both flattened into one. It returns None to keep
+        the activations, or a tensor that replaces them (same shape, dtype and device).
 
     Yields
     ------
     None
-        Hooks are attached on entry, after those that are there already, and exactly these are removed on every way
-        out: normal exit, exception, interrupt, or a generator that is closed.
+        Hooks are added on entry, after existing ones. Exactly these are removed on every way out: normal exit,
+        exception, interrupt, or a generator that is closed.
     """
     with contextlib.ExitStack() as stack:
         for i, site in enumerate(sites):
@@ -60,7 +60,7 @@ def _attach(site, edit):
 
 
 def _edit(site, tensor, edit):
-    """Apply ``edit`` to the slice of ``tensor`` that belongs to the site; None means nothing was changed."""
+    """Apply ``edit`` to the slice of ``tensor`` that belongs to the site. Return None if nothing was changed."""
     whole = site.start == 0 and site.stop == tensor.shape[-1]
     new = edit(tensor if whole else tensor[..., site.start : site.stop])
     if new is None or whole:

@@ -1,4 +1,4 @@
-"""Who a model is: what the sidecars, masks and checkpoints name to recognise it again."""
+"""Identify a model: the name and the hash by which sidecars, masks and checkpoints refer to it."""
 
 import hashlib
 import re
@@ -6,17 +6,16 @@ from pathlib import Path
 
 __all__ = ["describe_model", "model_label", "weights_hash"]
 
-_SAMPLE = 4096  # values of each tensor that enter the hash,
-_PART = 1 << 22  # and the sum of the bits of every part of so many values
+_SAMPLE = 4096  # values of each tensor that enter the hash
+_PART = 1 << 22  # values per part; the sum of the bits of every part enters the hash
 
 
 def weights_hash(model):
     """Hash the weights of a model.
 
-    The names and shapes of all parameters, up to 4096 evenly spaced values of each, and the sum of the bits of all
-    values enter: one pass over them on the device where they are. A change of any single weight shows, as training,
-    pruning or conversion to another dtype do. It tells models apart; it is no guard against somebody who wants two
-    models to look alike.
+    The hash covers the names and shapes of all parameters, up to 4096 evenly spaced values of each, and the sums of
+    the bits of all values, computed on the device that holds them. It changes with any single weight, so training,
+    pruning and conversion to another dtype change it. It does not protect against deliberate collisions.
 
     Parameters
     ----------
@@ -44,19 +43,19 @@ def weights_hash(model):
 
 
 def _bit_sums(flat):
-    """Sums of the bits of a tensor, read as whole numbers: exact, whatever the order in which they are added."""
+    """Sums of the bits of a tensor, read as integers, so that the order of addition does not matter."""
     import torch
 
     size, sums = flat.element_size(), []
     for part in flat.contiguous().split(_PART):
-        eights = not (part.numel() * size % 8 or part.storage_offset() * size % 8)  # eight bytes at once where they fit
-        whole = torch.int64 if eights else {1: torch.uint8, 2: torch.int16, 4: torch.int32}[size]
+        fits = not (part.numel() * size % 8 or part.storage_offset() * size % 8)  # eight bytes at once
+        whole = torch.int64 if fits else {1: torch.uint8, 2: torch.int16, 4: torch.int32}[size]
         sums.append(part.view(whole).sum(dtype=torch.int64))
     return torch.stack(sums).cpu().numpy().tobytes() if sums else b""
 
 
 def _offloaded(model, name):
-    """The value of a parameter that accelerate keeps elsewhere until its module runs, or None."""
+    """Value of a parameter that accelerate stores elsewhere until its module runs, or None."""
     path, _, leaf = name.rpartition(".")
     hook = getattr(model.get_submodule(path), "_hf_hook", None)
     for part in getattr(hook, "hooks", [hook]):
@@ -67,7 +66,7 @@ def _offloaded(model, name):
 
 
 def model_label(name):
-    """Turn a model's name into the letters and digits that BIDS allows in ``sub-<label>``.
+    """Turn a model's name into a BIDS label (letters and digits) for ``sub-<label>``.
 
     Examples
     --------
@@ -90,7 +89,7 @@ def describe_model(model):
     -------
     dict
         ``id``, ``label``, ``revision``, ``architecture``, ``n_layers``, ``hidden_size``, ``n_parameters``, ``dtype``,
-        ``weights_hash``; no path of this machine is among them.
+        ``weights_hash``. Paths on this machine are left out.
     """
     config = model.config
     text = config.get_text_config()

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from ...exceptions import ParameterError, UnsupportedArchitectureError
+from ...models.inputs import longest_context
 from ...models.surgery import prunable_attentions, prunable_mlps
 from .base import FORMATS
 from .hetero import stock_class
@@ -88,7 +89,7 @@ def check_writable(model, recipe=None):
             f"format='gguf' writes {' and '.join(_ARCHITECTURES)}; this is {name}. Save with format='hetero'."
         )
     window = getattr(model.config, "sliding_window", None)
-    if window is not None and window < model.config.max_position_embeddings:
+    if window is not None and window < longest_context(model, 0):
         raise UnsupportedArchitectureError(
             f"The architecture 'deci' has no sliding window, and this model has one of {window} tokens. Save with "
             "format='hetero'."
@@ -104,7 +105,7 @@ def _write_facts(writer, model):
         raise UnsupportedArchitectureError(f"The position scheme {kind!r} cannot be written as GGUF.")
     writer.add_name(str(getattr(config, "_name_or_path", "") or "pruned"))
     writer.add_block_count(len(mlps))
-    writer.add_context_length(config.max_position_embeddings)
+    writer.add_context_length(longest_context(model))
     writer.add_embedding_length(config.hidden_size)
     writer.add_vocab_size(config.vocab_size)
     writer.add_feed_forward_length([p.size for p in mlps])
