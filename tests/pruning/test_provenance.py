@@ -354,3 +354,37 @@ def test_the_command_grid_asks_the_minimal_pairs_that_ship(files, tmp_path, monk
             "--ratios", "0.2", "--scores", "flap", "--allocations", "uniform", "--compensations", "none", "--context",
             32, "--minimal-pairs", "--out", tmp_path / "g.tsv")  # fmt: skip
     assert asked == ["all", "all"] and read_tsv(tmp_path / "g.tsv").minimal_pairs.tolist() == [0.75, 0.75]
+
+
+@pytest.mark.parametrize("inside", ["thesis.txt", "study/dataset_description.json"])
+def test_the_command_prune_replaces_nothing_foreign(inside, files, tmp_path, capsys, monkeypatch):
+    """A folder with other files, the model's own folder and what lies in it are refused before any work."""
+    monkeypatch.setattr("llmbrain.models.load_model", lambda *args, **kwargs: 1 / 0)
+    foreign = tmp_path / "out" / inside
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    common = ["prune", "--model", files / "tiny", "--calibration", files / "text.txt", "--recipe", "fast"]
+    for out in (tmp_path / "out", tmp_path / "link", files / "tiny", files / "tiny" / "smaller", files / "text.txt"):
+        with pytest.raises(SystemExit):
+            command(*common, "--out", out)
+        assert "Choose another folder" in capsys.readouterr().err
+    assert foreign.read_text() == "mine" and (files / "tiny" / "config.json").is_file()
+
+
+def test_a_pruned_model_is_not_saved_into_its_dense_folder(files, tokenizer):
+    dense, _ = lb.load_model(files / "tiny")
+    pruned = quick(dense, tokenizer, SENTENCES, 0.5, options={"context": 32})
+    with pytest.raises(ParameterError, match="overlaps the input"):
+        pruned.save_pretrained(files / "tiny")
+
+
+def test_names_are_escaped_in_the_card(model, tokenizer, tmp_path):
+    pruned = quick(model, tokenizer, SENTENCES, 0.5, options={"context": 32})
+    pruned.summary["base_model"] = {"id": "evil\n---\nx: [y](z) <script>alert(1)</script> | # `"}
+    results = pd.DataFrame({"a|b<img>": ["[x](y)\n# z"]})
+    pruned.save_pretrained(tmp_path / "m", results=results)
+    card = (tmp_path / "m" / "README.md").read_text()
+    assert "<script>" not in card and "<img>" not in card and "](" not in card
+    head = card.split("\n---\n")[0].splitlines()
+    assert head[0] == "---" and head[1].startswith('base_model: "evil\\n---\\n') and len(head) == 4
