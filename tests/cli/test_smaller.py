@@ -1,0 +1,105 @@
+"""The commands ``prune`` and ``grid``."""
+
+import importlib
+import importlib.util
+
+import pandas as pd
+import pytest
+from tiny import tiny_model, tiny_tokenizer
+
+import llmbrain as lb
+from llmbrain.files import read_tsv
+
+SENTENCES = [f"the cat number {i} sat on the mat and then the rain in spain fell over hills {i * 7}" for i in range(16)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model("llama")
+
+
+@pytest.fixture(scope="module")
+def files(model, tokenizer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    model.save_pretrained(folder / "tiny")
+    tokenizer.save_pretrained(folder / "tiny")
+    (folder / "text.txt").write_text("\n".join(SENTENCES))
+    (folder / "test.txt").write_text("\n".join(SENTENCES[:4]))
+    return folder
+
+
+def command(*args):
+    from llmbrain import cli
+
+    cli.main(list(map(str, args)))
+
+
+def test_the_command_prune_takes_networks_and_formats(files, tmp_path, capsys):
+    common = ["--model", files / "tiny", "--calibration", files / "text.txt", "--recipe", "fast", "--ratio", 0.5]
+    common += ["--calibration-tokens", 200]
+    command("prune", *common, "--out", tmp_path / "a", "--networks", "joint", "--allocation", "networks")
+    told = lb.pruning.load_pruned(tmp_path / "a").summary["networks"]
+    assert told["kind"] == "joint" and told["read"] and told["n_tokens"] <= 200
+    assert "recipe: fast, changed: allocation=networks" in capsys.readouterr().out
+    command("prune", *common, "--out", tmp_path / "b", "--format", "uniform", "--compensation", "ridge")
+    summary = lb.pruning.load_pruned(tmp_path / "b").summary
+    assert summary["allocation"] == "uniform" and len(set(summary["n_kept"])) == 1
+    command("prune", *common, "--out", tmp_path / "c", "--networks", "layers")
+    assert "nothing reads it" in capsys.readouterr().err
+
+
+def test_the_command_grid_has_what_run_grid_has(files, tmp_path, capsys):
+    common = ["grid", "--model", files / "tiny", "--calibration", files / "text.txt", "--evaluation"]
+    common += [files / "test.txt", "--ratios", "0.2,0.4", "--context", 32, "--compensations", "none"]
+    out, figure = tmp_path / "g.tsv", tmp_path / "g.png"
+    command(*common, "--scores", "random,flap,network", "--allocations", "uniform", "--seeds", "0,3", "--networks",
+            "layers", "--figure", figure, "--out", out)  # fmt: skip
+    table = read_tsv(out)
+    assert len(table) == 1 + 2 * (2 + 1 + 2) and sorted(table.seed.unique()) == [0, 3] and figure.stat().st_size > 1000
+    out = tmp_path / "h.tsv"
+    command(*common, "--scores", "flap", "--allocations", "power", "--heads", "--ratio-of", "decoder", "--out", out)
+    table = read_tsv(out)
+    assert table.ratio_of.unique().tolist() == ["decoder"]
+    assert table.decoder_removed[1:].tolist() == pytest.approx([0.2, 0.4], abs=0.04)
+    capsys.readouterr()
+    for wrong, says in ((["--heads"], "decoder"), (["--figure", "g.nothing"], "png"), (["--seeds", "x"], "--seeds")):
+        with pytest.raises(SystemExit):
+            command(*common, *wrong, "--out", tmp_path / "i.tsv")
+        assert says in capsys.readouterr().err
+    assert not (tmp_path / "i.tsv").exists()
+
+
+def test_the_command_grid_asks_the_minimal_pairs_that_ship(files, tmp_path, monkeypatch):
+    asked = []
+    module = importlib.import_module("llmbrain.evaluation.minimal_pairs")
+
+    def few(model, tokenizer, which):
+        asked.append(which)
+        return pd.DataFrame({"uid": ["a", "a", "b"], "correct": [True, False, True]})
+
+    monkeypatch.setattr(module, "minimal_pairs", few)
+    command("grid", "--model", files / "tiny", "--calibration", files / "text.txt", "--evaluation", files / "test.txt",
+            "--ratios", "0.2", "--scores", "flap", "--allocations", "uniform", "--compensations", "none", "--context",
+            32, "--minimal-pairs", "--out", tmp_path / "g.tsv")  # fmt: skip
+    assert asked == ["all", "all"] and read_tsv(tmp_path / "g.tsv").minimal_pairs.tolist() == [0.75, 0.75]
+
+
+@pytest.mark.parametrize("inside", ["thesis.txt", "study/dataset_description.json"])
+def test_the_command_prune_replaces_nothing_foreign(inside, files, tmp_path, capsys, monkeypatch):
+    """A folder with other files, the model's own folder and what lies in it are refused before any work."""
+    monkeypatch.setattr("llmbrain.models.load_model", lambda *args, **kwargs: 1 / 0)
+    foreign = tmp_path / "out" / inside
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    common = ["prune", "--model", files / "tiny", "--calibration", files / "text.txt", "--recipe", "fast"]
+    for out in (tmp_path / "out", tmp_path / "link", files / "tiny", files / "tiny" / "smaller", files / "text.txt"):
+        with pytest.raises(SystemExit):
+            command(*common, "--out", out)
+        assert "Choose another folder" in capsys.readouterr().err
+    assert foreign.read_text() == "mine" and (files / "tiny" / "config.json").is_file()

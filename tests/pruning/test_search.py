@@ -1,0 +1,123 @@
+"""Divergence, curves and the search."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_model
+
+import llmbrain as lb
+from llmbrain.models.surgery import (
+    prunable_mlps,
+)
+from llmbrain.pruning import Recipe
+from llmbrain.pruning.measured import Measurements
+from llmbrain.pruning.search import Probe, _fit_budget, measure_curves, search_counts
+from llmbrain.pruning.walk import (
+    calibration_blocks,
+)
+
+quick = partial(lb.prune, recipe="fast", measure=False, progress=False)
+TEXTS = ["the cat sat on the mat and then the rain in spain fell on it " * 3 + str(i) * i for i in range(10)]
+
+
+def test_a_failing_trial_leaves_the_model_whole(model, tokenizer):
+    curves = Measurements(model, tokenizer, TEXTS).of(Recipe(options={"context": 48})).curves
+    supernet, probe = curves.supernet, curves.probe
+    probe.windows = lambda **kwargs: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        search_counts(supernet, probe, [np.array([24] * 4)], 96, floors=[4] * 4)
+    assert [p.size for p in prunable_mlps(model)] == [48] * 4
+
+
+def test_divergence_is_kullback_leibler(tokenizer, texts):
+    model = tiny_model("llama")
+    blocks = calibration_blocks(tokenizer, texts[:3], context=64, batch_size=3)
+    probe = Probe(model, blocks)
+    assert probe.divergence() == pytest.approx(0, abs=1e-7)
+    other = tiny_model("llama", seed=1)
+    total = count = 0
+    with torch.no_grad():
+        for block in blocks:
+            for ids, mask in zip(block.ids, block.mask):
+                p = torch.log_softmax(model(ids[mask][None]).logits[0], -1)
+                q = torch.log_softmax(other(ids[mask][None]).logits[0], -1)
+                total += float((p.exp() * (p - q)).sum())
+                count += int(mask.sum())
+    probe.model = other
+    assert probe.divergence() == pytest.approx(total / count, rel=1e-4)
+    assert len(probe._wanted) == sum(
+        len(b.ids) for b in blocks
+    )  # what the dense model says is worked out once, where it is little enough
+    lean = Probe(model, blocks)
+    lean._keeps, lean.model = False, other
+    assert lean.divergence() == probe.divergence() and not lean._wanted
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "phi3"])
+def test_a_supernet_puts_widths_in_and_takes_them_out(name, tokenizer, texts):
+    model = tiny_model(name)
+    blocks = calibration_blocks(tokenizer, texts[:8], context=64)
+    measured = Measurements(model, tokenizer, texts[:8]).of(Recipe("flap", options={"context": 64}))
+    orders = [f.score.argsort(descending=True) for f in measured.survey()]
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    curves = measure_curves(model, prunable_mlps(model), orders, blocks, blocks, n_steps=8)
+    losses, supernet, probe = curves.losses, curves.supernet, curves.probe
+    assert {k: v.shape for k, v in model.state_dict().items()} == {k: v.shape for k, v in before.items()}
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    supernet.put_all([24, 30, 48, 12])
+    assert [p.size for p in prunable_mlps(model)] == [24, 30, 48, 12]
+    supernet.take_all()
+    assert probe.divergence() == pytest.approx(0, abs=1e-6)
+    assert (losses > 0).all()
+    assert (losses[:, -1] > losses[:, 0]).all()
+
+
+def test_curves_are_what_cutting_one_layer_costs(tokenizer, texts):
+    """The walk that goes on from a layer gives the divergence of the whole model with that layer cut."""
+    model = tiny_model("llama")
+    blocks = calibration_blocks(tokenizer, texts[:8], context=64)
+    measured = Measurements(model, tokenizer, texts[:8]).of(Recipe("flap", options={"context": 64}))
+    orders = [f.score.argsort(descending=True) for f in measured.survey()]
+    curves = measure_curves(model, measured.parts, orders, blocks, blocks, levels=(0.5,), n_steps=8)
+    losses, supernet, probe = curves.losses, curves.supernet, curves.probe
+    for i in range(4):
+        supernet.put(i, 24)
+        assert probe.divergence() == pytest.approx(losses[i, 0], rel=1e-3)
+        supernet.take(i)
+
+
+def test_search_keeps_the_budget_and_never_gets_worse(tokenizer, texts):
+    model = tiny_model("llama")
+    blocks = calibration_blocks(tokenizer, texts[:8], context=64)
+    measured = Measurements(model, tokenizer, texts[:8]).of(Recipe("flap", options={"context": 64}))
+    orders = [f.score.argsort(descending=True) for f in measured.survey()]
+    curves = measure_curves(model, measured.parts, orders, blocks, blocks, levels=(0.5,), n_steps=12)
+    supernet, probe = curves.supernet, curves.probe
+    counts, value, history = search_counts(
+        supernet, probe, [np.array([12, 20, 28, 36])], 96, floors=[4] * 4, n_evaluations=60, seed=0
+    )
+    assert counts.sum() == 96
+    assert (counts >= 4).all()
+    assert all(b <= a for a, b in zip(history, history[1:]))
+    assert value < history[0]
+    again = search_counts(supernet, probe, [np.array([12, 20, 28, 36])], 96, floors=[4] * 4, n_evaluations=60, seed=0)
+    assert again[0].tolist() == counts.tolist()
+
+
+def test_prices_hold_a_budget_of_parameters():
+    prices = np.array([1.0, 2.0, 4.0])
+    state = _fit_budget(np.array([8, 8, 8]), np.array([1, 1, 1]), prices, 30.0, 10)
+    assert abs(prices @ state - 30) <= 2
+
+
+@pytest.mark.parametrize("allocation", ["curves", "search"])
+def test_measured_allocations_meet_the_budget(allocation, tokenizer, texts):
+    model = tiny_model("llama")
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    pruned = quick(
+        model, tokenizer, texts[:10], 0.5, allocation=allocation, options={"context": 64, "n_evaluations": 10}
+    )
+    assert sum(pruned.summary["n_kept"]) == 96
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())

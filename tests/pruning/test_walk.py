@@ -1,0 +1,194 @@
+"""Calibration blocks, held-out tokens, and walks that equal the model."""
+
+import pytest
+import torch
+from tiny import tiny_model
+
+from llmbrain.exceptions import (
+    CorpusError,
+)
+from llmbrain.models.surgery import (
+    prunable_mlps,
+)
+from llmbrain.pruning.search import Supernet
+from llmbrain.pruning.walk import (
+    Walk,
+    calibration_blocks,
+    calibration_hash,
+    gather,
+    held_out_share,
+    n_calibration_tokens,
+    split_windows,
+    writes_to_stream,
+)
+
+TEXTS = ["the cat sat on the mat and then the rain in spain fell on it " * 3 + str(i) * i for i in range(10)]
+SENTENCES = [f"the cat number {i} sat on the mat and then the rain in spain fell over hills {i * 7}" for i in range(16)]
+
+
+def logits(model, ids):
+    with torch.no_grad():
+        return model(ids).logits
+
+
+def state_of(model):
+    """What a walk might leave behind on any module: its own forward, and hooks."""
+    return [
+        (id(m), id(m.__dict__.get("forward")), len(m._forward_hooks), len(m._forward_pre_hooks))
+        for m in model.modules()
+    ]
+
+
+def test_held_out_blocks_are_spread():
+    assert sum(held_out_share(16, 0.25)) == 4
+    assert sum(held_out_share(2, 0.01)) == 1
+    assert held_out_share(1) == [False]
+
+
+@pytest.mark.parametrize(("windows", "length"), [(1, 1024), (2, 1024), (8, 512), (64, 1024), (3, 40), (1, 5)])
+def test_enough_tokens_are_held_out_at_every_size(windows, length):
+    from llmbrain.pruning.walk import held_out_masks
+
+    masks = [torch.ones(min(4, windows - i), length, dtype=torch.bool) for i in range(0, windows, 4)]
+    masks[-1][-1, length - 2 :] = False  # padding
+    held = held_out_masks(masks, 0.125)
+    n = sum(int(m.sum()) for m in masks)
+    n_held = sum(int(h.sum()) for h in held)
+    assert 0 < n_held < 0.5 * n and not any(bool((h & ~m).any()) for h, m in zip(held, masks))
+    if n > 4096:
+        assert abs(n_held / n - 0.125) < 0.02
+    elif n > 1000:
+        assert 250 <= n_held <= 520
+    assert not any(bool(h.any()) for h in held_out_masks(masks, 0.0))
+
+
+def test_blocks_hold_every_token_once(tokenizer):
+    blocks = calibration_blocks(tokenizer, TEXTS, context=40, batch_size=3)
+    n_text = sum(len(tokenizer(t, add_special_tokens=False)["input_ids"]) for t in TEXTS)
+    n_windows = sum(len(block) for block in blocks)
+    assert n_calibration_tokens(blocks) == n_text + n_windows  # every window begins with BOS
+    assert all((block.ids[:, 0] == tokenizer.bos_token_id).all() for block in blocks)
+    assert n_calibration_tokens(calibration_blocks(tokenizer, TEXTS, context=40, n_tokens=100)) == 100
+    again = calibration_blocks(tokenizer, TEXTS, context=40, batch_size=3)
+    assert calibration_hash(blocks) == calibration_hash(again)
+    assert calibration_hash(blocks) != calibration_hash(blocks[:-1])
+    with pytest.raises(CorpusError):
+        calibration_blocks(tokenizer, ["x"])
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "gemma3", "opt", "phi", "falcon", "bloom", "gptj"])
+def test_walking_layer_by_layer_is_running_the_model(name, tokenizer):
+    model = tiny_model(name)
+    blocks = calibration_blocks(tokenizer, TEXTS, context=48, batch_size=4)
+    walk = Walk(model, blocks)
+    walk.check()
+    seen = []
+    handle = walk.layers[-1].register_forward_hook(lambda m, a, o: seen.append(o[0] if isinstance(o, tuple) else o))
+    with torch.no_grad():
+        for block in blocks:
+            model(**block.inputs("cpu"))
+    handle.remove()
+    for i in range(len(walk.layers)):
+        walk.advance(i)
+    for got, want, mask in zip(walk.hidden, seen, walk.masks):
+        torch.testing.assert_close(got[mask], want[mask], rtol=1e-4, atol=1e-4)
+
+
+def test_statistics_leave_padding_out(tokenizer):
+    model = tiny_model("llama")
+    part = prunable_mlps(model)[2]
+    found = []
+    for batch_size in (1, 4):
+        walk = Walk(model, calibration_blocks(tokenizer, TEXTS, context=48, batch_size=batch_size))
+        for layer in range(2):
+            walk.advance(layer)
+        found.append(gather(walk, 2, part.writer)[0])
+    assert found[0].n == found[1].n
+    torch.testing.assert_close(found[0].covariance, found[1].covariance, rtol=1e-3, atol=1e-5)
+
+
+def test_where_a_norm_stands_between_the_target_is_the_layer(tokenizer):
+    blocks = calibration_blocks(tokenizer, TEXTS, context=48)
+    for name, direct in (("llama", True), ("gpt2", True), ("gemma2", False), ("granite", False)):
+        model = tiny_model(name, **({"residual_multiplier": 0.3} if name == "granite" else {}))
+        walk = Walk(model, blocks)
+        assert writes_to_stream(walk, 0, prunable_mlps(model)[0].writer) == direct, name
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2"])
+def test_walks_leave_forward_and_hooks_alone(name, tokenizer):
+    model = tiny_model(name)
+    blocks = calibration_blocks(tokenizer, SENTENCES, context=32)
+    first = Walk(model, blocks).layers
+    own = first[1].forward  # a forward of its own, as some libraries put there, must come back too
+    first[1].forward = lambda *args, **kwargs: own(*args, **kwargs)
+    ids = torch.arange(20)[None]
+    before, logits = state_of(model), model(ids).logits
+    walk = Walk(model, blocks)
+    for layer in range(4):
+        walk.advance(layer)
+    assert state_of(model) == before
+    assert torch.equal(model(ids).logits, logits)
+
+
+@pytest.mark.parametrize("broken", ["first", "embedding", "norm"])
+def test_a_walk_that_fails_leaves_the_model_whole(broken, tokenizer):
+    """Wherever the pass breaks: in the first layer, before it, or behind the layers that were exchanged."""
+    model = tiny_model("llama")
+    blocks = calibration_blocks(tokenizer, SENTENCES, context=32)
+    ids = torch.arange(20)[None]
+    logits = model(ids).logits
+    inner = model.model
+    where = {"first": inner.layers[0].mlp, "embedding": inner.embed_tokens, "norm": inner.norm}[broken]
+
+    def fail(module, args):
+        raise RuntimeError("planted")
+
+    handle = where.register_forward_pre_hook(fail)
+    before = state_of(model)
+    with pytest.raises(RuntimeError, match="planted"):
+        Walk(model, blocks)
+    assert state_of(model) == before
+    handle.remove()
+    assert torch.equal(model(ids).logits, logits)
+
+
+def test_moments_of_the_two_sides_add_up(tokenizer):
+    from llmbrain.pruning.walk import gather, held_out_masks
+
+    model = tiny_model("llama")
+    blocks = calibration_blocks(tokenizer, TEXTS, context=64, batch_size=3)
+    part = prunable_mlps(model)[0]
+    walk = Walk(model, blocks)
+    whole, _ = gather(walk, 0, part.writer)
+    fit, held = gather(walk, 0, part.writer, held=held_out_masks(walk.masks))
+    assert fit.n + held.n == whole.n and held.n > 0
+    torch.testing.assert_close(fit.merge(held).covariance, whole.covariance, rtol=1e-4, atol=1e-7)
+
+
+def test_windows_are_split_evenly_and_whole(tokenizer):
+    blocks = calibration_blocks(tokenizer, TEXTS, context=32, batch_size=10)
+    fit, held = split_windows(blocks, 0.25)
+    count = lambda part: sum(len(b.ids) for b in part)  # noqa: E731
+    assert count(fit) + count(held) == count(blocks) and count(held) == round(0.25 * count(blocks))
+    many = calibration_blocks(tokenizer, TEXTS, context=32, batch_size=4)
+    fit, held = split_windows(many, 0.25)
+    assert [len(fit), len(held)] == [10, 3] and not {id(b) for b in fit} & {id(b) for b in held}
+    one = calibration_blocks(tokenizer, TEXTS[:1], context=512)
+    assert split_windows(one, 0.25) == (one, one)
+
+
+def test_the_hash_is_one_of_tokens_not_of_batches(tokenizer):
+    hashes = {calibration_hash(calibration_blocks(tokenizer, TEXTS, context=32, batch_size=n)) for n in (1, 3, 8)}
+    assert len(hashes) == 1
+    assert calibration_hash(calibration_blocks(tokenizer, TEXTS, context=16)) not in hashes
+
+
+def test_walks_do_not_touch_the_model(tokenizer, texts):
+    model = tiny_model("llama")
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+    Walk(model, calibration_blocks(tokenizer, texts[:3], context=64)).check()
+    Supernet(model, prunable_mlps(model), [torch.arange(48)] * 4)
+    assert sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()) == hooks
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
