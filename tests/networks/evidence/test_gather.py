@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from llmbrain.dataset import Study
 from llmbrain.exceptions import GeometryMismatchError
 from llmbrain.geometry import NeuronGeometry
 from llmbrain.networks import CanICA
@@ -111,13 +112,10 @@ def test_evidence_of_layer_networks_and_its_files(planted, tmp_path):
     steady = found.stability["stability"].to_numpy() > 0.9
     assert steady.sum() > 3 and (r.max(axis=1)[steady] > 0.95).all()
 
-    class Folder:
-        def path(self, kind, **entities):
-            return tmp_path / f"{kind}_{entities.get('run', 0)}.{'nii.gz' if kind == 'components' else 'tsv'}"
-
-    files = found.save(Folder())
+    files = found.save(Study.create(tmp_path, {"id": "tiny", "weights_hash": "abc", "architecture": "x"}, "texts"))
     assert all(f.is_file() for f in files)
-    assert {"stability", "profile", "connectivity", "tokens", "contexts"} <= {f.name.split("_")[0] for f in files}
+    kinds = {f.name.rsplit("_", 1)[-1].split(".")[0] for f in files}
+    assert {"stability", "profile", "connectivity", "tokens", "contexts"} <= kinds, kinds
 
 
 @pytest.mark.filterwarnings("ignore::llmbrain.exceptions.NumericalWarning")

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from llmbrain.dataset import Study
 from llmbrain.exceptions import ParameterError
 from llmbrain.geometry import NeuronGeometry
 from llmbrain.networks.localizer import localize as loc
@@ -202,11 +203,8 @@ def test_shipped_localizer_on_a_tiny_model(tmp_path):
     # digits against letters: even random weights tell them apart, so the mask is not empty
     assert found.selected(0.05).any()
 
-    class Folder:
-        def path(self, kind, desc):
-            return tmp_path / f"{desc}_{kind}.nii.gz"
-
-    files = found.save(Folder(), geometry)
+    study = Study.create(tmp_path, {"id": "tiny", "weights_hash": "abc", "architecture": "x"}, "texts")
+    files = found.save(study, geometry)
     assert len(files) == 3 and all(f.is_file() for f in files)
 
 
