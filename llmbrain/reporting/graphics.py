@@ -235,7 +235,7 @@ def effect_strip(effect, low, high, controls, limits, label):
     )
     interval = "" if low is None else f'<line class="interval" x1="{x(low):.1f}" x2="{x(high):.1f}" y1="18" y2="18"/>'
     ticks = [limits[0], 0.0, limits[1]] if limits[0] < 0 < limits[1] else list(limits)
-    if len(ticks) == 3 and min(x(0) - x(limits[0]), x(limits[1]) - x(0)) < 60:
+    if len(ticks) == 3 and min(x(0) - x(limits[0]), x(limits[1]) - x(0)) < 110:  # labels would touch on a phone
         ticks = [0.0, limits[1]] if abs(limits[1]) >= abs(limits[0]) else [limits[0], 0.0]
     marks = "".join(
         f'<line class="rule" x1="{x(t):.1f}" x2="{x(t):.1f}" y1="34" y2="38"/><text x="{x(t):.1f}" y="51" '
