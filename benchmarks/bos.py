@@ -52,11 +52,11 @@ def measure(name, corpora, lengths, n_tokens):
                 "text": corpus.name,
                 "window": length,
                 "n_tokens": n_scored,
-                "without": np.exp(without),
+                "without": float(np.exp(without)),
             }
             if bos is not None:
                 behind, _ = mean_loss(model, pieces, [bos])
-                row |= {"with": np.exp(behind), "nats": without - behind}
+                row |= {"with": float(np.exp(behind)), "nats": without - behind}
             print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
             yield row
 

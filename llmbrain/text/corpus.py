@@ -1,6 +1,4 @@
-"""Reading corpora: the demo, files, folders, JSONL, lists of strings, hub datasets."""
-
-from __future__ import annotations
+"""Loading corpora: the demo, files, folders, JSONL, lists of strings, hub datasets."""
 
 import os
 import warnings
@@ -15,8 +13,8 @@ from .reading import data_path, read_jsonl, read_text, shorten
 DEMO_SPLITS = ("train", "heldout", "all")
 
 
-def load_corpus(source="demo", *, split=None, name=None, limit=None) -> Corpus:
-    """Load texts from wherever they lie.
+def load_corpus(source="demo", *, split=None, name=None, limit=None):
+    """Load texts from any source.
 
     Parameters
     ----------
@@ -25,31 +23,31 @@ def load_corpus(source="demo", *, split=None, name=None, limit=None) -> Corpus:
 
         - ``"demo"``: the corpus that ships with the package (six kinds of text, English);
         - a text file (UTF-8): one document;
-        - a ``.jsonl`` file: a document a line, an object with ``text`` and optionally ``id`` and ``kind``;
-        - a folder: every file in it that is not hidden, a document each (a ``.jsonl`` file: a document a line). The
-          name of the first sub-folder is the kind; kinds take turns, so that any first part holds all of them;
+        - a ``.jsonl`` file: one document per line, an object with ``text`` and optionally ``id`` and ``kind``;
+        - a folder: every file that is not hidden, one document each (a ``.jsonl`` file: one document per line). The
+          name of the first sub-folder is the kind. Kinds alternate, so that every first part contains all of them;
         - a list of strings (or of `Document`);
         - ``"hub:owner/dataset[/config][:split[:field]]"``: a dataset of the Hugging Face hub, needs the extra
-          ``pip install llmbrain[hub]``; the split is "train" and the field "text" unless said otherwise.
+          ``pip install llmbrain[hub]``; the defaults are the split "train" and the field "text".
     split : str, optional
         For the demo ``"train"`` (the default there), ``"heldout"`` or ``"all"``; for a folder, the sub-folder of that
         name; for a hub dataset, its split. Other sources have no split.
     name : str, optional
         Name of the corpus; by default taken from the source.
     limit : int, optional
-        Keep the first so many documents.
+        Keep only the first ``limit`` documents.
 
     Returns
     -------
     corpus : Corpus
-        The documents; their ids are unique.
+        Documents with unique ids.
 
     Raises
     ------
     CorpusError
-        If the source is not found, is empty, is no text (NUL bytes, not UTF-8), or holds a row without text.
+        If the source is not found, is empty, is not text (NUL bytes, not UTF-8), or has a row without text.
     ParameterError
-        If ``split`` or ``limit`` is not allowed for this source.
+        If ``split`` or ``limit`` is not possible for this source.
 
     Examples
     --------
@@ -65,19 +63,19 @@ def load_corpus(source="demo", *, split=None, name=None, limit=None) -> Corpus:
     return Corpus(documents[:limit], default_name if name is None else name)
 
 
-def as_corpus(texts) -> Corpus:
-    """Turn whatever a function was given as texts into a `Corpus`.
+def as_corpus(texts):
+    """Turn texts, in any form that functions of this package take, into a `Corpus`.
 
     Parameters
     ----------
     texts : Corpus, Document, list of str, list of Document, str or path
-        A string is a source as in `load_corpus` ("demo", a path, "hub:..."), never a text itself: a single text is
-        passed as a list of one string.
+        A string is a source as in `load_corpus` ("demo", a path, "hub:..."), never a text itself: pass a single text
+        as a list of one string.
 
     Returns
     -------
     corpus : Corpus
-        The same object if a `Corpus` came.
+        The same object if ``texts`` is a `Corpus`.
 
     Raises
     ------
@@ -97,8 +95,8 @@ def as_corpus(texts) -> Corpus:
     return load_corpus(texts)
 
 
-def _documents(source, split, limit) -> tuple[list[Document], str]:
-    """Read the documents of any source, and the name the corpus gets if none is given."""
+def _documents(source, split, limit):
+    """Read the documents of any source, and the default name of the corpus."""
     if isinstance(source, Corpus):
         _refuse_split(split, "a Corpus")
         return list(source.documents), source.name
@@ -123,23 +121,23 @@ def _documents(source, split, limit) -> tuple[list[Document], str]:
     return [Document(read_text(path), id=path.stem)], path.stem
 
 
-def _refuse_split(split, what: str) -> None:
-    """Complain about a split where there is none, rather than ignore it."""
+def _refuse_split(split, what):
+    """Refuse a split for a source without splits."""
     if split is not None:
         raise ParameterError(
             f"split={split!r}: {what} has no splits. Leave it out, or use Corpus.split for a random one."
         )
 
 
-def _existing(source) -> Path:
-    """Return the path, or say what was tried and what else is allowed."""
+def _existing(source):
+    """Return the path if it exists, or raise an error that lists what is allowed."""
     shown = str(source)
     shown = shown if len(shown) <= 120 else shown[:117] + "..."
     try:
         path = Path(source).expanduser()
         if path.exists():
             return path
-    except (OSError, ValueError, RuntimeError):  # too long for a file name, or NUL inside: it was a text
+    except (OSError, ValueError, RuntimeError):  # too long for a file name, or NUL inside: it is a text
         pass
     raise CorpusError(
         f"No file or folder {shown!r}. Give the path of a text file, a .jsonl file or a folder, or 'demo'; "
@@ -147,7 +145,7 @@ def _existing(source) -> Path:
     )
 
 
-def _demo(split) -> list[Document]:
+def _demo(split):
     """Read the shipped corpus."""
     split = "train" if split is None else split
     if split not in DEMO_SPLITS:
@@ -158,10 +156,10 @@ def _demo(split) -> list[Document]:
     return [d for part in parts for d in _from_folder(data_path("demo", part), None)]
 
 
-def _from_list(items) -> list[Document]:
-    """Make documents of strings; documents pass as they are."""
+def _from_list(items):
+    """Make documents of strings; documents are passed through."""
     if not items:
-        raise CorpusError("An empty list came; at least one text is needed.")
+        raise CorpusError("The list of texts is empty; at least one text is needed.")
     documents = []
     for i, item in enumerate(items, start=1):
         if isinstance(item, Document):
@@ -173,7 +171,7 @@ def _from_list(items) -> list[Document]:
     return documents
 
 
-def _from_jsonl(path: Path, prefix: str | None = None, kind: str | None = None) -> list[Document]:
+def _from_jsonl(path, prefix=None, kind=None):
     """Make documents of the rows of a JSONL file."""
     documents = []
     prefix = path.stem if prefix is None else prefix
@@ -181,9 +179,7 @@ def _from_jsonl(path: Path, prefix: str | None = None, kind: str | None = None) 
         text = row.get("text")
         if not isinstance(text, str) or not text.strip():
             found = "no field 'text'" if "text" not in row else f"'text' is {shorten(text)}"
-            raise CorpusError(
-                f"{path}, line {number}: {found} (fields: {_some(row)}). Every row needs a text that is not empty."
-            )
+            raise CorpusError(f"{path}, line {number}: {found} (fields: {_some(row)}). Every row needs a text.")
         row_id = row.get("id")
         row_kind = row.get("kind", kind)
         documents.append(
@@ -196,8 +192,8 @@ def _from_jsonl(path: Path, prefix: str | None = None, kind: str | None = None) 
     return documents
 
 
-def _from_folder(folder: Path, split) -> list[Document]:
-    """Make documents of the files of a folder; the kinds take turns."""
+def _from_folder(folder, split):
+    """Make documents of the files of a folder; the kinds alternate."""
     if split is not None:
         if not (folder / str(split)).is_dir():
             raise ParameterError(f"split={split!r}: the folder {folder} has no sub-folder of that name.")
@@ -208,9 +204,9 @@ def _from_folder(folder: Path, split) -> list[Document]:
         if path.is_file() and not any(p.startswith((".", "__")) for p in path.relative_to(folder).parts)
     )
     if not files:
-        raise CorpusError(f"The folder {folder} holds no file (hidden ones do not count). Put text files into it.")
+        raise CorpusError(f"The folder {folder} has no file that is not hidden. Put text files into it.")
     stems = Counter(path.relative_to(folder).with_suffix("") for path in files)
-    by_kind: dict[str | None, list[Document]] = {}
+    by_kind = {}
     for path in files:
         relative = path.relative_to(folder)
         kind = relative.parts[0] if len(relative.parts) > 1 else None
@@ -226,8 +222,8 @@ def _from_folder(folder: Path, split) -> list[Document]:
     return [d for d in chain.from_iterable(turns) if d is not None]
 
 
-def _from_hub(source: str, split, limit) -> tuple[list[Document], str]:
-    """Make documents of a hub dataset; the ``datasets`` package is imported only here."""
+def _from_hub(source, split, limit):
+    """Make documents of a hub dataset; only this function imports the package ``datasets``."""
     where, _, rest = source[len("hub:") :].partition(":")
     own_split, _, field = rest.partition(":")
     owner, _, tail = where.partition("/")
@@ -243,7 +239,7 @@ def _from_hub(source: str, split, limit) -> tuple[list[Document], str]:
             f"Reading {source!r} needs the package 'datasets'. Install it with: pip install llmbrain[hub]"
         ) from error
     try:
-        # A limit is met by streaming, so that ten documents do not cost a download of millions.
+        # with a limit the rows are streamed, so that ten documents do not cost a download of millions
         rows = load_dataset(path, config or None, split=split, streaming=limit is not None)
     except Exception as error:
         raise CorpusError(
@@ -260,5 +256,5 @@ def _from_hub(source: str, split, limit) -> tuple[list[Document], str]:
         if limit is not None and len(documents) == limit:
             break
     if n_empty:
-        warnings.warn(f"{source!r}: {n_empty} rows without text were left out.", LLMBrainWarning, stacklevel=4)
+        warnings.warn(f"{source!r}: {n_empty} rows without text were skipped.", LLMBrainWarning, stacklevel=4)
     return documents, path.rpartition("/")[2]

@@ -1,10 +1,8 @@
-"""Documents and corpora: what is read, before any tokenizer has seen it."""
-
-from __future__ import annotations
+"""Documents and corpora: texts before they are tokenized."""
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,21 +12,21 @@ from ..exceptions import CorpusError, ParameterError
 
 @dataclass(frozen=True)
 class Document:
-    """One text, read by the model in one piece.
+    """One text with an id and a kind.
 
     Parameters
     ----------
     text : str
-        The text; not empty, not white space alone.
+        The text. It must hold more than white space.
     id : str
         A name that is unique within its corpus.
     kind : str or None, default=None
-        What sort of text it is ("narrative", "code", ...), or the condition of a localizer item.
+        Kind of text ("narrative", "code", ...), or the condition of a localizer item.
 
     Raises
     ------
     CorpusError
-        If the text is no string or holds nothing but white space.
+        If the text is not a string or holds only white space.
 
     Examples
     --------
@@ -41,31 +39,29 @@ class Document:
     id: str
     kind: str | None = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self):
         if not isinstance(self.text, str):
             raise CorpusError(
                 f"Document {self.id!r}: the text is of type {type(self.text).__name__}; it must be a string."
             )
         if not self.text.strip():
-            raise CorpusError(
-                f"Document {self.id!r} is empty (no character but white space). Remove it or give it a text."
-            )
+            raise CorpusError(f"Document {self.id!r} is empty or only white space. Remove it or give it a text.")
 
     @property
-    def hash(self) -> str:
+    def hash(self):
         """SHA-256 of the text, hexadecimal."""
         return hashlib.sha256(self.text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class Corpus(Sequence):
-    """An ordered, named collection of documents; it never changes.
+    """An ordered, named, immutable collection of documents.
 
     Parameters
     ----------
     documents : iterable of Document
-        At least one; the ids must be unique.
+        At least one document; ids must be unique.
     name : str, default="corpus"
-        Short name; becomes the task label of a study.
+        Short name, which becomes the task label of a study.
 
     Attributes
     ----------
@@ -89,7 +85,7 @@ class Corpus(Sequence):
     Corpus('pair', 1 document)
     """
 
-    def __init__(self, documents: Iterable[Document], name: str = "corpus") -> None:
+    def __init__(self, documents, name="corpus"):
         documents = tuple(documents)
         for i, document in enumerate(documents):
             if not isinstance(document, Document):
@@ -98,7 +94,7 @@ class Corpus(Sequence):
                     "Use load_corpus or as_corpus to turn strings into documents."
                 )
         if not documents:
-            raise CorpusError(f"Corpus {name!r} holds no document; at least one is needed.")
+            raise CorpusError(f"Corpus {name!r} has no document; at least one is needed.")
         twice = [key for key, n in Counter(d.id for d in documents).items() if n > 1]
         if twice:
             raise CorpusError(
@@ -108,8 +104,8 @@ class Corpus(Sequence):
         self.name = str(name)
         self.documents = documents
 
-    def __len__(self) -> int:
-        """Count the documents."""
+    def __len__(self):
+        """Number of documents."""
         return len(self.documents)
 
     def __getitem__(self, item):
@@ -118,41 +114,41 @@ class Corpus(Sequence):
             return Corpus(self.documents[item], self.name)
         return self.documents[item]
 
-    def __eq__(self, other) -> bool:
-        """Say whether the documents are the same, in the same order."""
+    def __eq__(self, other):
+        """Whether the documents are the same, in the same order."""
         return isinstance(other, Corpus) and self.documents == other.documents
 
-    def __hash__(self) -> int:
+    def __hash__(self):
         """Hash of the documents."""
         return hash(self.documents)
 
-    def __repr__(self) -> str:
+    def __repr__(self):
         """Name, size, and documents of each kind."""
         counts = Counter(d.kind for d in self.documents if d.kind is not None)
         kinds = "".join(f", {n} {kind}" for kind, n in counts.items())
         return f"Corpus({self.name!r}, {len(self)} document{'s' if len(self) > 1 else ''}{kinds})"
 
     @property
-    def texts(self) -> list[str]:
+    def texts(self):
         """The texts, in order."""
         return [d.text for d in self.documents]
 
     @property
-    def ids(self) -> list[str]:
+    def ids(self):
         """The document ids, in order."""
         return [d.id for d in self.documents]
 
     @property
-    def kinds(self) -> list[str]:
+    def kinds(self):
         """The different kinds, in order of first appearance (documents without a kind are left out)."""
         return list(dict.fromkeys(d.kind for d in self.documents if d.kind is not None))
 
     @property
-    def hash(self) -> str:
-        """SHA-256 over the texts in their order, hexadecimal: names what was read, whatever it is called."""
+    def hash(self):
+        """SHA-256 over the texts in their order, hexadecimal. It does not depend on names and ids."""
         return hashlib.sha256("".join(d.hash for d in self.documents).encode()).hexdigest()
 
-    def overlap(self, other: Corpus) -> list[str]:
+    def overlap(self, other):
         """Find the documents whose text also occurs in another corpus.
 
         Parameters
@@ -168,8 +164,8 @@ class Corpus(Sequence):
         known = {d.text for d in other}
         return [d.id for d in self.documents if d.text in known]
 
-    def select(self, kind=None, ids=None) -> Corpus:
-        """Keep the documents of some kinds, or with some ids, in the order of the corpus.
+    def select(self, kind=None, ids=None):
+        """Keep documents of the given kinds, or with the given ids, in the order of the corpus.
 
         Parameters
         ----------
@@ -181,12 +177,12 @@ class Corpus(Sequence):
         Returns
         -------
         corpus : Corpus
-            The smaller corpus, under the same name.
+            The smaller corpus, with the same name.
 
         Raises
         ------
         CorpusError
-            If a kind or an id does not occur, or nothing is left.
+            If a kind or an id does not occur, or no document remains.
 
         Examples
         --------
@@ -208,13 +204,13 @@ class Corpus(Sequence):
             keep = [d for d in keep if getattr(d, field) in wanted]
         return Corpus(keep, self.name)
 
-    def sample(self, n: int, random_state=0) -> Corpus:
+    def sample(self, n, random_state=0):
         """Draw documents at random, without replacement; they keep the order of the corpus.
 
         Parameters
         ----------
         n : int
-            How many documents, from 1 to ``len(self)``.
+            Number of documents, from 1 to ``len(self)``.
         random_state : int, numpy Generator or None, default=0
             Seed of the draw.
 
@@ -233,27 +229,27 @@ class Corpus(Sequence):
         drawn = np.random.default_rng(random_state).choice(len(self), size=int(n), replace=False)
         return Corpus([self.documents[i] for i in sorted(drawn)], self.name)
 
-    def split(self, fraction: float = 0.5, random_state=0) -> tuple[Corpus, Corpus]:
-        """Split into two corpora at random, each kind in the same proportion as far as its count allows.
+    def split(self, fraction=0.5, random_state=0):
+        """Split into two corpora at random, with the kinds in the same proportions where possible.
 
         Parameters
         ----------
         fraction : float, default=0.5
-            Share of the documents that goes into the first part, between 0 and 1 exclusive.
+            Share of documents in the first part, between 0 and 1 exclusive.
         random_state : int, numpy Generator or None, default=0
             Seed of the split.
 
         Returns
         -------
         first, second : Corpus
-            Two parts without a common document, each in the order of the corpus and never empty.
+            Two non-empty parts without a common document, each in the order of the corpus.
 
         Raises
         ------
         ParameterError
             If the fraction is not inside (0, 1).
         CorpusError
-            If there is but one document.
+            If there is only one document.
 
         Examples
         --------
@@ -264,16 +260,16 @@ class Corpus(Sequence):
         """
         if not isinstance(fraction, (float, np.floating)) or not 0 < fraction < 1:
             raise ParameterError(
-                f"fraction={fraction!r}: the share of the first part must lie inside (0, 1), such as 0.5."
+                f"fraction={fraction!r}: the share of the first part must be between 0 and 1, such as 0.5."
             )
         if len(self) < 2:
-            raise CorpusError(f"Corpus {self.name!r} has one document and cannot be split; at least two.")
+            raise CorpusError(f"Corpus {self.name!r} has one document; at least two are needed to split it.")
         rng = np.random.default_rng(random_state)
         shuffled = [int(i) for i in rng.permutation(len(self))]
-        # Each document's place within its kind, as a share of the kind: taking the lowest shares first
-        # draws from all kinds evenly, and the total comes out exact.
+        # Each document's rank within its kind, as a share of the kind: taking the lowest shares first draws evenly
+        # from all kinds, and the total is exact.
         totals = Counter(d.kind for d in self.documents)
-        seen: Counter = Counter()
+        seen = Counter()
         place = {}
         for i in shuffled:
             kind = self.documents[i].kind
@@ -287,7 +283,7 @@ class Corpus(Sequence):
         )
 
 
-def _some(names, n: int = 6) -> str:
+def _some(names, n=6):
     """List a few names for an error message."""
     names = list(names)
     more = f" and {len(names) - n} more" if len(names) > n else ""

@@ -1,7 +1,5 @@
 """Reading the files under a corpus: UTF-8 text, JSONL, and the data folder of the package."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 from pathlib import Path
@@ -9,7 +7,7 @@ from pathlib import Path
 from ..exceptions import CorpusError
 
 
-def data_path(*parts: str) -> Path:
+def data_path(*parts):
     """Locate a file or folder of the data that ships with the package.
 
     Parameters
@@ -20,12 +18,12 @@ def data_path(*parts: str) -> Path:
     Returns
     -------
     path : Path
-        Inside the installed package, or in the checkout beside it.
+        In the installed package, or in the checkout beside it.
 
     Raises
     ------
     CorpusError
-        If the data are not there.
+        If the data are missing.
 
     Examples
     --------
@@ -42,11 +40,11 @@ def data_path(*parts: str) -> Path:
             return path
     raise CorpusError(
         f"The data file {'/'.join(parts)!r} that belongs to llmbrain was not found; looked in "
-        f"{' and '.join(str(c) for c in candidates)}. Install the package anew."
+        f"{' and '.join(str(c) for c in candidates)}. Reinstall the package."
     )
 
 
-def read_jsonl(path: Path) -> list[tuple[int, dict]]:
+def read_jsonl(path):
     """Read the objects of a JSONL file with their line numbers.
 
     Parameters
@@ -62,7 +60,7 @@ def read_jsonl(path: Path) -> list[tuple[int, dict]]:
     Raises
     ------
     CorpusError
-        If the file is no text, a line is no JSON object, or there is no row.
+        If the file is not text, a line is not a JSON object, or there is no row.
     """
     rows = []
     for number, line in enumerate(read_text(path).split("\n"), start=1):
@@ -72,7 +70,7 @@ def read_jsonl(path: Path) -> list[tuple[int, dict]]:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise CorpusError(
-                f"{path}, line {number}: not valid JSON ({error.msg}). A .jsonl file has one object a line."
+                f"{path}, line {number}: not valid JSON ({error.msg}). A .jsonl file has one object per line."
             ) from error
         if not isinstance(row, dict):
             raise CorpusError(
@@ -80,27 +78,27 @@ def read_jsonl(path: Path) -> list[tuple[int, dict]]:
             )
         rows.append((number, row))
     if not rows:
-        raise CorpusError(f'{path} is empty. A .jsonl file has one object a line, as in {{"text": "..."}}.')
+        raise CorpusError(f'{path} is empty. A .jsonl file has one object per line, as in {{"text": "..."}}.')
     return rows
 
 
-def read_text(path: Path) -> str:
-    """Read a UTF-8 text; line ends become newlines. Binary content is refused, not guessed at.
+def read_text(path):
+    """Read a UTF-8 text; line ends become newlines. Binary content raises an error.
 
     Parameters
     ----------
     path : Path
-        The file; a byte-order mark is taken off.
+        The file; a byte-order mark is removed.
 
     Returns
     -------
     text : str
-        Its content, with something besides white space in it.
+        Its content, which is more than white space.
 
     Raises
     ------
     CorpusError
-        If the file cannot be read, holds NUL bytes, is not UTF-8, or is empty.
+        If the file cannot be read, has NUL bytes, is not UTF-8, or is empty.
     """
     try:
         raw = path.read_bytes()
@@ -108,8 +106,8 @@ def read_text(path: Path) -> str:
         raise CorpusError(f"{path} cannot be read: {error.strerror or error}.") from error
     if b"\x00" in raw:
         raise CorpusError(
-            f"{path} is not a text: byte {raw.index(0)} is NUL (a binary file, or UTF-16). "
-            "Give plain text in UTF-8, or take the file out of the folder."
+            f"{path} is not text: byte {raw.index(0)} is NUL (a binary file, or UTF-16). "
+            "Use plain text in UTF-8, or remove the file from the folder."
         )
     try:
         text = raw.decode("utf-8-sig")
@@ -120,12 +118,12 @@ def read_text(path: Path) -> str:
         ) from error
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     if not text.strip():
-        raise CorpusError(f"{path} is empty ({len(raw)} bytes, no character but white space).")
+        raise CorpusError(f"{path} is empty ({len(raw)} bytes, only white space).")
     return text
 
 
-def shorten(value) -> str:
-    """Show a value in an error message without flooding it.
+def shorten(value):
+    """Represent a value in an error message, shortened.
 
     Parameters
     ----------

@@ -1,7 +1,5 @@
 """The stimuli that ship with the package: minimal pairs and functional localizers."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +14,7 @@ LOCALIZERS = {
     "code": ("code", "prose"),
     "arithmetic": ("arithmetic", "prose"),
 }
-"""Name of each localizer, and its two conditions: what is localized, and what it is contrasted with."""
+"""The two conditions of each localizer: what is localized, and what it is contrasted with."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +43,13 @@ class MinimalPair:
     term: str = ""
 
 
-def list_minimal_pairs() -> list[str]:
-    """Name the minimal-pair sets that ship with the package.
+def list_minimal_pairs():
+    """List the minimal-pair sets that ship with the package.
 
     Returns
     -------
     names : list of str
-        Names that `load_minimal_pairs` takes.
+        Names for `load_minimal_pairs`.
 
     Examples
     --------
@@ -62,8 +60,8 @@ def list_minimal_pairs() -> list[str]:
     return sorted(path.stem for path in data_path("minimal_pairs").glob("*.jsonl"))
 
 
-def load_minimal_pairs(name_or_path="all", *, limit=None) -> list[MinimalPair]:
-    """Load minimal pairs, of this package or in the format of BLiMP.
+def load_minimal_pairs(name_or_path="all", *, limit=None):
+    """Load minimal pairs of this package, or in the format of BLiMP.
 
     Parameters
     ----------
@@ -72,7 +70,7 @@ def load_minimal_pairs(name_or_path="all", *, limit=None) -> list[MinimalPair]:
         ``.jsonl`` file, or a folder of them, whose rows have ``sentence_good`` and ``sentence_bad`` and optionally
         ``UID``, ``pairID``, ``field`` and ``linguistics_term``.
     limit : int, optional
-        Keep the first so many pairs of each file.
+        Keep only the first ``limit`` pairs of each file.
 
     Returns
     -------
@@ -82,7 +80,7 @@ def load_minimal_pairs(name_or_path="all", *, limit=None) -> list[MinimalPair]:
     Raises
     ------
     CorpusError
-        If there is no such set or file, or a row lacks a sentence or has the same one twice.
+        If there is no such set or file, or a row lacks a sentence or has the same sentence twice.
     ParameterError
         If ``limit`` is not a positive number.
 
@@ -99,28 +97,28 @@ def load_minimal_pairs(name_or_path="all", *, limit=None) -> list[MinimalPair]:
     """
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise ParameterError(f"limit={limit!r}: it must be a whole number of at least 1, or None.")
-    pairs: list[MinimalPair] = []
+    pairs = []
     for path in _pair_files(name_or_path):
         pairs += [_pair(row, path, number) for number, row in read_jsonl(path)[:limit]]
     return pairs
 
 
-def load_localizer(name="language", *, random_state=0) -> Corpus:
-    """Load the items of a functional localizer, a document each.
+def load_localizer(name="language", *, random_state=0):
+    """Load the items of a functional localizer, one document each.
 
     Parameters
     ----------
     name : {"language", "code", "arithmetic"}, default="language"
-        Which contrast: sentences against the same words shuffled, program code against prose that says the same,
+        The contrast: sentences against the same words shuffled, program code against prose that says the same,
         worked arithmetic against prose. ``LOCALIZERS[name]`` gives the two conditions in that order.
     random_state : int, numpy Generator or None, default=0
-        Seed of the word shuffling; used by ``"language"`` alone.
+        Seed of the word shuffling, used only by ``"language"``.
 
     Returns
     -------
     corpus : Corpus
-        The condition of each item is the ``kind`` of its document; the two conditions take turns, and items that
-        belong together follow each other.
+        The condition of each item is the ``kind`` of its document. The two conditions alternate, and matched items
+        follow each other.
 
     Raises
     ------
@@ -153,11 +151,11 @@ def load_localizer(name="language", *, random_state=0) -> Corpus:
     return Corpus(documents, name=f"{name}localizer")
 
 
-def shuffle_words(text: str, random_state=0) -> str:
+def shuffle_words(text, random_state=0):
     """Put the words of a sentence into random order.
 
-    Every word is kept; commas stay with the word before them, the full stop stays at the end, and the capital of the
-    first word goes to the new first word, unless the word is always written with one.
+    Every word is kept. Commas stay with the word before them, the full stop stays at the end, and the capital of the
+    first word moves to the new first word, unless the word is always written with a capital.
 
     Parameters
     ----------
@@ -169,7 +167,7 @@ def shuffle_words(text: str, random_state=0) -> str:
     Returns
     -------
     shuffled : str
-        The same words in an order in which, from three words on, at least one changed place.
+        The same words. With three words or more, at least one is in another place.
 
     Examples
     --------
@@ -189,12 +187,12 @@ def shuffle_words(text: str, random_state=0) -> str:
     return shuffled[:1].upper() + shuffled[1:] + stop
 
 
-def _keeps_capital(word: str, others: list[str]) -> bool:
-    """Tell "I" and a name that recurs with its capital from a word that is capital only because it is first."""
+def _keeps_capital(word, others):
+    """Whether a first word is "I" or a name that recurs with its capital."""
     return word == "I" or word.startswith("I'") or word in others
 
 
-def _pair_files(name_or_path) -> list[Path]:
+def _pair_files(name_or_path):
     """Find the files that hold the wanted pairs."""
     names = list_minimal_pairs()
     if name_or_path == "all":
@@ -211,7 +209,7 @@ def _pair_files(name_or_path) -> list[Path]:
     return files
 
 
-def _pair(row: dict, path: Path, number: int) -> MinimalPair:
+def _pair(row, path, number):
     """Check one row and make a pair of it."""
     good, bad = row.get("sentence_good"), row.get("sentence_bad")
     if not (isinstance(good, str) and isinstance(bad, str) and good.strip() and bad.strip()):

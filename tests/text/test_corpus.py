@@ -100,7 +100,7 @@ def test_missing_and_wrong_sources(tmp_path):
         load_corpus(tmp_path / "nothing.txt")
     with pytest.raises(CorpusError, match="pass it in a list"):
         as_corpus("This is a text and no path. " * 400)
-    with pytest.raises(CorpusError, match="holds no file"):
+    with pytest.raises(CorpusError, match="has no file"):
         load_corpus(tmp_path)
     with pytest.raises(CorpusError, match="type int"):
         load_corpus(3)
