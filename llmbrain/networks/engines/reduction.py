@@ -96,6 +96,7 @@ def default_group(n_tokens):
 
 @GROUP_MODELS.register("auto")
 def _of_default_group(runs, n_components, **options):
+    """Decompose by tokens, or by runs where there are too many tokens."""
     return GROUP_MODELS[default_group(runs.n_tokens)](runs, n_components, **options)
 
 
