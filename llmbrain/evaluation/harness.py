@@ -20,7 +20,7 @@ def harness(model, tokenizer, tasks, *, limit=None, num_fewshot=None, batch_size
     tasks : str or list of str
         Names that lm-eval knows, or paths of task files.
     limit : int, optional
-        Read only so many items of each task. Such numbers are for looking, not for printing.
+        Read only this number of items of each task, for a first look; do not report such numbers.
     num_fewshot : int, optional
     batch_size : int
     task_manager : lm_eval.tasks.TaskManager, optional

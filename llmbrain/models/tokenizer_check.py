@@ -40,7 +40,7 @@ def check_tokenizer(tokenizer):
     back = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     if "".join(back.split()) != "".join(SAMPLE.split()) and back.lower().split() != SAMPLE.lower().split():
         _warn(
-            f"The tokenizer does not give back the text that it was given: {SAMPLE[:40]!r} became {back[:40]!r}. "
+            f"The tokenizer does not return the text that it was given: {SAMPLE[:40]!r} became {back[:40]!r}. "
             "Check that it belongs to the model."
         )
     return tokenizer

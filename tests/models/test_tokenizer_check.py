@@ -37,7 +37,7 @@ def test_a_tokenizer_that_spells_letter_by_letter_is_noticed():
 
 def test_a_tokenizer_that_loses_text_is_noticed():
     words = [f"Ġ{word}" for word in SAMPLE.split()]
-    with pytest.warns(LLMBrainWarning, match="does not give back the text"):
+    with pytest.warns(LLMBrainWarning, match="does not return the text"):
         check_tokenizer(big_tokenizer(prefixes(words), replace=("e", "")))
 
 

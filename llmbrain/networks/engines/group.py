@@ -182,7 +182,7 @@ def group_ica(
             subspace, z, weights = choice.subspace, choice.z, choice.weights
             same_search = contrast == TRY_CONTRAST and max_iter >= TRY_STEPS and tol <= TRY_TOL
             begun = choice.begun if same_search else None
-            del choice  # so that the maps can take the place of the white data
+            del choice  # so that the maps can reuse the memory of the white data
         else:
             subspace, weights, begun = group_subspace(data, n_components, group=group, **options), {}, None
             hand_back()

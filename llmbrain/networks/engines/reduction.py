@@ -90,7 +90,7 @@ def group_subspace(runs, n_components, *, group="auto", rows_per_run=5, do_cca=T
 
 
 def default_group(n_tokens):
-    """Group model for runs of so many tokens: all tokens together as long as their Gram matrix is small."""
+    """Group model for runs of given numbers of tokens: all tokens together as long as their Gram matrix is small."""
     return "tokens" if len(n_tokens) == 1 or sum(n_tokens) <= TOKENS_AT_ONCE else "runs"
 
 
