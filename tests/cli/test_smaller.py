@@ -78,7 +78,7 @@ def test_the_command_grid_asks_the_minimal_pairs_that_ship(files, tmp_path, monk
     asked = []
     module = importlib.import_module("llmbrain.evaluation.minimal_pairs")
 
-    def few(model, tokenizer, which):
+    def few(model, tokenizer, which, bos):
         asked.append(which)
         return pd.DataFrame({"uid": ["a", "a", "b"], "correct": [True, False, True]})
 
