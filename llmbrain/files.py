@@ -18,6 +18,7 @@ __all__ = [
     "atomic_dir",
     "atomic_path",
     "check_output_folder",
+    "check_output_table",
     "mark_folder",
     "read_json",
     "read_tsv",
@@ -213,6 +214,40 @@ def check_output_folder(path, marker, inputs=()):
                 f"The folder {path} holds {foreign[0]}, which is no earlier output of this kind; it is not replaced. "
                 "Choose another folder."
             )
+    return path
+
+
+def check_output_table(path, columns):
+    """Refuse an output file that is anything but an earlier table of the same kind.
+
+    Parameters
+    ----------
+    path : path-like
+        The file to write. It may be missing, or a table written with :func:`write_tsv`.
+    columns : sequence of str
+        Columns by which an earlier table is recognised.
+
+    Returns
+    -------
+    pathlib.Path
+
+    Raises
+    ------
+    ParameterError
+    """
+    path = Path(path)
+    if not path.exists():
+        return path
+    if not path.is_file():
+        raise ParameterError(f"The output {path} is no file; it is not replaced. Choose another file.")
+    with open(path, encoding="utf-8", errors="replace") as file:
+        header = file.readline(100_000).rstrip("\n").split("\t")
+    missing = [name for name in columns if name not in header]
+    if missing:
+        raise ParameterError(
+            f"The file {path} has no column {missing[0]!r}, so it is no earlier output of this kind; it is not "
+            "replaced. Choose another file."
+        )
     return path
 
 

@@ -9,7 +9,7 @@ import llmbrain as lb
 from llmbrain.evaluation import generate_texts, minimal_pairs, multiple_choice, window_losses
 from llmbrain.evaluation.perplexity import perplexity_report
 from llmbrain.lesions import LossTask
-from llmbrain.pruning.walk import calibration_windows
+from llmbrain.pruning.calibration import calibration_windows
 from llmbrain.text import MinimalPair
 
 TEXT = "the cat sat on the mat and then it rained all day"

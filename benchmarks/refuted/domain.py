@@ -24,8 +24,9 @@ from llmbrain.models.hooks import site_hooks
 from llmbrain.models.inputs import longest_context
 from llmbrain.models.surgery import prunable_mlps
 from llmbrain.pruning import LayerMaps, Pruner, Recipe, layer_networks
+from llmbrain.pruning.calibration import calibration_blocks
 from llmbrain.pruning.scores import flap
-from llmbrain.pruning.walk import Walk, calibration_blocks, gather, input_site
+from llmbrain.pruning.walk import Walk, gather, input_site
 from llmbrain.text import as_corpus, text_windows
 
 WAYS = (

@@ -6,30 +6,31 @@ from typing import Annotated
 import typer
 
 from ..exceptions import ParameterError
-from .options import Bos, Device, Dtype, Model, Out, Seed, numbers, read_bos
+from .options import Bos, Context, Device, Dtype, Model, Out, OutFile, Ratio, Seed, number, numbers, read_bos
+
+CalibrationTokens = Annotated[int | None, number("Most calibration tokens to use.", least=2)]
+Networks = Annotated[
+    str | None, typer.Option(help="Networks to find on the calibration text, if needed: published, layers or joint.")
+]
+RatioOf = Annotated[str, typer.Option(help="What a ratio is a share of: neurons, decoder, all, bytes or latency.")]
 
 
 def prune(
     out: Out,
     model: Model = "demo",
     calibration: Annotated[str, typer.Option(help="Text to calibrate on.")] = "demo",
-    ratio: Annotated[float, typer.Option(help="Share to remove, between 0 and 1.")] = 0.2,
-    ratio_of: Annotated[
-        str, typer.Option(help="What the ratio is a share of: neurons, decoder, all, bytes or latency.")
-    ] = "neurons",
+    ratio: Ratio = 0.2,
+    ratio_of: RatioOf = "neurons",
     recipe: Annotated[str, typer.Option(help="best (needs a GPU), fast, or the baselines flap and wanda.")] = "best",
     score: Annotated[str | None, typer.Option(help="How neurons are ranked: flap, wanda, random, ...")] = None,
     allocation: Annotated[
         str | None, typer.Option(help="How the budget is spread over layers: power, global, uniform, ...")
     ] = None,
     compensation: Annotated[
-        str | None, typer.Option(help="What kept neurons do for removed ones: none, bias, ridge or affine.")
+        str | None, typer.Option(help="How the kept neurons are refitted: none, bias, ridge or affine.")
     ] = None,
-    networks: Annotated[
-        str | None,
-        typer.Option(help="Networks to find on the calibration text, if needed: published, layers or joint."),
-    ] = None,
-    calibration_tokens: Annotated[int | None, typer.Option(help="Most calibration tokens to use.")] = None,
+    networks: Networks = None,
+    calibration_tokens: CalibrationTokens = None,
     bos: Bos = "auto",
     format: Annotated[str, typer.Option("--format", help="hetero, uniform, padded or gguf.")] = "hetero",
     dtype: Dtype = "float32",
@@ -39,14 +40,13 @@ def prune(
     """Remove MLP neurons permanently and save the smaller model."""
     from ..files import check_output_folder
     from ..models import load_model
-    from ..pruning import FORMATS, Recipe
+    from ..pruning import FORMATS, RATIO_OF, Recipe
     from ..pruning import prune as prune_
-    from ..pruning.budget import check_ratio
     from ..pruning.pruned import MARKER
     from ..text import load_corpus
 
     writer = FORMATS[format]
-    check_ratio(ratio, ratio_of)
+    RATIO_OF.check(ratio_of)
     given = {
         "score": score, "allocation": allocation or writer.allocation, "compensation": compensation,
         "networks": networks, "n_tokens": calibration_tokens, "bos": read_bos(bos),
@@ -68,43 +68,41 @@ def prune(
 
 
 def grid(
-    out: Annotated[Path, typer.Option("--out", "-o", help="TSV to write; rows in it are not run again.")],
+    out: OutFile,
     model: Model = "demo",
-    calibration: Annotated[str, typer.Option(help="Text on which every choice is made.")] = "demo",
+    calibration: Annotated[str, typer.Option(help="Text to calibrate on.")] = "demo",
     evaluation: Annotated[
-        str | None, typer.Option(help="Other text, for perplexity; default the held-out part of the demo.")
+        str | None,
+        typer.Option(help="Other text, to measure perplexity on; by default held-out demo text."),
     ] = None,
     scores: Annotated[str, typer.Option(help="Separated by commas.")] = "random,magnitude,wanda,flap",
     allocations: Annotated[str, typer.Option(help="Separated by commas.")] = "uniform,global",
     compensations: Annotated[str, typer.Option(help="Separated by commas.")] = "none,bias,affine",
-    networks: Annotated[
-        str | None,
-        typer.Option(help="Networks to find on the calibration text, if needed: published, layers or joint."),
-    ] = None,
+    networks: Networks = None,
     ratios: Annotated[str, typer.Option(help="Separated by commas.")] = "0.2,0.3,0.5",
-    ratio_of: Annotated[
-        str, typer.Option(help="What the ratios are shares of: neurons, decoder, all, bytes or latency.")
-    ] = "neurons",
+    ratio_of: RatioOf = "neurons",
     heads: Annotated[
         bool, typer.Option("--heads", help="Prune attention heads too; needs --ratio-of decoder.")
     ] = False,
     seeds: Annotated[str, typer.Option(help="Seeds of recipes that draw at random, e.g. 0-2 or 0,4.")] = "0-2",
     minimal_pairs: Annotated[
-        bool, typer.Option("--minimal-pairs", help="Measure the accuracy on the packaged minimal pairs too.")
+        bool, typer.Option("--minimal-pairs", help="Also measure the accuracy on the packaged minimal pairs.")
     ] = False,
     figure: Annotated[Path | None, typer.Option(help="Also draw the table into this file (.png, .svg, .pdf).")] = None,
-    calibration_tokens: Annotated[int, typer.Option(help="Most calibration tokens to use.")] = 65536,
-    evaluation_tokens: Annotated[int | None, typer.Option(help="Most evaluation tokens to use.")] = None,
-    context: Annotated[int, typer.Option(help="Tokens per window.")] = 1024,
+    calibration_tokens: CalibrationTokens = 65536,
+    evaluation_tokens: Annotated[int | None, number("Most evaluation tokens to use.", least=2)] = None,
+    context: Context = 1024,
     bos: Bos = "auto",
     device: Device = "cpu",
 ):
     """Compare pruning recipes on one calibration text.
 
-    Every score with every allocation, compensation and ratio, measured as perplexity on other text.
+    Combines every score with every allocation, compensation and ratio, and measures perplexity on other text.
     """
+    from ..files import check_output_table
     from ..models import load_model
     from ..pruning import combine, run_grid
+    from ..pruning.grid import GRID_KEYS
     from ..text import load_corpus
 
     try:
@@ -115,6 +113,7 @@ def grid(
     options = {"n_tokens": calibration_tokens, "context": context, "heads": heads, "bos": read_bos(bos)}
     names = (scores.split(","), allocations.split(","), compensations.split(","))
     recipes = combine(*names, options=options, networks=networks)
+    check_output_table(out, GRID_KEYS)
     if figure is not None:
         _check_figure(figure)
     fit = load_corpus(calibration)
@@ -134,7 +133,7 @@ def grid(
 
 
 def _check_figure(path):
-    """Refuse a file format that cannot be drawn, before the work."""
+    """Refuse a file format that cannot be drawn."""
     from matplotlib.backend_bases import FigureCanvasBase
 
     known = sorted(FigureCanvasBase.get_supported_filetypes())
@@ -146,7 +145,7 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="'demo', a hub id, a folder (also a pruned one), or a .gguf file.")],
     text: Annotated[str, typer.Option(help="Text to measure on.")] = "demo",
     split: Annotated[str | None, typer.Option(help="Part of the demo corpus or sub-folder of a folder.")] = None,
-    context: Annotated[int, typer.Option(help="Tokens of context.")] = 1024,
+    context: Context = 1024,
     bos: Bos = "auto",
     dtype: Dtype = "float32",
     device: Device = "cpu",

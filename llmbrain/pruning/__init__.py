@@ -6,6 +6,7 @@ many of each layer, the *compensation* what the kept ones do for the removed one
 
 from .allocation import ALLOCATIONS
 from .budget import RATIO_OF
+from .calibration import calibration_blocks
 from .compensation import COMPENSATIONS, compensate, schur_residual
 from .formats import FORMATS
 from .grid import GridSettings, combine, kept_overlap, run_grid
@@ -15,7 +16,6 @@ from .pruned import PrunedModel, load_pruned
 from .published import LayerMaps, joint_networks, layer_networks, published_networks
 from .recipe import RECIPES, Options, Recipe
 from .scores import SCORES
-from .walk import calibration_blocks
 
 __all__ = [
     "ALLOCATIONS",

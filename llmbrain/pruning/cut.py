@@ -17,19 +17,10 @@ from ..models.surgery import (
     slice_mlp,
 )
 from ..stats.moments import Moments
+from .calibration import held_out_masks
 from .compensation import COMPENSATIONS, choose_ridge, compensate, default_ridge, frozen, output_error
 from .reconstruct import READERS, Samples, reconstruct
-from .walk import (
-    TOKEN_WEIGHTS,
-    Walk,
-    gather,
-    held_out_masks,
-    input_site,
-    output_site,
-    split_update,
-    token_weights,
-    writes_to_stream,
-)
+from .walk import TOKEN_WEIGHTS, Walk, gather, input_site, output_site, split_update, token_weights, writes_to_stream
 
 __all__ = ["Cutter", "account", "cut"]
 

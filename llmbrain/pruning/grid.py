@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from ..exceptions import DatasetError, ParameterError
-from ..files import read_tsv, write_tsv
+from ..files import check_output_table, read_tsv, write_tsv
 from ..models.identity import weights_hash
 from ..text import describe_bos
 from .allocation import ALLOCATIONS
+from .calibration import calibration_hash
 from .prune import Pruner, warn_unread
 from .recipe import Recipe
 from .scores import SCORES
-from .walk import calibration_hash
 
-__all__ = ["GRID_COLUMNS", "GridSettings", "combine", "kept_overlap", "run_grid"]
+__all__ = ["GRID_COLUMNS", "GRID_KEYS", "GridSettings", "combine", "kept_overlap", "run_grid"]
 
 GRID_COLUMNS = (
     "score", "allocation", "compensation", "variant", "ratio", "seed", "perplexity", "ratio_to_dense", "parameters",
@@ -26,7 +26,7 @@ GRID_COLUMNS = (
     "calibration_tokens", "calibration_hash", "seconds", "ratio_of", "evaluation_hash", "settings_hash",
     "weights_hash", "bos",
 )  # fmt: skip
-_KEYS = GRID_COLUMNS[:6]
+GRID_KEYS = GRID_COLUMNS[:6]  # columns that identify a row
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,8 @@ def run_grid(
     import pandas as pd
 
     settings = settings if isinstance(settings, GridSettings) else GridSettings(**(settings or {}))
+    if out is not None:
+        check_output_table(out, GRID_KEYS)
     recipes = combine() if recipes is None else [Recipe.named(r) for r in recipes]
     pruner = Pruner(model, tokenizer, calibration, settings.progress)
     plans = _plan(pruner, recipes, ratios, settings)
@@ -136,7 +138,7 @@ def run_grid(
     }  # fmt: skip
     rows = _known(out, constants, settings)
     _check_settings(rows, recipes, out)
-    done = {tuple(row[k] for k in _KEYS) for row in rows}
+    done = {tuple(row[k] for k in GRID_KEYS) for row in rows}
     measure = _measure(tokenizer, evaluation, settings)
     if not any(row["score"] == "dense" for row in rows):
         rows.insert(0, {**_row(("dense", "", "", "", 0.0, 0), model), **constants, **measure(model)})
@@ -197,7 +199,7 @@ def _known(out, constants, settings):
     if out is None or not Path(out).is_file():
         return []
     frame = read_tsv(out)
-    for name in _KEYS[:4]:
+    for name in GRID_KEYS[:4]:
         frame[name] = frame[name].fillna("").astype(str)
     frame["ratio"], frame["seed"] = frame["ratio"].astype(float), frame["seed"].astype(int)
     for name, value in constants.items():
@@ -230,7 +232,7 @@ def _check_settings(rows, recipes, out):
             continue
         found = row.get("settings_hash")
         if found != recipe.settings_hash(networks=reads):
-            name = " + ".join(row[k] for k in _KEYS[:4] if row[k])
+            name = " + ".join(row[k] for k in GRID_KEYS[:4] if row[k])
             what = "other options or networks than this run's" if isinstance(found, str) else "no settings_hash"
             raise DatasetError(f"{out} holds results of {name} with {what}. Use another file, or name the recipe.")
 
@@ -248,7 +250,7 @@ def _evaluation_hash(evaluation, max_tokens):
 
 def _row(key, model, summary=None):
     row = dict.fromkeys(GRID_COLUMNS, np.nan)
-    row.update(zip(_KEYS, key))
+    row.update(zip(GRID_KEYS, key))
     row["parameters"] = sum(p.numel() for p in model.parameters())
     if summary is not None:
         row.update(

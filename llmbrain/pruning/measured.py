@@ -12,12 +12,13 @@ from ..models.surgery import prunable_attentions, prunable_mlps
 from ..text import describe_bos
 from .allocation import ALLOCATIONS, check_counts, round_counts
 from .budget import count_parameters, layer_floors
+from .calibration import calibration_windows, group_blocks, split_windows
 from .heads import HEAD_BUDGETS, HEAD_SCORES, HEAD_UNITS, measure_heads, survey_heads
 from .published import find_networks
 from .recipe import describe_networks, networks_id
 from .scores import SCORES, needs_covariance, reads_networks, score_neurons
 from .search import measure_curves
-from .walk import TOKEN_WEIGHTS, Walk, calibration_windows, group_blocks, split_windows, survey
+from .walk import TOKEN_WEIGHTS, Walk, survey
 
 __all__ = ["Measured", "Measurements"]
 

@@ -13,11 +13,11 @@ from ..geometry import NeuronGeometry
 from ..lesions.context import refuse_lesioned
 from ..models.identity import describe_model
 from .budget import RATIO_OF, check_budget, check_ratio, compare_counts, compare_speed, count_parameters, measure_speed
+from .calibration import calibration_hash, n_calibration_tokens
 from .cut import account, cut
 from .measured import Measurements
 from .pruned import PrunedModel
 from .recipe import Recipe
-from .walk import calibration_hash, n_calibration_tokens
 
 __all__ = ["Plan", "Pruner", "prune"]
 

@@ -15,7 +15,8 @@ from ..models.hooks import site_hooks
 from ..models.inputs import longest_context
 from ..models.surgery import prunable_mlps
 from ..registry import Registry, choose
-from .walk import Walk, calibration_blocks, calibration_windows, input_site, output_site
+from .calibration import calibration_blocks, calibration_windows
+from .walk import Walk, input_site, output_site
 
 __all__ = ["NETWORK_FINDERS", "LayerMaps", "find_networks", "joint_networks", "layer_networks", "published_networks"]
 

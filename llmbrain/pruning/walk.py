@@ -1,9 +1,7 @@
 """Walks: calibration text passes through a model one layer at a time, and statistics are taken on the way."""
 
-import hashlib
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from ..exceptions import UnsupportedArchitectureError
@@ -12,188 +10,20 @@ from ..models.hooks import site_hooks
 from ..models.inputs import input_device
 from ..models.sites import Site
 from ..stats.moments import Moments
-from ..text import batches, text_windows
 from .compensation import schur_residual
 
 __all__ = [
     "TOKEN_WEIGHTS",
     "LayerSurvey",
     "Walk",
-    "calibration_blocks",
-    "calibration_hash",
-    "calibration_windows",
     "gather",
-    "group_blocks",
     "input_site",
-    "n_calibration_tokens",
     "output_site",
     "split_update",
-    "split_windows",
     "survey",
     "token_weights",
     "writes_to_stream",
 ]
-
-
-def calibration_windows(tokenizer, texts, *, context=1024, n_tokens=None, bos="auto"):
-    """Cut texts into windows of at most ``context`` tokens, in the order of the text.
-
-    Parameters
-    ----------
-    tokenizer : transformers tokenizer
-    texts : Corpus, str, list of str, or list of llmbrain.text.Window
-        Whatever :func:`llmbrain.text.as_corpus` takes; a string with a line break is a text, not a path.
-    context : int
-        Tokens of a window, leading special tokens included. Windows do not overlap.
-    n_tokens : int, optional
-        Stop after ``n_tokens`` tokens, leading special tokens included; the last window is cut to fit.
-    bos : {"auto", True, False}
-        Special tokens at the head of every window, see :func:`llmbrain.text.leading_tokens`.
-
-    Returns
-    -------
-    list of llmbrain.text.Window
-
-    Raises
-    ------
-    CorpusError
-        If a text has fewer than two tokens.
-    """
-    texts = [texts] if isinstance(texts, str) and "\n" in texts else texts
-    return text_windows(texts, tokenizer, context, bos=bos, max_tokens=n_tokens)[0]
-
-
-def calibration_blocks(tokenizer, texts, *, context=1024, n_tokens=None, batch_size=8, bos="auto"):
-    """Cut texts into windows and group them into padded batches.
-
-    Parameters
-    ----------
-    tokenizer, texts, context, n_tokens, bos
-        As in :func:`calibration_windows`.
-    batch_size : int
-        Windows in a block.
-
-    Returns
-    -------
-    list of llmbrain.text.Batch
-        Windows of full length come first, in the order of the text; shorter ones follow.
-    """
-    windows = calibration_windows(tokenizer, texts, context=context, n_tokens=n_tokens, bos=bos)
-    return group_blocks(windows, batch_size, context)
-
-
-def group_blocks(windows, batch_size, context=None):
-    """Padded batches of windows, those of full length apart: they need no padding, which keeps attention fast."""
-    longest = context or max(map(len, windows))
-    full = [window for window in windows if len(window) == longest]
-    short = [window for window in windows if len(window) < longest]
-    return [block for group in (full, short) for block in batches(group, max_rows=batch_size)]
-
-
-def split_windows(blocks, share):
-    """Split blocks into those to fit on and those held out, spread evenly; below eight blocks, split windows.
-
-    With a single window both are all blocks.
-
-    Parameters
-    ----------
-    blocks : list of llmbrain.text.Batch
-    share : float
-        Share that is held out.
-
-    Returns
-    -------
-    fit, held : list of llmbrain.text.Batch
-    """
-    if len(blocks) >= 8:
-        chosen = held_out_share(len(blocks), share)
-        return tuple([b for b, h in zip(blocks, chosen) if h == held] or blocks for held in (False, True))
-    windows = [window for block in blocks for window in block.windows]
-    chosen = held_out_share(len(windows), share)
-    size = max(len(block.ids) for block in blocks)
-    sides = [[w for w, h in zip(windows, chosen) if h == held] for held in (False, True)]
-    return tuple(group_blocks(side, size) for side in sides) if all(sides) else (blocks, blocks)
-
-
-def held_out_share(n_blocks, share=0.125):
-    """Choose evenly spread calibration blocks to hold out for choosing regularisation; at least one of two or more.
-
-    Returns
-    -------
-    list of bool
-        True where a block is held out.
-
-    Examples
-    --------
-    >>> held_out_share(8, 0.25)
-    [False, False, False, True, False, False, False, True]
-    """
-    n_held = 0 if n_blocks < 2 or not share else max(1, round(n_blocks * share))
-    held = {round((i + 1) * n_blocks / n_held) - 1 for i in range(n_held)}
-    return [i in held for i in range(n_blocks)]
-
-
-def held_out_masks(masks, share=0.125, *, segment=64, few=8):
-    """Choose the calibration tokens to hold out: whole blocks, or windows if there are few blocks, or segments.
-
-    Below 4,096 tokens the share grows so that about 500 tokens are held out, but never more than three tenths.
-
-    Parameters
-    ----------
-    masks : list of torch.Tensor of bool, shape (n_windows, n_longest)
-        Real tokens of each block.
-    share : float
-    segment : int
-        Tokens per segment.
-    few : int
-        With fewer blocks than this, windows are held out; with fewer windows, segments.
-
-    Returns
-    -------
-    list of torch.Tensor of bool, shape (n_windows, n_longest)
-
-    Examples
-    --------
-    >>> [int(m.sum()) for m in held_out_masks([torch.ones(2, 1024, dtype=torch.bool)])]
-    [512]
-    >>> held_out_masks([torch.ones(4, 8, dtype=torch.bool)] * 2, 0.25)[0].all(1).tolist()
-    [False, False, False, True]
-    """
-    n_tokens = sum(int(m.sum()) for m in masks)
-    share = max(share, min(0.3, 512 / max(n_tokens, 1))) if share else 0.0
-    if len(masks) >= few:
-        return [m.clone() if held else torch.zeros_like(m) for m, held in zip(masks, held_out_share(len(masks), share))]
-    if sum(map(len, masks)) >= few:
-        held = iter(held_out_share(sum(map(len, masks)), share))
-        return [torch.tensor([next(held) for _ in m], device=m.device)[:, None] & m for m in masks]
-    lengths = [int(row.sum()) for m in masks for row in m]
-    size = max(1, min(segment, n_tokens // 16))
-    pieces = [-(-n // size) for n in lengths]
-    chosen = held_out_share(sum(pieces), share) if n_tokens > 1 else [False] * sum(pieces)
-    found, start, row = [], 0, 0
-    for m in masks:
-        mask = torch.zeros_like(m)
-        for i in range(len(m)):
-            for j in range(pieces[row]):
-                mask[i, j * size : (j + 1) * size] = chosen[start + j]
-            start, row = start + pieces[row], row + 1
-        found.append(mask & m)
-    return found
-
-
-def n_calibration_tokens(blocks):
-    """Tokens in all blocks, without padding."""
-    return sum(block.n_tokens for block in blocks)
-
-
-def calibration_hash(blocks):
-    """SHA-256 over the windows of token ids. It identifies the calibration of a result."""
-    digest = hashlib.sha256()
-    for block in blocks:
-        for window in block.windows:
-            digest.update(len(window).to_bytes(8, "little"))
-            digest.update(np.ascontiguousarray(window.ids))
-    return digest.hexdigest()
 
 
 class Walk:

@@ -89,6 +89,18 @@ def test_the_command_grid_asks_the_minimal_pairs_that_ship(files, tmp_path, monk
     assert asked == ["all", "all"] and read_tsv(tmp_path / "g.tsv").minimal_pairs.tolist() == [0.75, 0.75]
 
 
+@pytest.mark.parametrize("content", ["my notes\n", "score\tname\n1\tme\n", ""])
+def test_the_command_grid_replaces_nothing_foreign(content, files, tmp_path, capsys, monkeypatch):
+    """A text, another table, an empty file and a folder are refused before any work."""
+    monkeypatch.setattr("llmbrain.models.load_model", lambda *args, **kwargs: 1 / 0)
+    (tmp_path / "mine.tsv").write_text(content)
+    for out in (tmp_path / "mine.tsv", tmp_path):
+        with pytest.raises(SystemExit):
+            command("grid", "--model", files / "tiny", "--calibration", files / "text.txt", "--out", out)
+        assert "it is not replaced. Choose another file" in " ".join(capsys.readouterr().err.split())
+    assert (tmp_path / "mine.tsv").read_text() == content
+
+
 @pytest.mark.parametrize("inside", ["thesis.txt", "study/dataset_description.json"])
 def test_the_command_prune_replaces_nothing_foreign(inside, files, tmp_path, capsys, monkeypatch):
     """A folder with other files, the model's own folder and what lies in it are refused before any work."""

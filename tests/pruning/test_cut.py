@@ -12,16 +12,13 @@ from llmbrain.models.surgery import (
     prunable_mlps,
 )
 from llmbrain.pruning import Options
+from llmbrain.pruning.calibration import calibration_blocks
 from llmbrain.pruning.compensation import (
     compensate,
     output_error,
 )
 from llmbrain.pruning.cut import Cutter, cut
-from llmbrain.pruning.walk import (
-    Walk,
-    calibration_blocks,
-    gather,
-)
+from llmbrain.pruning.walk import Walk, gather
 from llmbrain.stats.moments import Moments
 
 TEXTS = ["the cat sat on the mat and then the rain in spain fell on it " * 3 + str(i) * i for i in range(10)]

@@ -10,10 +10,8 @@ import torch
 
 from llmbrain.pruning import SCORES, Pruner, Recipe, run_grid
 from llmbrain.pruning import published as network_scores
+from llmbrain.pruning.calibration import calibration_windows
 from llmbrain.pruning.measured import Measurements
-from llmbrain.pruning.walk import (
-    calibration_windows,
-)
 
 SENTENCES = [f"the cat number {i} sat on the mat and then the rain in spain fell over hills {i * 7}" for i in range(16)]
 
@@ -87,7 +85,7 @@ def test_one_walk_serves_the_grid(model, tokenizer, monkeypatch):
     survey, find = measured.survey, measured.find_networks
 
     def counted(walk, parts, scores, **kwargs):
-        asked.append((sorted(key[5] if key[5] in SCORES else "?" for key in scores), kwargs["schur"]))
+        asked.append((sorted(key[-2] if key[-2] in SCORES else "?" for key in scores), kwargs["schur"]))
         return survey(walk, parts, scores, **kwargs)
 
     monkeypatch.setattr(measured, "survey", counted)

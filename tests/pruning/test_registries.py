@@ -22,11 +22,12 @@ from llmbrain.pruning import (
     compensate,
 )
 from llmbrain.pruning.budget import check_ratio, count_parameters
+from llmbrain.pruning.calibration import calibration_blocks
 from llmbrain.pruning.heads import HEAD_BUDGETS, HEAD_UNITS, survey_heads
 from llmbrain.pruning.measured import Measurements
 from llmbrain.pruning.published import NETWORK_FINDERS
 from llmbrain.pruning.scores import score_neurons
-from llmbrain.pruning.walk import Walk, calibration_blocks
+from llmbrain.pruning.walk import Walk
 from llmbrain.stats.moments import Moments
 
 TEXTS = [f"the cat number {i} sat on the mat and then the rain in spain fell over hills {i * 7}" for i in range(12)]

@@ -12,11 +12,9 @@ from llmbrain.models.surgery import (
     prunable_mlps,
 )
 from llmbrain.pruning import Recipe
+from llmbrain.pruning.calibration import calibration_blocks
 from llmbrain.pruning.measured import Measurements
 from llmbrain.pruning.search import Probe, _fit_budget, measure_curves, search_counts
-from llmbrain.pruning.walk import (
-    calibration_blocks,
-)
 
 quick = partial(lb.prune, recipe="fast", measure=False, progress=False)
 TEXTS = ["the cat sat on the mat and then the rain in spain fell on it " * 3 + str(i) * i for i in range(10)]

@@ -10,17 +10,15 @@ from llmbrain.exceptions import (
 from llmbrain.models.surgery import (
     prunable_mlps,
 )
-from llmbrain.pruning.search import Supernet
-from llmbrain.pruning.walk import (
-    Walk,
+from llmbrain.pruning.calibration import (
     calibration_blocks,
     calibration_hash,
-    gather,
     held_out_share,
     n_calibration_tokens,
     split_windows,
-    writes_to_stream,
 )
+from llmbrain.pruning.search import Supernet
+from llmbrain.pruning.walk import Walk, gather, writes_to_stream
 
 TEXTS = ["the cat sat on the mat and then the rain in spain fell on it " * 3 + str(i) * i for i in range(10)]
 SENTENCES = [f"the cat number {i} sat on the mat and then the rain in spain fell over hills {i * 7}" for i in range(16)]
@@ -47,7 +45,7 @@ def test_held_out_blocks_are_spread():
 
 @pytest.mark.parametrize(("windows", "length"), [(1, 1024), (2, 1024), (8, 512), (64, 1024), (3, 40), (1, 5)])
 def test_enough_tokens_are_held_out_at_every_size(windows, length):
-    from llmbrain.pruning.walk import held_out_masks
+    from llmbrain.pruning.calibration import held_out_masks
 
     masks = [torch.ones(min(4, windows - i), length, dtype=torch.bool) for i in range(0, windows, 4)]
     masks[-1][-1, length - 2 :] = False  # padding
@@ -154,7 +152,8 @@ def test_a_walk_that_fails_leaves_the_model_whole(broken, tokenizer):
 
 
 def test_moments_of_the_two_sides_add_up(tokenizer):
-    from llmbrain.pruning.walk import gather, held_out_masks
+    from llmbrain.pruning.calibration import held_out_masks
+    from llmbrain.pruning.walk import gather
 
     model = tiny_model("llama")
     blocks = calibration_blocks(tokenizer, TEXTS, context=64, batch_size=3)

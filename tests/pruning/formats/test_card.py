@@ -5,6 +5,7 @@ from functools import partial
 import pandas as pd
 import pytest
 import torch
+import yaml
 from tiny import tiny_model
 
 import llmbrain as lb
@@ -59,7 +60,8 @@ def test_names_are_escaped_in_the_card(model, tokenizer, tmp_path):
     card = (tmp_path / "m" / "README.md").read_text()
     assert "<script>" not in card and "<img>" not in card and "](" not in card
     head = card.split("\n---\n")[0].splitlines()
-    assert head[0] == "---" and head[1].startswith('base_model: "evil\\n---\\n') and len(head) == 4
+    assert head[0] == "---" and len(head) == 4
+    assert yaml.safe_load("\n".join(head[1:]))["base_model"] == pruned.summary["base_model"]["id"]
 
 
 @pytest.mark.parametrize("format", FORMATS)
