@@ -27,13 +27,7 @@ ALLOCATIONS = Registry("allocation", needs=(), score=None, random=False, heads="
 
 
 def check_counts(counts, sizes):
-    """Return given counts as an array.
-
-    Raises
-    ------
-    ParameterError
-        If they are not one whole number per layer, from 1 to its size.
-    """
+    """Return given counts as an array, after checking that each is a whole number from 1 to the size of its layer."""
     counts = np.asarray(counts, dtype=np.int64)
     if counts.shape != (len(sizes),) or (counts < 1).any() or (counts > np.asarray(sizes)).any():
         raise ParameterError(f"Counts must be {len(sizes)} whole numbers from 1 to the width of each layer.")

@@ -1,8 +1,8 @@
-"""Budgets: what a ratio means in neurons, what a model weighs, and how fast it is.
+"""Budgets: what a ratio means in neurons, how large a model is, and how fast.
 
-A budget of latency becomes a number of neurons before they are allotted, as if all layers lost the same share, because
-allocations count neurons, not seconds. Where the time of a layer is not in proportion to its width (small widths on a
-GPU, widths that are no multiple of 64), measure the result with :func:`forward_seconds`.
+A budget of latency becomes a number of neurons before they are distributed over layers, as if all layers lost the same
+share, because allocations count neurons, not seconds. Where the time of a layer is not proportional to its width
+(small widths on a GPU, widths that are no multiple of 64), measure the result with :func:`forward_seconds`.
 """
 
 import statistics
@@ -37,13 +37,7 @@ RATIO_OF = Registry("ratio_of", heads=None, timed=False)
 
 
 def check_ratio(ratio, ratio_of):
-    """Return a ratio as a float.
-
-    Raises
-    ------
-    ParameterError
-        Unless it is from 0 (nothing is removed) to below 1, and ``ratio_of`` is a name of :data:`RATIO_OF`.
-    """
+    """Return a ratio as a float, after checking it (0 removes nothing) and the name ``ratio_of``."""
     if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 <= ratio < 1:
         raise ParameterError(f"ratio={ratio!r} must be the share to remove, from 0 (remove nothing) to below 1.")
     RATIO_OF.check(ratio_of)
@@ -57,22 +51,7 @@ def layer_floors(sizes, options):
 
 
 def check_budget(model, parts, counts, ratio, ratio_of, options):
-    """Refuse an impossible budget.
-
-    Parameters
-    ----------
-    model : transformers.PreTrainedModel
-    parts : list of Mlp
-    counts : dict
-        From :func:`count_parameters`.
-    ratio : float
-    ratio_of : str
-    options : Options
-
-    Raises
-    ------
-    ParameterError
-    """
+    """Raise an error for a budget that the model, the floors or the kind of ratio make impossible."""
     kind = RATIO_OF[ratio_of]
     if options.heads and kind.heads is None:
         named = " or ".join(repr(n) for n, m in RATIO_OF.items() if m.heads)
@@ -143,17 +122,8 @@ def of_latency(model, parts, counts, ratio):
 def count_parameters(model, parts=None):
     """Count neurons, parameters and bytes.
 
-    Parameters
-    ----------
-    model : transformers.PreTrainedModel
-    parts : list of Mlp, optional
-        Found if not given.
-
-    Returns
-    -------
-    dict
-        ``neurons``, ``mlp_parameters``, ``decoder_parameters`` (all blocks), ``total_parameters`` (tied weights counted
-        once) and ``bytes``.
+    The keys are ``neurons``, ``mlp_parameters``, ``decoder_parameters`` (all blocks), ``total_parameters`` (tied
+    weights counted once) and ``bytes``.
     """
     parts = prunable_mlps(model) if parts is None else parts
     mlp = {}
@@ -172,7 +142,7 @@ def count_parameters(model, parts=None):
 
 
 def compare_counts(before, after):
-    """Counts before and after, and the share removed, as one flat dictionary."""
+    """Combine counts before and after, and the share removed, in one flat dictionary."""
     table = {}
     for name in before:
         table[f"{name}_before"], table[f"{name}_after"] = before[name], after[name]
@@ -182,24 +152,10 @@ def compare_counts(before, after):
 
 @torch.no_grad()
 def measure_speed(model, *, batch_size=1, prompt=128, new_tokens=8, repeats=2, seed=0):
-    """Tokens per second of a model, for reading a prompt and for generating token by token.
+    """Measure tokens per second, for reading a prompt of random tokens and for generating token by token.
 
-    Parameters
-    ----------
-    model : transformers.PreTrainedModel
-    batch_size : int
-        Sequences at a time. With one sequence a GPU mostly waits for launches, and smaller matrices are not faster.
-    prompt, new_tokens : int
-        Tokens read and written per sequence. The prompt is shortened to the context of the model.
-    repeats : int
-        Runs, of which the median is reported, after one that is not counted.
-    seed : int
-        Seed of the prompts, which are random tokens.
-
-    Returns
-    -------
-    dict
-        ``prefill_tokens_per_second, decode_tokens_per_second, device, dtype, batch_size, prompt, new_tokens``.
+    The prompt is shortened to the context of the model. The median of ``repeats`` runs is reported, after a warm-up.
+    With one sequence a GPU mostly waits for launches, and smaller matrices are not faster.
     """
     embedding, device = model.get_input_embeddings(), input_device(model)
     generator = torch.Generator().manual_seed(seed)
@@ -218,7 +174,7 @@ def measure_speed(model, *, batch_size=1, prompt=128, new_tokens=8, repeats=2, s
 
 
 def compare_speed(before, after):
-    """Results of :func:`measure_speed` before and after, as one flat dictionary."""
+    """Combine results of :func:`measure_speed` before and after in one flat dictionary."""
     found = {}
     for name in ("prefill_tokens_per_second", "decode_tokens_per_second"):
         found[f"{name}_before"], found[f"{name}_after"] = before[name], after[name]
@@ -237,7 +193,7 @@ def _run(model, ids, new_tokens, device):
 
 @torch.no_grad()
 def forward_seconds(model, *, n_tokens=512, repeats=5, seed=0):
-    """Seconds of a forward pass over one sequence: the shortest of ``repeats``, after one that is not counted."""
+    """Seconds of a forward pass over one sequence: the shortest of ``repeats``, after a warm-up."""
     device = input_device(model)
     n_tokens = min(n_tokens, longest_context(model, 2048))
     generator = torch.Generator().manual_seed(seed)
@@ -247,20 +203,7 @@ def forward_seconds(model, *, n_tokens=512, repeats=5, seed=0):
 
 @torch.no_grad()
 def layer_latency(part, widths, *, n_tokens=512, repeats=15, seed=0):
-    """Seconds that the linears of an MLP take at several widths: the shortest of ``repeats``, the widths in turn.
-
-    Parameters
-    ----------
-    part : Mlp
-    widths : sequence of int
-    n_tokens : int
-    repeats : int
-    seed : int
-
-    Returns
-    -------
-    list of float
-    """
+    """Seconds that the linears of an MLP take at each of ``widths``: the shortest of ``repeats``, widths in turn."""
     weight = weight_of(part.writer)
     generator = torch.Generator().manual_seed(seed)
     n_out = len(weight)
@@ -281,9 +224,9 @@ def layer_latency(part, widths, *, n_tokens=512, repeats=15, seed=0):
 
 
 def _shortest(runs, device, repeats):
-    """Shortest time of each, after one round that is not counted. They take turns, so that load affects all alike.
+    """Shortest time of each run, after a warm-up round. They take turns, so that load affects all alike.
 
-    The shortest, because other load on the machine can only add to a time.
+    The shortest, because other load on the machine can only lengthen a time.
     """
     times = []
     for _ in range(repeats + 1):

@@ -23,7 +23,13 @@ _SEGMENT = 64  # most tokens of a segment
 
 
 def calibration_windows(tokenizer, texts, *, context=1024, n_tokens=None, bos="auto"):
-    """Cut texts into windows of at most ``context`` tokens, in the order of the text.
+    """Cut texts into windows of at most ``context`` tokens; arguments as for :func:`calibration_blocks`."""
+    texts = [texts] if isinstance(texts, str) and "\n" in texts else texts  # a line break: a text, not a path
+    return text_windows(texts, tokenizer, context, bos=bos, max_tokens=n_tokens)[0]
+
+
+def calibration_blocks(tokenizer, texts, *, context=1024, n_tokens=None, batch_size=8, bos="auto"):
+    """Cut texts into windows and group them into padded batches.
 
     Parameters
     ----------
@@ -34,43 +40,27 @@ def calibration_windows(tokenizer, texts, *, context=1024, n_tokens=None, bos="a
         Tokens of a window, leading special tokens included. Windows do not overlap.
     n_tokens : int, optional
         Stop after ``n_tokens`` tokens, leading special tokens included; the last window is cut to fit.
+    batch_size : int
+        Windows in a block.
     bos : {"auto", True, False}
         Special tokens at the head of every window, see :func:`llmbrain.text.leading_tokens`.
 
     Returns
     -------
-    list of llmbrain.text.Window
+    list of llmbrain.text.Batch
+        Windows of full length come first, in the order of the text; shorter ones follow.
 
     Raises
     ------
     CorpusError
         If a text has fewer than two tokens.
     """
-    texts = [texts] if isinstance(texts, str) and "\n" in texts else texts
-    return text_windows(texts, tokenizer, context, bos=bos, max_tokens=n_tokens)[0]
-
-
-def calibration_blocks(tokenizer, texts, *, context=1024, n_tokens=None, batch_size=8, bos="auto"):
-    """Cut texts into windows and group them into padded batches.
-
-    Parameters
-    ----------
-    tokenizer, texts, context, n_tokens, bos
-        As in :func:`calibration_windows`.
-    batch_size : int
-        Windows in a block.
-
-    Returns
-    -------
-    list of llmbrain.text.Batch
-        Windows of full length come first, in the order of the text; shorter ones follow.
-    """
     windows = calibration_windows(tokenizer, texts, context=context, n_tokens=n_tokens, bos=bos)
     return group_blocks(windows, batch_size, context)
 
 
 def group_blocks(windows, batch_size, context=None):
-    """Padded batches of windows, those of full length apart: they need no padding, which keeps attention fast."""
+    """Group windows into padded batches; those of full length need no padding, which keeps attention fast."""
     longest = context or max(map(len, windows))
     full = [window for window in windows if len(window) == longest]
     short = [window for window in windows if len(window) < longest]
@@ -78,21 +68,8 @@ def group_blocks(windows, batch_size, context=None):
 
 
 def split_windows(blocks, share):
-    """Split blocks into those to fit on and those held out, spread evenly; below eight blocks, split windows.
-
-    With a single window both are all blocks.
-
-    Parameters
-    ----------
-    blocks : list of llmbrain.text.Batch
-    share : float
-        Share that is held out.
-
-    Returns
-    -------
-    fit, held : list of llmbrain.text.Batch
-    """
-    if len(blocks) >= 8:
+    """Split blocks into those to fit on and the ``share`` held out; a single window serves as both."""
+    if len(blocks) >= _FEW:
         chosen = held_out_share(len(blocks), share)
         return tuple([b for b, h in zip(blocks, chosen) if h == held] or blocks for held in (False, True))
     windows = [window for block in blocks for window in block.windows]
@@ -103,12 +80,7 @@ def split_windows(blocks, share):
 
 
 def held_out_share(n_blocks, share=0.125):
-    """Choose evenly spread calibration blocks to hold out for choosing regularisation; at least one of two or more.
-
-    Returns
-    -------
-    list of bool
-        True where a block is held out.
+    """Choose the evenly spread items to hold out, at least one of two or more; True where an item is held out.
 
     Examples
     --------
@@ -120,24 +92,10 @@ def held_out_share(n_blocks, share=0.125):
     return [i in held for i in range(n_blocks)]
 
 
-def held_out_masks(masks, share=0.125, *, segment=64, few=8):
-    """Choose the calibration tokens to hold out: whole blocks, or windows if there are few blocks, or segments.
+def held_out_masks(masks, share=0.125):
+    """Choose the calibration tokens to hold out, as masks like ``masks``, shape (n_windows, n_longest) for each block.
 
-    Below 4,096 tokens the share grows so that about 500 tokens are held out, but never more than three tenths.
-
-    Parameters
-    ----------
-    masks : list of torch.Tensor of bool, shape (n_windows, n_longest)
-        Real tokens of each block.
-    share : float
-    segment : int
-        Tokens per segment.
-    few : int
-        With fewer blocks than this, windows are held out; with fewer windows, segments.
-
-    Returns
-    -------
-    list of torch.Tensor of bool, shape (n_windows, n_longest)
+    Whole blocks are held out, or windows if there are few blocks, or segments of windows if there are few windows.
 
     Examples
     --------
@@ -147,14 +105,15 @@ def held_out_masks(masks, share=0.125, *, segment=64, few=8):
     [False, False, False, True]
     """
     n_tokens = sum(int(m.sum()) for m in masks)
+    # about 512 tokens, but never more than three tenths, where the share alone would hold out fewer
     share = max(share, min(0.3, 512 / max(n_tokens, 1))) if share else 0.0
-    if len(masks) >= few:
+    if len(masks) >= _FEW:
         return [m.clone() if held else torch.zeros_like(m) for m, held in zip(masks, held_out_share(len(masks), share))]
-    if sum(map(len, masks)) >= few:
+    if sum(map(len, masks)) >= _FEW:
         held = iter(held_out_share(sum(map(len, masks)), share))
         return [torch.tensor([next(held) for _ in m], device=m.device)[:, None] & m for m in masks]
     lengths = [int(row.sum()) for m in masks for row in m]
-    size = max(1, min(segment, n_tokens // 16))
+    size = max(1, min(_SEGMENT, n_tokens // 16))
     pieces = [-(-n // size) for n in lengths]
     chosen = held_out_share(sum(pieces), share) if n_tokens > 1 else [False] * sum(pieces)
     found, start, row = [], 0, 0
@@ -169,12 +128,12 @@ def held_out_masks(masks, share=0.125, *, segment=64, few=8):
 
 
 def n_calibration_tokens(blocks):
-    """Tokens in all blocks, without padding."""
+    """Count the tokens of all blocks, without padding."""
     return sum(block.n_tokens for block in blocks)
 
 
 def calibration_hash(blocks):
-    """SHA-256 over the windows of token ids. It identifies the calibration of a result."""
+    """SHA-256 of the token ids of all windows, which identifies the calibration of a result."""
     digest = hashlib.sha256()
     for block in blocks:
         for window in block.windows:

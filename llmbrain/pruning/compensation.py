@@ -1,4 +1,4 @@
-"""Compensations: closed forms on moments by which the kept inputs of a linear replace the removed ones.
+"""Compensations: closed forms on moments, by which the kept inputs of a linear make up for the removed ones.
 
 A linear writes ``y = W x + b``. ``S`` are the kept columns, ``P`` the removed ones. A compensation returns the new
 columns of ``S`` and the new bias. Least squares is written as a correction of ``W_S``, so that the penalty pulls the
@@ -37,15 +37,10 @@ _LARGE = 4096  # unknowns from which factoring for a few penalties is cheaper th
 
 @dataclass(frozen=True)
 class Refit:
-    """New weights of a shortened linear.
+    """New weights of a shortened linear, shape (n_outputs, n_kept), float64.
 
-    Attributes
-    ----------
-    weight : torch.Tensor, shape (n_outputs, n_kept), float64
-    bias : torch.Tensor, shape (n_outputs,), or None
-        Added to the bias that the linear has. None if the compensation makes none.
-    ridge : float or None
-        Strength of the penalty, as a share of the mean variance of the kept channels.
+    ``bias`` is added to the bias that the linear has; None if the compensation makes none. ``ridge`` is the penalty as
+    a share of the mean variance of the kept channels.
     """
 
     weight: torch.Tensor
@@ -54,7 +49,7 @@ class Refit:
 
 
 class _Frozen:
-    """Moments that are no longer added to: each matrix is computed once, when it is first needed."""
+    """Moments that no longer change: each matrix is computed once, when it is first needed."""
 
     def __init__(self, moments):
         self._moments = moments
@@ -92,7 +87,7 @@ def removed_of(kept, size, device=None):
 
 
 def solve_damped(matrix, right, ridge):
-    """``right @ inv(matrix + ridge * mean(diag) * I)`` for a symmetric matrix, without channels of no variance."""
+    """``right @ inv(matrix + ridge * mean(diag) * I)`` for a symmetric matrix; channels without variance get 0."""
     diagonal = matrix.diagonal()
     scale = float(diagonal.mean())
     if scale <= 0 or math.isinf(ridge):
@@ -113,7 +108,7 @@ def solve_damped(matrix, right, ridge):
 
 
 def _wanted(weight, moments, kept, residual):
-    """Covariance of the wanted output with the kept inputs, and its mean: the layer's own output, plus a correction."""
+    """Covariance of the wanted output with the kept inputs, and its mean: the layer's own output plus a correction."""
     cross = weight @ moments.covariance[:, kept]
     mean = weight @ moments.mean
     if residual and moments.n_targets:
@@ -206,18 +201,9 @@ def affine_least_squares(weight, moments, kept, ridge, residual):
 
 
 def output_error(weight, moments, kept, refit, residual=True):
-    """Mean squared error of a refitted linear, from moments alone.
+    """Mean squared error of a refitted linear, from moments alone (of the fitted tokens or of others).
 
-    Parameters
-    ----------
-    weight, moments, kept, residual
-        As for :func:`compensate`; ``moments`` may come from other tokens than those of the fit.
-    refit : Refit
-
-    Returns
-    -------
-    float
-        ``E |W x + y - (W'_S x_S + b)|^2``, summed over outputs, per token.
+    ``E |W x + y - (W'_S x_S + b)|^2`` per token, summed over outputs.
     """
     weight = weight.to(moments.device, torch.float64)
     kept = torch.as_tensor(kept, dtype=torch.long, device=moments.device)
@@ -226,7 +212,7 @@ def output_error(weight, moments, kept, refit, residual=True):
 
 
 def _error(weight, moments, kept, refit, residual):
-    """The two parts of the error: what varies over tokens (summed over outputs), and the gap of the means."""
+    """The two parts of the error: the variance over tokens (summed over outputs), and the gap of the means."""
     gap = weight.clone()
     gap[:, kept] -= refit.weight
     offset = gap @ moments.mean
@@ -240,27 +226,10 @@ def _error(weight, moments, kept, refit, residual):
 
 
 def choose_ridge(weight, fit, held, kept, method="affine", grid=RIDGE_GRID, residual=True):
-    """Choose the penalty by the error on held-out tokens.
+    """Choose the penalty with the lowest error on held-out tokens.
 
-    The best penalty falls as tokens are added, so it cannot be a constant. One eigendecomposition gives the error at
-    every value of the grid. Above 4,096 unknowns it would cost more than it saves: there the search starts at the
-    usual value (:func:`default_ridge`) and moves in both directions while the error falls, one factorisation per step.
-
-    Parameters
-    ----------
-    weight, kept, method, residual
-        As for :func:`compensate`.
-    fit, held : Moments
-        Of the tokens that are fitted, and of others.
-    grid : sequence of float
-        Rising.
-
-    Returns
-    -------
-    ridge : float or None
-        None if the compensation has no penalty.
-    errors : list of float
-        Held-out error at every value of the grid; NaN where it was not measured.
+    Returns the penalty (None if the compensation has none), and the held-out error at each value of the rising ``grid``
+    (NaN where it was not measured).
     """
     member = COMPENSATIONS[method]
     if not member.ridge:
@@ -268,6 +237,9 @@ def choose_ridge(weight, fit, held, kept, method="affine", grid=RIDGE_GRID, resi
     fit, held = frozen(fit), frozen(held)
     weight = weight.to(fit.device, torch.float64)
     kept = torch.as_tensor(kept, dtype=torch.long, device=fit.device)
+    # The best penalty falls as tokens are added, so it cannot be a constant. One eigendecomposition gives the error at
+    # every value of the grid. For many unknowns it would cost more than it saves: there the search starts at the usual
+    # value and moves in both directions while the error falls, one factorisation per step.
     if len(kept) > _LARGE:
         errors = _walk(weight, fit, held, kept, member.bias, grid, residual)
     else:
@@ -277,7 +249,7 @@ def choose_ridge(weight, fit, held, kept, method="affine", grid=RIDGE_GRID, resi
 
 
 def _path(weight, fit, held, kept, centred, grid, residual):
-    """Held-out errors along the whole grid, from the eigenvectors of the matrix that is solved with.
+    """Held-out errors along the whole grid, from the eigenvectors of the matrix of the normal equations.
 
     With ``C_SS = V e V^T`` the correction is ``Y diag(1 / (e + l)) V^T``, ``Y`` the rotated right side; the error is
     then a quadratic form in the vector ``1 / (e + l)``.
@@ -309,7 +281,7 @@ def _path(weight, fit, held, kept, centred, grid, residual):
 
 
 def _walk(weight, fit, held, kept, centred, grid, residual):
-    """Held-out errors around the best value of the grid."""
+    """Held-out errors around the best value of the grid, one factorisation per value."""
     block, right, mean, target_mean = _equations(weight, fit, kept, centred, residual)
     old, errors = weight[:, kept], [math.nan] * len(grid)
 
@@ -330,10 +302,8 @@ def _walk(weight, fit, held, kept, centred, grid, residual):
 
 
 def default_ridge(n_tokens, n_inputs):
-    """Penalty when nothing is held out: 1e-2, more below 40 tokens an input.
-
-    A rule of thumb fitted to two calibration sizes; :func:`choose_ridge` is better wherever tokens can be spared.
-    """
+    """Penalty when nothing is held out: 1e-2, more if there are fewer than 40 tokens per input."""
+    # A rule of thumb fitted to two calibration sizes; choose_ridge is better wherever tokens can be spared.
     return 1e-2 * max(1.0, 40.0 * n_inputs / max(n_tokens, 1))
 
 

@@ -1,4 +1,4 @@
-"""The cut: every layer is sliced and refitted on the output of the layers that were cut before it."""
+"""The cut: each layer is sliced and refitted on the outputs of the layers cut before it."""
 
 import math
 
@@ -30,28 +30,15 @@ ENOUGH = 20
 
 
 def cut(model, blocks, kept, compensation, options, kept_heads=None, progress=None):
-    """Slice and refit a model, layer by layer.
+    """Slice and refit a model in place, layer by layer.
 
-    Parameters
-    ----------
-    model : transformers.PreTrainedModel
-        Changed in place.
-    blocks : list of llmbrain.text.Batch
-    kept : list of array of int
-        Neurons kept in each layer.
-    compensation : str
-        A name of :data:`llmbrain.pruning.COMPENSATIONS`.
-    options : Options
-    kept_heads : list of array of int, optional
-        Query heads kept in each layer.
-    progress : callable, optional
-        Called after every layer.
+    ``kept`` and ``kept_heads`` list the neurons and query heads kept in each layer.
 
     Returns
     -------
     pandas.DataFrame
         One row per layer: ``layer, n_neurons, n_kept, ridge, error`` (share of the power of the wanted output that is
-        missed on held-out windows, or on the fitted ones if none is held out), ``reconstruction`` (what is left of that
+        missed on held-out tokens, or on the fitted ones if none is held out), ``reconstruction`` (what is left of that
         error once the readers are refitted too).
     """
     import pandas as pd
@@ -83,7 +70,7 @@ def _slice(part, keep, attention=None, heads=None):
 
 
 def account(part, n_kept, error=np.nan):
-    """Row of the table of layers, without refits."""
+    """Make the row of the table of layers for a layer without refits."""
     return {
         "layer": part.layer, "n_neurons": part.size, "n_kept": n_kept, "ridge": np.nan, "error": error,
         "reconstruction": np.nan,
@@ -91,16 +78,7 @@ def account(part, n_kept, error=np.nan):
 
 
 class Cutter:
-    """The stream of the model that is being cut and, for the residual-stream target, that of the dense model.
-
-    Parameters
-    ----------
-    model : transformers.PreTrainedModel
-        Dense at the start.
-    blocks : list of llmbrain.text.Batch
-    compensation : str
-    options : Options
-    """
+    """The residual streams of the model that is being cut and, if it is the target, of the dense model."""
 
     def __init__(self, model, blocks, compensation, options):
         self.walk = Walk(model, blocks)
@@ -117,13 +95,7 @@ class Cutter:
         self.touched = False
 
     def layer(self, part, keep, attention=None, heads=None):
-        """Cut and refit one layer, and advance past it.
-
-        Returns
-        -------
-        dict
-            A row of the table of layers.
-        """
+        """Cut and refit one layer, advance past it, and return its row of the table of layers."""
         row, walk = account(part, len(keep)), self.walk
         dense_after, dense_written = self._dense_step(part.layer, attention)
         cut_heads = heads is not None and len(heads) < attention.n_heads
@@ -146,7 +118,7 @@ class Cutter:
         return row
 
     def _dense_step(self, layer, attention):
-        """Output of the dense layer, and the dense stream between attention and MLP."""
+        """Outputs of the dense layer, and the dense stream between attention and MLP, block by block."""
         if self.dense is None:
             return None, None
         caught, after, written = {}, [], []
@@ -214,7 +186,7 @@ class Cutter:
             row["reconstruction"] = left[-1]
 
     def _solve(self, linear, fit, held, keep, row):
-        """Choose the ridge, refit, and return the refit and whether it lowers the held-out error.
+        """Choose the ridge and refit; returns the refit and whether it lowers the held-out error.
 
         At the largest ridge only the bias is refitted. If even that raises the held-out error, the weights are kept.
         """
@@ -241,7 +213,7 @@ class Cutter:
         return (compensate(weight, fit, keep, method, ridge) if trial is None else trial), True
 
     def _gather_samples(self, part, targets):
-        """Moments, and the samples for reconstruction: inputs of the MLP, wanted outputs, and weights of tokens."""
+        """Moments, and the samples for reconstruction: inputs of the MLP, wanted outputs, and token weights."""
         walk, (n_in, n_out) = self.walk, features(part.writer)
         kind = {"n_targets": n_out if targets else 0, "device": walk.device}
         sides = [Moments(n_in, **kind), Moments(n_in, **kind)]
@@ -264,7 +236,7 @@ class Cutter:
 
 
 def _power(weight, moments):
-    """Power of the wanted output, the unit of errors."""
+    """Power of the wanted output, in which errors are expressed."""
     weight = weight.to(moments.device, torch.float64)
     power = ((weight @ moments.covariance) * weight).sum()
     if moments.n_targets:

@@ -172,7 +172,7 @@ def run_grid(
 
 
 def _plan(pruner, recipes, ratios, settings):
-    """Every row to run, checked before any work."""
+    """Plan every row, with all checks before any work."""
     by_name = {}
     for recipe in recipes:
         other = by_name.setdefault(recipe.name, recipe)
@@ -195,7 +195,7 @@ def _key(plan):
 
 
 def _known(out, constants, settings):
-    """Rows of an earlier run."""
+    """Read the rows of an earlier run."""
     if out is None or not Path(out).is_file():
         return []
     frame = read_tsv(out)
@@ -218,7 +218,7 @@ def _known(out, constants, settings):
 
 
 def _check_settings(rows, recipes, out):
-    """Refuse rows of an earlier run with the name of a variant of this one, but with other settings."""
+    """Refuse rows of an earlier run that have a variant's name but other settings than this run's."""
     own = {recipe.name: recipe for recipe in recipes}
     for row in rows:
         score, allocation = row["score"], row["allocation"]
@@ -238,7 +238,7 @@ def _check_settings(rows, recipes, out):
 
 
 def _evaluation_hash(evaluation, max_tokens):
-    """Short hash of the test text, and of how much of it is read."""
+    """Short hash of the evaluation text and of how much of it is read."""
     from ..text import as_corpus
 
     corpus = as_corpus([evaluation] if isinstance(evaluation, str) else evaluation)
@@ -261,7 +261,7 @@ def _row(key, model, summary=None):
 
 
 def _measure(tokenizer, evaluation, settings):
-    """A function that measures a model."""
+    """Return a function that measures a model."""
     from ..evaluation.perplexity import perplexity_report
 
     texts = [evaluation] if isinstance(evaluation, str) else evaluation

@@ -1,4 +1,4 @@
-"""Heads: scores of attention heads, units of heads that can be removed together, and budgets for heads and neurons."""
+"""Attention heads: their scores, the units that can be removed together, and budgets for heads and neurons."""
 
 import numpy as np
 import torch
@@ -62,23 +62,7 @@ def obs_heads(weight, gram, head_dim):
 
 
 def survey_heads(walk, parts, name, *, random_state=0, weighting=None, progress=None):
-    """Walk the dense model once and score the query heads of every layer.
-
-    Parameters
-    ----------
-    walk : Walk
-    parts : list of Attention
-    name : str
-        A name of :data:`HEAD_SCORES`.
-    random_state : int
-    weighting : callable, optional
-        See :func:`llmbrain.pruning.walk.gather`.
-    progress : callable, optional
-
-    Returns
-    -------
-    list of torch.Tensor, shape (n_heads,)
-    """
+    """Walk the dense model once and score the query heads of every layer, shape (n_heads,) each."""
     member, found = HEAD_SCORES[name], []
     full = bool({"covariance", "gram"} & set(member.needs))
     for part in parts:
@@ -100,17 +84,7 @@ class GroupUnit:
         self.part, self.cost = part, part.unit_cost
 
     def order(self, scores):
-        """Scores of the units, rising, and the query heads of each.
-
-        Parameters
-        ----------
-        scores : torch.Tensor, shape (n_heads,)
-
-        Returns
-        -------
-        values : numpy.ndarray, shape (n_units,)
-        heads : list of list of int
-        """
+        """Rising scores of the units, shape (n_units,), and the query heads of each."""
         group = self.part.group
         values = scores.double().reshape(self.part.n_kv_heads, group).numpy().sum(1)
         order = np.argsort(values, kind="stable")
@@ -125,7 +99,7 @@ class QueryUnit:
         self.part, self.cost = part, part.row_cost
 
     def order(self, scores):
-        """Scores of the units, rising, and the query heads of each; as :meth:`GroupUnit.order`."""
+        """Rising scores of the units, and the query heads of each."""
         n_kv, group = self.part.n_kv_heads, self.part.group
         table = scores.double().reshape(n_kv, group).numpy()
         order = np.argsort(table, axis=1, kind="stable")
@@ -145,7 +119,7 @@ def share_budget(unit_scores, unit_costs, sizes, neuron_costs, budget):
 
 @HEAD_BUDGETS.register("joint", needs=("recipe_scores", "unit_scores", "neuron_costs", "unit_costs", "floors"))
 def joint_budget(recipe_scores, unit_scores, neuron_costs, unit_costs, floors, budget):
-    """Apply one threshold to standardised scores of heads and neurons; it also decides the neurons of each layer."""
+    """Apply one threshold to standardised scores of heads and neurons, which also gives the neurons of each layer."""
     counts, removed = joint_counts(recipe_scores, unit_scores, neuron_costs, unit_costs, budget, floors=floors)
     return counts, [range(n) for n in removed]
 
@@ -159,7 +133,7 @@ def threshold_budget(recipe_scores, unit_scores, neuron_costs, unit_costs, floor
 
 @HEAD_BUDGETS.register("losses", needs=("head_losses", "unit_costs", "curves", "neuron_costs", "floors", "extremes"))
 def loss_budget(head_losses, unit_costs, curves, neuron_costs, floors, extremes, budget):
-    """Compare the measured divergence without a unit of heads with that of neurons."""
+    """Compare the measured divergence without a unit of heads with that without neurons."""
     return joint_by_losses(
         head_losses, unit_costs, curves.losses, LEVELS, curves.sizes, neuron_costs, budget, floors=floors,
         extremes=extremes,
@@ -169,24 +143,9 @@ def loss_budget(head_losses, unit_costs, curves, neuron_costs, floors, extremes,
 def joint_counts(neuron_scores, unit_values, neuron_costs, unit_costs, budget, *, floors):
     """Apply one threshold to neurons and heads, each standardised within its layer and kind (the joint rule of FLAP).
 
-    Parameters
-    ----------
-    neuron_scores : list of array, shape (n_neurons,)
-    unit_values : list of array, shape (n_units,)
-        Rising scores of the head units of each layer; one unit is always kept.
-    neuron_costs, unit_costs : sequence of float
-        Parameters of a neuron and of a head unit of each layer.
-    budget : float
-        Parameters to remove.
-    floors : sequence of int
-        Fewest neurons of each layer.
-
-    Returns
-    -------
-    counts : numpy.ndarray of int
-        Neurons kept in each layer.
-    units_removed : numpy.ndarray of int
-        Head units removed from each layer.
+    ``unit_values`` are the rising scores of the head units of each layer, one of which is always kept; costs and
+    ``budget`` are in parameters. Returns the neurons kept in and the head units removed from each layer, two arrays of
+    int.
     """
     rows = []
     for i, (neurons, units) in enumerate(zip(neuron_scores, unit_values)):
@@ -222,23 +181,8 @@ def _standardise(values):
 def measure_heads(model, parts, steps, fit_blocks, probe, *, weighting=None, progress=None):
     """Measure the divergence when one unit of heads alone is silenced and the output projection refitted.
 
-    Parameters
-    ----------
-    model : transformers.PreTrainedModel
-        Dense, and dense again afterwards.
-    parts : list of Attention
-    steps : list of list of list of int
-        Query heads of each unit of each layer, see :meth:`GroupUnit.order`.
-    fit_blocks : list of llmbrain.text.Batch
-        Windows for the refits.
-    probe : Probe
-        With the windows on which the divergence is measured.
-    weighting : callable, optional
-
-    Returns
-    -------
-    list of numpy.ndarray, shape (n_units,)
-        Divergence, nats per token.
+    ``steps`` are the query heads of each unit of each layer. The model is dense before and after. Returns an array of
+    shape (n_units,) per layer, nats per token.
     """
     fit_walk, probe_walk, norm = Walk(model, fit_blocks), Walk(model, probe.blocks), anatomy_of(model).norm
     found = []
@@ -269,29 +213,9 @@ def joint_by_losses(head_losses, unit_costs, neuron_losses, levels, sizes, neuro
     """Remove as many heads as lower the loss predicted for the budget.
 
     Units of heads are removed in the order of their loss per parameter (the second of a layer counts twice, and so on;
-    one is always kept); neurons fill the rest along their curves.
-
-    Parameters
-    ----------
-    head_losses : list of array, shape (n_units,)
-        From :func:`measure_heads`.
-    unit_costs, neuron_costs : sequence of float
-        Parameters of a head unit and of a neuron of each layer.
-    neuron_losses : array, shape (n_layers, n_levels)
-    levels : sequence of float
-    sizes : sequence of int
-    budget : float
-        Parameters to remove.
-    floors : sequence of int
-    extremes : float
-        See :func:`llmbrain.pruning.allocation.fill_by_curves`.
-
-    Returns
-    -------
-    n_keep : int
-        Neurons kept in total.
-    removed : list of list of int
-        Units of heads removed from each layer.
+    one is always kept); neurons fill the rest along their curves, ``neuron_losses`` of shape (n_layers, n_levels).
+    Costs and ``budget`` are in parameters. Returns the number of neurons kept in total, and the units of heads removed
+    from each layer.
     """
     rows = []
     for layer, losses in enumerate(head_losses):

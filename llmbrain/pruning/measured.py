@@ -1,4 +1,4 @@
-"""Measurements of a dense model on calibration text, each taken once and shared by all recipes that read it."""
+"""Measurements of a dense model on calibration text, each made once and shared by all recipes that read it."""
 
 import hashlib
 from functools import cached_property, partial
@@ -26,14 +26,8 @@ __all__ = ["Measured", "Measurements"]
 class Measurements:
     """A dense model, its calibration text, and everything measured on them so far.
 
-    Parameters
-    ----------
-    model : transformers.PreTrainedModel
-        Not changed (while an allocation is measured, its layers are exchanged and put back).
-    tokenizer, calibration
-        See :func:`llmbrain.prune`.
-    progress : callable, optional
-        ``progress(what, total)`` returns a function to call after every step.
+    The model is not changed (while an allocation is measured, its layers are exchanged and put back).
+    ``progress(what, total)`` returns a function to call after every step.
     """
 
     def __init__(self, model, tokenizer, calibration, progress=None):
@@ -55,11 +49,11 @@ class Measurements:
         return prunable_attentions(self.model)
 
     def of(self, recipe, random_state=0):
-        """What one recipe reads."""
+        """Return what one recipe reads."""
         return Measured(self, recipe, random_state)
 
     def once(self, key, measure):
-        """Return what is known under a key; measure it first if it is not known."""
+        """Return the result for a key, which is measured the first time."""
         if key not in self.known:
             self.known[key] = measure()
         return self.known[key]
@@ -79,13 +73,7 @@ class Measurements:
         return "numbers", digest.hexdigest()
 
     def split_maps(self, networks):
-        """Split given maps into layers.
-
-        Raises
-        ------
-        GeometryMismatchError
-            If they do not fit the model.
-        """
+        """Split given maps into layers, after checking that they fit the model."""
         if isinstance(getattr(networks, "maps", None), list):
             widths = [m.shape[1] for m in networks.maps]
             if widths != self.sizes:
@@ -108,12 +96,6 @@ class Measured:
 
     Registered allocations and budgets of heads name what they need among the attributes of this class and the options
     of the recipe.
-
-    Parameters
-    ----------
-    shared : Measurements
-    recipe : Recipe
-    random_state : int
     """
 
     def __init__(self, shared, recipe, random_state=0):
@@ -188,18 +170,7 @@ class Measured:
 
     # -- neurons ------------------------------------------------------------------------------------------------
     def survey(self, score=None, schur=False):
-        """Scores (and Schur residuals) of all layers, from one walk of the dense model.
-
-        Parameters
-        ----------
-        score : optional
-            That of the recipe by default.
-        schur : bool
-
-        Returns
-        -------
-        list of LayerSurvey
-        """
+        """Scores (and Schur residuals) of all layers, from one walk of the dense model."""
         score = self.recipe.score if score is None else score
         known, key = self.shared.known, self._survey_key(score)
         if key not in known or (schur and known[key][0].sensitivity is None):
@@ -255,12 +226,12 @@ class Measured:
 
     @property
     def schur_residuals(self):
-        """What least squares cannot repair of each layer at half removal, over the power of the residual stream."""
+        """Error of each layer that least squares leaves at half removal, over the power of the residual stream."""
         return [f.sensitivity for f in self.survey(schur=True)]
 
     @property
     def curves(self):
-        """Divergence when one layer alone is cut."""
+        """Divergence when only one layer is cut."""
         return self.shared.once(self._curves_key, self._measure_curves)
 
     @property
@@ -281,17 +252,7 @@ class Measured:
         return layer_floors(self.sizes, self.options)
 
     def counts(self, n_keep):
-        """Neurons that each layer keeps.
-
-        Parameters
-        ----------
-        n_keep : int
-            Neurons to keep in total.
-
-        Returns
-        -------
-        numpy.ndarray of int, shape (n_layers,)
-        """
+        """Neurons that each layer keeps, of ``n_keep`` in total; an array of int, shape (n_layers,)."""
         allocation = self.recipe.allocation
         if not isinstance(allocation, str):
             return check_counts(allocation, self.sizes)
@@ -299,7 +260,7 @@ class Measured:
         return member(*self.give(member), n_keep, floors=self.floors, round_to=self.options.round_to)
 
     def best(self, counts):
-        """Neurons with the highest scores, in their order; ties go to the lower number."""
+        """Neurons with the highest scores, in their order; of equal scores, the lower number is kept."""
         kept = []
         for layer, count in zip(self.survey(), counts):
             order = torch.argsort(-layer.score.double(), stable=True)[: int(count)]
@@ -343,7 +304,7 @@ class Measured:
 
     @property
     def head_losses(self):
-        """Divergence when one unit of heads alone is silenced, for each layer."""
+        """Divergence when only one unit of heads is silenced, for each layer."""
         key = ("head losses", self._curves_key, self.recipe.head_score, self.options.head_unit)
         return self.shared.once(key, self._measure_heads)
 
@@ -356,18 +317,7 @@ class Measured:
         )  # fmt: skip
 
     def counts_and_heads(self, budget):
-        """Neurons and query heads that each layer keeps.
-
-        Parameters
-        ----------
-        budget : float
-            Parameters to remove.
-
-        Returns
-        -------
-        counts : numpy.ndarray of int, shape (n_layers,)
-        heads : list of numpy.ndarray of int
-        """
+        """Numbers of neurons, shape (n_layers,), and query heads to keep when ``budget`` parameters are removed."""
         allocation = self.recipe.allocation
         member = HEAD_BUDGETS[ALLOCATIONS[allocation].heads if isinstance(allocation, str) else "threshold"]
         counts, removed = member(*self.give(member), budget)

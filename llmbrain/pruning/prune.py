@@ -1,4 +1,4 @@
-"""Prune: a model and text in, a smaller model and a description of what was done out."""
+"""Pruning of a model by a recipe."""
 
 import copy
 import time
@@ -132,15 +132,7 @@ def warn_unread(stacklevel=3):
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be done, checked against the model; made by :meth:`Pruner.plan`.
-
-    Attributes
-    ----------
-    recipe : Recipe
-    ratio : float
-    ratio_of : str
-    random_state : int
-    """
+    """What will be done, checked against the model; made by :meth:`Pruner.plan`."""
 
     recipe: Recipe
     ratio: float
@@ -173,10 +165,6 @@ class Pruner:
     def plan(self, recipe, ratio, ratio_of="neurons", random_state=0):
         """Check a recipe and a budget against the model, before any work.
 
-        Returns
-        -------
-        Plan
-
         Raises
         ------
         ParameterError, GeometryMismatchError
@@ -198,12 +186,7 @@ class Pruner:
         self.measurements.expected = [self.measurements.of(p.recipe, p.random_state) for p in plans]
 
     def run(self, plan, *, inplace=False, measure=False):
-        """Carry out a plan.
-
-        Returns
-        -------
-        PrunedModel
-        """
+        """Carry out a plan and return a :class:`PrunedModel`."""
         start = time.perf_counter()
         shared = self.measurements
         model, measured = shared.model, shared.of(plan.recipe, plan.random_state)
@@ -225,7 +208,7 @@ class Pruner:
         return PrunedModel(target, shared.tokenizer, kept, geometry, table, scores, summary, heads)
 
     def _choose(self, plan, measured):
-        """Neurons and heads to keep, and the scores."""
+        """Choose the neurons and heads to keep; returns them and the scores."""
         shared, kind = self.measurements, RATIO_OF[plan.ratio_of]
         if not plan.ratio:
             return [np.arange(n) for n in shared.sizes], None, None
@@ -238,7 +221,7 @@ class Pruner:
         return measured.best(counts), heads, measured.recipe_scores
 
     def _cut(self, target, plan, measured, kept, heads):
-        """Cut the model; returns the table of layers."""
+        """Cut the model and return the table of layers."""
         import pandas as pd
 
         if not plan.ratio:
@@ -252,7 +235,7 @@ class Pruner:
 
 
 def _account(plan, measured):
-    """What was done, as plain values."""
+    """Describe recipe, budget and calibration as plain values."""
     score, allocation, compensation = plan.recipe.names()
     return {
         "recipe": plan.recipe.describe(), "ratio": plan.ratio, "ratio_of": plan.ratio_of, "score": score,
@@ -272,7 +255,7 @@ def _versions():
 
 
 def _bars(what, total):
-    """A progress bar for one stage; there is none without a terminal."""
+    """Make a progress bar for one stage; none is shown without a terminal."""
     from tqdm.auto import tqdm
 
     shown = tqdm(total=total, desc=what, disable=None)

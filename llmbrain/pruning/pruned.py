@@ -1,4 +1,4 @@
-"""A pruned model: its folders, and how it came about."""
+"""A pruned model, and how it is saved and opened."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ SUBNETWORK = "llmbrain_subnetwork.safetensors"
 
 
 class PrunedModel:
-    """A smaller model and how it came about.
+    """A smaller model with a description of how it was made.
 
     Attributes
     ----------

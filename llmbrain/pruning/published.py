@@ -50,22 +50,7 @@ class LayerMaps:
 
 
 def find_networks(how, model, tokenizer, texts, *, context, random_state, n_tokens, progress=None):
-    """Find networks by one of the ways of :data:`NETWORK_FINDERS`.
-
-    Parameters
-    ----------
-    how : str
-    model, tokenizer, texts, context, random_state
-        See :func:`layer_networks`.
-    n_tokens : int or None
-        Limit for the ways that need one, see :func:`joint_networks`.
-    progress : callable, optional
-        Called after every layer.
-
-    Returns
-    -------
-    LayerMaps
-    """
+    """Find networks by one of the ways of :data:`NETWORK_FINDERS`; ``n_tokens`` limits those that need a limit."""
     finder = NETWORK_FINDERS[how]
     limit = {"n_tokens": n_tokens} if finder.limited else {}
     return finder.value(model, tokenizer, texts, context=context, random_state=random_state, progress=progress, **limit)
@@ -80,19 +65,17 @@ def published_networks(
 
     Parameters
     ----------
-    model, tokenizer
+    model, tokenizer, random_state, progress
+        As for :func:`layer_networks`.
     texts : Corpus, str, list of str or list of llmbrain.text.Window
-        Or a list of arrays of token ids. Each text is truncated at ``context`` tokens. If there are fewer texts than a
-        group holds, windows of ``context`` tokens replace them.
+        Each text is truncated at ``context`` tokens. If there are fewer texts than a group holds, windows of
+        ``context`` tokens replace them.
     group_size, n_groups : int
-        Texts in a group, and groups (1 and 80 in the paper).
+        Texts in a group, and number of groups (1 and 80 in the paper).
     context : int
         Tokens of a text; 1,024 in the paper.
-    random_state : int
     n_components : int
-        Lowered, as ``info`` says, if a group has too few tokens.
-    progress : callable, optional
-        Called after every layer of every group.
+        Reduced if a group has too few tokens; ``info`` holds the number used.
 
     Returns
     -------
@@ -128,7 +111,7 @@ def layer_networks(
         The neurons, or the two factors of a gated neuron as separate signals.
     n_components : int
     group_size : int or None
-        Texts in a group; None takes all texts as one group, cut into windows.
+        Texts in a group; None treats all texts as one group, cut into windows.
     n_groups : int
     context : int
         Tokens of a text (or window).
@@ -169,40 +152,31 @@ def joint_networks(
 
     Parameters
     ----------
-    model, tokenizer
-    texts : Corpus, str, list of str or list of llmbrain.text.Window
+    model, tokenizer, texts, context, random_state, progress
+        As for :func:`layer_networks`.
     n_components : int
-        Lowered if there are fewer tokens.
+        Reduced if there are fewer tokens.
     n_tokens : int or None
-        The first tokens of the text that are used: all neurons of all of them are held at once.
-    context : int
-        Tokens of a window.
-    random_state : int
-    progress : callable, optional
-        Called after every layer.
+        Use only the first ``n_tokens`` tokens: all neurons are held in memory for all of them at once.
 
     Returns
     -------
     LayerMaps
         The part of every map in each layer, z-scored over the neurons of the whole model.
     """
-    from ..networks.engines.layered import layered_ica
-
     context = min(context, longest_context(model, 2048))
     parts = prunable_mlps(model)
     blocks = calibration_blocks(tokenizer, texts, context=context, n_tokens=n_tokens)
     walk, signals = Walk(model, blocks), []
     for part in parts:
-        x = _signals(walk, part, "neuron")
-        signals.append(x.bfloat16() if walk.device.type == "cuda" else x)
+        signals.append(_signals(walk, part, "neuron"))
         walk.advance(part.layer)
         if progress:
             progress()
     x = torch.cat(signals, dim=1)
     del signals
     k = min(n_components, min(x.shape) - 2)
-    maps = layered_ica([x], k, random_state=random_state).maps[0].float()
-    maps = (maps - maps.mean(1, keepdim=True)) / maps.std(1, correction=0, keepdim=True)
+    maps = _components(x, k, random_state)
     info = {
         "signals": "neuron, all layers together", "n_tokens": len(x), "n_components": k, "random_state": random_state,
         "contrast": "cube", "context": context, "asked_components": n_components,
@@ -215,7 +189,7 @@ def _groups(tokenizer, texts, group_size, n_groups, context):
         yield texts
         return
     windows = calibration_windows(tokenizer, texts, context=context)
-    # given windows replace texts, and so do the windows of few long texts
+    # Windows that the caller gave are used as they are, and so are the windows of a few long texts.
     if windows[0] is not texts[0] and len({window.document for window in windows}) >= group_size:
         windows = [window for window in windows if window.number == 0]
     for g in range(n_groups):
@@ -226,20 +200,22 @@ def _groups(tokenizer, texts, group_size, n_groups, context):
 
 def _group_maps(model, blocks, parts, signals, k, seed):
     """Maps of each layer for one group of texts."""
-    from ..networks.engines.layered import layered_ica
-
     walk = Walk(model, blocks)
     for part in parts:
-        x = _signals(walk, part, signals)
-        if walk.device.type == "cuda":
-            x = x.bfloat16()
-        maps = layered_ica([x], k, random_state=seed).maps[0].float()
-        maps = (maps - maps.mean(1, keepdim=True)) / maps.std(1, correction=0, keepdim=True)
+        maps = _components(_signals(walk, part, signals), k, seed)
         if _paired(part, signals):
             pair = maps.reshape(len(maps), 2, part.size)
             maps = torch.where(pair[:, 0].abs() >= pair[:, 1].abs(), pair[:, 0], pair[:, 1])
         yield maps
         walk.advance(part.layer)
+
+
+def _components(x, k, seed):
+    """Spatially independent maps of signals, z-scored, shape (k, n_signals)."""
+    from ..networks.engines.layered import layered_ica
+
+    maps = layered_ica([x], k, random_state=seed).maps[0].float()
+    return (maps - maps.mean(1, keepdim=True)) / maps.std(1, correction=0, keepdim=True)
 
 
 def _paired(part, signals):
@@ -256,14 +232,14 @@ def _signals(walk, part, signals):
         up, gate = part.up, part.gate
         sites = [output_site(gate.module), output_site(up.module)]
     caught, found = {}, []
-    activation = part.activation if paired else None
     with site_hooks(sites, lambda i, x: caught.update({i: x})):
         for i, mask in enumerate(walk.masks):
             walk.run(part.layer, i)
             if paired:
-                act = activation(caught[0][..., gate.start : gate.stop])
+                act = part.activation(caught[0][..., gate.start : gate.stop])
                 both = torch.cat([act, caught[1][..., up.start : up.stop]], dim=-1)
             else:
                 both = caught[0]
             found.append(both.reshape(*mask.shape, -1)[mask].float())
-    return torch.cat(found)
+    found = torch.cat(found)
+    return found.bfloat16() if walk.device.type == "cuda" else found

@@ -1,4 +1,4 @@
-"""Recipes: score, allocation, compensation and options in one object, from the command line to the model card."""
+"""Recipes: score, allocation, compensation and options in one object."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ def _choice(default, choices):
 
 
 def _reading(default):
-    """An option that says how much text is read; it is no part of what a recipe does."""
+    """An option that sets how much text is read. It does not change what a recipe does."""
     return field(default=default, metadata={"reading": True})
 
 
@@ -258,7 +258,7 @@ class Recipe:
         return tuple(n if isinstance(n, str) else "given" for n in (self.score, self.allocation, self.compensation))
 
     def describe(self):
-        """The recipe in words: its name and what was changed of it. How much text is read is not a change."""
+        """Describe the recipe in words: its name and what was changed, apart from how much text is read."""
         if self.name not in RECIPES:
             return self.name or " + ".join(self.names())
         own = Recipe.named(self.name)
@@ -271,7 +271,7 @@ class Recipe:
         return f"{self.name}, changed: {', '.join(changed)}" if changed else self.name
 
     def settings_hash(self, networks=None):
-        """Short hash of all options, and of the networks if they are read. It begins with a letter.
+        """Hash all options, and the networks if they are read, into a short text that begins with a letter.
 
         Parameters
         ----------
@@ -317,14 +317,6 @@ def published_wanda():
 def networks_id(networks):
     """Identify networks: by name if they are found on the calibration text, else by a hash of their values.
 
-    Parameters
-    ----------
-    networks : NetworkSet, LayerMaps, array, str or None
-
-    Returns
-    -------
-    str or None
-
     Examples
     --------
     >>> networks_id("joint")
@@ -347,21 +339,7 @@ def networks_id(networks):
 
 
 def describe_networks(networks, info=None):
-    """Networks as plain values, for the summary of a pruned model.
-
-    Parameters
-    ----------
-    networks : NetworkSet, LayerMaps, array, str or None
-        As the user gave them.
-    info : dict, optional
-        Description of networks that were found on the calibration text.
-
-    Returns
-    -------
-    dict or None
-        ``kind`` ("published", "layers", "joint", "NetworkSet", "LayerMaps" or "maps"), for given maps their ``hash``,
-        and the plain values of their description.
-    """
+    """Describe networks as plain values: kind, hash of given maps, and the short entries of their ``info``."""
     if networks is None:
         return None
     if isinstance(networks, str):
@@ -372,7 +350,7 @@ def describe_networks(networks, info=None):
 
 
 def _plain(info):
-    """Entries that JSON can hold and that are short."""
+    """Keep the entries that JSON can hold and that are short."""
     found = {}
     for name, value in (info or {}).items():
         text = json.dumps(value, default=str)

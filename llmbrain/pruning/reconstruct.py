@@ -11,29 +11,25 @@ import torch
 
 from ..models.anatomy import weight_of
 from ..models.surgery import set_linear
+from ..stats.moments import Moments
 from ..stats.precision import full_precision
+from .compensation import choose_ridge, compensate, frozen
 
 __all__ = ["READERS", "Samples", "conjugate_gradients", "reconstruct"]
 
 
 # Which readers of the MLP are refitted, by the option ``reconstruct``.
 READERS = {"none": (), "up": ("up",), "all": ("up", "gate")}
+_ROUNDS = 2  # how often readers and writer are refitted in turn
 _REMEMBERED = 2 << 30  # bytes of factors that are kept between the steps of one refit
 
 
 @dataclass
 class Samples:
-    """Tokens of one layer.
+    """Tokens of one layer in blocks without padding.
 
-    Attributes
-    ----------
-    inputs : list of torch.Tensor, shape (n_tokens, width)
-        Input of the MLP, block by block, without padding.
-    targets : list of torch.Tensor, shape (n_tokens, width)
-        Wanted output.
-    weights : list of torch.Tensor, shape (n_tokens,)
-    held : list of bool
-        Whether each block is held out.
+    ``inputs`` and ``targets`` (the wanted output) have shape (n_tokens, width), ``weights`` (n_tokens,); ``held`` tells
+    for each block whether it is held out.
     """
 
     inputs: list
@@ -44,13 +40,8 @@ class Samples:
     def add(self, inputs, targets, weights, mask, held=None):
         """Add a block, split in two if some of its tokens are held out.
 
-        Parameters
-        ----------
-        inputs, targets : torch.Tensor, shape (n_windows, n_longest, width)
-        weights : torch.Tensor, shape (n_windows, n_longest)
-        mask : torch.Tensor of bool, shape (n_windows, n_longest)
-            Real tokens.
-        held : torch.Tensor of bool, shape (n_windows, n_longest), optional
+        ``inputs`` and ``targets`` have shape (n_windows, n_longest, width), the others (n_windows, n_longest);
+        ``mask`` marks real tokens.
         """
         for out in (False, True):
             chosen = (mask & held if out else mask & ~held) if held is not None else mask
@@ -68,21 +59,8 @@ class Samples:
 def conjugate_gradients(apply, right, precondition, n_steps, watch=None):
     """Solve ``A x = right`` for a positive definite ``A``; return the iterate with the lowest ``watch``.
 
-    Parameters
-    ----------
-    apply : callable
-        ``apply(p)`` is ``A p``.
-    right : torch.Tensor
-    precondition : callable
-    n_steps : int
-    watch : callable, optional
-        ``watch(x)`` is a held-out error; iteration stops when it has risen twice.
-
-    Returns
-    -------
-    x : torch.Tensor
-    errors : list of float
-        Held-out error after each step.
+    ``apply(p)`` is ``A p``. ``watch(x)`` is a held-out error, returned for each step; iteration stops when it has risen
+    twice.
 
     Examples
     --------
@@ -152,33 +130,17 @@ class _Gated:
 
 
 @torch.no_grad()
-def reconstruct(part, samples, *, readers=("up",), rounds=2, n_steps=8, damping=1e-3):
-    """Refit readers and writer of a pruned MLP in turn.
+def reconstruct(part, samples, *, readers=("up",), n_steps=8, damping=1e-3):
+    """Refit ``readers`` and writer of a sliced MLP in turn, in place.
 
-    Parameters
-    ----------
-    part : Mlp
-        Already sliced; its linears are changed in place.
-    samples : Samples
-    readers : tuple of {"up", "gate"}
-        Which readers are refitted. ``up`` is an exact least-squares problem; ``gate`` (and the single reader of a plain
-        MLP) is linearised.
-    rounds : int
-        How often readers and writer are refitted.
-    n_steps : int
-        Most conjugate-gradient steps per reader.
-    damping : float
-        Penalty on the change, as a share of the mean curvature.
-
-    Returns
-    -------
-    list of float
-        Held-out error after each accepted refit, as a share of the error before.
+    ``up`` is an exact least-squares problem; ``gate`` (and the single reader of a plain MLP) is linearised. ``damping``
+    penalises the change, as a share of the mean curvature. Returns the held-out error after each accepted refit, as a
+    share of the error before.
     """
     mlp = _Gated(part.now())
     with full_precision():
         errors = [_held_error(mlp, samples)]
-        for _ in range(rounds):
+        for _ in range(_ROUNDS):
             for which in readers:
                 if which == "up" and mlp.up is None:
                     continue
@@ -255,9 +217,6 @@ def _refit_reader(mlp, which, samples, n_steps, damping, errors):
 
 def _refit_writer(mlp, samples, errors):
     """Refit the writer by affine least squares on the current neurons; keep it only if the held-out error falls."""
-    from ..stats.moments import Moments
-    from .compensation import choose_ridge, compensate, frozen
-
     weight, bias = _writer(mlp)
     n_units, width = weight.shape[1], weight.shape[0]
     sides = [Moments(n_units, width, device=weight.device) for _ in range(2)]

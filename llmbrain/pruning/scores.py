@@ -41,18 +41,10 @@ SCORES = Registry("score", needs=(), random=False, heads=None)
 class LayerInputs:
     """What a score may read of one layer.
 
-    Attributes
-    ----------
-    n_units : int
-    weight : torch.Tensor, shape (n_outputs, n_inputs)
-        Of the linear that reads the units.
-    generator : torch.Generator
-    maps : torch.Tensor, shape (n_maps, n_units), or None
-        Networks.
-    head_dim : int or None
-    mean, variance, second_moment : torch.Tensor, shape (n_inputs,)
-    covariance, gram : torch.Tensor, shape (n_inputs, n_inputs)
-        Moments of the inputs of the linear, worked out when they are read.
+    ``weight`` of the linear that reads the units, shape (n_outputs, n_inputs); ``n_units``; ``generator``; ``maps`` of
+    networks, shape (n_maps, n_units), or None; ``head_dim`` or None; and the moments of the inputs, computed when they
+    are read: ``mean``, ``variance``, ``second_moment``, shape (n_inputs,), ``covariance`` and ``gram``, shape
+    (n_inputs, n_inputs).
     """
 
     def __init__(self, linear, moments, n_units, generator=None, maps=None, head_dim=None):
@@ -74,27 +66,12 @@ def reads_networks(score):
 
 
 def needs_covariance(score):
-    """Whether a score reads more than variances. A function may read anything; given numbers need nothing."""
+    """Whether a score reads more than variances: a function may read anything, given numbers need nothing."""
     return callable(score) or (isinstance(score, str) and bool({"covariance", "gram"} & set(SCORES[score].needs)))
 
 
 def score_neurons(score, part, moments, maps=None, random_state=0):
-    """Score the neurons of one layer.
-
-    Parameters
-    ----------
-    score : str, list of array, or callable
-        Name of a registered score, one array per layer, or ``score(part, moments)``.
-    part : Mlp
-    moments : Moments
-        Of the neurons.
-    maps : list of torch.Tensor, optional
-        Networks of each layer.
-    random_state : int
-
-    Returns
-    -------
-    torch.Tensor, shape (n_neurons,)
+    """Score the neurons of one layer, shape (n_neurons,), by name, by one array per layer, or by a function.
 
     Raises
     ------
@@ -116,17 +93,7 @@ def score_neurons(score, part, moments, maps=None, random_state=0):
 
 @SCORES.register("random", needs=("n_units", "generator"), random=True, heads="random")
 def random(n_units, generator=None):
-    """Uniform random numbers: the baseline that every method must beat, over several seeds.
-
-    Parameters
-    ----------
-    n_units : int
-    generator : torch.Generator, optional
-
-    Returns
-    -------
-    torch.Tensor, shape (n_units,)
-    """
+    """Uniform random numbers, shape (n_units,): the baseline that every method must beat, over several seeds."""
     return torch.rand(n_units, generator=generator, dtype=torch.float64)
 
 
@@ -296,18 +263,7 @@ def union_z(maps):
 
 @SCORES.register("network_flap", needs=("maps", "weight", "variance"), random=True)
 def network_flap(maps, weight, variance):
-    """Union of networks times the FLAP score: ``max |z| * var(x_j) |W_:j|^2``.
-
-    Parameters
-    ----------
-    maps : torch.Tensor, shape (n_maps, n_units)
-    weight : torch.Tensor, shape (n_outputs, n_inputs)
-    variance : torch.Tensor, shape (n_inputs,)
-
-    Returns
-    -------
-    torch.Tensor, shape (n_units,), float64
-    """
+    """Union of networks times the FLAP score: ``max |z| * var(x_j) |W_:j|^2``."""
     return union_z(maps).to(weight.device) * flap(weight, variance)
 
 
@@ -333,18 +289,7 @@ def block_sum(values, size, how="sum"):
 
 
 def obs_blocks(weight, gram, size, ridge=1e-2):
-    """Optimal-brain-surgeon saliency of whole heads: ``1/2 tr(W_B [(H + l I)^-1]_BB^-1 W_B^T)``.
-
-    Parameters
-    ----------
-    weight : torch.Tensor, shape (n_outputs, n_heads * size)
-    gram : torch.Tensor, shape (n_heads * size, n_heads * size)
-    size : int
-
-    Returns
-    -------
-    torch.Tensor, shape (n_heads,), float64
-    """
+    """Optimal-brain-surgeon saliency of whole heads: ``1/2 tr(W_B [(H + l I)^-1]_BB^-1 W_B^T)``, shape (n_heads,)."""
     inverse = _damped_inverse(gram, ridge)
     weight = weight.to(inverse)
     values = []

@@ -21,7 +21,6 @@ __all__ = [
     "Curves",
     "Probe",
     "Supernet",
-    "curve_counts",
     "measure_curves",
     "run_rest",
     "search_counts",
@@ -32,14 +31,7 @@ LEVELS = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
 
 
 class Probe:
-    """Divergence of a changed model from the dense one on given windows.
-
-    Parameters
-    ----------
-    model : transformers.PreTrainedModel
-        Dense when the probe is made.
-    blocks : list of llmbrain.text.Batch
-    """
+    """Divergence of a changed model from the dense one on given windows; the model is dense when the probe is made."""
 
     @torch.no_grad()
     def __init__(self, model, blocks):
@@ -61,13 +53,7 @@ class Probe:
         return torch.log_softmax(logits * scale, dim=-1)
 
     def divergence(self, finals=None):
-        """Mean divergence of the current model, nats per token.
-
-        Parameters
-        ----------
-        finals : iterable of torch.Tensor, optional
-            Final hidden states, if they are already known.
-        """
+        """Mean divergence of the current model, nats per token; ``finals`` are final hidden states already known."""
         return self.windows(finals).sum() / self.n_tokens
 
     @property
@@ -77,17 +63,7 @@ class Probe:
 
     @torch.no_grad()
     def windows(self, finals=None):
-        """Divergence of every window, summed over its tokens.
-
-        Parameters
-        ----------
-        finals : iterable of torch.Tensor, optional
-            Final hidden states, if they are already known.
-
-        Returns
-        -------
-        numpy.ndarray, shape (n_windows,)
-        """
+        """Divergence of every window, summed over its tokens, shape (n_windows,)."""
         values = np.zeros(sum(len(b.ids) for b in self.blocks))
         finals = (self._final(b) for b in self.blocks) if finals is None else finals
         done = 0
@@ -107,17 +83,9 @@ class Probe:
 
 
 class Supernet:
-    """Every layer, cut and refitted at several widths, to be put in and taken out of the model.
+    """All layers cut and refitted at several widths, which can be swapped into the model.
 
-    Parameters
-    ----------
-    model : transformers.PreTrainedModel
-        Dense; changed while a width is in.
-    parts : list of Mlp
-    orders : list of torch.Tensor
-        Neurons of each layer, best first.
-    n_steps : int
-        Widths are multiples of ``1 / n_steps`` of a layer.
+    ``orders`` are the neurons of each layer, best first; widths are multiples of ``1 / n_steps`` of a layer.
     """
 
     def __init__(self, model, parts, orders, n_steps=20):
@@ -127,7 +95,7 @@ class Supernet:
         self._dense = [self._weights(p) for p in parts]
 
     def width_of(self, state):
-        """Widths for a number of steps per layer."""
+        """Convert steps per layer to widths."""
         return [max(1, round(p.size * int(k) / self.n_steps)) for p, k in zip(self.parts, state)]
 
     @staticmethod
@@ -180,14 +148,9 @@ class Supernet:
 
 @dataclass
 class Curves:
-    """Divergence when one layer alone is cut, with what is needed to measure allocations of all layers.
+    """Divergence when only one layer is cut, with what is needed to measure allocations of all layers.
 
-    Attributes
-    ----------
-    losses : numpy.ndarray, shape (n_layers, n_levels)
-        Nats per token.
-    supernet : Supernet
-    probe : Probe
+    ``losses`` has shape (n_layers, n_levels), nats per token.
     """
 
     losses: np.ndarray
@@ -204,27 +167,9 @@ class Curves:
 def measure_curves(
     model, parts, orders, fit_blocks, probe_blocks, *, levels=LEVELS, n_steps=20, weighting=None, progress=None
 ):
-    """Divergence when one layer alone is cut and refitted, at every level.
+    """Measure the divergence when one layer alone is cut and refitted, at every share removed in ``levels``.
 
-    Parameters
-    ----------
-    model : transformers.PreTrainedModel
-        Dense, and dense again afterwards.
-    parts : list of Mlp
-    orders : list of torch.Tensor
-    fit_blocks, probe_blocks : list of llmbrain.text.Batch
-        Windows for the refits, and windows on which the divergence is measured.
-    levels : sequence of float
-        Shares removed at which the divergence is measured, at the nearest width of the supernet.
-    n_steps : int
-        Widths of the supernet.
-    weighting : callable, optional
-        See :func:`llmbrain.pruning.walk.gather`.
-    progress : callable, optional
-
-    Returns
-    -------
-    Curves
+    Refits read ``fit_blocks``, divergences ``probe_blocks``. The model is dense before and after.
     """
     probe = Probe(model, probe_blocks)
     supernet = Supernet(model, parts, orders, n_steps)
@@ -254,42 +199,15 @@ def run_rest(walk, first, norm):
         yield norm(hidden)
 
 
-def curve_counts(losses, levels, sizes, n_keep, *, floors, round_to=1, extremes=0.3, over_layers=0.25):
-    """Counts from measured curves: smooth them over layers, make them convex, remove at equal marginal loss."""
-    curves = smooth_curves(losses, levels, over_layers=over_layers)
-    return fill_by_curves(curves, [0, *levels], sizes, n_keep, extremes=extremes, floors=floors, round_to=round_to)
-
-
-def search_counts(supernet, probe, starts, n_keep, *, floors, n_evaluations=200, costs=None, seed=0, progress=None):
+def search_counts(supernet, probe, starts, n_keep, *, floors, n_evaluations=200, seed=0, progress=None):
     """Improve an allocation: move neurons between layers while the divergence of the whole model falls.
 
     The model is assembled from layers that were refitted one by one; nothing is fitted during the search. Widths are
-    multiples of the supernet's steps until the final rounding.
-
-    Parameters
-    ----------
-    supernet : Supernet
-    probe : Probe
-    starts : list of array of int
-        Starting allocations; the best one is improved.
-    n_keep : int
-    floors : array-like of int
-    n_evaluations : int
-        Number of divergences to measure.
-    costs : array-like, optional
-        Price of a neuron of each layer (parameters, bytes, latency); moves keep the total price.
-    seed : int
-
-    Returns
-    -------
-    counts : numpy.ndarray of int
-    divergence : float
-    history : list of float
-        Best divergence after each evaluation.
+    multiples of the supernet's steps until the final rounding. The best of ``starts`` is improved. Returns the counts,
+    their divergence, and the best divergence after each evaluation.
     """
     rng = np.random.default_rng(seed)
     sizes = np.array([p.size for p in supernet.parts])
-    costs = np.ones(len(sizes)) if costs is None else np.asarray(costs, dtype=float)
     steps = sizes / supernet.n_steps
     lowest = np.maximum(np.ceil(np.asarray(floors) / steps - 1e-9), 1).astype(int)
 
@@ -304,15 +222,14 @@ def search_counts(supernet, probe, starts, n_keep, *, floors, n_evaluations=200,
         return values
 
     states = [np.clip(np.rint(np.asarray(s) / steps), lowest, supernet.n_steps).astype(int) for s in starts]
-    budget = n_keep * (costs @ sizes) / sizes.sum()
-    states = [_fit_budget(s, lowest, steps * costs, budget, supernet.n_steps) for s in states]
+    states = [_fit_budget(s, lowest, steps, n_keep, supernet.n_steps) for s in states]
     windows = [measure(state) for state in states]
     best = int(np.argmin([w.sum() for w in windows]))
     state, window = states[best], windows[best]
     history = [min(w.sum() for w in windows[: i + 1]) / probe.n_tokens for i in range(len(windows))]
     tried, paid = np.ones(len(sizes)), np.ones(len(sizes))
     while len(history) < n_evaluations:
-        trial = _move(state, lowest, supernet.n_steps, steps * costs, paid / tried, rng)
+        trial = _move(state, lowest, supernet.n_steps, steps, paid / tried, rng)
         touched = trial != state
         new = measure(trial)
         tried[touched] += 1
@@ -328,8 +245,9 @@ def search_counts(supernet, probe, starts, n_keep, *, floors, n_evaluations=200,
 @ALLOCATIONS.register("curves", needs=("curves", "extremes"), heads="losses")
 def by_curves(curves, extremes, n_keep, *, floors=1, round_to=1):
     """Remove neurons at equal marginal loss along the measured curves of every layer."""
-    return curve_counts(
-        curves.losses, LEVELS, curves.sizes, n_keep, extremes=extremes, floors=floors, round_to=round_to
+    smooth = smooth_curves(curves.losses, LEVELS)
+    return fill_by_curves(
+        smooth, [0, *LEVELS], curves.sizes, n_keep, extremes=extremes, floors=floors, round_to=round_to
     )
 
 

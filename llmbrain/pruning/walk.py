@@ -1,4 +1,4 @@
-"""Walks: calibration text passes through a model one layer at a time, and statistics are taken on the way."""
+"""Walks: calibration text passes through a model one layer at a time while statistics are collected."""
 
 from dataclasses import dataclass
 
@@ -29,18 +29,8 @@ __all__ = [
 class Walk:
     """Calibration blocks on their way through a decoder, one layer at a time.
 
-    Only the inputs of the current layer are held: ``n_tokens * hidden_size`` numbers.
-
-    Parameters
-    ----------
-    model : transformers.PreTrainedModel
-    blocks : list of llmbrain.text.Batch
-
-    Attributes
-    ----------
-    layers : list of torch.nn.Module
-    hidden : list of torch.Tensor
-        Input of the next layer for each block, shape (n_windows, n_longest, hidden_size).
+    Only the inputs of the current layer are held in memory: ``hidden``, one tensor of shape (n_windows, n_longest,
+    hidden_size) per block.
     """
 
     def __init__(self, model, blocks):
@@ -101,15 +91,7 @@ class Walk:
 
     @torch.no_grad()
     def run(self, layer, block, hidden=None):
-        """Output of one layer for one block, with the arguments that the model itself would pass.
-
-        Parameters
-        ----------
-        layer : int
-        block : int
-        hidden : torch.Tensor, optional
-            Replaces ``self.hidden[block]``.
-        """
+        """Run one layer on one block (or other hidden states), with the arguments that the model itself would pass."""
         args, kwargs = self._arguments[block][layer]
         return _first(self.layers[layer](self.hidden[block] if hidden is None else hidden, *args, **kwargs))
 
@@ -124,13 +106,7 @@ class Walk:
 
     @torch.no_grad()
     def check(self):
-        """Check on the first block that walking layer by layer gives the output of the model.
-
-        Raises
-        ------
-        UnsupportedArchitectureError
-            If layers share state that the walk cannot carry.
-        """
+        """Check on the first block that walking layer by layer gives the output of the model."""
         last = []
         handle = self.layers[-1].register_forward_hook(lambda module, args, output: last.append(_first(output)))
         try:
@@ -154,17 +130,7 @@ def _first(output):
 
 @dataclass
 class LayerSurvey:
-    """Scores and statistics of one layer.
-
-    Attributes
-    ----------
-    mean, variance : torch.Tensor, shape (n_units,)
-    score : torch.Tensor, shape (n_units,)
-    sensitivity : float or None
-        Schur residual at half removal, over the power of the residual stream.
-    power : float or None
-        Power of the residual stream after the layer, median over tokens.
-    """
+    """Scores and statistics of one layer; ``mean``, ``variance`` and ``score`` have shape (n_units,)."""
 
     mean: torch.Tensor
     variance: torch.Tensor
@@ -173,26 +139,16 @@ class LayerSurvey:
     power: float | None = None
 
 
-def input_site(linear, name="", layer=0):
+def input_site(linear):
     """The input of a linear as a site."""
     size = features(linear)[0]
-    return Site(layer, name, linear, "input", size, 0, size)
+    return Site(0, "", linear, "input", size, 0, size)
 
 
-def output_site(linear, name="", layer=0):
+def output_site(linear):
     """The output of a linear as a site."""
     size = features(linear)[1]
-    return Site(layer, name, linear, "output", size, 0, size)
-
-
-class _Catch:
-    """The last activations that passed a site."""
-
-    def __init__(self):
-        self.value = None
-
-    def __call__(self, i, x):
-        self.value = x
+    return Site(0, "", linear, "output", size, 0, size)
 
 
 def stream_weighting(output):
@@ -209,45 +165,25 @@ def stream_weighting(output):
 TOKEN_WEIGHTS = {"equal": None, "stream": stream_weighting}
 
 
-def gather(walk, layer, linear, *, full=True, targets=None, held=None, hidden=None, weighting=None, outputs=None):
-    """Accumulate moments of the inputs of one linear over all blocks.
+def gather(walk, layer, linear, *, full=True, targets=None, held=None, weighting=None, outputs=None):
+    """Accumulate moments of the inputs of one linear over all blocks, and separately over the held-out tokens.
 
-    Parameters
-    ----------
-    walk : Walk
-    layer : int
-    linear : torch.nn.Module
-        Lies inside ``walk.layers[layer]``.
-    full : bool
-        Covariances, or variances only.
-    targets : callable, optional
-        ``targets(block, output)`` gives what the layer's output should gain, shape of the output.
-    held : list of torch.Tensor of bool, optional
-        Tokens of each block whose moments are accumulated separately.
-    hidden : list of torch.Tensor, optional
-        Inputs of the layer; those of the walk by default.
-    weighting : callable, optional
-        ``weighting(output)`` gives the weight of each token from the layer's output; by default all count the same.
-    outputs : list, optional
-        The layer's outputs are appended to it, so that the caller need not compute them again.
-
-    Returns
-    -------
-    fit, held_out : Moments
-        ``held_out`` is None without ``held``.
+    ``targets(block, output)`` returns what the layer's output should gain. ``held`` marks the held-out tokens of each
+    block; without it the second result is None. ``weighting(output)`` returns the weight of each token. Outputs of the
+    layer are appended to ``outputs``, so that the caller need not compute them again.
     """
     n_in, n_out = features(linear)
     kind = {"n_targets": n_out if targets else 0, "full": full, "device": walk.device}
     moments = [Moments(n_in, **kind), None if held is None else Moments(n_in, **kind)]
-    catch = _Catch()
-    with torch.no_grad(), site_hooks([input_site(linear)], catch):
+    caught = {}
+    with torch.no_grad(), site_hooks([input_site(linear)], lambda i, x: caught.update(x=x)):
         for i in range(len(walk.blocks)):
-            output = walk.run(layer, i, None if hidden is None else hidden[i])
+            output = walk.run(layer, i)
             if outputs is not None:
                 outputs.append(output)
             y = targets(i, output) if targets else None
             weights = token_weights(walk, i, output, weighting)
-            split_update(moments, catch.value, y, weights, None if held is None else held[i])
+            split_update(moments, caught["x"], y, weights, None if held is None else held[i])
     return moments[0], moments[1] if moments[1] is not None and moments[1].n else None
 
 
@@ -273,7 +209,7 @@ def token_weights(walk, block, output, weighting=None):
 def writes_to_stream(walk, layer, linear, silenced=None):
     """Whether the output of a linear is added to the layer's output unchanged (no norm or gate in between).
 
-    ``silenced`` is a linear whose output is set to zero meanwhile: the MLP, if attention is tested.
+    The output of ``silenced`` is set to zero meanwhile: the MLP, if attention is tested.
     """
     quiet = [] if silenced is None else [output_site(silenced)]
     with site_hooks(quiet, lambda i, x: torch.zeros_like(x)):
@@ -289,25 +225,8 @@ def writes_to_stream(walk, layer, linear, silenced=None):
 def survey(walk, parts, scores, *, full, schur=False, weighting=None, progress=None):
     """Walk the dense model once and compute several scores for every layer.
 
-    Parameters
-    ----------
-    walk : Walk
-        At the first layer; it is past the last one afterwards.
-    parts : list of Mlp
-    scores : dict of callable
-        ``scores[name](part, moments)`` gives one number per neuron.
-    full : bool
-        Whether a score needs covariances.
-    schur : bool
-        Whether to compute the sensitivity of each layer.
-    weighting : callable, optional
-        See :func:`gather`.
-    progress : callable, optional
-        Called after every layer.
-
-    Returns
-    -------
-    dict of list of LayerSurvey
+    ``scores[name](part, moments)`` returns one number per neuron, and may read covariances if ``full``. With ``schur``
+    the sensitivity of each layer is computed too. Returns a list of :class:`LayerSurvey` for each name.
     """
     found = {name: [] for name in scores}
     for part in parts:

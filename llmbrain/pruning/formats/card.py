@@ -12,19 +12,9 @@ __all__ = ["model_card"]
 
 
 def model_card(pruned, format, results=None):
-    """Write the README of a saved model.
+    """Write the README of a saved model: Markdown with a YAML head, in which names and values are escaped.
 
-    Parameters
-    ----------
-    pruned : PrunedModel
-    format : str
-    results : pandas.DataFrame, optional
-        Measured table. Without one the card says that no perplexity was measured.
-
-    Returns
-    -------
-    str
-        Markdown with a YAML head. Names and values are escaped for both.
+    ``results`` is a table of measurements; without one the card says that no perplexity was measured.
     """
     s = pruned.summary
     base = s["base_model"].get("id") or "unknown"
@@ -114,6 +104,6 @@ def _table(frame):
 
 
 def _escape(value):
-    """A value as literal text of one line of Markdown: no HTML, no links, no new cells or headings."""
+    """Escape a value as literal text of one line of Markdown: no HTML, no links, no new cells or headings."""
     text = html.escape(" ".join(str(value).split()), quote=False)
     return re.sub(r"([\\\\`*\[\]|#!])", r"\\\1", text)

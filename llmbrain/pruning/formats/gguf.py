@@ -25,11 +25,6 @@ neurons and in heads: the probabilities are the same. This file itself was not t
 def permute_for_rope(weight, n_heads):
     """Reorder rows of a query or key projection: transformers rotates halves of a head, llama.cpp neighbouring pairs.
 
-    Parameters
-    ----------
-    weight : torch.Tensor, shape (n_heads * head_dim, ...)
-    n_heads : int
-
     Examples
     --------
     >>> permute_for_rope(torch.arange(8), 2).tolist()
@@ -41,24 +36,9 @@ def permute_for_rope(weight, n_heads):
 
 
 def write_gguf(model, tokenizer, path, *, pre="auto"):
-    """Write a Llama-type model, pruned or not, with its tokenizer.
+    """Write a Llama or Mistral model, pruned or not, with its byte-level BPE tokenizer.
 
-    Parameters
-    ----------
-    model : transformers.PreTrainedModel
-        Llama or Mistral; layers may differ in width and in heads.
-    tokenizer : transformers tokenizer
-        Byte-level BPE.
-    path : path-like
-    pre : str
-        Name by which llama.cpp knows the tokenizer's splitting rule; "auto" guesses it from the model's name.
-
-    Raises
-    ------
-    UnsupportedArchitectureError
-        For other architectures, position schemes or tokenizers.
-    ParameterError
-        If the package gguf is missing.
+    ``pre`` is llama.cpp's name for the tokenizer's splitting rule; "auto" guesses it from the model's name.
     """
     check_writable(model)
     import gguf
@@ -159,7 +139,7 @@ def _write_tokenizer(writer, model, tokenizer, pre):
 
 
 def _guess_pre(model):
-    """llama.cpp's name of the rule that splits text before BPE."""
+    """Guess llama.cpp's name for the rule that splits text before BPE."""
     name = str(getattr(model.config, "_name_or_path", "")).lower()
     if "smollm" in name:
         return "smollm"
@@ -207,7 +187,7 @@ def _rope_factors(model):
 
 
 def _data(tensor, gguf):
-    """Bytes and kind of a tensor: vectors and float32 as float32; bfloat16 and float16 unchanged."""
+    """Data and type of a tensor: vectors and float32 as float32; bfloat16 and float16 unchanged."""
     tensor = tensor.detach().cpu().contiguous()
     if tensor.ndim == 1 or tensor.dtype == torch.float32:
         return tensor.float().numpy(), gguf.GGMLQuantizationType.F32

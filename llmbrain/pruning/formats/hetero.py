@@ -1,4 +1,4 @@
-"""Folders in which every layer has its own width, with the code by which transformers opens them."""
+"""Folders in which layers differ in width, with the code that transformers needs to open them."""
 
 import copy
 import inspect
@@ -40,10 +40,7 @@ Without `trust_remote_code`, transformers stops at the shapes of the linears. Ne
 def layout_of(model):
     """Shapes of the linears that pruning may have changed, and the attributes that go with them.
 
-    Returns
-    -------
-    linears, attributes : dict
-        As :mod:`llmbrain.models.heterogeneous` reads them.
+    Two dictionaries, as :mod:`llmbrain.models.heterogeneous` reads them.
     """
     paths = {id(module): name for name, module in model.named_modules()}
     linears, attributes = {}, {}
@@ -81,7 +78,7 @@ def name_in_config(config, standard):
 
 
 def plain_config(config):
-    """Copy a config without what describes layers one by one."""
+    """Copy a config without the entries that describe single layers."""
     config = copy.deepcopy(config)
     if hasattr(type(config), "per_layer_config"):
         config.per_layer_config = None
@@ -93,7 +90,7 @@ def plain_config(config):
 def width_in_config(model):
     """Name of the config entry that sets the width of all MLPs; None if there is none.
 
-    An entry is the right one if a model that is built with another value has MLPs of that width.
+    An entry is accepted if a model built with another value has MLPs of that width.
     """
     widest = max(part.size for part in prunable_mlps(model))
     entries = model.config.get_text_config().to_dict().items()
@@ -116,7 +113,7 @@ def _sets_width(model, name, width):
 
 @FORMATS.register("hetero", loading=_LOADING)
 def save_hetero(model, tokenizer, folder):
-    """Every layer's own width; opens with ``llmbrain.load_model``, or with transformers and trust_remote_code."""
+    """Each layer has its own width; opens with ``llmbrain.load_model``, or with transformers and trust_remote_code."""
     base = stock_class(model)
     config = copy.deepcopy(model.config)
     linears, attributes = layout_of(model)
@@ -132,7 +129,7 @@ def save_hetero(model, tokenizer, folder):
 
 
 def stock_class(model):
-    """The class of transformers that a model is or derives from."""
+    """The class of transformers that a model has or derives from."""
     import transformers
 
     for cls in type(model).__mro__:
@@ -184,6 +181,6 @@ def save_weights(model, config, folder):
 
 
 def _safe_flag(model):
-    """Safetensors, in versions of transformers that write something else otherwise."""
+    """Ask for safetensors in versions of transformers that write another format by default."""
     takes = "safe_serialization" in inspect.signature(model.save_pretrained).parameters
     return {"safe_serialization": True} if takes else {}

@@ -21,12 +21,7 @@ model = AutoModelForCausalLM.from_pretrained("this folder")
 
 
 def check_biases(model, recipe):
-    """Refuse a recipe whose compensation makes biases for which the model has no place.
-
-    Raises
-    ------
-    ParameterError
-    """
+    """Refuse a recipe whose compensation makes biases for which the model has no place."""
     if not COMPENSATIONS[recipe.compensation].bias:
         return
     linears = [("mlp_bias", part.writer) for part in prunable_mlps(model)]
@@ -47,7 +42,7 @@ def check_biases(model, recipe):
     check=check_biases,
 )
 def save_padded(model, tokenizer, folder):
-    """Zeros up to the widest layer, which change no logit; loads anywhere."""
+    """Narrow layers are padded with zeros to the widest, which changes no logit; loads anywhere."""
     base = stock_class(model)
     padded = copy.deepcopy(model)
     config = plain_config(padded.config)
@@ -71,7 +66,7 @@ def save_padded(model, tokenizer, folder):
 
 
 def _grow(weight, n_outputs=None, n_inputs=None):
-    """A weight with rows or columns of zeros appended."""
+    """Append rows or columns of zeros to a weight."""
     new = weight.new_zeros(n_outputs or weight.shape[0], n_inputs or weight.shape[1])
     new[: weight.shape[0], : weight.shape[1]] = weight
     return new
