@@ -42,8 +42,7 @@ def prune(
 ):
     """Remove MLP neurons permanently, without retraining.
 
-    A recipe sets the score, the allocation, the compensation and the options. Each of the arguments of these names
-    overrides that part of the recipe.
+    The recipes are:
 
     ``best``
         FLAP score, searched allocation, affine least squares, and refits of gate, up and output projections. The
@@ -69,20 +68,10 @@ def prune(
     ratio_of : {"neurons", "decoder", "all", "bytes", "latency"}
         What the ratio is a share of: MLP neurons, parameters of the decoder blocks, all parameters, bytes of all
         weights, or the time of a forward pass on this machine. A latency becomes a number of neurons before they are
-        allotted, as if all layers lost the same share; an uneven allocation meets it approximately.
-    score : str, list of arrays, or callable, optional
-        Which neurons are kept: a name of :data:`llmbrain.pruning.SCORES`, one array per layer, or
-        ``score(part, moments)``.
-    allocation : str or array of int, optional
-        How many neurons each layer keeps: a name of :data:`llmbrain.pruning.ALLOCATIONS`, or the counts.
-    compensation : str, optional
-        What the kept neurons do for the removed ones: a name of :data:`llmbrain.pruning.COMPENSATIONS`.
-    networks : NetworkSet, array of shape (n_networks, n_neurons), or {"published", "layers", "joint"}, optional
-        Maps for the scores ``network`` and ``network_flap`` and for the allocation ``networks``. A name finds them on
-        the calibration windows: as in the paper (:func:`llmbrain.pruning.published_networks`), in each layer, or in all
-        layers together (on the first ``network_tokens`` tokens).
-    options : dict or Options, optional
-        A dictionary changes the options that it names; an :class:`llmbrain.pruning.Options` replaces all of them.
+        distributed over layers, as if all layers lost the same share; an uneven allocation meets it approximately.
+    score, allocation, compensation, networks, options : optional
+        Override that part of the recipe, see :class:`llmbrain.pruning.Recipe`. A dictionary of options changes the
+        options that it names; an :class:`llmbrain.pruning.Options` replaces all of them.
     random_state : int
     inplace : bool
         Prune the model itself instead of a copy.

@@ -169,7 +169,9 @@ class Recipe:
     options : Options or dict
         A dictionary changes the default options.
     networks : NetworkSet, array of shape (n_networks, n_neurons), LayerMaps, or {"published", "layers", "joint"}
-        Maps for scores and allocations that read networks. A name finds them on the calibration text.
+        Maps for the scores ``network`` and ``network_flap`` and for the allocation ``networks``. A name finds them on
+        the calibration windows: as in the paper (:func:`llmbrain.pruning.published_networks`), in each layer, or in all
+        layers together (on the first ``network_tokens`` tokens).
     name : str
         A name of :data:`llmbrain.pruning.RECIPES`, from which the description starts, or a label for tables.
 

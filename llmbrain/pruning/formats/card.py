@@ -18,8 +18,8 @@ def model_card(pruned, format, results=None):
     """
     s = pruned.summary
     base = s["base_model"].get("id") or "unknown"
-    quoted = json.dumps(base).replace("<", "\\u003c").replace(">", "\\u003e")  # the same string in YAML, without HTML
-    head = [f"base_model: {quoted}", "library_name: transformers", "tags: [pruned, llmbrain]"]
+    # Quoted as JSON, the name is one string of YAML; the head is not rendered, so HTML in it does no harm.
+    head = [f"base_model: {json.dumps(base)}", "library_name: transformers", "tags: [pruned, llmbrain]"]
     lines = ["---", *head, "---", ""]
     lines += [f"# {_escape(base)}, {s['neurons_removed']:.0%} of the MLP neurons removed", ""]
     lines += [
