@@ -16,14 +16,9 @@ USAGE_ERROR = typer.BadParameter.__mro__[2]  # click's ClickException, which typ
 
 
 def main(args=None):
-    """Run the command line. Errors are shown in one sentence; with ``--debug``, as a traceback.
+    """Run the command line. An error is one sentence, or with ``--debug`` a traceback.
 
     The exit code is 0 for success, 2 for wrong input, 130 for an interruption and 1 for anything unexpected.
-
-    Parameters
-    ----------
-    args : list of str, optional
-        Used instead of ``sys.argv[1:]``.
     """
     args = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in args

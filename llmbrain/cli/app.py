@@ -9,7 +9,8 @@ from . import smaller, study
 app = typer.Typer(
     name="llmbrain",
     help="Neuroimaging-style analysis of language models: record activations as pseudo-fMRI, find functional networks, "
-    "lesion them, prune with them, and report. 'llmbrain run' does all of this; the other commands are its steps.",
+    "lesion them, prune with them, and write a report. 'llmbrain run' does all of this; most other commands are its "
+    "steps.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

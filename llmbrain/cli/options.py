@@ -15,19 +15,7 @@ MOST_NUMBERS = 100_000  # maximum length of a list such as 0,4,10-15
 def number(help, *names, least=None, most=None, above=None, below=None):
     """Option for a number in a range, which its help shows; numbers outside are refused before any work.
 
-    Parameters
-    ----------
-    help : str
-    *names : str
-        Names on the command line; by default that of the parameter.
-    least, most : float, optional
-        Range, ends included.
-    above, below : float, optional
-        Range, ends excluded.
-
-    Returns
-    -------
-    typer option
+    ``names`` on the command line default to that of the parameter; ``above`` and ``below`` exclude the ends.
     """
     ends = {"at least": least, "at most": most, "above": above, "below": below}
     ends = {word: end for word, end in ends.items() if end is not None}
@@ -87,20 +75,7 @@ def read_bos(text):
 
 
 def numbers(option, text):
-    """Read a list of numbers and ranges.
-
-    Parameters
-    ----------
-    option : str
-        Name of the option, for messages.
-    text : str or None
-        Such as ``0,4,10-15``.
-
-    Returns
-    -------
-    list of int or None
-        None for None.
-    """
+    """Read a list of numbers and ranges such as ``0,4,10-15``; None for None."""
     if text is None:
         return None
     found = []

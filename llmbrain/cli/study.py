@@ -31,15 +31,17 @@ def run(
     heldout: Annotated[
         str | None, typer.Option(help="Text for lesions and evaluation; by default a quarter of the corpus.")
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Smaller amounts: a minute or two with the demo.")] = False,
-    n_components: Annotated[int | None, number("Number of networks: 20, or 8 if quick.", least=1)] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Use smaller amounts; takes a few minutes with the demo.")
+    ] = False,
+    n_components: Annotated[int | None, number("Number of networks; 20 by default, 8 with --quick.", least=1)] = None,
     threshold: Threshold = 3.0,
     ratio: Ratio = 0.2,
     dtype: Dtype = "float32",
     device: Device = "cpu",
     random_state: Seed = 0,
 ):
-    """Do everything: record, find networks, lesion, prune, report."""
+    """Record, find networks, lesion, prune and report in one go."""
     from ..pipeline import run_study
 
     options = locals()
@@ -56,18 +58,25 @@ def record(
         typer.Option(help="mlp (the default), attention, mlp_gate, mlp_up, mlp_output, layer; repeat for several."),
     ] = None,
     modules: Annotated[
-        str | None, typer.Option(help="Regular expression for the site's modules, if they are not found.")
+        str | None,
+        typer.Option(
+            help="Regular expression for the names of the site's modules, if they are not found by themselves."
+        ),
     ] = None,
     layers: Annotated[str | None, typer.Option(help="Record only these layers, e.g. 0,4,10-15.")] = None,
     every: Annotated[int, number("Record every n-th token of a document.", least=1)] = 1,
     max_tokens: Annotated[int | None, number("Maximum number of tokens to record.", least=1)] = None,
     context: Annotated[
-        int | None, number("Maximum tokens the model reads at once; 1024, or the model's maximum.", least=2)
+        int | None,
+        number(
+            "Maximum number of tokens that the model reads at once; by default 1024, or the model's maximum.", least=2
+        ),
     ] = None,
     warmup: Annotated[
-        int | None, number("Minimum context of a recorded token in later windows; context / 4.", least=0)
+        int | None,
+        number("Minimum context of a recorded token in later windows; by default a quarter of --context.", least=0),
     ] = None,
-    tokens_per_run: Annotated[int, number("Maximum tokens per run.", least=1, most=32767)] = 4096,
+    tokens_per_run: Annotated[int, number("Maximum number of tokens per run.", least=1, most=32767)] = 4096,
     storage: Annotated[str, typer.Option(help="float32, or int16 for files of half the size.")] = "float32",
     special_tokens: Annotated[
         bool, typer.Option("--special-tokens", help="Also record BOS and other special tokens.")
@@ -83,11 +92,14 @@ def record(
     run_index: Annotated[
         str | None, typer.Option(help="Record only these runs, e.g. 3 or 1,4-6, as one job of an array.")
     ] = None,
-    forecast: Annotated[bool, typer.Option("--forecast", help="Print the cost and record nothing.")] = False,
+    forecast: Annotated[
+        bool, typer.Option("--forecast", help="Print the size and the memory of the recording, and record nothing.")
+    ] = False,
     dtype: Dtype = "float32",
     device: Device = "cpu",
 ):
     """Record activations as 4D NIfTI runs in a BIDS-like study folder."""
+    from ..dataset import check_study_folder
     from ..models import load_model
     from ..recording import conversations, generated
     from ..recording import forecast as forecast_
@@ -103,6 +115,7 @@ def record(
     }  # fmt: skip
     leading = read_bos(bos)
     runs = numbers("--run-index", run_index)
+    check_study_folder(out)
     texts = Path(corpus) if chat and corpus.endswith(".jsonl") else load_corpus(corpus)
     loaded, tokenizer = load_model(model, dtype=dtype, device=device)
     if chat:
@@ -125,7 +138,7 @@ def networks(
     site: Annotated[str | None, typer.Option(help="Which site, if several were recorded, e.g. mlp.")] = None,
     n_components: Annotated[str, typer.Option(help="Number of networks [at least 1], or auto.")] = "20",
     n_repeats: Annotated[
-        int, number("Decompositions of bootstrapped runs that measure stability; 0 for none.", least=0)
+        int, number("Number of decompositions of bootstrapped runs, which measure stability; 0 for none.", least=0)
     ] = 10,
     method: Annotated[str, typer.Option(help="canica or dictlearning.")] = "canica",
     engine: Annotated[str, typer.Option(help="torch (fast) or nilearn (reference).")] = "torch",
@@ -152,7 +165,7 @@ def lesion(
     how: Annotated[
         str,
         typer.Option(
-            help="zero (silence), mean, resample, retain (silence all others), or with --value scale, add, clamp."
+            help="zero (silence), mean, resample or retain (silence all others); with --value also scale, add or clamp."
         ),
     ] = "zero",
     value: Annotated[float | None, number("Factor of scale (2 doubles), offset of add, or activity of clamp.")] = None,
@@ -164,10 +177,10 @@ def lesion(
     device: Device = "cpu",
     random_state: Seed = 0,
 ):
-    """Silence networks and matched controls; measure the loss.
+    """Silence networks and matched controls, and measure the loss.
 
     Each network, and random sets of neurons matched to it, are silenced while the model reads held-out text. The
-    table and the control draws are written into the study.
+    table of effects and the effects of the controls are written into the study.
     """
     from ..pipeline import lesion_networks
 
@@ -190,7 +203,9 @@ def report(study: StudyFolder):
 
 
 def info(
-    model: Annotated[str | None, typer.Argument(help="A model to describe; without one, versions are shown.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(help="A model to describe; without one, versions and devices are shown.")
+    ] = None,
     n_tokens: Annotated[int, number("Number of tokens for the size of a recording.", least=1)] = 10_000,
 ):
     """Show versions and devices, or describe a model.

@@ -3,7 +3,7 @@
 from .checks import check_run
 from .layout import FILES, bids_label
 from .runs import Recording, Run, read_confounds
-from .study import Study, as_study, locate, open_recording, write_result
+from .study import Study, as_study, check_study_folder, locate, open_recording, write_result
 
 __all__ = [
     "FILES",
@@ -13,6 +13,7 @@ __all__ = [
     "as_study",
     "bids_label",
     "check_run",
+    "check_study_folder",
     "locate",
     "open_recording",
     "read_confounds",

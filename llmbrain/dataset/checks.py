@@ -50,21 +50,7 @@ def check_run(path, weights_hash=None):
 
 
 def read_object(path):
-    """Read a JSON file that must hold an object.
-
-    Parameters
-    ----------
-    path : path-like
-
-    Returns
-    -------
-    dict
-
-    Raises
-    ------
-    DatasetError
-        If the file is not JSON, or holds something else.
-    """
+    """Read a JSON file that must hold an object; a damaged file raises :class:`DatasetError`."""
     try:
         content = read_json(path)
     except ValueError as error:
@@ -75,22 +61,7 @@ def read_object(path):
 
 
 def read_sidecar(path):
-    """Read the sidecar of a run.
-
-    Parameters
-    ----------
-    path : path-like
-        The run's ``.nii`` or ``.json``.
-
-    Returns
-    -------
-    dict
-
-    Raises
-    ------
-    DatasetError
-        If one of the two files is missing, or the sidecar is not one of llmbrain's.
-    """
+    """Read and check the sidecar of a run, given its ``.nii`` or ``.json``; returns a dict."""
     path = Path(path).with_suffix(".nii")
     side = path.with_suffix(".json")
     if not path.is_file():
@@ -118,24 +89,7 @@ def read_sidecar(path):
 
 
 def inside_study(path, name):
-    """Path of a file that a sidecar names, which must lie in the same study.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        The file that the sidecar describes.
-    name : str
-        The other file, relative to the folder of ``path``.
-
-    Returns
-    -------
-    pathlib.Path
-
-    Raises
-    ------
-    DatasetError
-        If ``name`` is no relative path, or leads out of the study once links are resolved.
-    """
+    """Path of a file that the sidecar of ``path`` names; it must lie in the same study, also through links."""
     side = path.with_suffix(".json")
     if not isinstance(name, str) or Path(name).is_absolute():
         raise DatasetError(f"{side} names the file {name!r}; only paths relative to its folder are allowed.")

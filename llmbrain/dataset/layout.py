@@ -117,29 +117,7 @@ def is_label(text):
 
 
 def file_name(kind, subject, task, session=None, **entities):
-    """Path of a file relative to the root of the study.
-
-    Parameters
-    ----------
-    kind : str
-        A key of :data:`FILES`.
-    subject, task : str
-        Labels of the model and the corpus.
-    session : str, optional
-        Label of the checkpoint.
-    **entities
-        The other parts of the file's name: ``run`` (integer), ``site``, ``desc``.
-
-    Returns
-    -------
-    str
-        With forward slashes.
-
-    Examples
-    --------
-    >>> file_name("bold", "gpt2", "demo", run=1)
-    'sub-gpt2/func/sub-gpt2_task-demo_run-01_desc-mlp_bold.nii'
-    """
+    """Path of a file relative to the study; ``entities`` are the rest of its name: ``run``, ``site``, ``desc``."""
     needed = _entities(kind, entities)
     known = {"site": _SITE, "desc": _DESC.get(kind.split("_")[0], "canica")}
     fields = {**known, **{name: _format(name, value) for name, value in entities.items() if value is not None}}
@@ -150,20 +128,7 @@ def file_name(kind, subject, task, session=None, **entities):
 
 
 def file_pattern(kind, subject, task, session=None, **entities):
-    """Folder and name of all files of a kind; entities that are not given may have any value.
-
-    Parameters
-    ----------
-    kind, subject, task, session, **entities
-        See :func:`file_name`.
-
-    Returns
-    -------
-    folder : str
-        Relative to the root of the study.
-    pattern : str
-        Regular expression for the names of the files. Its named groups are the entities.
-    """
+    """Folder of a kind of file, and a regular expression for its name; entities not given may have any value."""
     needed = _entities(kind, entities)
     fields = _frame(subject, task, session)
     for name in needed:
@@ -175,17 +140,7 @@ def file_pattern(kind, subject, task, session=None, **entities):
 
 
 def events_of(bold):
-    """Path of the events that belong to a run.
-
-    Parameters
-    ----------
-    bold : pathlib.Path
-        The ``_bold.nii`` file.
-
-    Returns
-    -------
-    pathlib.Path
-    """
+    """Path of the events that belong to a ``_bold.nii`` file."""
     return bold.with_name(bold.name.split("_desc-")[0] + "_events.tsv")
 
 

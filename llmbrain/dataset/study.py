@@ -14,7 +14,7 @@ from .checks import check_run, read_object, read_sidecar
 from .layout import BIDSIGNORE, FILES, Found, bids_label, file_name, file_pattern, is_label
 from .runs import Recording, Run
 
-__all__ = ["Study", "as_study", "locate", "open_recording", "write_result"]
+__all__ = ["Study", "as_study", "check_study_folder", "locate", "open_recording", "write_result"]
 
 BIDS_VERSION = "1.10.0"
 DESCRIPTIONS = {  # of desc- labels, by the first part of the kind of file; other kinds belong to networks
@@ -95,7 +95,7 @@ class Study:
         Raises
         ------
         DatasetError
-            If the folder holds another study or another dataset. Nothing is written then.
+            If the folder holds another study or other files. Nothing is written then.
         """
         study = cls.plan(root, model_info, corpus, recording=recording, session=session)
         study._write_frame()
@@ -146,14 +146,9 @@ class Study:
         return cls(Path(root), labels["subject"], labels["task"], labels["session"], info)
 
     def _refuse_another(self):
-        """Raise :class:`DatasetError` if the folder holds another study or another dataset."""
-        path = self.path("study_json")
-        if not path.is_file():
-            subjects = [p for p in self.root.iterdir() if p.name.startswith("sub-")] if self.root.is_dir() else []
-            if self.path("description").is_file() or subjects:
-                raise DatasetError(f"{self.root} holds a dataset that llmbrain did not write. Choose another folder.")
-            if self.root.exists() and not self.root.is_dir():
-                raise DatasetError(f"{self.root} is a file. Choose a folder.")
+        """Raise :class:`DatasetError` if the folder holds another study or other files."""
+        check_study_folder(self.root)
+        if not self.path("study_json").is_file():
             return
         there = Study.open(self.root).info
         for part, keys in _IDENTITY.items():
@@ -250,8 +245,8 @@ class Study:
         ----------
         kind : str
             A key of :data:`llmbrain.dataset.FILES`.
-        content : pandas.DataFrame, image, or object that JSON can hold
-            For ``.tsv``, ``.nii.gz`` and ``.json``.
+        content : pandas.DataFrame, image, str, or object that JSON can hold
+            For ``.tsv``, ``.nii.gz``, text files and ``.json``.
         **entities
             The parts of its name.
 
@@ -264,9 +259,9 @@ class Study:
             desc = path.name.split("_desc-")[1].split("_")[0]
             text = DESCRIPTIONS.get(kind.split("_")[0], "Networks of the analysis {desc}.")
             self.describe_label(desc, text.format(desc=desc))
-        if path.suffix == ".tsv":
-            return write_tsv(path, content)
-        return write_json(path, content) if path.suffix == ".json" else save_img(path, content)
+        if path.suffix == ".gz":
+            return save_img(path, content)
+        return write_text(path, content) if isinstance(content, str) else _write(path, content)
 
     def all_files(self):
         """All files of the folder, sorted, without unfinished ones."""
@@ -289,25 +284,22 @@ class Study:
         """Write what describes the dataset as a whole. All processes would write the same, so each file once."""
         import pandas as pd
 
-        model, corpus = self.info["model"], self.info["corpus"]
-        texts = {
-            "readme": README.format(model=model["id"], corpus=corpus["name"]),
-            "bidsignore": "\n".join(BIDSIGNORE) + "\n",
-        }
-        for kind, text in texts.items():
-            if not self.path(kind).exists():
-                write_text(self.path(kind), text)
-        row = {"participant_id": f"sub-{self.subject}", **{k: v for k, v in model.items() if k != "label"}}
-        self._once("description", _description(self.info))
-        self._once("participants", pd.DataFrame([row]))
-        self._once("participants_json", PARTICIPANT_COLUMNS)
+        # study.json is written first: by it check_study_folder recognises the folder, if the process is killed here.
         path = self.path("study_json")
         if not path.exists() or (self.info["recording"] and not read_object(path)["recording"]):
             self.write("study_json", self.info)
-
-    def _once(self, kind, content, **entities):
-        if not self.path(kind, **entities).exists():
-            self.write(kind, content, **entities)
+        model, corpus = self.info["model"], self.info["corpus"]
+        row = {"participant_id": f"sub-{self.subject}", **{k: v for k, v in model.items() if k != "label"}}
+        frame = {
+            "readme": README.format(model=model["id"], corpus=corpus["name"]),
+            "bidsignore": "\n".join(BIDSIGNORE) + "\n",
+            "description": _description(self.info),
+            "participants": pd.DataFrame([row]),
+            "participants_json": PARTICIPANT_COLUMNS,
+        }
+        for kind, content in frame.items():
+            if not self.path(kind).exists():
+                self.write(kind, content)
 
     def describe_label(self, label, text):
         """Write the meaning of a ``desc-`` label into ``descriptions.tsv``.
@@ -408,6 +400,30 @@ def _who(part):
     return f"{part.get('id') or part.get('name')!r}" + (f", hash {key}" if key else "")
 
 
+def check_study_folder(root):
+    """Refuse a folder that a study cannot be written to: one that holds files and no study. Hidden files may stay.
+
+    Parameters
+    ----------
+    root : path-like
+        It may be missing.
+
+    Raises
+    ------
+    DatasetError
+    """
+    root = Path(root)
+    if root.exists() and not root.is_dir():
+        raise DatasetError(f"{root} is a file. Choose a folder.")
+    if not root.is_dir() or (root / FILES["study_json"]).is_file():
+        return
+    foreign = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
+    if foreign:
+        raise DatasetError(
+            f"{root} holds {foreign[0]}, which llmbrain did not write, and no study. Choose a new or an empty folder."
+        )
+
+
 def as_study(study):
     """Return a study as it is, and open a folder.
 
@@ -452,7 +468,10 @@ def write_result(folder, kind, content, desc=None):
     """Write a table or a description to :func:`locate`; returns its path."""
     if isinstance(folder, Study):
         return folder.write(kind, content, desc=desc)
-    path = locate(folder, kind, desc)
+    return _write(locate(folder, kind, desc), content)
+
+
+def _write(path, content):
     return write_tsv(path, content) if path.suffix == ".tsv" else write_json(path, content)
 
 

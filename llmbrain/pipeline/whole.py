@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from ..dataset import check_study_folder
 from ..exceptions import ParameterError
 from .stations import compare_pruning, find_networks, lesion_networks
 
@@ -101,7 +102,7 @@ def run_study(
     corpus : str, path or list of str
         See :func:`llmbrain.load_corpus`; networks are found on it and pruning is calibrated on it.
     out : path-like
-        The study folder.
+        The study folder: a new one, an empty one, or that of an interrupted run.
     heldout : str, path or list of str, optional
         Text for lesions and evaluation. By default the demo's own held-out part, or a quarter of the documents, set
         aside before anything is fitted.
@@ -125,6 +126,7 @@ def run_study(
     """
     plan = replace(QUICK if quick else FULL, threshold=threshold, ratio=ratio, random_state=random_state)
     plan = plan if n_components is None else replace(plan, n_components=n_components)
+    check_study_folder(out)
     run = _Run(plan, Path(out), *_texts(corpus, heldout, random_state))
     run.load = {"name_or_path": model, "dtype": dtype, "device": device}
     for number, station in enumerate(STATIONS, 1):

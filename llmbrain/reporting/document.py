@@ -8,7 +8,9 @@ from nilearn.reporting import HTMLReport as NilearnReport
 from ..exceptions import ParameterError
 from ..files import write_text
 
-__all__ = ["HTMLReport"]
+__all__ = ["HTMLReport", "check_output_file"]
+
+MARK = '<meta name="generator" content="llmbrain '  # in the head of every report
 
 
 class HTMLReport(NilearnReport):
@@ -43,14 +45,31 @@ class HTMLReport(NilearnReport):
         self.resize(1100, 800)
 
     def save(self, path=None):
-        """Write the page and return its path; without a path, into the study it belongs to."""
+        """Write the page and return its path; without a path, into the study it belongs to.
+
+        Files that are not reports of llmbrain are refused with a :class:`~llmbrain.exceptions.ParameterError`.
+        """
         path = path or self.path
         if path is None:
-            raise ParameterError("This report belongs to no study folder. Say where to write it: save('report.html').")
-        return write_text(Path(path), self.html)
+            raise ParameterError("This report belongs to no study folder. Pass a file, e.g. save('report.html').")
+        return write_text(check_output_file(path), self.html)
 
     def _repr_html_(self):
         return self.get_iframe()
 
     def __repr__(self):
         return f"HTMLReport({len(self.html) / 1e6:.1f} MB, sections: {', '.join(self.sections)})"
+
+
+def check_output_file(path):
+    """Return a path to write a report to, or refuse it: a folder, or a file that is not a report of llmbrain."""
+    path = Path(path)
+    if path.is_dir():
+        raise ParameterError(f"{path} is a folder. Pass a file, e.g. {path / 'report.html'}.")
+    if path.exists() and path.stat().st_size:
+        with open(path, "rb") as file:
+            if MARK.encode() not in file.read(2000):
+                raise ParameterError(
+                    f"{path} is not a report of llmbrain, and it is not replaced. Choose another file."
+                )
+    return path

@@ -19,19 +19,7 @@ FULL_Z = 8.0
 
 
 def png_bytes(index, palette):
-    """Encode an indexed picture as PNG.
-
-    Parameters
-    ----------
-    index : uint8 array of shape (height, width)
-        Number of each pixel's colour.
-    palette : uint8 array of shape (n_colors, 4)
-        Red, green, blue and opacity.
-
-    Returns
-    -------
-    bytes
-    """
+    """Encode an indexed picture (height, width) with an RGBA palette (n_colors, 4), both uint8, as PNG."""
     palette = np.asarray(palette, np.uint8)
     image = Image.fromarray(np.ascontiguousarray(index, np.uint8), mode="P")
     image.putpalette(palette[:, :3].tobytes())
@@ -41,34 +29,14 @@ def png_bytes(index, palette):
 
 
 def data_uri(png):
-    """Turn PNG bytes into a data URI, an image inside the page.
-
-    Parameters
-    ----------
-    png : bytes
-
-    Returns
-    -------
-    str
-    """
+    """Turn PNG bytes into a data URI, an image inside the page."""
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 class MapPainter:
     """Paint maps of one geometry as small PNGs for light and dark pages.
 
-    Blank neurons are a faint grey and everything between sheets is transparent; strength is opacity.
-
-    Parameters
-    ----------
-    geometry : NeuronGeometry
-        The neurons.
-    topography : Topography, optional
-        Display order.
-    threshold : float
-        Neurons whose ``|z|`` does not exceed this stay blank.
-    aspect : float
-        Target width over height of the mosaic.
+    Neurons up to the threshold are a faint grey, the space between sheets is transparent, and strength is opacity.
     """
 
     def __init__(self, geometry, topography=None, threshold=3.0, aspect=2.4):
@@ -118,111 +86,64 @@ class MapPainter:
 
 
 def profile_svg(positive, negative, layers, label):
-    """Draw the share of each layer's neurons as bars, positive loadings up, negative ones down.
-
-    Parameters
-    ----------
-    positive, negative : array of shape (n_layers,)
-        Shares, 0 to 1.
-    layers : sequence of int
-        Numbers of the layers.
-    label : str
-        Description of the chart for readers who cannot see it.
-
-    Returns
-    -------
-    str
-        An SVG.
-    """
+    """Draw the share of each layer's neurons (n_layers,) as bars: positive loadings up, negative ones down."""
     n, width, height = len(positive), 600, 120
     step, top = width / n, 100 * max(positive.max(), negative.max(), 1e-4)
     up = max(positive.max(), 1e-9) / max(positive.max() + negative.max(), 1e-9)
     zero = 8 + (height - 30) * (up if negative.max() > 0 else 1.0)
     unit = (height - 30) / (100 * max(positive.max() + negative.max(), 1e-4))
-    bars = []
-    for i in range(n):
-        for share, css, sign in ((positive[i], "pos", 1), (negative[i], "neg", -1)):
-            if share > 0:
-                length = 100 * share * unit
-                y = zero - length if sign > 0 else zero
-                tip = f"layer {layers[i]}: {100 * share:.2g} % {'positive' if sign > 0 else 'negative'}"
-                bars.append(
-                    f'<rect class="{css}" x="{i * step + 0.1 * step:.1f}" y="{y:.1f}" width="{0.8 * step:.1f}" '
-                    f'height="{length:.1f}"><title>{tip}</title></rect>'
-                )
-    every = max(1, round(n / 10))
-    ticks = "".join(
-        f'<text x="{(i + 0.5) * step:.1f}" y="{height - 2}" text-anchor="middle">{layers[i]}</text>'
-        for i in range(0, n, every)
-    )
-    return (
-        f'<svg class="chart profile" viewBox="-62 0 {width + 62} {height}" role="img" aria-label="{escape(label)}">'
-        f'<line class="rule" x1="0" x2="{width}" y1="{zero:.1f}" y2="{zero:.1f}"/>{"".join(bars)}{ticks}'
-        f'<text x="-6" y="{zero - 100 * positive.max() * unit + 8:.1f}" text-anchor="end">{top:.2g} %</text>'
-        f'<text x="-6" y="{height - 2}" text-anchor="end">layer</text></svg>'
-    )
+    bars = [
+        _bar(
+            i * step + 0.1 * step,
+            0.8 * step,
+            zero,
+            sign * 100 * share * unit,
+            f"layer {layers[i]}: {100 * share:.2g} % {name}",
+        )
+        for i in range(n)
+        for share, sign, name in ((positive[i], 1, "positive"), (negative[i], -1, "negative"))
+        if share > 0
+    ]
+    ticks = [((i + 0.5) * step, height - 2, "middle", layers[i]) for i in range(0, n, max(1, round(n / 10)))]
+    ticks.append((-6, zero - 100 * positive.max() * unit + 8, "end", f"{top:.2g} %"))
+    ticks.append((-6, height - 2, "end", "layer"))
+    return _bar_chart("profile", width, height, zero, bars, ticks, label)
 
 
 def course_svg(course, tokens, label):
-    """Draw a time course with one bar per token; its tooltip gives the token and its z.
-
-    Parameters
-    ----------
-    course : array of shape (n_tokens,)
-        In z; clipped at ±4.
-    tokens : sequence of str
-    label : str
-        Description of the chart for readers who cannot see it.
-
-    Returns
-    -------
-    str
-        An SVG.
-    """
+    """Draw a time course (n_tokens,) in z with one bar per token, whose tooltip gives the token and its z."""
     width, height, full = 600, 90, 4.0
     step, zero, unit = width / max(len(course), 1), 45.0, 40 / full
     bars = []
     for i, (value, token) in enumerate(zip(course, tokens)):
-        length = min(abs(float(value)), full) * unit
-        if length < 0.4:
-            continue
-        y = zero - length if value > 0 else zero
-        tip = f"{visible_token(token).strip() or '␣'}, z = {value:.1f}".replace("-", "−")
-        bars.append(
-            f'<rect class="{"pos" if value > 0 else "neg"}" x="{i * step:.1f}" y="{y:.1f}" width="{0.85 * step:.1f}" '
-            f'height="{length:.1f}"><title>{escape(tip)}</title></rect>'
-        )
-    ticks = "".join(
-        f'<text x="-6" y="{zero - sign * full * unit + 4:.1f}" text-anchor="end">{name} z</text>'
-        for sign, name in ((1, f"{full:g}"), (-1, f"−{full:g}"))
-    )
+        length = float(np.clip(value, -full, full)) * unit
+        if abs(length) >= 0.4:
+            tip = f"{visible_token(token).strip() or '␣'}, z = {value:.1f}".replace("-", "−")
+            bars.append(_bar(i * step, 0.85 * step, zero, length, escape(tip)))
+    ticks = [(-6, zero - sign * 40 + 4, "end", f"{name} z") for sign, name in ((1, f"{full:g}"), (-1, f"−{full:g}"))]
+    return _bar_chart("course", width, height, zero, bars, ticks, label)
+
+
+def _bar(x, width, zero, length, tip):
+    """A bar from the zero line: up if ``length`` is positive, else down."""
+    css, y = ("pos", zero - length) if length > 0 else ("neg", zero)
     return (
-        f'<svg class="chart course" viewBox="-62 0 {width + 62} {height}" role="img" aria-label="{escape(label)}">'
-        f'<line class="rule" x1="0" x2="{width}" y1="{zero}" y2="{zero}"/>{"".join(bars)}{ticks}</svg>'
+        f'<rect class="{css}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{abs(length):.1f}">'
+        f"<title>{tip}</title></rect>"
+    )
+
+
+def _bar_chart(css, width, height, zero, bars, ticks, label):
+    """An SVG of bars over a zero line, with ``ticks`` of ``(x, y, anchor, text)``."""
+    texts = "".join(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{end}">{text}</text>' for x, y, end, text in ticks)
+    return (
+        f'<svg class="chart {css}" viewBox="-62 0 {width + 62} {height}" role="img" aria-label="{escape(label)}">'
+        f'<line class="rule" x1="0" x2="{width}" y1="{zero:.1f}" y2="{zero:.1f}"/>{"".join(bars)}{texts}</svg>'
     )
 
 
 def effect_strip(effect, low, high, controls, limits, label):
-    """Draw one lesion effect as a point with its interval, over the dots of its controls.
-
-    Parameters
-    ----------
-    effect : float
-        Effect of the network.
-    low, high : float or None
-        Its interval.
-    controls : array of shape (n_controls,)
-        Effects of the controls.
-    limits : (float, float)
-        Ends of the axis.
-    label : str
-        Description of the chart for readers who cannot see it.
-
-    Returns
-    -------
-    str
-        An SVG.
-    """
+    """Draw a lesion effect with its interval (or None) over the dots of its controls (n_controls,)."""
     width, height = 600, 54
     span = max(limits[1] - limits[0], 1e-9)
 
@@ -256,20 +177,8 @@ def _number(value):
 def figure_svg(fig, key, label, fixed_colors=False):
     """Turn a matplotlib figure into inline SVG whose inks are the page's, and close it.
 
-    Parameters
-    ----------
-    fig : matplotlib.figure.Figure
-        Drawn in the house style.
-    key : str
-        Prefix that keeps the ids of the page apart.
-    label : str
-        Description of the figure for readers who cannot see it.
-    fixed_colors : bool
-        The colours of its images have a meaning (a legend names them), so a dark page must not invert them.
-
-    Returns
-    -------
-    str
+    ``key`` keeps the ids of the page apart. With ``fixed_colors`` a dark page does not invert the images, because a
+    legend names their colours.
     """
     import matplotlib as mpl
     import matplotlib.pyplot as plt

@@ -8,16 +8,7 @@ __all__ = ["lesions_by_number", "main_controls", "main_family", "main_lesions", 
 
 
 def main_lesions(lesion):
-    """Rows of the first task and of :func:`main_family`; the summary and the network pages show these.
-
-    Parameters
-    ----------
-    lesion : LesionResult
-
-    Returns
-    -------
-    pandas.DataFrame
-    """
+    """Rows of the first task and of :func:`main_family`; the summary and the network pages show these."""
     return _first_rows(lesion.table, lesion.table)
 
 

@@ -24,18 +24,7 @@ ARTEFACTS = {
 
 
 def network_flags(report):
-    """Name the problems of each network in a word or two.
-
-    Parameters
-    ----------
-    report : Report
-        Must hold networks.
-
-    Returns
-    -------
-    list of str
-        One per network; empty for a network without problems.
-    """
+    """Name the problems of each network in a word or two: a list of str, empty for a network without problems."""
     found, drivers = report["networks"], report["drivers"]
     z, _ = as_maps(found.networks)
     empty = ~(np.abs(z) > found.threshold).any(axis=1)

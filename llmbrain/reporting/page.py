@@ -20,19 +20,7 @@ def _environment():
 
 
 def render(template, **values):
-    """Fill one of the package's templates. All values are escaped that the template does not mark as safe.
-
-    Parameters
-    ----------
-    template : str
-        File name of the template.
-    **values
-        Its variables.
-
-    Returns
-    -------
-    str
-    """
+    """Fill one of the package's templates. Values are escaped unless the template marks them as safe."""
     return _environment().get_template(template).render(**values)
 
 
@@ -42,23 +30,7 @@ def note(text):
 
 
 def figure(fig, key, caption, label, fixed_colors=False):
-    """Put a matplotlib figure on the page.
-
-    Parameters
-    ----------
-    fig : matplotlib.figure.Figure
-        Closed here.
-    key : str
-        Id of the figure on the page.
-    caption, label : str
-        The text under it, and the description for readers who cannot see it.
-    fixed_colors : bool
-        See :func:`llmbrain.reporting.graphics.figure_svg`.
-
-    Returns
-    -------
-    str
-    """
+    """Put a matplotlib figure on the page, with a caption below it and a label for screen readers, and close it."""
     return render("figure.html", svg=figure_svg(fig, key, label, fixed_colors), id=key, caption=caption)
 
 

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from .. import __version__
 from ..dataset import Study
 from ..exceptions import ParameterError
-from .document import HTMLReport
+from .document import HTMLReport, check_output_file
 from .page import render
 from .station import stations
 
@@ -31,7 +31,7 @@ def generate_report(study_or_object, *, title=None, topography="auto", output_fi
         Display order of neurons. ``"auto"`` uses the study's own order, or computes one from half of its runs and
         saves it there; None keeps the natural order.
     output_file : path-like, optional
-        Also write the page to this file.
+        Also write the page to this file; an earlier report is replaced.
 
     Returns
     -------
@@ -43,8 +43,10 @@ def generate_report(study_or_object, *, title=None, topography="auto", output_fi
     DatasetError
         If a path holds no study.
     ParameterError
-        If there is no report for this kind of object.
+        If there is no report for this kind of object, or ``output_file`` exists and is not a report of llmbrain.
     """
+    if output_file is not None:
+        check_output_file(output_file)
     if isinstance(study_or_object, (str, Path)):
         study_or_object = Study.open(study_or_object)
     of = Report.of_study if isinstance(study_or_object, Study) else Report.of_object

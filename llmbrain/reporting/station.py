@@ -58,12 +58,7 @@ class Station:
 
 
 def stations():
-    """Import all stations and return their registry entries in the order of the page.
-
-    Returns
-    -------
-    list of Member
-    """
+    """Import all stations and return their registry entries in the order of the page."""
     _import_all()
     return sorted(STATIONS.values(), key=lambda station: station.place)
 

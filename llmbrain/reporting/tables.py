@@ -22,19 +22,7 @@ P_VALUES = ("p", "q", "p_value", "q_value", "p_pooled", "q_pooled", "p_min")
 
 
 def number(value, column=""):
-    """Format a value for readers: counts with thin spaces, shares in percent, p with a lower bound.
-
-    Parameters
-    ----------
-    value : object
-        Numbers, texts, booleans, None.
-    column : str
-        Name of the column, which selects the formats of shares and p.
-
-    Returns
-    -------
-    str
-    """
+    """Format a value for readers; the name of the column selects the formats of shares and p-values."""
     if (
         value is None
         or value is pd.NA
@@ -62,24 +50,8 @@ def number(value, column=""):
 def html_table(frame, caption, columns=None, labels=None, link=None, emphasis=None):
     """Format a data frame as a sortable HTML table.
 
-    Parameters
-    ----------
-    frame : pandas.DataFrame
-        The rows.
-    caption : str
-        Title of the table, and its accessible name.
-    columns : sequence of str, optional
-        Which columns, in order; missing ones are skipped.
-    labels : dict, optional
-        Column -> heading.
-    link : (column, function), optional
-        Turns the cells of a column into links; the function maps a value to an address or None.
-    emphasis : bool array, optional
-        Rows in bold.
-
-    Returns
-    -------
-    str
+    ``labels`` maps columns to headings; ``link`` is a column and a function from its values to addresses (or None);
+    ``emphasis`` marks rows in bold.
     """
     columns = [c for c in (columns or frame.columns) if c in frame]
     decimals = {c: _decimals(frame[c]) for c in columns}
@@ -126,17 +98,7 @@ def _cell(value, column, numeric, link, decimals=None):
 
 
 def with_intervals(table):
-    """Shorten the names of networks in a table of lesion effects, and write the interval as one column.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        With ``network``, and where known ``ci_low`` and ``ci_high``.
-
-    Returns
-    -------
-    pandas.DataFrame
-    """
+    """Shorten the names of networks in a table of lesion effects, and write the interval as one column."""
     shown = table.assign(network=[short_name(n) for n in table["network"]])
     if shown["network"].str.fullmatch(r"\d+").all():
         shown["network"] = shown["network"].astype(int)

@@ -6,29 +6,9 @@ __all__ = ["best_stretch", "engagement_by_kind", "peaks"]
 
 
 def peaks(course, events, n=6, around=8):
-    """Find the strongest tokens of a time course whose contexts do not overlap.
+    """Find the ``n`` strongest tokens of a course (n_tokens,) whose contexts do not overlap.
 
-    Parameters
-    ----------
-    course : array of shape (n_tokens,)
-        One network, z-scored.
-    events : pandas.DataFrame
-        ``document`` of each token (and ``run``).
-    n : int
-        Number of peaks.
-    around : int
-        Tokens of context on each side.
-
-    Returns
-    -------
-    list of (peak, first, last)
-        Rows: the token, and its context within the document, ``last`` excluded.
-
-    Examples
-    --------
-    >>> import pandas as pd
-    >>> peaks(np.array([0, 5, 0, 0, 0, 3.0]), pd.DataFrame({"document": list("aaabbb")}), n=2, around=1)
-    [(1, 0, 3), (5, 4, 6)]
+    Returns a list of rows ``(peak, first, last)``; the context lies within the document and excludes ``last``.
     """
     start, stop = _document_bounds(events)
     found, taken = [], np.zeros(len(course), bool)
@@ -44,22 +24,7 @@ def peaks(course, events, n=6, around=8):
 
 
 def best_stretch(course, events, length=90):
-    """Find the stretch of one document that engages a network most.
-
-    Parameters
-    ----------
-    course : array of shape (n_tokens,)
-        One network, z-scored.
-    events : pandas.DataFrame
-        ``document`` of each token (and ``run``).
-    length : int
-        Maximum number of tokens.
-
-    Returns
-    -------
-    first, last : int
-        Its rows, ``last`` excluded.
-    """
+    """Find the rows ``first, last`` of the stretch of one document that engages a network (n_tokens,) most."""
     start, stop = _document_bounds(events)
     smooth = np.convolve(np.maximum(course, 0), np.ones(9) / 9, mode="same")
     centre = int(smooth.argmax())
@@ -71,20 +36,7 @@ def best_stretch(course, events, length=90):
 def engagement_by_kind(courses, events):
     """Compute the engagement of each network in each kind of text: its mean, or its fluctuation.
 
-    Neurons are z-scored within runs. If each run holds one kind of text, the means are zero by construction, and the
-    root mean square is used instead.
-
-    Parameters
-    ----------
-    courses : array of shape (n_tokens, n_networks)
-        Z-scored over tokens.
-    events : pandas.DataFrame
-        ``kind`` of each token.
-
-    Returns
-    -------
-    pandas.DataFrame or None
-        Kinds by networks; ``attrs["title"]`` names the measure. None if there are fewer than two kinds.
+    Returns a data frame, kinds by networks, whose ``attrs["title"]`` names the measure; None for fewer than two kinds.
     """
     import pandas as pd
 

@@ -42,6 +42,14 @@ def test_ctrl_c_ends_with_130_and_a_sentence():
     assert "interrupted" in said and "repeat the command to resume" in said and "Traceback" not in said
 
 
+@pytest.mark.parametrize("command", ["run", "record"])
+def test_a_folder_of_other_files_is_refused_before_the_model_is_loaded(capsys, command, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    code, _, said = run(capsys, command, "--model", "no/such/model", "--out", tmp_path)
+    assert code == 2 and "holds thesis.txt, which llmbrain did not write" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
 def test_a_file_that_ends_too_early_is_named(capsys, monkeypatch, tmp_path):
     geometry = NeuronGeometry.from_sizes([50, 50])
     path = tmp_path / "map.nii.gz"

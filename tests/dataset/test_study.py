@@ -324,6 +324,17 @@ def test_a_foreign_dataset_and_a_file_are_left_alone(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(DatasetError, match="is a file"):
         Study.create(tmp_path / "file", model, "demo")
+    (tmp_path / "photos" / "2024").mkdir(parents=True)
+    with pytest.raises(DatasetError, match="holds 2024, which llmbrain did not write, and no study"):
+        Study.create(tmp_path / "photos", model, "demo")
+    kept = ("dataset_description.json", "file", "photos", "photos/2024")
+    assert sorted(tmp_path.rglob("*")) == sorted(tmp_path / name for name in kept)
+    (tmp_path / "new" / ".git").mkdir(parents=True)
+    study = Study.create(tmp_path / "new", model, "demo")
+    for path in study.all_files():  # as after a kill between two files
+        if path != study.path("study_json"):
+            path.unlink()
+    assert Study.create(tmp_path / "new", model, "demo").path("readme").is_file()
     assert (tmp_path / "dataset_description.json").read_text() == "{}" and (tmp_path / "file").read_text() == "mine"
 
 

@@ -278,7 +278,22 @@ def test_a_report_saves_shows_and_frames_itself(tmp_path):
     frame = report._repr_html_()
     assert frame.strip().startswith("<iframe srcdoc=") and 'width="500"' in frame and "<script" not in frame
     assert "pruning" in repr(report) and len(repr(report)) < 200
-    with pytest.raises(ParameterError, match="Say where"):
+    with pytest.raises(ParameterError, match="belongs to no study folder"):
         HTMLReport("x").save()
     assert generate_report(prune_table(), output_file=tmp_path / "third.html").html
     assert (tmp_path / "third.html").is_file()
+
+
+def test_only_earlier_reports_are_replaced(tmp_path):
+    """A foreign file and a folder are refused before any work: the object would be refused later."""
+    foreign = tmp_path / "thesis.html"
+    foreign.write_text("<!DOCTYPE html><title>mine</title>")
+    for path, message in ((foreign, "not a report of llmbrain"), (tmp_path, "is a folder. Pass a file")):
+        with pytest.raises(ParameterError, match=message):
+            generate_report(5, output_file=path)
+        with pytest.raises(ParameterError, match=message):
+            generate_report(prune_table()).save(path)
+    assert foreign.read_text().endswith("<title>mine</title>")
+    earlier = generate_report(prune_table(), title="first").save(tmp_path / "report.html")
+    generate_report(prune_table(), title="second", output_file=earlier)
+    assert "second" in earlier.read_text(encoding="utf-8")

@@ -70,20 +70,9 @@ def _topography(report, found, recording):
 
 
 def half_of(recording, second=False, budget=BYTES):
-    """Read one half of a recording, thinned to a budget of bytes and z-scored in each run.
+    """Read one half of a recording (n_tokens, n_neurons), thinned to a budget of bytes and z-scored in each run.
 
-    Parameters
-    ----------
-    recording : Recording
-        With several runs, every other one belongs to a half; with one run, half of its tokens.
-    second : bool
-        Which half.
-    budget : float
-        Bytes to read at most, about.
-
-    Returns
-    -------
-    ndarray of shape (n_tokens, n_neurons)
+    With several runs, every other one belongs to a half; with one run, half of its tokens.
     """
     n = max(60, int(budget / (4 * recording.geometry.n_neurons)))
     if len(recording) == 1:

@@ -51,7 +51,7 @@ class DriversStation(Station):
         text = (
             "Time courses of networks were correlated with token classes, position, frequency and surprisal; p comes "
             "from circular shifts within runs and is corrected for all pairs by the largest correlation"
-            f"{cite('westfall')}. Candidate names follow from these correlations and are suggestions."
+            f"{cite('westfall1993resampling')}. Candidate names follow from these correlations and are suggestions."
         )
         if result.engagement is not None:
             text += " Kinds of text were compared by permuting kinds over documents."
@@ -59,19 +59,7 @@ class DriversStation(Station):
 
 
 def drivers_of(courses, frames):
-    """Find what drives each network, and in which kinds of text it is engaged.
-
-    Parameters
-    ----------
-    courses : list of ndarray of shape (n_tokens, n_networks)
-        One per run.
-    frames : list of pandas.DataFrame
-        Events of the same runs.
-
-    Returns
-    -------
-    Drivers
-    """
+    """Find what drives each network, given one course (n_tokens, n_networks) and one data frame of events per run."""
     events = pd.concat(frames, ignore_index=True)
     several = {"document", "kind"} <= set(events) and events["kind"].nunique() > 1
     engagement = kind_engagement(courses, frames) if several else None

@@ -82,14 +82,13 @@ class Lesions(Station):
             against = "; ".join(f"“{f}”, {known[f]}" if f in known else f"matched by {f}" for f in families)
             text += (
                 f" Each was compared with up to {n_controls} control sets of neurons ({against or 'random'}); "
-                f"p = (1 + number of controls at least as harmful) / (controls + 1){cite('permutation')}"
+                f"p = (1 + number of controls at least as harmful) / (controls + 1){cite('phipson2010permutation')}"
             )
-            fdr = f", and q controls the false discovery rate over the networks of one task and family{cite('fdr')}."
-            text += fdr if "q" in table else "."
+            fdr = ", and q controls the false discovery rate over the networks of one task and family"
+            text += f"{fdr}{cite('benjamini1995fdr')}." if "q" in table else "."
             if "q_pooled" in table and table["q_pooled"].notna().any():
-                text += (
-                    f" Pooled p and q rank the standardised effect among the controls of all networks{cite('storey')}."
-                )
+                text += " Pooled p and q rank the standardised effect among the controls of all networks"
+                text += f"{cite('storey2003significance')}."
         if info.get("threshold") is not None:
             text += f" Lesioned neurons have |z| > {info['threshold']:g}."
         if info.get("random_state") is not None:
@@ -98,16 +97,7 @@ class Lesions(Station):
 
 
 def reading_notes(lesion):
-    """Explain what p and q of a lesion study can reach, and what the pooled ones assume.
-
-    Parameters
-    ----------
-    lesion : LesionResult
-
-    Returns
-    -------
-    list of str
-    """
+    """Explain how small p and q can be in a lesion study, and what pooling assumes; a list of str."""
     table = main_lesions(lesion)
     if "n_controls" not in table or "p" not in table or not table["p"].notna().any():
         return []

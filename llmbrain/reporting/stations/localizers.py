@@ -65,9 +65,9 @@ class Localizers(Station):
         what = "; ".join(" against ".join(found.contrast) for found in result)
         unit = next((found.info["unit"] for found in result if found.info.get("unit")), "item")
         return (
-            f"Localizers{cite('localizer', 'llmlocalizer')} contrasted {what} at every neuron with a general linear "
-            f"model, with the {unit} as the unit of inference and a false discovery rate of 5 %{cite('fdr')}. Their "
-            "overlap with networks was compared with neurons permuted within layers."
+            f"Localizers{cite('fedorenko2010localizer', 'alkhamissi2025localizer')} contrasted {what} at every neuron "
+            f"with a general linear model, with the {unit} as the unit of inference and a false discovery rate of 5 %"
+            f"{cite('benjamini1995fdr')}. Their overlap with networks was compared with neurons permuted within layers."
         )
 
 

@@ -48,22 +48,12 @@ def methods_text(report):
     recorded = report["recording"]
     used = versions(None if recorded is None else recorded.sidecar.get("LibraryVersions"))
     software = ", ".join(f"{name} {version}" for name, version in used.items())
-    texts.append(f"Software: {software}{cite('transformers', 'sklearn', 'nilearn')}.")
+    texts.append(f"Software: {software}{cite('wolf2020transformers', 'pedregosa2011sklearn', 'nilearn')}.")
     return [text for text in texts if text], cited
 
 
 def versions(recorded=None):
-    """Versions of the software.
-
-    Parameters
-    ----------
-    recorded : dict, optional
-        Versions that were written down with the data; they override the installed ones.
-
-    Returns
-    -------
-    dict
-    """
+    """Versions of the software: those recorded with the data override the installed ones."""
     found = {"Python": platform.python_version()}
     for name in PACKAGES:
         try:

@@ -82,11 +82,11 @@ class Networks(Station):
         networks = result.networks
         info = dict(networks.info or {})
         method = str(info.get("method") or info.get("estimator") or info.get("algorithm") or "").lower()
-        n, intro = len(networks.maps), f"Functional networks{cite('liunetworks')} were found by"
+        n, intro = len(networks.maps), f"Functional networks{cite('liu2025networks')} were found by"
         if "dict" in method:
-            text = f"{intro} dictionary learning{cite('dictlearning')} with {n} atoms"
+            text = f"{intro} dictionary learning{cite('mensch2016compressed')} with {n} atoms"
         elif "ica" in method:
-            how = f"CanICA{cite('canica')}, FastICA{cite('fastica')}"
+            how = f"CanICA{cite('varoquaux2010canica')}, FastICA{cite('hyvarinen1999fastica')}"
             text = f"{intro} group independent component analysis ({how}) with {n} components"
         else:
             text = f"{n} networks were decomposed"
@@ -107,7 +107,7 @@ class Networks(Station):
         metrics = networks.metrics
         known = metrics is not None and "stability" in metrics and metrics["stability"].notna().any()
         if result.stability is not None or known:
-            text += f" Stability compares repeated decompositions, following ICASSO{cite('icasso')}."
+            text += f" Stability compares repeated decompositions, following ICASSO{cite('himberg2004icasso')}."
         return text
 
 

@@ -10,7 +10,8 @@ from ..page import figure
 from ..station import STATIONS, Station
 from ..tables import html_table, number
 
-CITED = {"wanda": "wanda", "flap": "flap", "network": "liupruning"}  # part of a score's name -> reference
+# Part of a score's name -> reference.
+CITED = {"wanda": "sun2024wanda", "flap": "an2024flap", "network": "liu2025pruning"}
 
 
 @dataclass

@@ -91,7 +91,7 @@ class RecordingStation(Station):
             f"{dtype} weights) read {result.events['document'].nunique()} documents of the corpus “{corpus}”"
             f"{corpus_hash}. At each of {len(result.events)} tokens, the {geometry.n_neurons} neurons of the site "
             f"“{geometry.site}” ({geometry.n_layers} layers) were recorded in {side.get('DataType', 'float32')}, in "
-            f"{n_runs} that follow BIDS{cite('bids')}."
+            f"{n_runs} that follow BIDS{cite('gorgolewski2016bids')}."
         )
         if side.get("Context"):
             text += f" The model read at most {side['Context']} tokens at once"
