@@ -20,7 +20,7 @@ import torch
 
 from llmbrain import load_corpus, load_model
 from llmbrain.geometry import NeuronGeometry
-from llmbrain.lesions.batched import condition_losses, row_mode, start_of
+from llmbrain.lesions.batched import Passes, condition_losses, row_mode, start_of
 from llmbrain.lesions.kinds import Edit
 from llmbrain.lesions.scoring import default_max_tokens
 from llmbrain.masks import NeuronMask
@@ -53,9 +53,8 @@ def main():
             few = edits[: max(2, len(edits) // 8)] if repeat == 0 else edits  # the first round warms up
             start = clock(args.device)
             with precision(args):
-                results[mode] = condition_losses(
-                    model, sites, sequences, few, max_tokens=10**9 if mode == "single" else max_tokens, mode=mode
-                )
+                passes = Passes(10**9 if mode == "single" else max_tokens, mode)
+                results[mode] = condition_losses(model, sites, sequences, few, passes)
             if repeat:
                 seconds[mode].append(clock(args.device) - start)
     bound = matrix_seconds(model, sites, edits, tokens, args)
@@ -72,9 +71,7 @@ def main():
         )
     if args.profile:
         some = edits[: max(2, max_tokens // max(tokens, 1))]
-        print(
-            profile(lambda: condition_losses(model, sites, sequences, some, max_tokens=max_tokens, mode="rows"), args)
-        )
+        print(profile(lambda: condition_losses(model, sites, sequences, some, Passes(max_tokens, "rows")), args))
 
 
 def precision(args):

@@ -21,42 +21,36 @@ from ..text import Window, group_windows, pad
 from .context import Lesion, check_hooks_reach
 from .positions import FixedPositions, scored_positions
 
-__all__ = ["BatchPlan", "condition_losses", "plan_batches", "row_mode", "start_of"]
+__all__ = ["BatchPlan", "Passes", "condition_losses", "plan_batches", "row_mode", "start_of"]
 
+# prefix: conditions join at their first lesioned layer; rows: all rows from the first layer on; single: one condition
+# at a time through a Lesion. All give the same numbers
 MODES = ("prefix", "rows", "single")
 
 
 @dataclass(frozen=True)
+class Passes:
+    """How lesions are run."""
+
+    max_tokens: int = 4096  # in a forward pass, all rows together; bounds the memory
+    mode: str = "prefix"  # one of MODES
+    positions: object = "all"  # at which tokens the edits act, see llmbrain.lesions.positions
+
+
+@dataclass(frozen=True)
 class BatchPlan:
-    """One forward pass.
+    """One forward pass."""
 
-    Parameters
-    ----------
-    sequences, conditions : int array
-        Positions of the sequences, and of the conditions under which they are read.
-    with_intact : bool
-        Whether the losses of the intact model are computed as well.
-    """
-
-    sequences: np.ndarray
-    conditions: np.ndarray
-    with_intact: bool
+    sequences: np.ndarray  # positions of the sequences
+    conditions: np.ndarray  # positions of the conditions under which they are read
+    with_intact: bool  # whether the losses of the intact model are computed as well
 
 
 def plan_batches(sequences, first_layers, max_tokens):
     """Split a study into forward passes of at most ``max_tokens`` tokens (rows times longest sequence).
 
-    Parameters
-    ----------
-    sequences : list of llmbrain.text.Window
-    first_layers : int array of shape (n_conditions,)
-        First lesioned layer of each condition; conditions with similar first layers share a pass.
-    max_tokens : int
-
-    Returns
-    -------
-    list of BatchPlan
-        They contain every pair of a sequence and a condition once, and every sequence once intact.
+    Every pair of a sequence and a condition occurs once, and every sequence once intact. ``first_layers`` is the first
+    lesioned layer of each condition.
     """
     order = np.argsort(-np.asarray(first_layers), kind="stable")
     # several sequences together keep the products large even if few conditions remain
@@ -71,50 +65,28 @@ def plan_batches(sequences, first_layers, max_tokens):
     return plans
 
 
-def condition_losses(
-    model, sites, sequences, edits, *, max_tokens=4096, mode="prefix", positions="all", done=None, progress=None
-):
-    """Sum the losses of every sequence, intact and under every condition.
+def condition_losses(model, sites, sequences, edits, passes=None, *, done=None, progress=None):
+    """Sum the losses of every sequence, intact (row 0) and under every edit: ``(1 + n_edits, n_sequences)``, in nats.
 
-    Parameters
-    ----------
-    model : transformers causal language model
-    sites : list of Site
-        The sites of the edits' geometry, in its layer order.
-    sequences : list of llmbrain.text.Window
-    edits : sequence of Edit
-    max_tokens : int
-        Tokens in a forward pass, all rows together; bounds the memory.
-    mode : {"prefix", "rows", "single"}
-        ``prefix``: conditions join at their first lesioned layer; ``rows``: all rows from the first layer on;
-        ``single``: one condition at a time through :func:`llmbrain.lesion`. All give the same numbers; see
-        :func:`row_mode`.
-    positions : {"all", "prompt", "generated", "last"} or callable
-        At which tokens the edits act, see :func:`llmbrain.lesions.positions.scored_positions`.
-    done : array of shape (1 + n_conditions, n_sequences), optional
-        The result of an interrupted call, with NaN for missing values; it is filled in place.
-    progress : callable, optional
-        Called after each pass with the number of (condition, token) pairs done and the array so far.
-
-    Returns
-    -------
-    float64 array of shape (1 + n_conditions, n_sequences)
-        Nats, summed over the scored tokens; row 0 is the intact model.
+    ``sites`` follow the layer order of the edits' geometry. ``done`` is the result of an interrupted call, with NaN for
+    missing values, and is filled in place. ``progress`` is called after each pass with the number of (condition, token)
+    pairs done and the array so far.
     """
     import torch
 
     check_hooks_reach(model)
+    passes = passes or Passes()
     sums = np.full((1 + len(edits), len(sequences)), np.nan) if done is None else done
     reader = LogitReader(model)
     first = np.array([start_of(edit, sites) for edit in edits], dtype=int)
-    for plan in plan_batches(sequences, first, max_tokens):
+    for plan in plan_batches(sequences, first, passes.max_tokens):
         wanted = np.r_[0, plan.conditions + 1] if plan.with_intact else plan.conditions + 1
         if not np.isnan(sums[np.ix_(wanted, plan.sequences)]).any():
             continue
         batch = [sequences[i] for i in plan.sequences]
         chosen = [edits[c] for c in plan.conditions]
         with torch.no_grad():
-            result = _PASSES[mode](reader, sites, batch, chosen, plan.with_intact, positions)
+            result = _PASSES[passes.mode](reader, sites, batch, chosen, plan.with_intact, passes.positions)
         sums[np.ix_(wanted, plan.sequences)] = result
         if progress is not None:
             progress(len(wanted) * sum(len(s) for s in batch), sums)
@@ -122,23 +94,11 @@ def condition_losses(
 
 
 def row_mode(model, sites, edits):
-    """Find the fastest mode that gives the same losses as single lesions on a small trial.
-
-    Architectures pass different arguments to their blocks. Instead of keeping a list of them, two short sequences are
-    run in every mode, with the edits that begin first and last.
-
-    Parameters
-    ----------
-    model : transformers causal language model
-    sites : list of Site
-    edits : sequence of Edit
-
-    Returns
-    -------
-    {"prefix", "rows", "single"}
-    """
+    """Find the fastest of :data:`MODES` that gives the same losses as single lesions on a small trial."""
     import torch
 
+    # architectures pass different arguments to their blocks; instead of keeping a list of them, two short sequences are
+    # run in every mode, with the edits that begin first and last
     vocabulary = model.get_input_embeddings().weight.shape[0]
     ids = np.random.default_rng(0).integers(0, vocabulary, 12)
     trial = [Window(ids[:7], np.ones(7, bool)), Window(ids[7:], np.ones(5, bool))]
@@ -158,18 +118,7 @@ def row_mode(model, sites, edits):
 
 
 def start_of(edit, sites):
-    """Find the first layer of the model that an edit changes, or the last layer if it changes none.
-
-    Parameters
-    ----------
-    edit : Edit
-    sites : list of Site
-        In the edit's order of layers, which need not be the model's.
-
-    Returns
-    -------
-    int
-    """
+    """Find the first layer of the model that an edit changes, or the last layer if it changes none."""
     return min((sites[i].layer for i in edit.layers), default=max(site.layer for site in sites))
 
 
@@ -181,7 +130,7 @@ def _pass_single(reader, sites, batch, edits, with_intact, positions="all"):
     where = scored_positions(positions, batch, ids)
     tracker = None if where is None else FixedPositions(where)
     for edit in ([None] if with_intact else []) + list(edits):
-        with contextlib.nullcontext() if edit is None else Lesion.at_sites(reader.model, edit, sites, tracker):
+        with contextlib.nullcontext() if edit is None else Lesion(reader.model, edit, sites, tracker):
             hidden = reader.read(ids, mask)
         sums.append(_sums(hidden, reader, ids, batch)[0])
     return np.stack(sums)

@@ -18,15 +18,9 @@ SECONDS_BETWEEN = 20.0
 
 
 class Checkpoint:
-    """Sums of losses, written from time to time and read when the same study resumes.
+    """Sums of losses, written to the ``.npz`` file ``path`` (unless None) and read when the same study resumes.
 
-    Parameters
-    ----------
-    path : path-like or None
-        A ``.npz`` file; None writes nothing.
-    parts : list of str or bytes
-        What identifies the study: weights, lesions, texts. Another study starts from the beginning.
-    shape : tuple of int
+    ``parts`` (texts or bytes) identify the study: weights, lesions, texts. Another study starts from the beginning.
     """
 
     def __init__(self, path, parts, shape):
@@ -47,14 +41,7 @@ class Checkpoint:
 class RowCheckpoint:
     """Values that a function returned under each finished condition, written after every condition.
 
-    Parameters
-    ----------
-    path : path-like or None
-        The ``.npz`` file of the study; each function has its own file next to it.
-    name : str
-        Of the task.
-    parts : list of str or bytes
-        What identifies the study.
+    Each function has its own file next to ``path``, the file of the study.
     """
 
     def __init__(self, path, name, parts):
@@ -77,21 +64,6 @@ def fingerprint(function):
     """Describe a function by its code, defaults and closure, to recognise it in another process.
 
     Functions that it calls are not included. A function that cannot be described gets a text that never matches.
-
-    Parameters
-    ----------
-    function : callable
-
-    Returns
-    -------
-    str
-
-    Examples
-    --------
-    >>> def task(n):
-    ...     return lambda model, tokenizer: n
-    >>> fingerprint(task(1)) == fingerprint(task(1)), fingerprint(task(1)) == fingerprint(task(2))
-    (True, False)
     """
     text = _describe(function)
     return text + uuid.uuid4().hex if " at 0x" in text else text

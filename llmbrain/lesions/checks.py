@@ -1,4 +1,4 @@
-"""A numerical contract that every lesion kind keeps, also those that users register."""
+"""A numerical check of lesion kinds, also of those that users register."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from ..masks import NeuronMask
 from ..models.hooks import site_hooks
 from ..models.inputs import input_device
 from ..models.sites import find_sites
-from .batched import condition_losses
+from .batched import Passes, condition_losses
 from .context import Lesion
 from .kinds import KINDS, Edit
 
@@ -94,7 +94,7 @@ def _check_model(name, model, sites, geometry, edit, rng):
     vocabulary, hooks = model.get_input_embeddings().weight.shape[0], n_hooks()
     parts = [Window(rng.integers(0, vocabulary, n), np.ones(n, bool)) for n in (6, 9)]
     other = Edit(NeuronMask(geometry.layer_of == geometry.n_layers - 1, geometry))
-    losses = {m: condition_losses(model, sites, parts, [edit, other], mode=m) for m in ("rows", "single")}
+    losses = {m: condition_losses(model, sites, parts, [edit, other], Passes(mode=m)) for m in ("rows", "single")}
     assert np.allclose(losses["rows"], losses["single"], rtol=1e-3, atol=1e-3), f"{name}: batched losses differ."
 
     seen, ids = {}, torch.from_numpy(parts[0].ids)[None].to(input_device(model))
@@ -105,7 +105,7 @@ def _check_model(name, model, sites, geometry, edit, rng):
     with torch.no_grad():
         with site_hooks(sites, look):
             model(ids)
-        with Lesion.at_sites(model, edit, sites), site_hooks(sites, look):
+        with Lesion(model, edit, sites), site_hooks(sites, look):
             model(ids)
     first = edit.layers[0]
     kept = torch.from_numpy(np.flatnonzero(~edit.mask_of(first))).to(seen[first][0].device)

@@ -19,28 +19,11 @@ COLUMNS += ["n_items", "control_mean", "control_sd", "control_max", "n_controls"
 COLUMNS += ["p_pooled", "q_pooled"]
 
 
-def effects_table(networks, items, controls, *, alternative="greater", n_bootstrap=2000, level=0.95, random_state=0):
-    """Compare each network with its controls, in every task and family.
+def effects_table(networks, items, controls, alternative="greater", **bootstrap):
+    """Compare each network with its controls, in every task and family; see :attr:`LesionResult.table`.
 
-    Parameters
-    ----------
-    networks : pandas.DataFrame
-        ``network, n_neurons, share``; one row per network.
-    items : pandas.DataFrame
-        ``network, task, item, weight, intact, effect``; items are paired over networks.
-    controls : pandas.DataFrame
-        ``network, task, family, draw, effect``.
-    alternative : {"greater", "less", "two-sided"}
-    n_bootstrap : int
-        Bootstrap draws of items.
-    level : float
-        Coverage of the interval.
-    random_state : int
-
-    Returns
-    -------
-    pandas.DataFrame
-        See :attr:`LesionResult.table`.
+    ``networks`` has the columns ``network, n_neurons, share``; ``items`` and ``controls`` are those of a LesionResult.
+    ``bootstrap`` are options of :func:`llmbrain.stats.bootstrap_interval`.
     """
     names = list(networks["network"])
     rows = []
@@ -50,7 +33,7 @@ def effects_table(networks, items, controls, *, alternative="greater", n_bootstr
         effect = part.pivot(index="item", columns="network", values="effect")[names]
         first = part[part["network"] == names[0]].set_index("item").loc[effect.index]
         weights = first["weight"].to_numpy(float)
-        interval = _intervals(effect.to_numpy(), weights, n_draws=n_bootstrap, level=level, random_state=random_state)
+        interval = _intervals(effect.to_numpy(), weights, **bootstrap)
         intact = float(mean_over_items(first["intact"].to_numpy(float), weights))
         n_items = effect.notna().sum().to_numpy()
         for family in families:
@@ -68,18 +51,7 @@ def effects_table(networks, items, controls, *, alternative="greater", n_bootstr
 
 
 def mean_over_items(values, weights):
-    """Compute the weighted mean over the last axis, without items that are NaN (answers that could not be read).
-
-    Parameters
-    ----------
-    values : float array of shape (..., n_items)
-    weights : float array of shape (n_items,)
-
-    Returns
-    -------
-    float array of shape (...)
-        NaN if no item remains.
-    """
+    """Average ``(..., n_items)`` with weights, without items that are NaN (unread answers); NaN if no item remains."""
     read = ~np.isnan(values)
     total = read @ weights
     mean = np.where(read, values, 0.0) @ weights / np.where(total > 0, total, 1.0)
@@ -101,36 +73,23 @@ def _intervals(effects, weights, **options):
 
 
 def compare(effect, draws, alternative="greater"):
-    """Compare one effect with those of its controls.
+    """Compare one effect with those of its controls: a dict of ``control_mean, ..., p_min`` (see LesionResult).
 
-    Parameters
-    ----------
-    effect : float
-    draws : array of shape (n_controls,) or None
-    alternative : {"greater", "less", "two-sided"}
-
-    Returns
-    -------
-    dict
-        ``control_mean, control_sd, control_max, n_controls, z, p, p_min``; NaN if there are too few controls. Draws
-        that are NaN are left out.
+    Draws that are NaN are left out; values that need more controls are NaN.
     """
     draws = np.asarray([] if draws is None else draws, dtype=float)
     draws = draws[~np.isnan(draws)]
-    if not len(draws):
-        names = ("control_mean", "control_sd", "control_max", "n_controls", "z", "p", "p_min")
-        return {**dict.fromkeys(names, np.nan), "n_controls": 0}
-    sd = float(np.std(draws, ddof=1)) if len(draws) > 1 else np.nan
-    mean = float(np.mean(draws))
+    n = len(draws)
+    mean, sd = (float(np.mean(draws)) if n else np.nan), (float(np.std(draws, ddof=1)) if n > 1 else np.nan)
     return {
         "control_mean": mean,
         "control_sd": sd,
-        "control_max": float(np.max(draws)),
-        "n_controls": len(draws),
-        "z": (effect - mean) / sd if sd and sd > 0 else np.nan,
+        "control_max": float(np.max(draws)) if n else np.nan,
+        "n_controls": n,
+        "z": (effect - mean) / sd if sd > 0 else np.nan,
         # a family with one set (the strongest neurons) gives no null distribution
-        "p": _p(effect, draws, alternative) if len(draws) > 1 else np.nan,
-        "p_min": smallest_p(len(draws), alternative) if len(draws) > 1 else np.nan,
+        "p": _p(effect, draws, alternative) if n > 1 else np.nan,
+        "p_min": smallest_p(n, alternative) if n > 1 else np.nan,
     }
 
 
@@ -145,18 +104,8 @@ def pooled_p(effects, draws, alternative="greater"):
     A network and its N controls are standardised, each by the mean and standard deviation of the N others. The network
     is then ranked among the standardised controls of all K networks. This lowers the smallest p from 1 / (N + 1) to
     1 / (K N + 1), and assumes that control effects have the same distribution in all networks, up to mean and spread
-    (pooled permutation nulls: Storey & Tibshirani 2003, PNAS 100, supporting text).
-
-    Parameters
-    ----------
-    effects : array of shape (n_networks,)
-    draws : sequence of n_networks arrays
-    alternative : {"greater", "less", "two-sided"}
-
-    Returns
-    -------
-    float array of shape (n_networks,)
-        NaN for networks with fewer than three controls.
+    (pooled permutation nulls: Storey & Tibshirani 2003, PNAS 100, supporting text). Networks with fewer than three
+    controls get NaN.
     """
     own = np.full(len(effects), np.nan)
     pool = []
@@ -188,15 +137,6 @@ def _against_the_others(values):
 def smallest_p(n_controls, alternative="greater"):
     """Return the smallest p that a rank among ``n_controls`` controls can give.
 
-    Parameters
-    ----------
-    n_controls : int
-    alternative : {"greater", "less", "two-sided"}
-
-    Returns
-    -------
-    float
-
     Examples
     --------
     >>> smallest_p(19), smallest_p(39, "two-sided")
@@ -206,26 +146,9 @@ def smallest_p(n_controls, alternative="greater"):
 
 
 def power_note(n_controls, n_networks, alpha=0.05, alternative="greater"):
-    """Describe which p-values a design can reach.
+    """Describe which p-values a design can reach, and how many controls ``alpha`` needs.
 
-    Parameters
-    ----------
-    n_controls, n_networks : int
-    alpha : float
-    alternative : {"greater", "less", "two-sided"}
-        A two-sided test needs twice the controls.
-
-    Returns
-    -------
-    dict
-        ``smallest_p``; ``needed_for_one`` and ``needed_for_all``: controls needed for a single network to reach
-        ``alpha``, uncorrected and corrected over all networks; ``smallest_p_pooled``: with the controls of all networks
-        pooled; ``note``.
-
-    Examples
-    --------
-    >>> power_note(20, 10)["smallest_p"], power_note(20, 10)["needed_for_all"]
-    (0.047619047619047616, 199)
+    ``needed_for_one`` controls suffice for a single network, ``needed_for_all`` after correction over all networks.
     """
     sides = 2 if alternative == "two-sided" else 1
     smallest, pooled = smallest_p(n_controls, alternative), smallest_p(n_controls * n_networks, alternative)

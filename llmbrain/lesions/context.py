@@ -69,7 +69,7 @@ def lesion(model, mask, how="zero", *, positions="all", prompt_length=None, site
     edit = Edit(mask, how, **options)
     check_hooks_reach(model)
     tracker = PositionTracker(model, positions, prompt_length, follow=edit.kind.by_position)
-    return Lesion(model, edit, tracker, sites=sites, check_model=check_model)
+    return Lesion(model, edit, sites_of(model, edit.mask, sites=sites, check_model=check_model), tracker)
 
 
 class Lesion(contextlib.ContextDecorator):
@@ -80,24 +80,13 @@ class Lesion(contextlib.ContextDecorator):
     model : transformers causal language model
     edit : Edit
         The neurons and what happens to them.
+    sites : list of Site
+        In the layer order of the edit's mask. They are not checked.
     tracker : PositionTracker, optional
         At which tokens; default everywhere.
-    sites, check_model
-        As in :func:`lesion`.
     """
 
-    def __init__(self, model, edit, tracker=None, *, sites=None, check_model=True):
-        check_hooks_reach(model)
-        self._set(model, edit, sites_of(model, edit.mask, sites=sites, check_model=check_model), tracker)
-
-    @classmethod
-    def at_sites(cls, model, edit, sites, tracker=None):
-        """Make a lesion at sites that were found and checked before."""
-        new = cls.__new__(cls)
-        new._set(model, edit, sites, tracker)
-        return new
-
-    def _set(self, model, edit, sites, tracker):
+    def __init__(self, model, edit, sites, tracker=None):
         self.model, self.edit, self.sites = model, edit, sites
         self._tracker = tracker or PositionTracker(model, follow=edit.kind.by_position)
         self._entered = []
@@ -116,13 +105,7 @@ class Lesion(contextlib.ContextDecorator):
         return self._entered.pop().__exit__(*error)
 
     def summary(self):
-        """Count the lesioned neurons of each layer.
-
-        Returns
-        -------
-        pandas.DataFrame
-            One row per layer: ``layer``, ``module``, ``where``, ``n_neurons``, ``share`` of the layer.
-        """
+        """Count the lesioned neurons of each layer: a table of ``layer, module, where, n_neurons, share``."""
         frame = self.edit.mask.summary()
         frame.insert(1, "module", [site.name for site in self.sites])
         frame.insert(2, "where", [site.where for site in self.sites])
@@ -200,18 +183,7 @@ def is_lesioned(model):
 
 
 def refuse_lesioned(model, what):
-    """Raise if a lesion is active in a model.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-    what : str
-        What cannot be done with a lesioned model, such as ``"pruned"``.
-
-    Raises
-    ------
-    ParameterError
-    """
+    """Raise if a lesion is active in a model; ``what`` completes the message, such as ``"pruned"``."""
     if is_lesioned(model):
         raise ParameterError(f"A lesion is active in the model, so it cannot be {what}. Leave the lesion's with block.")
 
@@ -227,21 +199,7 @@ def _eager():
 
 
 def sites_of(model, mask, *, sites=None, check_model=True):
-    """Find the sites of a model in the order of a mask's layers, and check that the mask belongs to the model.
-
-    Parameters
-    ----------
-    model : transformers causal language model
-    mask : NeuronMask
-    sites : dict or str, optional
-        Module names, if they are not found automatically.
-    check_model : bool
-        Compare the weights with those that the sidecar of the mask names.
-
-    Returns
-    -------
-    list of Site
-    """
+    """Find the sites of a model in the order of a mask's layers, and check that the mask belongs to the model."""
     found = find_sites(model, mask.geometry.site, sites=sites)
     by_layer = {site.layer: site for site in found}
     geometry = mask.geometry
@@ -256,19 +214,7 @@ def sites_of(model, mask, *, sites=None, check_model=True):
 
 
 def check_mask(model, mask, name="The mask"):
-    """Refuse a mask that was made on other weights, if its sidecar names any.
-
-    Parameters
-    ----------
-    model : transformers causal language model
-    mask : NeuronMask
-    name : str
-        Name of the mask in the message.
-
-    Raises
-    ------
-    GeometryMismatchError
-    """
+    """Refuse a mask that was made on other weights, if its sidecar names any."""
     from ..models.identity import weights_hash
 
     made_on = mask.info.get("model") or {}
@@ -287,16 +233,7 @@ def check_mask(model, mask, name="The mask"):
 
 
 def check_hooks_reach(model):
-    """Refuse a model whose modules hooks would not reach: compiled, or wrapped by PEFT or for several devices.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-
-    Raises
-    ------
-    ParameterError
-    """
+    """Refuse a model whose modules hooks would not reach: compiled, or wrapped by PEFT or for several devices."""
     if not hasattr(model, "named_modules"):
         raise ParameterError(
             f"A lesion needs a loaded model, model, tokenizer = load_model(...); got {type(model).__name__}."

@@ -22,49 +22,17 @@ __all__ = ["Condition", "Design", "checked_seed", "named_masks"]
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """One lesion of a study.
+    """One lesion of a study."""
 
-    Parameters
-    ----------
-    network : int
-        Position of the network in the study.
-    mask : NeuronMask
-        The lesioned neurons: the network, or a control of it.
-    family : ControlFamily or None
-        None for a network itself.
-    draw : int
-        Number of the control.
-    dose : number, optional
-        In studies over doses.
-    """
-
-    network: int
-    mask: NeuronMask
-    family: ControlFamily = None
-    draw: int = 0
-    dose: float = None
+    network: int  # position of the network in the study
+    mask: NeuronMask  # the lesioned neurons: the network, or a control of it
+    family: ControlFamily = None  # None for a network itself
+    draw: int = 0  # number of the control
+    dose: float = None  # in studies over doses
 
 
 class Design:
-    """A study applied to a model. Creating it checks everything that can be checked without a long computation.
-
-    Parameters
-    ----------
-    study : LesionStudy
-    model : transformers causal language model
-    tokenizer : transformers tokenizer
-    options : StudyOptions
-
-    Attributes
-    ----------
-    masks : list of NeuronMask
-    maps : array of shape (n_networks, n_neurons) or None
-    families : list of ControlFamily
-    tasks : list of PreparedTask
-    axis : DoseAxis or None
-        The doses of the study, if it has any.
-    scorer : Scorer
-    """
+    """A study applied to a model. Creating it checks everything that can be checked without a long computation."""
 
     def __init__(self, study, model, tokenizer, options):
         self.study, self.model, self.tokenizer, self.options = study, model, tokenizer, options
@@ -224,20 +192,7 @@ class Design:
 
 
 def checked_seed(random_state):
-    """Return a seed that makes the study repeatable, or raise.
-
-    Parameters
-    ----------
-    random_state : int
-
-    Returns
-    -------
-    int
-
-    Raises
-    ------
-    ParameterError
-    """
+    """Return a seed that makes the study repeatable, or raise."""
     if isinstance(random_state, bool) or not isinstance(random_state, (int, np.integer)) or random_state < 0:
         raise ParameterError(
             f"random_state must be a whole number, 0 or more, so that the study can be repeated; got {random_state!r}."
@@ -246,20 +201,9 @@ def checked_seed(random_state):
 
 
 def named_masks(masks, maps=None):
-    """Take the masks of a study, and their maps, from a list of masks or a NetworkSet.
+    """Return the masks of a study, with different names and none empty, and their maps or None.
 
-    Parameters
-    ----------
-    masks : NeuronMask, list of NeuronMask, or NetworkSet
-        A NetworkSet is thresholded at the threshold of its ``info`` (:meth:`llmbrain.NetworkSet.set_threshold`), or
-        at 3.
-    maps : array of shape (n_networks, n_neurons), optional
-
-    Returns
-    -------
-    masks : list of NeuronMask
-        With different names, none of them empty.
-    maps : array or None
+    A NetworkSet is thresholded at the threshold of its ``info`` (:meth:`llmbrain.NetworkSet.set_threshold`), or at 3.
     """
     if hasattr(masks, "masks") and hasattr(masks, "z"):  # a NetworkSet
         maps = masks.z if maps is None else maps

@@ -20,14 +20,7 @@ DOSES = Registry("dose", defaults=(), resizes=False)
 
 
 class DoseAxis:
-    """Base class of the dose axes: what a dose changes about a lesion.
-
-    Parameters
-    ----------
-    over : str
-        A key of :data:`DOSES`.
-    doses : sequence of numbers
-    """
+    """Base class of the dose axes: what a dose changes about a lesion."""
 
     how = None  # the lesion kind, if the axis fixes it
     number = float
@@ -97,17 +90,7 @@ class SizeAxis(DoseAxis):
 
 
 def dose_axis(doses):
-    """Make the axis of a study from its option ``doses``.
-
-    Parameters
-    ----------
-    doses : str or dict
-        What changes, a key of :data:`DOSES`; or a dict of one such key to the doses, ``{"gain": (0.5, 1, 2)}``.
-
-    Returns
-    -------
-    DoseAxis
-    """
+    """Make the axis of a study from its option ``doses``: a key of :data:`DOSES`, or a dict of one key to doses."""
     doses = {doses: None} if isinstance(doses, str) else doses
     if not isinstance(doses, dict) or len(doses) != 1:
         raise ParameterError(
@@ -171,16 +154,7 @@ class DoseResponse:
 def dose_tables(design, values):
     """Make the tables of a :class:`DoseResponse` for the first group of items of the task.
 
-    Parameters
-    ----------
-    design : Design
-        Of a study over doses.
-    values : list of one float array of shape (1 + n_conditions, n_items)
-        Row 0 is the intact model.
-
-    Returns
-    -------
-    table, controls : pandas.DataFrame
+    ``values`` holds one array of shape (1 + n_conditions, n_items); row 0 is the intact model.
     """
     (task,), (values,), axis, options = design.tasks, values, design.axis, design.options
     members = next(iter(task.groups.values()))

@@ -12,14 +12,7 @@ DIGITS = 16  # of a hash; recordings store this many per document
 def known_texts(source):
     """Collect short hashes of the texts that something was made from, if it has them.
 
-    Parameters
-    ----------
-    source : None, str, dict, Corpus, NetworkSet, Recording or sequence of str
-        A hash, or an object with some: an ``info`` with ``corpus_hash`` and ``document_hashes``.
-
-    Returns
-    -------
-    set of str
+    The source may be a hash, hashes, a Corpus, or an object or dict with ``corpus_hash`` and ``document_hashes``.
     """
     if source is None:
         return set()
@@ -39,37 +32,15 @@ def known_texts(source):
 
 
 def network_texts(networks, masks, fitted_on=None):
-    """Collect short hashes of the texts that networks were found on, from the networks and from the user.
-
-    Parameters
-    ----------
-    networks : NetworkSet or list of NeuronMask
-        As passed to a study.
-    masks : list of NeuronMask
-    fitted_on : see :func:`known_texts`, optional
-
-    Returns
-    -------
-    set of str
-    """
+    """Collect short hashes of the texts that networks were found on, from the networks and from the user."""
     own = known_texts(networks) if hasattr(networks, "info") else set()
     return own.union(known_texts(fitted_on), *(known_texts(mask.info) for mask in masks))
 
 
 def warn_of_double_dipping(tasks, sources, stacklevel=3):
-    """Warn if a task uses text that networks, thresholds or importances come from.
+    """Warn if a task uses text that networks, thresholds or importances come from; return the messages.
 
-    Parameters
-    ----------
-    tasks : list of llmbrain.lesions.tasks.PreparedTask
-    sources : dict of str to set of str
-        What was made from a text, with the hashes of that text.
-    stacklevel : int
-
-    Returns
-    -------
-    list of str
-        The texts of the warnings, for the report.
+    ``sources`` maps the name of each product, such as ``"networks"``, to the hashes of its texts.
     """
     messages = []
     for task in tasks:

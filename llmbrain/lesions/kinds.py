@@ -141,16 +141,7 @@ class Clamp(LesionKind):
 
 
 class Tokens:
-    """Positions of the tokens of a pass in their texts.
-
-    Parameters
-    ----------
-    n_tokens : int
-        Consecutive tokens of each text in the pass.
-    past : int
-        Tokens of each text that were read before (with a KV cache).
-    seed : int
-    """
+    """Positions of the tokens of a pass: ``n_tokens`` consecutive tokens of each text, after ``past`` others."""
 
     def __init__(self, n_tokens, past=0, seed=0):
         self.n_tokens, self.past, self.seed = n_tokens, past, int(seed)
@@ -158,15 +149,7 @@ class Tokens:
     def draw(self, shape, n):
         """Draw a number below ``n`` for each token, by its position and the seed alone.
 
-        Parameters
-        ----------
-        shape : tuple of int
-            Leading axes of the activations; the last one, or the flattened last two, count tokens.
-        n : int
-
-        Returns
-        -------
-        int64 tensor of that shape
+        ``shape`` are the leading axes of the activations; the last one, or the flattened last two, count tokens.
         """
         import torch
 

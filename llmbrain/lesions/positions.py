@@ -14,23 +14,12 @@ POSITIONS = Registry("position rule", everywhere=False, needs_prompt=True)
 
 @dataclass
 class Pass:
-    """One forward pass as seen by the decoder.
-
-    Parameters
-    ----------
-    attention_mask : tensor or None
-    batch, n_tokens, past : int
-        Rows, tokens per row, and tokens per row that were read before (with a KV cache).
-    prompt_end : int
-        Position at which the prompt ends.
-    device : torch.device
-    """
+    """One forward pass as seen by the decoder."""
 
     attention_mask: object
-    batch: int
-    n_tokens: int
-    past: int
-    prompt_end: int
+    n_tokens: int  # per row
+    past: int  # tokens per row that were read before (with a KV cache)
+    prompt_end: int  # position at which the prompt ends
     device: object
 
     @property
@@ -171,7 +160,7 @@ class PositionTracker:
             self._chosen = _by_ids(self.rule, ids)
             return
         self._find_end(ids, past, n_tokens)
-        this = Pass(kwargs.get("attention_mask"), batch, n_tokens, past, self._end, tokens.device)
+        this = Pass(kwargs.get("attention_mask"), n_tokens, past, self._end, tokens.device)
         self._chosen = self._rule.in_pass(this).expand(batch, n_tokens)
 
     def _find_end(self, ids, past, n_tokens):
@@ -192,12 +181,7 @@ class PositionTracker:
 
 
 class FixedPositions:
-    """Positions that are known beforehand, for sequences that are scored in one piece.
-
-    Parameters
-    ----------
-    where : bool tensor of shape (batch, n_tokens)
-    """
+    """Positions that are known beforehand, for sequences scored in one piece: bool, ``(batch, n_tokens)``."""
 
     def __init__(self, where):
         self.where, self.n_tokens, self.past = where, where.shape[1], 0
@@ -212,18 +196,7 @@ class FixedPositions:
 
 
 def check_positions(rule, tasks=()):
-    """Refuse a position rule that is unknown, or that means nothing for a task.
-
-    Parameters
-    ----------
-    rule : str or callable
-    tasks : sequence of PreparedTask
-        Texts that are scored as a whole have no prompt.
-
-    Raises
-    ------
-    ParameterError
-    """
+    """Refuse a position rule that is unknown, or that needs a prompt where a task scores whole texts."""
     if callable(rule) or not POSITIONS[rule].needs_prompt:
         return
     whole = [task.name for task in tasks if task.sequences and not task.has_prompt]
@@ -235,21 +208,9 @@ def check_positions(rule, tasks=()):
 
 
 def scored_positions(rule, sequences, ids):
-    """Where a lesion acts in sequences that are scored in one piece.
+    """Where a lesion acts in sequences that are scored in one piece: bool like ``ids``, or None for everywhere.
 
-    The prompt is what precedes the first scored token.
-
-    Parameters
-    ----------
-    rule : str or callable
-        See :class:`PositionTracker`.
-    sequences : list of llmbrain.text.Window
-    ids : int64 tensor of shape (n_sequences, n_tokens)
-        Padded on the right.
-
-    Returns
-    -------
-    bool tensor of shape (n_sequences, n_tokens), or None for everywhere
+    The prompt is the part before the first scored token. ``ids`` are padded on the right.
     """
     import torch
 

@@ -62,12 +62,7 @@ class LesionResult:
         return table.pivot(index="network", columns="task", values=value).loc[self.networks, self.tasks]
 
     def summary(self):
-        """Summarise the result in a few lines.
-
-        Returns
-        -------
-        str
-        """
+        """Summarise the result in a few lines of text."""
         lines = []
         main = self.table[self.table["task"] == self.tasks[0]]
         for family, rows in main.groupby("family", sort=False):
@@ -120,16 +115,6 @@ class LesionResult:
 
 
 def kinds_or_none(kinds):
-    """Return a column of texts with None for gaps, which pandas versions represent differently.
-
-    Parameters
-    ----------
-    kinds : pandas.Series
-
-    Returns
-    -------
-    pandas.Series
-        Of objects.
-    """
+    """Return a column of texts with None for gaps, which pandas versions represent differently."""
     kinds = kinds.astype(object)
     return kinds.where(kinds.notna(), None)

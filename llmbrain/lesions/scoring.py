@@ -7,7 +7,7 @@ import numpy as np
 
 from ..exceptions import ParameterError
 from ..models.inputs import input_device
-from .batched import MODES, condition_losses, row_mode
+from .batched import MODES, Passes, condition_losses, row_mode
 from .checkpoint import Checkpoint, RowCheckpoint
 from .context import Lesion
 from .positions import PositionTracker, check_positions, scored_positions
@@ -19,29 +19,13 @@ AUTOCASTS = (None, "bfloat16", "float16")
 
 @dataclass
 class Scorer:
-    """Scores prepared tasks on the intact model and under a list of edits.
-
-    Parameters
-    ----------
-    model, tokenizer
-    sites : list of Site
-        In the layer order of the edits' geometry.
-    max_tokens : int, optional
-        Tokens in a forward pass, all rows together; default from the device.
-    mode : {"auto", "prefix", "rows", "single"}
-        See :mod:`llmbrain.lesions.batched`; after a run, the mode that was used.
-    autocast : {None, "bfloat16", "float16"}
-        Matrix products in half precision: about twice as fast on processors that support it. Losses change by some
-        thousandths of a nat, equally for networks and controls.
-    positions : {"all", "prompt", "generated", "last"} or callable
-        At which tokens the edits act, see :class:`llmbrain.lesions.positions.PositionTracker`.
-    """
+    """Scores prepared tasks on the intact model and under a list of edits; options as in ``StudyOptions``."""
 
     model: object
     tokenizer: object
-    sites: list
-    max_tokens: int = None
-    mode: str = "auto"
+    sites: list  # in the layer order of the edits' geometry
+    max_tokens: int = None  # default from the device
+    mode: str = "auto"  # after a run, the mode that was used
     autocast: str = None
     positions: object = "all"
 
@@ -80,18 +64,9 @@ class Scorer:
                 keeper.keep(sums)
 
             bar.update(int((~np.isnan(sums)).sum(axis=0) @ [len(s) for s in sequences]))
+            passes = Passes(self.max_tokens or default_max_tokens(self.model), self.mode, self.positions)
             try:
-                condition_losses(
-                    self.model,
-                    self.sites,
-                    sequences,
-                    edits,
-                    max_tokens=self.max_tokens or default_max_tokens(self.model),
-                    mode=self.mode,
-                    positions=self.positions,
-                    done=sums,
-                    progress=step,
-                )
+                condition_losses(self.model, self.sites, sequences, edits, passes, done=sums, progress=step)
             finally:
                 keeper.keep(sums, now=True)
         return sums
@@ -107,7 +82,7 @@ class Scorer:
             for edit in [None, *edits][len(rows) :]:
                 lesioned = contextlib.nullcontext()
                 if edit is not None:
-                    lesioned = Lesion.at_sites(self.model, edit, self.sites, tracker)
+                    lesioned = Lesion(self.model, edit, self.sites, tracker)
                 with lesioned:
                     row = task.call(self.model, self.tokenizer)
                 keeper.add(row)
@@ -146,16 +121,7 @@ class Scorer:
 
 
 def default_max_tokens(model):
-    """Choose the tokens of a forward pass: enough to keep the processor busy, few enough for the available memory.
-
-    Parameters
-    ----------
-    model : transformers causal language model
-
-    Returns
-    -------
-    int
-    """
+    """Choose the tokens of a forward pass: enough to keep the processor busy, few enough for the available memory."""
     import torch
 
     device = input_device(model)

@@ -106,23 +106,9 @@ def double_dissociations(
     for (first, second, a, b, i, j, crossing, p), q_value in zip(rows, q):
         if not crossing:
             continue
-        e11, e21, e22, e12 = effect[a][i], effect[a][j], effect[b][j], effect[b][i]
-        found.append(
-            {
-                "network_1": first,
-                "network_2": second,
-                "task_1": a,
-                "task_2": b,
-                "effect_11": e11,
-                "effect_21": e21,
-                "effect_22": e22,
-                "effect_12": e12,
-                "interaction": more[a][i, j] + more[b][j, i],
-                "p": p,
-                "q": q_value,
-                "beyond_controls": beyond.get((first, a), False) and beyond.get((second, b), False),
-            }
-        )
+        four = effect[a][i], effect[a][j], effect[b][j], effect[b][i]
+        both_beyond = beyond.get((first, a), False) and beyond.get((second, b), False)
+        found.append((first, second, a, b, *four, more[a][i, j] + more[b][j, i], p, q_value, both_beyond))
     columns = ["network_1", "network_2", "task_1", "task_2", "effect_11", "effect_21", "effect_22", "effect_12"]
     frame = pd.DataFrame(found, columns=[*columns, "interaction", "p", "q", "beyond_controls"])
     return frame.sort_values(["q", "interaction"], ascending=[True, False], kind="stable").reset_index(drop=True)

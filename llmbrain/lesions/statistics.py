@@ -43,17 +43,7 @@ class NeuronStatistics:
     info: dict = field(default_factory=dict)
 
     def importance(self, kind="fluctuation"):
-        """Compute an importance of each neuron that needs no lesion.
-
-        Parameters
-        ----------
-        kind : str
-            A name in :data:`IMPORTANCES`.
-
-        Returns
-        -------
-        float array of shape (n_neurons,)
-        """
+        """Compute an importance of each neuron that needs no lesion; ``kind`` is a name in :data:`IMPORTANCES`."""
         return IMPORTANCES[kind](self)
 
 
@@ -170,24 +160,26 @@ def neuron_statistics(
         Over all tokens except special ones.
     """
     from ..models.sites import find_sites
+    from ..text import as_corpus, describe_bos, text_windows
 
     if hasattr(texts, "geometry"):
         return _of_recording(model, texts, max_tokens, n_samples, random_state)
     sites = find_sites(model, site)
     geometry = NeuronGeometry.from_sites(sites, site)
     samples = _Samples(n_samples, geometry.n_neurons, random_state)
-    moments, info = _read(model, tokenizer, texts, sites, geometry, samples, max_tokens, context, bos)
-    return _statistics(geometry, moments, samples, output_norms(sites), info)
-
-
-def _read(model, tokenizer, texts, sites, geometry, samples, max_tokens, context, bos):
-    """Read a text; the moments of each layer stay on the device where the layer is."""
-    from ..recording.capture import quiet_forward, run_batch
-    from ..text import as_corpus, batches, describe_bos, text_windows
-
     corpus = as_corpus(texts)
     per_document = None if max_tokens is None else max(4, -(-max_tokens // len(corpus)) + 1)
     windows, _ = text_windows(corpus, tokenizer, context, bos=bos, per_document=per_document)
+    moments = _moments_of_layers(model, sites, windows, geometry, samples)
+    info = {"corpus": corpus.name, "corpus_hash": corpus.hash, "document_hashes": [d.hash for d in corpus]}
+    return _statistics(geometry, moments, samples, output_norms(sites), info | {"bos": describe_bos(tokenizer, bos)})
+
+
+def _moments_of_layers(model, sites, windows, geometry, samples):
+    """Read windows of text; the moments of each layer stay on the device where the layer is."""
+    from ..recording.capture import quiet_forward, run_batch
+    from ..text import batches
+
     moments = [None] * len(sites)
 
     def keep(i, rows):
@@ -201,8 +193,7 @@ def _read(model, tokenizer, texts, sites, geometry, samples, max_tokens, context
             places = [np.flatnonzero(window.scored) for window in batch.windows]
             drawn = samples.draw(sum(map(len, places)))
             run_batch(model, sites, batch, places, keep, surprisals=False)
-    known = {"corpus": corpus.name, "corpus_hash": corpus.hash, "document_hashes": [d.hash for d in corpus]}
-    return moments, {**known, "bos": describe_bos(tokenizer, bos)}
+    return moments
 
 
 def _of_recording(model, recording, max_tokens, n_samples, random_state):
@@ -231,16 +222,9 @@ def _of_recording(model, recording, max_tokens, n_samples, random_state):
 
 
 def output_norms(sites):
-    """Compute the norm of the weights by which each neuron writes to the residual stream.
+    """Compute the norm of the weights by which each neuron writes to the residual stream, shape (n_neurons,).
 
-    Parameters
-    ----------
-    sites : list of Site
-
-    Returns
-    -------
-    float array of shape (n_neurons,)
-        1 for sites that are the output of a module, where the value itself is written, or multiplied first.
+    It is 1 for sites that are the output of a module, where the value itself is written, or multiplied first.
     """
     norms = []
     for site in sites:

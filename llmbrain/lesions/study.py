@@ -31,8 +31,8 @@ class StudyOptions:
         Of the lesion, see :class:`llmbrain.lesions.Edit`.
     doses : str or dict, optional
         Measure curves over one of :data:`llmbrain.lesions.DOSES` instead of one lesion per network: a name, such as
-        ``"strength"``, or a dict, such as ``{"gain": (0.5, 1, 2)}``. The study then has one task (its first group
-        counts) and one control family, and its result is a :class:`DoseResponse`.
+        ``"strength"``, or a dict, such as ``{"gain": (0.5, 1, 2)}``. The study then has one task (of which the first
+        group of items is used) and one control family, and its result is a :class:`DoseResponse`.
     positions : {"all", "prompt", "generated", "last"} or callable
         At which tokens the lesions act, see :class:`llmbrain.lesions.positions.PositionTracker`. Texts that are scored
         as a whole have no prompt.
@@ -43,16 +43,19 @@ class StudyOptions:
     maps : array of shape (n_networks, n_neurons), optional
         For the control family ``"anti"`` and for doses that change the size; a NetworkSet has its own.
     fitted_on : Corpus or list of str, optional
-        The text that the networks were found on, or its hashes, if the networks do not know it. A test on this text
-        raises a warning.
+        The text that the networks were found on, or its hashes, if the networks do not contain them. A test on this
+        text raises a warning.
     alternative : {"greater", "less", "two-sided"}, optional
         ``greater``: more harm than the controls. Default: what the lesion kind declares (``less`` for ``retain``).
     n_bootstrap, level : int, float
         Of the confidence intervals.
     max_tokens : int, optional
         Tokens in a forward pass, all rows together; bounds the memory.
-    mode, autocast
-        See :class:`llmbrain.lesions.scoring.Scorer`. ``autocast="bfloat16"`` is about twice as fast on many processors.
+    mode : {"auto", "prefix", "rows", "single"}
+        How conditions share forward passes, see :mod:`llmbrain.lesions.batched`; all modes give the same numbers.
+    autocast : {None, "bfloat16", "float16"}
+        Matrix products in half precision: about twice as fast on processors that support it. Losses change by some
+        thousandths of a nat, equally for networks and controls.
     check_model : bool
         Refuse masks that were made on other weights.
     """
@@ -91,13 +94,7 @@ class StudyOptions:
 
     @classmethod
     def of(cls, options):
-        """Make options from a dict, options or None.
-
-        Raises
-        ------
-        ParameterError
-            If an option is unknown or not allowed.
-        """
+        """Make options from a dict, options or None."""
         if isinstance(options, cls):
             return options
         known = [field.name for field in dataclasses.fields(cls)]
@@ -113,8 +110,8 @@ class LesionStudy:
     Parameters
     ----------
     masks : list of NeuronMask, or NetworkSet
-        The networks. A NetworkSet is thresholded (at 3 unless :meth:`~llmbrain.NetworkSet.set_threshold` was called),
-        brings its maps, and knows the text it was found on.
+        The networks. A NetworkSet is thresholded (at 3 unless :meth:`~llmbrain.NetworkSet.set_threshold` was called)
+        and provides its maps and the text it was found on.
     tasks : list, optional
         :class:`LossTask`, :class:`MinimalPairTask`, :class:`MultipleChoiceTask`, a Corpus (its loss), or any callable
         ``f(model, tokenizer)``. Default: the loss on the held-out demo corpus, over all and by kind of text.
@@ -220,15 +217,8 @@ class LesionStudy:
         if design.axis is not None:
             return DoseResponse(*dose_tables(design, values), _describe_doses(design) | {"warnings": warned})
         items, draws = _items(design, values), _draws(design, values)
-        table = effects_table(
-            _networks(design),
-            items,
-            draws,
-            alternative=design.alternative,
-            n_bootstrap=design.options.n_bootstrap,
-            level=design.options.level,
-            random_state=self.random_state,
-        )
+        bootstrap = {"n_draws": design.options.n_bootstrap, "level": design.options.level, "random_state": design.seed}
+        table = effects_table(_networks(design), items, draws, design.alternative, **bootstrap)
         info = {**_describe(design), "warnings": warned, "seconds": round(time.perf_counter() - begin, 1)}
         return LesionResult(table, draws, items, info)
 
@@ -284,20 +274,23 @@ def _facts(design, condition):
     """Size, overlap and importance of a control, relative to its network; None for a network."""
     if condition.family is None:
         return None
-    network, importance = design.masks[condition.network], design.importance(condition.family)
+    network, control, importance = design.masks[condition.network], condition.mask, design.importance(condition.family)
     if importance is None and design.statistics is not None:
         importance = design.statistics.importance()
     ratio = np.nan
     if importance is not None:
         own = importance[network.values].sum()
-        ratio = float(importance[condition.mask.values].sum() / own) if own else np.nan
+        ratio = float(importance[control.values].sum() / own) if own else np.nan
+    return {**_described(network, control, condition.family, condition.draw), "importance_ratio": ratio}
+
+
+def _described(network, control, family, draw):
     return {
         "network": network.name,
-        "family": condition.family.label,
-        "draw": condition.draw,
-        "n_neurons": condition.mask.count,
-        "overlap": overlap_share(network.values, condition.mask.values),
-        "importance_ratio": ratio,
+        "family": family.label,
+        "draw": draw,
+        "n_neurons": control.count,
+        "overlap": overlap_share(network.values, control.values),
     }
 
 
@@ -309,19 +302,8 @@ def _other_networks(design, label, means):
             continue
         for k, mask in enumerate(design.masks):
             for draw, j in enumerate(other_networks(design.masks, k)):
-                other = design.masks[j]
-                rows.append(
-                    {
-                        "network": mask.name,
-                        "task": label,
-                        "family": family.label,
-                        "draw": draw,
-                        "n_neurons": other.count,
-                        "overlap": overlap_share(mask.values, other.values),
-                        "importance_ratio": np.nan,
-                        "effect": means[j],
-                    }
-                )
+                known = {"task": label, "importance_ratio": np.nan, "effect": means[j]}
+                rows.append(_described(mask, design.masks[j], family, draw) | known)
     return rows
 
 

@@ -33,60 +33,30 @@ def _measure(name):
 
 @dataclass(eq=False)
 class PreparedTask:
-    """A task made ready for one model: what to score, and how scores become values of items.
+    """A task made ready for one model: the sequences to score, and how scores become values of items.
 
-    Parameters
-    ----------
-    name, unit : str
-    items : list of str
-        Name of each item.
-    kinds : list of str or None
-        Kind of each item.
-    weights : float array of shape (n_items,)
-        Weight of each item in the mean (tokens of a document).
-    groups : dict of str to int array
-        Groups of items that are averaged: label and positions of the items.
-    sequences : list of llmbrain.text.Window
-        Windows to score; empty for callables.
-    values : callable
-        From sums of losses ``(n_conditions, n_sequences)`` to item values ``(n_conditions, n_items)``, larger is worse.
-    call : callable or None
-        ``call(model, tokenizer)`` returns the item values ``(n_items,)``; NaN for an item that could not be read.
-    sign : float
-        -1 if larger scores are better and ``call`` returns the negated scores.
-    key : str
-        Identifies a callable when an interrupted study resumes.
-    has_prompt : bool
-        Whether the sequences begin with a prompt that is not scored.
-    info : dict
+    A task has ``sequences`` and ``values``, or ``call``; larger values are worse.
     """
 
     name: str
     unit: str
-    items: list
-    kinds: list
-    weights: np.ndarray
-    groups: dict
-    sequences: list = field(default_factory=list)
-    values: Callable = None
-    call: Callable = None
-    sign: float = 1.0
-    key: str = ""
-    has_prompt: bool = False
+    items: list  # name of each item
+    kinds: list  # kind of each item, or None
+    weights: np.ndarray  # of each item in the mean, such as the tokens of a document
+    groups: dict  # of items that are averaged: label and positions
+    sequences: list = field(default_factory=list)  # of llmbrain.text.Window
+    values: Callable = None  # from sums of losses (n_conditions, n_sequences) to values (n_conditions, n_items)
+    call: Callable = None  # call(model, tokenizer) returns the values (n_items,), NaN where an item could not be read
+    sign: float = 1.0  # -1 if larger scores are better and call returns the negated scores
+    key: str = ""  # identifies a callable when an interrupted study resumes
+    has_prompt: bool = False  # whether the sequences begin with a prompt that is not scored
     info: dict = field(default_factory=dict)
 
     def take(self, values):
         """Name the items of a callable, once their number is known, and count unread answers separately.
 
-        Parameters
-        ----------
-        values : float array of shape (n_conditions, n_items)
-            NaN for an answer that could not be read.
-
-        Returns
-        -------
-        float array of shape (n_conditions, n_items) or (n_conditions, 2 n_items)
-            If some could not be read, the second half marks them with 1: the group ``NAME unread``.
+        ``values`` has the shape (n_conditions, n_items), with NaN for unread answers. If there are any, the second half
+        of the result marks them with 1: the group ``NAME unread``.
         """
         n = values.shape[1]
         self.items = [self.name] if n == 1 else [f"{self.name}-{i + 1}" for i in range(n)]
@@ -324,19 +294,10 @@ class CallableTask:
 
 
 def as_tasks(tasks):
-    """Turn the tasks that a study was given into task objects.
+    """Turn the tasks that a study was given into task objects with a ``name`` and a method ``prepare``.
 
-    Parameters
-    ----------
-    tasks : task, list of tasks or None
-        A task object; a name in :data:`TASKS` that needs no arguments (``"minimal_pairs"``); a Corpus, list of strings
-        or source of text (its loss); or a callable (a :class:`CallableTask`). None is the loss on the held-out demo
-        corpus.
-
-    Returns
-    -------
-    list
-        Objects with a ``name`` and a method ``prepare(model, tokenizer)``.
+    A task is a task object; a name in :data:`TASKS` that needs no arguments; a Corpus, list of strings or source of
+    text (its loss); or a callable. None is the loss on the held-out demo corpus.
     """
     if tasks is None:
         return [LossTask()]

@@ -31,6 +31,8 @@ __all__ = [
     "top_matched",
 ]
 
+POOL = 0.2  # share of a layer from which the family "anti" draws
+
 # needs: arguments besides values and layer_of, among "importance", "map" and "networks" (the other sets of a study);
 # takes: further arguments with defaults; random: whether draws differ, so that they form a null distribution;
 # shared: all networks of a study get the same random state; description: for tables and reports
@@ -199,11 +201,7 @@ def layer_matched(values, layer_of, random_state=None):
     [2, 0, 1]
     """
     values, rng = _checked(values), np.random.default_rng(random_state)
-    control = np.zeros_like(values)
-    for neurons in _layers_of(values, layer_of):
-        inside = values[neurons]
-        control[_draw(neurons[~inside], neurons[inside], int(inside.sum()), rng)] = True
-    return control
+    return _in_layers(values, layer_of, lambda neurons, count: _draw(neurons, values, count, rng))
 
 
 @CONTROLS.register(
@@ -244,11 +242,12 @@ def importance_matched(values, layer_of, importance, random_state=None, n_neares
     importance = _checked_importance(importance, values)
     if n_nearest < 1:
         raise ParameterError(f"n_nearest must be at least 1; got {n_nearest}.")
-    control = np.zeros_like(values)
-    for neurons in _layers_of(values, layer_of):
+
+    def choose(neurons, _):
         order = neurons[np.argsort(importance[neurons], kind="stable")]
-        control[_nearest_free(order, values[order], rng, n_nearest)] = True
-    return control
+        return _nearest_free(order, values[order], rng, n_nearest)
+
+    return _in_layers(values, layer_of, choose)
 
 
 @CONTROLS.register(
@@ -280,11 +279,11 @@ def top_matched(values, layer_of, importance):
     """
     values = _checked(values)
     importance = _checked_importance(importance, values)
-    control = np.zeros_like(values)
-    for neurons in _layers_of(values, layer_of):
-        count = int(values[neurons].sum())
-        control[neurons[np.argsort(-importance[neurons], kind="stable")[:count]]] = True
-    return control
+
+    def choose(neurons, count):
+        return neurons[np.argsort(-importance[neurons], kind="stable")[:count]]
+
+    return _in_layers(values, layer_of, choose)
 
 
 @CONTROLS.register(
@@ -327,8 +326,10 @@ def permuted(values, layer_of, random_state=None):
     needs=("map",),
     description="in every layer as many neurons, from the fifth of the layer with the lowest |map|",
 )
-def anti_network(values, layer_of, map, random_state=None, pool=0.2):
-    """Draw, in every layer, from the neurons that belong least to the network.
+def anti_network(values, layer_of, map, random_state=None):
+    """Draw, in every layer, from the fifth of its neurons with the lowest ``|map|``, which belong least to the network.
+
+    The pool is larger where a fifth of the layer has fewer neurons than the network.
 
     Parameters
     ----------
@@ -337,8 +338,6 @@ def anti_network(values, layer_of, map, random_state=None, pool=0.2):
     map : array of shape (n_neurons,)
         The network's map, or its absolute value: the neurons are drawn from those with the lowest ``|map|``.
     random_state : int, numpy.random.Generator or None
-    pool : float
-        Share of each layer to draw from. It is widened where it has fewer neurons than the network.
 
     Returns
     -------
@@ -353,15 +352,12 @@ def anti_network(values, layer_of, map, random_state=None, pool=0.2):
     """
     values, rng = _checked(values), np.random.default_rng(random_state)
     distance = _checked_importance(np.abs(np.asarray(map, dtype=float)), values, "The map")
-    if not 0 < pool <= 1:
-        raise ParameterError(f"pool must be a share of the layer, above 0 and at most 1; got {pool}.")
-    control = np.zeros_like(values)
-    for neurons in _layers_of(values, layer_of):
-        count = int(values[neurons].sum())
-        lowest = neurons[np.argsort(distance[neurons], kind="stable")[: max(count, int(pool * neurons.size))]]
-        inside = values[lowest]
-        control[_draw(lowest[~inside], lowest[inside], count, rng)] = True
-    return control
+
+    def choose(neurons, count):
+        lowest = neurons[np.argsort(distance[neurons], kind="stable")[: max(count, int(POOL * neurons.size))]]
+        return _draw(lowest, values, count, rng)
+
+    return _in_layers(values, layer_of, choose)
 
 
 @CONTROLS.register(
@@ -407,8 +403,9 @@ def overlap_share(values, control):
     return float((values & control).sum() / control.sum())
 
 
-def _draw(free, taken, count, rng):
-    """Draw ``count`` neurons of ``free``, completed from ``taken`` only if there are too few."""
+def _draw(pool, values, count, rng):
+    """Draw ``count`` neurons of a pool, from the network itself only if the others are too few."""
+    free, taken = pool[~values[pool]], pool[values[pool]]
     if count <= free.size:
         return rng.choice(free, count, replace=False)
     return np.concatenate([free, rng.choice(taken, count - free.size, replace=False)])
@@ -431,13 +428,16 @@ def _nearest_free(order, inside, rng, n_nearest):
     return order[np.asarray(chosen, dtype=int)]
 
 
-def _layers_of(values, layer_of):
-    """Indices of the neurons of every layer that holds part of the network."""
+def _in_layers(values, layer_of, choose):
+    """Join the neurons that ``choose(neurons, count)`` returns for every layer with part of the network."""
     layer_of = np.asarray(layer_of)
     if layer_of.shape != values.shape:
         raise ParameterError(f"layer_of has the shape {layer_of.shape}, the mask {values.shape}.")
+    control = np.zeros_like(values)
     for layer in np.unique(layer_of[values]):
-        yield np.flatnonzero(layer_of == layer)
+        neurons = np.flatnonzero(layer_of == layer)
+        control[choose(neurons, int(values[neurons].sum()))] = True
+    return control
 
 
 def _checked(values):

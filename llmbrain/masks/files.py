@@ -14,22 +14,7 @@ FORMAT = "llmbrain neuron mask"
 
 
 def read_image(img, geometry, threshold=0.0):
-    """Find the neurons where a 3D image is above a threshold.
-
-    Parameters
-    ----------
-    img : path-like or nibabel image
-    geometry : NeuronGeometry
-    threshold : float
-
-    Returns
-    -------
-    bool array of shape (n_neurons,)
-
-    Raises
-    ------
-    MaskError, GeometryMismatchError
-    """
+    """Find the neurons where a 3D image is above a threshold: a bool array of shape (n_neurons,)."""
     import nibabel as nib
 
     img = img if hasattr(img, "dataobj") else nib.load(img)
@@ -49,18 +34,7 @@ def read_image(img, geometry, threshold=0.0):
 
 
 def write_mask(path, mask, model=None):
-    """Write a mask as an image with a sidecar; see :meth:`llmbrain.NeuronMask.save`.
-
-    Parameters
-    ----------
-    path : path-like
-    mask : NeuronMask
-    model : dict, optional
-
-    Returns
-    -------
-    pathlib.Path
-    """
+    """Write a mask as an image with a sidecar; see :meth:`llmbrain.NeuronMask.save`."""
     path = Path(path)
     sidecar = _sidecar(path)
     if model is not None and not isinstance(model, dict):
@@ -73,17 +47,7 @@ def write_mask(path, mask, model=None):
 
 
 def read_mask(path, geometry=None):
-    """Read a file written by :func:`write_mask`, as the arguments of a NeuronMask.
-
-    Parameters
-    ----------
-    path : path-like
-    geometry : NeuronGeometry, optional
-
-    Returns
-    -------
-    dict
-    """
+    """Read a file written by :func:`write_mask`, as the arguments of a NeuronMask."""
     path = Path(path)
     sidecar = _sidecar(path)
     if not path.is_file():

@@ -6,25 +6,13 @@ __all__ = ["ControlUnits", "heads_of_share", "whole_heads"]
 
 
 class ControlUnits:
-    """The units that controls of a set are made of: whole heads if the set consists of heads, else neurons.
-
-    Parameters
-    ----------
-    values : bool array of shape (n_neurons,)
-    geometry : NeuronGeometry
-
-    Attributes
-    ----------
-    values : bool array of shape (n_units,)
-        Which units belong to the set.
-    layer_of : int array of shape (n_units,)
-        Position of each unit's layer.
-    """
+    """The units that controls of a set are made of: whole heads if the set consists of heads, else neurons."""
 
     def __init__(self, values, geometry):
         held = whole_heads(values, geometry) if np.any(values) else None
         self._head_of = None if held is None else _head_of(geometry)
-        self.values = values if held is None else held
+        self.values = values if held is None else held  # which units belong to the set
+        # position of each unit's layer
         self.layer_of = geometry.layer_of if held is None else np.repeat(np.arange(geometry.n_layers), geometry.n_heads)
 
     def total(self, array):
@@ -39,17 +27,9 @@ class ControlUnits:
 
 
 def whole_heads(values, geometry):
-    """Find the attention heads in a set that consists of whole heads.
+    """Find the heads, ``(n_heads_in_all,)``, in a set that consists of whole heads.
 
-    Parameters
-    ----------
-    values : bool array of shape (n_neurons,)
-    geometry : NeuronGeometry
-
-    Returns
-    -------
-    bool array of shape (n_heads_in_all,) or None
-        None if the site has no heads, or the set contains part of a head.
+    None if the site has no heads, or the set contains part of a head.
     """
     if geometry.n_heads is None:
         return None
@@ -59,20 +39,7 @@ def whole_heads(values, geometry):
 
 
 def heads_of_share(values, geometry, least=0.5):
-    """Take the neurons of every head of which a set contains at least a given share.
-
-    Parameters
-    ----------
-    values : bool array of shape (n_neurons,)
-    geometry : NeuronGeometry
-    least : float
-        Above 0 and at most 1.
-
-    Returns
-    -------
-    bool array of shape (n_neurons,) or None
-        None if the site has no heads.
-    """
+    """Take the neurons of every head of which a set contains at least the share ``least``; None without heads."""
     if geometry.n_heads is None:
         return None
     heads = _head_of(geometry)

@@ -7,7 +7,7 @@ from .controls import ControlFamily, draw_control
 from .files import read_image, read_mask, write_mask
 from .heads import heads_of_share, whole_heads
 
-__all__ = ["NeuronMask"]
+__all__ = ["NeuronMask", "masks_from_maps"]
 
 
 class NeuronMask:
@@ -339,6 +339,33 @@ class NeuronMask:
         )
 
 
+def masks_from_maps(maps, geometry, threshold=3.0, two_sided=True, names=None, info=None):
+    """Threshold several maps, with one threshold for all or one for each.
+
+    Parameters
+    ----------
+    maps : array of shape (n_networks, n_neurons)
+    geometry : NeuronGeometry
+    threshold : float or sequence of n_networks floats
+    two_sided : bool
+    names : sequence of str, optional
+        Default: ``network-01``, ``network-02``, ...
+    info : dict, optional
+
+    Returns
+    -------
+    list of NeuronMask
+        Empty masks are included; a lesion of one raises an error with its name.
+    """
+    maps = np.atleast_2d(np.asarray(maps))
+    thresholds = np.broadcast_to(np.asarray(threshold, dtype=float), (len(maps),))
+    names = names or [f"network-{i + 1:02d}" for i in range(len(maps))]
+    return [
+        NeuronMask.from_map(m, geometry, float(t), two_sided, name=name, info=info)
+        for m, t, name in zip(maps, thresholds, names, strict=True)
+    ]
+
+
 def _checked_map(map, geometry):
     """Return a map as floats, one per neuron and none NaN."""
     values = np.asarray(map, dtype=float)
@@ -352,7 +379,7 @@ def _checked_map(map, geometry):
 
 
 def _merged_info(a, b):
-    """Merge what is known about two sets: entries that agree or that only one set has, and the texts of both."""
+    """Merge the info of two sets: entries that agree, entries of one set alone, and the texts of both."""
     merged = {k: v for k, v in {**b, **a}.items() if a.get(k, v) == b.get(k, v)}
     texts = {h for info in (a, b) for h in np.atleast_1d(info.get("corpus_hash", [])).tolist()}
     if texts:

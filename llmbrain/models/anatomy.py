@@ -53,18 +53,7 @@ def weight_of(linear):
 
 
 def linears(module):
-    """Linears inside a module by dotted path, in the order of their definition.
-
-    The linears inside a linear (adapters) are not listed.
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-
-    Returns
-    -------
-    dict of torch.nn.Module
-    """
+    """Linears inside a module by dotted path, in the order of their definition; those inside a linear are left out."""
     found = {}
     for name, inner in module.named_modules():
         if name and is_linear(inner) and not _inside(name, found):
@@ -75,22 +64,12 @@ def linears(module):
 # -- parts of a block -------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, eq=False)
 class Reader:
-    """Some outputs of a linear that reads the residual stream. A fused projection holds several readers.
+    """Some outputs of a linear that reads the residual stream. A fused projection holds several readers."""
 
-    Parameters
-    ----------
-    name : str
-        Dotted path of the linear in the model.
-    module : torch.nn.Module
-        The linear.
-    start, stop : int
-        First output, and the one after the last.
-    """
-
-    name: str
+    name: str  # dotted path of the linear in the model
     module: object = field(repr=False)
-    start: int
-    stop: int
+    start: int  # first output
+    stop: int  # the one after the last
 
     @property
     def size(self):
@@ -104,16 +83,7 @@ class Reader:
 
 
 def modules_of(readers):
-    """Linears of some readers, each with its readers in the order of their outputs.
-
-    Parameters
-    ----------
-    readers : iterable of Reader
-
-    Returns
-    -------
-    list of (torch.nn.Module, list of Reader)
-    """
+    """Group readers by their linear: ``[(module, readers in the order of their outputs)]``."""
     found = {}
     for reader in readers:
         found.setdefault(id(reader.module), []).append(reader)
@@ -121,30 +91,15 @@ def modules_of(readers):
 
 
 @dataclass(frozen=True, eq=False)
-class Mlp:
-    """The MLP of one block.
-
-    Parameters
-    ----------
-    block : Block
-    name : str
-        Dotted path of the writer in the model.
-    owner : torch.nn.Module
-        The smallest module that holds all linears of the MLP; the block itself if they lie directly in it.
-    writer : torch.nn.Module
-        The linear that writes to the residual stream. Its inputs are the neurons.
-    readers : tuple of Reader
-        One in a plain MLP, two in a gated one; each with one output per neuron.
-    size : int
-        Number of neurons.
-    """
+class Part:
+    """A part of a block that reads the residual stream and writes to it."""
 
     block: object = field(repr=False)
-    name: str
-    owner: object = field(repr=False)
-    writer: object = field(repr=False)
+    name: str  # dotted path of the writer in the model
+    owner: object = field(repr=False)  # the module that holds the linears; the block if they lie directly in it
+    writer: object = field(repr=False)  # the linear that writes to the residual stream
     readers: tuple
-    size: int
+    size: int  # inputs of the writer
 
     @property
     def layer(self):
@@ -152,14 +107,19 @@ class Mlp:
         return self.block.layer
 
     @property
-    def is_gated(self):
-        """Whether the neurons are the product of a gate and a linear factor."""
-        return len(self.readers) == 2
-
-    @property
     def linears(self):
         """The writer and the linears of the readers."""
         return [self.writer, *(module for module, _ in modules_of(self.readers))]
+
+
+@dataclass(frozen=True, eq=False)
+class Mlp(Part):
+    """The MLP of one block: one reader, or two if it is gated, with one output per neuron."""
+
+    @property
+    def is_gated(self):
+        """Whether the neurons are the product of a gate and a linear factor."""
+        return len(self.readers) == 2
 
     @property
     def unit_cost(self):
@@ -253,57 +213,27 @@ class Mlp:
                 product = activated[name] * outputs[up.module][..., up.start : up.stop]
                 if written.device.type != "meta" and not torch.allclose(product, written, rtol=0.05, atol=1e-6):
                     names = [self.block.local(path) for path in (name, up.name)]
-                    raise self.block.error(f"a gated MLP whose neurons are {' x '.join(names)} and nothing else")
+                    raise self.block.error(f"a gated MLP whose neurons are exactly {' x '.join(names)}")
                 return gate, up, name
         raise self.block.error("the activation function of a gated MLP as a module")
 
 
 @dataclass(frozen=True, eq=False)
-class Attention:
-    """The attention of one block.
+class Attention(Part):
+    """The attention of one block. The inputs of its writer are the outputs of the heads, one after the other.
 
-    Parameters
-    ----------
-    block : Block
-    name : str
-        Dotted path of the writer in the model.
-    owner : torch.nn.Module
-        The module that holds the writer.
-    writer : torch.nn.Module
-        The linear that writes to the residual stream. Its inputs are the outputs of the heads, one after the other.
-    readers : tuple of Reader
-        Queries, keys and values: those with ``n_heads * head_dim`` outputs and those with ``n_kv_heads * head_dim``.
-        Empty if the projections are laid out in an unknown way.
-    size : int
-        Inputs of the writer.
-    n_heads, n_kv_heads, head_dim : int or None
-        Number of query heads and of key/value heads, and the width of a head; None if unknown.
+    The readers are queries, keys and values: those with ``n_heads * head_dim`` outputs and those with
+    ``n_kv_heads * head_dim``. There are none if the projections are laid out in an unknown way.
     """
 
-    block: object = field(repr=False)
-    name: str
-    owner: object = field(repr=False)
-    writer: object = field(repr=False)
-    readers: tuple
-    size: int
-    n_heads: int | None
+    n_heads: int | None  # query heads; None if unknown, as the next two
     n_kv_heads: int | None
     head_dim: int | None
-
-    @property
-    def layer(self):
-        """Number of the block."""
-        return self.block.layer
 
     @property
     def group(self):
         """Query heads that share one key/value head."""
         return self.n_heads // self.n_kv_heads
-
-    @property
-    def linears(self):
-        """The writer and the linears of the readers."""
-        return [self.writer, *(module for module, _ in modules_of(self.readers))]
 
     @property
     def unit_cost(self):
@@ -322,23 +252,12 @@ class Attention:
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """One block of a decoder. Its parts are looked up when they are first asked for.
-
-    Parameters
-    ----------
-    layer : int
-        Number of the block.
-    name : str
-        Dotted path in the model.
-    module : torch.nn.Module
-    config : transformers.PreTrainedConfig
-        Of the language model.
-    """
+    """One block of a decoder. Each part is found at its first use."""
 
     layer: int
-    name: str
+    name: str  # dotted path in the model
     module: object = field(repr=False)
-    config: object = field(repr=False)
+    config: object = field(repr=False)  # of the language model
 
     @property
     def width(self):
@@ -376,13 +295,7 @@ class Block:
 
     @cached_property
     def attention(self):
-        """The attention of this block, or None if it has none.
-
-        Raises
-        ------
-        UnsupportedArchitectureError
-            If the block has an attention, but its writer was not found with certainty.
-        """
+        """The attention of this block; None if it has none, an error if its writer was not found with certainty."""
         convolves = [path for path, module in self.mixers.items() if _convolves(module)]
         paths = [path for path in self.mixers if path not in convolves]
         if not paths:
@@ -448,13 +361,7 @@ class Block:
 
     @cached_property
     def mlp(self):
-        """The MLP of this block, or None if it has none.
-
-        Raises
-        ------
-        UnsupportedArchitectureError
-            For a mixture of experts, and if the linears are not those of a plain or gated MLP.
-        """
+        """The MLP of this block; None if it has none, an error if it is neither plain nor gated."""
         if self.experts:
             raise UnsupportedArchitectureError(
                 f"{type(self.module).__name__} is a mixture of experts ({self.local(self.experts[0])}: "
@@ -496,7 +403,7 @@ class Block:
         return named[0] if len(named) == 1 else found
 
     def error(self, what):
-        """Make the error that says what was not found, and which linears the block has."""
+        """Make the error that names what was not found and lists the linears of the block."""
         return UnsupportedArchitectureError(
             f"Could not find {what} in {type(self.module).__name__}; it has {self._listed()}. "
             "Name the modules by hand with sites= (a regular expression or a dict)."
@@ -509,21 +416,11 @@ class Block:
 # -- the model --------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, eq=False)
 class Anatomy:
-    """The parts of a decoder.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-    config : transformers.PreTrainedConfig
-        Of the language model.
-    path : str
-        Dotted path of the list of blocks.
-    blocks : tuple of Block
-    """
+    """The parts of a decoder."""
 
     model: object = field(repr=False)
-    config: object = field(repr=False)
-    path: str
+    config: object = field(repr=False)  # of the language model
+    path: str  # dotted path of the list of blocks
     blocks: tuple = field(repr=False)
 
     @property

@@ -18,16 +18,7 @@ __all__ = ["heterogeneous_class", "load_heterogeneous", "resize_linears"]
 
 
 def resize_linears(model, linears, attributes):
-    """Resize the linears of a new model to the shapes that its config lists.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-    linears : dict
-        ``{path: [n_inputs, n_outputs, has_bias]}``.
-    attributes : dict
-        ``{path: {name: value}}``.
-    """
+    """Resize the linears of a new model to the shapes that its config lists (see the module's description)."""
     for path, (n_inputs, n_outputs, has_bias) in linears.items():
         old = model.get_submodule(path)
         like = {"device": old.weight.device, "dtype": old.weight.dtype}
@@ -45,17 +36,7 @@ def resize_linears(model, linears, attributes):
 
 
 def heterogeneous_class(base):
-    """Make a subclass of a causal language model of transformers that builds the shapes its config lists.
-
-    Parameters
-    ----------
-    base : type or str
-        A class of transformers, or its name.
-
-    Returns
-    -------
-    type
-    """
+    """Make a subclass of a class of transformers (or of its name) that builds the shapes its config lists."""
     base = getattr(transformers, base) if isinstance(base, str) else base
 
     def __init__(self, config, *args, **kwargs):
@@ -69,17 +50,7 @@ def heterogeneous_class(base):
 def load_heterogeneous(folder, *, trust_remote_code=False, **options):
     """Open a folder that llmbrain saved. The code that lies in it is not run.
 
-    Parameters
-    ----------
-    folder : path-like
-    trust_remote_code : bool
-        Whether code in the folder may run if this is no folder of llmbrain.
-    **options
-        For ``from_pretrained``, such as ``dtype``.
-
-    Returns
-    -------
-    transformers.PreTrainedModel
+    ``trust_remote_code`` concerns folders that llmbrain did not save; other options go to ``from_pretrained``.
     """
     code = {"trust_remote_code": trust_remote_code}
     config = transformers.AutoConfig.from_pretrained(str(folder), **code)

@@ -21,8 +21,8 @@ def site_hooks(sites, fn):
     Yields
     ------
     None
-        Hooks are added on entry, after existing ones. Exactly these are removed on every way out: normal exit,
-        exception, interrupt, or a generator that is closed.
+        Hooks are added on entry, after existing ones, and removed at the end of the block, also after an exception, an
+        interrupt or the end of a generator.
     """
     with contextlib.ExitStack() as stack:
         for i, site in enumerate(sites):

@@ -11,20 +11,11 @@ _PART = 1 << 22  # values per part; the sum of the bits of every part enters the
 
 
 def weights_hash(model):
-    """Hash the weights of a model.
+    """Hash the weights of a model to 16 hexadecimal digits.
 
-    The hash covers the names and shapes of all parameters, up to 4096 evenly spaced values of each, and the sums of
-    the bits of all values, computed on the device that holds them. It changes with any single weight, so training,
-    pruning and conversion to another dtype change it. It does not protect against deliberate collisions.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-
-    Returns
-    -------
-    str
-        16 hexadecimal digits.
+    The hash covers the names and shapes of all parameters, up to 4096 evenly spaced values of each, and the sums of the
+    bits of all values, computed on the device that holds them. It changes with any single weight, so training, pruning
+    and conversion to another dtype change it. It does not protect against deliberate collisions.
     """
     import torch
 

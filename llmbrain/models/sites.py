@@ -180,7 +180,7 @@ def find_sites(model, site="mlp", sites=None):
 
 
 def _by_hand(model, member, given):
-    """Sites that the user named."""
+    """Make the sites of the modules that the user named."""
     options = dict(given) if isinstance(given, dict) and all(isinstance(k, str) for k in given) else {"names": given}
     unknown = set(options) - {"names", "where", "start", "stop", "size", "n_heads"}
     if unknown or "names" not in options:
@@ -203,7 +203,7 @@ def _resolve(names, modules):
         matched = [name for name in modules if name and re.fullmatch(names, name)]
         if not matched:
             some = ", ".join([name for name in modules if name][:12])
-            raise ParameterError(f"sites={names!r} matches no module. There are {some}, ...")
+            raise ParameterError(f"sites={names!r} matches no module. The model has {some}, ...")
         names = matched
     if not isinstance(names, (dict, list, tuple)) or not all(
         isinstance(name, str) for name in names if not isinstance(names, dict)

@@ -30,23 +30,7 @@ HEAD_COUNTS = (
 
 # -- what can be sliced -----------------------------------------------------------------------------------------------
 def prunable_mlps(model):
-    """Find the MLP of every block, for slicing.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-
-    Returns
-    -------
-    list of Mlp
-        One per block.
-
-    Raises
-    ------
-    UnsupportedArchitectureError
-        For mixtures of experts, quantised or offloaded weights, blocks without an MLP, and MLPs with parameters that
-        slicing would miss. The message gives the reason.
-    """
+    """Find the MLP of every block for slicing, or raise with the reason why this model cannot be sliced."""
     blocks = anatomy_of(model).blocks
     _check_dense(model, blocks)
     missing = [block.layer for block in blocks if block.mlp is None]
@@ -57,8 +41,7 @@ def prunable_mlps(model):
         )
     for block in blocks:
         _check_parameters(block.mlp)
-    shared = len({id(block.mlp.writer) for block in blocks}) < len(blocks)
-    if shared:
+    if len({id(block.mlp.writer) for block in blocks}) < len(blocks):
         raise UnsupportedArchitectureError(
             f"Several layers of {type(model).__name__} share one MLP ({blocks[0].mlp.name}), which cannot be pruned by "
             "layer."
@@ -67,22 +50,7 @@ def prunable_mlps(model):
 
 
 def prunable_attentions(model):
-    """Find the attention of every block, for slicing heads.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-
-    Returns
-    -------
-    list of Attention
-        One per block.
-
-    Raises
-    ------
-    UnsupportedArchitectureError
-        If a block has no attention, or its projections are laid out in an unknown way.
-    """
+    """Find the attention of every block for slicing heads, or raise with the reason why they cannot be sliced."""
     blocks = anatomy_of(model).blocks
     _check_dense(model, blocks)
     for block in blocks:
@@ -104,16 +72,9 @@ def prunable_attentions(model):
 
 
 def attention_writers(model):
-    """Find the attention of every block, for refitting its writer, which works for any layout of the heads.
+    """Find the attention of every block for refitting its writer, which works for any layout of the heads.
 
-    Parameters
-    ----------
-    model : torch.nn.Module
-
-    Returns
-    -------
-    list of Attention or None
-        One per block; None for a block without an attention that is understood.
+    A block without an attention, or with one that is not understood, has None.
     """
     return [_attention_or_none(block) for block in anatomy_of(model).blocks]
 
@@ -172,17 +133,9 @@ def _other_parameters(attention):
 
 # -- slicing ----------------------------------------------------------------------------------------------------------
 def set_linear(module, weight, bias=None, *, keep_bias=True):
-    """Give a linear new weights of any shape.
+    """Give a linear a weight ``(n_outputs, n_inputs)`` of any shape, in place; its dtype and device do not change.
 
-    Parameters
-    ----------
-    module : torch.nn.Linear or Conv1D
-        Changed in place. Keeps its dtype and device.
-    weight : torch.Tensor, shape (n_outputs, n_inputs)
-    bias : torch.Tensor, shape (n_outputs,), optional
-        Replaces the whole bias.
-    keep_bias : bool
-        Whether an existing bias stays when ``bias`` is None.
+    ``bias`` replaces the whole bias; without it, ``keep_bias`` decides whether an existing bias stays.
     """
     like = module.weight
     stored = weight.T if is_transposed(module) else weight
@@ -197,7 +150,7 @@ def set_linear(module, weight, bias=None, *, keep_bias=True):
 
 
 def count_features(module):
-    """Let a linear count its inputs and outputs anew, after its weight was replaced."""
+    """Update the numbers of inputs and outputs of a linear after its weight was replaced."""
     if is_transposed(module):
         module.nx, module.nf = module.weight.shape
     else:
@@ -219,16 +172,9 @@ def _indices(kept, size, what):
 
 @torch.no_grad()
 def slice_mlp(mlp, kept, refit=None):
-    """Keep some neurons of an MLP: rows of its readers, columns of its writer.
+    """Keep some neurons of an MLP, in their order: rows of its readers, columns of its writer.
 
-    Parameters
-    ----------
-    mlp : Mlp
-        Changed in place.
-    kept : sequence of int
-        Neurons that stay. Their order does not change.
-    refit : Refit, optional
-        New columns and additional bias of the writer, in the order of sorted ``kept``.
+    ``refit`` has new columns and an additional bias of the writer, in the order of sorted ``kept``.
     """
     mlp = mlp.now()
     kept = _indices(kept, mlp.size, "neurons")
@@ -252,21 +198,10 @@ def _write(module, columns, refit):
 
 @torch.no_grad()
 def slice_attention(attention, kept_heads, refit=None):
-    """Keep some query heads, and the key/value heads that they use.
+    """Keep some query heads, and the key/value heads that they use; return the numbers of both.
 
-    Parameters
-    ----------
-    attention : Attention
-        Changed in place.
-    kept_heads : sequence of int
-        Query heads that stay: whole groups, or equally many of each group (:func:`even_heads` refuses others).
-    refit : Refit, optional
-        New columns and additional bias of the writer.
-
-    Returns
-    -------
-    n_heads, n_kv_heads : int
-        Heads of the layer after slicing.
+    The query heads must be whole groups, or equally many of each group (see :func:`even_heads`). ``refit`` has new
+    columns and an additional bias of the writer.
     """
     heads, groups = even_heads(kept_heads, attention.n_heads, attention.n_kv_heads)
     rows, kv_rows = channels(heads, attention.head_dim), channels(groups, attention.head_dim)
@@ -295,47 +230,15 @@ def _set_counts(owner, counts):
 
 
 def channels(heads, head_dim):
-    """Inputs of the attention's writer that belong to some heads.
-
-    Examples
-    --------
-    >>> channels(torch.tensor([0, 2]), 2).tolist()
-    [0, 1, 4, 5]
-    """
+    """Inputs of the attention's writer that belong to some heads: heads 0 and 2 of width 2 give 0, 1, 4, 5."""
     return (heads[:, None] * head_dim + torch.arange(head_dim)[None, :].to(heads.device)).reshape(-1)
 
 
 def even_heads(kept_heads, n_heads, n_kv_heads):
-    """Check a choice of query heads: every key/value head that stays must keep equally many of its query heads.
+    """Return sorted query heads and the key/value heads that they use, or raise after an uneven choice.
 
-    A model pairs query head ``i`` with key/value head ``i // group`` by position alone. After an uneven choice the
-    remaining query heads would read the keys of another head, without any error.
-
-    Parameters
-    ----------
-    kept_heads : sequence of int
-    n_heads, n_kv_heads : int
-
-    Returns
-    -------
-    heads : torch.Tensor of int
-        Sorted query heads.
-    groups : torch.Tensor of int
-        Key/value heads that are still used.
-
-    Raises
-    ------
-    ParameterError
-        For an uneven choice.
-
-    Examples
-    --------
-    >>> heads, groups = even_heads([1, 0, 4], 6, 3)
-    Traceback (most recent call last):
-        ...
-    llmbrain.exceptions.ParameterError: Query heads [0, 1, 4] leave [2, 0, 1] heads to the key/value heads; ...
-    >>> [t.tolist() for t in even_heads([1, 4], 6, 3)]
-    [[1, 4], [0, 2]]
+    A model pairs query head ``i`` with key/value head ``i // group`` by position alone. If the key/value heads that
+    stay had different numbers of query heads, some would read the keys of another head, without any error.
     """
     group = n_heads // n_kv_heads
     heads = torch.as_tensor(sorted({int(i) for i in kept_heads}), dtype=torch.long)

@@ -1,4 +1,4 @@
-"""A cheap check of a tokenizer when it is opened: a broken one gives nonsense without any error."""
+"""A cheap check of a tokenizer when it is opened: a broken one produces nonsense without any error."""
 
 import warnings
 
@@ -7,27 +7,12 @@ from ..exceptions import LLMBrainWarning
 __all__ = ["check_tokenizer"]
 
 SAMPLE = "The old ferry left the harbour before dawn, and nobody on the quay knew when it would return."
-LEAST_VOCABULARY = 5000  # smaller vocabularies, of bytes or letters, spell by intention
+LEAST_VOCABULARY = 5000  # smaller vocabularies, of bytes or letters, spell on purpose
 MOST_TOKENS = 0.6  # per character of the sample; vocabularies made for English text need 0.2 to 0.3
 
 
 def check_tokenizer(tokenizer):
-    """Warn about a tokenizer that spells letter by letter or loses text.
-
-    Parameters
-    ----------
-    tokenizer : transformers tokenizer
-
-    Returns
-    -------
-    tokenizer
-        Unchanged.
-
-    Warns
-    -----
-    LLMBrainWarning
-        With the reason.
-    """
+    """Warn about a tokenizer that spells letter by letter or loses text; return it unchanged."""
     ids = tokenizer(SAMPLE, add_special_tokens=False, verbose=False)["input_ids"]
     per_character = len(ids) / len(SAMPLE)
     if len(tokenizer) >= LEAST_VOCABULARY and per_character > MOST_TOKENS:

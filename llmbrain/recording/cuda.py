@@ -50,7 +50,7 @@ class CudaScanner:
         self.model = model
         self.sites = [site for group in groups for site in group]
         self.place = columns_of(groups)
-        self.device = next(model.parameters()).device
+        self.device = input_device(model)
         dtype = self._dtype()
         widths = [sum(site.size for site in group) + 1 for group in groups]
         self._lane = _Lane(self.device)

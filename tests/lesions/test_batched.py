@@ -8,7 +8,7 @@ from tiny import ARCHITECTURES, tiny_model
 from llmbrain.evaluation import window_losses
 from llmbrain.geometry import NeuronGeometry
 from llmbrain.lesions import Edit
-from llmbrain.lesions.batched import condition_losses, plan_batches, row_mode
+from llmbrain.lesions.batched import Passes, condition_losses, plan_batches, row_mode
 from llmbrain.lesions.checkpoint import Checkpoint
 from llmbrain.masks import NeuronMask
 from llmbrain.models.sites import find_sites
@@ -40,7 +40,7 @@ def one_by_one(model, edits, sites, parts):
         if edit is None:
             rows.append([window_losses(model, [s])[0].sum() for s in parts])
             continue
-        with Lesion.at_sites(model, edit, sites):
+        with Lesion(model, edit, sites):
             rows.append([window_losses(model, [s])[0].sum() for s in parts])
     return np.array(rows)
 
@@ -52,7 +52,7 @@ def test_batched_conditions_equal_single_lesions(name):
     edits, parts = some_edits(NeuronGeometry.from_sites(sites, "mlp")), sequences()
     mode = row_mode(model, sites, edits)
     assert mode == ("rows" if name == "bloom" else "prefix")
-    got = condition_losses(model, sites, parts, edits, max_tokens=120, mode=mode)
+    got = condition_losses(model, sites, parts, edits, Passes(120, mode))
     np.testing.assert_allclose(got, one_by_one(model, edits, sites, parts), atol=2e-4)
     assert np.ptp(got, axis=0).min() > 0.01
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())
@@ -66,7 +66,7 @@ def test_every_mode_and_size_gives_the_same_losses(mode, max_tokens):
     edits, parts = some_edits(NeuronGeometry.from_sites(sites, "mlp"), kinds=mode != "rows"), sequences()
     expected = one_by_one(model, edits, sites, parts)
     tokens = sum(s.n_scored for s in parts)
-    got = condition_losses(model, sites, parts, edits, max_tokens=max_tokens, mode=mode)
+    got = condition_losses(model, sites, parts, edits, Passes(max_tokens, mode))
     assert np.abs(got - expected).sum(axis=1).max() / tokens < 1e-5  # nats per token
 
 
@@ -75,7 +75,7 @@ def test_other_sites_are_batched_alike(site):
     model = tiny_model("llama")
     sites = find_sites(model, site)
     edits, parts = some_edits(NeuronGeometry.from_sites(sites, site)), sequences()
-    got = condition_losses(model, sites, parts, edits, max_tokens=200, mode=row_mode(model, sites, edits))
+    got = condition_losses(model, sites, parts, edits, Passes(200, row_mode(model, sites, edits)))
     np.testing.assert_allclose(got, one_by_one(model, edits, sites, parts), atol=2e-4)
 
 
@@ -86,7 +86,7 @@ def test_layers_in_another_order_join_where_the_model_reaches_them_first():
     sites = [by_layer[i] for i in geometry.layers]
     edits, parts = some_edits(geometry), sequences()
     assert row_mode(model, sites, edits) == "prefix"
-    got = condition_losses(model, sites, parts, edits, max_tokens=300)
+    got = condition_losses(model, sites, parts, edits, Passes(300))
     np.testing.assert_allclose(got, one_by_one(model, edits, sites, parts), atol=2e-4)
 
 
@@ -98,9 +98,7 @@ def test_resampling_draws_the_same_tokens_batched_or_not():
     masks = [e.mask for e in some_edits(geometry, n=4)]
     edits = [Edit(m, "resample", reference=bank, random_state=5) for m in masks]
     parts = sequences((12, 12))
-    got = {
-        m: condition_losses(model, sites, parts, edits, max_tokens=2000, mode=m) for m in ("prefix", "rows", "single")
-    }
+    got = {m: condition_losses(model, sites, parts, edits, Passes(2000, m)) for m in ("prefix", "rows", "single")}
     np.testing.assert_allclose(got["prefix"], got["single"], atol=1e-4)
     np.testing.assert_allclose(got["rows"], got["single"], atol=1e-4)
     np.testing.assert_allclose(one_by_one(model, edits, sites, parts), got["single"], atol=1e-4)
@@ -112,7 +110,7 @@ def test_a_condition_that_does_nothing_gives_the_intact_losses():
     geometry = NeuronGeometry.from_sites(sites, "mlp")
     nothing = Edit(NeuronMask(np.zeros(geometry.n_neurons, bool), geometry), allow_empty=True)
     edits = [nothing, *some_edits(geometry, 2), Edit(some_edits(geometry, 1)[0].mask, strength=0.0)]
-    got = condition_losses(model, sites, sequences(), edits, max_tokens=500, mode=row_mode(model, sites, edits))
+    got = condition_losses(model, sites, sequences(), edits, Passes(500, row_mode(model, sites, edits)))
     np.testing.assert_allclose(got[[1, 4]], got[[0, 0]], atol=1e-4)
 
 
@@ -120,7 +118,7 @@ def test_batches_are_right_for_one_sequence_and_for_half_precision():
     model = tiny_model("llama").to(torch.bfloat16)
     sites = find_sites(model)
     edits, parts = some_edits(NeuronGeometry.from_sites(sites, "mlp")), sequences((14,))
-    got = condition_losses(model, sites, parts, edits, max_tokens=1000, mode=row_mode(model, sites, edits))
+    got = condition_losses(model, sites, parts, edits, Passes(1000, row_mode(model, sites, edits)))
     np.testing.assert_allclose(got, one_by_one(model, edits, sites, parts), rtol=2e-2)
 
 
@@ -129,7 +127,7 @@ def test_foreign_hooks_see_the_rows_and_survive():
     handle = model.model.layers[3].register_forward_pre_hook(lambda m, a: seen.append(len(a[0])))
     sites = find_sites(model)
     edits = some_edits(NeuronGeometry.from_sites(sites, "mlp"), 4)
-    condition_losses(model, sites, sequences((10, 10)), edits, max_tokens=10**6, mode="prefix")
+    condition_losses(model, sites, sequences((10, 10)), edits, Passes(10**6, "prefix"))
     assert seen == [8]  # two sequences, intact and under three lesions; the fourth joins after this hook
     assert len(model.model.layers[3]._forward_pre_hooks) == 1
     handle.remove()
@@ -151,7 +149,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
     model = tiny_model("llama")
     sites = find_sites(model)
     edits, parts = some_edits(NeuronGeometry.from_sites(sites, "mlp")), sequences()
-    whole = condition_losses(model, sites, parts, edits, max_tokens=80)
+    whole = condition_losses(model, sites, parts, edits, Passes(80))
     path, key, shape = tmp_path / "kept.npz", ["a", b"b"], (1 + len(edits), len(parts))
     keeper, passes = Checkpoint(path, key, shape), []
 
@@ -162,12 +160,12 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        condition_losses(model, sites, parts, edits, max_tokens=80, done=keeper.sums, progress=stop)
+        condition_losses(model, sites, parts, edits, Passes(80), done=keeper.sums, progress=stop)
     again = Checkpoint(path, key, shape)
     n_left = []
     assert 0 < np.isnan(again.sums).sum() < again.sums.size
     resumed = condition_losses(
-        model, sites, parts, edits, max_tokens=80, done=again.sums, progress=lambda n, s: n_left.append(n)
+        model, sites, parts, edits, Passes(80), done=again.sums, progress=lambda n, s: n_left.append(n)
     )
     np.testing.assert_array_equal(resumed, whole)
     assert sum(n_left) + sum(passes) == shape[0] * sum(len(p) for p in parts)

@@ -27,7 +27,8 @@ def null_study(seed, n_networks=1, n_controls=19, share=0.05, draw=controls.laye
         pd.DataFrame(networks, columns=["network", "n_neurons", "share"]),
         pd.DataFrame(items, columns=["network", "task", "item", "weight", "intact", "effect"]),
         pd.DataFrame(draws, columns=["network", "task", "family", "draw", "effect"]),
-        n_bootstrap=10,
+        n_draws=10,
+        random_state=0,
     )
 
 

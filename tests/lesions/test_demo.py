@@ -8,7 +8,7 @@ import torch
 
 from llmbrain.geometry import NeuronGeometry
 from llmbrain.lesions import LesionStudy, LossTask, lesion
-from llmbrain.lesions.batched import condition_losses, row_mode
+from llmbrain.lesions.batched import Passes, condition_losses, row_mode
 from llmbrain.lesions.kinds import Edit
 from llmbrain.masks import NeuronMask
 from llmbrain.models.sites import find_sites
@@ -54,7 +54,9 @@ def test_batched_lesions_equal_single_ones(demo_model):
     edits = [Edit(scattered(geometry, 0.02, 1)), Edit(scattered(geometry, 0.3, 2, range(20, 30)), "scale", value=1.5)]
     task = LossTask(load_corpus("demo", split="heldout")[:3], n_tokens=40).prepare(model, tokenizer)
     assert row_mode(model, sites, edits) == "prefix"
-    batched, single = (condition_losses(model, sites, task.sequences, edits, mode=m) for m in ("prefix", "single"))
+    batched, single = (
+        condition_losses(model, sites, task.sequences, edits, Passes(mode=m)) for m in ("prefix", "single")
+    )
     assert np.abs(batched - single).sum(axis=1).max() / task.weights.sum() < 1e-5  # nats per token
 
 

@@ -9,7 +9,7 @@ from llmbrain.evaluation import window_losses
 from llmbrain.exceptions import ParameterError
 from llmbrain.geometry import NeuronGeometry
 from llmbrain.lesions import KINDS, CallableTask, Edit, LesionStudy, LossTask, MultipleChoiceTask, lesion
-from llmbrain.lesions.batched import condition_losses
+from llmbrain.lesions.batched import Passes, condition_losses
 from llmbrain.masks import NeuronMask
 from llmbrain.models.sites import SITES, find_sites
 from llmbrain.text import Window
@@ -150,7 +150,7 @@ def test_batched_conditions_act_where_single_lesions_act(mode, name, rule):
     masks = some_masks(model)
     for how, value in (("zero", None), ("scale", 3.0)):
         edits = [Edit(mask, how, value=value) for mask in masks]
-        got = condition_losses(model, find_sites(model), parts, edits, mode=mode, positions=rule, max_tokens=60)
+        got = condition_losses(model, find_sites(model), parts, edits, Passes(60, mode, rule))
         for row, mask in zip(got[1:], masks):
             for found, part in zip(row, parts):
                 with lesion(model, mask, how, value=value, positions=place(rule, part)):

@@ -155,7 +155,7 @@ def test_permuted_keeps_the_values_of_every_layer_and_the_overlaps_of_networks()
 def test_anti_network_and_top_take_the_ends_of_the_ranking():
     scores = np.arange(149.0)
     network = scores > 140
-    anti = controls.anti_network(network, layer_of_all, scores, 0, pool=0.2)
+    anti = controls.anti_network(network, layer_of_all, scores, 0)
     last = np.flatnonzero(layer_of_all == 2)
     assert set(np.flatnonzero(anti)) <= set(last[: int(0.2 * 64)])
     assert anti.sum() == network.sum()

@@ -66,42 +66,51 @@ def test_an_interrupt_leaves_what_is_finished_and_resuming_ends_with_the_same_by
 
 SCRIPT = """
     import sys, time
+    from pathlib import Path
     sys.path.insert(0, {tests!r})
     from tiny import tiny_model, tiny_tokenizer
     from llmbrain.recording import record
     model = tiny_model("llama")
-    model.register_forward_pre_hook(lambda module, args: time.sleep({pause}))
+    calls = []
+    def pause(module, args):
+        time.sleep({pause})
+        if list(Path({out!r}).rglob({stop_at!r})):
+            calls.append(1)
+            if len(calls) == 2:  # the first rows are written
+                Path({out!r}, "stopped").touch()
+                time.sleep(3600)
+    model.register_forward_pre_hook(pause)
     record(model, tiny_tokenizer(), {texts!r}, {out!r}, tokens_per_run=90, progress=False, **{options!r})
 """
 
 
-def start(out, pause=0.0, **options):
+def start(out, pause=0.0, stop_at="nothing", **options):
+    """Record in another process: it pauses before every forward pass, and stops at the second one with such a file."""
     tests = os.path.dirname(os.path.abspath(inspect.getfile(tiny_model)))
-    code = SCRIPT.format(tests=tests, texts=TEXTS * 3, out=str(out), pause=pause, options=options)
+    code = SCRIPT.format(tests=tests, texts=TEXTS * 3, out=str(out), pause=pause, stop_at=stop_at, options=options)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], env=environment)
 
 
-def wait_for(path, pattern, n=1, seconds=60):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if len(list(Path(path).rglob(pattern))) >= n:
-            return
+def wait_for(path, process):
+    """Wait for a file that another process writes, as long as that process runs."""
+    while not path.exists():
+        assert process.poll() is None, f"the process ended before it wrote {path.name}"
         time.sleep(0.02)
-    raise AssertionError(f"{pattern} did not appear in {path}")
 
 
 def test_kill_9_in_the_middle_of_a_run(llama, tokenizer, tmp_path):
-    quiet(llama, tokenizer, TEXTS * 3, tmp_path / "whole", tokens_per_run=90)
-    process = start(tmp_path / "study", pause=0.3)
+    options = {"tokens_per_run": 90, "batch_size": 1}
+    quiet(llama, tokenizer, TEXTS * 3, tmp_path / "whole", **options)
+    process = start(tmp_path / "study", stop_at=".*run-03*.part.nii", batch_size=1)
     try:
-        wait_for(tmp_path / "study", "sub-*run-02*bold.json")
-        wait_for(tmp_path / "study", ".*run-03*.part.nii")
+        wait_for(tmp_path / "study" / "stopped", process)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert len(open_recording(tmp_path / "study")) >= 2
-    quiet(llama, tokenizer, TEXTS * 3, tmp_path / "study", tokens_per_run=90)
+    (tmp_path / "study" / "stopped").unlink()
+    assert len(open_recording(tmp_path / "study")) == 2 and list((tmp_path / "study").rglob(".*run-03*.part.nii"))
+    quiet(llama, tokenizer, TEXTS * 3, tmp_path / "study", **options)
     a, b = files_of(tmp_path / "study"), files_of(tmp_path / "whole")
     assert set(a) == set(b)
     assert all(a[name] == b[name] for name in b)
@@ -115,7 +124,7 @@ def test_processes_share_the_runs(llama, tokenizer, tmp_path):
     for numbers in (range(2, n_runs + 1, 2), range(1, n_runs + 1, 2), n_runs):  # meanwhile, one after the other
         runs = quiet(llama, tokenizer, TEXTS * 3, tmp_path / "array", tokens_per_run=90, run_index=numbers)
         assert [run.index for run in runs] == ([n_runs] if numbers == n_runs else list(numbers))
-    assert [process.wait(timeout=120) for process in pair] == [0, 0]
+    assert [process.wait(timeout=600) for process in pair] == [0, 0]
     expected = files_of(tmp_path / "whole")
     for name in ("array", "both"):
         assert files_of(tmp_path / name) == expected
