@@ -189,20 +189,11 @@ class NetworkEstimator:
         return CleanedRuns(runs.sources, confounds, **self._cleaning), runs
 
     def transform(self, imgs, confounds=None):
-        """Compute the time courses of the networks in any runs.
+        """Compute the time courses of the networks in any runs, a list of arrays ``(n_tokens, n_components)``.
 
         The runs are cleaned as in the fit (each neuron centred and z-scored within each run) and regressed on the maps
-        by least squares. nilearn's own ``transform`` regresses the raw data.
-
-        Parameters
-        ----------
-        imgs, confounds
-            As in :meth:`fit`.
-
-        Returns
-        -------
-        list of ndarray of shape (n_tokens, n_components)
-            One for each run.
+        by least squares. nilearn's own ``transform`` regresses the raw data. ``imgs`` and ``confounds`` are those of
+        :meth:`fit`.
         """
         self._check_fitted()
         data, runs = self._clean(imgs, confounds)
@@ -220,18 +211,8 @@ class NetworkEstimator:
     def score(self, imgs, y=None, confounds=None, per_component=False):
         """Compute the share of the variance of cleaned runs that the maps explain.
 
-        Parameters
-        ----------
-        imgs, confounds
-            As in :meth:`fit`.
-        y : None
-            Ignored.
-        per_component : bool
-            Whether to return what each map explains alone, rather than all of them together.
-
-        Returns
-        -------
-        float or ndarray of shape (n_components,)
+        Returns a float, or with ``per_component`` what each map explains alone, ``(n_components,)``. The other
+        parameters are those of :meth:`fit`.
         """
         del y
         self._check_fitted()

@@ -36,13 +36,7 @@ def geometry_from_dict(d):
 
 
 def grid_geometry(shape):
-    """Geometry of images without a sidecar: positions on axis 0 are layers, voxels are neurons.
-
-    Examples
-    --------
-    >>> grid_geometry((2, 3, 5)).shape, grid_geometry((2, 3, 5)).n_neurons
-    ((2, 3, 5), 30)
-    """
+    """Geometry of images without a sidecar: positions on axis 0 are layers, voxels are neurons."""
     layers, rows, cols = (int(n) for n in shape)
     plain = NeuronGeometry.from_sizes([rows * cols] * layers)
     return plain if plain.shape == (layers, rows, cols) else GridGeometry(plain.sizes, grid=(rows, cols))
@@ -50,27 +44,15 @@ def grid_geometry(shape):
 
 @dataclass
 class Runs:
-    """Runs of one site that can be read in blocks.
+    """Runs of one site that can be read in blocks."""
 
-    Attributes
-    ----------
-    sources : list of ArraySource
-        One per run; neurons are read in the order ``order``.
-    geometry : NeuronGeometry
-    order : ndarray of shape (n_neurons,) or None
-        Flat index of each neuron in reading order; None if that is the flat order. Files are read in their own order,
-        on which no step of the decomposition depends, and only the final maps are reordered.
-    images : list of callable
-        Each returns a run as an image or path for nilearn.
-    info : dict
-        Model, corpus and files of the runs.
-    """
-
-    sources: list
+    sources: list  # of ArraySource, one per run
     geometry: NeuronGeometry
+    # Flat index of each neuron in reading order; None if that is the flat order. Files are read in their own order, on
+    # which no step of the decomposition depends, and only the final maps are reordered.
     order: np.ndarray
-    images: list
-    info: dict = field(default_factory=dict)
+    images: list  # of callables that return a run as an image or path for nilearn
+    info: dict = field(default_factory=dict)  # model, corpus and files of the runs
 
     @property
     def n_tokens(self):
@@ -114,21 +96,9 @@ class _Item:
 def load_runs(runs, geometry=None):
     """Turn any object that holds runs into :class:`Runs`.
 
-    Parameters
-    ----------
-    runs : Recording, Run, Study, path, image, ndarray, or a list of runs, paths, images or arrays
-        A folder is a study; a file is a NIfTI image or a ``.npy`` array; arrays are ``(n_tokens, n_neurons)``.
-    geometry : NeuronGeometry, optional
-        Geometry of arrays and of images without a sidecar. Arrays without a geometry are one layer.
-
-    Returns
-    -------
-    Runs
-
-    Raises
-    ------
-    ParameterError, DatasetError, GeometryMismatchError
-        If the runs cannot be read, or do not fit each other or the geometry.
+    Accepts a Recording, a Run, a Study, a folder (a study), a NIfTI image, a ``.npy`` file, an array
+    ``(n_tokens, n_neurons)``, or a list of runs, images, files or arrays. ``geometry`` is that of arrays and of images
+    without a sidecar; arrays without a geometry are one layer.
     """
     info = {}
     runs = _open_study(runs)

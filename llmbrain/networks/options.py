@@ -57,13 +57,7 @@ _FILTER = (
 
 
 def check_options(estimator):
-    """Warn about harmful options of an estimator and refuse impossible ones, before any computation.
-
-    Raises
-    ------
-    ParameterError
-        For values that are not among those allowed.
-    """
+    """Warn about harmful options of an estimator and refuse impossible ones, before any computation."""
     for message in _complaints(estimator):
         warnings.warn(message, HarmfulOptionWarning, stacklevel=4)
     if estimator.standardize not in ("zscore_sample", "psc", True, False, None):

@@ -127,12 +127,7 @@ class NetworkSet:
         return masks
 
     def set_threshold(self, threshold):
-        """Recompute neurons, layers and signs in the metrics at another \\|z\\|, and store it in ``info``.
-
-        Returns
-        -------
-        self
-        """
+        r"""Recompute the metrics of neurons, layers and signs at another \|z\|, and store it in ``info``."""
         columns = {name: self.metrics[name].to_numpy() for name in ("variance", "stability")}
         fresh = describe_maps(self.z, self.geometry, threshold=threshold, support=self.support, **columns)
         self.metrics = self.metrics.assign(**{name: fresh[name] for name in fresh})
@@ -217,18 +212,8 @@ class NetworkSet:
 def zscore_maps(maps, support=None, layer_of=None):
     """Z-scores of maps over their neurons, ``(n_networks, n_neurons)`` float32; a constant map gives zeros.
 
-    Parameters
-    ----------
-    maps : ndarray of shape (n_networks, n_neurons)
-    support : ndarray of bool, shape (n_networks, n_layers), optional
-        Layers that count; neurons of the others are 0.
-    layer_of : ndarray of shape (n_neurons,), optional
-        Layer of each neuron, needed with ``support``.
-
-    Examples
-    --------
-    >>> zscore_maps(np.array([[1.0, 2.0, 1.0, 2.0]])).tolist()
-    [[-1.0, 1.0, -1.0, 1.0]]
+    With ``support`` ``(n_networks, n_layers)``, only these layers of each map count; neurons of the others are 0. It
+    needs ``layer_of``, the layer of each neuron.
     """
     z = np.empty(np.shape(maps), np.float32)
     for k, row in enumerate(zscored_rows(maps, support, layer_of)):
@@ -252,29 +237,13 @@ def zscored_rows(maps, support=None, layer_of=None):
 
 
 def describe_maps(z, geometry, *, threshold=THRESHOLD, variance=None, stability=None, support=None):
-    """Summarise networks in a table.
+    """Summarise networks in a table, one row per network, from z-scored maps or an iterable of their rows.
 
-    Parameters
-    ----------
-    z : ndarray of shape (n_networks, n_neurons), or iterable of its rows
-        Z-scored maps.
-    geometry : NeuronGeometry
-    threshold : float
-        Neurons with a larger \\|z\\| belong to the network.
-    variance : ndarray of shape (n_networks,), optional
-        Share of the variance of the data.
-    stability : ndarray of shape (n_networks,), optional
-        Index of stability, 0 to 1.
-    support : ndarray of bool, shape (n_networks, n_layers), optional
-        Layers in which each network was searched.
-
-    Returns
-    -------
-    DataFrame
-        One row per network: ``network``; ``n_neurons`` above the threshold and their ``share`` of all; ``variance``;
-        ``peak_layer``, which holds most of the squared z of these neurons, and ``first_layer`` and ``last_layer``,
-        between which 90 % of it lies (layer numbers of the model); ``positive``, the share of positive signs; excess
-        ``kurtosis`` of the map; ``stability``; ``flagged``, whether it is empty or its stability is below 0.7.
+    Columns: ``network``; ``n_neurons`` above the threshold and their ``share`` of all; ``variance``, the share of the
+    variance of the data; ``peak_layer``, which holds most of the squared z of these neurons, and ``first_layer`` and
+    ``last_layer``, between which 90 % of it lies (layer numbers of the model); ``positive``, the share of positive
+    signs; excess ``kurtosis`` of the map; ``stability``, 0 to 1; ``flagged``, whether it is empty or its stability is
+    below 0.7. ``support`` ``(n_networks, n_layers)`` marks the layers in which each network was searched.
     """
     import pandas as pd
 

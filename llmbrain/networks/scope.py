@@ -37,19 +37,9 @@ class Parts:
 
 
 def parts_of(geometry, scope, mask=None):
-    """Cut the neurons into parts.
+    """Cut the neurons into parts: the whole model, each layer, or all windows of ``scope`` consecutive layers.
 
-    Parameters
-    ----------
-    geometry : NeuronGeometry
-    scope : "model", "layer" or int
-        The whole model, each layer, or all windows of this number of consecutive layers.
-    mask : None, NeuronMask, image, path or nilearn masker
-        Neurons that take part; all by default.
-
-    Returns
-    -------
-    list of Part
+    ``mask`` (a NeuronMask, image, path or nilearn masker) restricts the neurons.
     """
     allowed = _allowed(geometry, mask)
     n = geometry.n_layers
@@ -107,19 +97,9 @@ def _flat_rows(maps, order):
 def decompose_parts(runs, parts, decompose, batch=None):
     """Decompose every part and combine the maps in the flat order of neurons.
 
-    Parameters
-    ----------
-    runs : Runs
-    parts : list of Part
-    decompose : callable
-        Takes the sources of a part and the flat indices of its neurons in reading order; returns a
-        :class:`~llmbrain.networks.engines.group.GroupICA`.
-    batch : callable, optional
-        Takes the sources of all parts and decomposes them in one batch; returns None if it cannot.
-
-    Returns
-    -------
-    Parts
+    ``decompose`` takes the sources of a part and the flat indices of its neurons in reading order, and returns a
+    :class:`~llmbrain.networks.engines.group.GroupICA`. ``batch`` takes the sources of all parts and decomposes them at
+    once, or returns None if it cannot.
     """
     from .evidence.stability import restart_stability
 

@@ -139,18 +139,7 @@ class TemporalICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         return self.fit(X, y, confounds=confounds).transform(X, confounds=confounds)
 
     def transform(self, X, confounds=None):
-        """Compute time courses by least squares on the maps.
-
-        Parameters
-        ----------
-        X, confounds
-            As in :meth:`fit`.
-
-        Returns
-        -------
-        ndarray of shape (n_tokens, n_components), or a list of them
-            A list if ``X`` is a list of runs.
-        """
+        """Compute time courses ``(n_tokens, n_components)`` by least squares; for a list of runs a list of them."""
         check_is_fitted(self)
         runs, single = self._load(X, reset=False)
         if single and confounds is None and isinstance(X, np.ndarray):

@@ -5,14 +5,6 @@ files keep the natural order, and no statistic may use it. Fit it on one half of
 half, so that clusters are a finding and not a product of the sorting.
 """
 
-from .layout import assign_to_grid, embed_features, hilbert_curve
 from .order import Topography, fit_topography, loadings_from_maps
 
-__all__ = [
-    "Topography",
-    "assign_to_grid",
-    "embed_features",
-    "fit_topography",
-    "hilbert_curve",
-    "loadings_from_maps",
-]
+__all__ = ["Topography", "fit_topography", "loadings_from_maps"]

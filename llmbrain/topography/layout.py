@@ -6,23 +6,11 @@ __all__ = ["assign_to_grid", "embed_features", "hilbert_curve", "two_largest"]
 
 
 def embed_features(halves, order, aspect=1.0, power=3):
-    """Place neurons on the plane, between the anchors of the two features with the largest loadings.
+    """Place neurons ``(n_neurons, 2)`` on the plane, between the anchors of the two features with the largest loadings.
 
-    Parameters
-    ----------
-    halves : array of shape (n_halves, n_neurons)
-        Non-negative loadings.
-    order : array of shape (n_halves,)
-        Order of the anchors along a Hilbert curve through the plane.
-    aspect : float
-        Width of the plane over its height.
-    power : float
-        Exponent of the loadings; with a larger one neurons are closer to the anchor of the largest loading.
-
-    Returns
-    -------
-    ndarray of shape (n_neurons, 2)
-        Row and column coordinates, about in ``[0, 1] x [0, aspect]``.
+    ``halves`` holds non-negative loadings ``(n_halves, n_neurons)``, ``order`` the order of the anchors along a Hilbert
+    curve. The coordinates lie about in ``[0, 1] x [0, aspect]``. With a larger ``power`` neurons are closer to the
+    anchor of the largest loading.
     """
     n = len(halves)
     side = max(int(np.ceil(np.sqrt(n / max(aspect, 1e-6)))), 1)
@@ -48,26 +36,11 @@ def two_largest(halves):
 
 
 def assign_to_grid(points, rows, cols, random_state=0, n_rounds=300):
-    """Assign points to the cells of a sheet with a small sum of squared distances (optimal transport).
+    """Assign points ``(n, 2)`` to the cells of a sheet with a small sum of squared distances (optimal transport).
 
     Starts from the monotone assignment (strip by strip) and exchanges pairs of cells at random offsets if that reduces
-    the sum; the exchanges of one round share no cells.
-
-    Parameters
-    ----------
-    points : array of shape (n_points, 2)
-        Row and column coordinates in any unit.
-    rows, cols : int
-        Size of the sheet; the first ``n_points`` cells, row by row, are filled.
-    random_state : int or numpy.random.Generator
-        Seed of the offsets.
-    n_rounds : int
-        Rounds of exchanges.
-
-    Returns
-    -------
-    ndarray of shape (n_points,)
-        The cell of each point, a permutation of ``0 .. n_points - 1``.
+    the sum; the exchanges of one round share no cells. Returns the cell of each point; the first ``n_points`` cells,
+    row by row, are filled.
     """
     points = np.asarray(points, float)
     rng = np.random.default_rng(random_state)
@@ -104,25 +77,10 @@ def _disjoint_pairs(row, col, dr, dc, rows, cols, n):
 
 
 def hilbert_curve(rows, cols):
-    """Hilbert curve through all cells of a rectangle of any size, whose steps connect neighbouring cells.
+    """Hilbert curve through all cells of a rectangle, ``(rows * cols, 2)``, whose steps connect neighbouring cells.
 
     The rectangle is split along its longer side, or into three parts around a turn, down to lines of single cells. With
     odd sides a step may be diagonal.
-
-    Parameters
-    ----------
-    rows, cols : int
-        Side lengths.
-
-    Returns
-    -------
-    ndarray of shape (rows * cols, 2)
-        Row and column of each step.
-
-    Examples
-    --------
-    >>> hilbert_curve(2, 2).tolist()
-    [[0, 0], [0, 1], [1, 1], [1, 0]]
     """
     major, minor = ((0, cols), (rows, 0)) if cols > rows else ((rows, 0), (0, cols))
     return np.array(list(_walk((0, 0), major, minor)), np.int64).reshape(-1, 2)

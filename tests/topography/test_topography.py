@@ -8,13 +8,8 @@ from synthetic import planted_maps
 
 from llmbrain.exceptions import GeometryMismatchError, ParameterError
 from llmbrain.geometry import NeuronGeometry
-from llmbrain.topography import (
-    Topography,
-    assign_to_grid,
-    fit_topography,
-    hilbert_curve,
-    loadings_from_maps,
-)
+from llmbrain.topography import Topography, fit_topography, loadings_from_maps
+from llmbrain.topography.layout import assign_to_grid, hilbert_curve
 
 
 @given(st.integers(1, 23), st.integers(1, 23))

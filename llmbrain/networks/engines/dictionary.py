@@ -39,28 +39,9 @@ class Dictionary:
 def sparse_dictionary(x, codes, alpha, *, n_epochs=100, sweeps=3, tol=1e-4):
     """Minimise the objective by coding all neurons (coordinate descent) and updating the atoms in turn.
 
-    Parameters
-    ----------
-    x : tensor of shape (n_rows, n_neurons)
-        Data.
-    codes : tensor of shape (n_components, n_neurons)
-        Initial maps; overwritten.
-    alpha : float
-        Weight of the l1 norm, in units of ``x``.
-    n_epochs : int
-        Largest number of passes over all neurons.
-    sweeps : int
-        Sweeps of coordinate descent over the components in each pass.
-    tol : float
-        The iteration ends when the objective falls by a smaller share than this.
-
-    Returns
-    -------
-    Dictionary
-
-    References
-    ----------
-    Mairal et al. (2010), JMLR 11, 19-60, algorithm 2, for the update of the atoms.
+    ``x`` is ``(n_rows, n_neurons)``; ``codes``, the initial maps ``(n_components, n_neurons)``, are overwritten. Each
+    of at most ``n_epochs`` passes makes ``sweeps`` over the components. The iteration ends when the objective falls by
+    a smaller share than ``tol``. The update of the atoms is algorithm 2 of Mairal et al. (2010), JMLR 11, 19-60.
     """
     total = sum(block_map(lambda b: float(x[:, b].square().sum(dtype=torch.float64)), _slices(x)))
     atoms = first = _first_atoms(x, codes)
@@ -149,31 +130,12 @@ def group_dictionary(
     device=None,
     warn=True,
 ):
-    """Decompose runs into sparse maps, starting from independent components.
+    """Decompose runs into sparse maps, starting from independent components or from the maps ``init``.
 
-    Parameters
-    ----------
-    runs, n_components, confounds, group, detrend, standardize, random_state, device, warn
-        As in :func:`~llmbrain.networks.group_ica`.
-    alpha : "auto" or float
-        Weight of the l1 norm. Its natural size grows with the square root of the number of tokens: ``"auto"`` is
-        ``0.1 * sqrt(n_tokens)``.
-    init : ndarray of shape (n_components, n_neurons), optional
-        Initial maps, instead of independent components.
-    rows_per_run : float
-        Rows kept of the data, as a multiple of ``n_components``.
-    n_epochs, tol : int, float
-        End of the iteration; see :func:`sparse_dictionary`.
-
-    Returns
-    -------
-    GroupICA
-        ``n_iter`` and ``converged`` have one element.
-
-    Raises
-    ------
-    ParameterError
-        If ``alpha`` leaves no neuron in any map.
+    ``alpha`` is the weight of the l1 norm; its natural size grows with the square root of the number of tokens, and
+    ``"auto"`` is ``0.1 * sqrt(n_tokens)``. ``rows_per_run`` is the number of rows kept of the data, as a multiple of
+    ``n_components``. The other parameters are those of :func:`~llmbrain.networks.group_ica` and
+    :func:`sparse_dictionary`. In the result, ``n_iter`` and ``converged`` have one element.
     """
     data = CleanedRuns(
         runs, confounds, detrend=detrend, standardize=standardize, device="cpu" if device is None else device

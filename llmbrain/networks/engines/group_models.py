@@ -41,20 +41,8 @@ def choose_subspace(data, n_components, *, rows_per_run=5, do_cca=True, start=No
 
     ``"tokens"`` is kept unless the tails of ``"runs"`` are heavier by more than 3 %, and also where the runs are copies
     of each other. With too many tokens for a joint Gram matrix (4,096, or 60 per component) ``"runs"`` is chosen
-    without a comparison. For a single run the two models are the same.
-
-    Parameters
-    ----------
-    data : CleanedRuns
-    n_components : int
-    rows_per_run, do_cca
-        See :func:`~llmbrain.networks.engines.reduction.group_subspace`.
-    start : tensor of shape (1, n_components, n_components)
-        Rotation from which FastICA starts.
-
-    Returns
-    -------
-    Choice
+    without a comparison. For a single run the two models are the same. FastICA begins at the rotation ``start``,
+    ``(1, n_components, n_components)``.
     """
     options = {"rows_per_run": rows_per_run, "do_cca": do_cca}
     if len(data.sources) == 1 or data.n_rows > max(GRAM_ROWS, GRAM_ROWS_PER_VECTOR * n_components):

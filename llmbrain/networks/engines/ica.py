@@ -40,30 +40,12 @@ def draw_rotations(n_init, n_components, random_state, device="cpu"):
 
 
 def fastica(z, starts, *, contrast="cube", max_iter=200, tol=1e-4, begun=None):
-    """Rotate white data to independent rows with the parallel fixed-point iteration of FastICA.
+    """Rotate white data to independent rows with the parallel fixed-point iteration of FastICA, from every start.
 
-    Parameters
-    ----------
-    z : tensor of shape (n_components, n_samples)
-        White data: ``z @ z.T / n_samples`` is the identity.
-    starts : tensor of shape (n_init, n_components, n_components)
-        Orthonormal starting rotations; see :func:`draw_rotations`.
-    contrast : str
-        A member of :data:`~llmbrain.networks.engines.contrasts.CONTRASTS`.
-    max_iter : int
-        Largest number of steps of a start.
-    tol : float
-        A start has converged when no row turns by more than this: ``max_c | |<w_new, w_old>| - 1 | < tol``.
-    begun : Rotations, optional
-        Result of earlier steps from the first starts; the iteration continues from there.
-
-    Returns
-    -------
-    Rotations
-
-    References
-    ----------
-    Hyvärinen (1999), IEEE Trans. Neural Networks 10(3), 626-634, equations 20 and 45.
+    ``z`` is ``(n_components, n_samples)`` with ``z @ z.T / n_samples`` the identity. A start has converged when no row
+    turns by more than ``tol``: ``max_c | |<w_new, w_old>| - 1 | < tol``. With ``begun``, the result of earlier steps
+    from the first starts, the iteration continues from there. Hyvärinen (1999), IEEE Trans. Neural Networks 10(3),
+    626-634, equations 20 and 45.
     """
     w = starts.to(z.device).clone()
     n_init = len(w)
@@ -196,23 +178,11 @@ def _fourth_moments(z):
 
 @full_precision()
 def batched_fastica(z, starts, *, contrast="cube", max_iter=300, tol=1e-4, low=1e-7):
-    """FastICA for many white data sets, several starts of each, without waiting for the device at every step.
+    """Run FastICA on many white data sets, from several starts each, without waiting for the device at every step.
 
-    Parameters
-    ----------
-    z : tensor of shape (n_problems, n_components, n_samples), float32
-        White data.
-    starts : tensor of shape (n_problems, n_init, n_components, n_components), float64
-        Orthonormal starts.
-    contrast, max_iter, tol
-        As in :func:`fastica`.
-    low : float
-        See :func:`~llmbrain.networks.engines.linalg.polar_factor`.
-
-    Returns
-    -------
-    w : tensor like ``starts``
-    n_iter, converged, change : tensors (n_problems, n_init)
+    ``z`` is ``(n_problems, n_components, n_samples)`` float32 and ``starts``
+    ``(n_problems, n_init, n_components, n_components)`` float64. Returns the rotations, and ``n_iter``, ``converged``
+    and ``change``, each ``(n_problems, n_init)``.
     """
     contrast, w = CONTRASTS[contrast](), starts.clone()
     n_iter = torch.zeros(w.shape[:2], dtype=torch.int64, device=w.device)

@@ -23,34 +23,16 @@ ROWS = 1024  # tokens that are held in float32 at a time
 
 @dataclass
 class BatchedICA:
-    """Result of :func:`layered_ica`, on the device.
+    """Result of :func:`layered_ica`, on the device."""
 
-    Attributes
-    ----------
-    maps : tensor of shape (n_layers, n_components, n_signals)
-        White maps (unit variance over signals), by falling share of variance, peak positive.
-    variance : tensor of shape (n_layers, n_components)
-        Share of the variance of the layer.
-    n_iter, converged : tensor of shape (n_layers, n_init)
-        Steps, and whether the tolerance was met.
-    change : tensor of shape (n_layers, n_init)
-        Last value of the criterion.
-    chosen : tensor of shape (n_layers,)
-        The start that the maps come from.
-    rotations : tensor of shape (n_layers, n_init, n_components, n_components), float64
-        Of every start; rows of two starts correlate as ``rotations[i, a] @ rotations[i, b].T``.
-    values : tensor of shape (n_layers, n_components)
-        Leading eigenvalues of the layer's ``X^T X``.
-    """
-
-    maps: torch.Tensor
-    variance: torch.Tensor
-    n_iter: torch.Tensor
-    converged: torch.Tensor
-    change: torch.Tensor
-    chosen: torch.Tensor
-    rotations: torch.Tensor
-    values: torch.Tensor
+    maps: torch.Tensor  # (n_layers, n_components, n_signals), unit variance, by falling variance, peaks positive
+    variance: torch.Tensor  # (n_layers, n_components), share of the variance of the layer
+    n_iter: torch.Tensor  # (n_layers, n_init)
+    converged: torch.Tensor  # (n_layers, n_init)
+    change: torch.Tensor  # (n_layers, n_init), last value of the criterion
+    chosen: torch.Tensor  # (n_layers,), the start that the maps come from
+    rotations: torch.Tensor  # (n_layers, n_init, n_components, n_components) float64, of every start
+    values: torch.Tensor  # (n_layers, n_components), leading eigenvalues of X^T X
 
 
 def standardize_(x):
@@ -67,29 +49,11 @@ def standardize_(x):
 
 
 def leading_signals(group, k, *, extra=32, n_iter=8, seed=0):
-    """Leading right singular vectors of several matrices by subspace iteration.
+    """Leading right singular vectors of several matrices ``(n_tokens, n_signals)`` by subspace iteration.
 
-    The large products run matrix by matrix, the small decompositions for all matrices at once.
-
-    Parameters
-    ----------
-    group : list of tensor (n_tokens, n_signals)
-        Cleaned data with the same number of signals, bfloat16 on a GPU.
-    k : int
-        Number of vectors.
-    extra : int
-        Additional vectors of the iteration, for faster convergence.
-    n_iter : int
-        Multiplications with ``X^T X`` after the first.
-    seed : int
-        Seed of the random start.
-
-    Returns
-    -------
-    rows : tensor (n, k, n_signals), float32
-        Orthonormal.
-    values : tensor (n, k), float64
-        Eigenvalues of ``X^T X``, descending.
+    The large products run matrix by matrix, the small decompositions for all matrices at once. ``extra`` vectors make
+    the ``n_iter`` iterations converge faster. Returns orthonormal rows ``(n, k, n_signals)`` float32, and the
+    eigenvalues of ``X^T X`` ``(n, k)`` float64, descending.
     """
     p = min(k + extra, *(min(x.shape) for x in group))
     generator = torch.Generator().manual_seed(seed)
@@ -155,36 +119,11 @@ def layered_ica(
     tol=1e-4,
     random_state=0,
 ):
-    """Decompose each layer by itself, all of them in one batch: subspace iteration, whitening, FastICA.
+    """Decompose each layer by itself, all in one batch: subspace iteration, whitening, FastICA.
 
-    Parameters
-    ----------
-    layers : iterable of tensor (n_tokens, n_signals)
-        Of a generator, sixteen layers are on the device at a time. On a GPU they should be bfloat16. They are z-scored
-        in place.
-    n_components : int
-        Maps of each layer.
-    n_init : int
-        Starts of each layer; the one whose largest l1 norm of a map is smallest is kept.
-    standardize : bool
-        Whether to z-score the layers.
-    extra, n_power : int
-        See :func:`leading_signals`.
-    contrast, max_iter, tol
-        As in :func:`~llmbrain.networks.engines.ica.fastica`.
-    random_state : int, RandomState or None
-        Seed.
-
-    Returns
-    -------
-    BatchedICA
-
-    Examples
-    --------
-    >>> generator = torch.Generator().manual_seed(0)
-    >>> layers = [torch.randn(60, 200, generator=generator) for _ in range(3)]
-    >>> layered_ica(layers, 2).maps.shape
-    torch.Size([3, 2, 200])
+    Layers, ``(n_tokens, n_signals)``, are z-scored in place; on a GPU they should be bfloat16. Of a generator, 16
+    layers are on the device at a time. Of ``n_init`` starts, the sparsest is kept. ``extra`` and ``n_power`` are those
+    of :func:`leading_signals`.
     """
     state = random_state if isinstance(random_state, np.random.RandomState) else np.random.RandomState(random_state)
     drawn = random_state is None or random_state is state
@@ -261,18 +200,8 @@ def group_ica_of_parts(
 ):
     """Decompose every part by itself, as :func:`~llmbrain.networks.group_ica` with ``group="tokens"`` would.
 
-    Parameters
-    ----------
-    parts : list of list of ArraySource
-        The runs of every part; all parts have the same number of neurons.
-    dtype : torch.dtype
-        Type in which the cleaned tokens lie on the device.
-    n_components, confounds, n_init, contrast, max_iter, tol, detrend, standardize, random_state, device, warn
-        See :func:`~llmbrain.networks.group_ica`.
-
-    Returns
-    -------
-    list of GroupICA
+    A part is a list of runs; all parts have the same number of neurons. The cleaned tokens lie on the device as
+    ``dtype``.
     """
     data = [
         CleanedRuns(sources, confounds, detrend=detrend, standardize=standardize, device=device) for sources in parts

@@ -83,32 +83,9 @@ def _best_quintic(low):
 def polar_schedule(low=1e-7, tol=1e-13):
     """Coefficients ``(a, b, c)`` of successive polynomials ``a x + b x^3 + c x^5`` that take ``[low, 1]`` to 1.
 
-    Each is the best one for the interval left by those before it; the last ones are Newton-Schulz steps, which triple
-    the number of correct digits.
-
-    Parameters
-    ----------
-    low : float
-        Smallest singular value to be brought to 1, with the largest at 1.
-    tol : float
-        Distance from 1 that is reached.
-
-    Returns
-    -------
-    tuple of (float, float, float)
-
-    References
-    ----------
-    Nakatsukasa & Freund (2016), SIAM Review 58, 461-493, for the composition of best approximations;
-    Amsel et al. (2025), arXiv 2505.16932, for polynomials of degree 5.
-
-    Examples
-    --------
-    >>> x = np.geomspace(1e-7, 1, 1000)
-    >>> for a, b, c in polar_schedule():
-    ...     x = a * x + b * x**3 + c * x**5
-    >>> bool(np.abs(x - 1).max() < 1e-12)
-    True
+    Each is the best one for the interval left by those before it (Nakatsukasa & Freund 2016, SIAM Review 58, 461-493;
+    Amsel et al. 2025, arXiv 2505.16932, for degree 5). The last ones are Newton-Schulz steps, which triple the number
+    of correct digits, until all values are closer to 1 than ``tol``.
     """
     steps, error = [], 1.0
     while error > 0.1:
@@ -127,30 +104,12 @@ def polar_schedule(low=1e-7, tol=1e-13):
 
 
 def polar_factor(m, low=1e-7):
-    """``(M M^T)^(-1/2) M`` for a batch of square matrices, by matrix products alone.
+    """``(M M^T)^(-1/2) M`` for a batch of square float64 matrices, by matrix products alone.
 
     On a GPU a batch of eigendecompositions takes longer than all the rest of a step of FastICA. Odd polynomials drive
     the singular values to 1 with products only. Their coefficients are the best ones for the interval that holds the
     singular values, so a matrix of condition 1e7 takes a dozen polynomials instead of some forty Newton-Schulz steps.
-
-    Parameters
-    ----------
-    m : tensor of shape (..., n, n)
-        Should be float64 for orthonormality to 1e-12.
-    low : float
-        Smallest singular value, relative to the largest, that is brought to 1. Smaller ones are left short, so that
-        their directions shrink; they never blow up.
-
-    Returns
-    -------
-    tensor of the same shape
-
-    Examples
-    --------
-    >>> m = torch.randn(3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    >>> w = polar_factor(m)
-    >>> bool((w @ w.mT - torch.eye(8)).abs().max() < 1e-10)
-    True
+    Directions with singular values below ``low``, relative to the largest, shrink; they never blow up.
     """
     x = m / m.abs().amax((-1, -2), keepdim=True).clamp_min(torch.finfo(m.dtype).tiny)
     g = x @ x.mT
@@ -184,25 +143,9 @@ def leading_eigenpairs(matrix, k, seed=0, overwrite=False):
 def krylov_eigenpairs(apply, n, k, *, device="cpu", seed=0, tol=1e-5, max_blocks=40):
     """Leading eigenpairs of a positive semi-definite operator by a block Krylov space with Rayleigh-Ritz.
 
-    Parameters
-    ----------
-    apply : callable
-        Multiplies the operator with ``(n, p)`` float64.
-    n, k : int
-        Order of the operator, number of pairs.
-    tol : float
-        The residual of each pair, relative to the ``k``-th eigenvalue, at which the iteration ends.
-    max_blocks : int
-        Largest number of applications.
-
-    Returns
-    -------
-    values : tensor (k,)
-        Descending.
-    vectors : tensor (n, k)
-        Orthonormal.
-    residual : float
-        Largest relative residual reached.
+    ``apply`` multiplies the operator, of order ``n``, with ``(n, p)`` float64, at most ``max_blocks`` times. The
+    iteration ends when the residual of each pair, relative to the ``k``-th eigenvalue, is below ``tol``. Returns values
+    ``(k,)``, descending, orthonormal vectors ``(n, k)``, and the largest relative residual.
     """
     p = min(k + 8, n)
     start = np.random.RandomState(seed).standard_normal((n, p))

@@ -54,22 +54,10 @@ def order_and_sign(data, maps):
 
 
 def order_maps(data, maps):
-    """Sort any maps by the variance they explain alone, with their peaks positive and unit norm.
+    """Sort maps ``(n_components, n_neurons)`` by the variance they explain alone, with positive peaks and unit norm.
 
-    Parameters
-    ----------
-    data : CleanedRuns
-        The runs.
-    maps : ndarray of shape (n_components, n_neurons)
-        In the order in which the runs are read.
-
-    Returns
-    -------
-    maps : ndarray of shape (n_components, n_neurons), float32
-    courses : list of ndarray of shape (n_tokens, n_components)
-        By least squares.
-    variance : ndarray of shape (n_components,)
-        Share of the variance of the cleaned data.
+    Returns the maps, their courses in each run by least squares ``(n_tokens, n_components)``, and the share of the
+    variance of the cleaned data that each map explains. Neurons are in reading order.
     """
     maps = np.array(maps, np.float32)
     maps[maps.max(1) < -maps.min(1)] *= -1
@@ -87,18 +75,9 @@ def order_maps(data, maps):
 
 
 def least_squares_courses(data, maps):
-    """Time courses of any maps by least squares on cleaned runs, as nilearn's maps masker computes them.
+    """Time courses of any maps ``(n_components, n_neurons)`` in each run, as nilearn's maps masker computes them.
 
-    Parameters
-    ----------
-    data : CleanedRuns
-        The runs.
-    maps : ndarray of shape (n_components, n_neurons)
-        Maps, not necessarily orthogonal; maps that are zero everywhere get zero courses.
-
-    Returns
-    -------
-    list of ndarray of shape (n_tokens, n_components), float32
+    Maps need not be orthogonal; maps that are zero everywhere get zero courses.
     """
     maps = torch.from_numpy(np.ascontiguousarray(maps, np.float32)).to(data.device)
     inverse = torch.linalg.pinv(product(maps, maps.T).double(), hermitian=True)

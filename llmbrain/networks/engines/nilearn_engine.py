@@ -30,29 +30,9 @@ _SHARED = (
 
 
 def fit_stock(stock, estimator, images, mask_img, confounds=None, **special):
-    """Fit one of nilearn's decomposition classes with the parameters of one of ours.
+    """Fit one of nilearn's decomposition classes with the parameters of our estimator and some ``special`` ones.
 
-    Parameters
-    ----------
-    stock : class
-        ``nilearn.decomposition.CanICA`` or ``DictLearning``.
-    estimator : estimator
-        Our estimator, whose parameters of the same names are used.
-    images : list
-        Images or paths, one per run.
-    mask_img : image
-        The neurons.
-    confounds : list or None
-        One array per run.
-    **special
-        Parameters that only this class has.
-
-    Returns
-    -------
-    estimator
-        nilearn's fitted estimator.
-    converged : bool
-        False if scikit-learn warned that any start did not converge.
+    Returns the fitted estimator, and False if scikit-learn warned that a start did not converge.
     """
     params = {name: getattr(estimator, name) for name in _SHARED}
     if params["standardize"] in (True, False):

@@ -58,29 +58,11 @@ class Subspace:
 
 
 def group_subspace(runs, n_components, *, group="auto", rows_per_run=5, do_cca=True, seed=0, at_least=None):
-    """Find the leading subspace of a group of runs.
+    """Find the leading subspace of a group of runs with one of the ``GROUP_MODELS``.
 
-    Parameters
-    ----------
-    runs : CleanedRuns
-        The data.
-    n_components : int
-        Dimension of the subspace.
-    group : {"auto", "tokens", "runs"}
-        The group model; ``"auto"`` is :func:`default_group`. (A fit tries both models instead:
-        :func:`~llmbrain.networks.engines.group_models.choose_subspace`.)
-    rows_per_run : float
-        Rows kept of each run, as a multiple of ``n_components``. 1 is canonical ICA as nilearn computes it; more
-        rows keep weaker networks.
-    do_cca : bool
-        Whether the rows of all runs are brought to unit norm before they are stacked.
-    at_least : int, optional
-        Smallest acceptable dimension, if the data have fewer than ``n_components`` independent directions. Default:
-        ``n_components``.
-
-    Returns
-    -------
-    Subspace
+    ``rows_per_run`` is the number of rows kept of each run, as a multiple of ``n_components``: 1 is canonical ICA as
+    nilearn computes it; more rows keep weaker networks. With ``do_cca`` the rows of all runs have unit norm before they
+    are stacked. ``at_least`` is the smallest acceptable dimension, by default ``n_components``.
     """
     find = GROUP_MODELS[group]
     if len(runs.sources) == 1:  # the models are the same

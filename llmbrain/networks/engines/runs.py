@@ -24,21 +24,11 @@ CONSTANT = 4e-7  # a standard deviation below this share of the mean is rounding
 
 
 class ArraySource:
-    """One run as columns that can be read a block at a time.
+    """One run ``(n_tokens, n_columns)`` whose columns can be read a block at a time.
 
-    Parameters
-    ----------
-    open : callable
-        Returns the run, ``(n_tokens, n_columns)``. It is called for every block and its result is deleted afterwards,
-        which releases the pages of a memory map.
-    n_tokens : int
-        Rows of the run.
-    columns : ndarray of int or None
-        Column of each neuron, in the order in which neurons are read; None if the columns are the neurons.
-    n_neurons : int
-        Number of neurons.
-    scale : ndarray of shape (n_neurons,) or None
-        Factor of each neuron, for runs stored as integers.
+    ``open`` returns the run. It is called for every block and its result is deleted afterwards, which releases the
+    pages of a memory map. ``columns`` holds the column of each neuron in reading order, ``scale`` the factor of each
+    neuron of a run that is stored as integers.
     """
 
     def __init__(self, open, n_tokens, n_neurons, columns=None, scale=None):
@@ -151,26 +141,6 @@ class CleanedRuns:
     The result is that of nilearn's ``signal.clean`` with ``standardize="zscore_sample"``: linear trend and confounds
     are removed first, then the neuron is divided by its standard deviation (over ``n_tokens - 1``). Neurons that are
     constant in a run, up to the rounding of float32, become zero in it. Neurons with non-finite values become zero.
-
-    Parameters
-    ----------
-    runs : list of ndarray or ArraySource
-        Each ``(n_tokens, n_neurons)``.
-    confounds : list of ndarray or None
-        For each run None or ``(n_tokens, n_confounds)``.
-    detrend : bool
-        Whether to remove a linear trend over the tokens of each run.
-    standardize : bool
-        Whether to divide by the standard deviation.
-    device : torch.device or str
-        Device of the blocks.
-    min_tokens : int
-        Smallest number of tokens of a run; a standard deviation needs two.
-
-    Attributes
-    ----------
-    scale : list of tensor (n_neurons,)
-        Inverse standard deviation of each neuron in each run; 0 for neurons that are set to zero.
     """
 
     def __init__(self, runs, confounds=None, *, detrend=False, standardize=True, device="cpu", min_tokens=2):
@@ -187,7 +157,8 @@ class CleanedRuns:
             raise ParameterError(f"{len(self.sources)} runs need as many confounds; got {len(confounds)}.")
         self.nuisance = [_nuisance(c, t, detrend, i) for i, (c, t) in enumerate(zip(confounds, self.n_tokens))]
         self.mean = [torch.zeros(self.n_neurons) for _ in self.sources]
-        self.scale = [torch.full((self.n_neurons,), torch.nan) for _ in self.sources]  # unknown until the first pass
+        # inverse standard deviations; 0 for neurons that are set to zero, NaN until the first pass
+        self.scale = [torch.full((self.n_neurons,), torch.nan) for _ in self.sources]
         self.bad = torch.zeros(self.n_neurons, dtype=torch.bool)
         self._lock = Lock()  # for ``bad``, which all runs write
         self.release()

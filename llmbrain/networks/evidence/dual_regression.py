@@ -136,18 +136,8 @@ def regress_recording(networks, recording, confounds=None, **options):
 def pooled_maps(sources, maps, confounds=None):
     """Stage 2 for several runs together: one map per network, from the normal equations of all runs.
 
-    Parameters
-    ----------
-    sources : list of sources
-        Runs, each of which is z-scored.
-    maps : array of shape (n_networks, n_neurons)
-    confounds : list of arrays or None, optional
-        For each run.
-
-    Returns
-    -------
-    array of shape (n_networks, n_neurons)
-        Change of each z-scored neuron for one standard deviation of each course.
+    Values are the change of each z-scored neuron for one standard deviation of each course,
+    ``(n_networks, n_neurons)``.
     """
     import torch
 
@@ -190,19 +180,7 @@ def _standardized(source, confounds=None, warn=False):
 
 
 def time_courses(run, maps, *, demean=True):
-    """Stage 1: time courses of all networks by joint least squares.
-
-    Parameters
-    ----------
-    run : array of shape (n_tokens, n_neurons)
-    maps : array of shape (n_networks, n_neurons)
-    demean : bool
-        See :func:`dual_regression`.
-
-    Returns
-    -------
-    array of shape (n_tokens, n_networks), float64
-    """
+    """Stage 1: time courses ``(n_tokens, n_networks)`` float64 of all networks by joint least squares."""
     run, maps = _checked(run, maps)
     n_networks, n_neurons = maps.shape
     mean = maps.mean(axis=1, dtype=np.float64) if demean else np.zeros(n_networks)
@@ -223,19 +201,8 @@ def time_courses(run, maps, *, demean=True):
 def regress_maps(run, courses, *, normalize=True):
     """Stage 2: maps of all time courses by joint least squares with an intercept.
 
-    Parameters
-    ----------
-    run : array of shape (n_tokens, n_neurons)
-    courses : array of shape (n_tokens, n_networks)
-    normalize : bool
-        Divide the courses by their standard deviation first.
-
-    Returns
-    -------
-    maps : array of shape (n_networks, n_neurons), float32
-    z : array of shape (n_networks, n_neurons), float32
-        0 for neurons that are constant.
-    dof : int
+    With ``normalize`` the courses have unit standard deviation. Returns the maps and their z-values, both
+    ``(n_networks, n_neurons)`` float32 and 0 for constant neurons, and the residual degrees of freedom.
     """
     courses = np.asarray(courses, dtype=np.float64)
     n_tokens, n_networks = courses.shape
@@ -265,16 +232,8 @@ def regress_maps(run, courses, *, normalize=True):
 
 
 def t_to_z(t, dof):
-    """z-value with the same tail probability as a t-value, finite far into the tails.
+    """z-values with the same tail probability as t-values, finite far into the tails.
 
-    Parameters
-    ----------
-    t : array
-    dof : int
-        Degrees of freedom.
-
-    Examples
-    --------
     >>> t_to_z(np.array([0.0, 2.0, -60.0]), 30).round(2).tolist()
     [0.0, 1.92, -11.93]
     """

@@ -68,17 +68,9 @@ class Evidence:
         return NetworkSet(maps, geometry, metrics, info, support=support)
 
     def save(self, study, desc=None):
-        """Write the networks with their new metrics, and every table, into a study.
+        """Write the networks with their new metrics, and every table, into a study; returns the paths.
 
-        Parameters
-        ----------
-        study : Study or path
-        desc : str, optional
-            Name of the analysis; that of the networks by default.
-
-        Returns
-        -------
-        list of Path
+        ``desc`` names the analysis; by default it has the name of the networks' method.
         """
         from ...dataset import as_study
 

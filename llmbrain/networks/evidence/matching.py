@@ -82,12 +82,6 @@ def standardize_maps(maps, dtype=np.float32):
     """Centre each map over neurons and scale it to unit norm, so that products are correlations.
 
     A constant map becomes zeros.
-
-    Parameters
-    ----------
-    maps : array of shape (n_networks, n_neurons)
-    dtype : numpy type
-        Of the result; the sums are float64.
     """
     maps = np.asarray(maps)
     if maps.ndim != 2 or 0 in maps.shape:
@@ -130,15 +124,8 @@ def correlate_maps(a, b=None):
 def assign(similarity):
     """One-to-one assignment that maximises the summed similarity (Kuhn 1955).
 
-    Parameters
-    ----------
-    similarity : array of shape (n_reference, n_other)
-        Non-negative; NaN (undefined overlap of two empty masks) counts as 0.
-
-    Returns
-    -------
-    array of shape (n_reference,)
-        Column of each row, -1 where there are fewer columns than rows.
+    ``similarity`` is ``(n_reference, n_other)`` and not negative; NaN (the overlap of two empty masks) counts as 0.
+    Returns the column of each row, -1 where there are fewer columns than rows.
     """
     similarity = np.nan_to_num(np.asarray(similarity, dtype=np.float64))
     index = np.full(similarity.shape[0], -1)
@@ -180,19 +167,7 @@ def match_maps(reference, other):
 
 
 def permute_neurons(n_neurons, layer_of=None, random_state=None):
-    """Draw a permutation of the neurons, within layers if their layer is given.
-
-    Parameters
-    ----------
-    n_neurons : int
-    layer_of : array of shape (n_neurons,), optional
-        Layer of each neuron: a permutation within layers keeps how much of a network each layer holds.
-    random_state : int, numpy Generator or None
-
-    Returns
-    -------
-    array of shape (n_neurons,), int
-    """
+    """Draw a permutation of the neurons, within layers if ``layer_of``, the layer of each neuron, is given."""
     rng = np.random.default_rng(random_state)
     if layer_of is None:
         return rng.permutation(n_neurons)

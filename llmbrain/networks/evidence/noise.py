@@ -63,23 +63,7 @@ def standardized_sample(runs, *, max_neurons=LARGEST_SIDE, confounds=None, rando
 
 
 def spectrum(runs):
-    """Eigenvalues of ``X X^T / n_neurons`` of standardised runs, descending.
-
-    Parameters
-    ----------
-    runs : list of arrays of shape (n_tokens, n_neurons)
-        Centred in each run.
-
-    Returns
-    -------
-    array of shape (min(n_tokens - n_runs, n_neurons),)
-
-    Examples
-    --------
-    >>> x = np.array([[1.0, -1.0], [-1.0, 1.0]])
-    >>> spectrum([x]).tolist()
-    [2.0]
-    """
+    """Eigenvalues of ``X X^T / n_neurons`` of standardised runs, descending, as many as the data have directions."""
     gram, _ = _gram(runs)
     rank = min(sum(len(x) for x in runs) - len(runs), runs[0].shape[1])
     values = np.linalg.eigvalsh(gram)[::-1] / runs[0].shape[1]
@@ -87,13 +71,7 @@ def spectrum(runs):
 
 
 def explained_variance(eigenvalues):
-    """Share of the variance that each direction and all up to it explain: (share, cumulative).
-
-    Parameters
-    ----------
-    eigenvalues : array
-        All of them.
-    """
+    """Share of the variance that each direction explains, and the cumulative share, from all eigenvalues."""
     share = np.asarray(eigenvalues, dtype=np.float64) / np.sum(eigenvalues)
     return share, np.cumsum(share)
 
@@ -101,23 +79,8 @@ def explained_variance(eigenvalues):
 def noise_bound(n_tokens, n_neurons, variance=1.0):
     """Value that the largest eigenvalue of ``X X^T / n_neurons`` exceeds in 5 % of the cases for independent noise.
 
-    The Marchenko-Pastur edge ``variance * (1 + sqrt(n_tokens / n_neurons))**2`` plus the Tracy-Widom fluctuation.
-
-    Parameters
-    ----------
-    n_tokens, n_neurons : int
-    variance : float
-        Of the noise.
-
-    References
-    ----------
-    Johnstone (2001), Ann. Stat. 29, 295-327, theorem 1.1.
-
-    Examples
-    --------
-    >>> edge = (1 + np.sqrt(100 / 400)) ** 2
-    >>> bool(edge < noise_bound(100, 400) < 1.1 * edge)
-    True
+    The Marchenko-Pastur edge ``variance * (1 + sqrt(n_tokens / n_neurons))**2`` plus the Tracy-Widom fluctuation
+    (Johnstone 2001, Ann. Stat. 29, 295-327, theorem 1.1).
     """
     a, b = np.sqrt(max(n_tokens - 1, 1)), np.sqrt(n_neurons)
     centre, scale = (a + b) ** 2, (a + b) * (1 / a + 1 / b) ** (1 / 3)

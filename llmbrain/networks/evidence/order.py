@@ -40,18 +40,7 @@ def half_spans(n_tokens):
 
 
 def halves(runs, confounds=None):
-    """Split runs into two halves, see :func:`half_spans`.
-
-    Parameters
-    ----------
-    runs : list of arrays of shape (n_tokens, n_neurons), or sources
-    confounds : list of arrays, optional
-
-    Returns
-    -------
-    sides : list of two lists of sources
-    confounds : list of two lists of arrays, or of None
-    """
+    """Split runs into two halves of sources, see :func:`half_spans`, and their confounds in the same way."""
     from ..engines.runs import ArraySource, as_sources
 
     sources = as_sources(runs)
@@ -86,7 +75,7 @@ def split_half_curve(runs, grid, *, n_init=3, confounds=None, random_state=0, **
     confounds : list of arrays, optional
     random_state : int, numpy Generator or None
     **reduction
-        Options of :func:`~llmbrain.networks.evidence.resampling.joint_subspace`.
+        ``group``, ``detrend``, ``standardize`` and ``device``, as in :func:`~llmbrain.networks.group_ica`.
 
     Returns
     -------
@@ -157,18 +146,7 @@ class Order:
     info: dict = field(default_factory=dict)
 
     def save(self, study, desc="canica"):
-        """Write the curve (TSV) and the choice (JSON) into a study.
-
-        Parameters
-        ----------
-        study : Study or path-like
-        desc : str
-            Name of the analysis in the file names.
-
-        Returns
-        -------
-        list of pathlib.Path
-        """
+        """Write the curve (TSV) and the choice (JSON) into a study under the name ``desc``; returns the paths."""
         from ...dataset import as_study
 
         study = as_study(study)
@@ -208,7 +186,7 @@ def choose_n_components(
     confounds : list of arrays, optional
     random_state : int, numpy Generator or None
     **reduction
-        Options of :func:`~llmbrain.networks.evidence.resampling.joint_subspace`.
+        ``group``, ``detrend``, ``standardize`` and ``device``, as in :func:`~llmbrain.networks.group_ica`.
 
     Returns
     -------

@@ -30,51 +30,22 @@ LONGEST_BLOCK = 2048  # tokens of a piece at most, which limits its Gram matrix
 
 @dataclass(frozen=True)
 class JointSubspace:
-    """Runs reduced once, for any number of decompositions.
+    """Runs reduced once, for any number of decompositions."""
 
-    Parameters
-    ----------
-    rows : array of shape (n_rows, n_neurons), float32
-        White rows, centred over neurons: ``rows @ rows.T / n_neurons`` is the identity.
-    scores : list of arrays of shape (n_tokens, n_rows)
-        Every token of every run in these rows: ``run ~ scores @ rows``.
-    covariances : array of shape (n_blocks, n_rows, n_rows)
-        Contribution of each block of tokens to the group covariance of the rows.
-    group : {"tokens", "runs"}
-        Group model of the reduction.
-    """
-
-    rows: np.ndarray
-    scores: list
-    covariances: np.ndarray
-    group: str
+    rows: np.ndarray  # (n_rows, n_neurons) float32, white and centred over neurons
+    scores: list  # of (n_tokens, n_rows), one per run: run ~ scores @ rows
+    covariances: np.ndarray  # (n_blocks, n_rows, n_rows), what each block of tokens adds to the group covariance
+    group: str  # group model of the reduction
 
 
 def joint_subspace(
     runs, n_rows, *, blocks=None, group="auto", confounds=None, detrend=False, standardize=True, device="cpu"
 ):
-    """Reduce runs to `n_rows` white rows and keep the contribution of every block of tokens.
+    """Reduce runs to ``n_rows`` white rows and keep the contribution of every block of tokens.
 
-    Parameters
-    ----------
-    runs : list of arrays of shape (n_tokens, n_neurons)
-        Or sources that are read in blocks.
-    n_rows : int
-        Clipped to the number of independent directions of the tokens.
-    blocks : list of arrays of shape (n_tokens,), optional
-        Label of the piece (document) of every token of every run. Default: :func:`cut_blocks`.
-    group : {"auto", "tokens", "runs"}
-        Group model, as in :func:`~llmbrain.networks.group_ica`: all tokens have equal weight, or every piece enters
-        with its leading rows at unit norm, as a run does in canonical ICA.
-    confounds : list of arrays, optional
-    detrend, standardize : bool
-        Cleaning of each neuron in each run.
-    device : str
-        Torch device of the reduction.
-
-    Returns
-    -------
-    JointSubspace
+    ``n_rows`` is clipped to the number of independent directions. ``blocks`` labels the piece (document) of every token
+    of every run, by default :func:`cut_blocks`. With the group model ``"tokens"`` all tokens have equal weight; with
+    ``"runs"`` every piece enters with its leading rows at unit norm, as a run does in canonical ICA.
     """
     from ...stats.precision import full_precision
     from ..engines.reduction import GROUP_MODELS, group_subspace, whiten
@@ -131,26 +102,10 @@ def _unit_rows(gram, n_rows):
 
 
 def cut_blocks(n_tokens, minimum=MINIMUM_BLOCKS):
-    """Label the tokens of every run by pieces for a block bootstrap.
+    """Label the tokens of every run by pieces for a block bootstrap, at least ``minimum`` pieces in all.
 
     Runs are the pieces if there are enough of them (except that very long ones are cut). Otherwise each run is cut into
     contiguous pieces of equal length, so that neighbouring tokens, which are not independent, stay together.
-
-    Parameters
-    ----------
-    n_tokens : list of int
-        Length of every run.
-    minimum : int
-        Number of pieces wanted in all.
-
-    Returns
-    -------
-    list of arrays of shape (n_tokens,), int
-
-    Examples
-    --------
-    >>> [b.tolist() for b in cut_blocks([4, 4], minimum=4)]
-    [[0, 0, 1, 1], [2, 2, 3, 3]]
     """
     total, first, labels = sum(n_tokens), 0, []
     for n in n_tokens:
@@ -191,7 +146,9 @@ def resampled_networks(
         As in :func:`~llmbrain.networks.group_ica`.
     random_state : int, numpy Generator or None
     **reduction
-        Options of :func:`joint_subspace`, including `blocks`, the pieces that are drawn with replacement.
+        ``group``, ``confounds``, ``detrend``, ``standardize`` and ``device``, as in
+        :func:`~llmbrain.networks.group_ica`, and ``blocks``: for each run the label of the piece (document) of every
+        token. Pieces are drawn with replacement.
 
     Returns
     -------
@@ -229,18 +186,7 @@ def resampled_networks(
 
 
 def decompose(subspace, weights, n_components, rng, contrast="cube", max_iter=200, tol=1e-4):
-    """Decompose one weighting of the blocks from a random start; coordinates of the maps, ``(n_components, n_rows)``.
-
-    Parameters
-    ----------
-    subspace : JointSubspace
-    weights : array of shape (n_blocks,)
-    n_components : int
-    rng : numpy Generator
-        Draws the start.
-    contrast, max_iter, tol
-        As in :func:`~llmbrain.networks.group_ica`.
-    """
+    """Decompose one weighting of the blocks from a random start; returns map coordinates ``(n_components, n_rows)``."""
     import torch
 
     from ..engines.ica import draw_rotations, fastica

@@ -66,25 +66,11 @@ class Icasso:
 
 
 def cluster_estimates(similarity, n_clusters, joined=0.5):
-    """Average-linkage clusters of estimates, with ``1 - similarity`` as the distance.
+    """Average-linkage clusters of estimates, with ``1 - similarity`` as the distance: the label of each estimate.
 
-    The tree is cut where the mean similarity of clusters falls below `joined`, or at `n_clusters` if that gives fewer
-    clusters. A fixed cut at the number of components, as in ICASSO, spends clusters on estimates that were never found
-    again and merges real networks.
-
-    Parameters
-    ----------
-    similarity : array of shape (n_estimates, n_estimates)
-        Absolute correlations.
-    n_clusters : int
-        Smallest number of clusters.
-    joined : float
-        Mean similarity above which two clusters are one network.
-
-    Returns
-    -------
-    array of shape (n_estimates,), int
-        Labels 0 ... n - 1 with n at least `n_clusters`.
+    The tree is cut where the mean similarity of clusters falls below ``joined``, or at ``n_clusters`` if that gives
+    fewer clusters. A fixed cut at the number of components, as in ICASSO, spends clusters on estimates that were never
+    found again and merges real networks.
     """
     n = len(similarity)
     distance, first = np.empty(n * (n - 1) // 2), 0  # condensed, row by row, since copies of the square are large
@@ -101,28 +87,9 @@ def cluster_estimates(similarity, n_clusters, joined=0.5):
 def quality_index(similarity, labels):
     """Iq of each cluster: mean similarity inside minus mean similarity to the outside.
 
-    Unlike in the original formula, pairs of an estimate with itself do not count: a cluster of one estimate, which was
-    never found again, would look perfectly tight. Its Iq is at most 0 here.
-
-    Parameters
-    ----------
-    similarity : array of shape (n_estimates, n_estimates)
-        Absolute correlations.
-    labels : array of shape (n_estimates,), int
-
-    Returns
-    -------
-    array of shape (n_clusters,)
-
-    References
-    ----------
-    Himberg, Hyvarinen & Esposito (2004), NeuroImage 22, 1214-1222, equation 8.
-
-    Examples
-    --------
-    >>> s = np.array([[1, 0.9, 0.1], [0.9, 1, 0.1], [0.1, 0.1, 1]])
-    >>> quality_index(s, np.array([0, 0, 1])).round(3).tolist()
-    [0.8, -0.1]
+    Unlike in the original formula (Himberg, Hyvarinen & Esposito 2004, equation 8), pairs of an estimate with itself do
+    not count: a cluster of one estimate, which was never found again, would look perfectly tight. Its Iq is at most 0
+    here.
     """
     sizes = np.bincount(labels).astype(float)
     own = np.bincount(labels, np.diag(similarity))
@@ -203,27 +170,10 @@ def _centrotypes(signed, labels, n_networks):
 
 
 def restart_stability(rotations, chosen):
-    """Iq of each network of one decomposition among its own starts.
+    """Iq of each network of one decomposition among its own starts, ``(n_components,)``; NaN with a single start.
 
     Results from several starts on the same white data differ by a rotation only, so their maps correlate as the rows of
-    the rotations do, and no map is needed.
-
-    Parameters
-    ----------
-    rotations : array of shape (n_init, n_components, n_components)
-        As :func:`~llmbrain.networks.group_ica` returns them.
-    chosen : int
-        The start whose networks are judged.
-
-    Returns
-    -------
-    array of shape (n_components,)
-        NaN with a single start.
-
-    Examples
-    --------
-    >>> restart_stability(np.stack([np.eye(2), -np.eye(2)[::-1]]), 0).tolist()
-    [1.0, 1.0]
+    the rotations ``(n_init, n_components, n_components)`` do, and no map is needed.
     """
     n_init, n_components, _ = np.shape(rotations)
     if n_init < 2:

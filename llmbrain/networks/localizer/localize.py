@@ -86,14 +86,10 @@ class Localization:
     info: dict = field(default_factory=dict)
 
     def selected(self, level=0.05, side="both"):
-        """Select neurons at a false discovery rate, (n_neurons,) bool.
+        """Select neurons at a false discovery rate ``level``, ``(n_neurons,)`` bool.
 
-        Parameters
-        ----------
-        level : float
-            Accepted share of false neurons among those selected.
-        side : {"both", "more", "less"}
-            All neurons that differ, or only those with larger, or smaller, activation in the first condition.
+        ``side`` takes all neurons that differ ("both"), or those with "more" or "less" activation in the first
+        condition.
         """
         return (np.nan_to_num(self.q, nan=1.0) <= level) & SIDES[side](self.z)
 
@@ -107,24 +103,11 @@ class Localization:
         return NeuronMask(self.selected(level, side), geometry, name=name, info=info)
 
     def overlap(self, networks, level=0.05, side="both", threshold=THRESHOLD, n_draws=199, random_state=0):
-        """Compare the overlap of the selected neurons with networks to that of neurons permuted within layers.
+        r"""Compare the overlap of the selected neurons with networks to that of neurons permuted within layers.
 
-        Parameters
-        ----------
-        networks : NetworkSet
-            Of the same model and site.
-        level, side
-            See :meth:`selected`. A strict level, which selects about as many neurons as a network has, is most
-            informative.
-        threshold : float
-            Neurons with a larger \\|z\\| belong to a network.
-        n_draws, random_state
-            See :func:`localizer_overlap`.
-
-        Returns
-        -------
-        DataFrame
-            Table of :func:`localizer_overlap`, with ``flagged`` of each network.
+        Returns the table of :func:`localizer_overlap` with ``flagged`` of each network. A strict ``level``, which
+        selects about as many neurons as a network has, is most informative. Neurons with \|z\| above ``threshold``
+        belong to a network.
         """
         geometry = networks.geometry
         if geometry.n_neurons != len(self.z):
@@ -135,18 +118,9 @@ class Localization:
         return table.assign(flagged=[k in networks.flagged for k in table["network"]])
 
     def save(self, study, geometry, desc=None):
-        """Write the z map, its description, and the mask at a false discovery rate of 5 % into a study.
+        """Write the z map, its description and the mask (false discovery rate 5 %) into a study; returns the paths.
 
-        Parameters
-        ----------
-        study : Study or path
-        geometry : NeuronGeometry
-        desc : str, optional
-            Name of the localizer in the file names; the contrast by default.
-
-        Returns
-        -------
-        list of Path
+        ``desc`` names the localizer in the files; by default it is the contrast.
         """
         from ...dataset import as_study
 

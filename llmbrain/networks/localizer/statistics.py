@@ -16,18 +16,8 @@ NEURONS_AT_ONCE = 4096
 def contrast_glm(data, design, noise_model="ols"):
     """Fit nilearn's general linear model at every neuron and test the first column of the design.
 
-    Parameters
-    ----------
-    data : array of shape (n_observations, n_neurons)
-    design : DataFrame or array of shape (n_observations, n_columns)
-    noise_model : str
-        ``"ols"`` or ``"ar1"``.
-
-    Returns
-    -------
-    effect, z, p : arrays of shape (n_neurons,), float64
-        p is two-sided; NaN (z 0) for neurons that are constant.
-    dof : int
+    Returns the effect, z and two-sided p, each ``(n_neurons,)`` float64 (p NaN and z 0 for constant neurons), and the
+    degrees of freedom.
     """
     from nilearn.glm import compute_contrast
     from nilearn.glm.first_level import run_glm
@@ -150,11 +140,9 @@ def localizer_overlap(selected, z, maps, masks, *, layer_of=None, n_draws=199, r
 
 
 def _overlap_by_chance(selected, masks, layer_of, n_draws, rng):
-    """Counts of common neurons when the selected ones are permuted within layers (hypergeometric in every layer).
+    """Counts of common neurons, ``(n_draws, n_networks)``, when the selected ones are permuted within layers.
 
-    Returns
-    -------
-    array of shape (n_draws, n_networks)
+    That is a hypergeometric draw in every layer.
     """
     layers = np.zeros(len(selected), int) if layer_of is None else np.unique(layer_of, return_inverse=True)[1]
     n_layers = layers.max() + 1

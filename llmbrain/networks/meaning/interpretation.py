@@ -112,21 +112,7 @@ def interpret(time_courses, events, *, n_top=10, width=12, n_draws=199, random_s
 
 
 def align_events(time_courses, events):
-    """Check that courses and events fit each other, and combine them.
-
-    Parameters
-    ----------
-    time_courses : list of arrays of shape (n_tokens, n_networks), or one array
-    events : list of DataFrames, or one DataFrame
-
-    Returns
-    -------
-    courses : list of arrays of shape (n_tokens, n_networks)
-    events : DataFrame
-        Of all tokens.
-    runs : array of shape (n_tokens,), int
-        Position of the run of every token.
-    """
+    """Check that courses and events fit each other; returns courses, the events of all tokens, and each token's run."""
     import pandas as pd
 
     courses = list(time_courses) if isinstance(time_courses, (list, tuple)) else [time_courses]
@@ -149,26 +135,9 @@ def correlate_events(z, regressors, runs, *, n_draws=199, random_state=0):
     """Correlate every course with every regressor, and test the correlations by circular shifts.
 
     Neighbouring tokens are not independent, so the courses are shifted around within each run instead of shuffled,
-    which keeps both autocorrelations. ``p`` is two-sided. ``p_fwe`` is corrected for all pairs by the largest
-    correlation of each shift, in units of the pair's own spread under the null (an FDR would need thousands of shifts).
-
-    Parameters
-    ----------
-    z : array of shape (n_tokens, n_networks)
-    regressors : DataFrame of n_tokens rows
-    runs : array of shape (n_tokens,)
-        Run of each token; the tokens of a run are contiguous.
-    n_draws : int
-    random_state : int, numpy Generator or None
-
-    Returns
-    -------
-    DataFrame
-        network, regressor, r, p, p_fwe.
-
-    References
-    ----------
-    Westfall & Young (1993), Resampling-based multiple testing, Wiley.
+    which keeps both autocorrelations. Returns network, regressor, r, ``p`` (two-sided) and ``p_fwe``, corrected for all
+    pairs by the largest correlation of each shift, in units of the pair's own spread under the null (Westfall & Young
+    1993; an FDR would need thousands of shifts).
     """
     import pandas as pd
 
@@ -204,23 +173,10 @@ def correlate_events(z, regressors, runs, *, n_draws=199, random_state=0):
 
 
 def top_tokens(z, events, n_top=10, minimum=3):
-    """Token types with the strongest effect on each course, on both sides.
+    """Token types with the strongest effect on each course, on both sides: network, side, token, n, mean, t.
 
-    Ranked by ``mean * sqrt(n)``, so that a rare token is not first because of one odd occurrence.
-
-    Parameters
-    ----------
-    z : array of shape (n_tokens, n_networks)
-        Standardised courses.
-    events : DataFrame with a column token
-    n_top : int
-    minimum : int
-        Smallest number of occurrences of a type.
-
-    Returns
-    -------
-    DataFrame
-        network, side, token, n, mean, t.
+    Types with at least ``minimum`` occurrences are ranked by ``mean * sqrt(n)``, so that a rare token is not first
+    because of one odd occurrence.
     """
     import pandas as pd
 
@@ -242,23 +198,10 @@ def top_tokens(z, events, n_top=10, minimum=3):
 
 
 def top_contexts(z, events, runs, n_top=10, width=12):
-    """Places in the text where each course is largest, with their context; at most one within `width` tokens.
+    """Places in the text where each course is largest, on both sides; at most one within ``width`` tokens.
 
-    Parameters
-    ----------
-    z : array of shape (n_tokens, n_networks)
-        Standardised courses.
-    events : DataFrame of n_tokens rows
-    runs : array of shape (n_tokens,)
-        Run of each token.
-    n_top : int
-    width : int
-        Tokens of context before and after.
-
-    Returns
-    -------
-    DataFrame
-        network, side, rank, value, run (position), row (in all events), document, kind, before, token, after.
+    Columns: network, side, rank, value, run (position), row (in all events), document, kind, before, token, after
+    (``width`` tokens).
     """
     import pandas as pd
 
@@ -296,17 +239,8 @@ def _peaks(course, n_top, width):
 def artefacts(z, events):
     """Find courses that follow the position, or depend on sinks or on a few tokens.
 
-    Parameters
-    ----------
-    z : array of shape (n_tokens, n_networks)
-    events : DataFrame
-        The columns position and sink are used if present.
-
-    Returns
-    -------
-    DataFrame
-        network; artefact ("sink", "position", "few tokens", or ""); position_r2, the variance explained by position,
-        its logarithm and being among the first tokens; sink_share and few_share, of the energy.
+    Columns: network; artefact ("sink", "position", "few tokens", or ""); position_r2, the variance explained by
+    position, its logarithm and being among the first tokens; sink_share and few_share, of the energy.
     """
     import pandas as pd
 
