@@ -138,7 +138,7 @@ class NetworkEstimator:
         self.n_iter_, self.converged_ = np.array([-1]), np.array([converged])
         maps = np.zeros((len(fitted.components_), runs.geometry.n_neurons), np.float32)
         maps[:, neurons] = fitted.components_
-        data, _ = self._clean_runs(runs, confounds)
+        data = CleanedRuns(runs.sources, confounds, **self._cleaning)
         components, courses, variance = order_maps(data, runs.read_order(maps))
         info = {**info, "group": "runs", "converged": [converged], "n_dead": int(self.dead_.sum())}
         self._finish(runs, runs.flat_order(components), courses=courses, variance=variance, info=info)
@@ -183,10 +183,7 @@ class NetworkEstimator:
 
     def _clean(self, imgs, confounds):
         runs = load_runs(imgs, self.geometry_)
-        return self._clean_runs(runs, as_confounds(confounds, len(runs.sources)))
-
-    def _clean_runs(self, runs, confounds):
-        return CleanedRuns(runs.sources, confounds, **self._cleaning), runs
+        return CleanedRuns(runs.sources, as_confounds(confounds, len(runs.sources)), **self._cleaning), runs
 
     def transform(self, imgs, confounds=None):
         """Compute the time courses of the networks in any runs, a list of arrays ``(n_tokens, n_components)``.

@@ -9,7 +9,7 @@ from ..exceptions import DatasetError, GeometryMismatchError, ParameterError
 from ..geometry import NeuronGeometry
 from .engines.runs import ArraySource
 
-__all__ = ["GridGeometry", "Runs", "as_confounds", "geometry_from_dict", "grid_geometry", "load_runs"]
+__all__ = ["GridGeometry", "Runs", "as_confounds", "geometry_from_dict", "grid_geometry", "load_runs", "open_study"]
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def load_runs(runs, geometry=None):
     without a sidecar; arrays without a geometry are one layer.
     """
     info = {}
-    runs = _open_study(runs)
+    runs = open_study(runs)
     if hasattr(runs, "study") and hasattr(runs, "runs"):  # a Recording
         info = _describe(runs)
         runs = list(runs.runs)
@@ -119,7 +119,8 @@ def load_runs(runs, geometry=None):
     return _common_order(items, info)
 
 
-def _open_study(runs):
+def open_study(runs):
+    """Open the recording of a folder or a Study; other objects are returned unchanged."""
     if isinstance(runs, (str, Path)) and Path(runs).is_dir():
         from ..dataset import open_recording
 

@@ -29,25 +29,25 @@ def _nilearn(estimator, runs, confounds):
     estimator._fit_nilearn(runs, confounds)
 
 
-_SMOOTHING = (
-    "smoothing_fwhm={value!r} averages neurons that happen to be adjacent in the image, also across layers: networks "
-    "of scattered neurons are lost. Use None."
-)
 _STRATEGY = (
-    "mask_strategy={value!r} keeps neurons with a high mean, which would be few or none. It is ignored: all neurons of "
+    "{name}={value!r} keeps neurons with a high mean, which would be few or none. It is ignored: all neurons of "
     "the geometry are used. To select neurons pass mask=."
 )
 _DETREND = (
-    "detrend=True removes every network that follows the position in the text. It is meant for the drift of a scanner, "
-    "which does not exist here. Use False, or pass the position as a confound."
+    "{name}={value!r} removes every network that follows the position in the text. It is meant for the drift of a "
+    "scanner, which does not exist here. Use False, or pass the position as a confound."
+)
+_SMOOTHING = (
+    "{name}={value!r} averages neurons that happen to be adjacent in the image, also across layers: networks of "
+    "scattered neurons are lost. Use None."
 )
 _PSC = (
-    "standardize='psc' divides by means that are near zero for most neurons: those neurons dominate and networks are "
+    "{name}={value!r} divides by means that are near zero for most neurons: those neurons dominate and networks are "
     "lost. Use 'zscore_sample'."
 )
 _RAW = (
-    "standardize={value!r} keeps the gain of each neuron. Gains differ widely in models, so a few loud neurons "
-    "dominate and networks are found far less well. Use 'zscore_sample'."
+    "{name}={value!r} keeps the gain of each neuron. Gains differ widely in models, so a few loud neurons dominate and "
+    "networks are found far less well. Use 'zscore_sample'."
 )
 _TARGET = "{name} resamples the image, which mixes neurons that happen to be adjacent. Use None."
 _FILTER = (
@@ -56,10 +56,30 @@ _FILTER = (
 )
 
 
+def _given(value):
+    return value is not None
+
+
+# parameter, test of a harmful value, message
+_HARMFUL = (
+    ("smoothing_fwhm", bool, _SMOOTHING),
+    ("mask_strategy", _given, _STRATEGY),
+    ("detrend", bool, _DETREND),
+    ("standardize", lambda value: value == "psc", _PSC),
+    ("standardize", lambda value: value in (None, False), _RAW),
+    ("target_affine", _given, _TARGET),
+    ("target_shape", _given, _TARGET),
+    ("low_pass", _given, _FILTER),
+    ("high_pass", _given, _FILTER),
+)
+
+
 def check_options(estimator):
     """Warn about harmful options of an estimator and refuse impossible ones, before any computation."""
-    for message in _complaints(estimator):
-        warnings.warn(message, HarmfulOptionWarning, stacklevel=4)
+    for name, is_harmful, message in _HARMFUL:
+        value = getattr(estimator, name)
+        if is_harmful(value):
+            warnings.warn(message.format(name=name, value=value), HarmfulOptionWarning, stacklevel=4)
     if estimator.standardize not in ("zscore_sample", "psc", True, False, None):
         raise ParameterError(
             f"standardize must be 'zscore_sample' (recommended for neurons), 'psc', None or a boolean; "
@@ -102,23 +122,3 @@ def engine_of(estimator):
     """Engine of the fit: the chosen one, or nilearn's if an option needs it."""
     special = estimator.standardize == "psc" or any(getattr(estimator, name) is not None for name in NEEDS_NILEARN)
     return ENGINES["nilearn" if special else estimator.engine]
-
-
-def _complaints(estimator):
-    value = estimator.smoothing_fwhm
-    if value:
-        yield _SMOOTHING.format(value=value)
-    if estimator.mask_strategy is not None:
-        yield _STRATEGY.format(value=estimator.mask_strategy)
-    if estimator.detrend:
-        yield _DETREND
-    if estimator.standardize == "psc":
-        yield _PSC
-    elif estimator.standardize in (None, False):
-        yield _RAW.format(value=estimator.standardize)
-    for name in ("target_affine", "target_shape"):
-        if getattr(estimator, name) is not None:
-            yield _TARGET.format(name=name)
-    for name in ("low_pass", "high_pass"):
-        if getattr(estimator, name) is not None:
-            yield _FILTER.format(name=name, value=getattr(estimator, name))

@@ -148,6 +148,8 @@ class NetworkSet:
         list of Path
             The files, the maps first.
         """
+        import pandas as pd
+
         study = as_study(study)
         desc = desc or self.info.get("method", "networks").lower()
         info = {**self.info, "geometry": self.geometry.to_dict(), "n_networks": len(self), "flagged": self.flagged}
@@ -157,18 +159,11 @@ class NetworkSet:
             study.write("components", self.img, desc=desc),
             study.write("metrics", self.metrics, desc=desc),
         ]
-        written += self._save_courses(study, desc)
-        return [*written, study.write("components_json", info, desc=desc)]
-
-    def _save_courses(self, study, desc):
-        import pandas as pd
-
         names = [f"network-{k:02d}" for k in range(len(self))]
         runs = self.info.get("runs") or range(1, len(self.time_courses or []) + 1)
-        return [
-            study.write("mixing", pd.DataFrame(course, columns=names), run=run, desc=desc)
-            for run, course in zip(runs, self.time_courses or [])
-        ]
+        for run, course in zip(runs, self.time_courses or []):
+            written.append(study.write("mixing", pd.DataFrame(course, columns=names), run=run, desc=desc))
+        return [*written, study.write("components_json", info, desc=desc)]
 
     @classmethod
     def load(cls, study, desc=None):

@@ -9,8 +9,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..exceptions import ParameterError
 from .base import settings_of
-from .engines.contrasts import CONTRASTS
-from .engines.group import check_n_components, warn_convergence, warn_dead
+from .engines.group import check_n_components, check_search, warn_convergence, warn_dead
 from .engines.ica import draw_rotations, extreme_start, fastica
 from .engines.linalg import product
 from .engines.maps import least_squares_courses
@@ -169,9 +168,7 @@ class TemporalICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     def _check_parameters(self):
         if self.standardize not in (None, "zscore_sample"):
             raise ParameterError(f"standardize must be None or 'zscore_sample'; got {self.standardize!r}.")
-        CONTRASTS.check(self.contrast)
-        if not self.n_init >= 1 or not self.max_iter >= 1 or not self.tol > 0:
-            raise ParameterError("n_init and max_iter must be at least 1 and tol positive.")
+        check_search(self.n_init, self.contrast, self.max_iter, self.tol)
 
     def _load(self, X, reset):
         """Runs, and whether they came as one array."""

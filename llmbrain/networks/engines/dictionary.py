@@ -137,9 +137,7 @@ def group_dictionary(
     ``n_components``. The other parameters are those of :func:`~llmbrain.networks.group_ica` and
     :func:`sparse_dictionary`. In the result, ``n_iter`` and ``converged`` have one element.
     """
-    data = CleanedRuns(
-        runs, confounds, detrend=detrend, standardize=standardize, device="cpu" if device is None else device
-    )
+    data = CleanedRuns(runs, confounds, detrend=detrend, standardize=standardize, device=device)
     check_n_components(n_components, data.n_tokens, data.n_neurons)
     alpha = 0.1 * data.n_rows**0.5 if alpha == "auto" else float(alpha)
     with workers(data.device):
@@ -175,10 +173,8 @@ def group_dictionary(
         chosen=0,
         singular_values=subspace.values.sqrt().cpu().numpy(),
         dead=dead.numpy(),
-        n_nonfinite=int(data.bad.sum()),
         time_courses=courses,
         rotations=np.eye(n_components)[None],
-        whitened=None,
         group=subspace.group,
         flat=subspace.flat,
         initial=(begun, found.first_atoms.cpu().numpy()),

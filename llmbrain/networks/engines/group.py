@@ -17,6 +17,7 @@ from .runs import CleanedRuns
 __all__ = [
     "GroupICA",
     "check_n_components",
+    "check_search",
     "group_ica",
     "order_maps",
     "warn_convergence",
@@ -43,8 +44,6 @@ class GroupICA:
         Of the group data.
     dead : ndarray of bool, shape (n_neurons,)
         Neurons that are constant or not finite in every run; their maps are 0.
-    n_nonfinite : int
-        How many of them hold non-finite values.
     time_courses : list of ndarray (n_tokens, n_components) or None
         Courses of the maps by least squares on the cleaned runs.
     rotations : ndarray of shape (n_init, n_components, n_components)
@@ -68,11 +67,10 @@ class GroupICA:
     chosen: int
     singular_values: np.ndarray
     dead: np.ndarray
-    n_nonfinite: int
     time_courses: list
     rotations: np.ndarray
-    whitened: np.ndarray
     group: str
+    whitened: np.ndarray = None
     flat: bool = False
     tail_weights: dict = field(default_factory=dict)
     initial: tuple = None
@@ -169,11 +167,9 @@ def group_ica(
     >>> result.maps.shape, bool(result.converged.all())
     ((3, 500), True)
     """
-    data = CleanedRuns(
-        runs, confounds, detrend=detrend, standardize=standardize, device="cpu" if device is None else device
-    )
+    data = CleanedRuns(runs, confounds, detrend=detrend, standardize=standardize, device=device)
     check_n_components(n_components, data.n_tokens, data.n_neurons)
-    _check_search(n_init, contrast, max_iter, tol)
+    check_search(n_init, contrast, max_iter, tol)
     with workers(data.device):
         starts = draw_rotations(n_init, n_components, random_state, data.device)
         options = {"rows_per_run": rows_per_run, "do_cca": do_cca}
@@ -213,7 +209,6 @@ def group_ica(
         chosen=chosen,
         singular_values=subspace.values.sqrt().cpu().numpy(),
         dead=dead.numpy(),
-        n_nonfinite=int(data.bad.sum()),
         time_courses=courses if time_courses else None,
         rotations=w.numpy(),
         whitened=None if z is None else z.cpu().numpy(),
@@ -232,7 +227,8 @@ def _rotate(z, starts, contrast, max_iter, tol, begun=None):
     return Rotations(w, *(part.cpu().numpy() for part in rest))
 
 
-def _check_search(n_init, contrast, max_iter, tol):
+def check_search(n_init, contrast, max_iter, tol):
+    """Refuse options of FastICA that are not allowed."""
     if n_init < 1 or max_iter < 1 or not tol > 0:
         raise ParameterError(
             f"n_init and max_iter must be at least 1 and tol positive; got n_init={n_init}, max_iter={max_iter}, "
@@ -243,20 +239,11 @@ def _check_search(n_init, contrast, max_iter, tol):
 
 def warn_dead(dead, data, stacklevel=3):
     """Warn about neurons that are excluded."""
-    n_dead, n_bad = int(dead.sum()), int(data.bad.sum())
-    if n_bad:
-        warnings.warn(
-            f"{n_bad} of {data.n_neurons} neurons hold NaN or infinite values; they are excluded (their maps are 0).",
-            NumericalWarning,
-            stacklevel=stacklevel,
-        )
-    if n_dead - n_bad > 0:
-        warnings.warn(
-            f"{n_dead - n_bad} of {data.n_neurons} neurons are constant in every run; they are excluded (their maps "
-            "are 0).",
-            NumericalWarning,
-            stacklevel=stacklevel,
-        )
+    n_bad = int(data.bad.sum())
+    for n, what in ((n_bad, "hold NaN or infinite values"), (int(dead.sum()) - n_bad, "are constant in every run")):
+        if n > 0:
+            message = f"{n} of {data.n_neurons} neurons {what}; they are excluded (their maps are 0)."
+            warnings.warn(message, NumericalWarning, stacklevel=stacklevel)
 
 
 def warn_flat(subspace, stacklevel=3):

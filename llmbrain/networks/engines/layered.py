@@ -158,20 +158,16 @@ def _groups(layers, n_components):
     """Lists of up to ``TOGETHER`` checked layers."""
     group = []
     for x in layers:
-        _check_layer(x, n_components)
+        if x.ndim != 2 or n_components > min(x.shape[0] - 1, x.shape[1] - 1):
+            raise ParameterError(
+                f"n_components={n_components} needs more tokens and more signals in every layer; got {tuple(x.shape)}."
+            )
         group.append(x)
         if len(group) == TOGETHER:
             yield group
             group = []
     if group:
         yield group
-
-
-def _check_layer(x, n_components):
-    if x.ndim != 2 or n_components > min(x.shape[0] - 1, x.shape[1] - 1):
-        raise ParameterError(
-            f"n_components={n_components} needs more tokens and more signals in every layer; got {tuple(x.shape)}."
-        )
 
 
 def can_batch(parts, device, group):
@@ -241,9 +237,7 @@ def _result(data, found, i, values):
         chosen=int(found.chosen[i]),
         singular_values=values,
         dead=dead,
-        n_nonfinite=int(data.bad.sum()),
         time_courses=courses,
         rotations=found.rotations[i].cpu().numpy(),
-        whitened=None,
         group="tokens",
     )

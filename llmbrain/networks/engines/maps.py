@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from .linalg import product
-from .parallel import block_map, temporary, workers
+from .parallel import block_map, run_blocks, temporary, workers
 from .reduction import strides
 
 __all__ = ["least_squares_courses", "order_and_sign", "order_maps", "reorder", "rotated", "run_products"]
@@ -18,8 +18,7 @@ def rotated(w, z, in_place):
         part = z[:, where]
         out[:, where] = product(w, part, out=temporary(*part.shape, device=z.device))
 
-    for _ in block_map(part, strides(z)):
-        pass
+    run_blocks(part, strides(z))
     return out
 
 

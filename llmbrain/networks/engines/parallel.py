@@ -19,7 +19,7 @@ from threadpoolctl import ThreadpoolController
 
 from ...stats.precision import full_precision
 
-__all__ = ["block_map", "hand_back", "temporary", "workers"]
+__all__ = ["block_map", "hand_back", "run_blocks", "temporary", "workers"]
 
 SMALL_BYTES = 1 << 18
 
@@ -100,3 +100,8 @@ def block_map(function, items):
             yield pending.popleft().result()
     while pending:
         yield pending.popleft().result()
+
+
+def run_blocks(function, items):
+    """Apply a function without a result to blocks."""
+    deque(block_map(function, items), maxlen=0)

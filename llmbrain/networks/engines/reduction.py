@@ -9,7 +9,7 @@ import torch
 from ...exceptions import NumericalWarning, ParameterError
 from ...registry import Registry
 from .linalg import gram, krylov_eigenpairs, leading_eigenpairs, lower_gram, product
-from .parallel import block_map, hand_back, temporary
+from .parallel import block_map, hand_back, run_blocks, temporary
 from .progress import track
 
 __all__ = [
@@ -137,8 +137,7 @@ def project(runs, subspace):
         for r, x in runs.each(*block):
             rows += product(projections[r], x, out=new)
 
-    for _ in block_map(part, runs.blocks(max(runs.n_tokens))):
-        pass
+    run_blocks(part, runs.blocks(max(runs.n_tokens)))
     return z
 
 
@@ -178,8 +177,7 @@ def whiten_rows(z):
         part -= mean
         part.copy_(product(transform, part, out=temporary(*part.shape, device=z.device)))
 
-    for _ in block_map(rotate, strides(z)):
-        pass
+    run_blocks(rotate, strides(z))
     return z
 
 
@@ -226,8 +224,7 @@ class _Stack:
         def reduce(block):
             rows[:, block[0] : block[1]] = product(small, self.runs.block(r, *block))
 
-        for _ in block_map(reduce, self.runs.blocks(self.runs.n_tokens[r])):
-            pass
+        run_blocks(reduce, self.runs.blocks(self.runs.n_tokens[r]))
 
     def blocks(self):
         """Blocks of neurons."""
@@ -261,8 +258,7 @@ class _Stack:
         def part(block):
             out[:, block[0] : block[1]] = product(small, self.stacked(*block))
 
-        for _ in block_map(part, self.blocks()):
-            pass
+        run_blocks(part, self.blocks())
         return out
 
 
@@ -337,8 +333,7 @@ def _add_panels(matrix, data, blocks):
         x, calls = data.stacking(*block, buffers[0]) if block else (None, [])
         if ready is not None:
             calls += [partial(add, ready, *panel) for panel in panels]
-        for _ in block_map(lambda call: call(), calls):
-            pass
+        run_blocks(lambda call: call(), calls)
         ready, buffers = x, buffers[::-1]
     for first, last in panels:
         matrix[:first, first:last] = matrix[first:last, :first].T

@@ -143,7 +143,7 @@ def pooled_maps(sources, maps, confounds=None):
 
     from ..engines.linalg import product
     from ..engines.maps import run_products
-    from ..engines.parallel import block_map, workers
+    from ..engines.parallel import run_blocks, workers
     from ..engines.runs import CleanedRuns
 
     data = CleanedRuns(sources, confounds)
@@ -160,8 +160,7 @@ def pooled_maps(sources, maps, confounds=None):
         def part(block):
             products[:, block[0] : block[1]] = sum(product(c, data.block(r, *block)) for r, c in enumerate(small))
 
-        for _ in block_map(part, data.blocks(max(data.n_tokens))):
-            pass
+        run_blocks(part, data.blocks(max(data.n_tokens)))
     scale = np.sqrt(np.diag(gram) / data.n_rows)
     return (_inverse(gram, "The time courses") @ products) * scale[:, None]
 
@@ -181,7 +180,13 @@ def _standardized(source, confounds=None, warn=False):
 
 def time_courses(run, maps, *, demean=True):
     """Stage 1: time courses ``(n_tokens, n_networks)`` float64 of all networks by joint least squares."""
-    run, maps = _checked(run, maps)
+    if np.ndim(run) != 2 or np.ndim(maps) != 2:
+        raise ParameterError(
+            f"Expected a run (n_tokens, n_neurons) and maps (n_networks, n_neurons); "
+            f"got {np.shape(run)} and {np.shape(maps)}."
+        )
+    if run.shape[1] != maps.shape[1]:
+        raise ParameterError(f"The run has {run.shape[1]} neurons, the maps {maps.shape[1]}.")
     n_networks, n_neurons = maps.shape
     mean = maps.mean(axis=1, dtype=np.float64) if demean else np.zeros(n_networks)
     gram = np.zeros((n_networks, n_networks))
@@ -242,17 +247,6 @@ def t_to_z(t, dof):
     log_tail = sps.t.logsf(magnitude, dof)
     z = sps.norm.isf(np.exp(np.maximum(log_tail, -700.0)))
     return np.sign(t) * z
-
-
-def _checked(run, maps):
-    if np.ndim(run) != 2 or np.ndim(maps) != 2:
-        raise ParameterError(
-            f"Expected a run (n_tokens, n_neurons) and maps (n_networks, n_neurons); "
-            f"got {np.shape(run)} and {np.shape(maps)}."
-        )
-    if run.shape[1] != maps.shape[1]:
-        raise ParameterError(f"The run has {run.shape[1]} neurons, the maps {maps.shape[1]}.")
-    return run, maps
 
 
 def _blocks(n_neurons, rows):

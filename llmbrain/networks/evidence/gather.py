@@ -130,7 +130,11 @@ def gather_evidence(
     >>> found.networks.metrics["flagged"].tolist()
     [False, False, False]
     """
+    import pandas as pd
+
     from ..connectivity import functional_connectivity
+    from ..engines.maps import least_squares_courses
+    from ..engines.runs import CleanedRuns
     from ..inputs import as_confounds, load_runs
 
     runs = load_runs(recording, networks.geometry)
@@ -152,10 +156,10 @@ def gather_evidence(
         clusters.append(_flat(found, runs, neurons))
         for source in sources:
             source.grams = None
-    stability = _in_order(scores)
+    stability = pd.concat(scores).sort_values("network").reset_index(drop=True)
     courses = networks.time_courses
     if courses is None or [len(c) for c in courses] != runs.n_tokens:
-        courses = _courses(networks, runs, confounds)
+        courses = least_squares_courses(CleanedRuns(runs.sources, confounds), runs.read_order(networks.maps))
     interpretation, engagement = _texts(courses, recording, n_draws, random_state)
     completed = _complete(networks, stability, interpretation)
     live = [c[:, networks.maps.any(axis=1)] for c in courses]
@@ -260,19 +264,6 @@ def _retest(sides, nuisance, maps):
     return values
 
 
-def _in_order(tables):
-    import pandas as pd
-
-    return pd.concat(tables).sort_values("network").reset_index(drop=True)
-
-
-def _courses(networks, runs, confounds):
-    from ..engines.maps import least_squares_courses
-    from ..engines.runs import CleanedRuns
-
-    return least_squares_courses(CleanedRuns(runs.sources, confounds), runs.read_order(networks.maps))
-
-
 def _texts(courses, recording, n_draws, random_state):
     """Interpretation, and engagement by kind of text, if there are events."""
     from ..meaning.interpretation import interpret
@@ -289,9 +280,9 @@ def _texts(courses, recording, n_draws, random_state):
 
 def _events(recording):
     """Events of every run, or None if the runs have none."""
-    from ..inputs import _open_study
+    from ..inputs import open_study
 
-    runs = _open_study(recording)
+    runs = open_study(recording)
     runs = list(runs) if isinstance(runs, (list, tuple)) or hasattr(runs, "runs") else [runs]
     return [run.events for run in runs] if runs and all(hasattr(run, "events") for run in runs) else None
 

@@ -21,6 +21,7 @@ __all__ = [
     "assign",
     "correlate_maps",
     "match_maps",
+    "matched_scores",
     "null_matches",
     "permute_neurons",
     "standardize_maps",
@@ -134,9 +135,14 @@ def assign(similarity):
     return index
 
 
-def _matching(similarity):
+def matched_scores(similarity, missing=0.0):
+    """Column of each row in the assignment by absolute similarity (or -1), and the similarity there."""
     index = assign(np.abs(similarity))
-    score = np.where(index < 0, np.nan, similarity[np.arange(len(index)), np.maximum(index, 0)])
+    return index, np.where(index < 0, missing, similarity[np.arange(len(index)), np.maximum(index, 0)])
+
+
+def _matching(similarity):
+    index, score = matched_scores(similarity, missing=np.nan)
     return Matching(index, score, similarity)
 
 
@@ -209,7 +215,7 @@ def null_matches(reference, other, n_draws=100, null="layers", layer_of=None, ra
         raise ParameterError(f"null={null!r} needs layer_of, the layer of each neuron.")
     rng = np.random.default_rng(random_state)
     draws = NULLS[null](standardize_maps(reference), standardize_maps(other), layer_of, rng)
-    scores = [_matched_scores(np.abs(next(draws))) for _ in track(range(n_draws), "Null matches")]
+    scores = [matched_scores(np.abs(next(draws)))[1] for _ in track(range(n_draws), "Null matches")]
     return np.reshape(scores, (n_draws, len(reference)))
 
 
@@ -236,8 +242,3 @@ def _rotated(reference, other, layer_of, rng):
     while True:
         q, r = np.linalg.qr(rng.standard_normal((kept.sum(), kept.sum())))
         yield table @ (q * np.sign(np.diag(r)))
-
-
-def _matched_scores(similarity):
-    index = assign(similarity)
-    return np.where(index < 0, 0.0, similarity[np.arange(len(index)), np.maximum(index, 0)])

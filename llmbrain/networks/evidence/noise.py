@@ -130,7 +130,12 @@ def marchenko_pastur_count(runs, max_iter=10):
         values, vectors = np.linalg.eigh(gram)
         count, most = int((values > bound * n_neurons).sum()), min(len(values), dof) // 2
         if count >= most:
-            _no_bulk(most)
+            warnings.warn(
+                f"More than {most} directions (half of all) are above the Marchenko-Pastur edge: there is no bulk of "
+                "independent noise, so this count is meaningless. Use parallel analysis and the split-half curve.",
+                NumericalWarning,
+                stacklevel=2,
+            )
             return most, bound
         if count in seen:
             break
@@ -142,15 +147,6 @@ def marchenko_pastur_count(runs, max_iter=10):
             explained = noise * (vectors**2 @ values[len(values) - count :])
         noise = np.maximum(total - explained, 1e-6 * total) / (dof - count)
     return count, bound
-
-
-def _no_bulk(most):
-    warnings.warn(
-        f"More than {most} directions (half of all) are above the Marchenko-Pastur edge: there is no bulk of "
-        "independent noise, so this count is meaningless. Use parallel analysis and the split-half curve.",
-        NumericalWarning,
-        stacklevel=3,
-    )
 
 
 def _gram(runs):

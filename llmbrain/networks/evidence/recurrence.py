@@ -13,7 +13,7 @@ from ...exceptions import ParameterError
 from ...stats import fdr, overlap, permutation_p
 from ..engines.progress import track
 from ..result import THRESHOLD, zscore_maps
-from .matching import assign, correlate_maps, permute_neurons
+from .matching import correlate_maps, matched_scores, permute_neurons
 
 __all__ = ["IOU", "Recurrence", "individual_networks", "recurrence", "threshold_maps"]
 
@@ -114,7 +114,7 @@ def recurrence(
         )
     others = [threshold_maps(m, threshold, two_sided) for m in individuals]
     many, overlaps = _counts(masks, others, iou)
-    correlations = np.stack([_matched(correlate_maps(templates, m)) for m in individuals])
+    correlations = np.stack([matched_scores(correlate_maps(templates, m))[1] for m in individuals])
     texts = (overlaps > iou).sum(axis=0)
     null_many, null_texts = _null_counts(masks, others, iou, n_draws, layer_of, random_state)
     p = permutation_p(texts, null_texts)
@@ -174,13 +174,7 @@ def _counts(masks, others, iou):
     """One-to-many count over all texts, and one-to-one overlap in every text."""
     tables = [np.nan_to_num(overlap(masks, other, "jaccard")) for other in others]
     many = sum((table > iou).sum(axis=1) for table in tables)
-    return many, np.stack([_matched(table) for table in tables])
-
-
-def _matched(table):
-    """Entry of every row in its one-to-one assignment, 0 where it has none."""
-    index = assign(np.abs(table))
-    return np.where(index < 0, 0.0, table[np.arange(len(index)), np.maximum(index, 0)])
+    return many, np.stack([matched_scores(table)[1] for table in tables])
 
 
 def _null_counts(masks, others, iou, n_draws, layer_of, random_state):

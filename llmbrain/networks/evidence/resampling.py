@@ -182,7 +182,9 @@ def resampled_networks(
         estimates.append(decompose(subspace, weights, n_components, rng, contrast, max_iter, tol))
     stacked = np.concatenate(estimates)
     clusters = icasso(estimates, correlations=stacked @ stacked.T)
-    return _as_maps(clusters, subspace.rows)
+    maps = clusters.maps.astype(np.float32) @ subspace.rows / np.float32(np.sqrt(subspace.rows.shape[1]))
+    flip = np.where(maps.max(axis=1) < -maps.min(axis=1), np.float32(-1), np.float32(1))
+    return replace(clusters, maps=maps * flip[:, None])
 
 
 def decompose(subspace, weights, n_components, rng, contrast="cube", max_iter=200, tol=1e-4):
@@ -197,9 +199,3 @@ def decompose(subspace, weights, n_components, rng, contrast="cube", max_iter=20
     start = draw_rotations(1, n_components, int(rng.integers(2**31)))
     found = fastica(white, start, contrast=contrast, max_iter=max_iter, tol=tol)
     return found.w[0].numpy() @ leading.T
-
-
-def _as_maps(clusters, rows):
-    maps = clusters.maps.astype(np.float32) @ rows / np.float32(np.sqrt(rows.shape[1]))
-    flip = np.where(maps.max(axis=1) < -maps.min(axis=1), np.float32(-1), np.float32(1))
-    return replace(clusters, maps=maps * flip[:, None])

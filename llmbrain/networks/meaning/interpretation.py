@@ -94,9 +94,7 @@ def interpret(time_courses, events, *, n_top=10, width=12, n_draws=199, random_s
     """
     import pandas as pd
 
-    courses, events, runs = align_events(time_courses, events)
-    z = np.concatenate(courses)
-    z = (z - z.mean(axis=0)) / np.where(z.std(axis=0) > 0, z.std(axis=0), 1.0)
+    z, events, runs = align_events(time_courses, events)
     regressors = token_regressors(events)
     correlations = correlate_events(z, regressors, runs, n_draws=n_draws, random_state=random_state)
     tokens, contexts = top_tokens(z, events, n_top), top_contexts(z, events, runs, n_top, width)
@@ -112,7 +110,7 @@ def interpret(time_courses, events, *, n_top=10, width=12, n_draws=199, random_s
 
 
 def align_events(time_courses, events):
-    """Check that courses and events fit each other; returns courses, the events of all tokens, and each token's run."""
+    """Check that courses and events fit each other; returns z-scored courses, events and the run of all tokens."""
     import pandas as pd
 
     courses = list(time_courses) if isinstance(time_courses, (list, tuple)) else [time_courses]
@@ -128,7 +126,12 @@ def align_events(time_courses, events):
     events = pd.concat(frames, ignore_index=True)
     if len(events) != sum(lengths):
         raise ParameterError(f"The time courses have {sum(lengths)} tokens, the events {len(events)} rows.")
-    return courses, events, np.repeat(np.arange(len(courses)), lengths)
+    return _standardized(np.concatenate(courses)), events, np.repeat(np.arange(len(courses)), lengths)
+
+
+def _standardized(courses):
+    sd = courses.std(axis=0)
+    return (courses - courses.mean(axis=0)) / np.where(sd > 0, sd, 1.0)
 
 
 def correlate_events(z, regressors, runs, *, n_draws=199, random_state=0):
@@ -144,8 +147,7 @@ def correlate_events(z, regressors, runs, *, n_draws=199, random_state=0):
     rng = np.random.default_rng(random_state)
     x = regressors.to_numpy(np.float64)
     x = (x - x.mean(axis=0)) / x.std(axis=0)
-    sd = z.std(axis=0)
-    z = (z - z.mean(axis=0)) / np.where(sd > 0, sd, 1.0)
+    z = _standardized(z)
     cuts = np.flatnonzero(np.diff(runs, prepend=runs[0] - 1))
     lengths = np.diff([*cuts, len(runs)])
     observed = z.T @ x / len(x)

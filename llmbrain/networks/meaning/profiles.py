@@ -75,12 +75,10 @@ def kind_engagement(time_courses, events, *, n_draws=999, random_state=0):
 
     from .interpretation import align_events
 
-    courses, events, runs = align_events(time_courses, events)
+    z, events, _ = align_events(time_courses, events)
     missing = {"document", "kind"} - set(events.columns)
     if missing:
         raise ParameterError(f"The events lack the columns {sorted(missing)}.")
-    z = np.concatenate(courses)
-    z = (z - z.mean(axis=0)) / np.where(z.std(axis=0) > 0, z.std(axis=0), 1.0)
     document, first, index = np.unique(
         events["document"].astype(str).to_numpy(dtype=object), return_index=True, return_inverse=True
     )

@@ -53,11 +53,7 @@ def test_infinite_values_of_psc_are_an_error_that_says_what_to_do():
     rng = np.random.default_rng(0)
     run = rng.standard_normal((40, 400))
     run -= run.mean(axis=0)
+    run[:, 0] = np.tile([1.0, -1.0], 20)  # its mean is exactly 0
+    ours, images = CanICA(n_components=3, standardize="psc"), [GEOMETRY.to_img(run)]
     with pytest.raises(ParameterError, match="engine='torch'"):
-        run[:, 0] = np.tile([1.0, -1.0], 20)  # its mean is exactly 0
-        fit_stock(
-            nilearn.decomposition.CanICA,
-            CanICA(n_components=3, standardize="psc"),
-            [GEOMETRY.to_img(run)],
-            GEOMETRY.mask_img,
-        )
+        fit_stock(nilearn.decomposition.CanICA, ours, images, GEOMETRY.mask_img)
