@@ -16,19 +16,10 @@ KINDS = Registry("kind of connectivity", min_runs=1)
 
 @dataclass(frozen=True)
 class Connectivity:
-    """Connectivity of the networks of a study.
+    """Connectivity of the networks of a study."""
 
-    Parameters
-    ----------
-    matrices : array of shape (n_runs, n_networks, n_networks)
-        One matrix per run; for "tangent" the deviation of the run from the group.
-    mean : array of shape (n_networks, n_networks)
-        Group matrix; for "tangent" the geometric mean covariance.
-    kind : str
-    """
-
-    matrices: np.ndarray
-    mean: np.ndarray
+    matrices: np.ndarray  # (n_runs, n_networks, n_networks); for "tangent" the deviation of the run from the group
+    mean: np.ndarray  # (n_networks, n_networks); for "tangent" the geometric mean covariance
     kind: str
 
     def to_frame(self):

@@ -167,19 +167,7 @@ class NetworkSet:
 
     @classmethod
     def load(cls, study, desc=None):
-        """Read the files of :meth:`save`.
-
-        Parameters
-        ----------
-        study : Study or path
-        desc : str, optional
-            Name of the analysis, if the study holds several.
-
-        Raises
-        ------
-        DatasetError
-            If the study holds no such networks, or several and ``desc`` is not given.
-        """
+        """Read the files of :meth:`save`; ``desc`` is needed if the study holds several analyses."""
         import nibabel as nib
 
         from .inputs import geometry_from_dict

@@ -29,25 +29,14 @@ BLOCK_VALUES = 1 << 23
 
 @dataclass(frozen=True)
 class DualRegression:
-    """Result of dual regression for one run.
+    """Result of dual regression for one run."""
 
-    Parameters
-    ----------
-    time_courses : array of shape (n_tokens, n_networks)
-        Stage 1, in units of the data per unit of the group map.
-    maps : array of shape (n_networks, n_neurons)
-        Stage 2: change of each neuron for one standard deviation (or one unit) of each course.
-    z : array of shape (n_networks, n_neurons)
-        z-values of an ordinary least squares t-test of the maps. Tokens are treated as independent: use z as a ranking,
-        and runs as the unit of inference.
-    dof : int
-        Residual degrees of freedom of stage 2.
-    """
-
-    time_courses: np.ndarray
-    maps: np.ndarray
+    time_courses: np.ndarray  # (n_tokens, n_networks), stage 1: units of the data per unit of the group map
+    maps: np.ndarray  # (n_networks, n_neurons), stage 2: change of a neuron for one standard deviation of each course
+    # (n_networks, n_neurons), of an ordinary least squares t-test of the maps. Tokens are treated as independent: use z
+    # as a ranking, and runs as the unit of inference.
     z: np.ndarray
-    dof: int
+    dof: int  # residual degrees of freedom of stage 2
 
 
 def dual_regression(run, maps, *, demean=True, normalize=True):

@@ -30,21 +30,11 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Matching:
-    """A one-to-one assignment of the networks of `other` to those of `reference`.
+    """A one-to-one assignment of the networks of ``other`` to those of ``reference``."""
 
-    Parameters
-    ----------
-    index : array of shape (n_reference,)
-        Network of `other` for each reference network; -1 where `other` has too few.
-    score : array of shape (n_reference,)
-        Signed correlation (maps) or overlap (masks) of each pair; NaN where unmatched.
-    similarity : array of shape (n_reference, n_other)
-        Similarity of all pairs.
-    """
-
-    index: np.ndarray
-    score: np.ndarray
-    similarity: np.ndarray
+    index: np.ndarray  # (n_reference,), network of ``other``; -1 where it has too few
+    score: np.ndarray  # (n_reference,), signed correlation (maps) or overlap (masks); NaN where unmatched
+    similarity: np.ndarray  # (n_reference, n_other), of all pairs
 
     @property
     def sign(self):
@@ -60,13 +50,10 @@ class Matching:
         return rows
 
     def to_frame(self, null=None):
-        """One row per reference network: its match, the score, and p-values if a null is given.
+        """One row per reference network: its match, the score, and p-values if a null of :func:`null_matches` is given.
 
-        Parameters
-        ----------
-        null : array of shape (n_draws, n_reference), optional
-            From :func:`null_matches`. The p-value is corrected over networks (family-wise): the observed score is
-            compared with the largest score of each draw.
+        The p-value is corrected over networks (family-wise): the observed score is compared with the largest score of
+        each draw.
         """
         import pandas as pd
 
@@ -98,20 +85,8 @@ def standardize_maps(maps, dtype=np.float32):
 
 
 def correlate_maps(a, b=None):
-    """Pearson correlation over neurons of every map of `a` with every map of `b`.
+    """Pearson correlation over neurons of every map of ``a`` with every map of ``b`` (``a`` by default), float64.
 
-    Parameters
-    ----------
-    a : array of shape (n_a, n_neurons)
-    b : array of shape (n_b, n_neurons), optional
-        Default: `a` itself.
-
-    Returns
-    -------
-    array of shape (n_a, n_b), float64
-
-    Examples
-    --------
     >>> correlate_maps([[1.0, 2.0, 3.0]], [[2.0, 4.0, 6.0], [3.0, 2.0, 1.0]]).round(6).tolist()
     [[1.0, -1.0]]
     """

@@ -23,20 +23,9 @@ SHUFFLES = Registry("null")  # ways to break the relations between neurons in pa
 
 
 def standardized_sample(runs, *, max_neurons=LARGEST_SIDE, confounds=None, random_state=0):
-    """Z-scored activations of a random sample of the neurons, run by run.
+    """Z-scored activations of a random sample of the neurons, one array ``(n_tokens, n_sampled)`` float32 per run.
 
-    Parameters
-    ----------
-    runs : list of arrays of shape (n_tokens, n_neurons), or sources
-    max_neurons : int
-    confounds : list of arrays of shape (n_tokens, n_confounds), optional
-        Removed first by regression.
-    random_state : int, numpy Generator or None
-
-    Returns
-    -------
-    list of arrays of shape (n_tokens, n_sampled), float32
-        Without neurons that are constant in some run.
+    Confounds ``(n_tokens, n_confounds)`` are removed first. Neurons that are constant in some run are left out.
     """
     from ..engines.runs import as_sources
 
@@ -88,38 +77,16 @@ def noise_bound(n_tokens, n_neurons, variance=1.0):
 
 
 def marchenko_pastur_count(runs, max_iter=10):
-    """Number of directions above the noise edge.
+    """Number of directions above the noise edge, and that edge: an eigenvalue at unit noise variance.
 
-    The edge holds for noise of equal variance, but the noise of a z-scored neuron is smaller the more networks drive
-    it. So the directions found are removed, every neuron is scaled to unit residual variance, and the count is repeated
-    until it no longer changes.
+    The edge (Marchenko & Pastur 1967) holds for noise of equal variance, but the noise of a z-scored neuron is smaller
+    the more networks drive it (Dobriban & Owen 2019, J. R. Stat. Soc. B 81, 163-183). So the directions found are
+    removed, every neuron is scaled to unit residual variance, and the count is repeated until it no longer changes, at
+    most ``max_iter`` times. ``runs`` are centred arrays ``(n_tokens, n_neurons)``.
 
     The edge assumes independent tokens. Neighbouring tokens are not quite independent, so the number is too large;
     :func:`parallel_analysis` keeps their autocorrelation. In a language model there may be no bulk of noise at all: the
     count then stops at half of all directions with a warning.
-
-    Parameters
-    ----------
-    runs : list of arrays of shape (n_tokens, n_neurons)
-        Centred in each run.
-    max_iter : int
-        Largest number of rounds.
-
-    Warns
-    -----
-    NumericalWarning
-        If there is no bulk of noise.
-
-    Returns
-    -------
-    count : int
-    bound : float
-        Eigenvalue of the data at unit noise variance that had to be exceeded.
-
-    References
-    ----------
-    Marchenko & Pastur (1967), Math. USSR Sb. 1, 457-483.
-    Dobriban & Owen (2019), J. R. Stat. Soc. B 81, 163-183 (why the noise of each variable matters).
     """
     dof, n_neurons = sum(len(x) for x in runs) - len(runs), runs[0].shape[1]
     bound = noise_bound(dof, n_neurons)

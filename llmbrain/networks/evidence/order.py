@@ -123,27 +123,14 @@ def sparsest_maps(space, n_components, n_init, rng):
 
 @dataclass(frozen=True)
 class Order:
-    """A number of components and the evidence for it.
-
-    Parameters
-    ----------
-    n_components : int
-    marchenko_pastur, parallel : int
-        Number of directions above the noise edge, and above the null of parallel analysis.
-    curve : DataFrame
-        From :func:`split_half_curve`.
-    spectrum : DataFrame
-        component, eigenvalue, share, cumulative, null (bound of parallel analysis).
-    info : dict
-        Sizes and settings.
-    """
+    """A number of components and the evidence for it."""
 
     n_components: int
-    marchenko_pastur: int
-    parallel: int
-    curve: object
-    spectrum: object
-    info: dict = field(default_factory=dict)
+    marchenko_pastur: int  # number of directions above the noise edge
+    parallel: int  # number of directions above the null of parallel analysis
+    curve: object  # DataFrame of :func:`split_half_curve`
+    spectrum: object  # DataFrame: component, eigenvalue, share, cumulative, null (bound of parallel analysis)
+    info: dict = field(default_factory=dict)  # sizes and settings
 
     def save(self, study, desc="canica"):
         """Write the curve (TSV) and the choice (JSON) into a study under the name ``desc``; returns the paths."""

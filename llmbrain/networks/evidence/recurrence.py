@@ -46,19 +46,9 @@ class Recurrence:
 
 
 def threshold_maps(maps, threshold=THRESHOLD, two_sided=True):
-    """Turn maps into masks: neurons whose z over neurons exceeds the threshold.
+    """Turn maps into masks ``(n_networks, n_neurons)``: neurons whose z over neurons exceeds the threshold.
 
-    Parameters
-    ----------
-    maps : array of shape (n_networks, n_neurons)
-    threshold : float
-        In standard deviations.
-    two_sided : bool
-        Whether strong negative weights count; the sign of a component is arbitrary.
-
-    Returns
-    -------
-    array of shape (n_networks, n_neurons), bool
+    With ``two_sided`` strong negative weights count too, since the sign of a component is arbitrary.
     """
     z = zscore_maps(maps)
     return (np.abs(z) if two_sided else z) > threshold

@@ -28,31 +28,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Icasso:
-    """Clusters of repeated estimates, the most stable first.
+    """Clusters of repeated estimates, the most stable first."""
 
-    Parameters
-    ----------
-    maps : array of shape (n_networks, n_features)
-        Centrotypes: the estimate of each cluster that is most similar to the rest of it, unchanged except for its
-        sign, which is that of the majority of the cluster.
-    iq : array of shape (n_networks,)
-        Mean similarity inside the cluster minus mean similarity to all other estimates.
-    coverage : array of shape (n_networks,)
-        Share of the repetitions that found the network.
-    labels : array of shape (n_estimates,)
-        Network of every estimate; -1 for estimates of clusters that are not returned.
-    centrotypes : array of shape (n_networks,)
-        Index of each centrotype among the estimates.
-    similarity : array of shape (n_estimates, n_estimates)
-        Absolute correlations.
-    """
-
-    maps: np.ndarray
-    iq: np.ndarray
-    coverage: np.ndarray
-    labels: np.ndarray
-    centrotypes: np.ndarray
-    similarity: np.ndarray
+    maps: np.ndarray  # (n_networks, n_features), the centrotypes, with the sign of the majority of the cluster
+    iq: np.ndarray  # (n_networks,), mean similarity inside the cluster minus that to all other estimates
+    coverage: np.ndarray  # (n_networks,), share of the repetitions that found the network
+    labels: np.ndarray  # (n_estimates,), network of every estimate; -1 if its cluster is not returned
+    centrotypes: np.ndarray  # (n_networks,), index among the estimates: the one most similar to the rest of its cluster
+    similarity: np.ndarray  # (n_estimates, n_estimates), absolute correlations
 
     @property
     def stability(self):
@@ -186,18 +169,10 @@ def restart_stability(rotations, chosen):
 
 
 def score_networks(maps, clusters):
-    """Stability of given networks from an ICASSO of the same data, in their own order.
+    """Stability of given maps ``(n_networks, n_neurons)`` from an ICASSO of the same data, one row per network.
 
-    Parameters
-    ----------
-    maps : array of shape (n_networks, n_neurons)
-    clusters : Icasso
-
-    Returns
-    -------
-    DataFrame
-        network; cluster, its matched centrotype; r, their absolute correlation; iq and coverage of the cluster;
-        stability, the product of these three; stable: it is at least ``STABLE``.
+    Columns: network; cluster, its matched centrotype; r, their absolute correlation; iq and coverage of the cluster;
+    stability, the product of these three; stable, whether it is at least ``STABLE``.
     """
     import pandas as pd
 

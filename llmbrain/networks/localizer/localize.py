@@ -63,26 +63,14 @@ def _tokens(runs, frames, items, contrast, covariates, pairs, magnitude):
 
 @dataclass(frozen=True)
 class Localization:
-    """Contrast of two conditions at every neuron.
+    """Contrast of two conditions at every neuron."""
 
-    Parameters
-    ----------
-    effect : array of shape (n_neurons,)
-        Mean difference of the conditions, in units of the activations.
-    z, p, q : arrays of shape (n_neurons,)
-        Two-sided p-values and Benjamini-Hochberg q-values; NaN for neurons that never change.
-    contrast : tuple of two str
-    items : DataFrame
-        One row per item: item, condition, run, n_tokens.
-    info : dict
-    """
-
-    effect: np.ndarray
-    z: np.ndarray
-    p: np.ndarray
-    q: np.ndarray
-    contrast: tuple
-    items: object
+    effect: np.ndarray  # (n_neurons,), mean difference of the conditions, in units of the activations
+    z: np.ndarray  # (n_neurons,)
+    p: np.ndarray  # (n_neurons,), two-sided; NaN for neurons that never change
+    q: np.ndarray  # (n_neurons,), Benjamini-Hochberg
+    contrast: tuple  # of two str
+    items: object  # DataFrame: item, condition, run, n_tokens
     info: dict = field(default_factory=dict)
 
     def selected(self, level=0.05, side="both"):

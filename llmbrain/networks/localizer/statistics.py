@@ -44,27 +44,10 @@ def contrast_glm(data, design, noise_model="ols"):
 def permuted_discoveries(data, design, *, level=0.05, n_draws=100, random_state=0):
     """Count the neurons that a localizer would select under the null of no effect.
 
-    The residuals of the nuisance columns are permuted over observations (Freedman-Lane), and each draw is tested with
-    the same least squares and the same FDR.
-
-    Parameters
-    ----------
-    data : array of shape (n_items, n_neurons)
-    design : DataFrame or array
-        The contrast in the first column.
-    level : float
-    n_draws : int
-    random_state : int, numpy Generator or None
-
-    Returns
-    -------
-    counts : array of shape (n_draws,)
-    largest : array of shape (n_draws,)
-        Largest absolute z of each draw: its 95 % quantile is a family-wise threshold.
-
-    References
-    ----------
-    Freedman & Lane (1983), J. Bus. Econ. Stat. 1, 292-298; Winkler et al. (2014), NeuroImage 92, 381-397.
+    The residuals of the nuisance columns are permuted over observations (Freedman & Lane 1983; Winkler et al. 2014,
+    NeuroImage 92, 381-397), and each draw is tested with the same least squares and the same FDR ``level``. ``data`` is
+    ``(n_items, n_neurons)``; the contrast is the first column of the design. Returns the counts, and the largest
+    absolute z of each draw, whose 95 % quantile is a family-wise threshold.
     """
     from scipy import stats as sps
 
@@ -90,26 +73,12 @@ def permuted_discoveries(data, design, *, level=0.05, n_draws=100, random_state=
 
 
 def localizer_overlap(selected, z, maps, masks, *, layer_of=None, n_draws=199, random_state=0):
-    """Overlap of localized neurons with networks, compared with permuted neurons.
+    """Overlap of localized neurons with networks, compared with permuted neurons, one row per network.
 
-    Parameters
-    ----------
-    selected : array of shape (n_neurons,), bool
-        Localized neurons.
-    z : array of shape (n_neurons,)
-        The localizer's z map.
-    maps : array of shape (n_networks, n_neurons)
-    masks : array of shape (n_networks, n_neurons), bool
-    layer_of : array of shape (n_neurons,), optional
-    n_draws : int
-    random_state : int, numpy Generator or None
-
-    Returns
-    -------
-    DataFrame
-        network; n_both; dice; jaccard; of_network and of_localizer (shares of each that lie in the other); expected
-        (n_both under the null); enrichment (n_both / expected); p, q (more overlap than permuted); r (of the
-        network's map with the z map, signed).
+    ``selected`` ``(n_neurons,)`` are the localized neurons, ``z`` is the localizer's z map, and ``masks`` are the
+    networks' neurons like ``maps`` ``(n_networks, n_neurons)``. Columns: network; n_both; dice; jaccard; of_network and
+    of_localizer (shares of each that lie in the other); expected (n_both under the null); enrichment (n_both /
+    expected); p, q (more overlap than permuted within layers); r (of the network's map with the z map, signed).
     """
     import pandas as pd
 
