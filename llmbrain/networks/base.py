@@ -53,7 +53,7 @@ class NetworkEstimator:
         Raises
         ------
         ParameterError
-            If a parameter is not allowed, or the runs cannot carry so many components.
+            If a parameter is not allowed, or the runs have too few tokens or neurons for ``n_components``.
         """
         del y
         check_options(self)

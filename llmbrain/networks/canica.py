@@ -30,8 +30,8 @@ class CanICA(NetworkEstimator, StockCanICA):
     geometry : NeuronGeometry, optional
         Geometry of the neurons of arrays; a recording has its own.
     threshold : None, "auto" or float
-        nilearn's threshold: all maps together keep ``threshold * n_neurons`` values. None keeps all. :meth:`masks` has
-        a threshold of its own.
+        nilearn's threshold: all maps together keep ``threshold * n_neurons`` values. None keeps all. It does not
+        affect :meth:`masks`.
     n_init : int
         Number of random starts of FastICA. The sparsest result is kept; the agreement of all starts is the stability in
         the metrics.
@@ -59,7 +59,7 @@ target_affine, target_shape, mask_strategy, mask_args, memory, memory_level, n_j
     variance_ : ndarray of shape (n_components,)
         Share of the variance of the cleaned data that each map explains.
     n_iter_, converged_ : ndarray of shape (n_init,)
-        Steps of each start, and whether it converged (a single value with ``"nilearn"``, which does not tell).
+        Steps of each start, and whether it converged (a single value with ``"nilearn"``, which does not report them).
     engine_ : str
         The engine that was used.
     geometry_ : NeuronGeometry
@@ -152,5 +152,4 @@ target_affine, target_shape, mask_strategy, mask_args, memory, memory_level, n_j
         keep_largest(maps, self._ratio())
 
     def _fit_nilearn(self, runs, confounds):
-        ratio = self._ratio()
-        self._finish_stock(runs, confounds, StockCanICA, {}, do_cca=self.do_cca, n_init=self.n_init, threshold=ratio)
+        self._finish_stock(runs, confounds, StockCanICA, {}, threshold=self._ratio())

@@ -182,16 +182,7 @@ target_shape, mask_strategy, mask_args, memory, memory_level, n_jobs, verbose
         init = self.dict_init
         if init is not None:
             init = runs.geometry.to_img(self._init_maps(runs.geometry))
-        fitted = self._finish_stock(
-            runs,
-            confounds,
-            StockDictLearning,
-            {"alpha": self.alpha_},
-            alpha=self.alpha_,
-            n_epochs=self.n_epochs,
-            batch_size=self.batch_size,
-            method=self.method,
-            dict_init=init,
-        )
+        info = {"alpha": self.alpha_}
+        fitted = self._finish_stock(runs, confounds, StockDictLearning, info, alpha=self.alpha_, dict_init=init)
         neurons = np.flatnonzero(runs.geometry.to_array(fitted.masker_.mask_img_) > 0)
         self._keep_start([(neurons, fitted.components_init_, fitted.loadings_init_)], runs.geometry.n_neurons)

@@ -86,14 +86,6 @@ def _read(runs, part, whole):
     return runs.sources, part.neurons if runs.order is None else runs.order
 
 
-def _flat_rows(maps, order):
-    """Reorder maps from the reading order to the flat order of neurons, in place."""
-    if order is not None:
-        for row in maps:
-            row[order] = row.copy()
-    return maps
-
-
 def decompose_parts(runs, parts, decompose, batch=None):
     """Decompose every part and combine the maps in the flat order of neurons.
 
@@ -115,7 +107,10 @@ def decompose_parts(runs, parts, decompose, batch=None):
     for (_, neurons), result in zip(read, results):
         rows = slice(first, first + len(result.maps))
         if whole:
-            maps = _flat_rows(result.maps, runs.order)
+            maps = result.maps
+            if runs.order is not None:
+                for row in maps:  # in place: a second copy may not fit into memory
+                    row[runs.order] = row.copy()
             dead = runs.flat_order(result.dead)
         else:
             maps[rows, neurons] = result.maps

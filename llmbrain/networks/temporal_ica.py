@@ -18,7 +18,7 @@ from .engines.reduction import leading_rows
 from .engines.runs import ArraySource, CleanedRuns
 from .evidence.stability import restart_stability
 from .inputs import as_confounds, load_runs
-from .result import THRESHOLD, NetworkSet, describe_maps
+from .result import THRESHOLD, NetworkSet, describe_maps, zscored_rows
 
 __all__ = ["TemporalICA"]
 
@@ -114,7 +114,7 @@ class TemporalICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         Raises
         ------
         ParameterError
-            If a parameter is not allowed, or the tokens cannot carry so many components.
+            If a parameter is not allowed, or there are too few tokens for ``n_components``.
         """
         del y
         self._check_parameters()
@@ -227,15 +227,10 @@ class TemporalICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             "converged": found.converged.tolist(),
             "n_dead": int(dead.sum()),
         }
-        self.networks_ = NetworkSet(
-            self.components_,
-            runs.geometry,
-            info=info,
-            time_courses=np.split(courses, np.cumsum(runs.n_tokens)[:-1]),
-        )
-        self.networks_.metrics = describe_maps(
-            self.networks_.z, runs.geometry, variance=self.variance_, stability=stability
-        )
+        z = zscored_rows(self.components_)
+        metrics = describe_maps(z, runs.geometry, variance=self.variance_, stability=stability)
+        courses = np.split(courses, np.cumsum(runs.n_tokens)[:-1])
+        self.networks_ = NetworkSet(self.components_, runs.geometry, metrics, info, courses)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

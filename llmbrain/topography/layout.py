@@ -82,40 +82,31 @@ def hilbert_curve(rows, cols):
     The rectangle is split along its longer side, or into three parts around a turn, down to lines of single cells. With
     odd sides a step may be diagonal.
     """
-    major, minor = ((0, cols), (rows, 0)) if cols > rows else ((rows, 0), (0, cols))
-    return np.array(list(_walk((0, 0), major, minor)), np.int64).reshape(-1, 2)
+    major, minor = (complex(0, cols), complex(rows)) if cols > rows else (complex(rows), complex(0, cols))
+    steps = np.array(list(_walk(0j, major, minor)))
+    return np.stack([steps.real, steps.imag], axis=1).astype(np.int64)
 
 
 def _walk(start, a, b):
-    """Walk the rectangle spanned by the vectors a (direction of travel) and b from its corner ``start``."""
-    length, width = abs(a[0] + a[1]), abs(b[0] + b[1])
-    da, db = _unit(a), _unit(b)
+    """Walk the rectangle spanned by the vectors a (direction of travel) and b from its corner ``start``.
+
+    Places and vectors are complex numbers, ``row + 1j * column``.
+    """
+    length, width = int(abs(a)), int(abs(b))
+    da, db = a / length, b / width
     if width == 1 or length == 1:
         steps, d = (length, da) if width == 1 else (width, db)
-        yield from ((start[0] + d[0] * i, start[1] + d[1] * i) for i in range(steps))
+        yield from (start + d * i for i in range(steps))
         return
-    half_a, half_b = (a[0] // 2, a[1] // 2), (b[0] // 2, b[1] // 2)
+    half_a, half_b = (complex(v.real // 2, v.imag // 2) for v in (a, b))
     if 2 * length > 3 * width:  # long: two rectangles one after the other
-        if abs(half_a[0] + half_a[1]) % 2 and length > 2:
-            half_a = _plus(half_a, da)
+        if abs(half_a) % 2 and length > 2:
+            half_a += da
         yield from _walk(start, half_a, b)
-        yield from _walk(_plus(start, half_a), _minus(a, half_a), b)
+        yield from _walk(start + half_a, a - half_a, b)
         return
-    if abs(half_b[0] + half_b[1]) % 2 and width > 2:  # about square: up, across, down
-        half_b = _plus(half_b, db)
+    if abs(half_b) % 2 and width > 2:  # about square: up, across, down
+        half_b += db
     yield from _walk(start, half_b, half_a)
-    yield from _walk(_plus(start, half_b), a, _minus(b, half_b))
-    corner = _plus(start, _plus(_minus(a, da), _minus(half_b, db)))
-    yield from _walk(corner, _minus((0, 0), half_b), _minus((0, 0), _minus(a, half_a)))
-
-
-def _unit(v):
-    return (int(np.sign(v[0])), int(np.sign(v[1])))
-
-
-def _plus(u, v):
-    return (u[0] + v[0], u[1] + v[1])
-
-
-def _minus(u, v):
-    return (u[0] - v[0], u[1] - v[1])
+    yield from _walk(start + half_b, a, b - half_b)
+    yield from _walk(start + a - da + half_b - db, -half_b, half_a - a)

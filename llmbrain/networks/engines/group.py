@@ -1,4 +1,4 @@
-"""Group independent component analysis on arrays, on whatever device torch has."""
+"""Group independent component analysis on arrays, on any device of torch."""
 
 import warnings
 from dataclasses import dataclass, field
@@ -253,8 +253,8 @@ def warn_flat(subspace, stacklevel=3):
     used = {"tokens": "all tokens were decomposed together", "runs": "only one row per component was kept of each run"}
     warnings.warn(
         "The runs share more directions equally well than there are components: they are copies of each other, or have "
-        "too few neurons for so many rows. Which of these directions are networks cannot be told from what the runs "
-        f"have in common, so {used[subspace.group]} (group={subspace.group!r}).",
+        "too few neurons for so many rows. Their common subspace does not show which directions are networks, so "
+        f"{used[subspace.group]} (group={subspace.group!r}).",
         NumericalWarning,
         stacklevel=stacklevel,
     )
@@ -266,7 +266,7 @@ def warn_convergence(converged, change):
         n = converged.size
         warnings.warn(
             f"{n - int(converged.sum())} of {n} starts of FastICA did not converge (last change {change:.1e}). "
-            "Components beyond the signal never do: ask for fewer components, or see which are stable.",
+            "Components that hold only noise do not converge: use fewer components, or check which are stable.",
             NumericalWarning,
             stacklevel=3,
         )

@@ -58,7 +58,7 @@ def symmetric_decorrelation(w):
 
 
 def decorrelate(w):
-    """``(W W^T)^(-1/2) W`` for a batch of square float64 matrices, by whichever way the device does faster."""
+    """``(W W^T)^(-1/2) W`` for a batch of square float64 matrices, by the method that is faster on the device."""
     return symmetric_decorrelation(w) if w.device.type == "cpu" else polar_factor(w)
 
 

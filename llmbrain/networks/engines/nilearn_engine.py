@@ -8,36 +8,17 @@ from ...exceptions import ParameterError
 
 __all__ = ["fit_stock"]
 
-_SHARED = (
-    "n_components",
-    "random_state",
-    "smoothing_fwhm",
-    "standardize",
-    "standardize_confounds",
-    "detrend",
-    "low_pass",
-    "high_pass",
-    "t_r",
-    "dtype",
-    "target_affine",
-    "target_shape",
-    "mask_args",
-    "memory",
-    "memory_level",
-    "n_jobs",
-    "verbose",
-)
-
 
 def fit_stock(stock, estimator, images, mask_img, confounds=None, **special):
-    """Fit one of nilearn's decomposition classes with the parameters of our estimator and some ``special`` ones.
+    """Fit one of nilearn's decomposition classes with the parameters of our estimator; ``special`` overrides them.
 
     Returns the fitted estimator, and False if scikit-learn warned that a start did not converge.
     """
-    params = {name: getattr(estimator, name) for name in _SHARED}
+    shared = {*stock._get_param_names()} & {*estimator.get_params()} - {"mask", "mask_strategy"}
+    params = {**{name: getattr(estimator, name) for name in shared}, **special}
     if params["standardize"] in (True, False):
         params["standardize"] = "zscore_sample" if params["standardize"] else None
-    fitted = stock(mask=mask_img, **params, **special)
+    fitted = stock(mask=mask_img, **params)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:

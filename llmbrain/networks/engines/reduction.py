@@ -318,7 +318,7 @@ def token_gram(data):
 def _add_panels(matrix, data, blocks):
     """Add ``X X^T`` to a matrix of zeros, block by block of neurons.
 
-    The workers share one matrix, each adding to rows of its own, while the next block is read. A sum per worker, as
+    The workers share one matrix, each adding to other rows, while the next block is read. A sum per worker, as
     for small matrices, would be the largest thing in memory.
     """
     n = len(matrix)

@@ -97,7 +97,7 @@ def gather_evidence(
 ):
     """Test whether networks are real, and describe what they are about.
 
-    Stability is that of independent components; for a dictionary it tells whether its networks are also found as
+    Stability is that of independent components; for a dictionary it shows whether its networks are also found as
     independent components.
 
     Parameters

@@ -196,20 +196,20 @@ def null_matches(reference, other, n_draws=100, null="layers", layer_of=None, ra
 
 @NULLS.register("layers", needs_layers=True)
 def _permuted_within_layers(reference, other, layer_of, rng):
-    """Correlations with the maps of ``other`` whose neurons are permuted within layers, without end."""
+    """Correlations with the maps of ``other`` whose neurons are permuted within layers, draw after draw."""
     while True:
         yield reference @ other[:, permute_neurons(other.shape[1], layer_of, rng)].T
 
 
 @NULLS.register("neurons")
 def _permuted(reference, other, layer_of, rng):
-    """Correlations with the maps of ``other`` whose neurons are permuted, without end."""
+    """Correlations with the maps of ``other`` whose neurons are permuted, draw after draw."""
     return _permuted_within_layers(reference, other, None, rng)
 
 
 @NULLS.register("rotation")
 def _rotated(reference, other, layer_of, rng):
-    """Correlations with the maps of ``other`` rotated inside their span, without end."""
+    """Correlations with the maps of ``other`` rotated inside their span, draw after draw."""
     # coordinates in an orthonormal basis of the span, from two small tables: no second copy of the maps
     values, vectors = np.linalg.eigh((other @ other.T).astype(np.float64))
     kept = values > 1e-6 * max(values[-1], 1e-300)

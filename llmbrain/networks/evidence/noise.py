@@ -132,8 +132,8 @@ def parallel_analysis(runs, *, null="shift", n_draws=10, quantile=0.95, random_s
     runs : list of arrays of shape (n_tokens, n_neurons)
         Standardised, e.g. by :func:`standardized_sample`.
     null : {"shift", "permute"}
-        How the relations between neurons are broken in each run: a circular shift of every neuron by an amount of its
-        own, which keeps its autocorrelation, or a permutation of its tokens.
+        How the relations between neurons are broken in each run: a circular shift of every neuron by a different
+        amount, which keeps its autocorrelation, or a permutation of its tokens.
     n_draws : int
     quantile : float
         Quantile over draws that the eigenvalue of the same rank must exceed.
@@ -165,7 +165,7 @@ def parallel_analysis(runs, *, null="shift", n_draws=10, quantile=0.95, random_s
 
 @SHUFFLES.register("shift")
 def _shifted(x, rng):
-    """Shift every neuron around by an amount of its own, which keeps its autocorrelation."""
+    """Shift every neuron circularly by a different amount, which keeps its autocorrelation."""
     n_tokens, n_neurons = x.shape
     out = np.empty((n_neurons, n_tokens), dtype=x.dtype)
     columns = np.ascontiguousarray(x.T)

@@ -22,7 +22,7 @@ __all__ = [
     "split_half_curve",
 ]
 
-REPRODUCED = 0.7  # a network counts as found again if its maps in two halves correlate at least so strongly
+REPRODUCED = 0.7  # a network counts as found again if its maps in two halves have at least this correlation
 
 
 def half_spans(n_tokens):

@@ -131,7 +131,7 @@ def _full_rank(table, groups):
     out = table[["contrast", *kept]]
     if np.linalg.matrix_rank(out.to_numpy()) == rank:
         raise ParameterError(
-            "The contrast cannot be told from runs, pairs or covariates. Record both conditions in the same runs, or "
+            "The contrast is confounded with runs, pairs or covariates. Record both conditions in the same runs, or "
             "remove the covariate that separates them."
         )
     if len(out) <= out.shape[1]:

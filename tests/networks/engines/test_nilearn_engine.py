@@ -50,10 +50,8 @@ def test_a_start_that_did_not_converge_is_reported(images):
 
 
 def test_infinite_values_of_psc_are_an_error_that_says_what_to_do():
-    rng = np.random.default_rng(0)
-    run = rng.standard_normal((40, 400))
-    run -= run.mean(axis=0)
-    run[:, 0] = np.tile([1.0, -1.0], 20)  # its mean is exactly 0
+    run = np.random.default_rng(0).standard_normal((40, 400)).astype(np.float32) + 1
+    run[:, 0] = [1e30, -1e30, 1e-10] + [0] * 37  # over its mean, the first value exceeds the range of float32
     ours, images = CanICA(n_components=3, standardize="psc"), [GEOMETRY.to_img(run)]
     with pytest.raises(ParameterError, match="engine='torch'"):
         fit_stock(nilearn.decomposition.CanICA, ours, images, GEOMETRY.mask_img)

@@ -125,7 +125,7 @@ def test_permuted_labels_find_nothing():
 def test_design_refuses_what_cannot_be_told_apart():
     runs, events = experiment(n_runs=1)
     only_a, only_b = (events[0][events[0]["kind"] == k] for k in "ab")
-    with pytest.raises(ParameterError, match="cannot be told"):
+    with pytest.raises(ParameterError, match="confounded with runs"):
         loc.localize([runs[0][only_a.index], runs[0][only_b.index]], [only_a, only_b], ("a", "b"))
     with pytest.raises(ParameterError, match="0 items"):
         loc.localize(runs, events, ("a", "missing"))
