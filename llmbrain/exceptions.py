@@ -1,5 +1,7 @@
 """The errors and warnings of the package: what came, what is allowed, what to do."""
 
+from numbers import Integral
+
 
 class LLMBrainError(Exception):
     """Base class of every error that llmbrain raises on purpose."""
@@ -7,6 +9,14 @@ class LLMBrainError(Exception):
 
 class ParameterError(LLMBrainError, ValueError):
     """An argument is outside what is allowed."""
+
+
+def check_count(name, value, least=1, optional=False):
+    """Raise an error unless ``value`` is a whole number of at least ``least``, or None if that is allowed."""
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not (whole and value >= least) and not (optional and value is None):
+        none = ", or None" if optional else ""
+        raise ParameterError(f"{name}={value!r}: it must be a whole number of at least {least}{none}.")
 
 
 class UnsupportedArchitectureError(LLMBrainError, ValueError):

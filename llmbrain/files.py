@@ -40,17 +40,9 @@ def _sibling(path, kind="part"):
 
 @contextlib.contextmanager
 def atomic_path(path):
-    """Yield a temporary path next to ``path`` that is renamed to ``path`` if the block succeeds.
+    """Yield a temporary :class:`pathlib.Path` next to ``path`` that is renamed to ``path`` if the block succeeds.
 
-    Parameters
-    ----------
-    path : path-like
-        The file to write. Missing parent folders are created.
-
-    Yields
-    ------
-    pathlib.Path
-        The path to write to. The file is removed if the block raises.
+    Missing parent folders are created. If the block raises, the temporary file is removed.
 
     Examples
     --------
@@ -78,19 +70,10 @@ def atomic_path(path):
 
 @contextlib.contextmanager
 def atomic_dir(path):
-    """Yield a temporary folder that replaces ``path`` if the block succeeds.
+    """Yield a temporary folder, a :class:`pathlib.Path`, that replaces ``path`` if the block succeeds.
 
-    An existing folder at ``path`` stays intact until the new one is complete. Leftovers of killed runs are removed.
-
-    Parameters
-    ----------
-    path : path-like
-        The folder to write.
-
-    Yields
-    ------
-    pathlib.Path
-        An empty folder next to ``path``. It is removed if the block raises.
+    An existing folder at ``path`` stays intact until the new one is complete. If the block raises, the temporary folder
+    is removed. Leftovers of killed runs are removed too.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -118,7 +101,7 @@ def atomic_dir(path):
 
 
 def _exchange(one, other):
-    """Exchange two folders in one step; False if the system cannot. A kill then leaves the old one or the new one."""
+    """Exchange two folders in one step, so that a kill leaves a whole one; return False if the system cannot."""
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError, TypeError):
@@ -142,7 +125,7 @@ def _recover(path):
 
 
 def _may_run(host, pid, leftover):
-    """Whether the process that wrote a folder may still run. Where that cannot be asked, a day decides."""
+    """Return whether the process that wrote a folder may still run; of another machine, for one day."""
     if host == _HOST and os.name == "posix":
         if pid == os.getpid():
             return True
@@ -157,16 +140,7 @@ def _may_run(host, pid, leftover):
 
 
 def mark_folder(folder, marker, obj):
-    """Write a JSON file that lists all files of a folder, by which :func:`check_output_folder` recognises it.
-
-    Parameters
-    ----------
-    folder : path-like
-    marker : str
-        Name of the JSON file.
-    obj : dict
-        Its other content.
-    """
+    """Write ``obj`` and a list of a folder's files as JSON, so that :func:`check_output_folder` recognises it."""
     folder = Path(folder)
     files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir())
     return write_json(folder / marker, {**obj, "files": files})
@@ -178,12 +152,11 @@ def check_output_folder(path, marker, inputs=()):
     Parameters
     ----------
     path : path-like
-        The folder to write. It may be missing, empty, or a folder written with :func:`mark_folder` to which nothing was
-        added.
+        The folder to write. It may be missing, empty, or written with :func:`mark_folder` and unchanged since.
     marker : str
         Name of the JSON file that marks the kind of output.
     inputs : sequence of path-like
-        Files and folders that are read. The output may not be one of them, lie in one, or hold one.
+        Files and folders that are read. The output may not be one of them, lie in one, or contain one.
 
     Returns
     -------
@@ -192,10 +165,11 @@ def check_output_folder(path, marker, inputs=()):
     Raises
     ------
     ParameterError
+        If the folder overlaps an input or holds other files.
     """
     path = Path(path)
     if not path.name:
-        raise ParameterError(f"The output folder {str(path)!r} has no name. Choose a new folder.")
+        raise ParameterError(f"The output folder {str(path)!r} has no name of its own. Choose a named folder.")
     if path.parent.is_dir():
         _recover(path)
     for source in filter(None, map(str, inputs)):
@@ -204,15 +178,15 @@ def check_output_folder(path, marker, inputs=()):
             if one == other or one in other.parents or other in one.parents:
                 raise ParameterError(f"The output folder {path} overlaps the input {source}. Choose another folder.")
     if path.is_symlink() or (path.exists() and not path.is_dir()):
-        raise ParameterError(f"The output {path} is not a folder, and it is not replaced. Choose another folder.")
+        raise ParameterError(f"The output {path} exists and is not a folder. Choose another folder.")
     if path.is_dir() and any(path.iterdir()):
         own = _marked_files(path / marker) | {marker}
         foreign = sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_symlink() or not p.is_dir())
         foreign = [name for name in foreign if name not in own]
         if foreign:
             raise ParameterError(
-                f"The folder {path} holds {foreign[0]}, which is no earlier output of this kind; it is not replaced. "
-                "Choose another folder."
+                f"The folder {path} holds {foreign[0]}, which is not part of an earlier output of this kind. "
+                "It is not replaced. Choose another folder."
             )
     return path
 
@@ -252,7 +226,7 @@ def check_output_table(path, columns):
 
 
 def _marked_files(path):
-    """Files that a marker lists; none if there is no readable marker."""
+    """Return the files that a marker lists; none if there is no readable marker."""
     try:
         found = read_json(path)
     except (OSError, ValueError):
@@ -269,7 +243,7 @@ def _plain(value):
         return os.fspath(value)
     if isinstance(value, (set, frozenset)):
         return sorted(value)
-    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON.")
 
 
 def write_text(path, text):

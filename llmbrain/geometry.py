@@ -2,8 +2,7 @@
 
 A volume is ``(layer, row, col)``, with the token as fourth axis. Because the layer is axis 0, nilearn reads the voxels
 of a mask in the order of the flat neuron index, ``offsets[layer] + unit``: arrays and images agree without a
-permutation.
-Layers whose width does not fold exactly are padded with voxels outside the mask.
+permutation. Layers whose width does not fold exactly are padded with voxels outside the mask.
 """
 
 import hashlib
@@ -23,20 +22,10 @@ NIFTI1_MAX = 32767  # NIfTI-1 stores each axis in a signed 16-bit integer
 
 
 def fold(width):
-    """Fold ``width`` neurons into a nearly square sheet ``(rows, cols)``.
+    """Fold ``width`` neurons into a nearly square sheet ``(rows, cols)`` with ``rows >= cols``.
 
-    The most square exact fold is used if its sides differ by at most 1 : 3. Otherwise the sheet is the smallest
-    nearly square one that holds all neurons, and the rest of it is padding.
-
-    Parameters
-    ----------
-    width : int
-        Number of neurons of the widest layer.
-
-    Returns
-    -------
-    rows, cols : int
-        ``rows >= cols`` and ``rows * cols >= width``.
+    The most square exact fold is used if its sides differ by at most 1 : 3. Otherwise the sheet is the smallest nearly
+    square one that holds all neurons, and the rest of it is padding.
 
     Examples
     --------
@@ -112,24 +101,14 @@ class NeuronGeometry:
 
     @classmethod
     def from_model(cls, model, site="mlp", sites=None):
-        """Make the geometry of a site of a loaded model.
-
-        Parameters
-        ----------
-        model : torch.nn.Module
-            A decoder from transformers.
-        site : str
-            One of :data:`llmbrain.models.sites.SITES`.
-        sites : dict or str, optional
-            Names the modules by hand, see :func:`llmbrain.models.sites.find_sites`.
-        """
+        """Make the geometry of a site of a loaded model; ``sites`` as in :func:`llmbrain.find_sites`."""
         from .models.sites import find_sites
 
         return cls.from_sites(find_sites(model, site, sites=sites), site)
 
     @classmethod
     def from_sites(cls, found, site):
-        """Make a geometry from the sites that :func:`llmbrain.models.sites.find_sites` returned."""
+        """Make a geometry from the sites that :func:`llmbrain.find_sites` returned."""
         heads = [s.n_heads for s in found]
         return cls(
             tuple(s.size for s in found), site, tuple(s.layer for s in found), tuple(heads) if all(heads) else None
@@ -263,14 +242,7 @@ class NeuronGeometry:
         Returns
         -------
         nibabel.Nifti1Image
-            3D of shape :attr:`shape`, or 4D with tokens on the last axis and a repetition time of one token.
-
-        Raises
-        ------
-        GeometryMismatchError
-            If the length of the last axis is not ``n_neurons``.
-        ParameterError
-            If there are more than 32767 tokens, the limit of NIfTI-1.
+            3D of shape :attr:`shape`, or 4D with a repetition time of one token and at most 32767 tokens.
         """
         array = np.asarray(array)
         self._check_width(array)
@@ -286,17 +258,7 @@ class NeuronGeometry:
         return self._img(volume)
 
     def to_array(self, img):
-        """Read the neurons of an image, the inverse of :meth:`to_img`.
-
-        Parameters
-        ----------
-        img : nibabel image or path
-            3D or 4D, of this geometry's shape.
-
-        Returns
-        -------
-        ndarray of shape (n_neurons,) or (n_tokens, n_neurons)
-        """
+        """Read the neurons of a 3D or 4D image or its path, the inverse of :meth:`to_img`."""
         import nibabel as nib
 
         name = getattr(img, "get_filename", lambda: img)()
@@ -306,7 +268,7 @@ class NeuronGeometry:
         except (FileNotFoundError, PermissionError):
             raise
         except (EOFError, OSError, ValueError, zlib.error, nib.filebasedimages.ImageFileError) as error:
-            raise DatasetError(f"{name} is damaged ({error}). Restore it, or make it again.") from error
+            raise DatasetError(f"{name} is damaged ({error}). Restore it, or create it again.") from error
         if values is None:
             raise GeometryMismatchError(
                 f"The image has the shape {img.shape[:3]}, this geometry ({_short(self)}) has {self.shape}."
@@ -336,10 +298,7 @@ class NeuronGeometry:
         return self._img(volume)
 
     def masker(self, **kwargs):
-        """Make a nilearn ``NiftiMasker`` of all neurons, without smoothing, detrending or standardising.
-
-        Keyword arguments are passed to the masker.
-        """
+        """Make a nilearn ``NiftiMasker`` of all neurons that by default does not smooth, detrend or standardise."""
         from nilearn.maskers import NiftiMasker
 
         return NiftiMasker(**{"mask_img": self.mask_img, "standardize": None, **kwargs})

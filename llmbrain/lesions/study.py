@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from ..exceptions import ParameterError
+from ..exceptions import ParameterError, check_count
 from ..masks.controls import other_networks, overlap_share
 from ..stats import ALTERNATIVES
 from .comparison import effects_table, mean_over_items, power_note
@@ -84,11 +84,7 @@ class StudyOptions:
         if isinstance(self.importance, str):
             IMPORTANCES.check(self.importance)
         for name in ("n_nearest", "n_bootstrap", "max_tokens"):
-            value = getattr(self, name)
-            if value is None and name == "max_tokens":
-                continue
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-                raise ParameterError(f"{name} must be a whole number of at least 1; got {value!r}.")
+            check_count(name, getattr(self, name), optional=name == "max_tokens")
         if not 0 < self.level < 1:
             raise ParameterError(f"level must be a coverage between 0 and 1, for example 0.95; got {self.level!r}.")
 

@@ -5,25 +5,22 @@ import re
 import numpy as np
 
 from ..exceptions import ParameterError
-from ..networks.evidence.matching import Matching
 from . import style as st
 from .maps import checked_network, frame_sheets, join_notes
+from .matrices import matched_pairs
 from .sheets import as_maps, network_names, sheet_mosaic
 
 __all__ = ["plot_atlas", "plot_comparison", "plot_prob_atlas", "view_map"]
 
 
-def plot_atlas(networks, geometry=None, *, threshold=3.0, topography=None, title=None, output_file=None):
+@st.figure
+def plot_atlas(networks, geometry=None, *, threshold=3.0, topography=None, title=None):
     """Draw all networks in one figure: each neuron in the colour of the network it loads on most.
 
     Parameters
     ----------
-    networks, geometry, threshold, topography, title, output_file
-        See :func:`plot_network_maps`. Best with a topography, which turns networks into territories.
-
-    Returns
-    -------
-    matplotlib.figure.Figure or None
+    networks, geometry, threshold, topography
+        See :func:`plot_network_maps`. A topography turns networks into territories.
 
     Examples
     --------
@@ -34,25 +31,26 @@ def plot_atlas(networks, geometry=None, *, threshold=3.0, topography=None, title
     z, geometry = as_maps(networks, geometry)
     names, flag_note = network_names(networks, len(z))
     winner = _winner(z, threshold)
-    with st.style():
-        mosaic, corners = sheet_mosaic(winner, geometry, topography, aspect=2.1)
-        width = st.PAGE - 0.2
-        height = min(width * mosaic.shape[0] / mosaic.shape[1], 8.5)
-        key = 0.22 * -(-len(z) // 20)
-        title = f"Dominant network of each neuron, |z| > {threshold:g}" if title is None else title
-        note = join_notes(flag_note, "" if topography is None else topography.note)
-        fig, place = st.fixed_figure(st.PAGE, height + key + 0.4, title, note)
-        colors = st.network_colors(len(z))
-        _draw_territories(place(0.1, 0.08, width, height), mosaic, corners, geometry, colors)
-        _color_key(place(0.1, height + 0.14, width, key), colors, names)
-    return st.finish(fig, output_file)
+    mosaic, corners = sheet_mosaic(winner, geometry, topography, aspect=2.1)
+    width = st.PAGE - 0.2
+    height = min(width * mosaic.shape[0] / mosaic.shape[1], 8.5)
+    key = 0.22 * -(-len(z) // 20)
+    title = f"Dominant network of each neuron, |z| > {threshold:g}" if title is None else title
+    note = join_notes(flag_note, "" if topography is None else topography.note)
+    fig, place = st.fixed_figure(st.PAGE, height + key + 0.4, title, note)
+    colors = st.network_colors(len(z))
+    _draw_territories(place(0.1, 0.08, width, height), mosaic, corners, geometry, colors)
+    _color_key(place(0.1, height + 0.14, width, key), colors, names)
+    return fig
 
 
+@st.figure
 def plot_comparison(
     first, second, *, pairs=None, names=("first", "second"), threshold=3.0, topography=None, title=None,
-    output_file=None,
 ):  # fmt: skip
-    """Draw the networks of two models, or two checkpoints of one, above each other; matched networks share a colour.
+    """Draw the networks of two models, or two checkpoints of one, above each other.
+
+    Matched networks share a colour; networks of the second model without a partner are grey.
 
     Parameters
     ----------
@@ -67,13 +65,6 @@ def plot_comparison(
         See :func:`llmbrain.plotting.plot_network_map`.
     topography : Topography or (Topography, Topography), optional
         Display order of neurons: one for both, so that a neuron keeps its place, or one each for different models.
-    title, output_file
-        See :func:`llmbrain.plotting.plot_network_map`.
-
-    Returns
-    -------
-    matplotlib.figure.Figure or None
-        Networks of the second model without a partner are grey.
 
     Examples
     --------
@@ -89,31 +80,28 @@ def plot_comparison(
     colors = st.network_colors(len(maps[0]))
     partner = np.full((len(maps[1]), 3), 0.62)
     partner[pairs[:, 1]] = colors[pairs[:, 0]]
-    with st.style():
-        drawn = [
-            sheet_mosaic(_winner(z, threshold), geometry, order, aspect=3.6)
-            for z, geometry, order in zip(maps, geometries, orders)
-        ]
-        width = st.PAGE - 0.2
-        heights = [min(width * mosaic.shape[0] / mosaic.shape[1], 4.2) for mosaic, _ in drawn]
-        key = 0.22 * -(-len(maps[0]) // 14)
-        title = f"{names[0]} and {names[1]}: dominant network of each neuron" if title is None else title
-        used = [order.note for order in dict.fromkeys(orders) if order is not None]
-        note = join_notes("Matched networks share a colour; grey: no partner.", *used)
-        fig, place = st.fixed_figure(st.PAGE, sum(heights) + key + 0.95, title, note)
-        top = 0.0
-        for (mosaic, corners), height, geometry, palette, name in zip(
-            drawn, heights, geometries, (colors, partner), names
-        ):
-            ax = place(0.1, top + 0.22, width, height)
-            _draw_territories(ax, mosaic, corners, geometry, palette)
-            ax.set_title(name, fontsize=8, pad=3)
-            top += height + 0.28
-        labels = [f"{k}" for k in range(len(colors))]
-        for i, j in pairs:
-            labels[i] += f"={j}"
-        _color_key(place(0.1, top + 0.08, width, key), colors, labels, across=14)
-    return st.finish(fig, output_file)
+    drawn = [
+        sheet_mosaic(_winner(z, threshold), geometry, order, aspect=3.6)
+        for z, geometry, order in zip(maps, geometries, orders)
+    ]
+    width = st.PAGE - 0.2
+    heights = [min(width * mosaic.shape[0] / mosaic.shape[1], 4.2) for mosaic, _ in drawn]
+    key = 0.22 * -(-len(maps[0]) // 14)
+    title = f"{names[0]} and {names[1]}: dominant network of each neuron" if title is None else title
+    used = [order.note for order in dict.fromkeys(orders) if order is not None]
+    note = join_notes("Matched networks share a colour; grey: no partner.", *used)
+    fig, place = st.fixed_figure(st.PAGE, sum(heights) + key + 0.95, title, note)
+    top = 0.0
+    for (mosaic, corners), height, geometry, palette, name in zip(drawn, heights, geometries, (colors, partner), names):
+        ax = place(0.1, top + 0.22, width, height)
+        _draw_territories(ax, mosaic, corners, geometry, palette)
+        ax.set_title(name, fontsize=8, pad=3)
+        top += height + 0.28
+    labels = [f"{k}" for k in range(len(colors))]
+    for i, j in pairs:
+        labels[i] += f"={j}"
+    _color_key(place(0.1, top + 0.08, width, key), colors, labels, across=14)
+    return fig
 
 
 def plot_prob_atlas(
@@ -134,12 +122,15 @@ def plot_prob_atlas(
     -------
     nilearn display object or None
     """
+    from matplotlib.colors import ListedColormap
     from nilearn import plotting
 
     if view_type not in ("continuous", "contours"):
         raise ParameterError(f"view_type={view_type!r} is unknown; choose 'continuous' or 'contours'.")
     if view_type == "contours" and topography is None:
-        raise ParameterError("Contours around scattered neurons mean nothing; give topography=, or use 'continuous'.")
+        raise ParameterError(
+            "view_type='contours' needs topography=: scattered neurons have no outline. Pass it, or use 'continuous'."
+        )
 
     z, geometry = as_maps(networks, geometry)
     shown = np.where(np.abs(z) > threshold, np.abs(z), 0)
@@ -156,7 +147,7 @@ def plot_prob_atlas(
         display = plotting.plot_prob_atlas(
             geometry.to_img(shown), bg_img=None, view_type=view_type, display_mode="x",
             cut_coords=list(map(int, layers)), draw_cross=False, annotate=False, threshold=threshold, black_bg=False,
-            cmap=_listed(colors), colorbar=False, figure=figure, axes=(0, 0.1, 0.9, 0.75),
+            cmap=ListedColormap(colors), colorbar=False, figure=figure, axes=(0, 0.1, 0.9, 0.75),
         )  # fmt: skip
         # nilearn counts maps from 1 and shows no frame: a key of the networks' own numbers, and the edge of the sheets
         for cut, layer in zip(display.axes.values(), layers):
@@ -193,7 +184,7 @@ def view_map(networks, network=0, geometry=None, *, threshold=3.0, topography=No
     shown = z if topography is None else topography.arrange(z)
     title = f"Network {network}" + ("" if topography is None else " (display)")
     view = plotting.view_img(
-        geometry.to_img(shown), bg_img=None, threshold=threshold, cmap=st.DIVERGING(), title=title, black_bg=False,
+        geometry.to_img(shown), bg_img=None, threshold=threshold, cmap=st.diverging(), title=title, black_bg=False,
         resampling_interpolation="nearest", draw_cross=False,
     )  # fmt: skip
     # A layer has no left and right, and the page must not ask another server for its icon.
@@ -220,18 +211,14 @@ def _draw_territories(ax, mosaic, corners, geometry, colors):
 
 def _pairs(pairs, maps, geometries):
     """Pairs of networks as rows (first, second)."""
-    from scipy.optimize import linear_sum_assignment
-
     if pairs is None:
         geometries[0].check_same(geometries[1], "The second model (for different models give pairs=)")
-        similarity = np.abs(maps[0] @ maps[1].T)
-        return np.stack(linear_sum_assignment(-similarity), axis=1)
-    if isinstance(pairs, Matching):
-        found = np.flatnonzero(pairs.index >= 0)
-        return np.stack([found, pairs.index[found]], axis=1)
-    pairs = np.asarray(pairs, int).reshape(-1, 2)
+        return matched_pairs(None, maps[0] @ maps[1].T)
+    pairs = matched_pairs(pairs, None)
     if len(pairs) and (pairs.min() < 0 or (pairs.max(axis=0) >= [len(maps[0]), len(maps[1])]).any()):
-        raise ParameterError(f"pairs name networks 0 to {len(maps[0]) - 1} and 0 to {len(maps[1]) - 1}; got {pairs}.")
+        raise ParameterError(
+            f"pairs={pairs.tolist()}: the networks are 0 to {len(maps[0]) - 1} and 0 to {len(maps[1]) - 1}."
+        )
     return pairs
 
 
@@ -244,12 +231,6 @@ def _frame_cut(ax, geometry):
     wide, high = (far - corner)[1:3]
     ax.add_patch(Rectangle(corner[1:3], wide, high, fill=False, ec=st.MUTED, lw=0.6, clip_on=False))
     ax.set(xlim=sorted((corner[1], far[1])), ylim=sorted((corner[2], far[2])), aspect="equal")
-
-
-def _listed(colors):
-    from matplotlib.colors import ListedColormap
-
-    return ListedColormap(colors)
 
 
 def _color_key(ax, colors, names, across=20):

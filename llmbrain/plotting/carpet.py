@@ -19,28 +19,15 @@ WORDS_UP_TO = 90  # more tokens than this cannot be read under a page-wide axis
 
 
 def carpet_rows(activity, groups, n_rows=360, order_within=None):
-    """Pool neurons into the rows of a carpet, group by group.
+    """Pool the neurons of an activity ``(n_tokens, n_neurons)`` into about ``n_rows`` rows, group by group.
 
-    Parameters
-    ----------
-    activity : array of shape (n_tokens, n_neurons)
-        Recorded activity; z-scored over tokens here.
-    groups : array of shape (n_neurons,)
-        Group of each neuron; negative for neurons to leave out.
-    n_rows : int
-        Approximate total number of rows; a group gets at least four, or one per neuron.
-    order_within : array of shape (n_neurons,), optional
-        Neurons of a group are sorted by this, largest first.
-
-    Returns
-    -------
-    picture : ndarray of shape (rows, n_tokens)
-        Mean z of the neurons in each row.
-    bounds : list of (group, first row, last row + 1)
+    Neurons of a negative group are left out; the others are sorted by ``order_within``, largest first. A group gets at
+    least four rows, or one per neuron. Returns the mean z of each row, ``(rows, n_tokens)``, and for each group
+    ``(group, first row, last row + 1)``.
     """
     labels, counts = np.unique(groups[groups >= 0], return_counts=True)
     if not len(labels):
-        raise ParameterError("No neuron belongs to any group, so there is nothing to draw; lower the threshold.")
+        raise ParameterError("No neuron belongs to any group, so there is nothing to draw. Lower threshold=.")
     # Square roots give small networks a band that can be seen beside large ones.
     rows = np.minimum(np.maximum(4, n_rows * np.sqrt(counts) / np.sqrt(counts).sum()), counts).astype(int)
     pictures, bounds, start = [], [], 0
@@ -78,9 +65,9 @@ def _by_layer(networks, geometry, threshold):
     return geometry.layer_of, None, geometry.layers, None
 
 
+@st.figure
 def plot_carpet(
     run, networks=None, geometry=None, *, tokens=None, events=None, order="network", threshold=3.0, title=None,
-    output_file=None,
 ):  # fmt: skip
     """Draw the activity of neurons over tokens, sorted by network or layer, with the tokens below.
 
@@ -101,12 +88,6 @@ def plot_carpet(
         How neurons are sorted.
     threshold : float
         ``|z|`` above which a neuron belongs to a network.
-    title, output_file
-        See :func:`llmbrain.plotting.plot_network_map`.
-
-    Returns
-    -------
-    matplotlib.figure.Figure or None
 
     Examples
     --------
@@ -120,31 +101,23 @@ def plot_carpet(
     groups, strength, named, colors = grouping(networks, geometry, threshold)
     picture, bounds = carpet_rows(activity, groups, order_within=strength)
     readable = events is not None and len(picture[0]) <= WORDS_UP_TO
-    with st.style():
-        height = 3.45 + (0.4 if readable else 0)
-        title = f"Activity sorted by {order}, tokens {start} to {start + len(activity) - 1}" if title is None else title
-        fig, place = st.fixed_figure(st.PAGE, height, title)
-        ax = place(0.62, 0.22, st.PAGE - 1.3, 2.75)
-        limit = float(np.clip(np.percentile(np.abs(picture), 99), 0.2, 3))
-        image = ax.imshow(
-            picture,
-            cmap=st.DIVERGING(),
-            vmin=-limit,
-            vmax=limit,
-            aspect="auto",
-            extent=(-0.5, picture.shape[1] - 0.5, len(picture), 0),
-        )
-        _group_marks(ax, bounds, [named[b[0]] for b in bounds], colors)
-        ax.set_ylabel(order, labelpad=4)
-        _token_axis(ax, events, start, readable)
-        bar = fig.colorbar(image, cax=place(st.PAGE - 0.58, 0.22, 0.08, 1.2))
-        bar.outline.set_visible(False)
-        bar.set_label("mean z of neurons")
-    return st.finish(fig, output_file)
+    height = 3.45 + (0.4 if readable else 0)
+    title = f"Activity sorted by {order}, tokens {start} to {start + len(activity) - 1}" if title is None else title
+    fig, place = st.fixed_figure(st.PAGE, height, title)
+    ax = place(0.62, 0.22, st.PAGE - 1.3, 2.75)
+    limit = float(np.clip(np.percentile(np.abs(picture), 99), 0.2, 3))
+    extent = (-0.5, picture.shape[1] - 0.5, len(picture), 0)
+    image = ax.imshow(picture, cmap=st.diverging(), vmin=-limit, vmax=limit, aspect="auto", extent=extent)
+    _group_marks(ax, bounds, [named[b[0]] for b in bounds], colors)
+    ax.set_ylabel(order, labelpad=4)
+    _token_axis(ax, events, start, readable)
+    st.colorbar(fig, image, "mean z of neurons", cax=place(st.PAGE - 0.58, 0.22, 0.08, 1.2))
+    return fig
 
 
-def plot_time_courses(courses, events=None, *, networks=None, tokens=None, title=None, output_file=None):
-    """Draw the time courses of networks over tokens, one strip per network, with the words below.
+@st.figure
+def plot_time_courses(courses, events=None, *, networks=None, tokens=None, title=None):
+    """Draw the time courses of networks over tokens, one strip per network, with the tokens below.
 
     Parameters
     ----------
@@ -156,12 +129,6 @@ def plot_time_courses(courses, events=None, *, networks=None, tokens=None, title
         Which networks; the first eight by default.
     tokens : (int, int), optional
         First token and the one after the last.
-    title, output_file
-        See :func:`llmbrain.plotting.plot_network_map`.
-
-    Returns
-    -------
-    matplotlib.figure.Figure or None
 
     Examples
     --------
@@ -175,31 +142,32 @@ def plot_time_courses(courses, events=None, *, networks=None, tokens=None, title
     values = (values - values.mean(axis=0)) / np.maximum(values.std(axis=0), 1e-9)
     networks = list(range(min(8, values.shape[1]))) if networks is None else [int(k) for k in networks]
     if not networks or min(networks) < 0 or max(networks) >= values.shape[1]:
-        raise ParameterError(f"There are {values.shape[1]} time courses, 0 to {values.shape[1] - 1}; got {networks}.")
+        raise ParameterError(
+            f"networks={networks}: choose from the {values.shape[1]} time courses, 0 to {values.shape[1] - 1}."
+        )
     first, last = _token_range(tokens, len(values))
     values = values[first:last]
     events = None if events is None else events.iloc[first:last]
     readable = events is not None and len(values) <= WORDS_UP_TO
     colors = st.network_colors(max(networks) + 1)
-    with st.style():
-        strip = 0.34
-        body = strip * len(networks)
-        title = "Time courses of networks" if title is None else title
-        fig, place = st.fixed_figure(st.PAGE, body + 0.25 + (0.7 if readable else 0.45), title)
-        ax = place(0.62, 0.2, st.PAGE - 0.8, body)
-        at = np.arange(len(values))
-        for i, k in enumerate(networks):
-            y = np.clip(values[:, k], -3, 3) / 5.4
-            ax.fill_between(at, i - np.maximum(y, 0), i, color=colors[k], alpha=0.85, lw=0, step="mid")
-            ax.fill_between(at, i - np.minimum(y, 0), i, color=colors[k], alpha=0.35, lw=0, step="mid")
-            ax.axhline(i, color=st.GRID, lw=0.6, zorder=0)
-        ax.set(xlim=(-0.5, len(values) - 0.5), ylim=(len(networks) - 0.4, -0.6))
-        ax.set_yticks(range(len(networks)), networks)
-        ax.set_ylabel("network")
-        ax.spines["left"].set_visible(False)
-        ax.tick_params(axis="y", length=0)
-        _token_axis(ax, events, first, readable)
-    return st.finish(fig, output_file)
+    strip = 0.34
+    body = strip * len(networks)
+    title = "Time courses of networks" if title is None else title
+    fig, place = st.fixed_figure(st.PAGE, body + 0.25 + (0.7 if readable else 0.45), title)
+    ax = place(0.62, 0.2, st.PAGE - 0.8, body)
+    at = np.arange(len(values))
+    for i, k in enumerate(networks):
+        y = np.clip(values[:, k], -3, 3) / 5.4
+        ax.fill_between(at, i - np.maximum(y, 0), i, color=colors[k], alpha=0.85, lw=0, step="mid")
+        ax.fill_between(at, i - np.minimum(y, 0), i, color=colors[k], alpha=0.35, lw=0, step="mid")
+        ax.axhline(i, color=st.GRID, lw=0.6, zorder=0)
+    ax.set(xlim=(-0.5, len(values) - 0.5), ylim=(len(networks) - 0.4, -0.6))
+    ax.set_yticks(range(len(networks)), networks)
+    ax.set_ylabel("network")
+    ax.spines["left"].set_visible(False)
+    ax.tick_params(axis="y", length=0)
+    _token_axis(ax, events, first, readable)
+    return fig
 
 
 # -- parts --------------------------------------------------------------------------------------------------------
@@ -236,11 +204,8 @@ def _group_marks(ax, bounds, names, colors):
     ticks, last = [], -np.inf
     for (group, low, high), name in zip(bounds, names):
         if colors is not None:
-            ax.add_patch(
-                Rectangle(
-                    (-0.5 - 0.018 * width, low), 0.012 * width, high - low, color=colors[group], lw=0, clip_on=False
-                )
-            )
+            corner, size = (-0.5 - 0.018 * width, low), (0.012 * width, high - low)
+            ax.add_patch(Rectangle(corner, *size, color=colors[group], lw=0, clip_on=False))
         if low:
             ax.axhline(low, color=st.FACE, lw=0.7)
         centre = (low + high) / 2

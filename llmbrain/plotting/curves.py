@@ -20,7 +20,8 @@ LABELS = {
 FROM_ZERO = ("n_reproduced", "share", "mean_r", "median_r")
 
 
-def plot_stability(values, *, bar=0.7, label="stability (Iq)", title=None, output_file=None):
+@st.figure
+def plot_stability(values, *, bar=0.7, label="stability (Iq)", title=None):
     """Draw how stable each network is over restarts, the most stable first.
 
     Parameters
@@ -31,12 +32,6 @@ def plot_stability(values, *, bar=0.7, label="stability (Iq)", title=None, outpu
         Networks below it are drawn hollow.
     label : str
         Name of the axis.
-    title, output_file
-        See :func:`llmbrain.plotting.plot_network_map`.
-
-    Returns
-    -------
-    matplotlib.figure.Figure or None
 
     Examples
     --------
@@ -44,32 +39,30 @@ def plot_stability(values, *, bar=0.7, label="stability (Iq)", title=None, outpu
     """
     values = np.asarray(values.iq if isinstance(values, Icasso) else values, float).ravel()
     if not len(values):
-        raise ParameterError("There is no network to draw; give at least one stability value.")
+        raise ParameterError("values is empty; pass the stability of at least one network.")
     order = np.argsort(-values, kind="stable")
     at = np.arange(len(values))
-    with st.style():
-        width = float(np.clip(1.2 + 0.16 * len(values), st.COLUMN, st.PAGE))
-        fig = st.new_figure(width, 2.3, title if title is not None else "Stability of networks")
-        ax = fig.add_subplot()
-        good = values[order] >= (-np.inf if bar is None else bar)
-        ax.vlines(at, np.minimum(0, np.nanmin(values)), values[order], color=st.GRID, lw=1.5, zorder=1)
-        ax.scatter(at[good], values[order][good], s=22, color=st.SERIES[0], zorder=3)
-        ax.scatter(at[~good], values[order][~good], s=22, color=st.FACE, ec=st.SERIES[0], lw=1, zorder=3)
-        if bar is not None:
-            ax.axhline(bar, color=st.MUTED, lw=0.8, ls=(0, (4, 2)))
-            ax.annotate(
-                f"{bar:g}", (1, bar), xycoords=("axes fraction", "data"), xytext=(2, 0), textcoords="offset points",
-                va="center", fontsize=6.5, color=st.MUTED, annotation_clip=False,
-            )  # fmt: skip
-        ax.set_xticks(at, order, rotation=90 if len(values) > 24 else 0, fontsize=7 if len(values) <= 30 else 5.5)
-        ax.tick_params(axis="x", length=0)
-        ax.set(
-            xlabel="network", ylabel=label, ylim=(min(0, np.nanmin(values) * 1.1), 1.03), xlim=(-0.8, len(values) - 0.2)
-        )
-    return st.finish(fig, output_file)
+    width = float(np.clip(1.2 + 0.16 * len(values), st.COLUMN, st.PAGE))
+    fig = st.new_figure(width, 2.3, title if title is not None else "Stability of networks")
+    ax = fig.add_subplot()
+    good = values[order] >= (-np.inf if bar is None else bar)
+    ax.vlines(at, np.minimum(0, np.nanmin(values)), values[order], color=st.GRID, lw=1.5, zorder=1)
+    ax.scatter(at[good], values[order][good], s=22, color=st.SERIES[0], zorder=3)
+    ax.scatter(at[~good], values[order][~good], s=22, color=st.FACE, ec=st.SERIES[0], lw=1, zorder=3)
+    if bar is not None:
+        ax.axhline(bar, color=st.MUTED, lw=0.8, ls=(0, (4, 2)))
+        ax.annotate(
+            f"{bar:g}", (1, bar), xycoords=("axes fraction", "data"), xytext=(2, 0), textcoords="offset points",
+            va="center", fontsize=6.5, color=st.MUTED, annotation_clip=False,
+        )  # fmt: skip
+    ax.set_xticks(at, order, rotation=90 if len(values) > 24 else 0, fontsize=7 if len(values) <= 30 else 5.5)
+    ax.tick_params(axis="x", length=0)
+    ax.set(xlabel="network", ylabel=label, ylim=(min(0, np.nanmin(values) * 1.1), 1.03), xlim=(-0.8, len(values) - 0.2))
+    return fig
 
 
-def plot_order(curves, x="n_components", *, chosen=None, ylabel=None, title=None, output_file=None):
+@st.figure
+def plot_order(curves, x="n_components", *, chosen=None, ylabel=None, title=None):
     """Draw the criteria for the number of networks, one panel each.
 
     Parameters
@@ -84,12 +77,6 @@ def plot_order(curves, x="n_components", *, chosen=None, ylabel=None, title=None
         The chosen number, which is marked; a dict for each criterion.
     ylabel : dict, optional
         Criterion -> label.
-    title, output_file
-        See :func:`llmbrain.plotting.plot_network_map`.
-
-    Returns
-    -------
-    matplotlib.figure.Figure or None
 
     Examples
     --------
@@ -107,33 +94,29 @@ def plot_order(curves, x="n_components", *, chosen=None, ylabel=None, title=None
         raise ParameterError(f"The table has no criterion beside {x!r}; it has {list(curves.columns)}.")
     curves = curves.sort_values(x)
     at = curves[x].to_numpy(float)
-    n_columns = min(3, len(names))
-    n_rows = -(-len(names) // n_columns)
-    with st.style():
-        width = st.COLUMN if n_columns == 1 else st.PAGE
-        fig = st.new_figure(width, 2.0 * n_rows + 0.4, "How many networks" if title is None else title)
-        axes = fig.subplots(n_rows, n_columns, sharex=True, squeeze=False).ravel()
-        for ax, name in zip(axes, names):
-            if {f"{name}_low", f"{name}_high"} <= set(curves):
-                low, high = (curves[f"{name}{end}"].to_numpy(float) for end in ("_low", "_high"))
-                ax.fill_between(at, low, high, color=st.SERIES[0], alpha=0.18, lw=0)
-            if f"{name}_null" in curves:
-                ax.plot(at, curves[f"{name}_null"], color=st.MUTED, lw=1, ls=(0, (4, 2)), label="chance")
-                ax.legend(loc="best")
-            ax.plot(at, curves[name], color=st.SERIES[0], marker="o", ms=3.5)
-            best = chosen.get(name) if isinstance(chosen, dict) else chosen
-            if best is not None:
-                ax.axvline(best, color=st.POSITIVE, lw=1)
-                ax.annotate(
-                    f"{best:g}", (best, 1), xycoords=("data", "axes fraction"), xytext=(0, 1), ha="center", va="bottom",
-                    textcoords="offset points", fontsize=7, color=st.POSITIVE, annotation_clip=False,
-                )  # fmt: skip
-            if name in FROM_ZERO:
-                ax.set_ylim(0, max(1.0 if name.startswith("n_") else 0.1, 1.08 * ax.dataLim.y1))
-                ax.yaxis.get_major_locator().set_params(integer=name.startswith("n_"))
-            ax.set_ylabel({**LABELS, **(ylabel or {})}.get(name, name.replace("_", " ")))
-            ax.grid(axis="y")
-        for ax in axes[len(names) :]:
-            ax.remove()
-        fig.supxlabel("number of networks" if x == "n_components" else x.replace("_", " "), fontsize=8, color=st.INK)
-    return st.finish(fig, output_file)
+    title = "Number of networks" if title is None else title
+    fig, axes = st.small_multiples(
+        len(names), 3, lambda rows, columns: (st.COLUMN if columns == 1 else st.PAGE, 2.0 * rows + 0.4), title
+    )
+    for ax, name in zip(axes, names):
+        if {f"{name}_low", f"{name}_high"} <= set(curves):
+            low, high = (curves[f"{name}{end}"].to_numpy(float) for end in ("_low", "_high"))
+            ax.fill_between(at, low, high, color=st.SERIES[0], alpha=0.18, lw=0)
+        if f"{name}_null" in curves:
+            ax.plot(at, curves[f"{name}_null"], color=st.MUTED, lw=1, ls=(0, (4, 2)), label="chance")
+            ax.legend(loc="best")
+        ax.plot(at, curves[name], color=st.SERIES[0], marker="o", ms=3.5)
+        best = chosen.get(name) if isinstance(chosen, dict) else chosen
+        if best is not None:
+            ax.axvline(best, color=st.POSITIVE, lw=1)
+            ax.annotate(
+                f"{best:g}", (best, 1), xycoords=("data", "axes fraction"), xytext=(0, 1), ha="center", va="bottom",
+                textcoords="offset points", fontsize=7, color=st.POSITIVE, annotation_clip=False,
+            )  # fmt: skip
+        if name in FROM_ZERO:
+            ax.set_ylim(0, max(1.0 if name.startswith("n_") else 0.1, 1.08 * ax.dataLim.y1))
+            ax.yaxis.get_major_locator().set_params(integer=name.startswith("n_"))
+        ax.set_ylabel({**LABELS, **(ylabel or {})}.get(name, name.replace("_", " ")))
+        ax.grid(axis="y")
+    fig.supxlabel("number of networks" if x == "n_components" else x.replace("_", " "), fontsize=8, color=st.INK)
+    return fig

@@ -14,9 +14,8 @@ UNIT = "change in loss (nats per token)"
 DOSES = ("strength", "gain", "threshold", "n_neurons")
 
 
-def plot_lesion_effects(
-    result, controls=None, *, task=None, family=None, alpha=0.05, unit=UNIT, sort=True, title=None, output_file=None
-):
+@st.figure
+def plot_lesion_effects(result, controls=None, *, task=None, family=None, alpha=0.05, unit=UNIT, sort=True, title=None):
     """Draw each network's lesion effect as a point with its interval, over the cloud of its matched controls.
 
     Parameters
@@ -34,12 +33,6 @@ def plot_lesion_effects(
         Label of the effect axis.
     sort : bool
         Largest effect at the top.
-    title, output_file
-        See :func:`llmbrain.plotting.plot_network_map`.
-
-    Returns
-    -------
-    matplotlib.figure.Figure or None
 
     Examples
     --------
@@ -54,29 +47,29 @@ def plot_lesion_effects(
     if sort:
         table = table.sort_values("effect", ascending=False, kind="stable")
     q = "q" if "q" in table and table["q"].notna().any() else "p"
-    with st.style():
-        row = 0.27 if len(table) <= 6 else 0.19 if len(table) <= 40 else 0.14
-        body = row * len(table) + 0.1
-        name = f"Lesion effects{'' if task is None else f', {task}'}"
-        fig, place = st.fixed_figure(st.PAGE, body + 0.95, name if title is None else title)
-        ax = place(0.75, 0.22, st.PAGE - 2.6, body)
-        at = np.arange(len(table))
-        _control_cloud(ax, table, controls)
-        significant = (table[q] < alpha).to_numpy() if q in table else np.zeros(len(table), bool)
-        _effect_points(ax, table, at, significant)
-        ax.axvline(0, color=st.MUTED, lw=0.7, zorder=0)
-        ax.set_yticks(at, [short_name(n) for n in table["network"]], fontsize=7 if row > 0.15 else 6)
-        ax.set_ylim(len(table) - 0.4, -0.6)
-        ax.set(xlabel=unit, ylabel="network lesioned")
-        ax.grid(axis="x")
-        ax.tick_params(axis="y", length=0)
-        ax.spines["left"].set_visible(False)
-        _side_columns(ax, table, at, q, significant)
-        _effect_key(place(0.1, body + 0.68, st.PAGE - 0.2, 0.2), controls, family, significant.any(), alpha, q)
-    return st.finish(fig, output_file)
+    row = 0.27 if len(table) <= 6 else 0.19 if len(table) <= 40 else 0.14
+    body = row * len(table) + 0.1
+    name = f"Lesion effects{'' if task is None else f', {task}'}"
+    fig, place = st.fixed_figure(st.PAGE, body + 0.95, name if title is None else title)
+    ax = place(0.75, 0.22, st.PAGE - 2.6, body)
+    at = np.arange(len(table))
+    _control_cloud(ax, table, controls)
+    significant = (table[q] < alpha).to_numpy() if q in table else np.zeros(len(table), bool)
+    _effect_points(ax, table, at, significant)
+    ax.axvline(0, color=st.MUTED, lw=0.7, zorder=0)
+    ax.set_yticks(at, [short_name(n) for n in table["network"]], fontsize=7 if row > 0.15 else 6)
+    ax.set_ylim(len(table) - 0.4, -0.6)
+    ax.set(xlabel=unit, ylabel="network lesioned")
+    ax.grid(axis="x")
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    _side_columns(ax, table, at, q, significant)
+    _effect_key(place(0.1, body + 0.68, st.PAGE - 0.2, 0.2), controls, family, significant.any(), alpha, q)
+    return fig
 
 
-def plot_dose_response(table, *, x=None, group="network", xlabel=None, ylabel=UNIT, title=None, output_file=None):
+@st.figure
+def plot_dose_response(table, *, x=None, group="network", xlabel=None, ylabel=UNIT, title=None):
     """Draw effects against the dose of a lesion, with a band for the controls.
 
     Parameters
@@ -90,12 +83,6 @@ def plot_dose_response(table, *, x=None, group="network", xlabel=None, ylabel=UN
         Column that names the lines, drawn as small multiples.
     xlabel, ylabel : str, optional
         Axis labels.
-    title, output_file
-        See :func:`llmbrain.plotting.plot_network_map`.
-
-    Returns
-    -------
-    matplotlib.figure.Figure or None
 
     Examples
     --------
@@ -108,26 +95,27 @@ def plot_dose_response(table, *, x=None, group="network", xlabel=None, ylabel=UN
     x = x or next((c for c in DOSES if c in table), DOSES[0])
     _need(table, [x, "effect"])
     groups = list(dict.fromkeys(table[group])) if group in table else [None]
-    n_columns = min(4, len(groups))
-    n_rows = -(-len(groups) // n_columns)
-    with st.style():
-        width = st.PAGE if n_columns > 2 else st.COLUMN * max(1, n_columns)
-        fig = st.new_figure(width, 1.75 * n_rows + 0.45, "Dose and response" if title is None else title)
-        axes = fig.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
-        for ax, name in zip(axes.flat, groups):
-            part = (table if name is None else table[table[group] == name]).sort_values(x)
-            _dose_line(ax, part, x)
-            if name is not None:
-                ax.set_title(f"{group} {short_name(name)}", fontsize=8)
-        for ax in axes.flat[len(groups) :]:
-            ax.remove()
-        axes.flat[0].legend(loc="best", handlelength=1.2)
-        fig.supxlabel(xlabel or x.replace("n_neurons", "neurons lesioned"), fontsize=8, color=st.INK)
-        fig.supylabel(ylabel, fontsize=8, color=st.INK)
-    return st.finish(fig, output_file)
+    title = "Dose and response" if title is None else title
+    fig, axes = st.small_multiples(
+        len(groups),
+        4,
+        lambda rows, columns: (min(st.PAGE, st.COLUMN * columns), 1.75 * rows + 0.45),
+        title,
+        sharey=True,
+    )
+    for ax, name in zip(axes, groups):
+        part = (table if name is None else table[table[group] == name]).sort_values(x)
+        _dose_line(ax, part, x)
+        if name is not None:
+            ax.set_title(f"{group} {short_name(name)}", fontsize=8)
+    axes[0].legend(loc="best", handlelength=1.2)
+    fig.supxlabel(xlabel or x.replace("n_neurons", "neurons lesioned"), fontsize=8, color=st.INK)
+    fig.supylabel(ylabel, fontsize=8, color=st.INK)
+    return fig
 
 
-def plot_selectivity(result, *, value="effect", alpha=0.05, family=None, label=None, title=None, output_file=None):
+@st.figure
+def plot_selectivity(result, *, value="effect", alpha=0.05, family=None, label=None, title=None):
     """Draw the harm of each network's lesion on each task, with a dot where it exceeds the controls.
 
     Parameters
@@ -142,12 +130,6 @@ def plot_selectivity(result, *, value="effect", alpha=0.05, family=None, label=N
         Which control family; the first by default.
     label : str, optional
         Label of the colour bar.
-    title, output_file
-        See :func:`llmbrain.plotting.plot_network_map`.
-
-    Returns
-    -------
-    matplotlib.figure.Figure or None
 
     Examples
     --------
@@ -160,29 +142,27 @@ def plot_selectivity(result, *, value="effect", alpha=0.05, family=None, label=N
     grid = table.pivot_table(index="network", columns="task", values=value, sort=False)
     q = next((c for c in ("q", "p") if c in table and table[c].notna().any()), None)
     limit = float(np.nanmax(np.abs(grid.to_numpy()))) or 1.0
-    with st.style():
-        width = float(np.clip(1.6 + 0.42 * grid.shape[1], st.COLUMN, st.PAGE))
-        height = float(np.clip(1.25 + 0.17 * len(grid) + 0.06 * max(map(len, _short_tasks(grid.columns))), 2.2, 9.5))
-        fig = st.new_figure(width, height, "Lesions by task" if title is None else title)
-        ax = fig.add_subplot()
-        image = ax.imshow(grid, cmap=st.DIVERGING(), vmin=-limit, vmax=limit, aspect="auto")
-        if q is not None:
-            low = table.pivot_table(index="network", columns="task", values=q, sort=False).reindex_like(grid) < alpha
-            rows, cols = np.nonzero(low.to_numpy())
-            ax.scatter(cols, rows, s=9, color="white", edgecolor=st.INK, linewidth=0.7)
-        names = _short_tasks(grid.columns)
-        ax.set_xticks(range(grid.shape[1]), names, rotation=40, ha="right", rotation_mode="anchor")
-        every = 1 if len(grid) <= 45 else 4
-        ax.set_yticks(range(0, len(grid), every), [short_name(n) for n in grid.index[::every]])
-        ax.set_ylabel("network lesioned")
-        ax.spines[:].set_visible(False)
-        bar = fig.colorbar(image, ax=ax, shrink=min(0.7, 2.2 / height), aspect=20, pad=0.03)
-        bar.outline.set_visible(False)
-        bar.set_label(label or (UNIT if value == "effect" else value))
-        if q is not None:
-            found = f"Dot: {q}" if len(rows) else f"No effect has a {q}"
-            st.caption(fig, f"{found} < {alpha:g} against matched controls.")
-    return st.finish(fig, output_file)
+    width = float(np.clip(1.6 + 0.42 * grid.shape[1], st.COLUMN, st.PAGE))
+    height = float(np.clip(1.25 + 0.17 * len(grid) + 0.06 * max(map(len, _short_tasks(grid.columns))), 2.2, 9.5))
+    fig = st.new_figure(width, height, "Lesions by task" if title is None else title)
+    ax = fig.add_subplot()
+    image = ax.imshow(grid, cmap=st.diverging(), vmin=-limit, vmax=limit, aspect="auto")
+    if q is not None:
+        low = table.pivot_table(index="network", columns="task", values=q, sort=False).reindex_like(grid) < alpha
+        rows, cols = np.nonzero(low.to_numpy())
+        ax.scatter(cols, rows, s=9, color="white", edgecolor=st.INK, linewidth=0.7)
+    names = _short_tasks(grid.columns)
+    ax.set_xticks(range(grid.shape[1]), names, rotation=40, ha="right", rotation_mode="anchor")
+    every = 1 if len(grid) <= 45 else 4
+    ax.set_yticks(range(0, len(grid), every), [short_name(n) for n in grid.index[::every]])
+    ax.set_ylabel("network lesioned")
+    ax.spines[:].set_visible(False)
+    label = label or (UNIT if value == "effect" else value)
+    st.colorbar(fig, image, label, ax=ax, shrink=min(0.7, 2.2 / height), aspect=20, pad=0.03)
+    if q is not None:
+        found = f"Dot: {q}" if len(rows) else f"No effect has a {q}"
+        st.caption(fig, f"{found} < {alpha:g} against matched controls.")
+    return fig
 
 
 def short_name(network):

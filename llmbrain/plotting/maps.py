@@ -15,9 +15,8 @@ KINDS = Registry("kind", n_columns=3, aspect=0.5, layer_axis=False)
 SHOWN = 8.0  # |z| at which the colours are full
 
 
-def plot_network_map(
-    networks, network=0, geometry=None, *, threshold=3.0, topography=None, title=None, output_file=None
-):
+@st.figure
+def plot_network_map(networks, network=0, geometry=None, *, threshold=3.0, topography=None, title=None):
     """Draw one network: the sheet of every layer, and the share of each layer's neurons.
 
     Parameters
@@ -32,15 +31,6 @@ def plot_network_map(
         Neurons whose ``|z|`` does not exceed this stay blank.
     topography : Topography, optional
         Display order of neurons; the figure states it.
-    title : str, optional
-        Replaces the title.
-    output_file : path-like, optional
-        Save there and close the figure.
-
-    Returns
-    -------
-    matplotlib.figure.Figure or None
-        None if ``output_file`` is given.
 
     Examples
     --------
@@ -57,30 +47,22 @@ def plot_network_map(
     mosaic, corners = sheet_mosaic(np.where(np.abs(z) > threshold, z, 0), geometry, topography, aspect=1.9)
     width = 5.5
     height = float(np.clip(width * mosaic.shape[0] / mosaic.shape[1], 1.5, 8))
-    with st.style():
-        flag_note = flag_note if names[network] != str(network) else ""
-        note = join_notes(flag_note, "" if topography is None else topography.note)
-        title = _title(names[network], count, threshold, geometry) if title is None else title
-        fig, place = st.fixed_figure(st.PAGE, height + 0.78, title, note)
-        image = _draw_sheets(place(0.1, 0.08, width, height), mosaic, corners, geometry)
-        side = place(width + 0.55, 0.08, st.PAGE - width - 0.7, height)
-        _draw_profile(side, *layer_shares(z, geometry, threshold), geometry)
-        side.set_ylabel("layer", labelpad=1)
-        side.set_xlabel("% of the\nlayer's neurons")
-        _colorbar(fig, image, place(0.1, height + 0.2, 2.2, 0.09), threshold)
-    return st.finish(fig, output_file)
+    flag_note = flag_note if names[network] != str(network) else ""
+    note = join_notes(flag_note, "" if topography is None else topography.note)
+    title = _title(names[network], count, threshold, geometry) if title is None else title
+    fig, place = st.fixed_figure(st.PAGE, height + 0.78, title, note)
+    image = _draw_sheets(place(0.1, 0.08, width, height), mosaic, corners, geometry)
+    side = place(width + 0.55, 0.08, st.PAGE - width - 0.7, height)
+    _draw_profile(side, *layer_shares(z, geometry, threshold), geometry)
+    side.set_ylabel("layer", labelpad=1)
+    side.set_xlabel("% of the\nlayer's neurons")
+    _colorbar(fig, image, place(0.1, height + 0.2, 2.2, 0.09), threshold)
+    return fig
 
 
+@st.figure
 def plot_network_maps(
-    networks,
-    geometry=None,
-    *,
-    threshold=3.0,
-    topography=None,
-    kind="units",
-    n_columns=None,
-    title=None,
-    output_file=None,
+    networks, geometry=None, *, threshold=3.0, topography=None, kind="units", n_columns=None, title=None
 ):
     """Draw all networks as small multiples, each with its layer profile beside it.
 
@@ -99,12 +81,6 @@ def plot_network_maps(
         neurons it represents. ``"sheets"``: the sheet of every layer.
     n_columns : int, optional
         Networks per row.
-    title, output_file
-        See :func:`plot_network_map`.
-
-    Returns
-    -------
-    matplotlib.figure.Figure or None
 
     Examples
     --------
@@ -119,38 +95,34 @@ def plot_network_maps(
     wide = (st.PAGE - 0.45) / max(n_columns, 3)
     high = wide * draw.aspect
     names, flag_note = network_names(networks, len(z))
-    note = join_notes("Bars: share of each layer's neurons, each on its own scale.", flag_note)
-    note = note if topography is None else f"{note} {topography.note}"
-    with st.style():
-        title = f"{len(z)} network{'s' if len(z) > 1 else ''}, |z| > {threshold:g}" if title is None else title
-        width = min(st.PAGE, max(0.45 + n_columns * wide, 3.0, 0.3 + 0.052 * len(note)))  # the note has to fit
-        fig, place = st.fixed_figure(width, 0.05 + n_rows * (high + 0.2) + 0.62, title, note)
-        for k in range(len(z)):
-            left, top = 0.4 + wide * (k % n_columns), 0.2 + (high + 0.2) * (k // n_columns)
-            ax = place(left, top, 0.74 * wide, high)
-            image = draw(ax, np.where(np.abs(z[k]) > threshold, z[k], 0), geometry, topography)
-            ax.set_title(names[k], fontsize=7, pad=1.5)
-            side = place(left + 0.75 * wide, top, 0.18 * wide, high)
-            _draw_profile(side, *layer_shares(z[k], geometry, threshold), geometry, labels=False)
-            if k % n_columns == 0 and draw.layer_axis:
-                _layer_ticks(ax, geometry, 3)
-                ax.set_ylabel("layer", fontsize=7, labelpad=1)
-        bar = place(0.4, n_rows * (high + 0.2) + 0.16, 2.2, 0.08)
-        _colorbar(fig, image, bar, threshold)
-    return st.finish(fig, output_file)
+    bars = "Bars: share of each layer's neurons, each on its own scale."
+    note = join_notes(bars, flag_note, "" if topography is None else topography.note)
+    title = f"{len(z)} network{'s' if len(z) > 1 else ''}, |z| > {threshold:g}" if title is None else title
+    width = min(st.PAGE, max(0.45 + n_columns * wide, 3.0, 0.3 + 0.052 * len(note)))  # the note has to fit
+    fig, place = st.fixed_figure(width, 0.05 + n_rows * (high + 0.2) + 0.62, title, note)
+    for k in range(len(z)):
+        left, top = 0.4 + wide * (k % n_columns), 0.2 + (high + 0.2) * (k // n_columns)
+        ax = place(left, top, 0.74 * wide, high)
+        image = draw(ax, np.where(np.abs(z[k]) > threshold, z[k], 0), geometry, topography)
+        ax.set_title(names[k], fontsize=7, pad=1.5)
+        side = place(left + 0.75 * wide, top, 0.18 * wide, high)
+        _draw_profile(side, *layer_shares(z[k], geometry, threshold), geometry, labels=False)
+        if k % n_columns == 0 and draw.layer_axis:
+            _layer_ticks(ax, geometry, 3)
+            ax.set_ylabel("layer", fontsize=7, labelpad=1)
+    bar = place(0.4, n_rows * (high + 0.2) + 0.16, 2.2, 0.08)
+    _colorbar(fig, image, bar, threshold)
+    return fig
 
 
-def plot_layer_profiles(networks, geometry=None, *, threshold=3.0, title=None, output_file=None):
+@st.figure
+def plot_layer_profiles(networks, geometry=None, *, threshold=3.0, title=None):
     """Draw the depth of each network: networks x layers, coloured by the share of the layer's neurons.
 
     Parameters
     ----------
-    networks, geometry, threshold, title, output_file
+    networks, geometry, threshold
         See :func:`plot_network_maps`.
-
-    Returns
-    -------
-    matplotlib.figure.Figure or None
 
     Examples
     --------
@@ -161,31 +133,26 @@ def plot_layer_profiles(networks, geometry=None, *, threshold=3.0, title=None, o
     z, geometry = as_maps(networks, geometry)
     names, flag_note = network_names(networks, len(z))
     share = 100 * np.stack([sum(layer_shares(row, geometry, threshold)) for row in z])
-    with st.style():
-        height = float(np.clip(0.9 + (0.17 if len(z) <= 40 else 0.1) * len(z), 1.8, 9))
-        fig = st.new_figure(st.PAGE * 0.75, height, "Depth of the networks" if title is None else title)
-        ax = fig.add_subplot()
-        image = ax.imshow(share, cmap=st.SEQUENTIAL(), aspect="auto", vmin=0)
-        step = max(1, round(geometry.n_layers / 15))
-        ax.set_xticks(
-            range(0, geometry.n_layers, step), [geometry.layers[i] for i in range(0, geometry.n_layers, step)]
-        )
-        every = 1 if len(z) <= 40 else 4
-        ax.set_yticks(range(0, len(z), every), names[::every])
-        ax.set(xlabel="layer", ylabel="network")
-        bar = fig.colorbar(image, ax=ax, shrink=min(0.9, 2.2 / height), aspect=20, pad=0.02)
-        bar.set_label(f"% of neurons, |z| > {threshold:g}")
-        bar.outline.set_visible(False)
-        if flag_note:
-            st.caption(fig, flag_note)
-    return st.finish(fig, output_file)
+    height = float(np.clip(0.9 + (0.17 if len(z) <= 40 else 0.1) * len(z), 1.8, 9))
+    fig = st.new_figure(st.PAGE * 0.75, height, "Depth of the networks" if title is None else title)
+    ax = fig.add_subplot()
+    image = ax.imshow(share, cmap=st.sequential(), aspect="auto", vmin=0)
+    every = 1 if len(z) <= 40 else 4
+    ax.set_yticks(range(0, len(z), every), names[::every])
+    ax.set_ylabel("network")
+    st.layer_ticks(ax, geometry.layers)
+    label = f"% of neurons, |z| > {threshold:g}"
+    st.colorbar(fig, image, label, ax=ax, shrink=min(0.9, 2.2 / height), aspect=20, pad=0.02)
+    if flag_note:
+        st.caption(fig, flag_note)
+    return fig
 
 
 # -- parts --------------------------------------------------------------------------------------------------------
 def checked_network(network, n):
-    """The number of a network, if there is one of this number."""
+    """Return the number of a network, if it exists."""
     if not isinstance(network, (int, np.integer)) or not 0 <= network < n:
-        raise ParameterError(f"There are {n} networks, 0 to {n - 1}; got network={network!r}.")
+        raise ParameterError(f"network={network!r}: there are {n} networks, 0 to {n - 1}.")
     return network
 
 
@@ -194,14 +161,14 @@ def _title(network, count, threshold, geometry):
 
 
 def _columns(n, most):
-    """Small multiples: few columns for few networks, more for many, so that a page is enough."""
+    """Number of columns: few for few networks, more for many, so that one page is enough."""
     if n <= most:
         return n
     return most if n <= 6 * most else min(8, -(-n // 8))
 
 
 def _draw_sheets(ax, mosaic, corners, geometry):
-    image = ax.imshow(mosaic, cmap=st.DIVERGING(), vmin=-SHOWN, vmax=SHOWN)
+    image = ax.imshow(mosaic, cmap=st.diverging(), vmin=-SHOWN, vmax=SHOWN)
     frame_sheets(ax, corners, geometry)
     return image
 
@@ -223,7 +190,7 @@ def frame_sheets(ax, corners, geometry):
 def _draw_units(ax, cut, geometry, topography):
     """Draw layers from bottom to top and pooled units from left to right."""
     picture = unit_mosaic(cut, geometry, topography, n_bins=96)
-    image = ax.imshow(picture, cmap=st.DIVERGING(), vmin=-SHOWN, vmax=SHOWN, aspect="auto", origin="lower")
+    image = ax.imshow(picture, cmap=st.diverging(), vmin=-SHOWN, vmax=SHOWN, aspect="auto", origin="lower")
     ax.set_xticks([])
     ax.set_yticks([])
     ax.spines[:].set_visible(True)
@@ -235,7 +202,7 @@ def _draw_units(ax, cut, geometry, topography):
 def _draw_small_sheets(ax, cut, geometry, topography):
     """Draw the sheet of every layer."""
     mosaic, _ = sheet_mosaic(cut, geometry, topography, aspect=1.6)
-    image = ax.imshow(mosaic, cmap=st.DIVERGING(), vmin=-SHOWN, vmax=SHOWN)
+    image = ax.imshow(mosaic, cmap=st.diverging(), vmin=-SHOWN, vmax=SHOWN)
     ax.set_axis_off()
     return image
 
@@ -265,8 +232,7 @@ def _draw_profile(ax, positive, negative, geometry, labels=True):
 
 
 def _colorbar(fig, image, ax, threshold):
-    bar = fig.colorbar(image, cax=ax, orientation="horizontal")
-    bar.outline.set_visible(False)
+    bar = st.colorbar(fig, image, cax=ax, orientation="horizontal")
     ticks = [-SHOWN, -threshold, 0, threshold, SHOWN] if 0 < threshold < SHOWN else [-SHOWN, 0, SHOWN]
     bar.set_ticks(ticks, labels=[f"{t:g}".replace("-", "−") for t in ticks])
     ax.tick_params(length=2, pad=1.5)
@@ -274,5 +240,5 @@ def _colorbar(fig, image, ax, threshold):
 
 
 def join_notes(*notes):
-    """One line of several notes, or None if all are empty."""
+    """Join notes to one line; None if all are empty."""
     return " ".join(note for note in notes if note) or None

@@ -4,25 +4,19 @@ import numpy as np
 
 from ..exceptions import ParameterError
 from ..networks.connectivity import Connectivity
-from ..networks.evidence.matching import Matching
+from ..networks.evidence.matching import Matching, assign
 from . import style as st
 from .text import axis_token
 
 __all__ = ["plot_connectivity", "plot_coupling", "plot_layer_graph", "plot_matching", "similarity_order"]
 
+BAR = {"shrink": 0.7, "aspect": 22, "pad": 0.02}  # size and place of colour bars
+
 
 def similarity_order(matrix):
-    """Order rows so that similar rows are neighbours (average linkage on 1 - r, optimal leaf order).
+    """Order the rows of a similarity matrix so that similar rows are neighbours; NaN counts as 0.
 
-    Parameters
-    ----------
-    matrix : array of shape (n, n)
-        Similarities; NaN counts as 0.
-
-    Returns
-    -------
-    ndarray of shape (n,)
-        The rows in their new order.
+    Average linkage on 1 - r, optimal leaf order. Returns the row numbers in their new order.
     """
     from scipy.cluster.hierarchy import leaves_list, linkage
     from scipy.spatial.distance import squareform
@@ -34,7 +28,8 @@ def similarity_order(matrix):
     return leaves_list(linkage(squareform((distance + distance.T) / 2, checks=False), "average", optimal_ordering=True))
 
 
-def plot_connectivity(matrix, labels=None, *, reorder=True, label="correlation", title=None, output_file=None):
+@st.figure
+def plot_connectivity(matrix, labels=None, *, reorder=True, label="correlation", title=None):
     """Draw functional connectivity: the correlations of the networks' time courses.
 
     Parameters
@@ -47,12 +42,6 @@ def plot_connectivity(matrix, labels=None, *, reorder=True, label="correlation",
         Put similar rows side by side.
     label : str
         Name of the colour bar.
-    title, output_file
-        See :func:`llmbrain.plotting.plot_network_map`.
-
-    Returns
-    -------
-    matplotlib.figure.Figure or None
 
     Examples
     --------
@@ -68,20 +57,21 @@ def plot_connectivity(matrix, labels=None, *, reorder=True, label="correlation",
     shown = matrix[np.ix_(order, order)]
     np.fill_diagonal(shown, np.nan)
     limit = max(float(np.nanmax(np.abs(shown), initial=0)), 1e-6)
-    with st.style():
-        side = float(np.clip(1.9 + 0.14 * len(matrix), 3.0, 6.2))
-        fig = st.new_figure(side + 0.7, side, title if title is not None else "Functional connectivity")
-        ax = fig.add_subplot()
-        image = ax.imshow(shown, cmap=st.DIVERGING(), vmin=-limit, vmax=limit)
-        _name_axes(ax, [labels[i] for i in order], [labels[i] for i in order])
-        ax.set(xlabel="network", ylabel="network")
-        _bar(fig, image, ax, label)
-    return st.finish(fig, output_file)
+    side = float(np.clip(1.9 + 0.14 * len(matrix), 3.0, 6.2))
+    fig = st.new_figure(side + 0.7, side, title if title is not None else "Functional connectivity")
+    ax = fig.add_subplot()
+    image = ax.imshow(shown, cmap=st.diverging(), vmin=-limit, vmax=limit)
+    _name_axes(ax, [labels[i] for i in order], [labels[i] for i in order])
+    ax.set(xlabel="network", ylabel="network")
+    st.colorbar(fig, image, label, ax=ax, **BAR)
+    return fig
 
 
-def plot_matching(similarity, pairs=None, *, names=("first", "second"), label="correlation of maps", title=None,
-                  output_file=None):  # fmt: skip
-    """Draw how the networks of two decompositions, or two models, correspond; matched pairs are outlined.
+@st.figure
+def plot_matching(similarity, pairs=None, *, names=("first", "second"), label="correlation of maps", title=None):
+    """Draw how the networks of two decompositions, or two models, correspond.
+
+    Rows and columns are ordered so that matched pairs lie on the diagonal, best match first; they are outlined.
 
     Parameters
     ----------
@@ -93,46 +83,36 @@ def plot_matching(similarity, pairs=None, *, names=("first", "second"), label="c
         Names of the two decompositions.
     label : str
         Name of the colour bar.
-    title, output_file
-        See :func:`llmbrain.plotting.plot_network_map`.
-
-    Returns
-    -------
-    matplotlib.figure.Figure or None
-        Columns are reordered so that matched pairs lie on the diagonal, best match first.
 
     Examples
     --------
     >>> figure = plot_matching(np.array([[0.1, 0.9], [0.7, 0.2], [0.0, 0.1]]))
     """
     if isinstance(similarity, Matching):
-        matching, similarity = similarity, similarity.similarity
-        found = np.flatnonzero(matching.index >= 0)
-        pairs = np.stack([found, matching.index[found]], axis=1) if pairs is None else pairs
+        pairs, similarity = similarity if pairs is None else pairs, similarity.similarity
     similarity = np.asarray(similarity, float)
     if similarity.ndim != 2 or not similarity.size:
         raise ParameterError(f"Similarity must be (n_first, n_second) and not empty; got shape {similarity.shape}.")
     rows, cols, pairs = _matched_order(similarity, pairs)
-    with st.style():
-        shown = similarity[np.ix_(rows, cols)]
-        width = float(np.clip(1.8 + 0.15 * len(cols), st.COLUMN, st.PAGE))
-        height = float(np.clip(1.2 + 0.15 * len(rows), 2.4, 8.5))
-        fig = st.new_figure(width, height, "Matched networks" if title is None else title)
-        ax = fig.add_subplot()
-        signed = shown.min() < 0
-        limit = max(np.abs(shown).max(), 1e-9)
-        cmap = st.DIVERGING() if signed else st.SEQUENTIAL()
-        image = ax.imshow(shown, cmap=cmap, vmin=-limit if signed else 0, vmax=limit if signed else max(1.0, limit))
-        _outline(ax, len(pairs))
-        _name_axes(ax, rows, cols)
-        ax.set(xlabel=f"network, {names[1]}", ylabel=f"network, {names[0]}")
-        _bar(fig, image, ax, label)
-    return st.finish(fig, output_file)
+    shown = similarity[np.ix_(rows, cols)]
+    width = float(np.clip(1.8 + 0.15 * len(cols), st.COLUMN, st.PAGE))
+    height = float(np.clip(1.2 + 0.15 * len(rows), 2.4, 8.5))
+    fig = st.new_figure(width, height, "Matched networks" if title is None else title)
+    ax = fig.add_subplot()
+    signed = shown.min() < 0
+    limit = max(np.abs(shown).max(), 1e-9)
+    cmap = st.diverging() if signed else st.sequential()
+    image = ax.imshow(shown, cmap=cmap, vmin=-limit if signed else 0, vmax=limit if signed else max(1.0, limit))
+    _outline(ax, len(pairs))
+    _name_axes(ax, rows, cols)
+    ax.set(xlabel=f"network, {names[1]}", ylabel=f"network, {names[0]}")
+    st.colorbar(fig, image, label, ax=ax, **BAR)
+    return fig
 
 
+@st.figure
 def plot_coupling(
     first, second, *, events=None, names=("first model", "second model"), n_pairs=3, tokens=None, title=None,
-    output_file=None,
 ):  # fmt: skip
     """Draw how the time courses of two models' networks correlate over the same words.
 
@@ -148,12 +128,6 @@ def plot_coupling(
         Number of best matched pairs to draw as courses.
     tokens : (int, int), optional
         Rows whose courses are drawn; the first 80 by default.
-    title, output_file
-        See :func:`llmbrain.plotting.plot_network_map`.
-
-    Returns
-    -------
-    matplotlib.figure.Figure or None
 
     Examples
     --------
@@ -167,46 +141,42 @@ def plot_coupling(
             f"The courses have {len(first)} and {len(second)} rows; pool both models to the same words first."
         )
     r = first.T @ second / len(first)
-    rows, cols, pairs = _matched_order(r, None)
+    rows, cols, pairs = _matched_order(r, pairs=None)
     start, stop = (0, min(80, len(first))) if tokens is None else tokens
     pairs = pairs[:n_pairs]
-    with st.style():
-        fig = st.new_figure(
-            st.PAGE, 1.4 + max(1.5, 0.72 * len(pairs)), "Coupling of two models" if title is None else title
+    fig = st.new_figure(
+        st.PAGE, 1.4 + max(1.5, 0.72 * len(pairs)), "Coupling of two models" if title is None else title
+    )
+    left, right = fig.subfigures(1, 2, width_ratios=[1, 1.75])
+    ax = left.add_subplot()
+    limit = max(np.abs(r).max(), 1e-9)
+    image = ax.imshow(r[np.ix_(rows, cols)], cmap=st.diverging(), vmin=-limit, vmax=limit)
+    _outline(ax, min(r.shape))
+    _name_axes(ax, rows, cols, turn_over=10)
+    ax.set(xlabel=names[1], ylabel=names[0])
+    st.colorbar(left, image, "correlation of time courses", ax=ax, location="bottom", **BAR)
+    axes = right.subplots(len(pairs), 1, sharex=True, squeeze=False)[:, 0]
+    for course_ax, (i, j) in zip(axes, pairs):
+        sign = -1 if r[i, j] < 0 else 1
+        at = np.arange(start, stop)
+        course_ax.plot(at, first[start:stop, i], color=st.SERIES[0], lw=1.1)
+        course_ax.plot(at, sign * second[start:stop, j], color=st.SERIES[1], lw=1.1)
+        turned = ", sign reversed" if sign < 0 else ""
+        course_ax.set_title(
+            f"r = {r[i, j]:.2f}{turned}".replace("-", "−"), fontsize=7, loc="right", fontweight="normal", pad=2
         )
-        left, right = fig.subfigures(1, 2, width_ratios=[1, 1.75])
-        ax = left.add_subplot()
-        limit = max(np.abs(r).max(), 1e-9)
-        image = ax.imshow(r[np.ix_(rows, cols)], cmap=st.DIVERGING(), vmin=-limit, vmax=limit)
-        _outline(ax, min(r.shape))
-        _name_axes(ax, rows, cols, turn_over=10)
-        ax.set(xlabel=names[1], ylabel=names[0])
-        bar = left.colorbar(image, ax=ax, location="bottom", shrink=0.7, aspect=22, pad=0.02)
-        bar.outline.set_visible(False)
-        bar.set_label("correlation of time courses")
-        axes = right.subplots(len(pairs), 1, sharex=True, squeeze=False)[:, 0]
-        for course_ax, (i, j) in zip(axes, pairs):
-            sign = -1 if r[i, j] < 0 else 1
-            at = np.arange(start, stop)
-            course_ax.plot(at, first[start:stop, i], color=st.SERIES[0], lw=1.1, label=f"{names[0]}, network {i}")
-            course_ax.plot(
-                at, sign * second[start:stop, j], color=st.SERIES[1], lw=1.1, label=f"{names[1]}, network {j}"
-            )
-            turned = ", sign reversed" if sign < 0 else ""
-            course_ax.set_title(
-                f"r = {r[i, j]:.2f}{turned}".replace("-", "−"), fontsize=7, loc="right", fontweight="normal", pad=2
-            )
-            course_ax.set_title(f"networks {i} and {j}", fontsize=7, loc="left", pad=2)
-            course_ax.axhline(0, color=st.GRID, lw=0.6, zorder=0)
-            course_ax.set_yticks([])
-            course_ax.spines["left"].set_visible(False)
-        _word_axis(axes[-1], events, start, stop)
-        handles = axes[0].get_lines()[:2]
-        right.legend(handles, names, loc="outside lower center", ncols=2, handlelength=1.2)
-    return st.finish(fig, output_file)
+        course_ax.set_title(f"networks {i} and {j}", fontsize=7, loc="left", pad=2)
+        course_ax.axhline(0, color=st.GRID, lw=0.6, zorder=0)
+        course_ax.set_yticks([])
+        course_ax.spines["left"].set_visible(False)
+    _word_axis(axes[-1], events, start, stop)
+    handles = axes[0].get_lines()[:2]
+    right.legend(handles, names, loc="outside lower center", ncols=2, handlelength=1.2)
+    return fig
 
 
-def plot_layer_graph(matrix, layers=None, *, keep=0.1, label="correlation", title=None, output_file=None):
+@st.figure
+def plot_layer_graph(matrix, layers=None, *, keep=0.1, label="correlation", title=None):
     """Draw the strongest links between layers as arcs: warm above the line for positive, cool below it for negative.
 
     Parameters
@@ -219,12 +189,6 @@ def plot_layer_graph(matrix, layers=None, *, keep=0.1, label="correlation", titl
         Share of the links to draw, the strongest ones.
     label : str
         Name of the strength.
-    title, output_file
-        See :func:`llmbrain.plotting.plot_network_map`.
-
-    Returns
-    -------
-    matplotlib.figure.Figure or None
 
     Examples
     --------
@@ -247,35 +211,29 @@ def plot_layer_graph(matrix, layers=None, *, keep=0.1, label="correlation", titl
     strong = max(np.abs(strength[chosen]).max(), 1e-9)
     up = max([j[k] - i[k] for k in chosen if strength[k] >= 0], default=0) / 2
     down = max([j[k] - i[k] for k in chosen if strength[k] < 0], default=0) / 2
-    with st.style():
-        unit = (st.PAGE - 0.6) / n
-        fig = st.new_figure(
-            st.PAGE,
-            float(np.clip(unit * (up + down) * 0.8 + 1.0, 1.8, 6)),
-            "Links between layers" if title is None else title,
-        )
-        ax = fig.add_subplot()
-        for k in chosen:
-            weight = abs(strength[k]) / strong
-            positive = strength[k] >= 0
-            span = float(j[k] - i[k])
-            ax.add_patch(
-                Arc(((i[k] + j[k]) / 2, 0), span, span, theta1=0 if positive else 180, theta2=180 if positive else 360,
-                    color=st.POSITIVE if positive else st.NEGATIVE, lw=0.4 + 2.2 * weight, alpha=0.2 + 0.7 * weight)
-            )  # fmt: skip
-        ax.scatter(np.arange(n), np.zeros(n), s=16, color=st.INK, zorder=3)
-        ax.set(xlim=(-0.7, n - 0.3), ylim=(-down - 0.8, up + 0.4))
-        ax.set_yticks([])
-        every = max(1, round(n / 20))
-        ax.set_xticks(range(0, n, every), layers[::every])
-        ax.spines[:].set_visible(False)
-        ax.tick_params(length=0)
-        ax.set_xlabel("layer")
-        weakest = f"{np.abs(strength[chosen]).min():.2f}"
-        st.caption(
-            fig, f"The strongest {100 * keep:g} % of links, |{label}| ≥ {weakest}; width and depth of colour follow it."
-        )
-    return st.finish(fig, output_file)
+    unit = (st.PAGE - 0.6) / n
+    height = float(np.clip(unit * (up + down) * 0.8 + 1.0, 1.8, 6))
+    fig = st.new_figure(st.PAGE, height, "Links between layers" if title is None else title)
+    ax = fig.add_subplot()
+    for k in chosen:
+        weight = abs(strength[k]) / strong
+        positive = strength[k] >= 0
+        span = float(j[k] - i[k])
+        ax.add_patch(
+            Arc(((i[k] + j[k]) / 2, 0), span, span, theta1=0 if positive else 180, theta2=180 if positive else 360,
+                color=st.POSITIVE if positive else st.NEGATIVE, lw=0.4 + 2.2 * weight, alpha=0.2 + 0.7 * weight)
+        )  # fmt: skip
+    ax.scatter(np.arange(n), np.zeros(n), s=16, color=st.INK, zorder=3)
+    ax.set(xlim=(-0.7, n - 0.3), ylim=(-down - 0.8, up + 0.4))
+    ax.set_yticks([])
+    st.layer_ticks(ax, layers, 20)
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+    weakest = f"{np.abs(strength[chosen]).min():.2f}"
+    st.caption(
+        fig, f"The strongest {100 * keep:g} % of links, |{label}| ≥ {weakest}; width and depth of colour follow it."
+    )
+    return fig
 
 
 # -- parts --------------------------------------------------------------------------------------------------------
@@ -286,13 +244,17 @@ def _standard(x):
     return (x - x.mean(axis=0)) / np.maximum(x.std(axis=0), 1e-9)
 
 
-def _matched_order(similarity, pairs):
-    """Rows and columns such that matched pairs come first, on the diagonal, best first."""
-    from scipy.optimize import linear_sum_assignment
+def matched_pairs(pairs, similarity):
+    """Return matched rows and columns, ``(n_pairs, 2)``: those given, or the best one-to-one assignment for None."""
+    if pairs is None or isinstance(pairs, Matching):
+        index = assign(np.abs(similarity)) if pairs is None else pairs.index
+        pairs = [(i, j) for i, j in enumerate(index) if j >= 0]
+    return np.asarray(pairs, int).reshape(-1, 2)
 
-    if pairs is None:
-        pairs = np.stack(linear_sum_assignment(-np.abs(similarity)), axis=1)
-    pairs = np.asarray(pairs, int).reshape(-1, 2)
+
+def _matched_order(similarity, pairs):
+    """Order rows and columns such that matched pairs come first, on the diagonal, best first."""
+    pairs = matched_pairs(pairs, similarity)
     pairs = pairs[np.argsort(-np.abs(similarity[pairs[:, 0], pairs[:, 1]]), kind="stable")]
     rows = [*pairs[:, 0], *sorted(set(range(similarity.shape[0])) - set(pairs[:, 0].tolist()))]
     cols = [*pairs[:, 1], *sorted(set(range(similarity.shape[1])) - set(pairs[:, 1].tolist()))]
@@ -333,9 +295,3 @@ def _name_axes(ax, rows, columns, most=40, turn_over=24):
     if max(map(len, columns), default=0) > 2 or len(columns) > turn_over:
         ax.tick_params(axis="x", rotation=90)
     ax.spines[:].set_visible(False)
-
-
-def _bar(fig, image, ax, label):
-    bar = fig.colorbar(image, ax=ax, shrink=0.7, aspect=22, pad=0.02)
-    bar.outline.set_visible(False)
-    bar.set_label(label)

@@ -14,17 +14,7 @@ MARKERS = "osD^vP<X"
 def recipe_names(table):
     """Name each row's recipe by the parts that differ between rows.
 
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        With some of the columns ``score, allocation, compensation, variant``.
-
-    Returns
-    -------
-    names : pandas.Series
-        Such as ``"flap + bias"``.
-    parts : str
-        The parts of the names, such as ``"score + compensation"``.
+    Returns the names, such as ``"flap + bias"``, and what they consist of, such as ``"score + compensation"``.
     """
     parts = [c for c in PARTS if c in table]
     varying = [c for c in parts if table[c].nunique() > 1] or parts[:1]
@@ -36,7 +26,8 @@ def recipe_names(table):
     return table[varying].astype(str).agg(" + ".join, axis=1), parts
 
 
-def plot_pruning_grid(table, *, x=None, y="perplexity", dense=None, title=None, output_file=None):
+@st.figure
+def plot_pruning_grid(table, *, x=None, y="perplexity", dense=None, title=None):
     """Draw perplexity against size: one line per recipe, with a band over the seeds.
 
     Parameters
@@ -52,12 +43,6 @@ def plot_pruning_grid(table, *, x=None, y="perplexity", dense=None, title=None, 
     dense : float, optional
         Value of the unpruned model, drawn as a line; taken from its row (score ``"dense"`` or ratio 0) or derived from
         ``ratio_to_dense`` where these are there.
-    title, output_file
-        See :func:`llmbrain.plotting.plot_network_map`.
-
-    Returns
-    -------
-    matplotlib.figure.Figure or None
 
     Examples
     --------
@@ -78,34 +63,20 @@ def plot_pruning_grid(table, *, x=None, y="perplexity", dense=None, title=None, 
         raise ParameterError(f"No recipe has a finite {y}, so there is nothing to draw.")
     order = list(table.groupby("recipe")[y].median().sort_values(ascending=False).index)
     one_size = "ratio" in table and table["ratio"].nunique() == 1 and x is None
-    with st.style():
-        title = "What a smaller model costs" if title is None else title
-        fig = (_recipe_dots if one_size else _recipe_lines)(
-            table, x, y, order[::-1] if one_size else order, dense, parts, title
-        )
-        if broken:
-            st.caption(fig, f"Not drawn where {y.replace('_', ' ')} is not finite: {broken}.")
-    return st.finish(fig, output_file)
+    title = "What a smaller model costs" if title is None else title
+    fig = (_recipe_dots if one_size else _recipe_lines)(
+        table, x, y, order[::-1] if one_size else order, dense, parts, title
+    )
+    if broken:
+        st.caption(fig, f"Not drawn where {y.replace('_', ' ')} is not finite: {broken}.")
+    return fig
 
 
 def split_dense(table, y="perplexity", dense=None):
-    """Separate the row of the unpruned model from those of recipes.
+    """Separate the row of the unpruned model from those of recipes: return the other rows, and its cost or None.
 
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        See :func:`plot_pruning_grid`; the unpruned model has the score ``"dense"`` or the ratio 0.
-    y : str
-        Column of the cost.
-    dense : float, optional
-        Its value, if known otherwise.
-
-    Returns
-    -------
-    recipes : pandas.DataFrame
-        The other rows.
-    dense : float or None
-        Value of the unpruned model, derived from ``ratio_to_dense`` if it has no row.
+    The unpruned model has the score ``"dense"`` or the ratio 0; without such a row its perplexity is derived from
+    ``ratio_to_dense``.
     """
     is_dense = np.zeros(len(table), bool)
     if "score" in table:
@@ -119,7 +90,8 @@ def split_dense(table, y="perplexity", dense=None):
     return (table[~is_dense] if not is_dense.all() else table), dense
 
 
-def plot_kept_neurons(kept, geometry, *, title=None, output_file=None):
+@st.figure
+def plot_kept_neurons(kept, geometry, *, title=None):
     """Draw how many neurons each layer keeps.
 
     Parameters
@@ -128,12 +100,6 @@ def plot_kept_neurons(kept, geometry, *, title=None, output_file=None):
         Kept units of each layer; several recipes in a dict become one row each.
     geometry : NeuronGeometry
         The neurons before pruning.
-    title, output_file
-        See :func:`llmbrain.plotting.plot_network_map`.
-
-    Returns
-    -------
-    matplotlib.figure.Figure or None
 
     Examples
     --------
@@ -143,29 +109,22 @@ def plot_kept_neurons(kept, geometry, *, title=None, output_file=None):
     named = kept if isinstance(kept, dict) else {"": kept}
     share = np.stack([_kept_share(value, geometry) for value in named.values()])
     at = np.arange(geometry.n_layers)
-    with st.style():
-        if len(named) == 1:
-            title = f"Neurons kept: {100 * _total(share[0], geometry):.1f} %" if title is None else title
-            fig = st.new_figure(st.PAGE * 0.75, 2.2, title)
-            ax = fig.add_subplot()
-            ax.bar(at, np.full(len(at), 100.0), color=st.GRID, width=0.8)
-            ax.bar(at, 100 * share[0], color=st.SERIES[0], width=0.8)
-            ax.set(ylim=(0, 100), ylabel="% of neurons kept", xlim=(-0.7, len(at) - 0.3))
-        else:
-            title = "Neurons kept in each layer" if title is None else title
-            fig = st.new_figure(st.PAGE, 0.95 + 0.24 * len(named), title)
-            ax = fig.add_subplot()
-            image = ax.imshow(
-                100 * share, cmap=st.SEQUENTIAL(), aspect="auto", vmin=min(50, 100 * share.min()), vmax=100
-            )
-            ax.set_yticks(range(len(named)), list(named))
-            bar = fig.colorbar(image, ax=ax, aspect=12, pad=0.02)
-            bar.outline.set_visible(False)
-            bar.set_label("% kept")
-        step = max(1, round(geometry.n_layers / 15))
-        ax.set_xticks(at[::step], [geometry.layers[i] for i in at[::step]])
-        ax.set_xlabel("layer")
-    return st.finish(fig, output_file)
+    if len(named) == 1:
+        title = f"Neurons kept: {100 * _total(share[0], geometry):.1f} %" if title is None else title
+        fig = st.new_figure(st.PAGE * 0.75, 2.2, title)
+        ax = fig.add_subplot()
+        ax.bar(at, np.full(len(at), 100.0), color=st.GRID, width=0.8)
+        ax.bar(at, 100 * share[0], color=st.SERIES[0], width=0.8)
+        ax.set(ylim=(0, 100), ylabel="% of neurons kept", xlim=(-0.7, len(at) - 0.3))
+    else:
+        title = "Neurons kept in each layer" if title is None else title
+        fig = st.new_figure(st.PAGE, 0.95 + 0.24 * len(named), title)
+        ax = fig.add_subplot()
+        image = ax.imshow(100 * share, cmap=st.sequential(), aspect="auto", vmin=min(50, 100 * share.min()), vmax=100)
+        ax.set_yticks(range(len(named)), list(named))
+        st.colorbar(fig, image, "% kept", ax=ax, aspect=12, pad=0.02)
+    st.layer_ticks(ax, geometry.layers)
+    return fig
 
 
 # -- parts --------------------------------------------------------------------------------------------------------
@@ -195,14 +154,8 @@ def _recipe_dots(table, x, y, order, dense, parts, title):
         values = table.loc[table["recipe"] == recipe, y].to_numpy(float)
         ax.hlines(i, dense if dense is not None else values.min(), values.mean(), color=st.GRID, lw=2, zorder=1)
         ax.scatter(values, np.full(len(values), i), s=28, color=st.SERIES[0], zorder=3)
-        ax.annotate(
-            _price(values.mean()),
-            (values.max(), i),
-            xytext=(6, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=7,
-        )
+        place = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
+        ax.annotate(_price(values.mean()), (values.max(), i), fontsize=7, **place)
     if dense is not None:
         ax.axvline(dense, color=st.INK, lw=0.9, ls=(0, (4, 2)))
         ax.annotate(

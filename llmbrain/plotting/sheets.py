@@ -17,27 +17,10 @@ FLAG_NOTE = f"{FLAG} flagged: empty or unstable."
 
 
 def as_maps(networks, geometry=None):
-    """Read maps from a network set, a fitted estimator, a mask, an array or an image.
+    """Read what a figure shows: maps z-scored over neurons, ``(n_networks, n_neurons)``, and their geometry.
 
-    Parameters
-    ----------
-    networks : NetworkSet, fitted estimator, NeuronMask, array of shape (n_networks, n_neurons), or NIfTI image
-        What to draw.
-    geometry : NeuronGeometry, optional
-        Needed for arrays and images.
-
-    Returns
-    -------
-    z : ndarray of shape (n_networks, n_neurons)
-        Maps z-scored over neurons.
-    geometry : NeuronGeometry
-
-    Raises
-    ------
-    ParameterError
-        If an array comes without its geometry.
-    GeometryMismatchError
-        If the maps do not have one value per neuron.
+    ``networks`` is a network set, a fitted estimator, a mask, an array or a NIfTI image; arrays and images need
+    ``geometry``.
     """
     networks = _network_set(networks)
     if isinstance(networks, NetworkSet):
@@ -45,9 +28,7 @@ def as_maps(networks, geometry=None):
     if isinstance(networks, NeuronMask):
         return np.atleast_2d(np.asarray(networks.values, np.float32)), networks.geometry
     if geometry is None:
-        raise ParameterError(
-            "Maps given as an array or image need geometry=, the NeuronGeometry they were recorded in."
-        )
+        raise ParameterError("Maps given as an array or image need geometry=, the NeuronGeometry of the recording.")
     maps = geometry.to_array(networks) if isinstance(networks, SpatialImage) else np.asarray(networks)
     if maps.shape[-1] != geometry.n_neurons:
         raise GeometryMismatchError(
@@ -57,21 +38,7 @@ def as_maps(networks, geometry=None):
 
 
 def network_names(networks, n):
-    """Labels of networks on figures: their numbers, with a mark on flagged ones.
-
-    Parameters
-    ----------
-    networks : object
-        A network set or estimator whose metrics flag networks; anything else flags none.
-    n : int
-        How many networks.
-
-    Returns
-    -------
-    names : list of str
-    note : str
-        Meaning of the mark; empty if no network is flagged.
-    """
+    """Return the labels of ``n`` networks, their numbers with a mark on flagged ones, and the meaning of the mark."""
     networks = _network_set(networks)
     metrics = networks.metrics if isinstance(networks, NetworkSet) else None
     known = metrics is not None and "flagged" in metrics and len(metrics) == n
@@ -84,21 +51,7 @@ def _network_set(networks):
 
 
 def mosaic_layout(n_sheets, rows, cols, aspect=2.2):
-    """Choose the number of sheets per row.
-
-    Parameters
-    ----------
-    n_sheets : int
-        Number of sheets.
-    rows, cols : int
-        Size of each.
-    aspect : float
-        Target width over height of the whole; full rows of sheets are preferred.
-
-    Returns
-    -------
-    int
-    """
+    """Choose the number of sheets per row: full rows if possible, ``aspect`` is the target width over height."""
     best, chosen = np.inf, 1
     for across in range(1, n_sheets + 1):
         down = -(-n_sheets // across)
@@ -109,29 +62,10 @@ def mosaic_layout(n_sheets, rows, cols, aspect=2.2):
 
 
 def sheet_mosaic(values, geometry, topography=None, n_across=None, gap=2, aspect=2.2):
-    """Arrange the sheets of all layers side by side, the first layer at the top left.
+    """Arrange the sheets of all layers of a map ``(n_neurons,)`` side by side, from the top left.
 
-    Parameters
-    ----------
-    values : array of shape (n_neurons,)
-        One map.
-    geometry : NeuronGeometry
-        Its neurons.
-    topography : Topography, optional
-        Display order.
-    n_across : int, optional
-        Sheets per row; chosen from ``aspect`` by default.
-    gap : int
-        Empty pixels between sheets.
-    aspect : float
-        Target width over height.
-
-    Returns
-    -------
-    mosaic : ndarray of shape (height, width)
-        NaN between sheets and in padding.
-    corners : ndarray of shape (n_layers, 2)
-        Row and column of each sheet's first pixel.
+    Returns the mosaic, NaN between sheets and in padding, and the row and column of each sheet's first pixel, shape
+    ``(n_layers, 2)``. ``n_across`` is the number of sheets per row; by default ``aspect`` (width over height) decides.
 
     Examples
     --------
@@ -158,20 +92,7 @@ def sheet_mosaic(values, geometry, topography=None, n_across=None, gap=2, aspect
 
 
 def signed_max(array, axis=-1):
-    """Value of largest magnitude along an axis, with its sign.
-
-    Parameters
-    ----------
-    array : ndarray
-        May hold NaN.
-    axis : int
-        The axis.
-
-    Returns
-    -------
-    ndarray
-        NaN only where all values are.
-    """
+    """Return the value of largest magnitude along an axis, with its sign; NaN only where all values are NaN."""
     filled = np.where(np.isnan(array), 0, array)
     high, low = filled.max(axis=axis), filled.min(axis=axis)
     out = np.where(high >= -low, high, low)
@@ -179,23 +100,9 @@ def signed_max(array, axis=-1):
 
 
 def unit_mosaic(values, geometry, topography=None, n_bins=None):
-    """Arrange a map as layers x units; each pixel shows the strongest of the neurons it represents.
+    """Arrange a map ``(n_neurons,)`` as layers x units, ``(n_layers, n_bins)``: each pixel shows its strongest neuron.
 
-    Parameters
-    ----------
-    values : array of shape (n_neurons,)
-        One map.
-    geometry : NeuronGeometry
-        Its neurons.
-    topography : Topography, optional
-        Display order; neurons then follow a Hilbert curve through the sheet.
-    n_bins : int, optional
-        Pixels of the widest layer; by default one per neuron.
-
-    Returns
-    -------
-    ndarray of shape (n_layers, n_bins)
-        NaN to the right of layers that are narrower than the widest.
+    With a topography neurons follow a Hilbert curve through the sheet. Layers narrower than the widest end in NaN.
     """
     values = np.asarray(values, np.float32)
     widest = max(geometry.sizes)
@@ -208,21 +115,7 @@ def unit_mosaic(values, geometry, topography=None, n_bins=None):
 
 
 def layer_shares(z, geometry, threshold=3.0):
-    """Share of each layer's neurons in a network, separately for positive and negative values.
-
-    Parameters
-    ----------
-    z : array of shape (n_neurons,)
-        One z-scored map.
-    geometry : NeuronGeometry
-        Its neurons.
-    threshold : float
-        Neurons with ``|z| > threshold`` belong to the network.
-
-    Returns
-    -------
-    positive, negative : ndarray of shape (n_layers,)
-    """
+    """Return the shares of each layer's neurons above ``threshold`` and below ``-threshold``, ``(n_layers,)``."""
     z = np.asarray(z)
     count = np.array(geometry.sizes, float)
     return tuple(

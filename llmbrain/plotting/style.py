@@ -5,6 +5,8 @@ restyle a figure for a dark background by exchanging them.
 """
 
 import contextlib
+import functools
+import inspect
 from pathlib import Path
 
 import numpy as np
@@ -13,20 +15,23 @@ from ..exceptions import ParameterError
 
 __all__ = [
     "COLUMN",
-    "DIVERGING",
     "GRID",
     "INK",
     "MUTED",
     "NEGATIVE",
     "PAGE",
     "POSITIVE",
-    "SEQUENTIAL",
     "SERIES",
     "caption",
-    "finish",
+    "colorbar",
+    "diverging",
+    "figure",
     "fixed_figure",
     "network_colors",
+    "layer_ticks",
     "new_figure",
+    "sequential",
+    "small_multiples",
     "style",
 ]
 
@@ -83,26 +88,35 @@ RC = {
 }
 
 
+# What all figures share, appended to the parameters that a plotting function documents.
+_SHARED = """
+title : str, optional
+    Replaces the title; "" for none.
+output_file : path-like, optional
+    Save the figure there and close it.
+
+Returns
+-------
+matplotlib.figure.Figure or None
+    None if ``output_file`` is given."""
+
+
+@functools.cache
+def diverging():
+    """Return the colour map for signed values."""
+    return _colormap("llmbrain_diverging", _DIVERGING)
+
+
+@functools.cache
+def sequential():
+    """Return the colour map for values from 0 upwards."""
+    return _colormap("llmbrain_sequential", _SEQUENTIAL)
+
+
 def _colormap(name, colors):
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list(name, colors, N=256)
-
-
-class _LazyMap:
-    """Colour map that is built on first use, so that importing the package does not import matplotlib."""
-
-    def __init__(self, name, colors):
-        self.name, self.colors, self._map = name, colors, None
-
-    def __call__(self):
-        if self._map is None:
-            self._map = _colormap(self.name, self.colors)
-        return self._map
-
-
-DIVERGING = _LazyMap("llmbrain_diverging", _DIVERGING)
-SEQUENTIAL = _LazyMap("llmbrain_sequential", _SEQUENTIAL)
 
 
 @contextlib.contextmanager
@@ -121,20 +135,38 @@ def style():
         mpl.interactive(interactive)
 
 
+def figure(draw):
+    """Make a plotting function of one that draws: it takes ``output_file=`` too, and its docstring says so."""
+
+    @functools.wraps(draw)
+    def plot(*args, output_file=None, **kwargs):
+        with style():
+            fig = draw(*args, **kwargs)
+        return fig if output_file is None else _save(fig, Path(output_file))
+
+    signature = inspect.signature(draw)
+    output_file = inspect.Parameter("output_file", inspect.Parameter.KEYWORD_ONLY, default=None)
+    plot.__signature__ = signature.replace(parameters=[*signature.parameters.values(), output_file])
+    parameters, heading, examples = inspect.cleandoc(draw.__doc__).partition("\n\nExamples\n")
+    plot.__doc__ = parameters + _SHARED + heading + examples
+    return plot
+
+
+def _save(fig, path):
+    import matplotlib.pyplot as plt
+
+    known = fig.canvas.get_supported_filetypes()
+    if path.suffix.lstrip(".").lower() not in known:
+        plt.close(fig)
+        raise ParameterError(f"output_file={str(path)!r} has an unknown ending. Use one of {sorted(known)}.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with style():
+        fig.savefig(path)
+    plt.close(fig)
+
+
 def new_figure(width=PAGE, height=3.0, title=None):
-    """Make a figure whose parts cannot overlap (constrained layout).
-
-    Parameters
-    ----------
-    width, height : float
-        Inches.
-    title : str, optional
-        Bold, on the left.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-    """
+    """Make a figure of ``width`` x ``height`` inches whose parts cannot overlap (constrained layout)."""
     import matplotlib.pyplot as plt
 
     fig = plt.figure(figsize=(width, height), layout="constrained")
@@ -145,22 +177,10 @@ def new_figure(width=PAGE, height=3.0, title=None):
 
 
 def fixed_figure(width=PAGE, height=3.0, title=None, note=None):
-    """Make a figure whose axes are placed explicitly, for many panels, where layout engines are slow.
+    """Make a figure for many panels, where layout engines are slow, and a function that places its axes.
 
-    Parameters
-    ----------
-    width, height : float
-        Inches, without the title.
-    title : str, optional
-        Bold line at the top; takes 0.3 inches more.
-    note : str, optional
-        Muted line at the bottom, within the height.
-
-    Returns
-    -------
-    fig : matplotlib.figure.Figure
-    place : callable
-        ``place(left, top, width, height)`` adds axes by their distance in inches from the left edge and from the title.
+    ``height`` includes the muted ``note`` at the bottom, but not the title, which takes 0.3 inches more. Returns the
+    figure and ``place(left, top, width, height)``, in inches from the left edge and from the title.
     """
     import matplotlib.pyplot as plt
 
@@ -179,66 +199,46 @@ def fixed_figure(width=PAGE, height=3.0, title=None, note=None):
     return fig, place
 
 
+def small_multiples(n, most, size, title=None, **share):
+    """Make a figure of ``n`` equal panels, at most ``most`` per row.
+
+    ``size(n_rows, n_columns)`` gives the width and height in inches. Returns the figure and its ``n`` axes.
+    """
+    n_columns = min(most, n)
+    n_rows = -(-n // n_columns)
+    fig = new_figure(*size(n_rows, n_columns), title)
+    axes = fig.subplots(n_rows, n_columns, sharex=True, squeeze=False, **share).ravel()
+    for ax in axes[n:]:
+        ax.remove()
+    return fig, axes[:n]
+
+
 def caption(fig, text):
-    """Write a muted line at the bottom of a figure.
-
-    Parameters
-    ----------
-    fig : matplotlib.figure.Figure
-    text : str
-    """
-    return fig.supxlabel(text, x=0.01, ha="left", fontsize=6.5, color=MUTED)
+    """Write a muted line at the bottom of a figure."""
+    fig.supxlabel(text, x=0.01, ha="left", fontsize=6.5, color=MUTED)
 
 
-def finish(fig, output_file=None):
-    """Return a figure, or save it.
+def colorbar(fig, image, label=None, **where):
+    """Add a colour bar without a frame; ``where`` are arguments of matplotlib's ``colorbar``."""
+    bar = fig.colorbar(image, **where)
+    bar.outline.set_visible(False)
+    if label:
+        bar.set_label(label)
+    return bar
 
-    Parameters
-    ----------
-    fig : matplotlib.figure.Figure
-    output_file : path-like, optional
-        Save there and close the figure.
 
-    Returns
-    -------
-    matplotlib.figure.Figure or None
-        None if it was saved.
-
-    Raises
-    ------
-    ParameterError
-        If matplotlib cannot write the format that the file's ending names.
-    """
-    if output_file is None:
-        return fig
-    import matplotlib.pyplot as plt
-
-    path = Path(output_file)
-    known = fig.canvas.get_supported_filetypes()
-    if path.suffix.lstrip(".").lower() not in known:
-        plt.close(fig)
-        raise ParameterError(f"output_file={str(path)!r} has an unknown ending. Use one of {sorted(known)}.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with style():
-        fig.savefig(path)
-    plt.close(fig)
-    return None
+def layer_ticks(ax, layers, most=15):
+    """Label the x axis with the numbers of the layers, about ``most`` of them."""
+    step = max(1, round(len(layers) / most))
+    ax.set_xticks(range(0, len(layers), step), layers[::step])
+    ax.set_xlabel("layer")
 
 
 def network_colors(n):
-    """Return ``n`` distinguishable colours; neighbours in the list differ in hue and lightness.
+    """Return ``n`` RGB colours, shape ``(n, 3)``; neighbours in the list differ in hue and lightness.
 
     Hue alone does not distinguish many networks, least of all for colour-blind readers, so every figure that uses these
     also writes the networks' numbers.
-
-    Parameters
-    ----------
-    n : int
-        Number of colours.
-
-    Returns
-    -------
-    ndarray of shape (n, 3)
     """
     hue = 2 * np.pi * ((np.arange(n) * 0.61803398875 + 0.07) % 1.0)
     light = np.resize([0.58, 0.74, 0.48, 0.66], n)

@@ -13,22 +13,12 @@ FULL = 3.0  # |z| at which the shade is full
 
 
 def visible_token(token):
-    """Text of a token with visible signs for newlines and tabs.
-
-    Parameters
-    ----------
-    token : str
-        A newline may also be written as a backslash and an ``n``, as event tables do.
-
-    Returns
-    -------
-    str
-    """
+    r"""Return a token with visible signs for newlines and tabs, which event tables write as ``\n`` and ``\t``."""
     return str(token).replace("\\n", "\n").replace("\n", "⏎").replace("\\t", "\t").replace("\t", "⇥")
 
 
 def axis_token(token, longest=14):
-    """Text of a token under an axis: without leading space, shortened, with ``$`` escaped."""
+    """Return the label of a token on an axis: without leading space, shortened, with ``$`` escaped."""
     text = visible_token(token).strip(" ") or "␣"
     text = text if len(text) <= longest else text[: longest - 1] + "…"
     return text.replace("$", r"\$")
@@ -53,9 +43,8 @@ def words_html(tokens, values, scale=FULL, mark=None, one_line=False):
     Returns
     -------
     str
-        A ``<span class="words">``, to be shown with white space kept (``white-space: pre-wrap``), whose tokens carry
-        their value as title. Text is escaped. Colours are custom properties with a default, so that a page can
-        exchange them.
+        A ``<span class="words">`` for ``white-space: pre-wrap``. Text is escaped; shaded tokens have their value as
+        title. Colours are custom properties with a default, so that a page can exchange them.
 
     Examples
     --------
@@ -74,15 +63,15 @@ def words_html(tokens, values, scale=FULL, mark=None, one_line=False):
             out.append(text)
         else:
             shade = "var(--pos, #e07a3f)" if value > 0 else "var(--neg, #5b9bd5)"
-            style = (
-                f"background:color-mix(in srgb, {shade} {round(weight * 0.62)}%, transparent)" if weight >= 8 else ""
-            )
+            mix = f"background:color-mix(in srgb, {shade} {round(weight * 0.62)}%, transparent)"
+            style = mix if weight >= 8 else ""
             title = f"z = {value:.1f}".replace("-", "−")
             out.append(f'<span class="{" ".join(classes)}" style="{style}" title="{title}">{text}</span>')
     return f'<span class="words">{"".join(out)}</span>'
 
 
-def plot_words(tokens, values, *, scale=FULL, width=st.PAGE, title=None, output_file=None):
+@st.figure
+def plot_words(tokens, values, *, scale=FULL, width=st.PAGE, title=None):
     """Draw a text with each token shaded by its value.
 
     Parameters
@@ -95,12 +84,6 @@ def plot_words(tokens, values, *, scale=FULL, width=st.PAGE, title=None, output_
         Value of the strongest shade.
     width : float
         Width of the figure in inches.
-    title, output_file
-        See :func:`llmbrain.plotting.plot_network_map`.
-
-    Returns
-    -------
-    matplotlib.figure.Figure or None
 
     Examples
     --------
@@ -112,35 +95,34 @@ def plot_words(tokens, values, *, scale=FULL, width=st.PAGE, title=None, output_
     letter, line = 0.0737, 0.19  # inches of one monospaced letter at 8.8 points, and of one line
     per_line = int((width - 0.3) / letter)
     placed, n_lines = _wrap(tokens, per_line)
-    with st.style():
-        fig, place = st.fixed_figure(width, n_lines * line + 0.5, title)
-        ax = place(0.15, 0.1, per_line * letter, n_lines * line)
-        ax.set(xlim=(0, per_line), ylim=(n_lines, 0))
-        ax.set_axis_off()
-        colors = st.DIVERGING()
-        for text, row, col, i in placed:
-            strength = np.clip(values[i] / scale, -1, 1)
-            if not np.isnan(strength) and abs(strength) >= 0.08:
-                box = FancyBboxPatch(
-                    (col, row + 0.1), len(text), 0.8, boxstyle="round,pad=0,rounding_size=0.15", lw=0,
-                    fc=colors(0.5 + 0.33 * strength), mutation_aspect=letter / line,
-                )  # fmt: skip
-                ax.add_patch(box)
-            ax.text(col, row + 0.52, text.replace("$", r"\$"), family="monospace", fontsize=8.8, va="center")
-        bar = place(0.15, n_lines * line + 0.2, 1.2, 0.08)
-        bar.imshow(
-            np.linspace(0.17, 0.83, 100)[None], cmap=colors, vmin=0, vmax=1, aspect="auto", extent=(-scale, scale, 0, 1)
-        )
-        bar.set_yticks([])
-        bar.set_xticks([-scale, 0, scale], [f"≤ −{scale:g}", "0", f"≥ {scale:g} z"], fontsize=6.5)
-        bar.spines[:].set_visible(False)
-    return st.finish(fig, output_file)
+    fig, place = st.fixed_figure(width, n_lines * line + 0.5, title)
+    ax = place(0.15, 0.1, per_line * letter, n_lines * line)
+    ax.set(xlim=(0, per_line), ylim=(n_lines, 0))
+    ax.set_axis_off()
+    colors = st.diverging()
+    for text, row, col, i in placed:
+        strength = np.clip(values[i] / scale, -1, 1)
+        if not np.isnan(strength) and abs(strength) >= 0.08:
+            box = FancyBboxPatch(
+                (col, row + 0.1), len(text), 0.8, boxstyle="round,pad=0,rounding_size=0.15", lw=0,
+                fc=colors(0.5 + 0.33 * strength), mutation_aspect=letter / line,
+            )  # fmt: skip
+            ax.add_patch(box)
+        ax.text(col, row + 0.52, text.replace("$", r"\$"), family="monospace", fontsize=8.8, va="center")
+    bar = place(0.15, n_lines * line + 0.2, 1.2, 0.08)
+    bar.imshow(
+        np.linspace(0.17, 0.83, 100)[None], cmap=colors, vmin=0, vmax=1, aspect="auto", extent=(-scale, scale, 0, 1)
+    )
+    bar.set_yticks([])
+    bar.set_xticks([-scale, 0, scale], [f"≤ −{scale:g}", "0", f"≥ {scale:g} z"], fontsize=6.5)
+    bar.spines[:].set_visible(False)
+    return fig
 
 
 def _checked(tokens, values):
     values = np.asarray(values, float)
     if values.shape != (len(tokens),):
-        raise ParameterError(f"{len(tokens)} tokens need one value each; got an array of shape {values.shape}.")
+        raise ParameterError(f"{len(tokens)} tokens need one value each; got values of shape {values.shape}.")
     return values
 
 

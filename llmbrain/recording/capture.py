@@ -24,17 +24,7 @@ _ROWS = 16  # tokens put in file order at a time; they should fit the processor'
 
 
 class NotFiniteError(RecordingError):
-    """An activation is infinite or not a number.
-
-    Parameters
-    ----------
-    site : Site
-    row : int
-        Position among the kept tokens of the batch.
-    unit : int
-        Number of the neuron in the site.
-    value : float
-    """
+    """An activation is infinite or not a number; ``row`` is its token's position among the kept tokens of the batch."""
 
     def __init__(self, site, row, unit, value):
         super().__init__(f"{site.name}, unit {unit}: {value}")
@@ -44,18 +34,9 @@ class NotFiniteError(RecordingError):
 def run_batch(model, sites, batch, places, on_rows, surprisals=True):
     """Run a model on a batch and pass on the activations of chosen tokens.
 
-    Parameters
-    ----------
-    model : torch.nn.Module
-    sites : list of Site
-    batch : llmbrain.text.Batch
-    places : list of ndarray
-        Positions of the kept tokens in each row of the batch.
-    on_rows : callable
-        ``on_rows(i, rows)`` is called once per site with a copy of the activations, shape ``(n_kept, size)``, on the
-        site's device and in its type.
-    surprisals : bool
-        False skips the output head.
+    ``places`` are the positions of the kept tokens in each row of the batch. ``on_rows(i, rows)`` is called once per
+    site with a copy of the activations, ``(n_kept, size)``, on the site's device and in its type. ``surprisals=False``
+    skips the output head.
 
     Returns
     -------
@@ -78,8 +59,8 @@ def run_batch(model, sites, batch, places, on_rows, surprisals=True):
         flat = x.reshape(-1, x.shape[-1])
         if flat.shape[0] != batch.ids.numel():
             raise RecordingError(
-                f"{sites[i].name} saw {flat.shape[0]} tokens instead of {batch.ids.numel()}. Its tokens cannot "
-                "be identified, so it cannot be recorded."
+                f"{sites[i].name} received {flat.shape[0]} tokens instead of {batch.ids.numel()}. Its "
+                "tokens cannot be identified, so it cannot be recorded."
             )
         if x.device not in index:
             index[x.device] = _send(keep, x.device)
@@ -95,24 +76,15 @@ def run_batch(model, sites, batch, places, on_rows, surprisals=True):
             values = surprisal(output.logits, inputs["input_ids"], places)
     missing = set(range(len(sites))) - seen
     if missing:
-        raise RecordingError(f"{sites[min(missing)].name} was not reached by the forward pass: it cannot be recorded.")
+        raise RecordingError(f"{sites[min(missing)].name} was not used by the forward pass, so it cannot be recorded.")
     return values
 
 
 def surprisal(logits, ids, places):
-    """Compute the surprisal of chosen tokens, given the tokens before them in their row.
+    """Compute ``-log p(token | tokens before)`` of chosen tokens in nats, ``(n_wanted,)`` float32, row after row.
 
-    Parameters
-    ----------
-    logits : Tensor of shape (batch, tokens, vocabulary)
-    ids : Tensor of shape (batch, tokens)
-    places : list of ndarray
-        Positions of the chosen tokens in each row, ascending.
-
-    Returns
-    -------
-    Tensor of shape (n_wanted,), float32
-        ``-log p(token | tokens before)`` in nats, row after row; NaN at position 0 of a row.
+    ``logits`` are ``(batch, tokens, vocabulary)``, ``ids`` ``(batch, tokens)``; ``places`` are the ascending positions
+    of the chosen tokens in each row. Position 0 of a row gives NaN.
     """
     import torch
 
@@ -134,13 +106,7 @@ def surprisal(logits, ids, places):
 
 @contextlib.contextmanager
 def quiet_forward(model):
-    """Put a model in evaluation mode inside the block: dropout would be recorded as activity.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        Its mode is restored afterwards.
-    """
+    """Put a model in evaluation mode inside the block: dropout would be recorded as activity."""
     was_training = model.training
     model.eval()
     try:
@@ -180,7 +146,7 @@ class HostScanner:
         self._buffers = None
 
     def scan(self, runs, progress):
-        """Record runs.
+        """Record runs and return the surprisals of the kept tokens: for each run one array per batch.
 
         Parameters
         ----------
@@ -189,11 +155,6 @@ class HostScanner:
             for each row of the batch, the position of its first kept token in the run.
         progress : callable
             Called with the number of kept tokens after each batch.
-
-        Returns
-        -------
-        list of list of ndarray
-            For each run, the surprisals of the kept tokens of each batch.
 
         Raises
         ------
@@ -235,7 +196,7 @@ class HostScanner:
 
 
 def columns_of(groups):
-    """For each site of all groups in turn: its group, and where its neurons begin and end in the group's rows."""
+    """For each site of all groups, return its group and the columns where its neurons begin and end."""
     place = []
     for g, group in enumerate(groups):
         ends = np.cumsum([site.size for site in group])
@@ -272,6 +233,6 @@ def _send(array, device):
 
 
 def _arguments(model, batch, device):
-    """Arguments of the model's forward for a batch, on a device."""
+    """Return the arguments of the model's forward for a batch, on a device."""
     inputs = {name: _send(tensor.numpy(), device) for name, tensor in batch.inputs().items()}
     return inputs, {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}

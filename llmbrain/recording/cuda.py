@@ -22,7 +22,7 @@ _SHARE = 0.4  # of the device's free memory, for rows that wait to be copied
 
 
 class CudaScanner:
-    """Record runs with a model that is on one CUDA device, or spread over several.
+    """Record runs with a model that is on one CUDA device, or spread over several; used like ``HostScanner``.
 
     A wave consists of one batch of each of several runs. Its rows are collected on one device in the model's own type,
     put in file order and converted to the type of the files there, and copied to pinned memory on a second stream.
@@ -30,16 +30,6 @@ class CudaScanner:
     wave while the previous one is copied. Files are the bottleneck: the system lets only one thread at a time write
     into a file. Memory is bounded by the two waves, which use a part of the device's free memory, and by 20 transfers
     of 16 MiB on the host.
-
-    Parameters
-    ----------
-    model, groups, n_rows, n_runs
-        As for :class:`~llmbrain.recording.capture.HostScanner`.
-
-    Attributes
-    ----------
-    n_runs : int
-        Number of runs that :meth:`scan` records at once.
     """
 
     reserve = False  # see RunWriter; the device would wait for it
@@ -67,7 +57,7 @@ class CudaScanner:
         self._slots = None
 
     def _dtype(self):
-        """The type of all activations, found by running one token, because weights do not show it; float32 if mixed."""
+        """Find the type of all activations by running one token, because weights do not show it; float32 if mixed."""
         import torch
 
         seen = set()
@@ -158,7 +148,7 @@ class CudaScanner:
         return futures
 
     def _transfers(self, orders, places, rows, views):
-        """The transfers of a batch: ``(order, row in the run, part of the rows)``."""
+        """Yield the transfers of a batch: ``(order, row in the run, part of the rows)``."""
         for order, view in zip(orders, views):
             step, start = self._slot_bytes // order.row_bytes, 0
             for kept, row in zip(places, rows):
@@ -193,7 +183,7 @@ class _Wave:
 
 
 def _waves(runs):
-    """The first batch of each run, then the second of each, and so on: ``[(run, number, batch)]``."""
+    """Yield the first batch of each run, then the second of each, and so on: ``[(run, number, batch)]``."""
     numbered = [[(run, number, row) for number, row in enumerate(todo)] for run, (todo, _) in enumerate(runs)]
     for wave in zip_longest(*numbered):
         yield [member for member in wave if member is not None]
@@ -217,7 +207,7 @@ class _Lane:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def now(self):
-        """An event after all work queued on the device so far, for :meth:`after`."""
+        """Return an event after all work queued on the device so far, for :meth:`after`."""
         import torch
 
         return None if self._stream is None else torch.cuda.current_stream(self.device).record_event()
@@ -235,7 +225,7 @@ class _Lane:
             yield
 
     def free_bytes(self):
-        """Free memory of the device, in bytes."""
+        """Return the free memory of the device, in bytes."""
         import torch
 
         if self._stream is None:
@@ -244,7 +234,7 @@ class _Lane:
         return torch.cuda.mem_get_info(self.device)[0] + kept
 
     def mark(self):
-        """An event: its ``synchronize()`` waits until all work queued on this stream so far is done."""
+        """Return an event: its ``synchronize()`` waits until all work queued on this stream so far is done."""
         return self if self._stream is None else self._stream.record_event()
 
     def synchronize(self):
@@ -253,7 +243,7 @@ class _Lane:
             self._stream.synchronize()
 
     def host_bytes(self, n):
-        """Host memory that the device can access directly."""
+        """Allocate host memory that the device can access directly."""
         import torch
 
         return torch.empty(n, dtype=torch.uint8, pin_memory=self._stream is not None)

@@ -68,20 +68,7 @@ def make_forecast(plan, geometries, batch_tokens, vocabulary, itemsize=4, dtype_
 
 
 def check_room(folder, n_bytes):
-    """Raise an error if the disk has too little space for a recording.
-
-    Parameters
-    ----------
-    folder : path-like
-        Need not exist yet.
-    n_bytes : int
-        Size of the recording.
-
-    Raises
-    ------
-    RecordingError
-        If less space is left.
-    """
+    """Raise an error if the disk of a folder, which need not exist yet, has too little space for a recording."""
     folder = Path(folder).absolute()
     while not folder.exists():
         folder = folder.parent

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..dataset import Study
 from ..dataset.checks import read_sidecar
-from ..exceptions import DatasetError, ParameterError, UnsupportedArchitectureError
+from ..exceptions import DatasetError, ParameterError, UnsupportedArchitectureError, check_count
 from ..files import write_json
 from ..geometry import NeuronGeometry
 from ..models.identity import describe_model
@@ -82,26 +82,23 @@ class RecordingOptions:
         except TypeError:
             dtype = None
         if dtype not in (np.dtype(np.float32), np.dtype(np.int16)):
-            raise ParameterError(f"storage={self.storage!r}: choose 'float32', or 'int16' for files of half the size.")
+            raise ParameterError(f"storage={self.storage!r}: choose 'float32', or 'int16' for half the size.")
         return dtype
 
     def find_sites(self, model):
         """Find the chosen layers of each site: a dict of lists of :class:`~llmbrain.models.sites.Site`."""
         names = [self.site] if isinstance(self.site, str) or self.site is None else list(self.site)
         if not names or len(set(names)) != len(names):
-            raise ParameterError(f"site={self.site!r}: name one site, or several different ones.")
+            raise ParameterError(f"site={self.site!r}: pass one site, or a list of different sites.")
         by_hand = dict.fromkeys(names, self.sites) if len(names) == 1 or self.sites is None else self.sites
         if set(by_hand) != set(names):
-            raise ParameterError(f"With several sites, sites= is a dict with the keys {', '.join(names)}.")
+            raise ParameterError(f"With several sites, sites= must be a dict with the keys {', '.join(names)}.")
         return {name: _choose_layers(find_sites(model, name, sites=by_hand[name]), self.layers) for name in names}
 
     def material(self, corpus, tokenizer):
         """Tokenize the corpus; with ``max_tokens``, only as much of it as the recording needs."""
-        for name, least in (("every", 1), ("max_tokens", 2)):
-            value = getattr(self, name)
-            wrong = isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least
-            if wrong and (name, value) != ("max_tokens", None):
-                raise ParameterError(f"{name}={value!r}: it must be a whole number of at least {least}.")
+        check_count("every", self.every)
+        check_count("max_tokens", self.max_tokens, 2, optional=True)
         limit = None if self.max_tokens is None else max(FREQUENCY_TOKENS, self.max_tokens * self.every)
         return texts(corpus, tokenizer, self.bos, limit)
 
@@ -115,22 +112,7 @@ class RecordingOptions:
 
 @dataclass(eq=False)
 class Job:
-    """A planned recording.
-
-    Parameters
-    ----------
-    model : transformers.PreTrainedModel
-    options : RecordingOptions
-    sites : dict of list of Site
-        The sites by name.
-    geometries : dict of NeuronGeometry
-    plan : Plan
-    forecast : Forecast
-    model_info, corpus_info : dict
-    frequencies : tuple
-        From :func:`~llmbrain.recording.events.log_frequencies`.
-    pad_token_id : int
-    """
+    """A planned recording."""
 
     model: object
     options: RecordingOptions
@@ -174,7 +156,7 @@ class Job:
         return digest.hexdigest()[:16]
 
     def _refuse_other_neurons(self, study):
-        """Raise an error if the folder holds other neurons under the same site."""
+        """Raise an error if the folder holds other neurons of the same site."""
         for name, geometry in self.geometries.items():
             for path in study.run_paths(name)[:1]:
                 sidecar = read_sidecar(path)
@@ -182,8 +164,8 @@ class Job:
                 if there != geometry or sidecar.get("Modules") != [site.name for site in self.sites[name]]:
                     raise DatasetError(
                         f"{study.root} holds the site '{name}' of the layers {list(there.layers)} "
-                        f"({there.n_neurons} neurons), this recording is of the layers {list(geometry.layers)} "
-                        f"({geometry.n_neurons}). Use the same layers and modules, or choose another folder."
+                        f"({there.n_neurons} neurons), but this recording has the layers {list(geometry.layers)} "
+                        f"({geometry.n_neurons} neurons). Use the same layers and modules, or choose another folder."
                     )
 
     def is_finished(self, study, run, name):
@@ -227,25 +209,12 @@ class Job:
 
 
 def prepare(model, tokenizer, corpus, options):
-    """Check everything and plan a recording; no activation is computed and nothing is written.
-
-    Parameters
-    ----------
-    model, tokenizer, corpus
-        As in :func:`llmbrain.record`.
-    options : RecordingOptions
-
-    Returns
-    -------
-    Job
-    """
+    """Check everything and plan a recording; no activation is computed and nothing is written."""
     _check_model(model)
     _check_tokenizer(tokenizer)
     storage, sites = options.dtype, options.find_sites(model)
     geometries = {name: NeuronGeometry.from_sites(group, name) for name, group in sites.items()}
-    size = options.batch_size
-    if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
-        raise ParameterError(f"batch_size={size!r}: it must be a whole number of at least 1.")
+    check_count("batch_size", options.batch_size)
     material = options.material(corpus, tokenizer)
     _check_vocabulary(model, material.documents)
     plan = options.plan(model, material.documents)
@@ -260,7 +229,7 @@ def prepare(model, tokenizer, corpus, options):
 
 
 def _check_model(model):
-    """Raise an error unless the model predicts the next token: otherwise its surprisal is meaningless."""
+    """Raise an error unless the model predicts the next token: otherwise there is no surprisal."""
     if not hasattr(model, "named_modules") or not hasattr(model, "config"):
         raise ParameterError(
             f"model is {type(model).__name__}; it must be a loaded model: model, tokenizer = llmbrain.load_model(...)."
@@ -287,7 +256,7 @@ def _check_vocabulary(model, documents):
     largest = max((int(np.max(document.ids)) for document in documents if len(document.ids)), default=0)
     if n_known is not None and largest >= n_known:
         raise ParameterError(
-            f"The tokenizer has a token {largest}, but the model has {n_known} tokens: they do not belong together."
+            f"The texts contain token {largest}, but the model has {n_known} tokens. Use the model's own tokenizer."
         )
 
 

@@ -144,7 +144,7 @@ def _groups(missing, scanners):
 
 
 def _try_runs(job, study, runs, names, scanners, scales, bar):
-    """Record runs unless other processes are recording them; returns the runs that others hold."""
+    """Record runs unless other processes are recording them; return the runs that others hold."""
     taken, free, locks = [], [], []
     with contextlib.ExitStack() as held:
         for run in runs:
@@ -214,8 +214,8 @@ def _finish(job, study, run, writers, surprisals):
     for name, writer in writers.items():
         if writer.n_clipped:
             warnings.warn(
-                f"{writer.n_clipped} values of {writer.path.name} were too large for int16 and were clipped. If that "
-                "is not a small share, record with storage='float32'.",
+                f"{writer.n_clipped} values of {writer.path.name} were too large for int16 and were clipped. If these "
+                "are not a small share, record with storage='float32'.",
                 NumericalWarning,
                 stacklevel=2,
             )
@@ -223,7 +223,7 @@ def _finish(job, study, run, writers, surprisals):
 
 
 def _fill(job, runs, scanner, writers, bar):
-    """Run the model and write each token to its row; return the surprisals of each run in its order."""
+    """Run the model and write each token to its row; return the surprisals of each run, shape ``(n_tokens,)``."""
     todo = [list(job.batches(run)) for run in runs]
     try:
         parts = scanner.scan(list(zip(todo, writers)), bar.update)

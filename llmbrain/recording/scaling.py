@@ -13,17 +13,7 @@ _TOKENS = 2048  # in which the largest value is searched
 
 
 def neuron_scales(job, study):
-    """Return the factor of each neuron by site: read from the study, or measured on the first texts and written.
-
-    Parameters
-    ----------
-    job : llmbrain.recording.job.Job
-    study : llmbrain.Study
-
-    Returns
-    -------
-    dict of ndarray of shape (n_neurons,), float32
-    """
+    """Return the float32 factors of each site's neurons, read from the study or measured on the first texts."""
     lacking = [name for name in job.geometries if not study.path("scale", site=name).exists()]
     for name, largest in _largest(job, lacking).items():
         scale = np.maximum(largest, np.finfo(np.float32).tiny * _STEPS * 2) / _STEPS
@@ -64,5 +54,5 @@ def _largest(job, names):
 def _read(path, geometry):
     scale = geometry.to_array(path).astype(np.float32)
     if not (scale > 0).all():
-        raise GeometryMismatchError(f"{path} is damaged: it holds factors that are not positive. Remove it.")
+        raise GeometryMismatchError(f"{path} is damaged: some factors are not positive. Remove the file.")
     return scale

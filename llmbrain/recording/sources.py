@@ -1,4 +1,4 @@
-"""What is recorded: texts, conversations, or prompts together with what the model makes of them."""
+"""What a recording reads: texts, conversations, or prompts together with the model's continuations."""
 
 import os
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..exceptions import CorpusError, ParameterError
+from ..exceptions import CorpusError, ParameterError, check_count
 from ..models.inputs import input_device
 from ..text import Corpus, Document, TokenizedDocument, as_corpus, encode, padding_id
 from ..text.reading import read_jsonl
@@ -18,7 +18,7 @@ __all__ = ["Material", "conversations", "generated", "texts"]
 
 @dataclass(frozen=True, eq=False)
 class MarkedDocument(TokenizedDocument):
-    """A tokenized document with further columns for the events, one value a token."""
+    """A tokenized document with further columns for the events, one value per token."""
 
     columns: dict = field(default_factory=dict)
 
@@ -30,9 +30,9 @@ class Material:
     Parameters
     ----------
     documents : list of llmbrain.text.TokenizedDocument
-        May have ``columns``: a dict of further columns for the events, one value a token.
+        May have ``columns``: a dict of further columns for the events, one value per token.
     corpus : dict
-        ``name`` and ``hash`` of the corpus they come from, and whatever else describes it.
+        ``name`` and ``hash`` of the corpus, and other facts that describe it.
     """
 
     documents: list
@@ -40,27 +40,7 @@ class Material:
 
 
 def texts(corpus, tokenizer, bos="auto", n_tokens=None):
-    """Tokenize plain texts.
-
-    Parameters
-    ----------
-    corpus : Corpus, list of str, str, path-like or Material
-        Whatever :func:`llmbrain.load_corpus` takes; a ``Material`` is returned as it is.
-    tokenizer : transformers tokenizer
-    bos : {"auto", True, False}
-        Special tokens before every text, see :func:`llmbrain.text.leading_tokens`.
-    n_tokens : int, optional
-        Stop after about ``n_tokens`` tokens, see ``total`` of :func:`llmbrain.text.encode`.
-
-    Returns
-    -------
-    Material
-
-    Raises
-    ------
-    ParameterError
-        If ``bos`` is set for texts that are tokenized already.
-    """
+    """Tokenize plain texts, up to about ``n_tokens`` tokens; a ``Material`` is returned unchanged."""
     if isinstance(corpus, Material):
         if bos != "auto":
             raise ParameterError(
@@ -76,22 +56,22 @@ def conversations(chats, tokenizer, *, name="chat", add_generation_prompt=False)
 
     Parameters
     ----------
-    chats : Corpus, list of str, list of list of dict, or path
-        Each conversation a list of ``{"role": ..., "content": ...}``; a text alone is one message of the user. A
-        ``pathlib.Path`` is that of a ``.jsonl`` file, a conversation a line: an object with ``messages`` (or ``text``)
-        and optionally ``id`` and ``kind``.
+    chats : Corpus, list of str, list of list of dict, or pathlib.Path
+        Each conversation is a list of ``{"role": ..., "content": ...}``; a plain text is one message of the user. A
+        path names a ``.jsonl`` file with one object per line: ``messages`` (or ``text``), optionally ``id`` and
+        ``kind``.
     tokenizer : transformers tokenizer
         Must have a chat template.
     name : str
-        Name of the corpus, where ``chats`` is not one already.
+        Name of the corpus; not used for a Corpus or a path.
     add_generation_prompt : bool
-        End with what makes the model answer; for :func:`generated`.
+        End each conversation with the header of the model's answer; for :func:`generated`.
 
     Returns
     -------
     Material
-        The events get a column ``role``: the role of the message that a token belongs to, ``template`` for what the
-        template adds around it.
+        The events get a column ``role``: the role of the message that a token belongs to, or ``template`` for text that
+        the template adds.
 
     Raises
     ------
@@ -110,14 +90,8 @@ def conversations(chats, tokenizer, *, name="chat", add_generation_prompt=False)
         name, rows = chats.name, [(d.id, d.kind, [{"role": "user", "content": d.text}]) for d in chats]
     else:
         chats = [chats] if isinstance(chats, str) else list(chats)
-        rows = [
-            (
-                f"chat-{i + 1:04d}",
-                None,
-                [{"role": "user", "content": chat}] if isinstance(chat, str) else chat,
-            )
-            for i, chat in enumerate(chats)
-        ]
+        chats = [[{"role": "user", "content": chat}] if isinstance(chat, str) else chat for chat in chats]
+        rows = [(f"chat-{i + 1:04d}", None, chat) for i, chat in enumerate(chats)]
     written = [
         (identity, kind, *_write_chat(identity, messages, tokenizer, add_generation_prompt))
         for identity, kind, messages in rows
@@ -128,10 +102,10 @@ def conversations(chats, tokenizer, *, name="chat", add_generation_prompt=False)
 
 
 def generated(model, tokenizer, prompts, *, max_new_tokens=64, random_state=None, bos="auto", **options):
-    """Let a model go on from prompts, and mark what is prompt and what is generated.
+    """Let a model continue prompts, and mark which tokens are prompt and which are generated.
 
-    The recording reads prompt and continuation once more in one pass. Every token so gets the activity it had while it
-    was generated: with a cache, a token's state depends on the tokens before it alone (a test compares the two).
+    The recording reads prompt and continuation together in one pass. Each token has the same activity as while it was
+    generated, because its state depends only on the tokens before it (a test compares the two).
 
     Parameters
     ----------
@@ -140,9 +114,11 @@ def generated(model, tokenizer, prompts, *, max_new_tokens=64, random_state=None
     prompts : Material, Corpus, list of str, ...
         From :func:`conversations`, or plain texts.
     max_new_tokens : int
-        Most tokens a document gets.
+        Most tokens generated per document.
     random_state : int, optional
         Seed for sampling; None takes the likeliest token each time.
+    bos : {"auto", True, False}
+        Special tokens before plain texts, see :func:`llmbrain.text.leading_tokens`.
     **options
         Further arguments of ``model.generate``, e.g. ``temperature``.
 
@@ -155,8 +131,7 @@ def generated(model, tokenizer, prompts, *, max_new_tokens=64, random_state=None
 
     from .capture import quiet_forward
 
-    if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, (int, np.integer)) or max_new_tokens < 1:
-        raise ParameterError(f"max_new_tokens={max_new_tokens!r}: it must be a whole number of at least 1.")
+    check_count("max_new_tokens", max_new_tokens)
     material = texts(prompts, tokenizer, bos)
     special = special_ids(tokenizer)
     options = {"do_sample": random_state is not None, "max_new_tokens": int(max_new_tokens), **options}
@@ -182,9 +157,9 @@ def _describe(corpus):
 
 
 def _read_chats(path):
-    """Conversations of a JSONL file: ``[(id, kind, messages)]``."""
+    """Read the conversations of a JSONL file: ``[(id, kind, messages)]``."""
     if not path.is_file():
-        raise CorpusError(f"There is no file {path}.")
+        raise CorpusError(f"The file {path} does not exist.")
     rows = []
     for number, row in read_jsonl(path):
         messages = row.get("messages") or [{"role": "user", "content": row.get("text")}]
@@ -193,7 +168,7 @@ def _read_chats(path):
 
 
 def _write_chat(identity, messages, tokenizer, add_generation_prompt):
-    """The conversation as one text, and the spans of the messages in it."""
+    """Write a conversation as one text; return it and the spans of its messages."""
     right = (
         isinstance(messages, (list, tuple))
         and messages
@@ -223,10 +198,10 @@ def _write_chat(identity, messages, tokenizer, add_generation_prompt):
 
 
 def _spans_of(contents, text, render):
-    """Where each message stands in a written conversation, or None.
+    """Find each message in a written conversation; None if the template changed or dropped one.
 
-    The template is rendered a second time with marks in the place of the messages. A search for the messages
-    themselves would find one that says "user" in the template's own header.
+    The template is rendered a second time with marks in place of the messages. A search for the messages themselves
+    could find a message such as "user" in the template's own header.
     """
     frame = re.split("\ue000([0-9]+)\ue001", render([f"\ue000{i}\ue001" for i in range(len(contents))]))
     if frame[1::2] != [str(i) for i in range(len(contents))]:
@@ -247,8 +222,8 @@ def _tokenize_chat(identity, kind, text, spans, tokenizer):
         encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     except NotImplementedError as error:
         raise ParameterError(
-            f"{type(tokenizer).__name__} does not say where its tokens stand in the text, so roles cannot be marked. "
-            "Use a fast tokenizer (AutoTokenizer gives one where there is one), or record plain texts."
+            f"{type(tokenizer).__name__} does not return the positions of its tokens in the text, so roles cannot be "
+            "marked. Load a fast tokenizer (AutoTokenizer prefers one), or record plain texts."
         ) from error
     plain = encode([Document(text, identity, kind)], tokenizer, bos=False)[0]
     roles = []
@@ -259,7 +234,7 @@ def _tokenize_chat(identity, kind, text, spans, tokenizer):
 
 
 def _without_end(document, tokenizer):
-    """Ids of a prompt without an end-of-text token at its end: after that there is nothing to go on from."""
+    """Return the ids of a prompt without end-of-text tokens at its end, after which a model does not continue."""
     ids = np.asarray(document.ids)
     while len(ids) > 1 and ids[-1] == getattr(tokenizer, "eos_token_id", None) and document.is_special[len(ids) - 1]:
         ids = ids[:-1]

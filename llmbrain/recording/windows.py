@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..exceptions import CorpusError, ParameterError
+from ..exceptions import CorpusError, ParameterError, check_count
 from ..geometry import NIFTI1_MAX
 from ..text import cut_windows
 
@@ -17,19 +17,7 @@ __all__ = ["Plan", "RunPlan", "plan_recording"]
 
 @dataclass(frozen=True, eq=False)
 class RunPlan:
-    """One run.
-
-    Parameters
-    ----------
-    number : int
-        From 1.
-    windows : list of llmbrain.text.Window
-        In the order of the text.
-    rows : list of int
-        Row of the run for the first recorded token of each window.
-    n_tokens : int
-        Recorded tokens.
-    """
+    """One run, numbered from 1: its windows in text order, and the row of each window's first recorded token."""
 
     number: int
     windows: list
@@ -39,15 +27,7 @@ class RunPlan:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A whole recording before it is made.
-
-    Parameters
-    ----------
-    documents : list of llmbrain.text.TokenizedDocument
-    runs : list of RunPlan
-    settings : dict
-        The choices that decide which token is recorded where.
-    """
+    """A whole recording before it is made; ``settings`` are the choices that decide which token is recorded where."""
 
     documents: list
     runs: list
@@ -80,17 +60,6 @@ def plan_recording(documents, *, context, warmup, tokens_per_run, max_tokens=Non
         Record only every ``every``-th token of a document.
     special_tokens : bool
         Record BOS and other special tokens as well.
-
-    Returns
-    -------
-    Plan
-
-    Raises
-    ------
-    ParameterError
-        If a number is outside what is allowed.
-    CorpusError
-        If no token is left to record.
     """
     settings = {
         "context": context,
@@ -98,9 +67,9 @@ def plan_recording(documents, *, context, warmup, tokens_per_run, max_tokens=Non
         "tokens_per_run": tokens_per_run,
         "max_tokens": max_tokens,
         "every": every,
+        "special_tokens": bool(special_tokens),
     }
     _check_settings(settings)
-    settings["special_tokens"] = bool(special_tokens)
     documents = list(documents)
     runs, windows, rows, filled, budget = [], [], [], 0, max_tokens
 
@@ -124,12 +93,12 @@ def plan_recording(documents, *, context, warmup, tokens_per_run, max_tokens=Non
             filled += size
     close()
     if not runs:
-        raise CorpusError("No token is left to record: every token of the corpus is a special one. Give other texts.")
+        raise CorpusError("No token is left to record: the corpus has only special tokens. Use other texts.")
     return Plan(documents, runs, settings)
 
 
 def _windows_of(number, document, settings, budget):
-    """Windows of one document that record anything, up to the budget of tokens."""
+    """Return the windows of one document that record anything, up to the budget of tokens."""
     n_head, recorded = document.n_head, ~np.asarray(document.is_special)
     recorded |= settings["special_tokens"]
     if n_head + settings["warmup"] >= settings["context"]:
@@ -147,15 +116,11 @@ def _windows_of(number, document, settings, budget):
 
 
 def _check_settings(settings):
-    for name, value in settings.items():
-        least = 0 if name == "warmup" else 2 if name in ("context", "max_tokens") else 1
-        if name == "max_tokens" and value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-            raise ParameterError(f"{name}={value!r}: it must be a whole number of at least {least}.")
+    for name, least in (("context", 2), ("warmup", 0), ("tokens_per_run", 1), ("max_tokens", 2), ("every", 1)):
+        check_count(name, settings[name], least, optional=name == "max_tokens")
     if settings["warmup"] >= settings["context"]:
         raise ParameterError(
-            f"warmup={settings['warmup']} leaves nothing to record in context={settings['context']}; make it smaller."
+            f"warmup={settings['warmup']} leaves nothing to record in context={settings['context']}. Use a smaller one."
         )
     if settings["tokens_per_run"] > NIFTI1_MAX:
         raise ParameterError(

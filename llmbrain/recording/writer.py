@@ -15,24 +15,7 @@ _OFFSET = 352  # 348 bytes of header and 4 that declare that no extension follow
 
 
 def nifti_header(geometry, n_tokens, dtype=np.float32):
-    """Make the header of a run, the first 352 bytes of the file.
-
-    Parameters
-    ----------
-    geometry : NeuronGeometry
-    n_tokens : int
-    dtype : numpy dtype
-
-    Returns
-    -------
-    bytes
-
-    Examples
-    --------
-    >>> from llmbrain import NeuronGeometry
-    >>> len(nifti_header(NeuronGeometry.from_sizes([6, 6]), 10))
-    352
-    """
+    """Make the header of a run of ``n_tokens`` volumes, the first 352 bytes of the file."""
     import nibabel as nib
 
     volume = np.broadcast_to(np.zeros((), dtype), (*geometry.shape, n_tokens))
@@ -58,8 +41,8 @@ class RunWriter:
     scale : ndarray of shape (n_neurons,), optional
         Activation per step of int16 for each neuron.
     reserve : bool
-        Reserve the space for the whole run at once, so that a full disk raises before the first token. A file system
-        in memory takes a third of a second per GiB for this; with a GPU, False avoids that wait, and a full disk raises
+        Reserve the space for the whole run at once, so that a full disk raises before the first token. A file system in
+        memory takes a third of a second per GiB for this; False avoids that wait (with a GPU), and a full disk raises
         later.
 
     Attributes
@@ -106,14 +89,9 @@ class RunWriter:
         )
 
     def write(self, row, block):
-        """Write consecutive tokens; threads may share a writer.
+        """Write consecutive tokens from ``row`` on; threads may share a writer.
 
-        Parameters
-        ----------
-        row : int
-            Row of the first token in the run.
-        block : ndarray of shape (n, n_neurons + 1), float32
-            Neurons in flat order, and a final column of zeros.
+        ``block`` holds the neurons in flat order and a final column of zeros, ``(n, n_neurons + 1)``, float32.
         """
         scratch = getattr(self._scratch, "rows", None)
         if scratch is None or len(scratch) < len(block):

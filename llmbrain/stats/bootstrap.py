@@ -24,7 +24,7 @@ class Interval(NamedTuple):
 
 
 def _cluster_sums(values, weights, clusters):
-    """Weighted sum and total weight of each cluster: (n_clusters, n_columns) and (n_clusters,)."""
+    """Return the weighted sum and the weight of each cluster: (n_clusters, n_columns) and (n_clusters,)."""
     if clusters is None:
         return values * weights[:, None], weights
     _, index = np.unique(np.asarray(clusters), return_inverse=True)
@@ -34,7 +34,7 @@ def _cluster_sums(values, weights, clusters):
 
 
 def _bca_levels(estimate, draws, sums, sizes, levels):
-    """The two bias-corrected and accelerated quantile levels of each column, shape (2, n_columns)."""
+    """Compute the two bias-corrected and accelerated quantile levels of each column, shape (2, n_columns)."""
     below = (draws < estimate).mean(axis=0) + 0.5 * (draws == estimate).mean(axis=0)
     bias = special.ndtri(np.clip(below, 0.5 / len(draws), 1 - 0.5 / len(draws)))
     jackknife = (sums.sum(axis=0) - sums) / (sizes.sum() - sizes)[:, None]
@@ -131,7 +131,7 @@ def _checked_items(values, other, weights, clusters):
     if values.ndim not in (1, 2) or values.shape[0] == 0:
         raise ParameterError(f"values must be (n_items,) or (n_items, n_columns) and not empty; got {values.shape}.")
     if not np.isfinite(values).all():
-        raise ParameterError("values contain NaN or infinite entries. Exclude those items on both sides.")
+        raise ParameterError("values contain NaN or infinite entries. Exclude those items from values and other.")
     n_items = values.shape[0]
     weights = np.ones(n_items) if weights is None else np.asarray(weights, dtype=np.float64)
     if weights.shape != (n_items,) or not (weights > 0).all():

@@ -88,7 +88,7 @@ class Moments:
         Parameters
         ----------
         x : torch.Tensor, shape (..., size)
-        y : torch.Tensor, shape (..., n_targets), optional
+        y : torch.Tensor, shape (..., n_targets)
             Required if there are targets.
         weights : torch.Tensor, shape (...), optional
             Weight of each token; 0 excludes it, for example padding.
@@ -97,7 +97,7 @@ class Moments:
 
         if (y is None) == bool(self.n_targets):
             raise ParameterError(
-                f"These moments have {self.n_targets} targets, and y is {'missing' if y is None else 'given'}."
+                f"y is {'missing' if y is None else 'given'}, but these moments have {self.n_targets} targets."
             )
         with torch.no_grad(), full_precision():
             x = x.reshape(-1, self.size).to(self.device, self.dtype)
@@ -144,21 +144,11 @@ class Moments:
                 _add_to(total[part], power)
 
     def merge(self, other):
-        """Return the moments of both streams together.
-
-        Parameters
-        ----------
-        other : Moments
-            Of the same size and kind. Its sums are moved to this object's device.
-
-        Returns
-        -------
-        Moments
-        """
+        """Return the moments of both streams together, on this object's device."""
         kinds = [(m.size, m.n_targets, m.full, m.order) for m in (self, other)]
         if kinds[0] != kinds[1]:
             raise ParameterError(
-                f"Moments of different kinds cannot be merged; (size, n_targets, full, order) is {kinds[0]} and "
+                f"Moments of different kinds cannot be merged: (size, n_targets, full, order) is {kinds[0]} and "
                 f"{kinds[1]}."
             )
         if self.shift is None or other.shift is None:
@@ -170,18 +160,7 @@ class Moments:
         return total
 
     def about(self, shift, target_shift=None):
-        """Return the same moments with sums about another shift.
-
-        Parameters
-        ----------
-        shift : torch.Tensor of shape (size,)
-        target_shift : torch.Tensor of shape (n_targets,), optional
-            Required if there are targets.
-
-        Returns
-        -------
-        Moments
-        """
+        """Return the same moments with sums about another shift ``(size,)`` and target shift ``(n_targets,)``."""
         new = copy.copy(self)
         new.shift, new.target_shift = shift, target_shift
         if self.shift is not None:  # else nothing was added yet, and all sums are 0
@@ -190,7 +169,7 @@ class Moments:
         return new
 
     def _sums_about(self, shift, target_shift):
-        """The sums about another shift, as new float64 tensors."""
+        """Compute the sums about another shift, as new float64 tensors."""
         import torch
 
         old = {name: value.double() for name, value in self.sums.items()}
@@ -215,19 +194,7 @@ class Moments:
         return new
 
     def to(self, device=None, dtype=None):
-        """Return the same moments on another device, or with matrices of another type.
-
-        Parameters
-        ----------
-        device : torch.device or str, optional
-        dtype : torch.dtype, optional
-            As in the constructor.
-
-        Returns
-        -------
-        Moments
-            Independent of this one.
-        """
+        """Return a copy of these moments on another device, or with matrices of another type."""
         import torch
 
         new = copy.copy(self)
@@ -243,13 +210,13 @@ class Moments:
         return new
 
     def _mean_of(self, name):
-        """Weighted mean over tokens of what ``sums[name]`` adds up, float64."""
+        """Return the weighted mean over tokens of what ``sums[name]`` adds up, float64."""
         if not self.weight:
             raise ParameterError("No token has been added yet.")
         if name not in self.sums:
             raise ParameterError(
-                f"These moments have no {name!r} sums. Make them with order=4 for the kurtosis, with n_targets= for "
-                "a second signal."
+                f"These moments have no {name!r} sums. Use Moments(order=4) for the kurtosis, n_targets= for a "
+                "second signal."
             )
         return self.sums[name].double() / self.weight
 
@@ -289,7 +256,7 @@ class Moments:
     def covariance(self):
         """Covariance of ``x``, shape (size, size), float64 (divided by n)."""
         if not self.full:
-            raise ParameterError("Only variances were kept; make Moments(full=True) for covariances.")
+            raise ParameterError("Only variances were kept. Use Moments(full=True) for covariances.")
         mean = self._mean_of("first")
         matrix = self.sums["second"].double()
         matrix = (matrix + matrix.T) / (2 * self.weight)

@@ -50,7 +50,7 @@ def permutation_p(observed, null, alternative="greater"):
     observed = np.asarray(observed, dtype=np.float64)
     null = np.asarray(null, dtype=np.float64)
     if null.ndim == 0 or null.shape[0] == 0:
-        raise ParameterError("The null holds no draw; a permutation p-value needs at least one.")
+        raise ParameterError("null holds no draw; a permutation p-value needs at least one.")
     if null.shape[1:] != observed.shape:
         raise ParameterError(
             f"The null has shape {null.shape}, the observed values {observed.shape}; "

@@ -7,10 +7,9 @@ __all__ = ["exact_products", "full_precision"]
 
 @contextmanager
 def full_precision():
-    """Multiply float32 matrices in float32, whatever is set: TF32 keeps 10 bits of the mantissa.
+    """Multiply float32 matrices in float32 inside the block, whatever is set: TF32 keeps 10 bits of the mantissa.
 
-    With TF32 a covariance cannot be inverted and the criterion of FastICA never meets its tolerance. The settings are
-    restored on the way out.
+    With TF32 a covariance cannot be inverted and the criterion of FastICA never meets its tolerance.
     """
     import torch
 
@@ -31,16 +30,7 @@ def full_precision():
 
 
 def exact_products(dtype):
-    """Whether products of different shapes agree to float32: half precision and TF32 keep only 8 to 11 bits.
-
-    Parameters
-    ----------
-    dtype : torch.dtype
-
-    Returns
-    -------
-    bool
-    """
+    """Return whether products of different shapes agree to float32: half precision and TF32 keep only 8 to 11 bits."""
     import torch
 
     if dtype not in (torch.float32, torch.float64):

@@ -6,7 +6,7 @@ from collections import Counter
 from itertools import chain, zip_longest
 from pathlib import Path
 
-from ..exceptions import CorpusError, LLMBrainWarning, ParameterError
+from ..exceptions import CorpusError, LLMBrainWarning, ParameterError, check_count
 from .documents import Corpus, Document, _some
 from .reading import data_path, read_jsonl, read_text, shorten
 
@@ -57,8 +57,7 @@ def load_corpus(source="demo", *, split=None, name=None, limit=None):
     >>> load_corpus(["The kettle sings.", "Rain again."], name="kitchen").ids
     ['text-0001', 'text-0002']
     """
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-        raise ParameterError(f"limit={limit!r}: it must be a whole number of documents, at least 1, or None.")
+    check_count("limit", limit, optional=True)
     documents, default_name = _documents(source, split, limit)
     return Corpus(documents[:limit], default_name if name is None else name)
 

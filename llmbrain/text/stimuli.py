@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..exceptions import CorpusError, ParameterError
+from ..exceptions import CorpusError, check_count
 from .documents import Corpus, Document, _some
 from .reading import data_path, read_jsonl
 
@@ -95,8 +95,7 @@ def load_minimal_pairs(name_or_path="all", *, limit=None):
     >>> pair.uid, pair.good != pair.bad
     ('npi_licensing', True)
     """
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-        raise ParameterError(f"limit={limit!r}: it must be a whole number of at least 1, or None.")
+    check_count("limit", limit, optional=True)
     pairs = []
     for path in _pair_files(name_or_path):
         pairs += [_pair(row, path, number) for number, row in read_jsonl(path)[:limit]]

@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ..exceptions import CorpusError, ParameterError
+from ..exceptions import CorpusError, ParameterError, check_count
 from .corpus import as_corpus
 
 # Tokens at the end of a tokenised prefix that are not trusted: what follows the cut may have changed them.
@@ -134,8 +134,7 @@ def encode(documents, tokenizer, *, bos="auto", max_tokens=None, total=None):
     ([0, 1, 2, 3], [True, False, False, False])
     """
     for name, value in (("max_tokens", max_tokens), ("total", total)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 2):
-            raise ParameterError(f"{name}={value!r}: it must be a whole number of at least 2, or None.")
+        check_count(name, value, 2, optional=True)
     encoder, found, left = Encoder(tokenizer, bos), [], total
     for document in as_corpus(documents):
         limit = max_tokens

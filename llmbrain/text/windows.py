@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..exceptions import CorpusError, ParameterError
+from ..exceptions import CorpusError, check_count
 from .corpus import as_corpus
 from .tokens import Encoder
 
@@ -118,8 +118,7 @@ def text_windows(texts, tokenizer, context=1024, *, bos="auto", max_tokens=None,
     encoder = Encoder(tokenizer, bos)
     n_head = len(encoder.head)
     for name, value, least in (("context", context, n_head + 2 - bool(n_head)), ("max_tokens", max_tokens, n_head + 2)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least):
-            raise ParameterError(f"{name}={value!r}: it must be a whole number of at least {least}.")
+        check_count(name, value, least, optional=True)
     windows, documents, left = [], [], max_tokens
     for document in as_corpus(texts):
         limits = [limit for limit in (per_document, left) if limit is not None]
@@ -332,8 +331,7 @@ def group_windows(windows, *, max_rows=None, max_tokens=None):
         Numbers of the windows in each group; every window is in one.
     """
     for name, value in (("max_rows", max_rows), ("max_tokens", max_tokens)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1):
-            raise ParameterError(f"{name}={value!r}: it must be a whole number of at least 1, or None.")
+        check_count(name, value, optional=True)
     lengths = np.array([len(window) for window in windows], dtype=int)
     order = np.argsort(-lengths, kind="stable")
     groups, start = [], 0

@@ -534,7 +534,7 @@ def test_bad_studies_are_refused_before_any_work(tiny, masks):
     [
         ({"options": {"alternativ": "less"}}, "Unknown options"),
         ({"options": {"alternative": "bigger"}}, "must be one of 'greater'"),
-        ({"options": {"n_bootstrap": 0}}, "n_bootstrap must be a whole number"),
+        ({"options": {"n_bootstrap": 0}}, "n_bootstrap=0: it must be a whole number"),
         ({"options": {"level": 95}}, "level must be a coverage"),
         ({"options": {"importance": "x"}}, "Choose from 'fluctuation'"),
         ({"random_state": None}, "random_state must be a whole number"),

@@ -168,5 +168,5 @@ def test_a_compiled_model_is_recorded_all_the_same(llama, tokenizer, tmp_path):
 def test_a_site_that_is_not_reached_is_named(tokenizer, tmp_path):
     model = tiny_model("llama")
     model.spare = torch.nn.ModuleList([torch.nn.Linear(4, 4)])
-    with pytest.raises(RecordingError, match="spare.0 was not reached"):
+    with pytest.raises(RecordingError, match="spare.0 was not used"):
         quiet(model, tokenizer, TEXTS, tmp_path / "study", sites={0: "spare.0"})
