@@ -147,7 +147,7 @@ def figure(draw):
     signature = inspect.signature(draw)
     output_file = inspect.Parameter("output_file", inspect.Parameter.KEYWORD_ONLY, default=None)
     plot.__signature__ = signature.replace(parameters=[*signature.parameters.values(), output_file])
-    parameters, heading, examples = inspect.cleandoc(draw.__doc__).partition("\n\nExamples\n")
+    parameters, heading, examples = inspect.cleandoc(draw.__doc__ or "").partition("\n\nExamples\n")
     plot.__doc__ = parameters + _SHARED + heading + examples
     return plot
 
