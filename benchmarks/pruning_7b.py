@@ -1,4 +1,4 @@
-"""Calibrate, score, compensate and save a 7B-shaped model, with the time and the memory of every stage.
+"""Calibrate, score, compensate and save a model of 7B shape; print the time and memory of every stage.
 
     python benchmarks/pruning_7b.py --device cuda --out /dev/shm/pruned
 
@@ -9,6 +9,7 @@ import argparse
 import shutil
 import time
 
+import numpy as np
 import torch
 
 SHAPES = {  # width, neurons, layers, heads, key/value heads, vocabulary
@@ -17,17 +18,12 @@ SHAPES = {  # width, neurons, layers, heads, key/value heads, vocabulary
     "tiny": (64, 172, 4, 4, 2, 300),
 }
 FIELDS = (
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "vocab_size",
-)
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size",
+)  # fmt: skip
 
 
 def main():  # noqa: PLR0915 - one stage after the other
-    """Run all stages and print what each took."""
+    """Run all stages and print the time and memory of each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", default="7b", choices=SHAPES)
     parser.add_argument("--device", default="cuda")
@@ -45,6 +41,7 @@ def main():  # noqa: PLR0915 - one stage after the other
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from llmbrain.pruning import Pruner, Recipe
+    from llmbrain.text import Window
 
     times, start = {}, time.perf_counter()
 
@@ -67,17 +64,18 @@ def main():  # noqa: PLR0915 - one stage after the other
         torch.set_default_dtype(torch.bfloat16)
         model = LlamaForCausalLM(config).eval().requires_grad_(False)
         torch.set_default_dtype(torch.float32)
-    lap("making the model")
+    lap("building the model")
     if args.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    ids = list(torch.randint(0, config.vocab_size, (args.windows, args.context)).numpy())
+    ids = torch.randint(0, config.vocab_size, (args.windows, args.context)).numpy()
+    windows = [Window(row, np.ones(args.context)) for row in ids]
     options = {
         "context": args.context, "batch_size": args.batch_size, "round_to": args.round_to, "reconstruct":
         args.reconstruct,
     }  # fmt: skip
     begin = time.perf_counter()
     recipe = Recipe(args.score, args.allocation, args.compensation, options)
-    pruner = Pruner(model, None, ids)
+    pruner = Pruner(model, None, windows)
     pruner.measurements.of(recipe).survey(schur=args.allocation == "schur")
     lap("survey: calibration and scores")
     pruned = pruner.prune(recipe, args.ratio, inplace=True)

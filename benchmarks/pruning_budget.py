@@ -1,12 +1,12 @@
-"""Budgets kept? A model is pruned to one share of its parameters, of its bytes and of its time, and measured.
+"""Check budgets: prune a model by a share of its parameters, of its bytes and of its time, and measure the result.
 
     python benchmarks/pruning_budget.py --model demo --share 0.15 --out results
     python benchmarks/pruning_budget.py --model random --share 0.3 --out results
 
-For the time, how many neurons must go is found with the real clock (``ratio_of="latency"``): the time of the MLPs'
-linears at several widths, and of a forward pass. Afterwards the dense and the pruned model read the same --length
-tokens in turn, and the shortest passes are set beside the budget. ``random`` is a model of random weights with wide
-MLPs. What a timing says holds for one machine and the load on it; nothing is asserted.
+For a budget of time (``ratio_of="latency"``), the number of neurons to remove follows from measured times: of the
+linears of the MLPs at several widths, and of a forward pass. Afterwards the dense and the pruned model read the same
+--length tokens in turn, and the shortest passes are compared with the budget. ``random`` is a model with random weights
+and wide MLPs. Times hold for one machine and its load; nothing is asserted.
 """
 
 import argparse
@@ -17,7 +17,7 @@ BUDGETS = ("all", "bytes", "latency")
 
 
 def random_model(hidden=768, width=3072, layers=4):
-    """A Llama of random weights, most of whose time goes into its MLPs."""
+    """Build a Llama with random weights that spends most of its time in its MLPs."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -30,23 +30,23 @@ def random_model(hidden=768, width=3072, layers=4):
 
 
 def load(name, n_tokens, context):
-    """A model, its tokenizer (None for random weights), and calibration windows of token ids."""
+    """A model, its tokenizer (None for random weights), and calibration windows."""
     import numpy as np
 
+    from llmbrain.text import Window, load_corpus, text_windows
+
     if name == "random":
-        rng = np.random.default_rng(0)
-        return random_model(), None, [rng.integers(0, 2048, context) for _ in range(n_tokens // context)]
-    from llmbrain import load_corpus
+        rng, every = np.random.default_rng(0), np.ones(context)
+        return random_model(), None, [Window(rng.integers(0, 2048, context), every) for _ in range(n_tokens // context)]
     from llmbrain.models import load_model
 
     model, tokenizer = load_model(name)
     text = "\n\n".join(load_corpus("demo").texts)
-    ids = np.asarray(tokenizer(text, verbose=False)["input_ids"][:n_tokens])
-    return model, tokenizer, [ids[i : i + context] for i in range(0, len(ids), context)]
+    return model, tokenizer, text_windows([text], tokenizer, context, max_tokens=n_tokens)[0]
 
 
 def seconds_in_turn(models, length, rounds):
-    """Shortest forward pass of each model; they take turns, so that what else runs hits all alike."""
+    """Shortest forward pass of each model; they take turns, so that other load affects all alike."""
     from llmbrain.pruning.budget import forward_seconds
 
     found = [[] for _ in models]
@@ -60,8 +60,8 @@ def main():
     """Prune to every budget, measure, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="demo", help="what load_model takes, or 'random'")
-    parser.add_argument("--share", type=float, default=0.15, help="to remove, of each of the three")
-    parser.add_argument("--allocation", default="schur", help="'search' is the costly one")
+    parser.add_argument("--share", type=float, default=0.15, help="share to remove, for each budget")
+    parser.add_argument("--allocation", default="schur", help="'search' takes longest")
     parser.add_argument("--compensation", default="bias")
     parser.add_argument("--evaluations", type=int, default=30, help="of the search")
     parser.add_argument("--round-to", type=int, default=16)
@@ -101,7 +101,7 @@ def main():
                 "allocation": args.allocation, "length": args.length, "threads": torch.get_num_threads(),
             }
         )  # fmt: skip
-        print(f"{budget}: asked {args.share:.0%}, got {removed[budget]:.1%}", flush=True)
+        print(f"{budget}: requested {args.share:.0%}, removed {removed[budget]:.1%}", flush=True)
     table = pd.DataFrame(rows)
     Path(args.out).mkdir(parents=True, exist_ok=True)
     write_tsv(Path(args.out) / f"budget_{Path(args.model).stem}_{args.allocation}.tsv", table)

@@ -125,6 +125,8 @@ class Measured:
     @property
     def bos(self):
         """The leading special tokens of the calibration windows as one string, or "none"."""
+        if self.shared.tokenizer is None:  # windows of token ids, for a model without a tokenizer
+            return "none"
         return describe_bos(self.shared.tokenizer, self.options.bos)
 
     @property
