@@ -1,11 +1,11 @@
-"""Keep one kind of text: networks or a localizer as guides, against calibration alone, at the same size.
+"""Preserve one kind of text: guidance by networks or a localizer against calibration alone, at the same size.
 
     python benchmarks/refuted/domain.py --device cuda --out results
 
-For each domain of the demo corpus (code, arithmetic) its documents are split into folds; calibration reads the other
-folds of the domain and as many tokens of the other kinds, perplexity is measured on the fold that was left out, and on
-documents of every other kind that were left out too. Every way removes the same number of neurons with the same
-recipe; those that share a calibration differ in the score alone. The table is written fold by fold and resumed.
+The documents of each domain of the demo corpus (code, arithmetic) are split into folds. Calibration reads all folds of
+the domain but one, and as many tokens of the other kinds; perplexity is measured on the fold left out and on left-out
+documents of every other kind. All methods remove the same number of neurons with the same recipe; those with the same
+calibration differ only in the score. The table is written after each fold; to resume, repeat the command.
 
 The result is in ../RESULTS.md, "Keeping a domain": no guide improves on calibration on text of the domain.
 """
@@ -36,12 +36,12 @@ WAYS = (
 
 @dataclass
 class Engagement:
-    """How much more a domain moves each network than other text does.
+    """How much more each network varies on text of a domain than on other text.
 
     Attributes
     ----------
     gain : list of torch.Tensor, shape (n_networks,)
-        For each layer, the variance of each network's course on the domain over that on the other text.
+        For each layer, the variance of each network's time course on the domain, divided by that on the other text.
     domain_variance, other_variance : list of torch.Tensor, shape (n_neurons,)
     """
 
@@ -53,14 +53,14 @@ class Engagement:
 def engagement(model, tokenizer, domain, other, networks, *, context=1024):
     """Measure which networks of each layer a domain engages.
 
-    The course of a network is the projection of the neurons on its map, ``q . x`` with ``q`` the map scaled to unit
-    length; its variance is ``q^T C q``, so covariances of the two texts are all that is needed.
+    The time course of a network is the projection of the neurons on its map, ``q . x`` with ``q`` the map scaled to
+    unit length. Its variance is ``q^T C q``, so the covariances of the two texts suffice.
 
     Parameters
     ----------
     model, tokenizer
     domain, other : Corpus, str or list of str
-        The kind of text to keep, and text of other kinds.
+        The kind of text to preserve, and text of other kinds.
     networks : LayerMaps
         From :func:`llmbrain.pruning.layer_networks`, best found on both kinds together.
     context : int
@@ -89,10 +89,9 @@ def engagement(model, tokenizer, domain, other, networks, *, context=1024):
 
 
 def domain_scores(model, networks, engaged, *, power=1.0, balance=0.5):
-    """Scores that favour neurons of engaged networks.
+    """Score neurons by FLAP times the engagement of their networks.
 
-    Each neuron's score is FLAP times ``max_k |z_kj| g_k^power / max_k |z_kj|``, the engagement ``g`` of the networks
-    that it belongs to.
+    The factor is ``max_k |z_kj| g_k^power / max_k |z_kj|`` with the engagement ``g`` of each network.
 
     Parameters
     ----------
@@ -100,9 +99,9 @@ def domain_scores(model, networks, engaged, *, power=1.0, balance=0.5):
     networks : LayerMaps
     engaged : Engagement
     power : float
-        How much engagement counts; 0 is FLAP alone.
+        Exponent of the engagement; 0 is FLAP alone.
     balance : float
-        Share of the variance in FLAP that is taken from the other text: 0 forgets it.
+        Weight of the other text in the variance of FLAP, from 0 to 1.
 
     Returns
     -------
@@ -118,9 +117,9 @@ def domain_scores(model, networks, engaged, *, power=1.0, balance=0.5):
 
 
 def _guided(part, engaged, i, balance, factor):
-    """FLAP of one layer on a mixture of two texts, times a factor a neuron."""
+    """FLAP of one layer on a mixture of two texts, times one factor per neuron."""
     if not 0 <= balance <= 1:
-        raise ParameterError(f"balance={balance}; give a share from 0 to 1.")
+        raise ParameterError(f"balance={balance} must be a share from 0 to 1.")
     weight = weight_of(part.writer).detach()
     variance = (1 - balance) * engaged.domain_variance[i] + balance * engaged.other_variance[i]
     return (factor.to(weight.device) * flap(weight, variance)).cpu().numpy()
@@ -128,7 +127,7 @@ def _guided(part, engaged, i, balance, factor):
 
 @torch.no_grad()
 def localizer_contrast(model, tokenizer, condition, control, *, context=1024):
-    """Which neurons speak louder in one condition than in another: Welch's t over items, a short text each.
+    """Compare the activity of neurons between two conditions: Welch's t over items (short texts).
 
     Parameters
     ----------
@@ -140,7 +139,7 @@ def localizer_contrast(model, tokenizer, condition, control, *, context=1024):
     Returns
     -------
     list of torch.Tensor, shape (n_neurons,), float64
-        For each layer, t of the mean magnitude of every neuron in an item; 0 for neurons that never speak.
+        For each layer, t of the mean magnitude of every neuron in an item; 0 for neurons without any variance.
     """
     parts = prunable_mlps(model)
     context = min(context, longest_context(model, 2048))
@@ -168,7 +167,7 @@ def localizer_contrast(model, tokenizer, condition, control, *, context=1024):
 
 
 def localizer_scores(model, contrast, engaged, *, power=1.0, balance=0.5):
-    """Scores that favour neurons that a localizer selects: FLAP times ``(1 + max(t, 0)) ** power``.
+    """Score neurons by FLAP times their response to a localizer, ``(1 + max(t, 0)) ** power``.
 
     Parameters
     ----------
@@ -194,20 +193,20 @@ def compare_domains(
     model, tokenizer, domain, other, evaluation, *, ratio=0.3, ways=None, localizer=None, networks=None,
     n_components=32, mix=0.5, options=None, allocation="schur", context=1024, random_state=0, progress=True,
 ):  # fmt: skip
-    """One domain kept in several ways, at the same size: what it gains there, and what it costs elsewhere.
+    """Prune to preserve one domain by several methods at the same size; measure the domain and other text.
 
     Parameters
     ----------
     model, tokenizer
     domain, other : Corpus or list of str
-        Calibration text of the domain, and of other kinds. All ways see the same number of tokens.
+        Calibration text of the domain, and of other kinds. All methods read the same number of tokens.
     evaluation : dict of (Corpus or list of str)
-        Test texts by name, none of them used for calibration.
+        Evaluation texts by name, none of them used for calibration.
     ratio : float or sequence of float
     ways : sequence of str, optional
-        Of :data:`WAYS`; by default all that can be run.
+        Of :data:`WAYS`; by default all for which there is input.
     localizer : tuple of (Corpus or list of str), optional
-        Items of the domain's condition and of its control, for the ways with a localizer.
+        Items of the domain's condition and of its control, for the methods with a localizer.
     networks : LayerMaps, optional
         Found on both texts if not given.
     n_components : int
@@ -222,10 +221,10 @@ def compare_domains(
     Returns
     -------
     pandas.DataFrame
-        A row a way and ratio, a column of perplexity for each test text. ``general``, ``domain`` and ``mixed``: FLAP on
-        the other text alone, the domain's alone, both (networks play no part; what networks must beat). The others:
-        the same text, so the same refits, with selection by engaged networks or by the localizer. First the ``dense``
-        model.
+        One row per method and ratio, after a row for the ``dense`` model; one column of perplexity per evaluation text.
+        ``general``, ``domain`` and ``mixed`` are the baselines without networks: FLAP on the other text, on the domain,
+        or on both. The others read the same text, and so have the same refits, but select neurons by engaged networks
+        or by the localizer.
     """
     import pandas as pd
 
@@ -234,7 +233,7 @@ def compare_domains(
     ways = [w for w in WAYS if localizer is not None or "localizer" not in w] if ways is None else list(ways)
     unknown = sorted(set(ways) - set(WAYS))
     if unknown or (localizer is None and any("localizer" in w for w in ways)):
-        raise ParameterError(f"Unknown or impossible ways {unknown or 'with a localizer (give localizer=)'}.")
+        raise ParameterError(f"Unknown or impossible ways {unknown or 'with a localizer (pass localizer=)'}.")
     ratios = [ratio] if isinstance(ratio, (int, float)) else list(ratio)
     general, special = _windows(tokenizer, other), _windows(tokenizer, domain)
     n = min(sum(map(len, general)), sum(map(len, special)))
@@ -282,7 +281,7 @@ def compare_domains(
 
 
 def _empty_maps(model):
-    """Maps that hold nothing, where variances alone are wanted."""
+    """Empty maps, for when only variances are needed."""
     return LayerMaps([torch.zeros(1, p.size) for p in prunable_mlps(model)], {})
 
 
@@ -298,19 +297,19 @@ def _take(windows, n):
 
 
 def folds_of(corpus, kind, n_folds):
-    """Documents of a kind, dealt out into folds."""
+    """Documents of a kind, distributed over folds."""
     documents = [d for d in corpus.documents if d.kind == kind]
     return [documents[i::n_folds] for i in range(n_folds)]
 
 
 def main():
-    """Run every domain, fold and way that is not in the table yet."""
+    """Run every domain and fold that is not in the table yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="demo", help="what load_model takes")
     parser.add_argument("--domains", nargs="+", default=["code", "arithmetic"])
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.3, 0.5])
     parser.add_argument("--folds", type=int, default=3)
-    parser.add_argument("--only-folds", type=int, nargs="+", help="run these alone")
+    parser.add_argument("--only-folds", type=int, nargs="+", help="run only these")
     parser.add_argument("--n-components", type=int, default=32)
     parser.add_argument("--context", type=int, default=1024)
     parser.add_argument("--device", default="cpu")

@@ -1,4 +1,4 @@
-"""Scores and allocations by the span of networks, and covariances shrunk towards it. None of them helps, see README.md.
+"""Scores and allocations by the span of networks, and covariances shrunk towards it. None helps, see README.md.
 
 Importing this module adds the scores ``participation`` and ``network_obs`` and the allocations ``participation`` and
 ``mass`` to the registries of llmbrain, as any module of a user can.
@@ -20,7 +20,7 @@ def network_basis(maps, scale=None, rank=None):
     maps : torch.Tensor, shape (n_maps, n_units)
     scale : torch.Tensor, shape (n_units,), optional
     rank : int, optional
-        Leading directions to take at most.
+        Most leading directions to keep.
 
     Returns
     -------
@@ -40,11 +40,11 @@ def network_basis(maps, scale=None, rank=None):
 
 @SCORES.register("participation", needs=("maps", "covariance", "weight"))
 def network_participation(maps, covariance=None, weight=None):
-    """How much of a unit's output-weighted activity lies in the span of the networks.
+    """Score units by how much of their output-weighted activity lies in the span of the networks.
 
     With channels scaled by ``|W_:j|``, the maps are orthonormalised (``Q``) and the score is the variance of each
     channel after projection on them, ``[Q Q^T C Q Q^T]_jj``; without a covariance it is the leverage ``[Q Q^T]_jj``.
-    It depends on the span alone, not on how ICA rotated it.
+    It depends only on the span, not on the rotation that ICA found.
 
     Parameters
     ----------
@@ -72,9 +72,9 @@ def network_obs(maps, covariance, weight, ridge=1e-2):
     """Optimal-brain-surgeon saliency with covariances restricted to the span of the networks.
 
     The saliency of a column (Hassibi & Stork 1993; :func:`llmbrain.pruning.scores.obs_column`) with
-    ``Q Q^T C Q Q^T`` in the place of the covariance ``C``, plus what its diagonal lacks; channels are scaled by
-    ``|W_:j|`` and ``Q`` is an orthonormal basis of the maps. A neuron is then replaced only by those that it shares
-    networks with.
+    ``Q Q^T C Q Q^T`` instead of the covariance ``C``, whose diagonal is then restored; channels are scaled by
+    ``|W_:j|`` and ``Q`` is an orthonormal basis of the maps. Only neurons of the same networks can then make up for a
+    removed neuron.
 
     Parameters
     ----------
@@ -92,16 +92,16 @@ def network_obs(maps, covariance, weight, ridge=1e-2):
 
 
 def network_mass(maps):
-    """How much of networks that span the whole model lies in each layer: leverage, mean over its units.
+    """Measure the share of networks of the whole model that lies in each layer: mean leverage of its units.
 
-    The maps of all layers side by side are orthonormalised (``Q``); the leverages ``[Q Q^T]_jj`` of all units sum to
-    the number of networks, and a layer's mean says how much a unit of it takes part in them. Meant for networks that
-    were found in all layers together; where every layer has networks of its own, all masses are alike.
+    The maps of all layers side by side are orthonormalised (``Q``). The leverages ``[Q Q^T]_jj`` of all units sum to
+    the number of networks; the mass of a layer is their mean over its units. The networks must be found in all layers
+    together; if every layer has its own networks, all masses are similar.
 
     Parameters
     ----------
     maps : list of torch.Tensor, shape (n_maps, n_units)
-        One a layer, the same maps in each.
+        One tensor per layer, with the same maps in each.
 
     Returns
     -------
@@ -114,7 +114,7 @@ def network_mass(maps):
     """
     maps = [torch.as_tensor(m).double() for m in maps]
     if len({len(m) for m in maps}) > 1:
-        raise ParameterError("Masses need the same networks in every layer; find them with networks='joint'.")
+        raise ParameterError("Masses need the same networks in every layer. Find them with networks='joint'.")
     leverage = network_basis(torch.cat(maps, dim=1)).square().sum(1)
     return [float(part.mean()) for part in leverage.split([m.shape[1] for m in maps])]
 
@@ -134,11 +134,11 @@ def by_mass(maps, sizes, exponent, n_keep, *, floors=1, round_to=1):
 
 
 def filtered_covariance(covariance, basis, scale=None, trust=0.0):
-    """A covariance that is believed in a subspace and on the diagonal, and elsewhere in part.
+    """Shrink a covariance towards a subspace and the diagonal.
 
-    With channels scaled by ``scale`` and ``Q`` an orthonormal basis: ``Q Q^T C Q Q^T`` plus what the diagonal lacks,
-    and ``trust`` times all that is missing then. ``trust`` between 0 and 1 is a shrinkage towards a factor model
-    (Ledoit & Wolf 2003), the factors being whatever spans the subspace.
+    With channels scaled by ``scale`` and ``Q`` an orthonormal basis: ``Q Q^T C Q Q^T`` with the diagonal restored, and
+    ``trust`` times the difference from ``C``. ``trust`` between 0 and 1 shrinks towards a factor model (Ledoit & Wolf
+    2003) whose factors span the subspace.
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ def filtered_covariance(covariance, basis, scale=None, trust=0.0):
         Orthonormal columns.
     scale : torch.Tensor, shape (size,), optional
     trust : float
-        From 0 (the subspace and the diagonal alone) to 1 (the covariance as it is).
+        From 0 (only the subspace and the diagonal) to 1 (the covariance unchanged).
 
     Returns
     -------
@@ -167,9 +167,7 @@ def filtered_covariance(covariance, basis, scale=None, trust=0.0):
 
 
 class FilteredMoments:
-    """Moments whose covariance is kept in a subspace and on the diagonal alone: few tokens cannot fill a whole matrix.
-
-    The covariance is :func:`filtered_covariance`; everything else is as in the moments that are wrapped.
+    """Moments with a covariance from :func:`filtered_covariance`, because few tokens do not determine a whole matrix.
 
     Parameters
     ----------
