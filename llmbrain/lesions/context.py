@@ -117,7 +117,7 @@ class Lesion(contextlib.ContextDecorator):
 
 
 class _Action:
-    """What the hooks of one entered lesion share. They do nothing unless it is active."""
+    """The state that the hooks of one entered lesion share. They do nothing unless it is active."""
 
     def __init__(self, edit, sites, tracker):
         self.edit, self.tracker, self.state = edit, tracker, edit.state()
@@ -189,7 +189,7 @@ def refuse_lesioned(model, what):
 
 
 def _eager():
-    """Run code that was compiled from the model without the compiled parts, which would not see the hooks."""
+    """Turn off compiled parts of the model, which would skip the hooks."""
     if "torch._dynamo" not in sys.modules:  # nothing was compiled, and importing the compiler takes seconds
         return contextlib.nullcontext()
     import torch

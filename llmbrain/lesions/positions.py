@@ -8,7 +8,7 @@ from ..registry import Registry
 
 __all__ = ["POSITIONS", "FixedPositions", "Pass", "PositionTracker", "check_positions", "scored_positions"]
 
-# everywhere: nothing has to be tracked; needs_prompt: means nothing for texts that are scored as a whole
+# everywhere: nothing has to be tracked; needs_prompt: not defined for texts that are scored as a whole
 POSITIONS = Registry("position rule", everywhere=False, needs_prompt=True)
 
 
@@ -37,7 +37,7 @@ class All:
 
 @POSITIONS.register("prompt")
 class Prompt:
-    """The tokens that the model was given."""
+    """The tokens of the prompt."""
 
     def in_pass(self, this):
         """Where to act in a pass: a boolean tensor that broadcasts to (batch, n_tokens)."""
@@ -50,7 +50,7 @@ class Prompt:
 
 @POSITIONS.register("generated")
 class Generated:
-    """The tokens that the model wrote itself, when they are read again; of scored sequences, the scored tokens."""
+    """Generated tokens, as inputs of later passes; in scored sequences, the scored tokens."""
 
     def in_pass(self, this):
         return this.position >= this.prompt_end
@@ -61,7 +61,7 @@ class Generated:
 
 @POSITIONS.register("last")
 class Last:
-    """The last attended token of each row of a pass; of scored sequences, the tokens that predict a scored one."""
+    """The last attended token of each row of a pass; in scored sequences, the tokens that predict a scored one."""
 
     def in_pass(self, this):
         import torch
@@ -86,14 +86,14 @@ class PositionTracker:
     ----------
     model : transformers causal language model
     rule : str or callable
-        ``"all"``; ``"prompt"``: the tokens that the model was given; ``"generated"``: those that it wrote itself, when
-        they are read again; ``"last"``: the last attended token of each row of a pass (in generation: every token as it
-        is written). A callable gets the token ids, an int64 tensor ``(batch, n_tokens)``, and returns a boolean tensor
+        ``"all"``; ``"prompt"``: the tokens of the prompt; ``"generated"``: generated tokens, as inputs of later passes;
+        ``"last"``: the last attended token of each row of a pass (in generation, every token that predicts a new one).
+        A callable gets the token ids, an int64 tensor ``(batch, n_tokens)``, and returns a boolean tensor
         of that shape.
     prompt_length : int, optional
-        Where the prompt ends. By default it is what enters first: with a KV cache all passes of more than one token;
-        without a cache the first text, as long as later passes begin with it. Pass it where this does not hold
-        (assisted decoding).
+        Where the prompt ends. By default, the prompt is the first input: with a KV cache, all passes of more than one
+        token; without a cache, the first text, as long as later passes begin with it. Pass the length where this does
+        not hold (assisted decoding).
     follow : bool
         Track positions even if the lesion acts at all tokens, for kinds that depend on the position.
 

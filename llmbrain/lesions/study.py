@@ -236,7 +236,7 @@ def _items(design, values):
     frames = []
     for task, value in zip(design.tasks, values):
         for label, members in task.groups.items():
-            # the row of answers that could not be read has no direction of its own
+            # the group of unread answers counts them, so the direction of the task does not apply to it
             sign = task.sign if label == task.name else 1.0
             for k, mask in enumerate(design.masks):
                 columns = {

@@ -1,4 +1,4 @@
-"""Tasks: what a lesion is tested on.
+"""Tasks on which lesions are tested.
 
 A task has items (documents, pairs, questions), each with a value that is larger if the model does worse. Likelihood
 tasks only list sequences to score, so that a study scores all of them, under all lesions, in common passes. A user's

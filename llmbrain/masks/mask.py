@@ -374,7 +374,7 @@ def _checked_map(map, geometry):
             f"A map must have one value per neuron ({geometry.n_neurons}); got shape {values.shape}."
         )
     if np.isnan(values).any():
-        raise MaskError(f"The map has {int(np.isnan(values).sum())} NaN; they cannot be thresholded.")
+        raise MaskError(f"The map has {int(np.isnan(values).sum())} NaN values, which cannot be thresholded.")
     return values
 
 

@@ -1,6 +1,6 @@
 """The anatomy of a decoder: its blocks, and in each block the MLP and the attention, as modules.
 
-Everything is read off the modules, without a list of architectures. A module of a block that mixes tokens keeps an
+Everything is derived from the modules, without a list of architectures. A module of a block that mixes tokens keeps an
 attention cache (transformers then gives it a ``layer_idx``), calls itself attention, or convolves. The linears outside
 such modules form the MLP. A linear that writes to the residual stream has as many outputs as the stream is wide.
 """
@@ -33,7 +33,7 @@ _FEED_FORWARD = re.compile("mlp|ffn|feed_?forward")
 
 # -- linears ----------------------------------------------------------------------------------------------------------
 def is_linear(module):
-    """Whether a module is a linear: it counts its inputs and outputs, as quantised linears and Conv1D do."""
+    """Whether a module is a linear: it has numbers of inputs and outputs, as quantised linears and Conv1D have."""
     return all(hasattr(module, name) for name in ("in_features", "out_features")) or is_transposed(module)
 
 
@@ -333,8 +333,8 @@ class Block:
         outputs = sorted(features(linear)[1] for linear in linears.values())
         if len(outputs) == 3 and outputs[2] == size and outputs[0] == outputs[1]:
             return tuple(Reader(name, linear, 0, features(linear)[1]) for name, linear in linears.items())
-        # Only a module that counts its own parts splits them right after slicing; others go by the config (Phi-3)
-        # or interleave the heads (GPT-NeoX).
+        # Only a module with its own split_size splits correctly after slicing; others use the config (Phi-3) or
+        # interleave the heads (GPT-NeoX).
         if outputs == [3 * size] and getattr(owner, "split_size", None) == size:
             ((name, linear),) = linears.items()
             return tuple(Reader(name, linear, i * size, (i + 1) * size) for i in range(3))

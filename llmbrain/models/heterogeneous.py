@@ -2,7 +2,7 @@
 
 llmbrain copies this file into every folder that it saves in the format "hetero", so that transformers can open the
 folder with ``trust_remote_code=True``. It must therefore import nothing but torch and transformers. Two entries of the
-config say what differs:
+config describe the differences:
 
 ``llmbrain_linears``
     ``{path of a linear: [inputs, outputs, whether it has a bias]}``
@@ -48,7 +48,7 @@ def heterogeneous_class(base):
 
 
 def load_heterogeneous(folder, *, trust_remote_code=False, **options):
-    """Open a folder that llmbrain saved. The code that lies in it is not run.
+    """Open a folder that llmbrain saved. Code in the folder is not run.
 
     ``trust_remote_code`` concerns folders that llmbrain did not save; other options go to ``from_pretrained``.
     """

@@ -20,7 +20,7 @@ __all__ = [
     "slice_mlp",
 ]
 
-# Attributes by which the modules of transformers count neurons and heads; slicing corrects those that a module has.
+# Attributes of modules of transformers that hold numbers of neurons and heads; slicing corrects those that exist.
 WIDTH_COUNTS = ("intermediate_size", "ffn_dim")
 HEAD_COUNTS = (
     "num_heads", "num_attention_heads", "n_head", "num_key_value_heads", "num_kv_heads", "num_key_value_groups",
@@ -213,12 +213,12 @@ def slice_attention(attention, kept_heads, refit=None):
 
 
 def set_width(owner, width):
-    """Correct the attributes by which an MLP of transformers counts its neurons."""
+    """Correct the attributes of an MLP of transformers that hold its number of neurons."""
     _set_counts(owner, dict.fromkeys(WIDTH_COUNTS, width))
 
 
 def set_head_counts(owner, n_heads, n_kv_heads, head_dim):
-    """Correct the attributes by which an attention of transformers counts its heads."""
+    """Correct the attributes of an attention of transformers that hold its numbers of heads."""
     counts = (n_heads, n_heads, n_heads, n_kv_heads, n_kv_heads, n_heads // n_kv_heads, n_heads * head_dim)
     _set_counts(owner, dict(zip(HEAD_COUNTS, counts)))
 
