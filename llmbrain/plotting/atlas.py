@@ -20,7 +20,7 @@ def plot_atlas(networks, geometry=None, *, threshold=3.0, topography=None, title
     Parameters
     ----------
     networks, geometry, threshold, topography
-        See :func:`plot_network_maps`. A topography turns networks into territories.
+        See :func:`plot_network_map`. A topography turns networks into territories.
 
     Examples
     --------
@@ -112,7 +112,7 @@ def plot_prob_atlas(
     Parameters
     ----------
     networks, geometry, topography, threshold, output_file
-        See :func:`plot_network_maps`.
+        See :func:`plot_network_map`.
     layers : sequence of int, optional
         Layer numbers to show; by default six, spread over the depth of the model.
     view_type : {"continuous", "contours"}
@@ -195,7 +195,7 @@ def view_map(networks, network=0, geometry=None, *, threshold=3.0, topography=No
 
 # -- parts --------------------------------------------------------------------------------------------------------
 def _winner(z, threshold):
-    """Number of the network that each neuron loads on most, -1 for neurons of none."""
+    """Return the number of the network that each neuron loads on most, -1 for neurons of none."""
     return np.where(np.abs(z).max(axis=0) > threshold, np.abs(z).argmax(axis=0), -1)
 
 

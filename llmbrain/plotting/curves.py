@@ -15,8 +15,6 @@ LABELS = {
     "mean_r": "mean |r| of matched maps",
     "median_r": "median |r| of matched maps",
 }
-
-
 FROM_ZERO = ("n_reproduced", "share", "mean_r", "median_r")
 
 

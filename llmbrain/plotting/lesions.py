@@ -16,7 +16,7 @@ DOSES = ("strength", "gain", "threshold", "n_neurons")
 
 @st.figure
 def plot_lesion_effects(result, controls=None, *, task=None, family=None, alpha=0.05, unit=UNIT, sort=True, title=None):
-    """Draw each network's lesion effect as a point with its interval, over the cloud of its matched controls.
+    """Draw each network's lesion effect as a point with its interval, over the points of its matched controls.
 
     Parameters
     ----------
@@ -166,7 +166,7 @@ def plot_selectivity(result, *, value="effect", alpha=0.05, family=None, label=N
 
 
 def short_name(network):
-    """Name of a network on an axis: only its number, if the name says nothing else."""
+    """Return the name of a network on an axis: ``network-0007`` becomes ``7``."""
     found = re.fullmatch(r"network-0*(\d+)", str(network))
     return found[1] if found else str(network)
 
@@ -178,12 +178,12 @@ def _tables(result, controls):
     from ..lesions import LesionResult
 
     if not isinstance(result, LesionResult):
-        raise ParameterError(f"Expected a lesion result or its table; got {type(result).__name__}.")
+        raise ParameterError(f"result is {type(result).__name__}; pass a LesionResult or its table.")
     return result.table, result.controls if controls is None else controls
 
 
 def _short_tasks(tasks):
-    """Names of tasks without a shared part before the colon: ``loss:code`` -> ``code``."""
+    """Return the names of tasks without a shared part before the colon: ``loss:code`` -> ``code``."""
     tasks = [str(t) for t in tasks]
     heads = {t.split(":", 1)[0] for t in tasks}
     return [t.split(":", 1)[-1] for t in tasks] if len(heads) == 1 and len(tasks) > 1 else tasks

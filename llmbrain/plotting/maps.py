@@ -68,14 +68,8 @@ def plot_network_maps(
 
     Parameters
     ----------
-    networks : NetworkSet, estimator, array of shape (n_networks, n_neurons), or NIfTI image
-        The maps.
-    geometry : NeuronGeometry, optional
-        Needed for arrays and images.
-    threshold : float
-        Neurons whose ``|z|`` does not exceed this stay blank.
-    topography : Topography, optional
-        Display order of neurons; the figure states it.
+    networks, geometry, threshold, topography
+        See :func:`plot_network_map`.
     kind : {"units", "sheets"}
         ``"units"``: layers from bottom to top, units from left to right; each pixel shows the strongest of the
         neurons it represents. ``"sheets"``: the sheet of every layer.
@@ -122,7 +116,7 @@ def plot_layer_profiles(networks, geometry=None, *, threshold=3.0, title=None):
     Parameters
     ----------
     networks, geometry, threshold
-        See :func:`plot_network_maps`.
+        See :func:`plot_network_map`.
 
     Examples
     --------

@@ -20,7 +20,7 @@ def recipe_names(table):
     varying = [c for c in parts if table[c].nunique() > 1] or parts[:1]
     if not varying:
         raise ParameterError(
-            f"The table names no recipe; it needs one of {list(PARTS)}, and has {list(table.columns)}."
+            f"The table has no column of recipes. It needs one of {list(PARTS)}; it has {list(table.columns)}."
         )
     parts = " + ".join(varying) if len(varying) < 4 else "recipe"  # longer ones do not fit beside the axis
     return table[varying].astype(str).agg(" + ".join, axis=1), parts
@@ -41,8 +41,8 @@ def plot_pruning_grid(table, *, x=None, y="perplexity", dense=None, title=None):
     y : str
         Column of the cost.
     dense : float, optional
-        Value of the unpruned model, drawn as a line; taken from its row (score ``"dense"`` or ratio 0) or derived from
-        ``ratio_to_dense`` where these are there.
+        Value of the unpruned model, drawn as a line; by default that of its row (score ``"dense"`` or ratio 0), or
+        derived from ``ratio_to_dense``.
 
     Examples
     --------

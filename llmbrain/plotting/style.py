@@ -14,26 +14,10 @@ import numpy as np
 from ..exceptions import ParameterError
 
 __all__ = [
-    "COLUMN",
-    "GRID",
-    "INK",
-    "MUTED",
-    "NEGATIVE",
-    "PAGE",
-    "POSITIVE",
-    "SERIES",
-    "caption",
-    "colorbar",
-    "diverging",
-    "figure",
-    "fixed_figure",
-    "network_colors",
-    "layer_ticks",
-    "new_figure",
-    "sequential",
-    "small_multiples",
+    "COLUMN", "GRID", "INK", "MUTED", "NEGATIVE", "PAGE", "POSITIVE", "SERIES", "caption", "colorbar", "diverging",
+    "figure", "fixed_figure", "network_colors", "layer_ticks", "new_figure", "sequential", "small_multiples",
     "style",
-]
+]  # fmt: skip
 
 COLUMN, PAGE = 3.5, 7.2  # inches: one column and two columns of a journal page
 

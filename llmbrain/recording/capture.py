@@ -216,12 +216,17 @@ def raise_if_not_finite(site, rows):
 
 def _write(pool, writer, block, places, rows):
     """Put the rows of a batch in file order, a few at a time, and write them at their positions."""
-    pieces, start = [], 0
-    for kept, row in zip(places, rows):
-        pieces += [(row + a, start + a, min(_ROWS, len(kept) - a)) for a in range(0, len(kept), _ROWS)]
-        start += len(kept)
-    for _ in pool.map(lambda piece: writer.write(piece[0], block[piece[1] : piece[1] + piece[2]]), pieces):
+    for _ in pool.map(lambda piece: writer.write(piece[0], block[piece[1]]), pieces(places, rows, _ROWS)):
         pass  # re-raises errors of the threads
+
+
+def pieces(places, rows, most):
+    """Cut the kept tokens of a batch into pieces: yield the first row in the run, and the slice of the batch's rows."""
+    start = 0
+    for kept, row in zip(places, rows):
+        for a in range(0, len(kept), most):
+            yield row + a, slice(start + a, start + min(a + most, len(kept)))
+        start += len(kept)
 
 
 def _send(array, device):

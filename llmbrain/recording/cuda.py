@@ -9,7 +9,7 @@ from itertools import zip_longest
 
 from ..models.hooks import site_hooks
 from ..models.inputs import input_device
-from .capture import NotFiniteError, columns_of, raise_if_not_finite, run_batch
+from .capture import NotFiniteError, columns_of, pieces, raise_if_not_finite, run_batch
 
 __all__ = ["CudaScanner"]
 
@@ -150,11 +150,8 @@ class CudaScanner:
     def _transfers(self, orders, places, rows, views):
         """Yield the transfers of a batch: ``(order, row in the run, part of the rows)``."""
         for order, view in zip(orders, views):
-            step, start = self._slot_bytes // order.row_bytes, 0
-            for kept, row in zip(places, rows):
-                for a in range(0, len(kept), step):
-                    yield order, row + a, view[start + a : start + min(a + step, len(kept))]
-                start += len(kept)
+            for row, part in pieces(places, rows, self._slot_bytes // order.row_bytes):
+                yield order, row, view[part]
 
     def _write(self, writer, row, target, slot, arrived):
         try:

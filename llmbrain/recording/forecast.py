@@ -1,7 +1,7 @@
 """The size of a recording, computed before it starts."""
 
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..exceptions import RecordingError
@@ -34,10 +34,6 @@ class Forecast:
     n_neurons: dict
     bytes: int
     peak_memory: int
-
-    def to_dict(self):
-        """Return all numbers as a dict."""
-        return asdict(self)
 
     def __str__(self):
         neurons = ", ".join(f"{n} neurons ({site})" for site, n in self.n_neurons.items())

@@ -16,7 +16,7 @@ from ..dataset import Recording, Run
 from ..dataset.layout import bids_label
 from ..exceptions import NumericalWarning, RecordingError
 from ..files import write_json, write_tsv
-from .capture import HostScanner, NotFiniteError, quiet_forward
+from .capture import HostScanner, NotFiniteError, pieces, quiet_forward
 from .events import run_events
 from .forecast import check_room
 from .job import RecordingOptions, prepare
@@ -232,10 +232,8 @@ def _fill(job, runs, scanner, writers, bar):
     surprisals = [np.full(run.n_tokens, np.nan) for run in runs]
     for into, run_parts, batches in zip(surprisals, parts, todo):
         for values, (_, places, rows) in zip(run_parts, batches):
-            start = 0
-            for kept, row in zip(places, rows):
-                into[row : row + len(kept)] = values[start : start + len(kept)]
-                start += len(kept)
+            for row, part in pieces(places, rows, len(values)):
+                into[row : row + part.stop - part.start] = values[part]
     return surprisals
 
 

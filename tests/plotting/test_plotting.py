@@ -320,7 +320,7 @@ def test_pruning_lines_are_the_recipes_and_the_dense_model():
     assert {line.get_label() for line in axes.get_lines()} == {
         "flap + bias", "network + affine", "wanda_sp + none", "random + none", "unpruned"
     }  # fmt: skip
-    with pytest.raises(ParameterError, match="names no recipe"):
+    with pytest.raises(ParameterError, match="no column of recipes"):
         plotting.plot_pruning_grid(pd.DataFrame({"ratio": [0.1], "perplexity": [3.0]}))
 
 

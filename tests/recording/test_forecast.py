@@ -16,7 +16,7 @@ def test_the_forecast_is_right(llama, tokenizer, tmp_path):
     recordings = quiet(llama, tokenizer, TEXTS, tmp_path / "study", site=["mlp", "layer"])
     size = sum(run.path.stat().st_size for runs in recordings.values() for run in runs)
     assert said.bytes == size and said.n_tokens == recordings["mlp"].n_tokens
-    assert "192 neurons (mlp), 128 neurons (layer)" in str(said) and said.to_dict()["n_runs"] == 1
+    assert "192 neurons (mlp), 128 neurons (layer)" in str(said) and said.n_runs == 1
 
 
 def test_a_full_disk_is_noticed_before_it_starts(llama, tokenizer, tmp_path, monkeypatch):
