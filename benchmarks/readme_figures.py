@@ -3,7 +3,7 @@
 llmbrain run --out demo-study && python benchmarks/readme_figures.py demo-study
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 from llmbrain.dataset import Study
@@ -13,19 +13,25 @@ from llmbrain.plotting import plot_lesion_effects, plot_network_maps
 
 FIRST = 10  # networks: two rows, so that both pictures fit the first screen
 
-study, out = Study.open(sys.argv[1]), Path(__file__).parents[1] / "docs" / "images"
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("study", help="folder of a finished study of the demo model")
+parser.add_argument("--out", default=Path(__file__).parents[1] / "docs" / "images", help="folder of the pictures")
+arguments = parser.parse_args()
+
+study, out = Study.open(arguments.study), Path(arguments.out)
 out.mkdir(parents=True, exist_ok=True)
-networks = NetworkSet.load(study)
+networks, lesions = NetworkSet.load(study), LesionResult.load(study)
 shown = NetworkSet(networks.maps[:FIRST], networks.geometry, networks.metrics[:FIRST])
 plot_network_maps(
     shown,
-    title=f"{FIRST} of {len(networks)} functional networks of SmolLM2-135M: layers (up) x neurons (across), |z| > 3",
+    title=f"{len(shown)} of {len(networks)} networks of SmolLM2-135M: layers (up) x neurons (across), |z| > 3",
     output_file=out / "networks.png",
 )
 plot_lesion_effects(
-    LesionResult.load(study),
+    lesions,
     task="loss",
     family="layer+importance",
-    title="Each network silenced, against 20 sets of neurons matched by layer and importance",
+    title=f"Each network silenced, against {lesions.table['n_controls'].max()} sets of neurons matched by layer and "
+    "importance",
     output_file=out / "lesions.png",
 )

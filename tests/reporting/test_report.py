@@ -107,10 +107,10 @@ def test_what_is_absent_is_left_out_and_named(missing, gone):
 
 
 def test_the_reach_of_p_and_q_is_explained(html):
-    assert "p cannot fall below 1 / (20 + 1) = 0.048" in html
-    assert "its q cannot fall below 0.286" in html and "few controls" in html
-    assert "fall to 1 / (6 × 20 + 1) = 0.0083" in html and "have a pooled q" in html
-    assert "q, pooled" in html and "with controls pooled" in html
+    assert "p is at least 1 / (20 + 1) = 0.048" in html
+    assert "its q is at least 0.286" in html and "few controls" in html
+    assert "as small as 1 / (6 × 20 + 1) = 0.0083" in html and "have a pooled q" in html
+    assert "q, pooled" in html
 
 
 def test_flagged_networks_are_marked_wherever_networks_stand():

@@ -40,13 +40,13 @@ class DisplayStation(Station):
     def methods(self, report, result, cite):
         info = result.topography.info
         how = {
-            "transport": "by optimal transport of neurons, placed between the anchors of their loadings, to the sheet",
+            "transport": "by optimal transport, so that neurons with similar loadings are neighbours",
             "hilbert": "along a Hilbert curve, by dominant loading",
         }.get(info.get("method"), "by similarity")
         source = info.get("source") or "their loadings"
         return (
-            f"For display only, neurons were ordered within each layer {how}, computed from {source} "
-            f"(seed {info.get('seed', 'not recorded')}). No statistic depends on this order."
+            f"For display only, the neurons of each layer were arranged {how}. The arrangement was computed from "
+            f"{source} (seed {info.get('seed', 'not recorded')}), and no statistic depends on it."
         )
 
 

@@ -41,7 +41,9 @@ class DriversStation(Station):
         by_index = {run.index: run for run in recorded.recording}
         runs = [by_index[i] for i in found.networks.info.get("runs") or by_index if i in by_index]
         if len(courses) != len(runs) or any(len(c) != run.n_tokens for c, run in zip(courses, runs)):
-            report.absent.append("The networks were found on other runs than those of this study; no words are shown.")
+            report.absent.append(
+                "The networks were found on runs that this study does not hold, so no words are shown."
+            )
             return None
         return drivers_of(courses, [run.events.assign(run=run.index) for run in runs])
 
@@ -49,8 +51,8 @@ class DriversStation(Station):
         if result.interpretation is None:
             return ""
         text = (
-            "Time courses of networks were correlated with token classes, position, frequency and surprisal; p comes "
-            "from circular shifts within runs and is corrected for all pairs by the largest correlation"
+            "Time courses of networks were correlated with token classes, position, frequency and surprisal; p-values "
+            "come from circular shifts within runs and are corrected for all pairs by the largest correlation"
             f"{cite('westfall1993resampling')}. Candidate names follow from these correlations and are suggestions."
         )
         if result.engagement is not None:

@@ -46,14 +46,10 @@ class Lesions(Station):
         q = q_column(table)
         if q is None:
             return [(number(len(table)), "networks lesioned")]
-        found, more = int((table[q] < 0.05).sum()), ""
-        if "q_pooled" in table and table["q_pooled"].notna().any():
-            more = f"; {int((table['q_pooled'] < 0.05).sum())} with controls pooled"
-        power = result.info.get("power") or {}
-        more += "; too few controls to tell" if not found and power.get("smallest_p", 0) > 0.05 else ""
-        family = main_family(result.table)
-        matched = f" matched by {family.replace('+', ' and ')}" if family else ""
-        label = f"lesioned networks do more harm than their controls{matched} ({q} < 0.05{more})"
+        found, power = int((table[q] < 0.05).sum()), result.info.get("power") or {}
+        label = f"lesioned networks do more harm than their controls ({q} < 0.05)"
+        if not found and power.get("smallest_p", 0) > 0.05:
+            label += "; there are too few controls to tell"
         return [(f"{found} of {len(table)}", label)]
 
     def section(self, report, result):
@@ -72,11 +68,14 @@ class Lesions(Station):
         n_controls = int(table["n_controls"].max()) if "n_controls" in table else 0
         families = [str(f) for f in dict.fromkeys(table["family"])] if "family" in table else []
         done = DONE.get(str(how), f"treated with “{how}”")
-        text = (
-            f"Each of {table['network'].nunique()} networks was lesioned: its neurons were {done} while the model read"
-        )
+        text = f"Each of {table['network'].nunique()} networks was lesioned: its neurons were {done} while the model"
         tasks = [str(t) for t in dict.fromkeys(table["task"])] if "task" in table else []
-        text += f" ({', '.join(tasks[:8])}{', …' if len(tasks) > 8 else ''})." if tasks else " held-out text."
+        named = f"{', '.join(tasks[:8])}{', …' if len(tasks) > 8 else ''}"
+        text += (
+            f" was measured on the {'tasks' if len(tasks) > 1 else 'task'} {named}."
+            if tasks
+            else " read held-out text."
+        )
         if n_controls:
             known = info.get("families") or {}
             against = "; ".join(f"“{f}”, {known[f]}" if f in known else f"matched by {f}" for f in families)
@@ -103,11 +102,12 @@ def reading_notes(lesion):
         return []
     n, k = int(table["n_controls"].max()), len(table)
     floor = 1 / (n + 1)
-    text = f"How to read p and q. A network is ranked among its own {n} controls, so p cannot fall below 1 / ({n} + 1)"
-    text += f" = {floor:.3f}, however large the effect."
+    text = (
+        f"How to read p and q. A network is ranked among its own {n} controls, so p is at least 1 / ({n} + 1) = "
+        f"{floor:.3f}, however large the effect."
+    )
     if k > 1:
-        text += f" q corrects for {k} networks: if a single one stands out, its q cannot fall below"
-        text += f" {min(1, k * floor):.3f}."
+        text += f" q corrects for {k} networks: if only one stands out, its q is at least {min(1, k * floor):.3f}."
     if "control_max" in table:
         above, family = int((table["effect"] > table["control_max"]).sum()), main_family(lesion.table)
         against = f" (matched by {family})" if family else ""
@@ -118,12 +118,12 @@ def reading_notes(lesion):
     if "q_pooled" in table and table["q_pooled"].notna().any():
         found = int((table["q_pooled"] < 0.05).sum())
         notes.append(
-            "“Pooled” ranks each network among the controls of all networks, after scaling each set of controls, so p "
-            f"can fall to 1 / ({k} × {n} + 1) = {1 / (k * n + 1):.4f}. This assumes that control effects have the same "
-            f"shape in all networks, whatever their mean and spread. {found} of {k} have a pooled q < 0.05."
+            "“Pooled” ranks each network among the controls of all networks, each set standardised, so p can be as "
+            f"small as 1 / ({k} × {n} + 1) = {1 / (k * n + 1):.4f}. This assumes that the effects of controls have the "
+            f"same distribution in all networks, apart from mean and spread. {found} of {k} have a pooled q < 0.05."
         )
     power = (lesion.info.get("power") or {}).get("note")
-    return notes + ([power] if power and k * floor > 0.05 else [])
+    return notes + ([power.replace("<=", "≤")] if power and k * floor > 0.05 else [])
 
 
 def _figure_of(lesion, family, task, key):
@@ -131,8 +131,8 @@ def _figure_of(lesion, family, task, key):
     what = what or (f"matched by {family}" if family else "random sets of neurons")
     fig = plotting.plot_lesion_effects(lesion, family=family, unit=f"harm ({unit_of(lesion, task)})", title="")
     caption = (
-        f"Harm{_on(task)} when a network is silenced (point, with its 95 % interval), and when its control sets are "
-        f"silenced (grey): {what}."
+        f"Harm{_on(task)} when a network is silenced (point, with its 95 % interval), and when each of its control "
+        f"sets is silenced (grey). Controls: {what}."
     )
     n = lesion.table["network"].nunique()
     return figure(fig, key, caption, f"Lesion effects of {n} networks over their controls.")

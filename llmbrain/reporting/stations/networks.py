@@ -14,7 +14,7 @@ from ..page import figure, note, page_of
 from ..station import STATIONS, Station
 from ..tables import html_table, number
 
-PAGE_ONLY = ("share", "layers", "iq", "coverage", "icc")  # columns that would make the table too wide
+PAGE_ONLY = ("share", "layers", "iq", "coverage", "icc", "q_pooled")  # columns that would make the table too wide
 MAPS_UP_TO = 40  # with more networks, small multiples are too small to read
 
 
@@ -99,7 +99,7 @@ class Networks(Station):
         text += f" ({', '.join(settings)})." if settings else "."
         converged = info.get("converged")
         if converged is not None and not np.all(converged):
-            text += " The decomposition did not converge; its networks should be interpreted with caution."
+            text += " The decomposition did not converge, so its networks should be interpreted with caution."
         if parameters.get("standardize") not in (None, False):
             text += " Every neuron was z-scored within its run."
         text += f" Maps were z-scored over neurons; a neuron belongs to a network where |z| > {result.threshold:g}."
@@ -155,7 +155,7 @@ def _maps(found, topography):
     if n > MAPS_UP_TO:
         return ""
     fig = plotting.plot_network_maps(found.networks, threshold=found.threshold, topography=topography, title="")
-    caption = "Every network as layers × units; each pixel shows the strongest of the neurons it represents."
+    caption = "Maps of all networks, layers × units; each pixel shows the strongest of the neurons that share it."
     return figure(fig, "fig-maps", caption, f"Small multiples of {n} network maps with their layer profiles.")
 
 
@@ -179,7 +179,9 @@ def _connectivity(report):
     if drivers is None or drivers.courses.shape[1] < 3:
         return ""
     fig = plotting.plot_connectivity(np.corrcoef(drivers.courses.T), title="")
-    caption = "Functional connectivity: correlation of the networks' time courses, similar networks side by side."
+    caption = (
+        "Functional connectivity: correlations between the time courses of networks; similar networks are neighbours."
+    )
     return figure(fig, "fig-connectivity", caption, f"Correlation matrix of {drivers.courses.shape[1]} networks.")
 
 

@@ -70,8 +70,8 @@ class Pruning(Station):
             ", ".join(f"{100 * r:g} %" for r in sorted(set(table["ratio"]))) if "ratio" in table else "several shares"
         )
         of = info.get("ratio_of")
-        text = f"MLP neurons were removed permanently at {ratios}{f' of all {of}' if of else ''}"
-        text += f" by the scores {', '.join(scores)}{cite(*known) if known else ''}" if scores else ""
+        text = f"MLP neurons were removed permanently ({ratios}{f' of all {of}' if of else ''})"
+        text += f", ranked by the scores {', '.join(scores)}{cite(*known) if known else ''}" if scores else ""
         seeds = table["seed"].nunique() if "seed" in table else 0
         text += f", with {seeds} {'seed' if seeds == 1 else 'seeds'}" if seeds else ""
         for role, verb in (("calibration", "statistics were taken on"), ("evaluation", "perplexity was measured on")):
@@ -81,7 +81,7 @@ class Pruning(Station):
                 text += f"; {verb} {used.get('n_tokens', 'all')} tokens of “{used.get('corpus')}”{text_hash}"
         settings = (info.get("variants") or {}).values()
         if any(s.get("propagation") == "sequential" for s in settings):
-            text += "; “sequential” statistics are measured again after each pruned layer"
+            text += "; “sequential” statistics are taken again after each pruned layer"
         if any(s.get("token_weights") == "stream" for s in settings):
             text += "; “weighted” least squares weight each token by the power of its residual stream"
         text += "; perplexity is the exponential of the mean loss per token in nats on held-out text."
