@@ -1,4 +1,4 @@
-"""What the report of a large study costs: time, memory, and the size of the page.
+"""Measure what the report of a large study costs: time, memory, and the size of the page.
 
     python benchmarks/report.py                                          # 32 layers x 11008 neurons, 64 networks
     python benchmarks/report.py --layers 30 --width 1536 --networks 20   # the demo model's size
@@ -48,6 +48,8 @@ from llmbrain.reporting import generate_report  # noqa: E402
 def main():
     """Measure and print."""
     args = arguments()
+    if args.folder:
+        Path(args.folder).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         study = write_study(Path(folder) / "study", args)
         for name in ("with a new display order", "again"):
@@ -63,12 +65,12 @@ def main():
 
 def arguments():
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--layers", type=int, default=32)
-    parser.add_argument("--width", type=int, default=11008)
-    parser.add_argument("--networks", type=int, default=64)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, default=32, help="layers of the model")
+    parser.add_argument("--width", type=int, default=11008, help="neurons per layer")
+    parser.add_argument("--networks", type=int, default=64, help="planted networks")
     parser.add_argument("--tokens", type=int, default=250, help="tokens of each of two runs")
-    parser.add_argument("--folder", default=None, help="where the study is written for a while")
+    parser.add_argument("--folder", default=None, help="folder for the study, which is removed at the end")
     return parser.parse_args()
 
 

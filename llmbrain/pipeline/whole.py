@@ -128,17 +128,17 @@ def run_study(
     plan = plan if n_components is None else replace(plan, n_components=n_components)
     check_study_folder(out)
     run = _Run(plan, Path(out), *_texts(corpus, heldout, random_state))
-    run.load = {"name_or_path": model, "dtype": dtype, "device": device}
-    for number, station in enumerate(STATIONS, 1):
-        name, start = f"[{number}/{len(STATIONS)}] {station.name}", time.perf_counter()
+    run.name, run.loading = model, {"dtype": dtype, "device": device}
+    for number, (station, (work, settings_of)) in enumerate(STATIONS.items(), 1):
+        name, start = f"[{number}/{len(STATIONS)}] {station}", time.perf_counter()
         print(f"{name} ...", flush=True)
-        settings = station.settings(run)
-        if settings is not None and run.done.get(station.name) == settings:
+        settings = None if settings_of is None else settings_of(run)
+        if settings is not None and run.done.get(station) == settings:
             print("   done before with the same settings")
         else:
-            station.work(run)
+            work(run)
             if settings is not None:
-                run.note(station.name, settings)
+                run.note(station, settings)
         print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
     return run.report
 
@@ -154,6 +154,10 @@ class _Run:
     def study(self):
         return self.recording.study
 
+    def options(self, *names):
+        """Settings of the plan by their names."""
+        return {name: getattr(self.plan, name) for name in names}
+
     @cached_property
     def done(self):
         """Settings of the stations that are complete, by name."""
@@ -165,95 +169,72 @@ class _Run:
         self.study.write("progress_json", self.done)
 
 
-class _Station:
-    """One station of the path."""
+def _load(run):
+    from ..models import load_model
 
-    name = ""
-
-    def settings(self, run):
-        """Settings that the result depends on, or None for a station that runs every time."""
-
-    def work(self, run):
-        """Make the result."""
+    run.model, run.tokenizer = load_model(run.name, **run.loading)
 
 
-class _Model(_Station):
-    name = "model"
+def _record(run):
+    from ..recording import record
 
-    def work(self, run):
-        from ..models import load_model
-
-        load = dict(run.load)
-        run.model, run.tokenizer = load_model(load.pop("name_or_path"), **load)
+    amounts = {"max_tokens": run.plan.record_tokens, "tokens_per_run": run.plan.tokens_per_run}
+    run.recording = record(run.model, run.tokenizer, run.train, run.out, **amounts)
 
 
-class _Recording(_Station):
-    name = "recording"
-
-    def work(self, run):
-        from ..recording import record
-
-        plan = run.plan
-        amounts = {"max_tokens": plan.record_tokens, "tokens_per_run": plan.tokens_per_run}
-        run.recording = record(run.model, run.tokenizer, run.train, run.out, **amounts)
+def _network_options(run):
+    return run.options("n_components", "n_init", "n_repeats", "threshold", "random_state")
 
 
-class _Networks(_Station):
-    name = "networks"
-
-    def options(self, run):
-        names = ("n_components", "n_init", "n_repeats", "threshold", "random_state")
-        return {name: getattr(run.plan, name) for name in names}
-
-    def settings(self, run):
-        return {**self.options(run), "n_tokens": run.recording.n_tokens}
-
-    def work(self, run):
-        find_networks(run.recording, **self.options(run))
+def _network_settings(run):
+    return {**_network_options(run), "n_tokens": run.recording.n_tokens}
 
 
-class _Lesions(_Station):
-    name = "lesions"
-
-    def options(self, run):
-        plan = run.plan
-        return {
-            "n_networks": plan.lesion_networks, "n_controls": plan.n_controls, "max_tokens": plan.lesion_tokens,
-            "threshold": plan.threshold, "random_state": plan.random_state,
-        }  # fmt: skip
-
-    def settings(self, run):
-        return {**self.options(run), "networks": _Networks().options(run), "text": run.test.hash}
-
-    def work(self, run):
-        lesion_networks(run.study, text=run.test, model=run.model, tokenizer=run.tokenizer, **self.options(run))
+def _find_networks(run):
+    find_networks(run.recording, **_network_options(run))
 
 
-class _Pruning(_Station):
-    name = "pruning"
-
-    def options(self, run):
-        names = ("ratio", "calibration_tokens", "evaluation_tokens", "random_state")
-        return {name: getattr(run.plan, name) for name in names}
-
-    def settings(self, run):
-        return {**self.options(run), "networks": _Networks().options(run), "text": run.test.hash}
-
-    def work(self, run):
-        texts = {"calibration": run.train, "evaluation": run.test}
-        compare_pruning(run.study, run.model, run.tokenizer, **texts, **self.options(run))
+def _lesion_options(run):
+    amounts = {"n_networks": run.plan.lesion_networks, "max_tokens": run.plan.lesion_tokens}
+    return {**amounts, **run.options("n_controls", "threshold", "random_state")}
 
 
-class _Report(_Station):
-    name = "report"
-
-    def work(self, run):
-        from ..reporting import generate_report
-
-        run.report = generate_report(run.study).save()
+def _lesion_settings(run):
+    return {**_lesion_options(run), "networks": _network_options(run), "text": run.test.hash}
 
 
-STATIONS = (_Model(), _Recording(), _Networks(), _Lesions(), _Pruning(), _Report())
+def _lesion(run):
+    lesion_networks(run.study, text=run.test, model=run.model, tokenizer=run.tokenizer, **_lesion_options(run))
+
+
+def _pruning_options(run):
+    return run.options("ratio", "calibration_tokens", "evaluation_tokens", "random_state")
+
+
+def _pruning_settings(run):
+    return {**_pruning_options(run), "networks": _network_options(run), "text": run.test.hash}
+
+
+def _prune(run):
+    texts = {"calibration": run.train, "evaluation": run.test}
+    compare_pruning(run.study, run.model, run.tokenizer, **texts, **_pruning_options(run))
+
+
+def _report(run):
+    from ..reporting import generate_report
+
+    run.report = generate_report(run.study).save()
+
+
+# Name -> what makes the result, and the settings that it depends on; None for a station that runs every time.
+STATIONS = {
+    "model": (_load, None),
+    "recording": (_record, None),
+    "networks": (_find_networks, _network_settings),
+    "lesions": (_lesion, _lesion_settings),
+    "pruning": (_prune, _pruning_settings),
+    "report": (_report, None),
+}
 
 
 def _texts(corpus, heldout, random_state):

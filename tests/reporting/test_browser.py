@@ -76,11 +76,10 @@ def test_no_errors_and_nothing_loaded(browser, report):
 
 def _single_results(folder):
     """One of each kind of result that has a report of its own: name -> object."""
-    from types import SimpleNamespace
-
     from tiny import tiny_model, tiny_tokenizer
 
     import llmbrain as lb
+    from llmbrain.lesions import DoseResponse, LesionResult
 
     geometry = NeuronGeometry.from_sizes([96] * 6)
     corpus = lb.load_corpus("demo")
@@ -90,8 +89,8 @@ def _single_results(folder):
     return {
         "recording": recording,
         "decomposition": Networks(geometry, 4, 120),
-        "lesions": SimpleNamespace(table=table, controls=controls, info={}),
-        "dose": SimpleNamespace(table=dose_table(), controls=None, info=DOSE_INFO),
+        "lesions": LesionResult(table, controls, None, {}),
+        "dose": DoseResponse(dose_table(), None, DOSE_INFO),
         "pruned": lb.prune(model, tokenizer, corpus[:1], 0.2, recipe="fast", options={"n_tokens": 256, "context": 64}),
         "grid": prune_table(),
     }
