@@ -4,7 +4,7 @@ The same text tokens are scored in both conditions: each window of ``n`` tokens 
 without BOS before them, and the first token of text is scored in neither. This is the measurement behind the default
 ``bos="auto"`` for tokenizers that have a BOS token but do not add it.
 
-    python benchmarks/bos.py --models demo gemma-3-270m.gguf --text wiki.test.raw.txt --tokens 4096
+    python benchmarks/bos.py --models demo models/gemma-3-270m.gguf --text wikitext-2/test.raw.txt
 """
 
 import argparse
@@ -37,41 +37,39 @@ def mean_loss(model, pieces, head):
     return float(losses.mean(dtype=np.float64)), len(losses)
 
 
-def measure(name, corpora, lengths, n_tokens):
-    """One row per corpus and length of window for one model."""
+def measure(name, corpus, lengths, n_tokens):
+    """One row per length of window for one model."""
     model, tokenizer = lb.load_model(name)
     adds = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
     bos = tokenizer.bos_token_id
-    for corpus in corpora:
-        for length in lengths:
-            pieces = text_pieces(corpus, tokenizer, length - 1, n_tokens)
-            without, n_scored = mean_loss(model, pieces, [])
-            row = {
-                "model": Path(name).stem,
-                "bos": "none" if bos is None else f"{tokenizer.bos_token} ({'added' if adds else 'not added'})",
-                "text": corpus.name,
-                "window": length,
-                "n_tokens": n_scored,
-                "without": float(np.exp(without)),
-            }
-            if bos is not None:
-                behind, _ = mean_loss(model, pieces, [bos])
-                row |= {"with": float(np.exp(behind)), "nats": without - behind}
-            print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
-            yield row
+    for length in lengths:
+        pieces = text_pieces(corpus, tokenizer, length - 1, n_tokens)
+        without, n_scored = mean_loss(model, pieces, [])
+        row = {
+            "model": Path(name).stem,
+            "bos": "none" if bos is None else f"{tokenizer.bos_token} ({'added' if adds else 'not added'})",
+            "text": corpus.name,
+            "window": length,
+            "n_tokens": n_scored,
+            "without": float(np.exp(without)),
+        }
+        if bos is not None:
+            behind, _ = mean_loss(model, pieces, [bos])
+            row |= {"with": float(np.exp(behind)), "nats": without - behind}
+        print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
+        yield row
 
 
 def main():
     """Print one row per model, text and length of window."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--models", nargs="+", default=["demo"])
-    parser.add_argument("--text", help="Text file to measure on, besides the demo corpus.")
+    parser.add_argument("--text", default="demo", help="Text file to measure on (default: the demo corpus).")
     parser.add_argument("--windows", nargs="+", type=int, default=[128, 256, 512, 1024])
     parser.add_argument("--tokens", type=int, default=4096)
     args = parser.parse_args()
-    corpora = [lb.load_corpus(args.text)] if args.text else []
-    corpora.append(lb.load_corpus("demo"))
-    rows = [row for name in args.models for row in measure(name, corpora, args.windows, args.tokens)]
+    corpus = lb.load_corpus(args.text)
+    rows = [row for name in args.models for row in measure(name, corpus, args.windows, args.tokens)]
     print(pd.DataFrame(rows).round(4).to_string(index=False))
 
 

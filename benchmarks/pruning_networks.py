@@ -77,21 +77,26 @@ ASIDE = (
 DRAWS = "networks_*_draw*.tsv"
 
 
-def draw_windows(ids, n_tokens, context, draw, seed=0):
-    """Windows of one draw: from all whole windows of a text, in an order that a seed fixes; draws share none.
+def draw_windows(windows, n_tokens, context, draw, seed=0):
+    """Choose the windows of one draw, in an order that a seed fixes; draws share none.
+
+    Parameters
+    ----------
+    windows : list of llmbrain.text.Window
+        The whole text; windows shorter than ``context`` are not drawn.
 
     Returns
     -------
-    list of numpy.ndarray of int, shape (context,)
+    list of llmbrain.text.Window
     """
     import numpy as np
 
-    ids, each = np.asarray(ids), n_tokens // context
-    n = len(ids) // context
+    windows, each = [window for window in windows if len(window) == context], n_tokens // context
+    n = len(windows)
     if not each or (draw + 1) * each > n:
         raise SystemExit(f"The text holds {n} windows of {context} tokens: no draw {draw} of {n_tokens} tokens.")
     order = np.random.default_rng(seed).permutation(n)[draw * each : (draw + 1) * each]
-    return [ids[i * context : (i + 1) * context] for i in sorted(order)]
+    return [windows[i] for i in sorted(order)]
 
 
 def paired(table, ratio, with_row, without):
@@ -250,20 +255,22 @@ def main():
 
     from llmbrain.models import load_model
     from llmbrain.pruning import run_grid
+    from llmbrain.text import text_windows
 
     calibration = data_file(args.calibration, "wikitext-2/valid.unk.txt", "--calibration")
     evaluation = data_file(args.evaluation, "wikitext-2/test.raw.txt", "--evaluation")
     start = time.perf_counter()
     model, tokenizer = load_model(args.model, device=args.device)
     text = clean(calibration.read_text(encoding="utf-8"), args.clean)
-    ids = tokenizer(text, verbose=False)["input_ids"]
+    fit, _ = text_windows([text], tokenizer, args.context)
     n_test = args.windows * args.context
     test = evaluation.read_text(encoding="utf-8")
     test = tokenizer.decode(tokenizer(test[: 10 * n_test], verbose=False)["input_ids"][:n_test])
     rows = {name: ROWS[name] for name in args.rows} if args.rows else CORE if args.core else ROWS
     options = {**OPTIONS, "context": args.context, "batch_size": args.batch_size}
     Path(args.out).mkdir(parents=True, exist_ok=True)
-    print(f"loaded in {time.perf_counter() - start:.0f} s; {len(ids):,} tokens of calibration text", flush=True)
+    n_fit = sum(map(len, fit))
+    print(f"loaded in {time.perf_counter() - start:.0f} s; {n_fit:,} tokens of calibration text", flush=True)
     for tokens in args.tokens:
         for draw in args.draws:
             began = time.perf_counter()
@@ -275,7 +282,7 @@ def main():
                 "max_seconds": args.max_seconds and args.max_seconds - (began - start),
             }  # fmt: skip
             table = run_grid(
-                model, tokenizer, draw_windows(ids, tokens, args.context, draw), test,
+                model, tokenizer, draw_windows(fit, tokens, args.context, draw), test,
                 recipes_of(rows.values(), VARIANTS, options, "layers"), ratios=args.ratios,
                 out=Path(args.out) / f"networks_{args.clean}_{tokens}_draw{draw}.tsv", settings=settings,
             )  # fmt: skip

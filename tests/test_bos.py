@@ -88,10 +88,10 @@ def test_long_texts_have_the_same_loss_in_windows():
     assert float(losses.mean(dtype=np.float64)) == pytest.approx(report["nats_per_token"], abs=1e-5)
 
 
-def test_texts_that_are_tokenized_already_take_no_bos(tmp_path):
+def test_tokenized_texts_take_no_bos(tmp_path):
     from llmbrain.recording import conversations
 
     model, tokenizer = tiny_model("llama"), tiny_tokenizer()
     chats = conversations(["hello there"], tokenizer)
-    with pytest.raises(lb.exceptions.ParameterError, match="tokenized already"):
+    with pytest.raises(lb.exceptions.ParameterError, match="already tokenized"):
         lb.record(model, tokenizer, chats, tmp_path, bos=False, progress=False)

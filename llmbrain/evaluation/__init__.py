@@ -1,4 +1,4 @@
-"""Measures of how well a model does: token losses, minimal pairs, multiple choice, generated text, lm-eval tasks."""
+"""Measures of a model: token losses, perplexity, minimal pairs, multiple choice, generated text, lm-eval tasks."""
 
 from .generation import GeneratedText, generate_texts, text_metrics
 from .harness import harness

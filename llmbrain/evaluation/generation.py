@@ -1,13 +1,14 @@
-"""Generated text, and numbers that tell fluent text from broken text."""
+"""Generated text, and measures of how repetitive it is."""
 
 import contextlib
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..exceptions import ParameterError
+from ..exceptions import ParameterError, check_count
 from ..models.inputs import input_device
 from ..text import encode_prompts, padding_id
+from ..text.tokens import describe_head
 
 __all__ = ["GeneratedText", "distinct_n", "generate_texts", "longest_loop", "text_metrics"]
 
@@ -23,12 +24,15 @@ class GeneratedText:
         The new tokens, without padding and without the token that ends the text.
     ended : bool
         Whether the model ended the text before ``max_new_tokens``.
+    bos : str
+        Special tokens at the head of the prompt, or "none".
     """
 
     prompt: str
     text: str
     ids: np.ndarray
     ended: bool
+    bos: str = "none"
 
 
 def generate_texts(
@@ -46,7 +50,7 @@ def generate_texts(
 ):
     """Let a model continue prompts, greedily or by sampling.
 
-    Prompts of equal length run together, so that none is padded and each gets what it would get alone.
+    Only prompts of equal length run together, so that none is padded and each gets the same result as alone.
 
     Parameters
     ----------
@@ -55,14 +59,13 @@ def generate_texts(
     prompts : str or list of str
     max_new_tokens : int
     sample : bool
-        False takes the most likely token each time.
+        Sample each token. By default the most likely one is used.
     temperature, top_p : float
         For sampling.
     chat : bool
-        Put each prompt into the tokenizer's chat template, as the user's turn. The template then decides about special
-        tokens.
+        Write each prompt as a user's message with the tokenizer's chat template, which adds its own special tokens.
     random_state : int
-        Seed of the sampling; the state of torch's own generator does not change.
+        Seed for sampling. The state of torch's own generator does not change.
     bos : {"auto", True, False}
         Special tokens before every prompt, see :func:`llmbrain.text.leading_tokens`.
 
@@ -74,15 +77,14 @@ def generate_texts(
 
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     if not prompts or not all(isinstance(p, str) for p in prompts):
-        raise ParameterError("prompts is a string or a list of strings, at least one.")
-    if max_new_tokens < 1:
-        raise ParameterError(f"max_new_tokens={max_new_tokens}: at least one token must be written.")
+        raise ParameterError("prompts must be a string or a list of at least one string.")
+    check_count("max_new_tokens", max_new_tokens)
     encoded = _chats(prompts, tokenizer) if chat else encode_prompts(prompts, tokenizer, bos)
     empty = [prompt for prompt, ids in zip(prompts, encoded) if not len(ids)]
     if empty:
         raise ParameterError(f"The prompt {empty[0]!r} has no token.")
     options = {"max_new_tokens": max_new_tokens, "do_sample": sample, "num_beams": 1}
-    # top_k=0: no other truncation than what is asked for
+    # top_k=0: no truncation besides top_p
     options |= {"temperature": temperature, "top_p": top_p, "top_k": 0} if sample else {}
     options["pad_token_id"] = padding_id(tokenizer)
     ends = _end_ids(model, tokenizer)
@@ -96,12 +98,15 @@ def generate_texts(
             with torch.no_grad():
                 written = model.generate(ids, attention_mask=torch.ones_like(ids), **options)
             for i, new in zip(rows, written[:, length:].tolist()):
-                results[i] = _result(tokenizer, prompts[i], new, ends)
+                stop = next((n for n, token in enumerate(new) if token in ends), None)
+                text = tokenizer.decode(new[:stop], skip_special_tokens=True)
+                new, head = np.array(new[:stop], dtype=np.int64), describe_head(tokenizer, encoded[i])
+                results[i] = GeneratedText(prompts[i], text, new, stop is not None, head)
     return results
 
 
 def _chats(prompts, tokenizer):
-    """Token ids of prompts in the chat template, each as the user's turn."""
+    """Token ids of prompts, each written as a user's message with the chat template."""
     if not tokenizer.chat_template:
         raise ParameterError("chat=True needs a tokenizer with a chat template; this one has none.")
     written = [
@@ -113,7 +118,7 @@ def _chats(prompts, tokenizer):
 
 @contextlib.contextmanager
 def _plain_config(model):
-    """Remove the sampling defaults of the checkpoint for a while: they would warn or interfere."""
+    """Set aside the sampling defaults of the checkpoint, which would interfere or raise warnings."""
     config = model.generation_config
     names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "do_sample")
     old = {name: getattr(config, name) for name in names if hasattr(config, name)}
@@ -133,60 +138,14 @@ def _end_ids(model, tokenizer):
     return ends - {None}
 
 
-def _result(tokenizer, prompt, new, ends):
-    stop = next((i for i, token in enumerate(new) if token in ends), None)
-    ids = new if stop is None else new[:stop]
-    text = tokenizer.decode(ids, skip_special_tokens=True)
-    return GeneratedText(prompt, text, np.asarray(ids, dtype=np.int64), stop is not None)
-
-
 def distinct_n(ids, n):
-    """Share of different n-grams among all n-grams, 0 to 1; NaN for a text shorter than n.
-
-    One minus this is the share of n-grams that occurred before (rep-n of Welleck et al. 2020).
-
-    Parameters
-    ----------
-    ids : sequence of int
-        Tokens.
-    n : int
-
-    Returns
-    -------
-    float
-
-    References
-    ----------
-    Li et al. (2016), A diversity-promoting objective function for neural conversation models, NAACL.
-
-    Examples
-    --------
-    >>> distinct_n([1, 2, 1, 2], 2)
-    0.6666666666666666
-    """
-    grams = _grams(ids, n)
+    """Share of different n-grams among all n-grams of token ids, 0 to 1; NaN for a text shorter than n."""
+    grams = list(zip(*(np.asarray(ids)[i:].tolist() for i in range(n))))
     return len(set(grams)) / len(grams) if grams else float("nan")
 
 
 def longest_loop(ids):
-    """Length in tokens of the longest stretch that repeats one pattern at least twice; 0 if there is none.
-
-    Only patterns of up to 32 tokens are found.
-
-    Parameters
-    ----------
-    ids : sequence of int
-        Tokens.
-
-    Returns
-    -------
-    int
-
-    Examples
-    --------
-    >>> longest_loop([9, 1, 2, 1, 2, 1, 7]), longest_loop([1, 2, 3])
-    (5, 0)
-    """
+    """Length of the longest stretch of token ids that repeats a pattern of at most 32 tokens; 0 if there is none."""
     ids = np.asarray(ids)
     best = 0
     for period in range(1, min(32, len(ids) // 2) + 1):
@@ -199,7 +158,7 @@ def longest_loop(ids):
 
 
 def text_metrics(texts, n=4):
-    """Numbers on generated texts, one row per text.
+    """Measure how repetitive generated texts are.
 
     Parameters
     ----------
@@ -210,10 +169,18 @@ def text_metrics(texts, n=4):
     Returns
     -------
     pandas.DataFrame
-        ``prompt, text, n_tokens, ended, distinct_1, distinct_2, repetition`` (share of n-grams that occurred before)
-        and ``loop`` (share of the text in its longest loop).
+        One row per text: ``prompt, text, n_tokens, ended, distinct_1, distinct_2`` (shares of different tokens and
+        pairs of tokens), ``repetition`` (share of n-grams that occurred before), ``loop`` (share of the text in its
+        longest loop) and ``bos`` (the leading special tokens of the prompt, or "none").
+
+    References
+    ----------
+    Li et al. (2016), A diversity-promoting objective function for neural conversation models, NAACL (distinct-n);
+    Welleck et al. (2020), Neural text generation with unlikelihood training, ICLR (repetition).
     """
     import pandas as pd
+
+    check_count("n", n)
 
     return pd.DataFrame(
         [
@@ -226,14 +193,8 @@ def text_metrics(texts, n=4):
                 "distinct_2": distinct_n(t.ids, 2),
                 "repetition": 1.0 - distinct_n(t.ids, n),
                 "loop": longest_loop(t.ids) / len(t.ids) if len(t.ids) else 0.0,
+                "bos": t.bos,
             }
             for t in texts
         ]
     )
-
-
-def _grams(ids, n):
-    if n < 1:
-        raise ParameterError(f"n={n}: an n-gram has at least one token.")
-    ids = [int(i) for i in ids]
-    return [tuple(ids[i : i + n]) for i in range(len(ids) - n + 1)]

@@ -1,4 +1,4 @@
-"""Tasks of EleutherAI's lm-evaluation-harness on a live model, lesioned or not (extra ``eval``)."""
+"""Tasks of EleutherAI's lm-evaluation-harness on a loaded model (needs ``llmbrain[eval]``)."""
 
 from ..exceptions import LLMBrainError, ParameterError
 
@@ -6,9 +6,9 @@ __all__ = ["harness"]
 
 
 def harness(model, tokenizer, tasks, *, limit=None, num_fewshot=None, batch_size=8, task_manager=None, **options):
-    """Run tasks of lm-eval on a model that is loaded already.
+    """Run tasks of lm-eval on a loaded model.
 
-    The model is used as it is, so that a lesion that is in force acts on the tasks::
+    The tasks run on this model object, so an active lesion affects them::
 
         with lesion(model, mask):
             table = harness(model, tokenizer, ["arc_easy"], limit=200)
@@ -18,15 +18,15 @@ def harness(model, tokenizer, tasks, *, limit=None, num_fewshot=None, batch_size
     model : transformers causal language model
     tokenizer : transformers tokenizer
     tasks : str or list of str
-        Names that lm-eval knows, or paths of task files.
+        Task names of lm-eval, or paths of task files.
     limit : int, optional
-        Read only this number of items of each task, for a first look; do not report such numbers.
+        Use only the first ``limit`` items of each task, for a first look. Do not report such numbers.
     num_fewshot : int, optional
     batch_size : int
     task_manager : lm_eval.tasks.TaskManager, optional
-        Knows tasks of one's own.
+        For your own tasks.
     **options
-        Go to ``lm_eval.simple_evaluate``.
+        Passed to ``lm_eval.simple_evaluate``.
 
     Returns
     -------
@@ -36,7 +36,7 @@ def harness(model, tokenizer, tasks, *, limit=None, num_fewshot=None, batch_size
     Raises
     ------
     LLMBrainError
-        If lm-eval is not installed; the message says the command that installs it.
+        If lm-eval is not installed, or returns no number.
     """
     try:
         import lm_eval
@@ -47,7 +47,7 @@ def harness(model, tokenizer, tasks, *, limit=None, num_fewshot=None, batch_size
 
     tasks = [tasks] if isinstance(tasks, str) else list(tasks)
     if not tasks:
-        raise ParameterError("tasks is empty; name at least one task of lm-eval.")
+        raise ParameterError("tasks is empty. Name at least one task of lm-eval.")
     live = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
     found = lm_eval.simple_evaluate(
         model=live,
@@ -55,8 +55,7 @@ def harness(model, tokenizer, tasks, *, limit=None, num_fewshot=None, batch_size
         limit=limit,
         num_fewshot=num_fewshot,
         task_manager=task_manager,
-        bootstrap_iters=options.pop("bootstrap_iters", 1000),
-        **options,
+        **{"bootstrap_iters": 1000, **options},
     )
     rows = []
     for task, values in found["results"].items():
@@ -81,5 +80,5 @@ def harness(model, tokenizer, tasks, *, limit=None, num_fewshot=None, batch_size
     frame = pd.DataFrame(rows)
     if frame.empty:
         raise LLMBrainError(f"lm-eval returned no number for {', '.join(tasks)}.")
-    frame["stderr"] = pd.to_numeric(frame["stderr"], errors="coerce")  # "N/A" where lm-eval has none
+    frame["stderr"] = pd.to_numeric(frame["stderr"], errors="coerce")  # lm-eval writes "N/A" if there is none
     return frame

@@ -1,8 +1,7 @@
-"""Losses of single tokens: the only place where logits become nats (except the surprisal of a recording).
+"""Losses of single tokens, ``-log p(token | tokens before it in its window)`` in nats.
 
-Every scored token of a window has the loss ``-log p(token | tokens before it in the window)`` in nats. The logits of a
-large vocabulary are never held for a whole batch: the model returns its last hidden states, and head and softmax (in
-float32) run over them in pieces.
+Every task computes its losses here. The logits of a large vocabulary are never held for a whole batch: the model
+returns its last hidden states, and the head and a float32 softmax run over them in pieces.
 """
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from ..exceptions import ParameterError
 from ..models.inputs import input_device, longest_context
 from ..text import batches, text_windows
+from ..text.windows import token_mask
 from .reader import LogitReader
 
 __all__ = ["batch_losses", "hidden_losses", "token_losses", "window_losses"]
@@ -39,8 +39,8 @@ def token_losses(model, tokenizer, corpus, *, context=1024, batch_size=8, max_to
     Returns
     -------
     list of float32 arrays
-        For each document the nats of its tokens in order. Special tokens are read but not scored, and nothing predicts
-        the first token of a window without a leading special token.
+        Nats of the tokens of each document, in order. Special tokens are not scored, and neither is the first token of
+        a window without BOS, because nothing predicts it.
 
     Examples
     --------
@@ -48,8 +48,7 @@ def token_losses(model, tokenizer, corpus, *, context=1024, batch_size=8, max_to
     >>> np.concatenate(losses).mean()                               # nats per token  # doctest: +SKIP
     """
     windows, documents = text_windows(corpus, tokenizer, context, bos=bos, per_document=max_tokens)
-    longest = max(len(window) for window in windows)
-    losses = window_losses(model, windows, max_batch_tokens=batch_size * longest)
+    losses = window_losses(model, windows, max_batch_tokens=batch_size * max(map(len, windows)))
     found = [[np.zeros(0, np.float32)] for _ in documents]
     for window, part in zip(windows, losses):
         found[window.document].append(part)
@@ -64,7 +63,7 @@ def window_losses(model, windows, *, max_batch_tokens=4096, progress=None):
     model : transformers causal language model
     windows : list of llmbrain.text.Window
     max_batch_tokens : int
-        Most tokens in a batch, padding included (a longer window is a batch of its own).
+        Most tokens in a batch, padding included. A longer window is a batch of its own.
     progress : callable, optional
         Called with the number of tokens done after each batch.
 
@@ -91,26 +90,11 @@ def window_losses(model, windows, *, max_batch_tokens=4096, progress=None):
 
 
 def batch_losses(hidden, score, ids, windows):
-    """Losses of the scored tokens of a padded batch.
+    """Losses of the scored tokens of a padded batch, one float32 array of shape (n_scored,) per window.
 
-    Parameters
-    ----------
-    hidden : tensor of shape (n_windows, n_longest, ...)
-        What :meth:`LogitReader.read` returned.
-    score : callable
-        Turns a piece of ``hidden`` into logits.
-    ids : int64 tensor of shape (n_windows, n_longest)
-    windows : list of llmbrain.text.Window
-
-    Returns
-    -------
-    list of float32 arrays of shape (n_scored,)
+    ``hidden``, shape (n_windows, n_longest, ...), and ``score`` are those of a :class:`LogitReader`.
     """
-    import torch
-
-    scored = torch.zeros(ids.shape, dtype=torch.bool)
-    for row, window in zip(scored, windows):
-        row[: len(window)] = torch.from_numpy(window.scored)
+    scored = token_mask(windows, "scored", ids.shape)
     targets = ids[scored.to(ids.device)]
     before = scored[:, 1:].to(hidden.device)
     flat = hidden_losses(hidden[:, :-1][before], score, targets).numpy()
@@ -118,19 +102,9 @@ def batch_losses(hidden, score, ids, windows):
 
 
 def hidden_losses(hidden, score, targets):
-    """Nats of target tokens from hidden states, without holding all logits at once.
+    """Nats of target tokens, shape (n,), from the states before them, shape (n, ...), without holding all logits.
 
-    Parameters
-    ----------
-    hidden : tensor of shape (n, hidden_size) or (n, vocabulary)
-        The states that predict the targets.
-    score : callable
-        Turns a piece of ``hidden`` into logits of shape ``(n_piece, vocabulary)``.
-    targets : int64 tensor of shape (n,)
-
-    Returns
-    -------
-    float32 tensor of shape (n,), on the CPU
+    ``score`` turns a piece of ``hidden`` into logits, shape (n_piece, vocabulary). The result is on the CPU.
     """
     import torch
 
@@ -147,13 +121,7 @@ def hidden_losses(hidden, score, targets):
 
 
 def check_length(model, windows):
-    """Refuse windows that are longer than the model can read.
-
-    Raises
-    ------
-    ParameterError
-        If a window is too long, or there is none.
-    """
+    """Raise a ParameterError if there is no window, or a window is longer than the model can read."""
     if not windows:
         raise ParameterError("There is no window to score.")
     limit, longest = longest_context(model), max(len(window) for window in windows)

@@ -1,4 +1,4 @@
-"""Minimal pairs: two sentences that differ in one respect, of which a speaker accepts one."""
+"""Minimal pairs: two sentences that differ in one respect, only one of them acceptable."""
 
 import numpy as np
 
@@ -10,16 +10,16 @@ __all__ = ["as_pairs", "minimal_pairs", "pair_windows"]
 
 
 def minimal_pairs(model, tokenizer, pairs="all", *, n_pairs=None, max_batch_tokens=4096, bos="auto"):
-    """Ask a model which sentence of each pair is more likely.
+    """Measure how often a model finds the acceptable sentence of a pair more likely.
 
-    The likelihood of a sentence is the sum over its tokens, behind the leading special tokens of the model (BOS).
+    The log likelihood of a sentence is the sum over its tokens.
 
     Parameters
     ----------
     model : transformers causal language model
     tokenizer : transformers tokenizer
     pairs : str, path or list of MinimalPair
-        What :func:`llmbrain.text.load_minimal_pairs` takes.
+        Pairs, or an argument of :func:`llmbrain.text.load_minimal_pairs`.
     n_pairs : int, optional
         Keep the first ``n_pairs`` pairs of each phenomenon.
     max_batch_tokens : int
@@ -31,8 +31,8 @@ def minimal_pairs(model, tokenizer, pairs="all", *, n_pairs=None, max_batch_toke
     -------
     pandas.DataFrame
         One row per pair: ``uid, pair_id, good, bad`` (log likelihoods in nats), ``margin``, ``correct`` (0.5 for a tie)
-        and ``bos`` (the leading special tokens, or "none"). ``frame.groupby("uid").correct.mean()`` is the accuracy by
-        phenomenon.
+        and ``bos`` (the leading special tokens, or "none"). ``frame.groupby("uid").correct.mean()`` gives the accuracy
+        of each phenomenon.
 
     References
     ----------
@@ -58,21 +58,10 @@ def minimal_pairs(model, tokenizer, pairs="all", *, n_pairs=None, max_batch_toke
 
 
 def as_pairs(pairs, n_pairs=None):
-    """Load pairs from a name or path, or check a list of them.
-
-    Parameters
-    ----------
-    pairs : str, path or list of MinimalPair
-    n_pairs : int, optional
-        Keep the first ``n_pairs`` pairs of each phenomenon.
-
-    Returns
-    -------
-    list of MinimalPair
-    """
+    """Load pairs by name or path, or check a list; keep the first ``n_pairs`` of each phenomenon."""
     if isinstance(pairs, (list, tuple)):
         if not pairs or not all(hasattr(p, "good") and hasattr(p, "bad") for p in pairs):
-            raise ParameterError("pairs is a list of MinimalPair, a name or a path; the list is empty or holds others.")
+            raise ParameterError("pairs must be a name, a path or a list of MinimalPair with at least one pair.")
     else:
         pairs = load_minimal_pairs(pairs)
     if n_pairs is None:
@@ -86,20 +75,7 @@ def as_pairs(pairs, n_pairs=None):
 
 
 def pair_windows(pairs, tokenizer, bos="auto"):
-    """The good and the bad sentence of every pair, in turn, as windows to score.
-
-    Parameters
-    ----------
-    pairs : list of MinimalPair
-    tokenizer : transformers tokenizer
-    bos : {"auto", True, False}
-        See :func:`llmbrain.text.leading_tokens`.
-
-    Returns
-    -------
-    list of llmbrain.text.Window
-        Twice as many as pairs.
-    """
+    """Windows to score: the good and the bad sentence of each pair in turn."""
     sentences = [text for pair in pairs for text in (pair.good, pair.bad)]
     corpus = Corpus([Document(text, id=f"{i}") for i, text in enumerate(sentences)], name="pairs")
     longest = max(map(len, sentences)) * 4 + 8  # more tokens than bytes: every sentence is one window

@@ -1,4 +1,4 @@
-"""Multiple choice by likelihood, and answers that are read from generated text."""
+"""Multiple choice by likelihood, and answers in generated text."""
 
 import re
 from dataclasses import dataclass
@@ -24,14 +24,14 @@ NORMALISATIONS = ("none", "token", "character")
 
 @dataclass(frozen=True)
 class Question:
-    """A question with options, one of them right.
+    """A question with several options, one of them right.
 
     Parameters
     ----------
     prompt : str
         The text before the option.
     options : tuple of str
-        With the space that separates them from the prompt, if any; a space is added where neither side has one.
+        A space is inserted before an option unless the option begins, or the prompt ends, with white space.
     answer : int
         Number of the right option, from 0.
     id, kind : str
@@ -49,38 +49,35 @@ class Question:
             raise CorpusError(f"Question {self.id!r} needs at least two different options; got {list(options)}.")
         if not isinstance(self.answer, (int, np.integer)) or not 0 <= self.answer < len(options):
             raise CorpusError(
-                f"Question {self.id!r}: the answer is the number of an option, 0 to {len(options) - 1}; "
+                f"Question {self.id!r}: the answer must be the number of an option, 0 to {len(options) - 1}; "
                 f"got {self.answer!r}."
             )
         object.__setattr__(self, "options", options)
 
 
 def load_questions(source):
-    """Read questions from a JSONL file, dictionaries, or :class:`Question` objects.
+    """Read questions from a JSONL file or a list.
 
     Parameters
     ----------
-    source : path or list
-        Fields of a row: ``prompt``, ``options`` (a list), ``answer`` (number of the option, or its text), and where
-        known ``id`` and ``kind``.
+    source : path, list of dict, or list of Question
+        A row has ``prompt``, ``options`` (a list), ``answer`` (number or text of the right option), and optionally
+        ``id`` and ``kind``.
 
     Returns
     -------
     list of Question
     """
-    if isinstance(source, (list, tuple)):
-        rows = list(source)
-    else:
-        rows = [row for _, row in read_jsonl(source)]
+    rows = source if isinstance(source, (list, tuple)) else [row for _, row in read_jsonl(source)]
     if not rows:
-        raise CorpusError("There is no question.")
+        raise CorpusError("The list of questions is empty.")
     return [row if isinstance(row, Question) else _question(row, i) for i, row in enumerate(rows)]
 
 
 def _question(row, i):
     missing = {"prompt", "options", "answer"} - set(row)
     if missing:
-        raise CorpusError(f"Question {i + 1} lacks {', '.join(sorted(missing))}; it has {', '.join(row)}.")
+        raise CorpusError(f"Question {i + 1} lacks {', '.join(sorted(missing))}. Its fields are {', '.join(row)}.")
     answer, options = row["answer"], list(row["options"])
     if isinstance(answer, str):
         if answer not in options:
@@ -90,29 +87,14 @@ def _question(row, i):
 
 
 def option_windows(questions, tokenizer, normalise="none", bos="auto"):
-    """Put every option of every question behind its prompt, to score the tokens of the option.
-
-    Parameters
-    ----------
-    questions : list of Question
-    tokenizer : transformers tokenizer
-    normalise : {"none", "token", "character"}
-    bos : {"auto", True, False}
-        Special tokens before every prompt, see :func:`llmbrain.text.leading_tokens`.
-
-    Returns
-    -------
-    windows : list of llmbrain.text.Window
-    divisors : float array of shape (n_options_in_all,)
-        What the log likelihoods are divided by.
-    """
+    """One window per option of every question, and what to divide each log likelihood by, shape (n_options,)."""
     if normalise not in NORMALISATIONS:
         raise ParameterError(f"normalise={normalise!r} is unknown; choose from {', '.join(NORMALISATIONS)}.")
     windows, divisors = [], []
     prompts = encode_prompts([q.prompt.rstrip() for q in questions], tokenizer, bos)
     for question, prompt in zip(questions, prompts):
         for option, whole in zip(question.options, encode_prompts(_answered(question), tokenizer, bos)):
-            # a prompt that ends in a space is often one token with the option: what both share is the prompt
+            # the space at the end of a prompt often forms a token with the option: only what both share is prompt
             window = Window(whole, np.arange(len(whole)) >= _shared(whole, prompt))
             if not window.n_scored:
                 raise CorpusError(f"Question {question.id!r}: the option {option!r} adds no token to its prompt.")
@@ -122,7 +104,7 @@ def option_windows(questions, tokenizer, normalise="none", bos="auto"):
 
 
 def _answered(question):
-    """The prompt with each of the options behind it."""
+    """The prompt followed by each of the options."""
     apart = not question.prompt or question.prompt[-1:].isspace()
     return [question.prompt + ("" if apart or option[:1].isspace() else " ") + option for option in question.options]
 
@@ -135,17 +117,7 @@ def _shared(a, b):
 
 
 def margins(questions, log_likelihoods):
-    """Log likelihood of the right option minus that of the best wrong one.
-
-    Parameters
-    ----------
-    questions : list of Question
-    log_likelihoods : array of shape (..., n_options_in_all)
-
-    Returns
-    -------
-    array of shape (..., n_questions)
-    """
+    """Log likelihood of the right option minus the best wrong one: (..., n_options) to (..., n_questions)."""
     result, start = [], 0
     for question in questions:
         scores = log_likelihoods[..., start : start + len(question.options)]
@@ -165,7 +137,8 @@ def multiple_choice(model, tokenizer, questions, *, normalise="none", max_batch_
     questions : path or list
         See :func:`load_questions`.
     normalise : {"none", "token", "character"}
-        What log likelihoods are divided by (lm-eval's ``acc`` is "none", ``acc_norm`` divides by length).
+        Divide log likelihoods by the length of the option. In lm-eval, "none" is ``acc`` and "character" is
+        ``acc_norm``.
     max_batch_tokens : int
         Most tokens of a batch.
     bos : {"auto", True, False}
@@ -202,10 +175,10 @@ def multiple_choice(model, tokenizer, questions, *, normalise="none", max_batch_
 
 
 def parse_answer(text, labels):
-    """Find the label that a generated text gives; None if there is none or more than one.
+    """Find the label that a generated text names.
 
-    Labels are matched as whole words, the longest first, so that "unacceptable" is never read as "acceptable" and
-    "not entailment" never as "entailment". Case and white space do not matter.
+    Labels are matched as whole words, the longest first, so that "unacceptable" is not read as "acceptable" and
+    "not entailment" not as "entailment". Case and white space do not matter.
 
     Parameters
     ----------
@@ -215,7 +188,7 @@ def parse_answer(text, labels):
     Returns
     -------
     str or None
-        The label; None if the text has no label, or different ones.
+        None if the text names no label, or different ones.
 
     Examples
     --------
@@ -226,7 +199,7 @@ def parse_answer(text, labels):
     """
     ordered = sorted({label.strip() for label in labels if label.strip()}, key=len, reverse=True)
     if not ordered:
-        raise ParameterError("labels holds no text to look for.")
+        raise ParameterError("labels must hold at least one non-empty text.")
     patterns = [r"\s+".join(map(re.escape, label.split())) for label in ordered]
     found = re.findall(rf"(?<!\w)(?:{'|'.join(patterns)})(?!\w)", text, flags=re.IGNORECASE)
     plain = {" ".join(label.split()).lower(): label for label in ordered}

@@ -1,4 +1,4 @@
-"""Perplexity at the level of tokens, with its protocol stated."""
+"""Perplexity per token, and its protocol."""
 
 import numpy as np
 
@@ -10,19 +10,18 @@ __all__ = ["perplexity", "perplexity_report"]
 
 
 def perplexity(model, tokenizer, text, context=1024, *, max_tokens=None, batch_size=4, bos="auto"):
-    """Perplexity of a text: ``exp`` of the mean loss in nats per token.
+    """Compute the perplexity of a text: ``exp`` of the mean loss in nats per token.
 
     Each text is cut into windows of ``context`` tokens that do not overlap, and each window begins with the leading
-    special tokens of the model (BOS). Every other token is scored, all with equal weight, except that nothing predicts
-    the first token of a window without BOS. Perplexities are comparable only for one tokenizer, one context and one
-    ``bos``.
+    special tokens of the model (BOS). All other tokens are scored with equal weight, except the first token of a window
+    without BOS, which nothing predicts. Compare perplexities only for the same tokenizer, ``context`` and ``bos``.
 
     Parameters
     ----------
     model : transformers causal language model
     tokenizer : transformers tokenizer
     text : str, list of str or Corpus
-        A string is a text here, never a path.
+        A string is a text here, not a path.
     context : int
         Tokens of a window, leading special tokens included.
     max_tokens : int, optional
@@ -45,8 +44,8 @@ def perplexity(model, tokenizer, text, context=1024, *, max_tokens=None, batch_s
 
     References
     ----------
-    The protocol of the pruning literature on WikiText-2 (Frantar & Alistarh 2023, SparseGPT), except that the last,
-    shorter window is scored too and that every window begins with BOS.
+    The protocol of the pruning literature on WikiText-2 (Frantar & Alistarh 2023, SparseGPT), except that every window
+    begins with BOS, and that the last, shorter window is also scored.
 
     Examples
     --------
@@ -57,7 +56,7 @@ def perplexity(model, tokenizer, text, context=1024, *, max_tokens=None, batch_s
 
 
 def perplexity_report(model, tokenizer, text, context=1024, *, max_tokens=None, batch_size=4, bos="auto"):
-    """Perplexity with everything that is needed to compare it.
+    """Compute the perplexity of a text and describe how it was measured.
 
     Parameters
     ----------
@@ -90,9 +89,9 @@ def perplexity_report(model, tokenizer, text, context=1024, *, max_tokens=None, 
 
 
 def _texts(text):
-    """The texts, without those that are only white space: lists of lines have many."""
+    """A list of texts without those that are only white space, such as the empty lines of a list of lines."""
     texts = [text] if isinstance(text, str) else list(getattr(text, "texts", text))
     texts = [t for t in texts if not isinstance(t, str) or t.strip()]
     if not texts or not all(isinstance(t, str) for t in texts):
-        raise CorpusError("Perplexity needs a string, a list of strings or a Corpus, with at least one text.")
+        raise CorpusError("Perplexity needs a string, a list of strings or a Corpus, with at least one text in it.")
     return texts

@@ -1,4 +1,4 @@
-"""Running a model up to what its head reads, so that logits are made only where they are needed."""
+"""Running a model up to its last hidden states, so that logits are computed only where they are needed."""
 
 import contextlib
 
@@ -8,14 +8,10 @@ __all__ = ["LogitReader"]
 
 
 class LogitReader:
-    """Runs a model up to what its head reads, and knows how the head and what follows make logits of that.
+    """Runs a model up to its last hidden states, and turns some of them into logits.
 
-    Whether head and hidden states give the model's own logits is checked on the first pass, at the last token of every
-    row. Where they do not (an unknown rescaling behind the head), the full logits of the model are taken from then on.
-
-    Parameters
-    ----------
-    model : transformers causal language model
+    The first pass checks at the last token of every row whether the head, with a known rescaling after it, gives the
+    logits of the model. If not, later passes use the full logits of the model.
     """
 
     def __init__(self, model):
@@ -28,18 +24,7 @@ class LogitReader:
         self._bodies = {getattr(model, "base_model", model), model.get_decoder()} - {model, None}
 
     def read(self, input_ids, attention_mask=None):
-        """Run the model.
-
-        Parameters
-        ----------
-        input_ids : int64 tensor of shape (batch, n_tokens)
-        attention_mask : tensor of the same shape, optional
-
-        Returns
-        -------
-        tensor of shape (rows, n_tokens, hidden_size)
-            What :meth:`score` takes, on the rows that came out (hooks may have added some).
-        """
+        """Last hidden states for ids of shape (batch, n_tokens), as :meth:`score` needs them; hooks may add rows."""
         import torch
 
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
@@ -47,7 +32,7 @@ class LogitReader:
             hidden, last = self._run(inputs, 1)
             self._finish = self._find(hidden, last[:, -1])
         elif self._finish is not _full:
-            # no logits at all: they are computed piece by piece, and only where a token is scored
+            # the model computes no logits here: `score` does, and only for scored tokens
             hidden, _ = self._run(inputs, torch.zeros(0, dtype=torch.long, device=input_ids.device))
         return self.model(**inputs).logits if self._finish is _full else hidden
 
@@ -73,7 +58,7 @@ class LogitReader:
 
 
 def _finishers(config):
-    """What models are known to do with the output of the head."""
+    """Known ways in which models rescale the output of the head."""
     yield _as_it_is
     cap = getattr(config, "final_logit_softcapping", None)
     if cap:

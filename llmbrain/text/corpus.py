@@ -25,15 +25,15 @@ def load_corpus(source="demo", *, split=None, name=None, limit=None):
         - a text file (UTF-8): one document;
         - a ``.jsonl`` file: one document per line, an object with ``text`` and optionally ``id`` and ``kind``;
         - a folder: every file that is not hidden, one document each (a ``.jsonl`` file: one document per line). The
-          name of the first sub-folder is the kind. Kinds alternate, so that every first part contains all of them;
-        - a list of strings (or of `Document`);
-        - ``"hub:owner/dataset[/config][:split[:field]]"``: a dataset of the Hugging Face hub, needs the extra
-          ``pip install llmbrain[hub]``; the defaults are the split "train" and the field "text".
+          name of the first sub-folder is the kind. Kinds alternate, so that the first documents cover all of them;
+        - a list of strings or of `Document`;
+        - ``"hub:owner/dataset[/config][:split[:field]]"``: a dataset of the Hugging Face hub (needs
+          ``pip install llmbrain[hub]``). The defaults are the split "train" and the field "text".
     split : str, optional
         For the demo ``"train"`` (the default there), ``"heldout"`` or ``"all"``; for a folder, the sub-folder of that
         name; for a hub dataset, its split. Other sources have no split.
     name : str, optional
-        Name of the corpus; by default taken from the source.
+        Name of the corpus. Taken from the source by default.
     limit : int, optional
         Keep only the first ``limit`` documents.
 
@@ -51,7 +51,6 @@ def load_corpus(source="demo", *, split=None, name=None, limit=None):
 
     Examples
     --------
-    >>> from llmbrain.text import load_corpus
     >>> sorted(load_corpus("demo").kinds)
     ['arithmetic', 'code', 'dialogue', 'encyclopaedic', 'instructions', 'narrative']
     >>> load_corpus(["The kettle sings.", "Rain again."], name="kitchen").ids
@@ -63,13 +62,13 @@ def load_corpus(source="demo", *, split=None, name=None, limit=None):
 
 
 def as_corpus(texts):
-    """Turn texts, in any form that functions of this package take, into a `Corpus`.
+    """Turn texts in any form into a `Corpus`.
 
     Parameters
     ----------
     texts : Corpus, Document, list of str, list of Document, str or path
-        A string is a source as in `load_corpus` ("demo", a path, "hub:..."), never a text itself: pass a single text
-        as a list of one string.
+        A string is a source as in `load_corpus` ("demo", a path, "hub:..."), not a text. Pass a single text as a list
+        of one string.
 
     Returns
     -------
@@ -83,7 +82,6 @@ def as_corpus(texts):
 
     Examples
     --------
-    >>> from llmbrain.text import as_corpus
     >>> as_corpus(["One text."])
     Corpus('texts', 1 document)
     """
@@ -124,23 +122,23 @@ def _refuse_split(split, what):
     """Refuse a split for a source without splits."""
     if split is not None:
         raise ParameterError(
-            f"split={split!r}: {what} has no splits. Leave it out, or use Corpus.split for a random one."
+            f"split={split!r}: {what} has no splits. Leave it out, or use Corpus.split to split at random."
         )
 
 
 def _existing(source):
-    """Return the path if it exists, or raise an error that lists what is allowed."""
+    """Return the path of an existing file or folder."""
     shown = str(source)
     shown = shown if len(shown) <= 120 else shown[:117] + "..."
     try:
         path = Path(source).expanduser()
         if path.exists():
             return path
-    except (OSError, ValueError, RuntimeError):  # too long for a file name, or NUL inside: it is a text
+    except (OSError, ValueError, RuntimeError):  # too long for a file name, or with NUL bytes: probably a text
         pass
     raise CorpusError(
         f"No file or folder {shown!r}. Give the path of a text file, a .jsonl file or a folder, or 'demo'; "
-        "if it is the text itself, pass it in a list: [text]."
+        "to use the text itself, pass it in a list: [text]."
     )
 
 
@@ -156,7 +154,7 @@ def _demo(split):
 
 
 def _from_list(items):
-    """Make documents of strings; documents are passed through."""
+    """Turn strings into documents; documents are passed through."""
     if not items:
         raise CorpusError("The list of texts is empty; at least one text is needed.")
     documents = []
@@ -171,7 +169,7 @@ def _from_list(items):
 
 
 def _from_jsonl(path, prefix=None, kind=None):
-    """Make documents of the rows of a JSONL file."""
+    """Turn the rows of a JSONL file into documents."""
     documents = []
     prefix = path.stem if prefix is None else prefix
     for number, row in read_jsonl(path):
@@ -192,7 +190,7 @@ def _from_jsonl(path, prefix=None, kind=None):
 
 
 def _from_folder(folder, split):
-    """Make documents of the files of a folder; the kinds alternate."""
+    """Turn the files of a folder into documents; the kinds alternate."""
     if split is not None:
         if not (folder / str(split)).is_dir():
             raise ParameterError(f"split={split!r}: the folder {folder} has no sub-folder of that name.")
@@ -222,7 +220,7 @@ def _from_folder(folder, split):
 
 
 def _from_hub(source, split, limit):
-    """Make documents of a hub dataset; only this function imports the package ``datasets``."""
+    """Turn the rows of a hub dataset into documents."""
     where, _, rest = source[len("hub:") :].partition(":")
     own_split, _, field = rest.partition(":")
     owner, _, tail = where.partition("/")
@@ -238,7 +236,7 @@ def _from_hub(source, split, limit):
             f"Reading {source!r} needs the package 'datasets'. Install it with: pip install llmbrain[hub]"
         ) from error
     try:
-        # with a limit the rows are streamed, so that ten documents do not cost a download of millions
+        # with a limit, rows are streamed, so that ten documents do not need a download of millions
         rows = load_dataset(path, config or None, split=split, streaming=limit is not None)
     except Exception as error:
         raise CorpusError(
@@ -247,7 +245,7 @@ def _from_hub(source, split, limit):
     documents, n_empty = [], 0
     for i, row in enumerate(rows):
         if field not in row:
-            raise CorpusError(f"{source!r}: no field {field!r}. There is: {_some(row)}.")
+            raise CorpusError(f"{source!r} has no field {field!r}. Its fields are {_some(row)}.")
         if not isinstance(row[field], str) or not row[field].strip():
             n_empty += 1
             continue

@@ -19,7 +19,7 @@ class Document:
     text : str
         The text. It must hold more than white space.
     id : str
-        A name that is unique within its corpus.
+        Name that is unique in its corpus.
     kind : str or None, default=None
         Kind of text ("narrative", "code", ...), or the condition of a localizer item.
 
@@ -30,7 +30,6 @@ class Document:
 
     Examples
     --------
-    >>> from llmbrain.text import Document
     >>> Document("Snow fell on the harbour.", id="harbour", kind="narrative").kind
     'narrative'
     """
@@ -63,13 +62,6 @@ class Corpus(Sequence):
     name : str, default="corpus"
         Short name, which becomes the task label of a study.
 
-    Attributes
-    ----------
-    name : str
-        Short name.
-    documents : tuple of Document
-        The documents, in order.
-
     Raises
     ------
     CorpusError
@@ -79,10 +71,8 @@ class Corpus(Sequence):
     --------
     >>> from llmbrain.text import load_corpus
     >>> corpus = load_corpus(["One sentence.", "Another sentence."], name="pair")
-    >>> len(corpus), corpus[0].id, corpus.texts[1]
-    (2, 'text-0001', 'Another sentence.')
-    >>> corpus[:1]
-    Corpus('pair', 1 document)
+    >>> len(corpus), corpus[0].id, corpus.texts[1], corpus[:1]
+    (2, 'text-0001', 'Another sentence.', Corpus('pair', 1 document))
     """
 
     def __init__(self, documents, name="corpus"):
@@ -154,12 +144,11 @@ class Corpus(Sequence):
         Parameters
         ----------
         other : Corpus
-            The corpus to compare with.
 
         Returns
         -------
-        ids : list of str
-            Ids, in this corpus, of the shared texts.
+        list of str
+            Ids of the shared texts in this corpus.
         """
         known = {d.text for d in other}
         return [d.id for d in self.documents if d.text in known]
@@ -169,26 +158,18 @@ class Corpus(Sequence):
 
         Parameters
         ----------
-        kind : str or list of str, optional
-            Kinds to keep.
-        ids : str or list of str, optional
-            Ids to keep.
+        kind, ids : str or list of str, optional
+            Keep every kind, or every id, by default.
 
         Returns
         -------
-        corpus : Corpus
-            The smaller corpus, with the same name.
+        Corpus
+            With the same name.
 
         Raises
         ------
         CorpusError
             If a kind or an id does not occur, or no document remains.
-
-        Examples
-        --------
-        >>> from llmbrain.text import load_corpus
-        >>> load_corpus("demo").select(kind="code").kinds
-        ['code']
         """
         keep = list(self.documents)
         for wanted, field in ((kind, "kind"), (ids, "id")):
@@ -216,13 +197,8 @@ class Corpus(Sequence):
 
         Returns
         -------
-        corpus : Corpus
-            The drawn documents.
-
-        Raises
-        ------
-        ParameterError
-            If ``n`` is not between 1 and the number of documents.
+        Corpus
+            With the same name.
         """
         if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or not 1 <= n <= len(self):
             raise ParameterError(f"n={n!r}: a sample of corpus {self.name!r} has between 1 and {len(self)} documents.")
@@ -235,19 +211,17 @@ class Corpus(Sequence):
         Parameters
         ----------
         fraction : float, default=0.5
-            Share of documents in the first part, between 0 and 1 exclusive.
+            Share of documents in the first part, above 0 and below 1.
         random_state : int, numpy Generator or None, default=0
             Seed of the split.
 
         Returns
         -------
         first, second : Corpus
-            Two non-empty parts without a common document, each in the order of the corpus.
+            Two parts without a common document, neither empty, each in the order of the corpus.
 
         Raises
         ------
-        ParameterError
-            If the fraction is not inside (0, 1).
         CorpusError
             If there is only one document.
 
@@ -259,28 +233,21 @@ class Corpus(Sequence):
         []
         """
         if not isinstance(fraction, (float, np.floating)) or not 0 < fraction < 1:
-            raise ParameterError(
-                f"fraction={fraction!r}: the share of the first part must be between 0 and 1, such as 0.5."
-            )
+            raise ParameterError(f"fraction={fraction!r}: it must be a number between 0 and 1, such as 0.5.")
         if len(self) < 2:
             raise CorpusError(f"Corpus {self.name!r} has one document; at least two are needed to split it.")
-        rng = np.random.default_rng(random_state)
-        shuffled = [int(i) for i in rng.permutation(len(self))]
-        # Each document's rank within its kind, as a share of the kind: taking the lowest shares first draws evenly
+        shuffled = np.random.default_rng(random_state).permutation(len(self)).tolist()
+        # The rank of a document within its kind, as a share of the kind: taking the lowest shares first draws evenly
         # from all kinds, and the total is exact.
-        totals = Counter(d.kind for d in self.documents)
-        seen = Counter()
-        place = {}
+        totals, seen, place = Counter(d.kind for d in self.documents), Counter(), {}
         for i in shuffled:
             kind = self.documents[i].kind
             place[i] = (seen[kind] + 0.5) / totals[kind]
             seen[kind] += 1
         n_first = min(max(round(fraction * len(self)), 1), len(self) - 1)
-        first = set(sorted(shuffled, key=place.__getitem__)[:n_first])
-        return (
-            Corpus([d for i, d in enumerate(self.documents) if i in first], self.name),
-            Corpus([d for i, d in enumerate(self.documents) if i not in first], self.name),
-        )
+        order = sorted(shuffled, key=place.__getitem__)
+        parts = sorted(order[:n_first]), sorted(order[n_first:])
+        return tuple(Corpus([self.documents[i] for i in part], self.name) for part in parts)
 
 
 def _some(names, n=6):

@@ -1,4 +1,4 @@
-"""Reading the files under a corpus: UTF-8 text, JSONL, and the data folder of the package."""
+"""Reading files: UTF-8 text, JSONL, and the data of the package."""
 
 import importlib.util
 import json
@@ -27,7 +27,6 @@ def data_path(*parts):
 
     Examples
     --------
-    >>> from llmbrain.text import data_path
     >>> data_path("demo", "train").is_dir()
     True
     """
@@ -39,29 +38,13 @@ def data_path(*parts):
         if path.exists():
             return path
     raise CorpusError(
-        f"The data file {'/'.join(parts)!r} that belongs to llmbrain was not found; looked in "
+        f"The data file {'/'.join(parts)!r} of llmbrain was not found in "
         f"{' and '.join(str(c) for c in candidates)}. Reinstall the package."
     )
 
 
 def read_jsonl(path):
-    """Read the objects of a JSONL file with their line numbers.
-
-    Parameters
-    ----------
-    path : Path
-        The file; blank lines are allowed.
-
-    Returns
-    -------
-    rows : list of (int, dict)
-        Line number, from 1, and the object on that line.
-
-    Raises
-    ------
-    CorpusError
-        If the file is not text, a line is not a JSON object, or there is no row.
-    """
+    """Read a JSONL file: a list of ``(line number from 1, dict)``; blank lines are allowed, an empty file is not."""
     rows = []
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
@@ -83,23 +66,7 @@ def read_jsonl(path):
 
 
 def read_text(path):
-    """Read a UTF-8 text; line ends become newlines. Binary content raises an error.
-
-    Parameters
-    ----------
-    path : Path
-        The file; a byte-order mark is removed.
-
-    Returns
-    -------
-    text : str
-        Its content, which is more than white space.
-
-    Raises
-    ------
-    CorpusError
-        If the file cannot be read, has NUL bytes, is not UTF-8, or is empty.
-    """
+    """Read a UTF-8 text without its byte-order mark and with ``\\n`` as line ends; binary or empty files are errors."""
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -114,7 +81,7 @@ def read_text(path):
     except UnicodeDecodeError as error:
         raise CorpusError(
             f"{path} is not UTF-8 text (byte {error.start} is 0x{raw[error.start]:02x}). "
-            "Convert it, for instance with: iconv -f latin1 -t utf8"
+            "Convert it, for example with: iconv -f latin1 -t utf8"
         ) from error
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     if not text.strip():
@@ -123,22 +90,6 @@ def read_text(path):
 
 
 def shorten(value):
-    """Represent a value in an error message, shortened.
-
-    Parameters
-    ----------
-    value : object
-        Anything.
-
-    Returns
-    -------
-    shown : str
-        Its representation, at most 60 characters.
-
-    Examples
-    --------
-    >>> shorten("a" * 100)[-5:]
-    'aa...'
-    """
+    """Represent a value in an error message, in at most 60 characters."""
     shown = repr(value)
     return shown if len(shown) <= 60 else shown[:57] + "..."

@@ -14,12 +14,12 @@ LOCALIZERS = {
     "code": ("code", "prose"),
     "arithmetic": ("arithmetic", "prose"),
 }
-"""The two conditions of each localizer: what is localized, and what it is contrasted with."""
+"""The two conditions of each localizer: the one to localize, and its control."""
 
 
 @dataclass(frozen=True)
 class MinimalPair:
-    """Two sentences that differ in one respect, of which a speaker accepts one.
+    """Two sentences that differ in one respect, only one of them acceptable.
 
     Parameters
     ----------
@@ -53,7 +53,6 @@ def list_minimal_pairs():
 
     Examples
     --------
-    >>> from llmbrain.text import list_minimal_pairs
     >>> "npi_licensing" in list_minimal_pairs()
     True
     """
@@ -66,8 +65,8 @@ def load_minimal_pairs(name_or_path="all", *, limit=None):
     Parameters
     ----------
     name_or_path : str or path, default="all"
-        ``"all"``: every set that ships with the package; the name of one of them (see `list_minimal_pairs`); a
-        ``.jsonl`` file, or a folder of them, whose rows have ``sentence_good`` and ``sentence_bad`` and optionally
+        ``"all"`` for every set that ships with the package, the name of one of them (see `list_minimal_pairs`), a
+        ``.jsonl`` file, or a folder of such files. Rows have ``sentence_good`` and ``sentence_bad``, and optionally
         ``UID``, ``pairID``, ``field`` and ``linguistics_term``.
     limit : int, optional
         Keep only the first ``limit`` pairs of each file.
@@ -80,7 +79,7 @@ def load_minimal_pairs(name_or_path="all", *, limit=None):
     Raises
     ------
     CorpusError
-        If there is no such set or file, or a row lacks a sentence or has the same sentence twice.
+        If there is no such set or file, or a row does not have two different sentences.
     ParameterError
         If ``limit`` is not a positive number.
 
@@ -90,7 +89,6 @@ def load_minimal_pairs(name_or_path="all", *, limit=None):
 
     Examples
     --------
-    >>> from llmbrain.text import load_minimal_pairs
     >>> pair = load_minimal_pairs("npi_licensing", limit=1)[0]
     >>> pair.uid, pair.good != pair.bad
     ('npi_licensing', True)
@@ -131,7 +129,6 @@ def load_localizer(name="language", *, random_state=0):
 
     Examples
     --------
-    >>> from llmbrain.text import load_localizer
     >>> corpus = load_localizer("language")
     >>> corpus.kinds
     ['sentences', 'shuffled']
@@ -170,7 +167,6 @@ def shuffle_words(text, random_state=0):
 
     Examples
     --------
-    >>> from llmbrain.text import shuffle_words
     >>> shuffle_words("The old ferry left before dawn.", random_state=1)
     'Before the ferry old dawn left.'
     """
@@ -187,12 +183,12 @@ def shuffle_words(text, random_state=0):
 
 
 def _keeps_capital(word, others):
-    """Whether a first word is "I" or a name that recurs with its capital."""
+    """Whether the first word is "I", or occurs again with its capital."""
     return word == "I" or word.startswith("I'") or word in others
 
 
 def _pair_files(name_or_path):
-    """Find the files that hold the wanted pairs."""
+    """Find the files that hold the requested pairs."""
     names = list_minimal_pairs()
     if name_or_path == "all":
         return [data_path("minimal_pairs", f"{name}.jsonl") for name in names]
@@ -209,7 +205,7 @@ def _pair_files(name_or_path):
 
 
 def _pair(row, path, number):
-    """Check one row and make a pair of it."""
+    """Check one row and turn it into a pair."""
     good, bad = row.get("sentence_good"), row.get("sentence_bad")
     if not (isinstance(good, str) and isinstance(bad, str) and good.strip() and bad.strip()):
         raise CorpusError(

@@ -1,19 +1,19 @@
-"""From texts to token ids: leading special tokens, tokenising up to a budget, readable spellings.
+"""Token ids of texts: leading special tokens, tokenizing up to a budget, readable spellings.
 
-The BOS policy of the whole package is `leading_tokens`: every station that reads text takes ``bos="auto" | True |
-False`` and passes it there.
+`leading_tokens` is the BOS policy of the whole package. Every function that reads text passes its ``bos`` there.
 """
 
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 
 import numpy as np
 
 from ..exceptions import CorpusError, ParameterError, check_count
 from .corpus import as_corpus
 
-# Tokens at the end of a tokenised prefix that are not trusted: what follows the cut may have changed them.
+# Tokens at the end of a tokenized prefix that are not used, because the text after the cut may change them.
 MARGIN = 64
 
 
@@ -26,8 +26,8 @@ class TokenizedDocument:
     ids : ndarray of int64, shape (n_tokens,)
         Token ids, special tokens included.
     tokens : list of str
-        Readable spelling of each token on one line: spaces as they are, a newline as ``\\n``, a tab as ``\\t``, a byte
-        of a character that spans several tokens as ``\\xe6``. Only the ids are exact.
+        Readable spelling of each token, on one line: newlines and tabs are escaped, and a byte of a character that
+        spans several tokens is written as ``\\xe6``. Only the ids are exact.
     is_special : ndarray of bool, shape (n_tokens,)
         True at BOS, EOS and every other special token.
     id : str
@@ -64,8 +64,8 @@ def leading_tokens(tokenizer, bos="auto"):
     ----------
     tokenizer : transformers tokenizer
     bos : {"auto", True, False}
-        ``"auto"`` takes what the tokenizer adds before a text, and BOS if the tokenizer has one but does not add it.
-        True requires BOS. False reads texts without any leading special token.
+        ``"auto"`` gives what the tokenizer adds before a text, and BOS if the tokenizer has one but does not add it.
+        True requires BOS. With False, texts have no leading special token.
 
     Returns
     -------
@@ -89,8 +89,28 @@ def leading_tokens(tokenizer, bos="auto"):
 
 
 def describe_bos(tokenizer, bos="auto"):
-    """The `leading_tokens` as one string for tables and sidecars: ``"<s>"``, or ``"none"``."""
-    return " ".join(map(str, tokenizer.convert_ids_to_tokens(list(leading_tokens(tokenizer, bos))))) or "none"
+    """Spell the `leading_tokens` as one string for tables and sidecars: ``"<s>"``, or ``"none"``.
+
+    Parameters
+    ----------
+    tokenizer : transformers tokenizer
+    bos : {"auto", True, False}
+        See `leading_tokens`.
+
+    Returns
+    -------
+    str
+    """
+    return _join(tokenizer, leading_tokens(tokenizer, bos))
+
+
+def describe_head(tokenizer, ids):
+    """Spell the special tokens at the head of a prompt, as `describe_bos` does."""
+    return _join(tokenizer, takewhile(special_ids(tokenizer).__contains__, map(int, ids)))
+
+
+def _join(tokenizer, ids):
+    return " ".join(tokenizer.convert_ids_to_tokens(list(ids))) or "none"
 
 
 def encode(documents, tokenizer, *, bos="auto", max_tokens=None, total=None):
@@ -102,18 +122,16 @@ def encode(documents, tokenizer, *, bos="auto", max_tokens=None, total=None):
     tokenizer : transformers tokenizer
         Needs no padding token.
     bos : {"auto", True, False}
-        Special tokens before every document, see `leading_tokens`. False also leaves out what the tokenizer would add
-        after a text.
+        Special tokens before every document, see `leading_tokens`. With False, those after a text are left out, too.
     max_tokens : int, optional
         Cut each document to ``max_tokens`` tokens, special tokens included.
     total : int, optional
-        Stop once the documents hold ``total`` tokens together, special tokens not counted. Documents that are not
-        reached are left out, and the last one is cut.
+        Stop after ``total`` tokens of text. Documents that are not reached are left out, and the last one is cut.
 
     Returns
     -------
     list of TokenizedDocument
-        In the order of the documents. Only as much of a long text is tokenised as the limits require.
+        In the order of the documents. Long texts are tokenized only as far as the limits require.
 
     Raises
     ------
@@ -149,7 +167,7 @@ def encode(documents, tokenizer, *, bos="auto", max_tokens=None, total=None):
 
 
 def encode_prompts(texts, tokenizer, bos="auto"):
-    """Token ids of texts that will be continued: leading special tokens and the text, with nothing after it.
+    """Turn texts to be continued into token ids: leading special tokens and the text, with nothing after it.
 
     Parameters
     ----------
@@ -168,14 +186,7 @@ def encode_prompts(texts, tokenizer, bos="auto"):
 
 
 class Encoder:
-    """Turns texts into ids with one tokenizer and one BOS policy.
-
-    Parameters
-    ----------
-    tokenizer : transformers tokenizer
-    bos : {"auto", True, False}
-        See `leading_tokens`.
-    """
+    """Turns texts into ids with one tokenizer and one BOS policy."""
 
     def __init__(self, tokenizer, bos="auto"):
         self.tokenizer = tokenizer
@@ -189,18 +200,18 @@ class Encoder:
 
     @cached_property
     def spell(self):
-        """Spells ids, see `Speller`."""
+        """The `Speller` of the tokenizer."""
         return Speller(self.tokenizer)
 
     def prompt(self, text, limit=None):
         """Leading special tokens and the text as int64 ids, at most ``limit`` of them."""
         ids = _text_ids(self.tokenizer, text, None if limit is None else max(0, limit - len(self.head)))
-        # a text that was written with its special tokens, such as a rendered chat, does not get them twice
+        # a text that already begins with its special tokens, such as a rendered chat, does not get them twice
         head = () if self.head and tuple(ids[: len(self.head)]) == self.head else self.head
         return np.asarray([*head, *ids], dtype=np.int64)[:limit]
 
     def document(self, document, limit=None):
-        """One document as a `TokenizedDocument` of at most ``limit`` tokens; see `encode`."""
+        """Turn one document into a `TokenizedDocument` of at most ``limit`` tokens."""
         ids = self.prompt(document.text, limit)
         if limit is None or len(ids) < limit:  # the whole text
             ids = np.append(ids, np.asarray(self.tail, dtype=np.int64))
@@ -221,9 +232,9 @@ class Encoder:
 
 
 def special_ids(tokenizer):
-    """Ids of BOS, EOS, PAD and every added token that is declared special, as a set."""
+    """Ids of BOS, EOS, PAD and all added tokens that are declared special, as a set."""
     special = {int(i) for i in getattr(tokenizer, "all_special_ids", [])}
-    # all_special_ids lists the named ones only; a vocabulary may declare more (file separators, chat marks)
+    # all_special_ids holds only the named ones; a vocabulary may declare more (file separators, chat marks)
     for token_id, token in getattr(tokenizer, "added_tokens_decoder", {}).items():
         if getattr(token, "special", False):
             special.add(int(token_id))
@@ -231,16 +242,11 @@ def special_ids(tokenizer):
 
 
 class Speller:
-    """Spells token ids on one line each, as a person would read them; spellings are cached.
-
-    Parameters
-    ----------
-    tokenizer : transformers tokenizer
-    """
+    """Spells token ids on one line each, as a person would read them; spellings are cached."""
 
     def __init__(self, tokenizer):
         self.tokenizer = tokenizer
-        # a token is decoded behind another one, because some tokenizers drop the space at the start of a text
+        # each token is decoded after another one, because some tokenizers drop a space at the start of a text
         self.anchor = list(tokenizer("a", add_special_tokens=False)["input_ids"])
         self.prefix = self._decode(self.anchor)
         self.known = {}
@@ -263,7 +269,7 @@ class Speller:
 
 
 def _added_tokens(tokenizer):
-    """What a tokenizer adds of its own accord before and after a text: two tuples of ids."""
+    """Ids that the tokenizer itself adds before and after a text, two tuples."""
     plain, whole = _ids(tokenizer, "a", False), _ids(tokenizer, "a", True)
     for start in range(len(whole) - len(plain) + 1):
         if whole[start : start + len(plain)] == plain:
@@ -272,12 +278,12 @@ def _added_tokens(tokenizer):
 
 
 def _ids(tokenizer, text, add_special_tokens=False):
-    # verbose=False: the tokenizer's own warning about length knows nothing of the windows used later
+    # verbose=False: the tokenizer would warn about long texts, which are cut into windows later
     return [int(i) for i in tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"]]
 
 
 def _text_ids(tokenizer, text, limit=None):
-    """The first ``limit`` ids of a text, without tokenising much more of it than that."""
+    """The first ``limit`` ids of a text; little more of the text than that is tokenized."""
     n_characters = len(text) if limit is None else 8 * (limit + MARGIN)
     while n_characters < len(text):
         ids = _ids(tokenizer, text[: _gap_before(text, n_characters)])
@@ -288,7 +294,7 @@ def _text_ids(tokenizer, text, limit=None):
 
 
 def _gap_before(text, stop):
-    """The last place up to ``stop`` where a word has ended and white space begins; ``stop`` if there is none near."""
+    """The last place up to ``stop`` where white space follows a word; ``stop`` if none is near."""
     for place in range(stop, max(stop - 2000, 1), -1):
         if text[place].isspace() and not text[place - 1].isspace():
             return place
@@ -296,7 +302,7 @@ def _gap_before(text, stop):
 
 
 def _byte_alphabet():
-    """The character that byte-level vocabularies write for each byte (GPT-2), as a dict from character to byte."""
+    """Map the characters of byte-level vocabularies (GPT-2) to the bytes that they stand for."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [b for b in range(256) if b not in printable]
     return {chr(b): b for b in printable} | {chr(256 + n): b for n, b in enumerate(others)}
@@ -306,7 +312,7 @@ _BYTES = _byte_alphabet()
 
 
 def _spell_bytes(piece):
-    """Whole characters as they are and loose bytes as ``\\xe6``, from the spelling of the vocabulary."""
+    """Decode a vocabulary entry: whole characters, and incomplete ones as bytes such as ``\\xe6``."""
     byte = re.fullmatch("<0x([0-9A-Fa-f]{2})>", piece)
     if byte:
         return f"\\x{byte[1].lower()}"
@@ -316,7 +322,7 @@ def _spell_bytes(piece):
 
 
 def _visible(character):
-    """Escape what would break a line or a table; everything else, the space included, stays."""
+    """Escape characters that would break a line or a table, such as newlines and tabs."""
     if character == " " or character.isprintable():
         return character
     return character.encode("unicode_escape").decode("ascii")

@@ -1,13 +1,13 @@
-"""The only way from text to what a model reads: windows of token ids, and padded batches of windows.
+"""Windows of token ids, the form in which models read text, and padded batches of windows.
 
 - Every window begins with the leading special tokens of its document (BOS; the policy is `leading_tokens`), because
   models put their attention sink there. They are read, but neither scored nor recorded.
 - A document longer than the context is cut into windows. By default they do not overlap. With a warm-up, each window
   but the first also reads tokens of the window before, so that no token is recorded with less context than that.
-- Budgets count the tokens that a model reads, leading special tokens included, so that 64 windows of 1,024 tokens are
-  65,536 tokens. Tokenising stops when the budget is met.
-- Batches are padded on the right. The position of a token is then its place in its row, which is what every causal
-  model assumes, and a window gets the same result in a batch as alone.
+- Budgets count the tokens that a model reads, leading special tokens included: 64 windows of 1,024 tokens are 65,536
+  tokens. Tokenizing stops when the budget is met.
+- Batches are padded on the right. The position of a token is then its place in its row, as every causal model
+  assumes, and a window gets the same result in a batch as alone.
 """
 
 from dataclasses import dataclass, replace
@@ -55,7 +55,7 @@ class Window:
 
     @property
     def places(self):
-        """Where the kept tokens are in the window."""
+        """Indices of the kept tokens in the window."""
         return np.flatnonzero(self.kept)
 
     @property
@@ -83,7 +83,7 @@ class Window:
 
 
 def text_windows(texts, tokenizer, context=1024, *, bos="auto", max_tokens=None, per_document=None):
-    """Cut texts into windows that do not overlap, to be scored or to take statistics of.
+    """Cut texts into windows that do not overlap.
 
     Parameters
     ----------
@@ -102,14 +102,14 @@ def text_windows(texts, tokenizer, context=1024, *, bos="auto", max_tokens=None,
     Returns
     -------
     windows : list of Window
-        In the order of the text; each has at least one token to score.
+        In the order of the text. Each has at least one token to score.
     documents : list of TokenizedDocument
         The documents that were reached; empty if windows were given.
 
     Raises
     ------
     ParameterError
-        If ``context`` has no room for two tokens, or a limit is too small.
+        If ``context`` or a limit leaves too little room for text.
     CorpusError
         If a document has fewer than two tokens.
     """
@@ -117,8 +117,8 @@ def text_windows(texts, tokenizer, context=1024, *, bos="auto", max_tokens=None,
         return _within(texts, max_tokens), []
     encoder = Encoder(tokenizer, bos)
     n_head = len(encoder.head)
-    for name, value, least in (("context", context, n_head + 2 - bool(n_head)), ("max_tokens", max_tokens, n_head + 2)):
-        check_count(name, value, least, optional=True)
+    check_count("context", context, n_head + 2 - bool(n_head))
+    check_count("max_tokens", max_tokens, n_head + 2, optional=True)
     windows, documents, left = [], [], max_tokens
     for document in as_corpus(texts):
         limits = [limit for limit in (per_document, left) if limit is not None]
@@ -143,20 +143,20 @@ def cut_windows(document, context, *, warmup=None, kept=None, longest=None, numb
     context : int
         Most tokens of a window.
     warmup : int, optional
-        Least number of tokens before a kept one, unless the document begins there. Windows then overlap: each reads as
-        much context as fits. None: windows do not overlap.
+        Least number of tokens before a kept one, unless the document begins there. Windows then overlap, and each reads
+        as much context as fits. By default windows do not overlap.
     kept : bool array of shape (n_tokens,), optional
         Which tokens are recorded or scored; all but special tokens by default.
     longest : int, optional
-        Most tokens that one window adds to the one before.
+        Most tokens that one window adds to those before it.
     number : int
         Number of the document.
 
     Returns
     -------
     list of Window
-        Every kept token is in exactly one window, in order. Windows that keep no token are left out, and so is what
-        comes after the last kept token.
+        Every kept token is kept in exactly one window, in order. Windows that keep no token and the tokens after the
+        last kept one are left out.
     """
     kept = ~np.asarray(document.is_special) if kept is None else np.asarray(kept)
     if not kept.any():
@@ -194,7 +194,7 @@ def _spans(n_tokens, context, warmup, n_head, longest):
 
 
 def _within(windows, max_tokens):
-    """The windows up to a number of tokens, the last one cut; a rest in which nothing is scored is left out."""
+    """The first ``max_tokens`` tokens of some windows; a remainder without a scored token is left out."""
     if max_tokens is None:
         return list(windows)
     found, left = [], max_tokens
@@ -207,7 +207,6 @@ def _within(windows, max_tokens):
     return found
 
 
-# -------------------------------------------------------------------------------------------------------- batches
 @dataclass(frozen=True, eq=False)
 class Batch:
     """Windows, padded on the right to one length.
@@ -238,7 +237,7 @@ class Batch:
 
     @property
     def attention_mask(self):
-        """Int64 tensor for a model, or None where there is no padding, which keeps attention fast."""
+        """Int64 tensor for a model, or None if there is no padding, because attention is faster without a mask."""
         return None if self.n_tokens == self.ids.numel() else self.mask.long()
 
     def to_device(self, device):
@@ -253,24 +252,29 @@ class Batch:
 
     def rows(self, name):
         """A field of the windows (``"kept"`` or ``"scored"``) as a bool tensor of the shape of ``ids``."""
-        import torch
+        return token_mask(self.windows, name, self.ids.shape)
 
-        chosen = torch.zeros(self.ids.shape, dtype=torch.bool)
-        for row, window in zip(chosen, self.windows):
-            row[: len(window)] = torch.from_numpy(getattr(window, name))
-        return chosen
+
+def token_mask(windows, name, shape):
+    """A bool field of some windows, padded to a tensor of shape (n_windows, n_longest)."""
+    import torch
+
+    chosen = torch.zeros(shape, dtype=torch.bool)
+    for row, window in zip(chosen, windows):
+        row[: len(window)] = torch.from_numpy(getattr(window, name))
+    return chosen
 
 
 def pad(windows, pad_id=0, indices=None):
-    """Make one batch of some windows.
+    """Pad windows to one batch.
 
     Parameters
     ----------
     windows : list of Window
     pad_id : int
-        Fills the padding. It is masked, so any id of the vocabulary does; see `padding_id`.
+        Fills the padding, see `padding_id`. Padding is masked, so any id of the vocabulary will do.
     indices : int array, optional
-        Numbers of the windows.
+        Numbers of the windows; counted from 0 by default.
 
     Returns
     -------
@@ -294,7 +298,7 @@ def pad(windows, pad_id=0, indices=None):
 
 
 def batches(windows, *, max_rows=None, max_tokens=None, pad_id=0):
-    """Windows in padded batches, those of similar length together and the longest first.
+    """Yield windows in padded batches, those of similar length together and the longest first.
 
     Parameters
     ----------
@@ -307,14 +311,14 @@ def batches(windows, *, max_rows=None, max_tokens=None, pad_id=0):
     Yields
     ------
     Batch
-        ``batch.indices`` tells which windows these are.
+        ``batch.indices`` holds the numbers of its windows.
     """
     for indices in group_windows(windows, max_rows=max_rows, max_tokens=max_tokens):
         yield pad([windows[i] for i in indices], pad_id, indices)
 
 
 def group_windows(windows, *, max_rows=None, max_tokens=None):
-    """Group windows of similar length, the longest first, so that memory runs out at once if it does.
+    """Group windows of similar length, the longest first: if memory is short, the first batch shows it.
 
     Parameters
     ----------
@@ -323,12 +327,12 @@ def group_windows(windows, *, max_rows=None, max_tokens=None):
     max_rows : int, optional
         Most windows of a group.
     max_tokens : int, optional
-        Most tokens of a group, padding included; a longer window is a group of its own.
+        Most tokens of a group, padding included. A longer window is a group of its own.
 
     Returns
     -------
     list of int array
-        Numbers of the windows in each group; every window is in one.
+        Numbers of the windows in each group. Every window is in one group.
     """
     for name, value in (("max_rows", max_rows), ("max_tokens", max_tokens)):
         check_count(name, value, optional=True)
@@ -344,7 +348,7 @@ def group_windows(windows, *, max_rows=None, max_tokens=None):
 
 
 def padding_id(tokenizer):
-    """The id that fills padding: the tokenizer's own, else EOS, else 0.
+    """Choose the id that fills padding: the tokenizer's own, else EOS, else 0.
 
     Parameters
     ----------
@@ -354,17 +358,6 @@ def padding_id(tokenizer):
     Returns
     -------
     int
-
-    Examples
-    --------
-    >>> from types import SimpleNamespace
-    >>> padding_id(SimpleNamespace(pad_token_id=0, eos_token_id=2))
-    0
-    >>> padding_id(SimpleNamespace(pad_token_id=None, eos_token_id=2))
-    2
     """
-    for name in ("pad_token_id", "eos_token_id"):
-        value = getattr(tokenizer, name, None)
-        if value is not None:
-            return int(value)
-    return 0
+    known = (getattr(tokenizer, name, None) for name in ("pad_token_id", "eos_token_id"))
+    return int(next((value for value in known if value is not None), 0))

@@ -32,5 +32,5 @@ def test_minimal_pairs_compare_whole_sentence_likelihoods(llama, tokenizer):
 def test_minimal_pairs_of_the_package_load_and_limit(llama, tokenizer):
     frame = minimal_pairs(llama, tokenizer, n_pairs=2)
     assert frame.groupby("uid").size().eq(2).all()
-    with pytest.raises(ParameterError, match="empty"):
+    with pytest.raises(ParameterError, match="at least one pair"):
         minimal_pairs(llama, tokenizer, [])

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from llmbrain.pruning import Recipe, run_grid
+from llmbrain.text import Window, text_windows
 
 SENTENCES = [f"the cat number {i} sat on the mat and then the rain in spain fell over hills {i * 7}" for i in range(16)]
 
@@ -27,11 +28,11 @@ def benchmark():
 
 
 def test_draws_share_no_window(benchmark):
-    ids = np.arange(1000)
-    draws = [np.concatenate(benchmark.draw_windows(ids, 40, 10, d)) for d in range(25)]
-    assert sorted(np.concatenate(draws).tolist()) == ids.tolist()
+    windows = [Window(np.arange(i, i + 10), np.ones(10)) for i in range(0, 1000, 10)] + [Window([1, 2], [0, 1])]
+    draws = [window for d in range(25) for window in benchmark.draw_windows(windows, 40, 10, d)]
+    assert sorted(np.concatenate([window.ids for window in draws]).tolist()) == list(range(1000))
     with pytest.raises(SystemExit, match="no draw 25"):
-        benchmark.draw_windows(ids, 40, 10, 25)
+        benchmark.draw_windows(windows, 40, 10, 25)
 
 
 def test_planted_gains_are_told_from_chance(benchmark):
@@ -63,12 +64,12 @@ def test_planted_gains_are_told_from_chance(benchmark):
 
 def test_every_row_of_the_comparison_runs_and_is_answered(benchmark, model, tokenizer, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(Path(benchmark.__file__).parent)
-    ids = np.concatenate([tokenizer(text)["input_ids"] for text in SENTENCES])
+    windows, _ = text_windows([" ".join(SENTENCES)], tokenizer, 32)
     from pruning_grid import recipes_of
 
     options = {**benchmark.OPTIONS, "context": 32}
     recipes = recipes_of(benchmark.ROWS.values(), benchmark.VARIANTS, options, "layers")
-    run_grid(model, tokenizer, benchmark.draw_windows(ids, 256, 32, 1), SENTENCES[:3], recipes, ratios=(0.5,),
+    run_grid(model, tokenizer, benchmark.draw_windows(windows, 256, 32, 1), SENTENCES[:3], recipes, ratios=(0.5,),
              out=tmp_path / "networks_delete_256_draw1.tsv",
              settings={"seeds": (1,), "context": 32, "progress": False})  # fmt: skip
     table = benchmark.collect(tmp_path)

@@ -139,7 +139,7 @@ def test_hub(monkeypatch):
     with pytest.warns(LLMBrainWarning, match="2 rows"):
         assert load_corpus("hub:owner/data::body", limit=2).texts == ["row 1", "row 3"]
     assert calls == [("owner/data", "small", "test", False), ("owner/data", None, "train", True)]
-    with pytest.raises(CorpusError, match="no field 'text'. There is: 'body'"):
+    with pytest.raises(CorpusError, match="has no field 'text'. Its fields are 'body'"):
         load_corpus("hub:owner/data")
     with pytest.raises(CorpusError, match="names no dataset"):
         load_corpus("hub::test")
