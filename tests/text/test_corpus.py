@@ -104,7 +104,7 @@ def test_missing_and_wrong_sources(tmp_path):
         load_corpus(tmp_path)
     with pytest.raises(CorpusError, match="type int"):
         load_corpus(3)
-    with pytest.raises(CorpusError, match="empty list"):
+    with pytest.raises(CorpusError, match="texts is empty"):
         load_corpus([])
     with pytest.raises(CorpusError, match="Item 2 .* NoneType"):
         load_corpus(["fine", None])
