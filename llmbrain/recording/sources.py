@@ -44,7 +44,7 @@ def texts(corpus, tokenizer, bos="auto", n_tokens=None):
     if isinstance(corpus, Material):
         if bos != "auto":
             raise ParameterError(
-                f"bos={bos!r}: these texts are tokenized already. Pass bos= to the function that made them."
+                f"bos={bos!r}: these texts are already tokenized. Pass bos= to the function that made them."
             )
         return corpus
     corpus = as_corpus(corpus)
