@@ -29,9 +29,12 @@ def lesion(model, mask, how="zero", *, positions="all", prompt_length=None, site
     how : {"zero", "retain", "mean", "resample", "scale", "add", "clamp"}
         Lesion kind, see :mod:`llmbrain.lesions.kinds`. ``retain`` silences everything but the mask.
     positions : {"all", "prompt", "generated", "last"} or callable
-        At which tokens the lesion acts, see :class:`llmbrain.lesions.positions.PositionTracker`.
+        At which tokens the lesion acts: a name in :data:`llmbrain.lesions.POSITIONS`, or a function that gets the token
+        ids, an int64 tensor ``(batch, n_tokens)``, and returns a boolean tensor of that shape.
     prompt_length : int, optional
-        Where the prompt ends, if the passes do not show it.
+        Where the prompt ends. By default, the prompt is the first input: with a KV cache, all passes of more than one
+        token; without a cache, the first text, as long as later passes begin with it. Pass the length where this does
+        not hold (assisted decoding).
     sites : dict or str, optional
         Module names, if they are not found automatically; see :func:`llmbrain.find_sites`.
     check_model : bool

@@ -82,25 +82,8 @@ class Last:
 class PositionTracker:
     """Follows the forward passes of a model and tells at which tokens of a pass the lesion acts.
 
-    Parameters
-    ----------
-    model : transformers causal language model
-    rule : str or callable
-        ``"all"``; ``"prompt"``: the tokens of the prompt; ``"generated"``: generated tokens, as inputs of later passes;
-        ``"last"``: the last attended token of each row of a pass (in generation, every token that predicts a new one).
-        A callable gets the token ids, an int64 tensor ``(batch, n_tokens)``, and returns a boolean tensor
-        of that shape.
-    prompt_length : int, optional
-        Where the prompt ends. By default, the prompt is the first input: with a KV cache, all passes of more than one
-        token; without a cache, the first text, as long as later passes begin with it. Pass the length where this does
-        not hold (assisted decoding).
-    follow : bool
-        Track positions even if the lesion acts at all tokens, for kinds that depend on the position.
-
-    Attributes
-    ----------
-    n_tokens, past : int or None, int
-        Of the current pass: tokens per row, and tokens per row that were read before (with a KV cache).
+    ``rule`` and ``prompt_length`` are those of :func:`llmbrain.lesion`. ``follow`` tracks positions even if the lesion
+    acts at all tokens, for kinds that depend on the position.
     """
 
     def __init__(self, model, rule="all", prompt_length=None, follow=False):
@@ -116,7 +99,7 @@ class PositionTracker:
         """Forget earlier passes."""
         self._chosen = None
         self._prompt, self._end = None, 0
-        self.n_tokens, self.past = None, 0
+        self.n_tokens, self.past = None, 0  # of the current pass: tokens per row, and those read before it
 
     @contextlib.contextmanager
     def watching(self):

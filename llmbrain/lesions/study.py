@@ -34,8 +34,7 @@ class StudyOptions:
         ``"strength"``, or a dict, such as ``{"gain": (0.5, 1, 2)}``. The study then has one task (of which the first
         group of items is used) and one control family, and its result is a :class:`DoseResponse`.
     positions : {"all", "prompt", "generated", "last"} or callable
-        At which tokens the lesions act, see :class:`llmbrain.lesions.positions.PositionTracker`. Texts that are scored
-        as a whole have no prompt.
+        At which tokens the lesions act, see :func:`llmbrain.lesion`. Texts that are scored as a whole have no prompt.
     importance : str or array of shape (n_neurons,)
         A name in :data:`llmbrain.lesions.IMPORTANCES`, or values.
     n_nearest : int
