@@ -21,7 +21,7 @@ __all__ = [
     "uniform",
 ]
 
-# score: the score that it reads in place of the recipe's. random: whether another seed gives other counts.
+# score: the score that it reads instead of the recipe's. random: whether the counts depend on the seed.
 # heads: how a budget of parameters is split between heads and neurons, a name of heads.HEAD_BUDGETS.
 ALLOCATIONS = Registry("allocation", needs=(), score=None, random=False, heads="threshold")
 
@@ -40,8 +40,8 @@ def _check(sizes, n_keep, floors):
     floors = np.minimum(floors, sizes)
     if not floors.sum() <= n_keep <= sizes.sum():
         raise ParameterError(
-            f"{n_keep} of {sizes.sum()} units are to be kept, but the floors and exempt layers hold {floors.sum()}; "
-            "lower the ratio, the floor, or the number of exempt layers."
+            f"{n_keep} of {sizes.sum()} units are to be kept, but the floors and exempt layers hold {floors.sum()}. "
+            "Lower the ratio, the floor, or the number of exempt layers."
         )
     return sizes, int(n_keep), floors
 
@@ -76,7 +76,7 @@ def round_counts(wanted, sizes, n_keep, *, floors=1, round_to=1):
     sizes, n_keep, floors = _check(sizes, n_keep, floors)
     step = int(round_to)
     if step < 1:
-        raise ParameterError(f"round_to is {round_to}; give a whole number from 1 to 256.")
+        raise ParameterError(f"round_to={round_to!r} must be a whole number from 1 to 256.")
     wanted = _project(np.asarray(wanted, dtype=float), sizes, n_keep, floors)
     low = np.minimum(np.ceil(floors / step) * step, sizes).astype(np.int64)
     counts = np.maximum(np.floor(wanted / step + 1e-9).astype(np.int64) * step, low)
@@ -249,7 +249,7 @@ def smooth_curves(losses, levels, *, over_layers=0.25, noise=None):
     Parameters
     ----------
     losses : array-like, shape (n_layers, n_levels)
-        Added loss when one layer alone is pruned at each level.
+        Added loss when only one layer is pruned, at each level.
     levels : array-like, shape (n_levels,)
         Shares removed, rising, without 0.
     over_layers : float

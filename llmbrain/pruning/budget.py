@@ -109,7 +109,7 @@ def of_latency(model, parts, counts, ratio):
     for part in parts:
         if part.size not in tables:
             times = layer_latency(part, [max(1, round(s * part.size)) for s in shares])
-            # no width takes longer than a wider one; where it seems so, the machine was busy
+            # No width takes longer than a wider one; where it seems so, the machine was busy.
             tables[part.size] = np.minimum.accumulate(times[::-1])[::-1]
     seconds = sum(tables[part.size] for part in parts)
     wanted = seconds[-1] - ratio * total

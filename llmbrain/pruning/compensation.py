@@ -30,7 +30,7 @@ __all__ = [
 # needs: moments that are gathered; with none of them nothing is refitted. bias: whether a bias results.
 # ridge: whether it is least squares, whose penalty is chosen on held-out tokens.
 COMPENSATIONS = Registry("compensation", needs=(), bias=False, ridge=False)
-# The last one stands for the limit in which only the bias is refitted.
+# The last one is the limit in which only the bias is refitted.
 RIDGE_GRID = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0, 100.0, math.inf)
 _LARGE = 4096  # unknowns from which factoring for a few penalties is cheaper than an eigendecomposition for all
 
@@ -201,7 +201,7 @@ def affine_least_squares(weight, moments, kept, ridge, residual):
 
 
 def output_error(weight, moments, kept, refit, residual=True):
-    """Mean squared error of a refitted linear, from moments alone (of the fitted tokens or of others).
+    """Mean squared error of a refitted linear, computed from moments (of the fitted tokens or of others).
 
     ``E |W x + y - (W'_S x_S + b)|^2`` per token, summed over outputs.
     """
@@ -314,7 +314,7 @@ def schur_residual(weight, covariance, kept, ridge=0.0):
     ----------
     weight : torch.Tensor, shape (n_outputs, n_inputs)
     covariance : torch.Tensor, shape (n_inputs, n_inputs)
-        Centred, of the inputs; the uncentred Gram gives the residual of a refit without bias.
+        Centred, of the inputs; the uncentred Gram matrix gives the residual of a refit without bias.
     kept : torch.Tensor of int
     ridge : float
         Share of the mean diagonal that is added to the kept block.

@@ -49,7 +49,7 @@ class GridSettings:
     keep : callable or None
         ``keep(row, pruned)`` is called with every result.
     max_seconds : float or None
-        Start no row after this time; call again with the same ``out`` to continue.
+        Start no row after this time; to resume, call again with the same ``out``.
     progress : bool
         Print every row, and show progress bars in a terminal.
     """
@@ -228,7 +228,7 @@ def _check_settings(rows, recipes, out):
         names = {"score": score} if score in SCORES else {}
         names |= {"allocation": allocation} if allocation in ALLOCATIONS else {}
         reads = Recipe(**names).reads_networks
-        if reads and recipe.networks is None:  # this run has none, so it cannot tell
+        if reads and recipe.networks is None:  # this run has no networks to compare with
             continue
         found = row.get("settings_hash")
         if found != recipe.settings_hash(networks=reads):

@@ -169,7 +169,7 @@ def joint_counts(neuron_scores, unit_values, neuron_costs, unit_costs, budget, *
         else:
             counts[layer] -= 1
     if spent < budget - max(neuron_costs):
-        raise ParameterError("The budget exceeds what the floors and the last heads allow to remove; lower the ratio.")
+        raise ParameterError("The budget exceeds what the floors and the last heads allow to remove. Lower the ratio.")
     return counts, removed
 
 
@@ -179,7 +179,7 @@ def _standardise(values):
 
 @torch.no_grad()
 def measure_heads(model, parts, steps, fit_blocks, probe, *, weighting=None, progress=None):
-    """Measure the divergence when one unit of heads alone is silenced and the output projection refitted.
+    """Measure the divergence when only one unit of heads is silenced and the output projection is refitted.
 
     ``steps`` are the query heads of each unit of each layer. The model is dense before and after. Returns an array of
     shape (n_units,) per layer, nats per token.
@@ -235,7 +235,7 @@ def joint_by_losses(head_losses, unit_costs, neuron_losses, levels, sizes, neuro
         if m < len(rows):
             lost, spent = lost + rows[m][0], spent + unit_costs[rows[m][1]]
     if best is None:
-        raise ParameterError("The budget exceeds what the floors and the last heads allow to remove; lower the ratio.")
+        raise ParameterError("The budget exceeds what the floors and the last heads allow to remove. Lower the ratio.")
     removed = [[] for _ in head_losses]
     for _, layer, unit in rows[: best[2]]:
         removed[layer].append(unit)

@@ -60,7 +60,7 @@ def prune(
         A dense decoder. Not changed unless ``inplace``.
     tokenizer : transformers tokenizer
     calibration : Corpus, str or list of str
-        Text on which statistics are taken. No choice depends on any other text.
+        Text on which all statistics are measured. No choice depends on any other text.
     ratio : float
         Share to remove, from 0 to below 1; with 0 the model stays bit-identical.
     recipe : str or Recipe

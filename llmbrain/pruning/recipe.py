@@ -52,19 +52,19 @@ class Options:
     round_to : int
         Widths become multiples of this.
     propagation : {"sequential", "one-shot"}
-        Whether the statistics of a layer are taken after the layers that are pruned already, or in the dense model.
+        Whether the statistics of a layer are measured after earlier layers were pruned, or in the dense model.
     target : {"stream", "layer"}
-        What a refitted linear approximates: the residual stream of the dense model (which corrects errors made
-        earlier), or its own dense output. One-shot always uses the layer.
+        What a refitted linear approximates: the residual stream of the dense model (which corrects errors of earlier
+        layers), or its own dense output. One-shot always uses the layer.
     ridge : float or "auto"
         Penalty of least squares; "auto" chooses it for each layer on held-out calibration windows.
     held_out : float
         Share of calibration windows held out to choose the ridge and to measure curves.
     exponent : float or None
-        How strongly the allocations "power" and "schur" separate layers: 0 not at all, 1 in proportion. None is 1 for
-        "power" and 0.3 for "schur".
+        How strongly the allocations "power" and "schur" distinguish layers, from 0 (not at all) to 1 (in proportion).
+        None means 1 for "power" and 0.3 for "schur".
     token_weights : {"equal", "stream"}
-        Weight of tokens in every statistic: all the same, or one over the power of their residual stream.
+        Weight of tokens in every statistic: equal, or one over the power of their residual stream.
     refit_attention : bool
         Whether the output projection of each attention after the first cut is refitted towards the dense stream.
     reconstruct : {"none", "up", "all"}
@@ -81,10 +81,10 @@ class Options:
     head_unit : {"group", "query"}
         Whole key/value groups, or the same number of query heads of every group.
     head_score : str or None
-        How heads are ranked: random, magnitude, wanda, flap or obs. None is the counterpart of the recipe's score.
+        How heads are ranked: random, magnitude, wanda, flap or obs. None uses the counterpart of the recipe's score.
     network_tokens : int or None
-        Most tokens on which ``networks="joint"`` are found: the neurons of all layers are held for all of them at once
-        (8,192 tokens of 46,080 neurons are 1.5 GB). None is no limit.
+        Most tokens on which ``networks="joint"`` are found: the neurons of all layers are held in memory for all of
+        them at once (8,192 tokens of 46,080 neurons take 1.5 GB). None sets no limit.
     """
 
     context: int = _reading(1024)
@@ -251,7 +251,7 @@ class Recipe:
 
     @property
     def random(self):
-        """Whether another seed gives another result."""
+        """Whether the result depends on the seed."""
         members = [(SCORES, self.score), (ALLOCATIONS, self.allocation)]
         return any(isinstance(name, str) and family[name].random for family, name in members)
 

@@ -1,7 +1,7 @@
 """Scores: one number per unit; the lowest are removed. Plain functions on weights, moments and maps of networks.
 
-A unit is a neuron (one input of the linear that writes the MLP back) or a head (a block of inputs of ``o_proj``).
-``weight`` is always that linear, shape ``(n_outputs, n_inputs)``.
+A unit is a neuron (one input of the linear that writes the output of the MLP) or a head (a block of inputs of
+``o_proj``). ``weight`` is always the weight of that linear, shape ``(n_outputs, n_inputs)``.
 
 A registered score declares the arguments that it ``needs``, in order; :class:`LayerInputs` lists their names.
 """
@@ -33,8 +33,8 @@ __all__ = [
     "wanda_sp",
 ]
 
-# needs: names of attributes of LayerInputs, passed in this order. random: whether another seed gives other scores.
-# heads: the head score that goes with it, None if it ranks neurons only.
+# needs: names of attributes of LayerInputs, passed in this order. random: whether the scores depend on the seed.
+# heads: the corresponding head score, None if it ranks neurons only.
 SCORES = Registry("score", needs=(), random=False, heads=None)
 
 

@@ -167,7 +167,7 @@ class Curves:
 def measure_curves(
     model, parts, orders, fit_blocks, probe_blocks, *, levels=LEVELS, n_steps=20, weighting=None, progress=None
 ):
-    """Measure the divergence when one layer alone is cut and refitted, at every share removed in ``levels``.
+    """Measure the divergence when only one layer is cut and refitted, for every share in ``levels``.
 
     Refits read ``fit_blocks``, divergences ``probe_blocks``. The model is dense before and after.
     """

@@ -106,7 +106,7 @@ class Walk:
 
     @torch.no_grad()
     def check(self):
-        """Check on the first block that walking layer by layer gives the output of the model."""
+        """Check on the first block that walking layer by layer reproduces the output of the model."""
         last = []
         handle = self.layers[-1].register_forward_hook(lambda module, args, output: last.append(_first(output)))
         try:
@@ -119,8 +119,8 @@ class Walk:
         gap = float((hidden - last[0]).abs().max())
         if not gap <= 1e-3 * float(last[0].abs().max()):
             raise UnsupportedArchitectureError(
-                f"{type(self.model).__name__} does not give the same result layer by layer (difference {gap:.3g}); "
-                "its layers share state that cannot be carried."
+                f"{type(self.model).__name__} does not give the same result layer by layer (difference {gap:.3g}): "
+                "its layers share state that cannot be passed on."
             )
 
 

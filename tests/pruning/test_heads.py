@@ -71,7 +71,7 @@ def test_joint_budget_counts_parameters():
     counts, removed = joint_counts(neurons, units, [3] * 3, [20] * 3, 150, floors=[2] * 3)
     assert (120 - counts.sum()) * 3 + removed.sum() * 20 == pytest.approx(150, abs=20)
     assert (removed < 4).all()
-    with pytest.raises(ParameterError, match="lower the ratio"):
+    with pytest.raises(ParameterError, match="Lower the ratio"):
         joint_counts(neurons, units, [3] * 3, [20] * 3, 1000, floors=[2] * 3)
 
 

@@ -34,7 +34,7 @@ def model_card(pruned, format, results=None):
         ), "",
     ]  # fmt: skip
     lines += [
-        f"Neurons were ranked by `{s['score']}`, the budget was spread over layers by `{s['allocation']}`, "
+        f"Neurons were ranked by `{s['score']}`, the budget was divided among layers by `{s['allocation']}`, "
         f"{_compensation(s)}{_refits(s)} Widths of the layers: {', '.join(map(str, s['n_kept']))}.",
         "",
         "## Loading", "", FORMATS[format].loading, "",
@@ -44,18 +44,18 @@ def model_card(pruned, format, results=None):
         lines += [*_speed(s["speed"]), ""]
     if results is None:
         lines += [
-            "Perplexity was not measured when this card was written. On text like yours: `llmbrain evaluate FOLDER "
-            "--text FILE`."
+            "Perplexity was not measured when this card was written. To measure it on your text: `llmbrain evaluate "
+            "FOLDER --text FILE`."
         ]
     else:
         lines += [_table(results)]
     lines += [
         "", "## Limits", "",
-        "A pruned model is worse than its base. How much depends on the calibration text; test it on what you need.",
+        "A pruned model is worse than its base. How much depends on the calibration text; test it on your task.",
         f"Base weights {_escape(s['base_model'].get('weights_hash', 'unknown'))}, calibration "
         f"{s['calibration_hash'][:16]}, seed {s.get('random_state')}, llmbrain {s['llmbrain']}, "
         f"torch {s['torch']}, transformers {s['transformers']}. "
-        "Kept neurons and scores are in `llmbrain_subnetwork.safetensors`, the whole recipe in "
+        "Kept neurons and scores are in `llmbrain_subnetwork.safetensors`, the complete recipe in "
         "`llmbrain_pruning.json`.",
         "",
     ]  # fmt: skip
@@ -78,14 +78,14 @@ def _refits(s):
     options = s["options"]
     what = sorted(READERS.get(options.get("reconstruct"), ()))
     what += ["the attention's output projection"] if options.get("refit_attention") else []
-    return f" Refitted as well, by least squares: {', '.join(what)}." if what else ""
+    return f" Also refitted by least squares: {', '.join(what)}." if what else ""
 
 
 def _speed(speed):
     """Tokens per second before and after."""
     rows = [
         f"| {label} | {speed[f'{key}_tokens_per_second_before']:.0f} | {speed[f'{key}_tokens_per_second_after']:.0f} |"
-        for label, key in ((f"reading {speed['prompt']} tokens", "prefill"), ("writing, one by one", "decode"))
+        for label, key in ((f"reading {speed['prompt']} tokens", "prefill"), ("writing one by one", "decode"))
     ]
     note = (
         f"One sequence at a time, {speed['dtype']}, {speed['device']}: a brief measurement right after pruning. With "

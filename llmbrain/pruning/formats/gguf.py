@@ -1,4 +1,4 @@
-"""One GGUF file for llama.cpp, architecture ``deci``: the Llama graph, with a width and heads for each layer."""
+"""One GGUF file for llama.cpp, architecture ``deci``: the Llama graph with its own width and heads in each layer."""
 
 import numpy as np
 import torch
@@ -13,13 +13,13 @@ __all__ = ["permute_for_rope", "save_gguf", "write_gguf"]
 
 _ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM")
 _NORMAL, _CONTROL, _USER = 1, 3, 4
-_LOADING = """`model.gguf` is for llama.cpp (architecture `deci`, which has a width for each layer).
+_LOADING = """`model.gguf` is for llama.cpp (architecture `deci`, in which each layer has its own width).
 
 ```sh
 llama-cli -m model.gguf -p "The brain is"
 ```
-Files of this writer were compared with llama.cpp (the xllamacpp build of 2026-10) on small random models, pruned in
-neurons and in heads: the probabilities are the same. This file itself was not tested with another program."""
+The file format was tested with llama.cpp (the xllamacpp build of 2026-10) on small random models with pruned neurons
+and heads: the probabilities agree with transformers. This file itself was not tested with another program."""
 
 
 def permute_for_rope(weight, n_heads):
@@ -66,7 +66,7 @@ def check_writable(model, recipe=None):
     name = stock_class(model).__name__
     if name not in _ARCHITECTURES:
         raise UnsupportedArchitectureError(
-            f"format='gguf' writes {' and '.join(_ARCHITECTURES)}; this is {name}. Save with format='hetero'."
+            f"format='gguf' writes {' and '.join(_ARCHITECTURES)}, not {name}. Save with format='hetero'."
         )
     window = getattr(model.config, "sliding_window", None)
     if window is not None and window < longest_context(model, 0):
@@ -82,7 +82,9 @@ def _write_facts(writer, model):
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     kind = rope.get("rope_type", "default")
     if kind not in ("default", "linear", "llama3"):
-        raise UnsupportedArchitectureError(f"The position scheme {kind!r} cannot be written as GGUF.")
+        raise UnsupportedArchitectureError(
+            f"The position scheme {kind!r} cannot be written as GGUF. Save with format='hetero'."
+        )
     writer.add_name(str(getattr(config, "_name_or_path", "") or "pruned"))
     writer.add_block_count(len(mlps))
     writer.add_context_length(longest_context(model))
@@ -110,7 +112,7 @@ def _write_tokenizer(writer, model, tokenizer, pre):
     described = json.loads(backend.to_str()) if backend is not None else {}
     if described.get("model", {}).get("type") != "BPE" or "ByteLevel" not in json.dumps(described.get("pre_tokenizer")):
         raise UnsupportedArchitectureError(
-            "format='gguf' writes byte-level BPE tokenizers; this one is of another kind."
+            "format='gguf' writes only byte-level BPE tokenizers, and this one is not. Save with format='hetero'."
         )
     added = {t["id"]: t for t in described.get("added_tokens", [])}
     tokens = [f"[PAD{i}]" for i in range(model.config.vocab_size)]
@@ -192,7 +194,7 @@ def _data(tensor, gguf):
     if tensor.ndim == 1 or tensor.dtype == torch.float32:
         return tensor.float().numpy(), gguf.GGMLQuantizationType.F32
     if tensor.dtype == torch.bfloat16:
-        # the writer takes the shape of raw data in bytes
+        # The writer expects the shape of raw data in bytes.
         return tensor.view(torch.int16).numpy().view(np.uint8), gguf.GGMLQuantizationType.BF16
     return tensor.half().numpy(), gguf.GGMLQuantizationType.F16
 

@@ -33,7 +33,7 @@ model, tokenizer = lb.load_model("this folder")            # runs no code from t
 from transformers import AutoModelForCausalLM
 model = AutoModelForCausalLM.from_pretrained("this folder", trust_remote_code=True)
 ```
-Without `trust_remote_code`, transformers stops at the shapes of the linears. Never load with
+Without `trust_remote_code`, transformers raises an error about the shapes of the linears. Never load with
 `ignore_mismatched_sizes`, which would fill them with random numbers."""
 
 
@@ -64,7 +64,7 @@ def _numbers(module, names):
 
 
 def attention_parts(model):
-    """Attention of every layer if llmbrain can cut it; otherwise none, because it has not been cut."""
+    """Attention of every layer; an empty list if llmbrain cannot cut it, because then it has not been cut."""
     try:
         return prunable_attentions(model)
     except UnsupportedArchitectureError:
@@ -107,7 +107,7 @@ def _sets_width(model, name, width):
         with torch.device("meta"):
             blocks = anatomy_of(stock_class(model)(config)).blocks
         return all(block.mlp.size == width for block in blocks)
-    except Exception:  # an entry that means something else may not take this value
+    except Exception:  # an entry with another meaning may not accept this value
         return False
 
 

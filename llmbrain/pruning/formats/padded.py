@@ -113,7 +113,7 @@ def _pad_attentions(parts, config):
         if name and getattr(config, name) != value:
             if not hasattr(config, "head_dim"):
                 raise ParameterError(
-                    f"{type(config).__name__} derives the size of a head from their number; save with format='hetero'."
+                    f"{type(config).__name__} derives the size of a head from their number. Save with format='hetero'."
                 )
             setattr(config, name, value)
             config.head_dim = parts[0].head_dim

@@ -43,7 +43,7 @@ def test_the_card_claims_no_refit_that_was_not_made(compensation, model, tokeniz
     pruned = quick(model, tokenizer, SENTENCES, 0.5, allocation="uniform", compensation=compensation, options=options)
     pruned.save_pretrained(tmp_path / "m")
     card = (tmp_path / "m" / "README.md").read_text()
-    assert ("Refitted as well" in card) == (compensation in ("ridge", "affine"))
+    assert ("Also refitted" in card) == (compensation in ("ridge", "affine"))
     assert ("nothing was refitted" in card) == (compensation == "none")
     changed = not torch.equal(
         pruned.model.model.layers[2].mlp.gate_proj.weight,
