@@ -4,6 +4,8 @@ import numpy as np
 
 __all__ = ["assign_to_grid", "embed_features", "hilbert_curve", "two_largest"]
 
+ROUNDS = 300  # of exchanges between cells
+
 
 def embed_features(halves, order, aspect=1.0, power=3):
     """Place neurons ``(n_neurons, 2)`` on the plane, between the anchors of the two features with the largest loadings.
@@ -35,7 +37,7 @@ def two_largest(halves):
     return np.where(swap[1] >= swap[0], top[1], top[0]), np.where(swap[1] >= swap[0], top[0], top[1])
 
 
-def assign_to_grid(points, rows, cols, random_state=0, n_rounds=300):
+def assign_to_grid(points, rows, cols, random_state=0):
     """Assign points ``(n, 2)`` to the cells of a sheet with a small sum of squared distances (optimal transport).
 
     Starts from the monotone assignment (strip by strip) and exchanges pairs of cells at random offsets if that reduces
@@ -53,8 +55,8 @@ def assign_to_grid(points, rows, cols, random_state=0, n_rounds=300):
     scale = np.array([rows, cols]) / np.maximum(np.ptp(points, axis=0), 1e-9)
     scaled = (points - points.min(axis=0)) * scale
     reach = max(rows, cols) / 2
-    for step in range(n_rounds):
-        span = max(1, int(round(reach * (1 - step / n_rounds) ** 2)))
+    for step in range(ROUNDS):
+        span = max(1, int(round(reach * (1 - step / ROUNDS) ** 2)))
         dr, dc = rng.integers(-span, span + 1, 2)
         if dr == 0 and dc == 0:
             continue

@@ -23,6 +23,7 @@ from .runs import CleanedRuns
 __all__ = ["group_dictionary", "sparse_dictionary"]
 
 BLOCK = 1 << 16  # values of a block of codes, which stays in the cache during a whole sweep
+SWEEPS = 3  # of coordinate descent over the components in each pass over the neurons
 
 
 @dataclass
@@ -36,19 +37,19 @@ class Dictionary:
     converged: bool
 
 
-def sparse_dictionary(x, codes, alpha, *, n_epochs=100, sweeps=3, tol=1e-4):
+def sparse_dictionary(x, codes, alpha, *, n_epochs=100, tol=1e-4):
     """Minimise the objective by coding all neurons (coordinate descent) and updating the atoms in turn.
 
-    ``x`` is ``(n_rows, n_neurons)``; ``codes``, the initial maps ``(n_components, n_neurons)``, are overwritten. Each
-    of at most ``n_epochs`` passes makes ``sweeps`` over the components. The iteration ends when the objective falls by
-    a smaller share than ``tol``. The update of the atoms is algorithm 2 of Mairal et al. (2010), JMLR 11, 19-60.
+    ``x`` is ``(n_rows, n_neurons)``; ``codes``, the initial maps ``(n_components, n_neurons)``, are overwritten. The
+    iteration ends after ``n_epochs`` passes, or when the objective falls by a smaller share than ``tol``. The update of
+    the atoms is algorithm 2 of Mairal et al. (2010), JMLR 11, 19-60.
     """
     total = sum(block_map(lambda b: float(x[:, b].square().sum(dtype=torch.float64)), _slices(x)))
     atoms = first = _first_atoms(x, codes)
     codes.zero_()
     history, converged = [], False
     for _ in track(range(n_epochs), "Dictionary, passes at most"):
-        inner, cross, l1 = _code(x, codes, atoms, alpha, sweeps)
+        inner, cross, l1 = _code(x, codes, atoms, alpha)
         fit = total - 2 * float((cross * atoms).sum()) + float((gram(atoms.T) * inner).sum())
         history.append(0.5 * fit + alpha * l1)
         if len(history) > 1 and history[-2] - history[-1] < tol * history[-2]:
@@ -71,7 +72,7 @@ def _slices(x, size=1 << 14):
     return [slice(i, min(i + size, x.shape[1])) for i in range(0, x.shape[1], size)]
 
 
-def _code(x, codes, atoms, alpha, sweeps):
+def _code(x, codes, atoms, alpha):
     """Coordinate descent on the codes of all neurons, in place; returns ``C C^T``, ``X C^T`` and ``|C|_1``."""
     n = len(codes)
     small, d = gram(atoms.T.contiguous()), atoms.float()
@@ -82,7 +83,7 @@ def _code(x, codes, atoms, alpha, sweeps):
 
     def work(block):
         c, target = codes[:, block].contiguous(), product(d.T.contiguous(), x[:, block])
-        for _ in range(sweeps):
+        for _ in range(SWEEPS):
             for j in used:
                 row = target[j] - product(off[j : j + 1], c)[0]
                 c[j] = torch.nn.functional.softshrink(row, alpha).mul_(inverse[j])

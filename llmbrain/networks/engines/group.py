@@ -9,7 +9,7 @@ from ...exceptions import NumericalWarning, ParameterError
 from .contrasts import CONTRASTS
 from .group_models import TRY_CONTRAST, TRY_STEPS, TRY_TOL, choose_subspace
 from .ica import Rotations, batched_fastica, draw_rotations, fastica, sparsest_start
-from .maps import order_and_sign, order_maps, rotated
+from .maps import order_and_sign, order_maps, rotate
 from .parallel import hand_back, workers
 from .reduction import group_subspace, whiten
 from .runs import CleanedRuns
@@ -48,8 +48,6 @@ class GroupICA:
         Courses of the maps by least squares on the cleaned runs.
     rotations : ndarray of shape (n_init, n_components, n_components)
         The rotation of each start; rows of two starts correlate as ``rotations[i] @ rotations[j].T``.
-    whitened : ndarray of shape (n_components, n_neurons) or None
-        White data, kept if ``keep_restarts``: the maps of start ``i`` are ``rotations[i] @ whitened``.
     group : str
         The group model that was used.
     flat : bool
@@ -70,7 +68,6 @@ class GroupICA:
     time_courses: list
     rotations: np.ndarray
     group: str
-    whitened: np.ndarray = None
     flat: bool = False
     tail_weights: dict = field(default_factory=dict)
     initial: tuple = None
@@ -105,7 +102,6 @@ def group_ica(
     random_state=0,
     device=None,
     time_courses=True,
-    keep_restarts=False,
     warn=True,
 ):
     """Decompose runs into spatially independent maps: reduction, whitening, FastICA from several starts.
@@ -144,8 +140,6 @@ def group_ica(
         Torch device; the CPU by default.
     time_courses : bool
         Whether to return the courses.
-    keep_restarts : bool
-        Whether to keep the white data, with which every start can be inspected.
     warn : bool
         Whether to warn about starts that did not converge, dead neurons and runs that are copies of each other.
 
@@ -188,13 +182,12 @@ def group_ica(
         found = _rotate(z, starts, contrast, max_iter, tol, begun)
         chosen = sparsest_start(found.w, z)
         hand_back()
-        maps = rotated(found.w[chosen].float(), z, in_place=not keep_restarts)
+        rotate(found.w[chosen].float(), z)
         dead = data.dead()
-        maps[:, dead.to(maps.device)] = 0
-        maps, order, signs, courses, variance = order_and_sign(data, maps)
+        z[:, dead.to(z.device)] = 0
+        maps, order, signs, courses, variance = order_and_sign(data, z)
         data.release()
         hand_back()
-        z = z if keep_restarts else None
     w = found.w.cpu()
     w[chosen] = w[chosen][order] * signs[:, None].double().cpu()
     if warn:
@@ -211,7 +204,6 @@ def group_ica(
         dead=dead.numpy(),
         time_courses=courses if time_courses else None,
         rotations=w.numpy(),
-        whitened=None if z is None else z.cpu().numpy(),
         group=subspace.group,
         flat=subspace.flat,
         tail_weights=weights,

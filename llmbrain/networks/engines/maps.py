@@ -7,19 +7,17 @@ from .linalg import product
 from .parallel import block_map, run_blocks, temporary, workers
 from .reduction import strides
 
-__all__ = ["least_squares_courses", "order_and_sign", "order_maps", "reorder", "rotated", "run_products"]
+__all__ = ["least_squares_courses", "order_and_sign", "order_maps", "reorder", "rotate", "run_products"]
 
 
-def rotated(w, z, in_place):
-    """``W Z``, written over ``Z`` block by block if ``in_place``."""
-    out = z if in_place else torch.empty_like(z)
+def rotate(w, z):
+    """Replace ``Z`` by ``W Z``, block by block of neurons."""
 
-    def part(where):
+    def block(where):
         part = z[:, where]
-        out[:, where] = product(w, part, out=temporary(*part.shape, device=z.device))
+        part.copy_(product(w, part, out=temporary(*part.shape, device=z.device)))
 
-    run_blocks(part, strides(z))
-    return out
+    run_blocks(block, strides(z))
 
 
 def reorder(rows, order):

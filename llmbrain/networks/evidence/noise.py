@@ -124,7 +124,7 @@ def _gram(runs):
     return sum((x.T @ x).astype(np.float64) for x in runs), False
 
 
-def parallel_analysis(runs, *, null="shift", n_draws=10, quantile=0.95, random_state=0):
+def parallel_analysis(runs, *, null="shift", n_draws=10, random_state=0):
     """Number of directions that explain more than those of data without any shared signal (Horn).
 
     Parameters
@@ -135,8 +135,6 @@ def parallel_analysis(runs, *, null="shift", n_draws=10, quantile=0.95, random_s
         How the relations between neurons are broken in each run: a circular shift of every neuron by a different
         amount, which keeps its autocorrelation, or a permutation of its tokens.
     n_draws : int
-    quantile : float
-        Quantile over draws that the eigenvalue of the same rank must exceed.
     random_state : int, numpy Generator or None
 
     Returns
@@ -146,7 +144,7 @@ def parallel_analysis(runs, *, null="shift", n_draws=10, quantile=0.95, random_s
     eigenvalues : array
         Of the data.
     bound : array
-        Quantile of the null for every rank.
+        95 % quantile of the null for every rank.
 
     References
     ----------
@@ -157,7 +155,7 @@ def parallel_analysis(runs, *, null="shift", n_draws=10, quantile=0.95, random_s
     eigenvalues = spectrum(runs)
     steps = track(range(n_draws), "Parallel analysis")
     draws = [spectrum([shuffle(x, rng) for x in runs]) for _ in steps]
-    bound = np.quantile(draws, quantile, axis=0)
+    bound = np.quantile(draws, 0.95, axis=0)
     above = eigenvalues > bound
     count = len(above) if above.all() else int(np.argmin(above))
     return count, eigenvalues, bound

@@ -8,7 +8,7 @@ from ...exceptions import ParameterError
 from ..engines.progress import track
 from .matching import match_maps
 from .noise import explained_variance, marchenko_pastur_count, parallel_analysis, standardized_sample
-from .resampling import cut_blocks, decompose, joint_subspace
+from .resampling import ROWS_PER_COMPONENT, cut_blocks, decompose, joint_subspace
 
 __all__ = [
     "Order",
@@ -111,7 +111,7 @@ def split_half_curve(runs, grid, *, n_init=3, confounds=None, random_state=0, **
 def half_subspace(side, n_components, **reduction):
     """Reduce one half, for decompositions of whole runs into up to `n_components` networks; a JointSubspace."""
     blocks = cut_blocks([s.n_tokens for s in side], minimum=1)
-    return joint_subspace(side, 3 * n_components, blocks=blocks, **reduction)
+    return joint_subspace(side, ROWS_PER_COMPONENT * n_components, blocks=blocks, **reduction)
 
 
 def sparsest_maps(space, n_components, n_init, rng):

@@ -17,6 +17,7 @@ from .matching import correlate_maps, matched_scores, permute_neurons
 
 __all__ = ["IOU", "Recurrence", "individual_networks", "recurrence", "threshold_maps"]
 
+SHORTEST = 4  # tokens; shorter texts are skipped
 IOU = 0.2  # a network counts for a template if their overlap exceeds this, as in the published method
 
 
@@ -127,8 +128,8 @@ def recurrence(
     return Recurrence(table, overlaps, correlations, n_draws)
 
 
-def individual_networks(texts, n_components=10, *, contrast="cube", n_init=1, random_state=0, skip=4):
-    """Decompose texts one by one, for :func:`recurrence`.
+def individual_networks(texts, n_components=10, *, contrast="cube", n_init=1, random_state=0):
+    """Decompose texts of at least four tokens one by one, for :func:`recurrence`.
 
     Parameters
     ----------
@@ -138,8 +139,6 @@ def individual_networks(texts, n_components=10, *, contrast="cube", n_init=1, ra
         Clipped to half of the tokens of a text; more components are noise.
     contrast, n_init, random_state
         As in :func:`~llmbrain.networks.group_ica`.
-    skip : int
-        Texts with fewer tokens are skipped.
 
     Returns
     -------
@@ -149,7 +148,7 @@ def individual_networks(texts, n_components=10, *, contrast="cube", n_init=1, ra
     """
     from ..engines.group import group_ica
 
-    kept = [i for i, x in enumerate(texts) if len(x) >= skip]
+    kept = [i for i, x in enumerate(texts) if len(x) >= SHORTEST]
     maps = []
     for i in track(kept, "Networks of single texts"):
         k = max(1, min(n_components, len(texts[i]) // 2))

@@ -18,6 +18,7 @@ __all__ = [
     "JointSubspace",
     "LONGEST_BLOCK",
     "MINIMUM_BLOCKS",
+    "ROWS_PER_COMPONENT",
     "cut_blocks",
     "decompose",
     "joint_subspace",
@@ -25,6 +26,7 @@ __all__ = [
 ]
 
 MINIMUM_BLOCKS = 12  # pieces into which runs are cut at least: a bootstrap of very few pieces is mostly the same data
+ROWS_PER_COMPONENT = 3  # rows of the joint subspace; networks are found only inside this space
 LONGEST_BLOCK = 2048  # tokens of a piece at most, which limits its Gram matrix
 
 
@@ -121,7 +123,6 @@ def resampled_networks(
     n_components,
     *,
     n_repeats=20,
-    oversampling=3,
     resample=True,
     contrast="cube",
     max_iter=200,
@@ -138,8 +139,6 @@ def resampled_networks(
     n_components : int
     n_repeats : int
         Number of decompositions, each with its own draw of blocks and its own start.
-    oversampling : float
-        Rows of the joint subspace, as a multiple of `n_components`. Networks are found only inside this space.
     resample : bool
         False repeats the decomposition of the whole data from new starts.
     contrast, max_iter, tol
@@ -170,7 +169,7 @@ def resampled_networks(
     rng = np.random.default_rng(random_state)
     subspace = runs
     if not isinstance(runs, JointSubspace):
-        subspace = joint_subspace(runs, int(np.ceil(oversampling * n_components)), **reduction)
+        subspace = joint_subspace(runs, ROWS_PER_COMPONENT * n_components, **reduction)
     if n_components > subspace.rows.shape[0]:
         raise ParameterError(
             f"n_components={n_components}, but the runs carry only {subspace.rows.shape[0]} directions."
