@@ -109,7 +109,7 @@ def _checked(time_courses, kind):
             f"got shapes {[c.shape for c in courses]}."
         )
     if not all(np.isfinite(c).all() for c in courses):
-        raise ParameterError("Time courses hold NaN or infinite values.")
+        raise ParameterError("The time courses hold NaN or infinite values. Remove those networks first.")
     if len(courses) < fewest:
         raise ParameterError(f"kind={kind!r} compares runs and needs at least {fewest} of them; got {len(courses)}.")
     dead = {int(n) for c in courses for n in np.flatnonzero(c.std(axis=0) == 0)}

@@ -55,10 +55,10 @@ class NetworkSet:
         if maps.ndim != 2 or not len(maps):
             raise ParameterError(f"maps must be (n_networks, n_neurons) with at least one network; got {maps.shape}.")
         if maps.shape[1] != geometry.n_neurons:
-            raise ParameterError(f"maps has {maps.shape[1]} neurons, the geometry {geometry.n_neurons}.")
+            raise ParameterError(f"maps have {maps.shape[1]} neurons, but the geometry has {geometry.n_neurons}.")
         bad = [k for k, row in enumerate(maps) if not np.isfinite(row).all()]
         if bad:
-            raise ParameterError(f"{len(bad)} maps hold NaN or infinite values.")
+            raise ParameterError(f"Maps {bad} hold NaN or infinite values. Remove them first.")
         if support is not None:
             support = np.asarray(support, bool)
         self.maps, self.geometry, self.support = maps, geometry, support

@@ -93,7 +93,7 @@ def correlate_maps(a, b=None):
     a = standardize_maps(a)
     b = a if b is None else standardize_maps(b)
     if a.shape[1] != b.shape[1]:
-        raise ParameterError(f"Maps over different neurons: {a.shape[1]} and {b.shape[1]}.")
+        raise ParameterError(f"The maps have {a.shape[1]} and {b.shape[1]} neurons; they must cover the same neurons.")
     return np.clip((a @ b.T).astype(np.float64), -1.0, 1.0)
 
 

@@ -56,7 +56,9 @@ def joint_subspace(
     data = CleanedRuns(runs, confounds, detrend=detrend, standardize=standardize, device=device)
     blocks = cut_blocks(data.n_tokens) if blocks is None else [np.asarray(b) for b in blocks]
     if [len(b) for b in blocks] != data.n_tokens:
-        raise ParameterError(f"blocks label {[len(b) for b in blocks]} tokens, the runs have {data.n_tokens}.")
+        raise ParameterError(
+            f"blocks need one label per token: {data.n_tokens} tokens, {[len(b) for b in blocks]} labels."
+        )
     n_rows = min(n_rows, data.n_rows - len(data.n_tokens), data.n_neurons - 1)
     with full_precision():
         subspace = group_subspace(data, n_rows, group=group, rows_per_run=1)
@@ -172,7 +174,7 @@ def resampled_networks(
         subspace = joint_subspace(runs, ROWS_PER_COMPONENT * n_components, **reduction)
     if n_components > subspace.rows.shape[0]:
         raise ParameterError(
-            f"n_components={n_components}, but the runs carry only {subspace.rows.shape[0]} directions."
+            f"n_components={n_components} exceeds the {subspace.rows.shape[0]} independent directions of the runs."
         )
     n_blocks = len(subspace.covariances)
     estimates = []

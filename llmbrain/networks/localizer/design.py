@@ -57,7 +57,7 @@ def item_means(runs, frames, items, magnitude=False):
         for _, rows in frame.groupby("document", sort=False):
             means.append(read_tokens(run, rows, magnitude).mean(axis=0, dtype=np.float64))
     if len(means) != len(items):
-        raise ParameterError("Items and events do not fit each other.")
+        raise ParameterError(f"The table has {len(items)} items, the events {len(means)}; they must be the same.")
     return np.array(means, dtype=np.float32)
 
 
@@ -135,5 +135,7 @@ def _full_rank(table, groups):
             "remove the covariate that separates them."
         )
     if len(out) <= out.shape[1]:
-        raise ParameterError(f"{len(out)} observations cannot carry a design of {out.shape[1]} columns.")
+        raise ParameterError(
+            f"{len(out)} observations are too few for a design of {out.shape[1]} columns; record more items."
+        )
     return out

@@ -84,7 +84,9 @@ def localizer_overlap(selected, z, maps, masks, *, layer_of=None, n_draws=199, r
 
     selected, masks = np.asarray(selected, dtype=bool), np.asarray(masks, dtype=bool)
     if selected.shape != (masks.shape[1],) or np.shape(maps) != masks.shape:
-        raise ParameterError(f"selected {selected.shape}, maps {np.shape(maps)} and masks {masks.shape} do not fit.")
+        raise ParameterError(
+            f"selected {selected.shape}, maps {np.shape(maps)} and masks {masks.shape} must have the same neurons."
+        )
     rng = np.random.default_rng(random_state)
     both = (masks & selected).sum(axis=1)
     null = _overlap_by_chance(selected, masks, layer_of, n_draws, rng)

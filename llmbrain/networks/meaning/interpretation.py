@@ -119,13 +119,13 @@ def align_events(time_courses, events):
     if not courses or any(c.ndim != 2 for c in courses) or len({c.shape[1] for c in courses}) != 1:
         raise ParameterError("time_courses must be (n_tokens, n_networks), one array per run, of the same networks.")
     if not all(np.isfinite(c).all() for c in courses):
-        raise ParameterError("Time courses hold NaN or infinite values.")
+        raise ParameterError("The time courses hold NaN or infinite values. Remove those networks first.")
     lengths = [len(c) for c in courses]
     if len(frames) > 1 and [len(f) for f in frames] != lengths:
-        raise ParameterError(f"Runs have {lengths} tokens, their events {[len(f) for f in frames]} rows.")
+        raise ParameterError(f"Events need one row per token: {lengths} tokens, {[len(f) for f in frames]} rows.")
     events = pd.concat(frames, ignore_index=True)
     if len(events) != sum(lengths):
-        raise ParameterError(f"The time courses have {sum(lengths)} tokens, the events {len(events)} rows.")
+        raise ParameterError(f"Events need one row per token: {sum(lengths)} tokens, {len(events)} rows.")
     return _standardized(np.concatenate(courses)), events, np.repeat(np.arange(len(courses)), lengths)
 
 

@@ -121,7 +121,7 @@ def test_blocks_are_contiguous_whole_runs_if_there_are_enough(planted):
     space = joint_subspace(planted[0], 12, group="tokens")
     tokens = np.concatenate(space.scores)
     assert len(space.covariances) == 12 and np.allclose(space.covariances.sum(axis=0), tokens.T @ tokens)
-    with pytest.raises(ParameterError, match="blocks label"):
+    with pytest.raises(ParameterError, match="blocks need one label"):
         joint_subspace(planted[0], 12, blocks=[np.zeros(3)])
 
 
