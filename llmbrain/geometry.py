@@ -5,10 +5,10 @@ of a mask in the order of the flat neuron index, ``offsets[layer] + unit``: arra
 permutation. Layers whose width does not fold exactly are padded with voxels outside the mask.
 """
 
+import contextlib
 import hashlib
 import json
 import math
-import zlib
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from .exceptions import DatasetError, GeometryMismatchError, ParameterError
 
-__all__ = ["NIFTI1_MAX", "NeuronGeometry", "fold"]
+__all__ = ["NIFTI1_MAX", "NeuronGeometry", "fold", "load_img"]
 
 NIFTI1_MAX = 32767  # NIfTI-1 stores each axis in a signed 16-bit integer
 
@@ -259,21 +259,32 @@ class NeuronGeometry:
 
     def to_array(self, img):
         """Read the neurons of a 3D or 4D image or its path, the inverse of :meth:`to_img`."""
+        img = self.open_img(img)
+        with _damage(img.get_filename()):
+            return np.asanyarray(img.dataobj)[self.is_neuron].T
+
+    def open_img(self, img):
+        """Open a 3D or 4D image or its path and check its shape and affine; its data stay on disk.
+
+        Everything in the package that reads an image calls this: the axes of a flipped, permuted or resampled image
+        are no longer layer, row and column.
+        """
         import nibabel as nib
 
-        name = getattr(img, "get_filename", lambda: img)()
-        try:
-            img = img if hasattr(img, "dataobj") else nib.load(img)
-            values = np.asanyarray(img.dataobj) if img.shape[:3] == self.shape else None
-        except (FileNotFoundError, PermissionError):
-            raise
-        except (EOFError, OSError, ValueError, zlib.error, nib.filebasedimages.ImageFileError) as error:
-            raise DatasetError(f"{name} is damaged ({error}). Restore it, or create it again.") from error
-        if values is None:
+        img = load_img(img)
+        name = img.get_filename() or "The image"
+        if img.shape[:3] != self.shape:
             raise GeometryMismatchError(
-                f"The image has the shape {img.shape[:3]}, this geometry ({_short(self)}) has {self.shape}."
+                f"{name} has the shape {img.shape[:3]}, this geometry ({_short(self)}) has {self.shape}."
             )
-        return values[self.is_neuron].T
+        if img.affine is None or not np.allclose(img.affine, np.eye(4)):
+            axes = "unknown" if img.affine is None else "".join(map(str, nib.aff2axcodes(img.affine)))
+            raise GeometryMismatchError(
+                f"The affine of {name} (axes {axes}) is not the identity (axes RAS) that llmbrain writes: it was "
+                "flipped, reoriented or resampled, and its voxels no longer match neurons. Save it in the space of an "
+                "image written by llmbrain."
+            )
+        return img
 
     @cached_property
     def mask_img(self):
@@ -313,6 +324,27 @@ class NeuronGeometry:
     def _check_width(self, array):
         if array.shape[-1:] != (self.n_neurons,):
             raise GeometryMismatchError(f"Expected {self.n_neurons} neurons on the last axis; got shape {array.shape}.")
+
+
+def load_img(img):
+    """Open an image or its path, of unknown geometry; :meth:`NeuronGeometry.open_img` checks its voxels."""
+    import nibabel as nib
+
+    if hasattr(img, "dataobj"):
+        return img
+    with _damage(img):
+        return nib.load(img)
+
+
+@contextlib.contextmanager
+def _damage(name):
+    """Name the file whose reading fails."""
+    try:
+        yield
+    except (FileNotFoundError, PermissionError, MemoryError):
+        raise
+    except Exception as error:  # nibabel raises many kinds for damaged files
+        raise DatasetError(f"{name} is damaged ({error}). Restore it, or make it again.") from error
 
 
 def _nifti_dtype(dtype):

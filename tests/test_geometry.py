@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reoriented import AXES, misplaced
 
-from llmbrain.exceptions import GeometryMismatchError, ParameterError
+from llmbrain.exceptions import DatasetError, GeometryMismatchError, ParameterError
 from llmbrain.geometry import NIFTI1_MAX, NeuronGeometry, fold
 
 SIZES = st.lists(st.one_of(st.integers(1, 60), st.sampled_from([97, 101, 64])), min_size=1, max_size=6)
@@ -107,6 +108,30 @@ def test_another_models_arrays_and_images_are_refused():
         geometry.check_same(other, "The mask")
     with pytest.raises(GeometryMismatchError, match="voxels per token"):
         geometry.from_disk(np.zeros((1, 3)))
+
+
+@pytest.mark.parametrize("axes", [*AXES, "shifted"])
+@pytest.mark.parametrize("n_tokens", [None, 3])
+def test_images_whose_voxels_are_not_where_they_were_written_are_refused(axes, n_tokens, tmp_path):
+    geometry = NeuronGeometry.from_sizes([27] * 3)  # 3 x 9 x 3: a flip and a swap of axes 0 and 2 keep the shape
+    array = np.random.default_rng(0).standard_normal((n_tokens or 1, 27 * 3)).astype(np.float32)
+    img = misplaced(geometry.to_img(array if n_tokens else array[0]))[axes]
+    nib.save(img, tmp_path / "turned.nii.gz")
+    for source in (img, tmp_path / "turned.nii.gz"):
+        with pytest.raises(GeometryMismatchError, match="affine|the shape"):
+            geometry.to_array(source)
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image" * 40])
+def test_damaged_images_are_named(content, tmp_path):
+    path = tmp_path / "components.nii.gz"
+    path.write_bytes(content)
+    with pytest.raises(DatasetError, match="components.nii.gz is damaged"):
+        NeuronGeometry.from_sizes([4]).to_array(path)
+    nib.save(NeuronGeometry.from_sizes([4]).to_img(np.arange(4.0)), path)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(DatasetError, match="components.nii.gz is damaged"):
+        NeuronGeometry.from_sizes([4]).to_array(path)
 
 
 def test_limits_of_nifti_are_said_aloud():

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from ..exceptions import DatasetError, LLMBrainError
 from ..files import read_json
 from ..geometry import NeuronGeometry
@@ -102,12 +100,10 @@ def inside_study(path, name):
 
 
 def _check_header(path, sidecar, geometry):
-    import nibabel as nib
-
     try:
-        img = nib.load(path)
-    except Exception as error:  # nibabel raises several kinds, all of which mean the same here
-        raise DatasetError(f"{path} is not a NIfTI file ({error}). {_REMEDY}") from error
+        img = geometry.open_img(path)
+    except LLMBrainError as error:
+        raise DatasetError(f"{error} {_REMEDY}") from error
     expected = (*geometry.shape, int(sidecar["NumberOfTokens"]))
     if img.shape != expected:
         raise DatasetError(f"{path} has the shape {img.shape}, its sidecar says {expected}. {_REMEDY}")
@@ -131,14 +127,10 @@ def _check_events(path, sidecar):
 
 def _check_scale(path, geometry):
     """Check the scaling factors of int16 runs; without the right ones the values cannot be read."""
-    import nibabel as nib
-
     remedy = "Restore it, or record into a new folder."
     if not path.is_file():
         raise DatasetError(f"{path} is missing: it holds the factor of each neuron of the int16 runs. {remedy}")
     try:
-        shape = np.asarray(nib.load(path).dataobj).shape  # reads all data: a truncated file may have a whole header
-    except Exception as error:  # nibabel raises several kinds, all of which mean the same here
-        raise DatasetError(f"{path} is not a NIfTI file ({error}). {remedy}") from error
-    if shape != geometry.shape:
-        raise DatasetError(f"{path} has the shape {shape}, the runs have volumes of {geometry.shape}. {remedy}")
+        geometry.to_array(path)  # reads all data: a truncated file may have a whole header
+    except LLMBrainError as error:
+        raise DatasetError(f"{error} {remedy}") from error

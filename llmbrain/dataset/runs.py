@@ -101,9 +101,7 @@ class Run:
 
     def img(self):
         """The run as a nibabel image; its data stay on disk until they are read."""
-        import nibabel as nib
-
-        return nib.load(self.path)
+        return self.geometry.open_img(self.path)
 
     def confounds(self, columns=CONFOUNDS):
         """See :func:`read_confounds`."""

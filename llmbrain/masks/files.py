@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..exceptions import GeometryMismatchError, MaskError, ParameterError
+from ..exceptions import MaskError, ParameterError
 from ..files import read_json, save_img, write_json
 from ..geometry import NeuronGeometry
 
@@ -15,16 +15,9 @@ FORMAT = "llmbrain neuron mask"
 
 def read_image(img, geometry, threshold=0.0):
     """Find the neurons where a 3D image is above a threshold: a bool array of shape (n_neurons,)."""
-    import nibabel as nib
-
-    img = img if hasattr(img, "dataobj") else nib.load(img)
+    img = geometry.open_img(img)
     if len(img.shape) != 3:
         raise MaskError(f"A mask must be a 3D image (one volume); got shape {img.shape}.")
-    if not np.allclose(img.affine, geometry.mask_img.affine):
-        raise GeometryMismatchError(
-            "The affine of the image is not the one that llmbrain writes: it was resampled or reoriented, and its "
-            "voxels no longer match neurons. Draw on a map or mask written by llmbrain and save it in the same space."
-        )
     values = geometry.to_array(img)
     marked = np.asarray(img.dataobj) > threshold
     stray = int((marked & ~geometry.is_neuron).sum())

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ..exceptions import DatasetError, GeometryMismatchError, ParameterError
-from ..geometry import NeuronGeometry
+from ..geometry import NeuronGeometry, load_img
 from .engines.runs import ArraySource
 
 __all__ = ["GridGeometry", "Runs", "as_confounds", "geometry_from_dict", "grid_geometry", "load_runs", "open_study"]
@@ -178,9 +178,7 @@ def _from_path(path, geometry, i):
         from ..dataset import Run
 
         return _from_run(Run(path))
-    import nibabel as nib
-
-    return _from_image(nib.load(path), geometry, i, path)
+    return _from_image(load_img(path), geometry, i, path)
 
 
 def _from_run(run):
@@ -195,8 +193,10 @@ def _from_image(img, geometry, i, path=None):
         )
     if geometry is None:
         geometry = grid_geometry(img.shape[:3])
-    if img.shape[:3] != geometry.shape:
-        raise GeometryMismatchError(f"Run {i} has volumes of shape {img.shape[:3]}; the geometry has {geometry.shape}.")
+    try:
+        img = geometry.open_img(img)
+    except GeometryMismatchError as error:
+        raise GeometryMismatchError(f"Run {i}: {error}") from None
     n = img.shape[3]
 
     def image():

@@ -168,8 +168,6 @@ class NetworkSet:
     @classmethod
     def load(cls, study, desc=None):
         """Read the files of :meth:`save`; ``desc`` is needed if the study holds several analyses."""
-        import nibabel as nib
-
         from .inputs import geometry_from_dict
 
         study = as_study(study)
@@ -189,7 +187,7 @@ class NetworkSet:
         complete = bool(courses) and all(c.is_file() for c in courses)
         courses = [read_tsv(c).to_numpy(np.float32) for c in courses] if complete else None
         metrics = study.read("metrics", desc=desc)
-        return cls(geometry.to_array(nib.load(path)), geometry, metrics, info, courses, support)
+        return cls(geometry.to_array(path), geometry, metrics, info, courses, support)
 
 
 def zscore_maps(maps, support=None, layer_of=None):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
@@ -150,6 +151,11 @@ def overwrite(path):
     path.write_bytes(b"not an image" * 40)
 
 
+def flip_layers(path):
+    img = nib.load(path)
+    nib.save(nib.Nifti1Image(np.array(img.dataobj), np.diag([-1, 1, 1, 1])), path)  # a copy: the file is replaced
+
+
 def edit(**changes):
     def change(path):
         sidecar = read_json(path.with_suffix(".json"))
@@ -173,7 +179,8 @@ def other_geometry(path):
     ("damage", "message"),
     [
         (truncate, r"bytes instead of \d+: it is damaged"),
-        (overwrite, "not a NIfTI file"),
+        (overwrite, "is damaged"),
+        (flip_layers, "not the identity"),
         (lambda path: path.unlink(), "is missing"),
         (lambda path: path.with_suffix(".json").write_text("{"), "not JSON"),
         (edit(NumberOfTokens=7), "its sidecar says"),

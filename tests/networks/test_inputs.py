@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from planted import GEOMETRY, K, recovery
+from reoriented import AXES, misplaced
 
 from llmbrain.exceptions import (
     DatasetError,
@@ -88,7 +89,11 @@ def test_bad_runs(planted, tmp_path):
         (tmp_path / "none.nii", DatasetError, "does not exist"),
         (tmp_path, DatasetError, "no study"),
         (nib.Nifti1Image(np.zeros((20, 10, 10), np.float32), np.eye(4)), ParameterError, "four axes"),
-        (nib.Nifti1Image(np.zeros((3, 10, 10, 5), np.float32), np.eye(4)), GeometryMismatchError, "volumes of shape"),
+        (
+            nib.Nifti1Image(np.zeros((3, 10, 10, 5), np.float32), np.eye(4)),
+            GeometryMismatchError,
+            "Run 0: .* has the shape",
+        ),
         (runs[0][:1], ParameterError, "tokens"),
     ]
     for given, error, match in cases:
@@ -107,3 +112,15 @@ def test_bad_runs(planted, tmp_path):
         CanICA(3, geometry=GEOMETRY).fit(runs, confounds=[np.zeros((20, 1)), None])
     with pytest.raises(MaskError, match="no neuron"):
         CanICA(3, geometry=GEOMETRY, mask=GEOMETRY.to_img(np.zeros(1940))).fit(runs)
+
+
+@pytest.mark.parametrize("axes", [*AXES, "shifted"])
+def test_runs_whose_layers_are_reversed_or_moved_are_refused(axes, planted, tmp_path):
+    turned = misplaced(GEOMETRY.to_img(planted[0][0]))[axes]
+    nib.save(turned, tmp_path / "turned.nii")
+    for run in (turned, tmp_path / "turned.nii"):
+        for geometry in (GEOMETRY, None):
+            with pytest.raises(GeometryMismatchError, match="Run 1: .*(affine|the shape)"):
+                CanICA(3, geometry=geometry).fit([GEOMETRY.to_img(planted[0][1]), run])
+    with pytest.raises(GeometryMismatchError, match="affine|the shape"):
+        CanICA(3, geometry=GEOMETRY, mask=misplaced(GEOMETRY.mask_img)[axes]).fit(planted[0])

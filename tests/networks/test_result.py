@@ -4,9 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from planted import GEOMETRY, K, planted_runs
+from reoriented import AXES, misplaced
 
 from llmbrain.exceptions import (
     DatasetError,
+    GeometryMismatchError,
     ParameterError,
 )
 from llmbrain.geometry import NeuronGeometry
@@ -73,6 +75,19 @@ def test_save_and_load(fitted, tmp_path):
     assert NetworkSet.load(study, desc="second").n_networks == K
     with pytest.raises(DatasetError, match="no networks 'third'"):
         NetworkSet.load(study, desc="third")
+
+
+@pytest.mark.parametrize("axes", [*AXES, "shifted"])
+def test_maps_that_were_reoriented_are_refused(axes, fitted, tmp_path):
+    import nibabel as nib
+
+    from llmbrain.dataset import Study
+
+    study = Study.create(tmp_path / "study", {"id": "tiny", "weights_hash": "abc"}, {"name": "texts", "hash": "h"})
+    path = fitted.networks_.save(study)[0]
+    nib.save(misplaced(nib.load(path))[axes], path)
+    with pytest.raises(GeometryMismatchError, match="components.nii.gz.*(affine|the shape)|affine of .*components"):
+        NetworkSet.load(study)
 
 
 def test_layer_scope_survives_saving(tmp_path):

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 
-import nibabel as nib
 import numpy as np
 
 from ...exceptions import DatasetError, LLMBrainError
@@ -76,7 +75,7 @@ def _read(study, desc, path, geometry):
     geometry = NeuronGeometry.from_dict(info["geometry"]) if "geometry" in info else geometry
     if geometry is None:
         raise DatasetError("its geometry is unknown. Save it again, or keep it beside its recording.")
-    z = geometry.to_array(nib.load(path))
+    z = geometry.to_array(path)
     mask = study.path("localizer_mask", desc=desc)
     selected = NeuronMask.load(mask).values if mask.is_file() else np.zeros(geometry.n_neurons, bool)
     return Localizer(desc, np.nan_to_num(z), selected, geometry, info)
