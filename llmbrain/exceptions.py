@@ -47,6 +47,10 @@ class MaskError(LLMBrainError, ValueError):
     """A set of neurons is empty, malformed or cannot be matched."""
 
 
+class NumericalError(LLMBrainError, ArithmeticError):
+    """A model returned values that are not finite."""
+
+
 class UnusedLesionError(LLMBrainError, RuntimeError):
     """A lesion ended although no forward pass had reached its neurons."""
 

@@ -4,9 +4,12 @@ Every task computes its losses here. The logits of a large vocabulary are never 
 returns its last hidden states, and the head and a float32 softmax run over them in pieces.
 """
 
+from functools import partial
+
 import numpy as np
 
 from ..exceptions import ParameterError
+from ..models.finite import not_finite_error
 from ..models.inputs import input_device, longest_context
 from ..text import batches, text_windows
 from ..text.windows import token_mask
@@ -71,6 +74,11 @@ def window_losses(model, windows, *, max_batch_tokens=4096, progress=None):
     -------
     list of float32 arrays of shape (n_scored,)
         Nats of the scored tokens of each window.
+
+    Raises
+    ------
+    NumericalError
+        If a loss is not finite. It names the first module that returned such a value.
     """
     import torch
 
@@ -82,6 +90,8 @@ def window_losses(model, windows, *, max_batch_tokens=4096, progress=None):
             inputs = batch.inputs(device)
             hidden = reader.read(**inputs)
             parts = batch_losses(hidden, reader.score, inputs["input_ids"], batch.windows)
+        if not all(np.isfinite(part).all() for part in parts):
+            raise not_finite_error(model, partial(model, **inputs, use_cache=False), "The losses")
         for i, part in zip(batch.indices, parts):
             losses[i] = part
         if progress is not None:

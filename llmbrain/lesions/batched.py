@@ -8,12 +8,14 @@ conditions of the pass, and the matrix products are as large as the memory allow
 
 import contextlib
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from ..evaluation.losses import batch_losses
 from ..evaluation.reader import LogitReader
 from ..models.anatomy import anatomy_of
+from ..models.finite import first_not_finite, not_finite_error
 from ..models.hooks import site_hooks
 from ..models.inputs import input_device
 from ..stats.precision import exact_products
@@ -70,7 +72,7 @@ def condition_losses(model, sites, sequences, edits, passes=None, *, done=None, 
 
     ``sites`` follow the layer order of the edits' geometry. ``done`` is the result of an interrupted call, with NaN for
     missing values, and is filled in place. ``progress`` is called after each pass with the number of (condition, token)
-    pairs done and the array so far.
+    pairs done and the array so far. A loss that is not finite is an error that names the module or the lesion.
     """
     import torch
 
@@ -87,10 +89,25 @@ def condition_losses(model, sites, sequences, edits, passes=None, *, done=None, 
         chosen = [edits[c] for c in plan.conditions]
         with torch.no_grad():
             result = _PASSES[passes.mode](reader, sites, batch, chosen, plan.with_intact, passes.positions)
+        _check_finite(result, reader, sites, batch, [None, *edits], wanted, passes.positions)
         sums[np.ix_(wanted, plan.sequences)] = result
         if progress is not None:
             progress(len(wanted) * sum(len(s) for s in batch), sums)
     return sums
+
+
+def _check_finite(result, reader, sites, batch, conditions, wanted, positions):
+    """Refuse sums that are not finite: name the module for the intact model, and the lesion where it is the cause."""
+    if np.isfinite(result).all():
+        return
+    ids, mask = pad(batch).to_device(input_device(reader.model))
+    run = partial(reader.model, input_ids=ids, attention_mask=mask, use_cache=False)
+    edit = conditions[wanted[np.flatnonzero(~np.isfinite(result).all(axis=1))[0]]]
+    if edit is None or first_not_finite(reader.model, run) is not None:
+        raise not_finite_error(reader.model, run, "The losses of the intact model")
+    where = scored_positions(positions, batch, ids)
+    with Lesion.at_sites(reader.model, edit, sites, None if where is None else FixedPositions(where)):
+        raise not_finite_error(reader.model, run, f"The losses under the lesion of {edit.mask.name or 'a mask'}")
 
 
 def row_mode(model, sites, edits):

@@ -1,11 +1,13 @@
 """Walks: calibration text passes through a model one layer at a time while statistics are collected."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from ..exceptions import UnsupportedArchitectureError
 from ..models.anatomy import anatomy_of, features, weight_of
+from ..models.finite import check_weights, not_finite_error
 from ..models.hooks import site_hooks
 from ..models.inputs import input_device
 from ..models.sites import Site
@@ -34,6 +36,7 @@ class Walk:
     """
 
     def __init__(self, model, blocks):
+        check_weights(model)
         self.model, self.blocks = model, blocks
         self.layers = anatomy_of(model).layers
         self.device = input_device(model)
@@ -99,10 +102,21 @@ class Walk:
         """Replace the hidden states by the outputs of ``layer``."""
         for i in range(len(self.blocks)):
             self.hidden[i] = self.run(layer, i)
+        self._check_finite()
 
     def restart(self, hidden):
         """Replace the current hidden states."""
         self.hidden = list(hidden)
+        self._check_finite()
+
+    def _check_finite(self):
+        """Refuse hidden states that are not finite. A finite sum proves that all terms are; otherwise look at each."""
+        for block, hidden, mask in zip(self.blocks, self.hidden, self.masks):
+            total = hidden.sum(-1, dtype=torch.float32)[mask].sum()
+            if not torch.isfinite(total) and not torch.isfinite(hidden[mask]).all():
+                inputs = block.inputs(self.device)
+                run = partial(self.model.base_model, **inputs, use_cache=False)
+                raise not_finite_error(self.model, run, "The activations on the calibration text")
 
     @torch.no_grad()
     def check(self):

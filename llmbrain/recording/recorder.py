@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from ..dataset import Recording, Run
 from ..dataset.layout import bids_label
 from ..exceptions import NumericalWarning, RecordingError
 from ..files import write_json, write_tsv
+from ..models.finite import not_finite_error
+from ..models.inputs import input_device
 from .capture import HostScanner, NotFiniteError, pieces, quiet_forward
 from .events import run_events
 from .forecast import check_room
@@ -231,7 +234,10 @@ def _fill(job, runs, scanner, writers, bar):
         raise _explain(error, job, todo[error.run][error.batch][0]) from error
     surprisals = [np.full(run.n_tokens, np.nan) for run in runs]
     for into, run_parts, batches in zip(surprisals, parts, todo):
-        for values, (_, places, rows) in zip(run_parts, batches):
+        for values, (batch, places, rows) in zip(run_parts, batches):
+            if not np.isfinite(values[np.concatenate(places) > 0]).all():
+                inputs = batch.inputs(input_device(job.model))
+                raise not_finite_error(job.model, partial(job.model, **inputs, use_cache=False), "The surprisals")
             for row, part in pieces(places, rows, len(values)):
                 into[row : row + part.stop - part.start] = values[part]
     return surprisals

@@ -8,7 +8,7 @@ from tiny import ARCHITECTURES, tiny_model, tiny_tokenizer
 
 from llmbrain.evaluation import token_losses, window_losses
 from llmbrain.evaluation.losses import hidden_losses
-from llmbrain.exceptions import ParameterError
+from llmbrain.exceptions import NumericalError, ParameterError
 from llmbrain.text import Window, encode
 
 TEXTS = ["the cat sat on the mat and then it rained.", "short one here", "a much longer text " * 5]
@@ -81,3 +81,13 @@ def test_bad_windows_are_refused(llama, tokenizer):
         token_losses(llama, tokenizer, TEXTS, context=1)
     with pytest.raises(ParameterError, match="context=128"):
         token_losses(llama, tokenizer, ["x " * 400], context=400)
+
+
+@pytest.mark.parametrize("broken", ["model.layers.1.input_layernorm", "model.norm", "lm_head"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_losses_that_are_not_finite_are_an_error_that_names_the_module(broken, value, tokenizer):
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.get_submodule(broken).weight.view(-1)[3] = value
+    with pytest.raises(NumericalError, match=rf"The losses are not finite; .* {broken}\..*weight holds nan or inf"):
+        token_losses(model, tokenizer, TEXTS)

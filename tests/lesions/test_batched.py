@@ -6,6 +6,7 @@ import torch
 from tiny import ARCHITECTURES, tiny_model
 
 from llmbrain.evaluation import window_losses
+from llmbrain.exceptions import NumericalError
 from llmbrain.geometry import NeuronGeometry
 from llmbrain.lesions import Edit
 from llmbrain.lesions.batched import Passes, condition_losses, plan_batches, row_mode
@@ -170,3 +171,25 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
     np.testing.assert_array_equal(resumed, whole)
     assert sum(n_left) + sum(passes) == shape[0] * sum(len(p) for p in parts)
     assert np.isnan(Checkpoint(path, ["another study"], shape).sums).all()
+
+
+@pytest.mark.parametrize("mode", ["prefix", "rows", "single"])
+def test_the_module_or_the_lesion_that_is_not_finite_is_named(mode):
+    model = tiny_model("llama")
+    sites = find_sites(model, "mlp")
+    with torch.no_grad():
+        for site in sites:
+            site.module.weight *= 100
+    geometry = NeuronGeometry.from_sites(sites, "mlp")
+    some = np.arange(geometry.n_neurons) % 5 == 0
+    edits = [
+        Edit(NeuronMask(some, geometry, name="mild")),
+        Edit(NeuronMask(some, geometry, name="huge"), how="add", value=3e38),
+    ]
+    with pytest.raises(NumericalError, match="under the lesion of huge are not finite"):
+        condition_losses(model, sites, sequences(), edits, Passes(4096, mode))
+    assert np.isfinite(condition_losses(model, sites, sequences(), edits[:1], Passes(4096, mode))).all()
+    with torch.no_grad():
+        model.model.layers[3].post_attention_layernorm.weight[0] = float("nan")
+    with pytest.raises(NumericalError, match="intact model are not finite; .*layers.3.post_attention_layernorm"):
+        condition_losses(model, sites, sequences(), edits, Passes(4096, mode))

@@ -4,9 +4,7 @@ import pytest
 import torch
 from tiny import tiny_model
 
-from llmbrain.exceptions import (
-    CorpusError,
-)
+from llmbrain.exceptions import CorpusError, NumericalError
 from llmbrain.models.surgery import (
     prunable_mlps,
 )
@@ -191,3 +189,25 @@ def test_walks_do_not_touch_the_model(tokenizer, texts):
     Supernet(model, prunable_mlps(model), [torch.arange(48)] * 4)
     assert sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()) == hooks
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def test_a_model_that_is_not_finite_is_not_pruned(tokenizer):
+    blocks = calibration_blocks(tokenizer, TEXTS, context=32, n_tokens=200)
+    for name in ("model.norm", "model.layers.1.input_layernorm", "lm_head"):
+        model = tiny_model("llama")
+        with torch.no_grad():
+            model.get_submodule(name).weight.view(-1)[0] = float("inf")
+        with pytest.raises(NumericalError, match=f"{name}.weight hold nan or inf"):
+            Walk(model, blocks)
+
+
+def test_overflow_on_the_way_is_named(tokenizer):
+    model = tiny_model("llama", scale=4.0).to(torch.float16)
+    with torch.no_grad():
+        model.model.layers[2].mlp.up_proj.weight *= 3e3
+        model.model.layers[2].mlp.gate_proj.weight *= 3e3
+    walk = Walk(model, calibration_blocks(tokenizer, TEXTS, context=32, n_tokens=200))
+    walk.advance(0)
+    walk.advance(1)
+    with pytest.raises(NumericalError, match=r"calibration text are not finite; .*layers.2.mlp.*bfloat16"):
+        walk.advance(2)

@@ -7,6 +7,7 @@ from recorded import TEXTS, alone, quiet
 from tiny import ARCHITECTURES, N_LAYERS, tiny_model, tiny_tokenizer
 
 from llmbrain.exceptions import (
+    NumericalError,
     RecordingError,
 )
 from llmbrain.models import describe_model
@@ -119,6 +120,16 @@ def test_overflow_in_float16_says_what_to_do(tokenizer, tmp_path):
         model.model.layers[2].mlp.gate_proj.weight *= 3e3
     with pytest.raises(RecordingError, match=r"Layer 2 .*float16. Load the model with dtype='bfloat16'"):
         quiet(model, tokenizer, TEXTS, tmp_path / "study")
+
+
+@pytest.mark.parametrize("broken", ["model.norm", "lm_head"])
+def test_surprisals_that_are_not_finite_are_not_written(broken, tokenizer, tmp_path):
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.get_submodule(broken).weight.view(-1)[5] = float("nan")
+    with pytest.raises(NumericalError, match=rf"surprisals are not finite; .* {broken}\."):
+        quiet(model, tokenizer, TEXTS, tmp_path / "study")
+    assert not list((tmp_path / "study").rglob("*bold*"))
 
 
 @pytest.mark.demo

@@ -1,0 +1,107 @@
+"""Find where a model begins to produce values that are not finite."""
+
+from ..exceptions import NumericalError
+
+__all__ = ["check_weights", "first_not_finite", "not_finite_error"]
+
+
+def first_not_finite(model, run):
+    """Find the first module that returns a value that is not finite.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    run : callable
+        Runs the model once, without arguments.
+
+    Returns
+    -------
+    str or None
+        Name of the module, empty for the model itself; None if every output is finite. Inner modules come before those
+        that contain them.
+    """
+    import torch
+
+    found, handles = [], []
+
+    def watch(name):
+        def after(module, args, output):
+            if not found and not all(_finite(t) for t in _tensors(output)):
+                found.append(name)
+
+        return after
+
+    try:
+        for name, module in model.named_modules():
+            handles.append(module.register_forward_hook(watch(name)))
+        with torch.no_grad():
+            run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else None
+
+
+def not_finite_error(model, run, what):
+    """Make the error that names the first module whose output is not finite.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    run : callable
+        Runs the model once, without arguments, on the input that gave the values.
+    what : str
+        The values that are not finite, in the plural.
+
+    Returns
+    -------
+    NumericalError
+    """
+    name = first_not_finite(model, run)
+    shown = name or type(model).__name__
+    where = "every module returns finite values" if name is None else f"the first module that fails is {shown}"
+    dtype = str(model.dtype).removeprefix("torch.")
+    weights = [] if name is None else model.get_submodule(name).named_parameters()
+    broken = [weight for weight, values in weights if not _finite(values)]
+    if broken:
+        remedy = f"Its {broken[0]} holds nan or inf: the weights are damaged, load others."
+    elif dtype == "float16":
+        remedy = "Load the model with dtype='bfloat16' or 'float32', whose range is larger."
+    else:
+        remedy = "Look for very large weights in or before it."
+    return NumericalError(f"{what} are not finite; {where}. The model computes in {dtype}. {remedy}")
+
+
+def check_weights(model):
+    """Refuse a model with a weight that is not finite.
+
+    Raises
+    ------
+    NumericalError
+        Names the first such parameter.
+    """
+    for name, values in model.named_parameters():
+        if values.device.type != "meta" and not _finite(values):
+            raise NumericalError(f"The weights {name} hold nan or inf. They are damaged: load others.")
+
+
+def _finite(tensor):
+    import torch
+
+    if not tensor.is_floating_point():
+        return True
+    total = tensor.detach().sum(dtype=torch.float32)  # finite only if all terms are; the reverse needs a second look
+    return bool(torch.isfinite(total)) or bool(torch.isfinite(tensor).all())
+
+
+def _tensors(output):
+    import torch
+
+    if isinstance(output, torch.Tensor):
+        yield output
+    elif isinstance(output, dict):
+        for value in output.values():
+            yield from _tensors(value)
+    elif isinstance(output, (tuple, list)):
+        for value in output:
+            yield from _tensors(value)
