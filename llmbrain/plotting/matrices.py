@@ -125,9 +125,9 @@ def plot_coupling(
     names : (str, str)
         Names of the models.
     n_pairs : int
-        Number of best matched pairs to draw as courses.
+        Number of best matched pairs whose time courses are drawn.
     tokens : (int, int), optional
-        Rows whose courses are drawn; the first 80 by default.
+        First row and the one after the last whose time courses are drawn; the first 80 by default.
 
     Examples
     --------
@@ -198,9 +198,9 @@ def plot_layer_graph(matrix, layers=None, *, keep=0.1, label="correlation", titl
 
     matrix = np.asarray(matrix, float)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or len(matrix) < 2:
-        raise ParameterError(f"Links between layers must be a square matrix of at least two; got shape {matrix.shape}.")
+        raise ParameterError(f"Links must be a square matrix of at least two layers; got shape {matrix.shape}.")
     if not 0 < keep <= 1:
-        raise ParameterError(f"keep is the share of links to draw, above 0 and at most 1; got {keep}.")
+        raise ParameterError(f"keep={keep}: the share of links to draw must be above 0 and at most 1.")
     n = len(matrix)
     layers = _labels(layers, n)
     i, j = np.triu_indices(n, 1)
@@ -281,14 +281,14 @@ def _word_axis(ax, events, start, stop):
 def _labels(labels, n):
     labels = [str(i) for i in range(n)] if labels is None else [str(x) for x in labels]
     if len(labels) != n:
-        raise ParameterError(f"{n} rows need {n} labels; got {len(labels)}.")
+        raise ParameterError(f"{len(labels)} labels for {n} rows; pass one label per row.")
     return labels
 
 
-def _name_axes(ax, rows, columns, most=40, turn_over=24):
+def _name_axes(ax, rows, columns, turn_over=24):
     rows, columns = ([str(x) for x in names] for names in (rows, columns))
     for axis, names in ((ax.yaxis, rows), (ax.xaxis, columns)):
-        every = 1 if len(names) <= most else -(-len(names) // 20)
+        every = 1 if len(names) <= 40 else -(-len(names) // 20)
         axis.set_ticks(range(0, len(names), every), names[::every])
     size = 7 if max(len(rows), len(columns)) <= 24 else 5.5
     ax.tick_params(length=0, labelsize=size)

@@ -40,8 +40,8 @@ def test_head_labels_of_the_attention_site(tokenizer, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"site": []}, "name one site"),
-        ({"site": ["mlp", "mlp"]}, "several different"),
+        ({"site": []}, "pass one site"),
+        ({"site": ["mlp", "mlp"]}, "a list of different sites"),
         ({"layers": [7]}, "layers 0 to 3"),
         ({"layers": []}, "layers 0 to 3"),
         ({"context": 4096}, "at most 128 tokens"),
@@ -71,7 +71,7 @@ def test_bad_numbers_are_refused_before_anything_is_written(options, message, ll
         ({"model": "demo"}, "model is str; .*load_model"),
         ({"model": "base"}, r"LlamaModel does not predict the next token \(embed_tokens"),
         ({"model": "bert"}, "BertForMaskedLM does not predict"),
-        ({"model": "few"}, "has a token 2[0-9]+, but the model has 260 tokens"),
+        ({"model": "few"}, "contain token 2[0-9]+, but the model has 260 tokens"),
         ({"tokenizer": None}, "tokenizer is NoneType"),
         ({"tokenizer": "model"}, "tokenizer is LlamaForCausalLM"),
         ({"site": None}, "Unknown site None"),
@@ -127,7 +127,7 @@ def test_another_study_in_the_folder_is_refused_untouched(llama, tokenizer, tmp_
         (other, TEXTS, {}, "another model"),
         (llama, TEXTS[:2], {}, "another corpus"),
         (llama, TEXTS, {"tokens_per_run": 50}, "tokens_per_run=4096 there, 50 now"),
-        (llama, TEXTS, {"layers": [1, 2]}, r"of the layers \[0, 1, 2, 3\] .* of the layers \[1, 2\]"),
+        (llama, TEXTS, {"layers": [1, 2]}, r"of the layers \[0, 1, 2, 3\] .* has the layers \[1, 2\]"),
         (llama, TEXTS, {"sites": r".*\.o_proj"}, "Use the same layers and modules"),
         (llama, TEXTS, {"storage": "int16"}, "storage='float32' there, 'int16' now"),
         (llama, TEXTS, {"tokenizer": tiny_tokenizer(add_bos=False, pad_token=None)}, None),  # the same tokens
