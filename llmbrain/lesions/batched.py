@@ -106,7 +106,7 @@ def _check_finite(result, reader, sites, batch, conditions, wanted, positions):
     if edit is None or first_not_finite(reader.model, run) is not None:
         raise not_finite_error(reader.model, run, "The losses of the intact model")
     where = scored_positions(positions, batch, ids)
-    with Lesion.at_sites(reader.model, edit, sites, None if where is None else FixedPositions(where)):
+    with Lesion(reader.model, edit, sites, None if where is None else FixedPositions(where)):
         raise not_finite_error(reader.model, run, f"The losses under the lesion of {edit.mask.name or 'a mask'}")
 
 
