@@ -1,4 +1,4 @@
-"""A language model that is trained in seconds, for examples that need one: characters, three layers, two kinds of text."""
+"""A language model that trains in seconds, for the examples: single characters, three layers, two kinds of text."""
 
 import functools
 
@@ -28,7 +28,7 @@ def write_sentence(rng):
 
 
 def make_corpus(n_documents=12, n_lines=24, random_state=0):
-    """Documents of sums and of sentences, in turn."""
+    """Documents that alternate between sums and sentences."""
     rng = np.random.default_rng(random_state)
     kinds = {"sums": write_sum, "prose": write_sentence}
     documents = []
@@ -40,7 +40,7 @@ def make_corpus(n_documents=12, n_lines=24, random_state=0):
 
 
 def make_tokenizer():
-    """A token a byte."""
+    """One token per byte."""
     vocabulary = {symbol: i for i, symbol in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     vocabulary["<s>"] = 256
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))

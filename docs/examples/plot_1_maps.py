@@ -2,14 +2,14 @@
 Network maps
 ============
 
-Where networks lie: layers from bottom to top, neurons from left to right, and the share of every layer beside it. The
-networks here were planted, in twelve layers of 400 neurons, so the pictures can be checked.
+Where networks lie: layers from bottom to top, neurons from left to right, and beside each map the share of every layer.
+The networks were planted in twelve layers of 400 neurons, so the pictures can be checked.
 """
 
 # %%
 # A recording with known networks
 # -------------------------------
-# Six networks, each strongest in a layer of its own and heavy-tailed, as they are in language models.
+# Six networks, each strongest in a different layer. Their loadings are heavy-tailed, as in language models.
 import numpy as np
 
 import llmbrain as lb
@@ -24,7 +24,7 @@ planted = in_layer * rng.laplace(size=(6, geometry.n_neurons)) * (rng.random((6,
 
 
 def run(n_tokens=300):
-    """Activations (n_tokens, n_neurons): networks that work now and then, and noise."""
+    """Activations (n_tokens, n_neurons): networks that are active now and then, and noise."""
     courses = rng.laplace(size=(n_tokens, 6)) ** 3
     return courses @ planted + 3 * rng.normal(size=(n_tokens, geometry.n_neurons))
 
@@ -41,14 +41,14 @@ figure = plotting.plot_network_maps(canica)
 # %%
 # One network
 # -----------
-# The sheet of every layer. Neighbours on a sheet have nothing in common, so there are dots and no blobs.
+# The sheet of every layer. Neighbours on a sheet have nothing in common, so the network shows as dots, not as blobs.
 figure = plotting.plot_network_map(canica, 0)
 
 # %%
 # A display order
 # ---------------
-# Neurons that do the same can be laid side by side, within each layer, for the eye only. The order comes from what the
-# neurons do in the *first* run, the maps from the *second*: territories seen here were there in other data.
+# For display, similar neurons can be placed side by side within each layer. The order comes from the activity in the
+# *first* run and the maps from the *second*, so the sorting alone cannot have produced the clusters.
 order = fit_topography(loadings_from_maps(first, canica.components_), geometry, source="the other run")
 figure = plotting.plot_atlas(canica, topography=order)
 
@@ -63,18 +63,18 @@ figure = plotting.plot_layer_profiles(canica)
 # %%
 # nilearn's own pictures
 # ----------------------
-# A probabilistic atlas over chosen layers, and the interactive viewer, without a brain behind it.
+# A probabilistic atlas over some layers, without a brain in the background.
 display = plotting.plot_prob_atlas(canica, topography=order, layers=[1, 3, 5, 7, 9, 10])
 
 # %%
-# As lines, which need a display order: scattered neurons have no outline.
+# Contours need a display order, because scattered neurons have no outline.
 display = plotting.plot_prob_atlas(canica, topography=order, layers=[1, 3, 5, 7, 9, 10], view_type="contours")
 
 # %%
 # Two checkpoints at a glance
 # ---------------------------
-# The same neurons at the same places in both, and matched networks in one colour. The second is a later state of the
-# model, in which two networks are gone and the others have drifted.
+# Both atlases show each neuron in the same place and matched networks in the same colour. The second is a later state
+# of the model, in which two networks are gone and the others have drifted.
 later = planted[[5, 1, 0, 3]] * rng.normal(1, 0.4, size=(4, geometry.n_neurons))
 third = rng.laplace(size=(300, 4)) ** 3 @ later + 3 * rng.normal(size=(300, geometry.n_neurons))
 canica_later = lb.CanICA(n_components=4, geometry=geometry, n_init=3, random_state=0).fit([third])

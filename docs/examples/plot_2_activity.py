@@ -8,7 +8,7 @@ A recording and its networks over the words of a text.
 # %%
 # A text that drives three networks
 # ---------------------------------
-# One network responds to numbers, one to names, one slowly follows the place in the text.
+# One network responds to numbers, one to names, and one slowly follows the position in the text.
 import numpy as np
 import pandas as pd
 
@@ -43,7 +43,7 @@ courses = canica.networks_.time_courses[0]
 # %%
 # The carpet
 # ----------
-# All neurons over all tokens. Sorted by layer it looks like noise; sorted by network it falls into bands.
+# All neurons over all tokens. Sorted by layer, the carpet looks like noise; sorted by network, it shows bands.
 figure = plotting.plot_carpet(activity, geometry=geometry, events=events, order="layer")
 
 # %%
@@ -57,7 +57,7 @@ figure = plotting.plot_time_courses(courses, events)
 # %%
 # The words
 # ---------
-# Each word shaded by how much a network works at it, as a figure, and as HTML for a page or a notebook.
+# Each word is shaded by the activity of a network: as a figure, and as HTML for a page or a notebook.
 z = (courses - courses.mean(axis=0)) / courses.std(axis=0)
 numbers = int(np.argmax([abs(np.corrcoef(course, drive[:, 0])[0, 1]) for course in z.T]))
 figure = plotting.plot_words(events["token"], z[:, numbers], title=f"Network {numbers}")
@@ -66,7 +66,7 @@ figure = plotting.plot_words(events["token"], z[:, numbers], title=f"Network {nu
 
 
 class Page:
-    """What a notebook shows."""
+    """An object that a notebook shows as HTML."""
 
     def _repr_html_(self):
         return f"<div style='white-space: pre-wrap'>{plotting.words_html(events['token'], z[:, numbers])}</div>"

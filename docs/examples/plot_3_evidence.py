@@ -2,7 +2,7 @@
 Whether to believe a network
 ============================
 
-ICA always gives as many networks as one asks for. Here three of them are in the data, and six are asked for.
+ICA always returns as many networks as requested. Here the data hold three, and six are requested.
 """
 
 # %%
@@ -22,22 +22,22 @@ runs = [rng.laplace(size=(200, 3)) @ planted * 2 + 2 * rng.normal(size=(200, geo
 # %%
 # Stability
 # ---------
-# The runs are drawn with replacement, decomposed from new starting points, and the estimates clustered (ICASSO). Three
-# clusters are tight, the others fall apart.
+# Runs are drawn with replacement and decomposed from new starting points, and the estimates are clustered (ICASSO).
+# Three clusters are tight; the others are not.
 clusters = resampled_networks(runs, 6, n_repeats=20, random_state=0)
 figure = plotting.plot_stability(clusters)
 
 # %%
-# How many
-# --------
-# Networks that are found again in the other half of the runs, for each number asked for.
+# How many networks
+# -----------------
+# The number of networks that are found again in the other half of the runs, for each requested number.
 curve = split_half_curve(runs, [1, 2, 3, 4, 6, 8, 12], random_state=0)
 figure = plotting.plot_order(curve[["n_components", "n_reproduced", "mean_r"]], chosen=3)
 
 # %%
 # Two halves
 # ----------
-# One-to-one matches, best first. The three planted networks are on the upper left.
+# One-to-one matches, best first. The three planted networks are in the upper left.
 halves = [
     lb.CanICA(n_components=6, geometry=geometry, n_init=3, random_state=0).fit(half).components_
     for half in (runs[::2], runs[1::2])

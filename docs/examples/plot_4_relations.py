@@ -2,7 +2,7 @@
 Networks, layers and models together
 ====================================
 
-Which networks rise and fall together, which layers do, and whether those of another model follow.
+Which networks and which layers are active together, and which networks of another model respond alike.
 """
 
 # %%
@@ -16,8 +16,8 @@ rng = np.random.default_rng(0)
 # %%
 # Functional connectivity
 # -----------------------
-# Time courses of twelve networks in three runs: four that go together, four others that work against them, and four on
-# their own.
+# Time courses of twelve networks in three runs: four that are active together, four others that oppose them, and four
+# that are independent.
 group = np.repeat([0, 1, 2], 4)
 runs = []
 for _ in range(3):
@@ -32,8 +32,8 @@ figure = plotting.plot_connectivity(connectivity.mean)
 # %%
 # Links between layers
 # --------------------
-# The strongest correlations between layers as arcs. In this made-up model layer 2 skips to layer 14, and layer 11 works
-# against layer 4.
+# The strongest correlations between layers as arcs. In this made-up model, layer 2 correlates with layer 14, and layer
+# 11 opposes layer 4.
 layers = np.arange(18)
 apart = np.abs(layers[:, None] - layers)
 matrix = 0.5**apart + np.where(apart < 3, rng.uniform(0, 0.2, apart.shape), 0)
@@ -44,7 +44,7 @@ figure = plotting.plot_layer_graph(matrix, layers)
 # %%
 # Two models on the same words
 # ----------------------------
-# The second model has the first two networks of the first, noisier and in another order, and others of its own.
+# The second model shares two networks with the first, with noise and in another order, and has others of its own.
 first = rng.laplace(size=(80, 5))
 second = rng.laplace(size=(80, 5))
 second[:, 3] = first[:, 0] + 0.4 * rng.normal(size=80)

@@ -2,8 +2,8 @@
 Lesions against controls
 ========================
 
-A tiny model is trained for some seconds on two kinds of text, sums and sentences (the code is in
-``docs/examples/_tiny.py``). Its networks are found, and silenced, and so are other neurons.
+A tiny model is trained for a few seconds on two kinds of text, sums and sentences (see ``docs/examples/_tiny.py``). Its
+networks are silenced, and so are matched sets of other neurons.
 """
 
 # %%
@@ -22,8 +22,8 @@ masks = lb.CanICA(n_components=4, n_init=3, random_state=0).fit(recording).masks
 # %%
 # The effect of each network
 # --------------------------
-# A point is a network with its interval over documents; the cloud behind it, other neurons of the same layers and
-# importance.
+# Each point is a network, with its interval over documents. The cloud behind it shows sets of other neurons in the same
+# layers and of the same importance.
 result = lb.LesionStudy(
     masks,
     tasks=[LossTask(test, context=96)],
@@ -44,7 +44,7 @@ figure = plotting.plot_selectivity(
 # %%
 # Dose and response
 # -----------------
-# The same networks silenced in steps, and amplified. The band shows the effects of their controls.
+# The same networks, silenced step by step and then amplified. The band shows the effects of their controls.
 strength = lb.LesionStudy(
     masks[:3], LossTask(test, context=96), n_controls=5, controls=["layer+importance"], reference=recording,
     options={"doses": "strength"},

@@ -2,7 +2,7 @@
 What a smaller model costs
 ==========================
 
-The tiny model of the lesion example, made smaller by several recipes, and measured on text that none of them has seen.
+The tiny model of the lesion example, pruned by several recipes and measured on text that none of them has seen.
 """
 
 # %%
@@ -17,8 +17,8 @@ calibration, evaluation = make_corpus(24, random_state=2), make_corpus(random_st
 # %%
 # The grid
 # --------
-# One line a recipe: which neurons go (random ones, those of small weights, FLAP's), and what the others do for them
-# (nothing, or a least-squares refit). Bands are the spread over seeds.
+# One line per recipe: which neurons are removed (at random, by weight magnitude, or by FLAP), and how the others
+# compensate (not at all, or by a least-squares refit). Bands show the spread over seeds.
 table = lb.run_grid(
     model,
     tokenizer,
@@ -36,11 +36,11 @@ table = lb.run_grid(
 figure = plotting.plot_pruning_grid(table)
 
 # %%
-# At one size the recipes stand below each other.
+# At a single size, the recipes are listed below each other.
 figure = plotting.plot_pruning_grid(table[table["ratio"].isin([0, 0.4])])
 
 # %%
-# Which layers pay
-# ----------------
+# What each layer loses
+# ---------------------
 pruned = lb.prune(model, tokenizer, calibration, ratio=0.4, recipe="fast", options={"context": 96})
 figure = plotting.plot_kept_neurons(pruned.kept, pruned.geometry)

@@ -59,9 +59,7 @@ def record(
     ] = None,
     modules: Annotated[
         str | None,
-        typer.Option(
-            help="Regular expression for the names of the site's modules, if they are not found by themselves."
-        ),
+        typer.Option(help="Regular expression for the names of the site's modules, if llmbrain does not find them."),
     ] = None,
     layers: Annotated[str | None, typer.Option(help="Record only these layers, e.g. 0,4,10-15.")] = None,
     every: Annotated[int, number("Record every n-th token of a document.", least=1)] = 1,
@@ -88,7 +86,7 @@ def record(
     generate: Annotated[
         int | None, number("Let the model continue each text by up to n tokens, and record them.", least=1)
     ] = None,
-    batch_size: Annotated[int, number("Documents per forward pass.", least=1)] = 8,
+    batch_size: Annotated[int, number("Number of documents per forward pass.", least=1)] = 8,
     run_index: Annotated[
         str | None, typer.Option(help="Record only these runs, e.g. 3 or 1,4-6, as one job of an array.")
     ] = None,
@@ -168,11 +166,13 @@ def lesion(
             help="zero (silence), mean, resample or retain (silence all others); with --value also scale, add or clamp."
         ),
     ] = "zero",
-    value: Annotated[float | None, number("Factor of scale (2 doubles), offset of add, or activity of clamp.")] = None,
+    value: Annotated[
+        float | None, number("Factor for scale (2 doubles), offset for add, or activity for clamp.")
+    ] = None,
     strength: Annotated[float, number("1 for the full lesion, less for a partial one.", least=0, most=1)] = 1.0,
     threshold: Threshold = 3.0,
-    n_controls: Annotated[int, number("Random sets for each network and control family.", least=1)] = 20,
-    max_tokens: Annotated[int, number("Held-out tokens that each condition reads.", least=2)] = 600,
+    n_controls: Annotated[int, number("Number of random sets per network and control family.", least=1)] = 20,
+    max_tokens: Annotated[int, number("Number of held-out tokens that each condition reads.", least=2)] = 600,
     bos: Bos = "auto",
     device: Device = "cpu",
     random_state: Seed = 0,
