@@ -192,10 +192,8 @@ class Study:
 
         Parameters
         ----------
-        kind : str
-            A key of :data:`llmbrain.dataset.FILES`.
-        **entities
-            Parts of the name that must match; the others may have any value.
+        kind, **entities
+            See :meth:`path`; entities that are not given may have any value.
 
         Returns
         -------
@@ -220,14 +218,12 @@ class Study:
 
         Parameters
         ----------
-        kind : str
-            A kind of file whose name ends in ``.tsv`` or ``.json``.
+        kind, **entities
+            See :meth:`path`; the name must end in ``.tsv`` or ``.json``.
         default : object
             What to return if the file does not exist.
         dtype : dict, optional
             Types of columns, for tables.
-        **entities
-            The parts of its name.
 
         Returns
         -------
@@ -243,12 +239,10 @@ class Study:
 
         Parameters
         ----------
-        kind : str
-            A key of :data:`llmbrain.dataset.FILES`.
+        kind, **entities
+            See :meth:`path`.
         content : pandas.DataFrame, image, str, or object that JSON can hold
             For ``.tsv``, ``.nii.gz``, text files and ``.json``.
-        **entities
-            The parts of its name.
 
         Returns
         -------
@@ -302,13 +296,7 @@ class Study:
                 self.write(kind, content)
 
     def describe_label(self, label, text):
-        """Write the meaning of a ``desc-`` label into ``descriptions.tsv``.
-
-        Parameters
-        ----------
-        label, text : str
-            The label as it is in file names, and what it means. A label that is described already is kept.
-        """
+        """Write the meaning of a ``desc-`` label into ``descriptions.tsv``, unless the label is described already."""
         import pandas as pd
 
         columns = ["desc_id", "description"]

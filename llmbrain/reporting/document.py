@@ -25,13 +25,6 @@ class HTMLReport(NilearnReport):
     sections : sequence of str
         The ids of its sections, in order.
 
-    Attributes
-    ----------
-    html : str
-        The whole page.
-    sections : list of str
-        The ids of its sections, in order.
-
     Examples
     --------
     >>> report = HTMLReport("<!DOCTYPE html><title>t</title>")

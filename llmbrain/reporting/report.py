@@ -57,32 +57,16 @@ def generate_report(study_or_object, *, title=None, topography="auto", output_fi
 
 
 class Report:
-    """The results that one report shows, by the name of their station.
+    """The results that one report shows, by the name of their station, and the lines that head the page.
 
     ``report["lesions"]`` is the result of the station ``lesions``, read on first use, or None.
-
-    Parameters
-    ----------
-    study : Study, optional
-        Where results are read.
-    topography : "auto", Topography or None
-        See :func:`generate_report`.
-    results : dict, optional
-        Results that are known already.
-    title, subtitle, kicker : str
-        Heading of the page, and the lines under and over it.
-
-    Attributes
-    ----------
-    absent, warnings : list of str
-        What the report cannot show and why, and what its readers must know.
     """
 
     def __init__(self, study=None, topography="auto", results=None, *, title="", subtitle="", kicker="study report"):
         self.study, self.topography = study, topography
         self.results = dict(results or {})
-        self.title, self.subtitle, self.kicker = title, subtitle, kicker
-        self.absent, self.warnings = [], []
+        self.title, self.subtitle, self.kicker = title, subtitle, kicker  # kicker: the line above the title
+        self.absent, self.warnings = [], []  # what the report cannot show and why; what its readers must know
 
     @classmethod
     def of_study(cls, study, topography="auto"):
@@ -121,17 +105,7 @@ class Report:
         return None if found is None else found.geometry
 
     def page(self, title=None):
-        """Fill the page.
-
-        Parameters
-        ----------
-        title : str, optional
-            Heading instead of the default one.
-
-        Returns
-        -------
-        HTMLReport
-        """
+        """Fill the page and return it as an :class:`HTMLReport`."""
         shown = [(station, self[station.name]) for station in stations()]
         sections = [
             {"id": station.name, "title": station.title, "html": Markup(html)}

@@ -23,13 +23,7 @@ class Station:
     what = "part"  # what its result is called in messages
 
     def result(self, report):
-        """Return what this station shows, or None.
-
-        Parameters
-        ----------
-        report : Report
-            Gives the study, and the results of other stations by name.
-        """
+        """Return what this station shows, or None; ``report`` gives the study, and other results by name."""
         if report.study is None:
             return None
         try:
