@@ -23,7 +23,7 @@ P_VALUES = ("p", "q", "p_value", "q_value", "p_pooled", "q_pooled", "p_min")
 
 def number(value, column=""):
     """Format a value for readers; the name of the column selects the formats of shares and p-values."""
-    if value is None or (pd.api.types.is_scalar(value) and (pd.isna(value) or value == "")):
+    if pd.api.types.is_scalar(value) and (pd.isna(value) or value == ""):
         return "–"
     if isinstance(value, (bool, np.bool_)):
         return "yes" if value else "no"
