@@ -110,6 +110,11 @@ def test_networks_are_found_on_the_calibration_text(name):
 
 
 @pytest.mark.parametrize("name", RATIO_OF)
-def test_every_kind_of_budget_is_met(name):
+def test_every_kind_of_budget_is_met(name, monkeypatch):
+    # Planted times, because real ones depend on the load: 6 of 10 s pass in MLPs, in proportion to their width.
+    monkeypatch.setattr("llmbrain.pruning.budget.forward_seconds", lambda model: 10.0)
+    monkeypatch.setattr("llmbrain.pruning.budget.layer_latency", lambda part, widths: [1.5 * w / 48 for w in widths])
     target = removed(ratio=0.25, ratio_of=name, allocation="uniform")
-    assert RATIO_OF[name].timed or sum(target["n_kept"]) < 4 * 48
+    assert sum(target["n_kept"]) < 4 * 48
+    if RATIO_OF[name].timed:
+        assert target["neurons_removed"] == pytest.approx(0.25 / 0.6, abs=0.02)
