@@ -255,4 +255,4 @@ def test_modules_have_tests_in_the_mirrored_place(name):
 
 @pytest.mark.parametrize("path", sorted(p.relative_to(TESTS) for p in TESTS.glob("*/**/test_*.py")), ids=str)
 def test_rooms_of_tests_are_rooms_of_the_package(path):
-    assert (PACKAGE / path.parent).is_dir()
+    assert (PACKAGE / path.parent).is_dir() or path.parts[0] == "faults"  # kinds of faults cross the rooms
