@@ -49,8 +49,12 @@ def test_every_kind_has_its_test(kind, test):
 
 def test_a_foreign_corpus_called_demo_needs_its_own_text(tmp_path):
     model, demo = {"id": "tiny", "weights_hash": "abc"}, load_corpus("demo")
-    foreign = Study.create(tmp_path / "foreign", model, {"name": "demo", "hash": "0" * 64})
+    foreign = Study.create(
+        tmp_path / "foreign", model, {"name": "demo", "hash": "0" * 64, "document_hashes": ["0" * 16]}
+    )
     with pytest.raises(ParameterError, match="held-out text"):
         _heldout_of(foreign, None)
-    own = Study.create(tmp_path / "own", model, {"name": "demo", "hash": demo.hash})
-    assert _heldout_of(own, None).hash == load_corpus("demo", split="heldout").hash
+    for name, part in (("own", demo), ("part", demo[:3])):
+        known = [document.hash[:16] for document in part]
+        own = Study.create(tmp_path / name, model, {"name": "demo", "hash": part.hash, "document_hashes": known})
+        assert _heldout_of(own, None).hash == load_corpus("demo", split="heldout").hash
