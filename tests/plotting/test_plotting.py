@@ -385,7 +385,7 @@ def test_dollars_in_a_text_are_not_mathematics():
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        (lambda m: plotting.plot_network_map(m, 9, GEOMETRY), "There are 6 networks"),
+        (lambda m: plotting.plot_network_map(m, 9, GEOMETRY), "there are 6 networks"),
         (lambda m: plotting.plot_network_maps(m, GEOMETRY, kind="brain"), "units"),
         (lambda m: plotting.plot_carpet(np.zeros((4, 576)), m, GEOMETRY, order="time"), "order"),
         (lambda m: plotting.plot_carpet(np.zeros(576), m, GEOMETRY), "n_tokens"),
@@ -394,7 +394,7 @@ def test_dollars_in_a_text_are_not_mathematics():
         (lambda m: plotting.plot_connectivity(np.zeros((2, 3))), "square"),
         (lambda m: plotting.plot_layer_graph(np.eye(4), keep=0), "keep"),
         (lambda m: plotting.plot_coupling(np.zeros((5, 2)), np.zeros((6, 2))), "same words"),
-        (lambda m: plotting.plot_stability([]), "no network"),
+        (lambda m: plotting.plot_stability([]), "values is empty"),
         (lambda m: plotting.plot_order(pd.DataFrame({"k": [1]})), "n_components"),
         (lambda m: plotting.plot_prob_atlas(m, GEOMETRY, view_type="contours"), "scattered"),
         (lambda m: plotting.plot_network_map(m, "a", GEOMETRY), "network='a'"),
@@ -404,7 +404,7 @@ def test_dollars_in_a_text_are_not_mathematics():
         (lambda m: plotting.plot_prob_atlas(m, GEOMETRY, view_type="brain"), "unknown"),
         (
             lambda m: plotting.plot_comparison(*(NetworkSet(m, GEOMETRY) for _ in range(2)), pairs=[(0, 9)]),
-            "name networks",
+            "networks are 0 to 5",
         ),
         (lambda m: plotting.plot_kept_neurons([np.arange(3)], GEOMETRY), "6 layers"),
     ],

@@ -43,7 +43,7 @@ def test_correlations_are_numpy_s():
     assert np.allclose(matching.correlate_maps(flat, b)[3], 0)
     with pytest.raises(ParameterError, match="NaN"):
         matching.correlate_maps(np.full((2, 5), np.nan))
-    with pytest.raises(ParameterError, match="different neurons"):
+    with pytest.raises(ParameterError, match="the same neurons"):
         matching.correlate_maps(a, b[:, 1:])
 
 
