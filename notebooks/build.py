@@ -28,7 +28,8 @@ SHORTER = {  # what quick runs leave out besides what the notebooks do: half of 
     '"max_tokens": 300 if quick': '"max_tokens": 120 if quick',
     "max_new_tokens=24": "max_new_tokens=6",
     "d.text[:700]": "d.text[:260]",
-    '    ("flap", "uniform", "affine"),\n    ("network", "uniform", "affine"),\n': "",
+    '    lb.Recipe("flap", "uniform", "affine", options),\n': "",
+    '    lb.Recipe("network", "uniform", "affine", options, networks),\n': "",
 }
 WARNINGS = "ignore:IProgress not found"  # tqdm, where ipywidgets is missing; the bars are left out anyway
 

@@ -15,7 +15,7 @@ from ..text import describe_bos
 from .allocation import ALLOCATIONS
 from .calibration import calibration_hash
 from .prune import Pruner, warn_unread
-from .recipe import Recipe
+from .recipe import Recipe, networks_id
 from .scores import SCORES
 
 __all__ = ["GRID_COLUMNS", "GRID_KEYS", "GridSettings", "combine", "kept_overlap", "run_grid"]
@@ -173,10 +173,14 @@ def run_grid(
 
 def _plan(pruner, recipes, ratios, settings):
     """Plan every row, with all checks before any work."""
-    by_name = {}
+    by_name, networks_of = {}, {}
     for recipe in recipes:
-        other = by_name.setdefault(recipe.name, recipe)
-        if recipe.settings_hash(networks=True) != other.settings_hash(networks=True):
+        options = recipe.settings_hash(networks=False)
+        same = by_name.setdefault(recipe.name, options) == options
+        if recipe.networks is not None:  # a recipe without networks fits beside those with one and the same set
+            networks = networks_id(recipe.networks)
+            same &= networks_of.setdefault(recipe.name, networks) == networks
+        if not same:
             raise ParameterError(
                 f"Recipes named {recipe.name!r} have different options or networks. Give each set a name (name=)."
             )

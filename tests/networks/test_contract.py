@@ -4,6 +4,7 @@ import functools
 import sys
 import types
 from importlib import import_module
+from importlib.util import find_spec
 
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -13,16 +14,17 @@ from llmbrain.networks import CanICA, DictLearning
 
 def nilearns_checks():
     """The module of nilearn's checks, which imports polars (for maskers of tables) and tests with other markers."""
-    try:
-        import_module("polars")
-    except ImportError:
-        stub = sys.modules["polars"] = types.ModuleType("polars")
-        stub.DataFrame, stub.Series = type("DataFrame", (), {}), type("Series", (), {})
+    stub = not find_spec("polars")
+    if stub:
+        polars = sys.modules["polars"] = types.ModuleType("polars")
+        polars.DataFrame, polars.Series = type("DataFrame", (), {}), type("Series", (), {})
     strict, pytest.mark._config = pytest.mark._config, None
     try:
         return import_module("nilearn._utils.estimator_checks")
     finally:
         pytest.mark._config = strict
+        if stub:  # other packages would ask for its specification and fail
+            del sys.modules["polars"]
 
 
 _FLOATS = "everything is computed in float32, and so are courses and images; dtype concerns engine='nilearn' alone"
