@@ -8,6 +8,7 @@ localizers of the package. Importing this package imports neither torch nor tran
 from .corpus import as_corpus, load_corpus
 from .documents import Corpus, Document
 from .reading import data_path
+from .spans import token_spans
 from .stimuli import LOCALIZERS, MinimalPair, list_minimal_pairs, load_localizer, load_minimal_pairs, shuffle_words
 from .tokens import TokenizedDocument, describe_bos, encode, encode_prompts, leading_tokens
 from .windows import Batch, Window, batches, cut_windows, group_windows, pad, padding_id, text_windows
@@ -37,4 +38,5 @@ __all__ = [
     "padding_id",
     "shuffle_words",
     "text_windows",
+    "token_spans",
 ]
