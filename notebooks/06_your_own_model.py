@@ -170,6 +170,6 @@ figure = plot_network_maps(
 #
 # ## Larger models
 #
-# - `record(..., dtype="int16")` halves the files; `layers=` and `every=` record less.
+# - `record(..., storage="int16")` halves the files; `layers=` and `every=` record less.
 # - `record(..., run_index=3)` records one run only, so that a job array can fill one study folder.
 # - `forecast` and `llmbrain info MODEL` give the size of a recording before it starts.

@@ -56,7 +56,7 @@ def read(script):
     return notebook
 
 
-def execute(notebook, folder, *, quick=False, timeout=600):
+def execute(notebook, folder, *, quick=False, timeout=None):
     """Run all cells in a folder.
 
     Parameters
@@ -66,8 +66,8 @@ def execute(notebook, folder, *, quick=False, timeout=600):
         Where the kernel works; recordings that notebooks share stay there.
     quick : bool
         Set ``LLMBRAIN_QUICK``, which the notebooks read to take less of everything.
-    timeout : int
-        Seconds for a cell.
+    timeout : int, optional
+        Most seconds for a cell; no limit by default.
 
     Returns
     -------
@@ -147,6 +147,7 @@ def main():
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
         target = folder if options.quick else HERE
         for script in scripts(options.names):
             start = time.perf_counter()

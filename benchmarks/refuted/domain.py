@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 from llmbrain.exceptions import ParameterError
-from llmbrain.models.anatomy import weight_of
 from llmbrain.models.hooks import site_hooks
 from llmbrain.models.inputs import longest_context
+from llmbrain.models.linears import weight_of
 from llmbrain.models.surgery import prunable_mlps
 from llmbrain.pruning import LayerMaps, Pruner, Recipe, layer_networks
 from llmbrain.pruning.calibration import calibration_blocks

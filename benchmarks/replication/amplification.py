@@ -138,7 +138,7 @@ def statement(chosen, added, args):
         f"With a gain of {gains} chosen on other text, {len(helped)} of {len(chosen)} networks lower the loss on the "
         f"test text (best {chosen.effect.min():+.4f} nats, worst {chosen.effect.max():+.4f}; {len(sure)} with a 95 % "
         f"interval below zero), {len(beyond)} of them beyond their amplified controls (pooled, q < 0.05). Controls "
-        f"with a gain chosen alike: {amplified}.\n"
+        f"with gains chosen in the same way: {amplified}.\n"
         f"Adding 1 to every neuron: {int((added.effect < 0).sum())} of {len(added)} lower the loss "
         f"(from {added.effect.min():+.3f} to {added.effect.max():+.3f} nats; controls {plus})."
     )

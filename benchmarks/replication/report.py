@@ -23,16 +23,16 @@ NAMES = {"demo": DEMO, "SmolLM2-135M-Instruct.Q4_1": DEMO}
 HEAD = """# The first paper, re-tested
 
 Liu et al. (2025), *Brain-Inspired Exploration of Functional Networks and Key Neurons in Large Language Models*
-([arXiv:2502.20408](https://arxiv.org/abs/2502.20408)), take their figures from masking code that applied one layer's
-mask to every layer, and from controls that were matched in nothing. Here the same questions are put with hooks that are
-tested to equal sliced weights, on text that the networks were not found on, beside matched controls. Their data sets
-and models are not these, so the figures cannot be compared one by one; the claims can. One small model is no verdict on
-others: every script takes `--model`.
+([arXiv:2502.20408](https://arxiv.org/abs/2502.20408)), report results from masking code that applied the mask of one
+layer to every layer, and compare them with random neurons that are not matched to the networks. Here the same questions
+are asked with lesions that are tested to equal sliced weights, on text that was not used to find the networks, and with
+matched controls. The data sets and models differ from theirs, so single numbers cannot be compared, but the claims can.
+One small model does not settle the question for others: every script takes `--model`.
 
-Written by `python benchmarks/replication/report.py benchmarks/results/replication` from the tables of the scripts
-beside it. Networks are numbered by the variance that they explain; "above all" means more harm than each of the control
-sets; `q` is a false discovery rate over all networks, with the controls of all networks pooled. `pairs` are minimal
-pairs of BLiMP, twenty of each of 14 paradigms.
+This page is written by `python benchmarks/replication/report.py benchmarks/results/replication` from the tables of the
+scripts in that folder. Networks are numbered by the variance that they explain. "Above all" means more harm than every
+control set. `q` is a false discovery rate over all networks, with the controls of all networks pooled. `pairs` are
+minimal pairs of BLiMP, twenty from each of 14 paradigms.
 """
 
 
@@ -58,7 +58,7 @@ def section(folder, name):
         f"**{NAMES.get(info['model']['id'], info['model']['id'])}**, networks from {info['fit']['corpus']}, "
         f"tested on {info['test']['corpus']}; "
         f"{info['arguments']['fit_tokens']:,} tokens to fit, {info['arguments']['test_tokens']:,} to test, |z| > "
-        f"{info['arguments']['threshold']:g}, {info['arguments']['n_controls']} controls a network and family, "
+        f"{info['arguments']['threshold']:g}, {info['arguments']['n_controls']} controls per network and family, "
         f"{info['arguments']['device']}, {info['arguments']['autocast'] or info['arguments']['dtype']}, "
         f"{info['seconds']:.0f} s."
     )
@@ -103,9 +103,9 @@ def lesion_verdict(folder):
     others = "; ".join(f"against {f} it is {m}" for f, m in above.items() if f != family)
     return word, (
         f"Against {family}, {n} of {k} networks do more harm than each of their controls{': ' if n else '.'}{named}"
-        f"{'; ' + others if others else ''}. The other networks stay within what as many neurons of "
-        "equal importance do. Neurons at random are too weak a control: important neurons do harm whatever they belong "
-        "to."
+        f"{'; ' + others if others else ''}. The effects of the other networks lie within the range of equally large "
+        "sets of equally important neurons. Random neurons are too weak a control: silencing important neurons does "
+        "harm, whether they belong to a network or not."
     )
 
 
@@ -130,7 +130,7 @@ def retain_verdict(folder):
     near = own[own.effect < 0.1]
     tenth = own.iloc[(own.share - 0.1).abs().argmin()]
     enough = (
-        f"the loss comes within 0.1 nats of the intact one only with {near.share.iloc[0]:.0%}"
+        f"the loss comes within 0.1 nats of the intact one only with {near.share.iloc[0]:.0%} of the neurons"
         if len(near)
         else ("no number of networks tried brings the loss within 0.1 nats of the intact one")
     )
@@ -138,9 +138,9 @@ def retain_verdict(folder):
     random = table[(table.retained == "same layers") & (table.networks == tenth.networks)].score.iloc[0]
     strong = table[(table.retained == "strongest neurons") & (table.networks == tenth.networks)].score.iloc[0]
     return "Holds." if holds else "Does not hold.", (
-        f"With {tenth.share:.0%} of the neurons the loss is {tenth.score:.1f} nats per token (intact "
-        f"{tenth.intact:.2f}; as many random neurons of the same layers give {random:.1f}, the strongest "
-        f"{strong:.1f}); {enough}."
+        f"With {tenth.share:.0%} of the neurons the loss is {tenth.score:.1f} nats per token. It is {tenth.intact:.2f} "
+        f"in the intact model, {random:.1f} with the same number of random neurons of the same layers, and "
+        f"{strong:.1f} with the strongest neurons. {enough[0].upper()}{enough[1:]}."
     )
 
 
@@ -170,7 +170,7 @@ def amplification_verdict(folder):
     return word, (
         f"{lower} of {len(table)} networks lower the loss at the gain that was best on other text, by at most "
         f"{-table.effect.min():.4f} nats, and {len(sure)} of them by more than amplified controls do."
-        f"{' The least gain on offer was the best one for all: more amplification is worse.' if least else ''}"
+        f"{' For every network the smallest gain was the best: more amplification is worse.' if least else ''}"
     )
 
 

@@ -12,7 +12,7 @@ from ..masks import NeuronMask
 from ..registry import Registry
 from .comparison import compare, mean_over_items
 
-__all__ = ["DOSES", "DoseAxis", "DoseResponse", "dose_axis", "dose_tables"]
+__all__ = ["DOSES", "DoseAxis", "DoseResponse", "dose_axis", "dose_result"]
 
 # defaults: doses that a study uses if none are given; resizes: the set of neurons depends on the dose, so maps are
 # needed and controls are drawn anew at every dose
@@ -151,11 +151,16 @@ class DoseResponse:
         return cls(*tables, study.read("dose_json", desc=desc))
 
 
-def dose_tables(design, values):
-    """Make the tables of a :class:`DoseResponse` for the first group of items of the task.
+def dose_result(design, values):
+    """Make the :class:`DoseResponse` of a study over doses.
 
-    ``values`` holds one array of shape (1 + n_conditions, n_items); row 0 is the intact model.
+    ``values`` holds one array ``(1 + n_conditions, n_items)``; row 0 is the intact model.
     """
+    return DoseResponse(*_tables(design, values), _describe(design))
+
+
+def _tables(design, values):
+    """Effects of the networks and of their controls at every dose, for the first group of items of the task."""
     (task,), (values,), axis, options = design.tasks, values, design.axis, design.options
     members = next(iter(task.groups.values()))
     weights = task.weights[members]
@@ -194,3 +199,20 @@ def dose_tables(design, values):
             }
         )
     return pd.DataFrame(rows), pd.DataFrame(draws)
+
+
+def _describe(design):
+    """What the sidecar of a :class:`DoseResponse` contains."""
+    (task,), (family,) = design.tasks, design.families
+    return {
+        "over": design.axis.over,
+        "doses": list(design.axis.doses),
+        "how": design.how,
+        "task": task.name,
+        "unit": task.unit,
+        "family": {family.label: family.description},
+        "n_controls": int(design.study.n_controls),
+        "random_state": design.seed,
+        "mode": design.scorer.mode,
+        "autocast": design.scorer.autocast,
+    }

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..exceptions import RecordingError
 from ..geometry import NeuronGeometry
-from ..models.anatomy import weight_of
+from ..models.linears import weight_of
 from ..registry import Registry
 from ..stats import Moments
 

@@ -5,23 +5,18 @@ the layer of each unit. A control has as many units as the network and avoids th
 layers have others; the rest is drawn from the network itself, and a lesion study reports the overlap. To add a family,
 register a function and declare what it needs::
 
-    @CONTROLS.register("same layer, weakest", needs=("importance",), random=False, description="...")
+    @CONTROLS.register("weakest", needs=("importance",), random=False, description="...")
     def weakest(values, layer_of, importance): ...
 """
-
-from dataclasses import dataclass
 
 import numpy as np
 
 from ..exceptions import MaskError, ParameterError
-from ..registry import Registry
-from .heads import ControlUnits
+from .family import CONTROLS
 
 __all__ = [
     "CONTROLS",
-    "ControlFamily",
     "anti_network",
-    "draw_control",
     "importance_matched",
     "layer_matched",
     "other_networks",
@@ -33,128 +28,10 @@ __all__ = [
 
 POOL = 0.2  # share of a layer from which the family "anti" draws
 
-# needs: arguments besides values and layer_of, among "importance", "map" and "networks" (the other sets of a study);
-# takes: further arguments with defaults; random: whether draws differ, so that they form a null distribution;
-# shared: all networks of a study get the same random state; description: for tables and reports
-CONTROLS = Registry("control family", needs=(), takes=(), random=True, shared=False, description="")
 
-
-@dataclass(frozen=True)
-class ControlFamily:
-    """A control family, with the importance that it matches or ranks by.
-
-    Parameters
-    ----------
-    label : str
-        As the user wrote it.
-    name : str
-        A key of :data:`CONTROLS`.
-    importance : str, optional
-        Name of the importance, for families that need one.
-    """
-
-    label: str
-    name: str
-    importance: str = None
-
-    @classmethod
-    def parse(cls, family, importance="fluctuation"):
-        """Read a family from what a user writes.
-
-        Parameters
-        ----------
-        family : None, str or tuple of str
-            A name in :data:`CONTROLS`, such as ``"layer"`` or ``"layer+importance"``; the same as a tuple,
-            ``("layer", "importance")``; or with one importance by name, ``"layer+kurtosis"`` or ``"top+norm"``. None
-            means ``"random"``.
-        importance : str
-            The importance that a family uses if none is named.
-
-        Returns
-        -------
-        ControlFamily
-
-        Raises
-        ------
-        ParameterError
-            If there is no such family. The importance is not checked here.
-
-        Examples
-        --------
-        >>> ControlFamily.parse(("layer", "importance")).label, ControlFamily.parse("layer+norm").importance
-        ('layer+importance', 'norm')
-        """
-        label = "random" if family is None else family if isinstance(family, str) else "+".join(map(str, family))
-        base, _, by = label.rpartition("+")
-        ranked = [n for n in (f"{base}+importance", base) if n in CONTROLS and "importance" in CONTROLS[n].needs]
-        if ranked and label not in CONTROLS:
-            return cls(label, ranked[0], importance if by == "importance" else by)
-        member = CONTROLS[label]
-        return cls(label, label, importance if "importance" in member.needs else None)
-
-    @property
-    def member(self):
-        """The entry in :data:`CONTROLS`, with what it declares."""
-        return CONTROLS[self.name]
-
-    def n_drawn(self, n_controls):
-        """Number of sets to draw for each network if ``n_controls`` are asked for."""
-        if "networks" in self.member.needs:
-            return 0
-        return n_controls if self.member.random else 1
-
-    @property
-    def description(self):
-        """One line for tables and reports."""
-        return self.member.description + (f"; importance: {self.importance}" if self.importance else "")
-
-
-def draw_control(name, values, geometry, random_state=None, **given):
-    """Draw one control set of a family; a set of whole attention heads gets whole heads.
-
-    Parameters
-    ----------
-    name : str
-        A key of :data:`CONTROLS` whose sets are drawn (not ``"others"``).
-    values : bool array of shape (n_neurons,)
-        The network.
-    geometry : NeuronGeometry
-    random_state : int, numpy.random.Generator or None
-    **given
-        ``importance``, ``map`` (its absolute value) : arrays of shape (n_neurons,), if the family needs them.
-        ``n_nearest`` : see :func:`importance_matched`. Arguments that the family does not use are ignored.
-
-    Returns
-    -------
-    bool array of shape (n_neurons,)
-
-    Raises
-    ------
-    MaskError
-        If the network is empty.
-    ParameterError
-        If the family is unknown, or something that it needs is missing.
-    """
-    member = CONTROLS[name]
-    missing = [need for need in member.needs if given.get(need) is None]
-    if missing:
-        raise ParameterError(
-            f"The control family {name!r} needs {', '.join(missing)}= (one value per neuron). An importance comes "
-            "from neuron_statistics(model, tokenizer, texts).importance(), maps come with a NetworkSet."
-        )
-    if not np.any(values):
-        raise MaskError("The set is empty; an empty network has no control.")
-    units = ControlUnits(values, geometry)
-    arguments = {need: units.total(given[need]) for need in member.needs}
-    arguments |= {name: given[name] for name in member.takes if name in given}
-    if member.random:
-        arguments["random_state"] = random_state
-    return units.neurons(member(units.values, units.layer_of, **arguments))
-
-
-@CONTROLS.register("random", description="as many neurons, from anywhere in the model")
+@CONTROLS.register("random", description="the same number of neurons, from anywhere in the model")
 def random_set(values, layer_of=None, random_state=None):
-    """Draw as many neurons as the network has, from anywhere in the model.
+    """Draw the same number of neurons as the network has, from anywhere in the model.
 
     Parameters
     ----------
@@ -178,9 +55,9 @@ def random_set(values, layer_of=None, random_state=None):
     return layer_matched(values, np.zeros(values.size, int), random_state)
 
 
-@CONTROLS.register("layer", description="in every layer as many neurons as the network has there")
+@CONTROLS.register("layer", description="the same number of neurons in every layer")
 def layer_matched(values, layer_of, random_state=None):
-    """Draw, in every layer, as many neurons as the network has there.
+    """Draw the same number of neurons as the network has in every layer.
 
     Parameters
     ----------
@@ -208,10 +85,10 @@ def layer_matched(values, layer_of, random_state=None):
     "layer+importance",
     needs=("importance",),
     takes=("n_nearest",),
-    description="in every layer as many neurons, each close in importance rank to one of the network's",
+    description="the same number of neurons in every layer, each close in importance rank to one of the network's",
 )
 def importance_matched(values, layer_of, importance, random_state=None, n_nearest=10):
-    """Draw, for every neuron of the network, a neuron of its layer with a similar importance.
+    """Draw a neuron of similar importance from the same layer for every neuron of the network.
 
     Neurons are ranked by importance within their layer. Each neuron of the network is replaced by one of the
     ``n_nearest`` free neurons with the nearest ranks, at random and without replacement.
@@ -254,10 +131,10 @@ def importance_matched(values, layer_of, importance, random_state=None, n_neares
     "top",
     needs=("importance",),
     random=False,
-    description="in every layer the most important neurons, as many as the network has there (one set)",
+    description="the most important neurons of every layer, the same number as the network has there (one set)",
 )
 def top_matched(values, layer_of, importance):
-    """Take, in every layer, the most important neurons: as many as the network has there.
+    """Take the most important neurons of every layer, the same number as the network has there.
 
     There is one such set. It tests whether the network is more than the list of the strongest neurons, so it may share
     neurons with the network.
@@ -324,10 +201,10 @@ def permuted(values, layer_of, random_state=None):
 @CONTROLS.register(
     "anti",
     needs=("map",),
-    description="in every layer as many neurons, from the fifth of the layer with the lowest |map|",
+    description="the same number of neurons in every layer, from the fifth of the layer with the lowest |map|",
 )
 def anti_network(values, layer_of, map, random_state=None):
-    """Draw, in every layer, from the fifth of its neurons with the lowest ``|map|``, which belong least to the network.
+    """Draw from the fifth of each layer with the lowest ``|map|``, whose neurons belong least to the network.
 
     The pool is larger where a fifth of the layer has fewer neurons than the network.
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..exceptions import GeometryMismatchError, MaskError, ParameterError
-from .controls import ControlFamily, draw_control
+from .family import ControlFamily, draw_control
 from .files import read_image, read_mask, write_mask
 from .heads import heads_of_share, whole_heads
 

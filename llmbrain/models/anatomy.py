@@ -6,248 +6,18 @@ such modules form the MLP. A linear that writes to the residual stream has as ma
 """
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from ..exceptions import UnsupportedArchitectureError
+from .linears import below, features, inside, linears, parent_of
+from .parts import Attention, Mlp, Reader
 
-__all__ = [
-    "Anatomy",
-    "Attention",
-    "Block",
-    "Mlp",
-    "Reader",
-    "anatomy_of",
-    "features",
-    "is_linear",
-    "is_transposed",
-    "linears",
-    "modules_of",
-    "weight_of",
-]
+__all__ = ["Anatomy", "Block", "anatomy_of"]
 
 _QUERY_KEY_VALUE = re.compile(r"(^|_|\b)(q|k|v|qkv|query|key|value)(_|\b|$)")
 _ATTENTION = re.compile("att(e)?n")
 _FEED_FORWARD = re.compile("mlp|ffn|feed_?forward")
-
-
-# -- linears ----------------------------------------------------------------------------------------------------------
-def is_linear(module):
-    """Whether a module is a linear: it has numbers of inputs and outputs, as quantised linears and Conv1D have."""
-    return all(hasattr(module, name) for name in ("in_features", "out_features")) or is_transposed(module)
-
-
-def is_transposed(module):
-    """Whether a linear stores its weight as ``(n_inputs, n_outputs)``, as the Conv1D of GPT-2 does."""
-    return hasattr(module, "nx") and hasattr(module, "nf")
-
-
-def features(linear):
-    """Number of inputs and outputs of a linear."""
-    return (linear.nx, linear.nf) if is_transposed(linear) else (linear.in_features, linear.out_features)
-
-
-def weight_of(linear):
-    """Weight of a linear as a view of shape ``(n_outputs, n_inputs)``."""
-    return linear.weight.T if is_transposed(linear) else linear.weight
-
-
-def linears(module):
-    """Linears inside a module by dotted path, in the order of their definition; those inside a linear are left out."""
-    found = {}
-    for name, inner in module.named_modules():
-        if name and is_linear(inner) and not _inside(name, found):
-            found[name] = inner
-    return found
-
-
-# -- parts of a block -------------------------------------------------------------------------------------------------
-@dataclass(frozen=True, eq=False)
-class Reader:
-    """Some outputs of a linear that reads the residual stream. A fused projection holds several readers."""
-
-    name: str  # dotted path of the linear in the model
-    module: object = field(repr=False)
-    start: int  # first output
-    stop: int  # the one after the last
-
-    @property
-    def size(self):
-        """Number of outputs."""
-        return self.stop - self.start
-
-    @property
-    def unit_cost(self):
-        """Parameters per output."""
-        return features(self.module)[0] + (self.module.bias is not None)
-
-
-def modules_of(readers):
-    """Group readers by their linear: ``[(module, readers in the order of their outputs)]``."""
-    found = {}
-    for reader in readers:
-        found.setdefault(id(reader.module), []).append(reader)
-    return [(group[0].module, sorted(group, key=lambda r: r.start)) for group in found.values()]
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """A part of a block that reads the residual stream and writes to it."""
-
-    block: object = field(repr=False)
-    name: str  # dotted path of the writer in the model
-    owner: object = field(repr=False)  # the module that holds the linears; the block if they lie directly in it
-    writer: object = field(repr=False)  # the linear that writes to the residual stream
-    readers: tuple
-    size: int  # inputs of the writer
-
-    @property
-    def layer(self):
-        """Number of the block."""
-        return self.block.layer
-
-    @property
-    def linears(self):
-        """The writer and the linears of the readers."""
-        return [self.writer, *(module for module, _ in modules_of(self.readers))]
-
-
-@dataclass(frozen=True, eq=False)
-class Mlp(Part):
-    """The MLP of one block: one reader, or two if it is gated, with one output per neuron."""
-
-    @property
-    def is_gated(self):
-        """Whether the neurons are the product of a gate and a linear factor."""
-        return len(self.readers) == 2
-
-    @property
-    def unit_cost(self):
-        """Parameters that belong to one neuron."""
-        return features(self.writer)[1] + sum(reader.unit_cost for reader in self.readers)
-
-    def now(self):
-        """Return the same MLP with the size that it has now, after slicing."""
-        size = features(self.writer)[0]
-        readers = [replace(r, start=(s := r.start // self.size * size), stop=s + size) for r in self.readers]
-        return replace(self, size=size, readers=tuple(readers))
-
-    @property
-    def gate(self):
-        """Reader of the factor that passes the activation function; None in a plain MLP."""
-        return self._factors[0]
-
-    @property
-    def up(self):
-        """Reader of the other factor; in a plain MLP the only reader."""
-        return self._factors[1]
-
-    @property
-    def activation_name(self):
-        """Dotted path of the activation function in the model."""
-        return self._factors[2]
-
-    @property
-    def activation(self):
-        """The activation function, a module."""
-        return self.owner.get_submodule(_below(self.activation_name, self._owner_name))
-
-    @property
-    def _owner_name(self):
-        return next(name for name, module in self.block.modules() if module is self.owner)
-
-    @cached_property
-    def _factors(self):
-        """Gate, up and path of the activation function."""
-        if self.is_gated:
-            return self._try()
-        outside = [path for path in self.block.mixers if _below(path, self._owner_name) is not None]
-        found = [
-            name
-            for name, module in self.block.modules(self._owner_name)
-            if _is_plain(module) and not _inside(name, outside)
-        ]
-        if len(found) != 1:
-            raise self.block.error("the activation function of the MLP as a module")
-        return None, self.readers[0], found[0]
-
-    def _try(self):
-        """Run the MLP on one token. The factor that the activation function receives is the gate."""
-        import torch
-
-        if self.owner is self.block.module:
-            raise self.block.error("a gated MLP that is a module of its own")
-        first = self.readers[0].module
-        inside = [
-            (name, module)
-            for name, module in self.block.modules(self._owner_name)
-            if module is not self.owner and not any(module.children()) and module not in self.linears
-        ]
-        outputs, given, activated, handles = {}, {}, {}, []
-
-        def keep_output(key, into):
-            return lambda module, args, output: into.__setitem__(key, output)
-
-        def keep_input(key):
-            return lambda module, args: given.__setitem__(key, args[0])
-
-        dtype = first.weight.dtype if first.weight.dtype.is_floating_point else torch.float32
-        device = getattr(getattr(first, "_hf_hook", None), "execution_device", None) or first.weight.device
-        with torch.no_grad():
-            try:
-                for module, _ in modules_of(self.readers):
-                    handles.append(module.register_forward_hook(keep_output(module, outputs)))
-                for name, module in inside:
-                    handles.append(module.register_forward_pre_hook(keep_input(name)))
-                    handles.append(module.register_forward_hook(keep_output(name, activated)))
-                handles.append(self.writer.register_forward_pre_hook(keep_input(self.name)))
-                self.owner(torch.ones(1, 1, features(first)[0], dtype=dtype, device=device))
-            finally:
-                for handle in handles:
-                    handle.remove()
-        written = given.pop(self.name)
-        for name, x in given.items():
-            for gate, up in (self.readers, self.readers[::-1]):
-                if _start_within(x, outputs[gate.module], self.size) != gate.start:
-                    continue
-                product = activated[name] * outputs[up.module][..., up.start : up.stop]
-                if written.device.type != "meta" and not torch.allclose(product, written, rtol=0.05, atol=1e-6):
-                    names = [self.block.local(path) for path in (name, up.name)]
-                    raise self.block.error(f"a gated MLP whose neurons are exactly {' x '.join(names)}")
-                return gate, up, name
-        raise self.block.error("the activation function of a gated MLP as a module")
-
-
-@dataclass(frozen=True, eq=False)
-class Attention(Part):
-    """The attention of one block. The inputs of its writer are the outputs of the heads, one after the other.
-
-    The readers are queries, keys and values: those with ``n_heads * head_dim`` outputs and those with
-    ``n_kv_heads * head_dim``. There are none if the projections are laid out in an unknown way.
-    """
-
-    n_heads: int | None  # query heads; None if unknown, as the next two
-    n_kv_heads: int | None
-    head_dim: int | None
-
-    @property
-    def group(self):
-        """Query heads that share one key/value head."""
-        return self.n_heads // self.n_kv_heads
-
-    @property
-    def unit_cost(self):
-        """Parameters that belong to one key/value head and its query heads."""
-        return self._cost(self.group, 1)
-
-    @property
-    def row_cost(self):
-        """Parameters that belong to one query head of every group."""
-        return self._cost(self.n_kv_heads, 0)
-
-    def _cost(self, n_heads, n_kv_heads):
-        rows = sum(r.unit_cost * (n_heads if r.size == self.size else n_kv_heads) for r in self.readers)
-        return self.head_dim * (rows + n_heads * features(self.writer)[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -270,7 +40,7 @@ class Block:
 
     def local(self, path):
         """Dotted path within the block of a module that is named within the model."""
-        return _below(path, self.name)
+        return below(path, self.name)
 
     def modules(self, inside=None):
         """Modules of the block, or of one of them, with their dotted paths in the model."""
@@ -289,7 +59,7 @@ class Block:
         """Modules that mix tokens, by dotted path: attention, convolutions, state spaces."""
         found = {}
         for path, module in self.modules():
-            if module is not self.module and not _inside(path, found) and _mixes(path, module):
+            if module is not self.module and not inside(path, found) and _mixes(path, module):
                 found[path] = module
         return found
 
@@ -300,7 +70,7 @@ class Block:
         paths = [path for path in self.mixers if path not in convolves]
         if not paths:
             return None
-        found = {name: linear for name, linear in self.linears.items() if _inside(name, paths)}
+        found = {name: linear for name, linear in self.linears.items() if inside(name, paths)}
         writers = [name for name, linear in found.items() if features(linear)[1] == self.width]
         if len(writers) > 1:  # with as many key/value heads as query heads, the other projections are square too
             writers = [name for name in writers if not _QUERY_KEY_VALUE.search(name.rsplit(".", 1)[-1].lower())]
@@ -344,7 +114,7 @@ class Block:
     def experts(self):
         """Dotted path and module of a mixture of experts, router included; None in a dense block."""
         for path, module in self.modules():
-            if path in self.mixers or _inside(path, self.mixers) or not _holds_experts(module, self.width):
+            if path in self.mixers or inside(path, self.mixers) or not _holds_experts(module, self.width):
                 continue
             while (parent := path.rpartition(".")[0]) != self.name and not self._mixes_inside(parent):
                 path = parent
@@ -352,12 +122,12 @@ class Block:
         return None
 
     def _mixes_inside(self, path):
-        return any(_below(mixer, path) is not None for mixer in self.mixers)
+        return any(below(mixer, path) is not None for mixer in self.mixers)
 
     @cached_property
     def outside_mixers(self):
         """Linears outside the modules that mix tokens, by dotted path."""
-        return {name: linear for name, linear in self.linears.items() if not _inside(name, self.mixers)}
+        return {name: linear for name, linear in self.linears.items() if not inside(name, self.mixers)}
 
     @cached_property
     def mlp(self):
@@ -387,7 +157,7 @@ class Block:
             for path, linear in others.items()
             for start in range(0, features(linear)[1], size)
         )
-        owner = self.module.get_submodule(self.local(_common(found)) or "")
+        owner = self.module.get_submodule(self.local(parent_of(found)) or "")
         return Mlp(self, name, owner, writer, readers, size)
 
     def _feed_forward(self):
@@ -397,8 +167,8 @@ class Block:
             return found
         named = {}
         for path, module in self.modules():
-            if module is not self.module and not _inside(path, named) and _FEED_FORWARD.search(_called(path, module)):
-                named[path] = {name: linear for name, linear in found.items() if _inside(name, [path])}
+            if module is not self.module and not inside(path, named) and _FEED_FORWARD.search(_called(path, module)):
+                named[path] = {name: linear for name, linear in found.items() if inside(name, [path])}
         named = [inside for inside in named.values() if inside]
         return named[0] if len(named) == 1 else found
 
@@ -413,7 +183,6 @@ class Block:
         return ", ".join(f"{self.local(n)} {features(m)}" for n, m in self.linears.items()) or "no linear layers"
 
 
-# -- the model --------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, eq=False)
 class Anatomy:
     """The parts of a decoder."""
@@ -513,29 +282,6 @@ def _language_modules(model, text):
     yield from walk("", model, False)
 
 
-# -- helpers ----------------------------------------------------------------------------------------------------------
-def _inside(path, outer):
-    """Whether a path lies below one of the others."""
-    return any(path.startswith(name + ".") for name in outer)
-
-
-def _below(path, outer):
-    """The rest of a path below another one; None if it does not lie there."""
-    if path == outer:
-        return ""
-    return path[len(outer) + 1 :] if path.startswith(outer + ".") else None
-
-
-def _common(paths):
-    """The path that all others share, module by module."""
-    common = []
-    for level in zip(*(path.split(".")[:-1] for path in paths)):
-        if len(set(level)) > 1:
-            break
-        common.append(level[0])
-    return ".".join(common)
-
-
 def _called(path, module):
     return f"{path.rsplit('.', 1)[-1]} {type(module).__name__}".lower()
 
@@ -569,14 +315,6 @@ def _holds_experts(module, width):
     return any(p.ndim == 3 and width in p.shape[1:] and min(p.shape) > 1 for p in weights)
 
 
-def _is_plain(module):
-    """Whether a module has no children and no parameters, as activation functions; dropout does not count."""
-    import torch
-
-    own = [*module.children(), *module.parameters()]
-    return not own and not isinstance(module, (torch.nn.modules.dropout._DropoutNd, torch.nn.Identity))
-
-
 def _is_norm(module, width, dtype):
     """Whether a module normalises: it maps a vector and a multiple of it to the same vector."""
     import torch
@@ -592,15 +330,6 @@ def _is_norm(module, width, dtype):
     except (TypeError, ValueError, RuntimeError, AttributeError, IndexError):  # it does not take a vector alone
         return False
     return isinstance(one, torch.Tensor) and one.shape == x.shape and torch.allclose(one, two, rtol=1e-2, atol=1e-3)
-
-
-def _start_within(x, output, size):
-    """Where ``x`` begins on the last axis of ``output`` if it is a view of it (or itself), else None."""
-    if x is output:
-        return 0
-    if x.shape[-1] != size or x._base is not (output if output._base is None else output._base):
-        return None
-    return int(x.storage_offset() - output.storage_offset())
 
 
 def _whole(value):

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 from ..exceptions import ParameterError, UnsupportedArchitectureError
 from ..registry import Registry
-from .anatomy import anatomy_of, features, is_linear
+from .anatomy import anatomy_of
+from .linears import features, is_linear
 
 __all__ = ["SITES", "Site", "find_sites"]
 

@@ -3,7 +3,9 @@
 import torch
 
 from ..exceptions import ParameterError, UnsupportedArchitectureError
-from .anatomy import anatomy_of, is_transposed, modules_of, weight_of
+from .anatomy import anatomy_of
+from .linears import is_transposed, weight_of
+from .parts import modules_of
 
 __all__ = [
     "attention_writers",
@@ -200,7 +202,7 @@ def _write(module, columns, refit):
 def slice_attention(attention, kept_heads, refit=None):
     """Keep some query heads, and the key/value heads that they use; return the numbers of both.
 
-    The query heads must be whole groups, or equally many of each group (see :func:`even_heads`). ``refit`` has new
+    The query heads must be whole groups, or the same number from each group (see :func:`even_heads`). ``refit`` has new
     columns and an additional bias of the writer.
     """
     heads, groups = even_heads(kept_heads, attention.n_heads, attention.n_kv_heads)

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from ..exceptions import ParameterError
-from ..models.anatomy import anatomy_of, features, weight_of
+from ..models.anatomy import anatomy_of
 from ..models.inputs import input_device, longest_context
+from ..models.linears import features, weight_of
 from ..models.surgery import prunable_mlps
 from ..registry import Registry
 from .allocation import uniform

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import torch
 
-from ..models.anatomy import features, weight_of
 from ..models.hooks import site_hooks
+from ..models.linears import features, weight_of
 from ..models.surgery import (
     attention_writers,
     channels,

@@ -223,7 +223,7 @@ def _known(out, constants, settings):
 
 def _check_settings(rows, recipes, out):
     """Refuse rows of an earlier run that have a variant's name but other settings than this run's."""
-    own = {recipe.name: recipe for recipe in recipes}
+    own = {recipe.name: recipe for recipe in sorted(recipes, key=lambda recipe: recipe.networks is not None)}
     for row in rows:
         score, allocation = row["score"], row["allocation"]
         if score == "dense" or row["variant"] not in own:

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 
 from ..exceptions import ParameterError
-from ..models.anatomy import anatomy_of, weight_of
+from ..models.anatomy import anatomy_of
+from ..models.linears import weight_of
 from ..models.surgery import channels, set_linear
 from ..registry import Registry
 from . import scores as sc

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..models.anatomy import weight_of
+from ..models.linears import weight_of
 from ..models.surgery import set_linear
 from ..stats.moments import Moments
 from ..stats.precision import full_precision

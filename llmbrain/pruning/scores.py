@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..exceptions import ParameterError
-from ..models.anatomy import weight_of
+from ..models.linears import weight_of
 from ..registry import Registry
 from .compensation import solve_damped
 

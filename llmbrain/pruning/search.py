@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..models.anatomy import anatomy_of, modules_of, weight_of
+from ..models.anatomy import anatomy_of
 from ..models.inputs import input_device
+from ..models.linears import weight_of
+from ..models.parts import modules_of
 from ..models.surgery import count_features, set_linear
 from .allocation import ALLOCATIONS, fill_by_curves, round_counts, smooth_curves, uniform
 from .compensation import compensate, default_ridge, frozen

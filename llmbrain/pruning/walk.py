@@ -6,10 +6,11 @@ from functools import partial
 import torch
 
 from ..exceptions import UnsupportedArchitectureError
-from ..models.anatomy import anatomy_of, features, weight_of
+from ..models.anatomy import anatomy_of
 from ..models.finite import check_weights, not_finite_error
 from ..models.hooks import site_hooks
 from ..models.inputs import input_device
+from ..models.linears import features, weight_of
 from ..models.sites import Site
 from ..stats.moments import Moments
 from .compensation import schur_residual

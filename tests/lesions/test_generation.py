@@ -2,11 +2,9 @@
 
 import numpy as np
 import pytest
-from tiny import tiny_model, tiny_tokenizer
 
 from llmbrain.evaluation import generate_texts, text_metrics
 from llmbrain.exceptions import LLMBrainError, ParameterError
-from llmbrain.geometry import NeuronGeometry
 from llmbrain.lesions import (
     LesionStudy,
     generation_task,
@@ -14,29 +12,6 @@ from llmbrain.lesions import (
     lesion,
     side_by_side,
 )
-from llmbrain.masks import masks_from_maps
-from llmbrain.text import Corpus, Document
-
-TEXTS = Corpus(
-    [Document(f"some text about {i} cats and the dogs they met", f"d{i}", "ab"[i % 2]) for i in range(6)], "held"
-)
-REFERENCE = ["another text that is here for reference only, and nothing else", "and one more text"]
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    return tiny_model("llama"), tiny_tokenizer()
-
-
-@pytest.fixture(scope="module")
-def maps(tiny):
-    return np.random.default_rng(0).standard_normal((2, NeuronGeometry.from_model(tiny[0]).n_neurons))
-
-
-@pytest.fixture(scope="module")
-def masks(tiny, maps):
-    return masks_from_maps(maps, NeuronGeometry.from_model(tiny[0]), 1.5)
-
 
 PROMPTS = ["one prompt", "a longer prompt of more tokens", "two prompt"]
 

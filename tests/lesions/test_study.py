@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from held import REFERENCE, TEXTS
 from tiny import tiny_model, tiny_tokenizer
 
 from llmbrain.exceptions import DatasetError, DoubleDippingWarning, GeometryMismatchError, MaskError, ParameterError
@@ -128,15 +129,6 @@ def test_planted_abilities_are_found_and_confirmed_by_lesion(planted, tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------ whole studies
-TEXTS = Corpus(
-    [Document(f"some text about {i} cats and the dogs they met", f"d{i}", "ab"[i % 2]) for i in range(6)], "held"
-)
-REFERENCE = ["another text that is here for reference only, and nothing else", "and one more text"]
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    return tiny_model("llama"), tiny_tokenizer()
 
 
 @pytest.fixture(scope="module")

@@ -51,7 +51,7 @@ def test_the_final_norm_is_what_the_head_reads(name):
 @pytest.mark.parametrize("name", ["llama", "gpt2", "phi3", "opt", "bloom", "gptj", "falcon", "glm4"])
 def test_an_mlp_is_the_formula_of_its_parts(name):
     """Writer(activation(gate) * up), computed by hand from the parts, is what the MLP writes."""
-    from llmbrain.models.anatomy import weight_of
+    from llmbrain.models.linears import weight_of
 
     model = tiny_model(name)
     mlp, seen = anatomy_of(model).blocks[2].mlp, {}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import tiny_model
 
-from llmbrain.models.anatomy import weight_of
+from llmbrain.models.linears import weight_of
 from llmbrain.models.surgery import (
     prunable_mlps,
 )

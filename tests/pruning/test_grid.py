@@ -87,6 +87,26 @@ def test_the_grid_refuses_what_cannot_run_before_any_work(model, tokenizer, monk
         grid_of(model, tokenizer, recipes_of(plain, networks="joint"))
 
 
+def test_recipes_of_one_name_share_options_and_networks(model, tokenizer, tmp_path):
+    """Recipes that read no networks need none beside recipes that do, in any order; two different sets are refused."""
+    plain, guided, scored = ("flap", "uniform", "none"), ("flap", "networks", "none"), ("network", "uniform", "none")
+    with_maps = recipes_of(guided, scored, networks=MAPS)
+    for i, recipes in enumerate((recipes_of(plain) + with_maps, with_maps + recipes_of(plain))):
+        out = tmp_path / f"{i}.tsv"
+        table = grid_of(model, tokenizer, recipes, out=out)
+        assert sorted(table.score) == ["dense", "flap", "flap", "network"]
+        other = [recipe.with_(networks=MAPS[:5]) if recipe.networks is not None else recipe for recipe in recipes]
+        with pytest.raises(DatasetError, match="other options or networks"):
+            grid_of(model, tokenizer, other, out=out)
+    for pair in (
+        recipes_of(guided, networks=MAPS) + recipes_of(scored, networks=MAPS[:5]),
+        recipes_of(guided, networks=MAPS) + recipes_of(plain) + recipes_of(scored, networks="joint"),
+        recipes_of(guided, networks=MAPS) + recipes_of(plain, options={"floor": 0.1}),
+    ):
+        with pytest.raises(ParameterError, match="different options or networks. Give each set a name"):
+            grid_of(model, tokenizer, pair)
+
+
 def test_seeds_of_the_search_are_draws_of_their_own(model, tokenizer, monkeypatch):
     """One row per seed, from one survey and one set of curves."""
     from llmbrain.pruning import measured, search

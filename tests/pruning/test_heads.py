@@ -11,7 +11,7 @@ import llmbrain as lb
 from llmbrain.exceptions import (
     ParameterError,
 )
-from llmbrain.models.anatomy import weight_of
+from llmbrain.models.linears import weight_of
 from llmbrain.models.surgery import (
     prunable_attentions,
 )

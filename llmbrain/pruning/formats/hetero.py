@@ -7,7 +7,8 @@ import torch
 
 from ...exceptions import UnsupportedArchitectureError
 from ...files import read_json, write_json, write_text
-from ...models.anatomy import anatomy_of, features
+from ...models.anatomy import anatomy_of
+from ...models.linears import features
 from ...models.surgery import HEAD_COUNTS, WIDTH_COUNTS, prunable_attentions, prunable_mlps
 from .base import FORMATS
 

@@ -5,7 +5,8 @@ import copy
 import torch
 
 from ...exceptions import ParameterError, UnsupportedArchitectureError
-from ...models.anatomy import features, modules_of, weight_of
+from ...models.linears import features, weight_of
+from ...models.parts import modules_of
 from ...models.surgery import attention_writers, prunable_mlps, set_head_counts, set_linear, set_width
 from ..compensation import COMPENSATIONS
 from .base import FORMATS
