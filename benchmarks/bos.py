@@ -1,7 +1,7 @@
-"""What a leading BOS is worth: loss of real models with and without it, for several lengths of window.
+"""Measure what a leading BOS is worth: the loss of real models with and without it, for several window lengths.
 
 The same text tokens are scored in both conditions: each window of ``n`` tokens holds ``n - 1`` tokens of text, with or
-without BOS before them, and the first token of text is scored in neither. This is the measurement behind the default
+without BOS before them. The first token of text is scored in neither. This measurement is the reason for the default
 ``bos="auto"`` for tokenizers that have a BOS token but do not add it.
 
     python benchmarks/bos.py --models demo models/gemma-3-270m.gguf --text wikitext-2/test.raw.txt

@@ -1,4 +1,4 @@
-"""Networks on the CPU: stock nilearn and the fast engine on the same files, in one run.
+"""Compare stock nilearn and the fast engine on the CPU, on the same files in one run.
 
     python benchmarks/networks_cpu.py                      every case, stock beside fast (about 65 minutes on 2 cores)
     python benchmarks/networks_cpu.py wide recovery        some cases

@@ -1,23 +1,24 @@
-"""The pruning tables: baselines, compensations, allocations and this package's recipe, on WikiText-2.
+"""Make the pruning tables: baselines, compensations, allocations and this package's recipe, on WikiText-2.
 
     python benchmarks/pruning_grid.py --preset notes --device cuda --out results
     python benchmarks/pruning_grid.py --preset ablation --device cuda --out results
     python benchmarks/pruning_grid.py --preset final --device cuda --out results
 
-Every preset writes one TSV into --out as rows become known, and goes on where it stopped. Calibration: the first
---calibration-tokens tokens of --calibration, in windows of --context tokens. Perplexity: token level, windows of
---context tokens that do not overlap. Without --calibration and --evaluation the texts are wikitext-2/valid.unk.txt and
-wikitext-2/test.raw.txt in the folder that the environment variable LLMBRAIN_BENCHMARK_DATA names.
+Every preset adds each result to one TSV in --out. To resume an interrupted run, repeat the call. Calibration reads the
+first --calibration-tokens tokens of --calibration, in windows of --context tokens. Perplexity is per token, in windows
+of --context tokens that do not overlap. The default texts are wikitext-2/valid.unk.txt and wikitext-2/test.raw.txt in
+the folder that the environment variable LLMBRAIN_BENCHMARK_DATA names.
 
-notes     selection x compensation: one-shot statistics, ridge 0.01, first 200 windows of the test text, 20 %
-notes30, notes50   the same at 30 and 50 %, into the same table
-ablation  one change at a time, measured on the REST OF THE CALIBRATION FILE; recipes are chosen by this table alone
-best      the package's default recipe alone, whole test text, 20, 30 and 50 %
-fast      the recipe "fast" alone, whole test text, 20, 30 and 50 %
-final     the chosen recipe and the baselines, whole test text, 20, 30 and 50 %
-heads     neurons and heads together, as a share of the decoder's parameters
+notes              scores x compensations: one-shot statistics, ridge 0.01, first 200 windows of the test text, 20 %
+notes30, notes50   the same at 30 and 50 %, in the same table
+ablation           one change at a time, measured on the REST OF THE CALIBRATION FILE; the recipe is chosen from this
+                   table alone
+best               the package's default recipe, whole test text, 20, 30 and 50 %
+fast               the recipe "fast", whole test text, 20, 30 and 50 %
+final              the chosen recipe and the baselines, whole test text, 20, 30 and 50 %
+heads              neurons and heads together, as a share of the decoder's parameters
 
-Whether networks help in any role is asked by pruning_networks.py.
+pruning_networks.py tests whether networks help in any role.
 """
 
 import argparse
@@ -40,7 +41,7 @@ PRESETS = ("best", "fast", "notes", "notes30", "notes50", "ablation", "final", "
 
 
 def clean(text, how):
-    """Deal with the <unk> of the word-level text: keep it, delete it, or drop the sentences that hold it."""
+    """Keep or delete every <unk> of the word-level text, or drop the sentences that contain one."""
     if how == "keep":
         return text
     if how == "delete":
@@ -52,20 +53,20 @@ def clean(text, how):
 
 
 def data_file(given, name, option):
-    """The file that was given, or the one of this name in the folder of data."""
+    """Return the given file, or the file of this name in the data folder."""
     folder = os.environ.get("LLMBRAIN_BENCHMARK_DATA")
     if given is None and folder is None:
-        raise SystemExit(f"Give {option}, or name the folder that holds {name} in LLMBRAIN_BENCHMARK_DATA.")
+        raise SystemExit(f"Pass {option}, or set LLMBRAIN_BENCHMARK_DATA to the folder that contains {name}.")
     return Path(given or Path(folder, name))
 
 
 def tokens_of(tokenizer, text, start, stop):
-    """A part of a text, in tokens."""
+    """Return the ids of the tokens from ``start`` to ``stop`` of a text."""
     return tokenizer(text, verbose=False)["input_ids"][start:stop]
 
 
 def recipes_of(rows, variants, options, networks=None):
-    """Recipes from rows of (score, allocation, compensation, variant); variants change the options or the networks."""
+    """Make recipes from rows of (score, allocation, compensation, variant); a variant changes options or networks."""
     from llmbrain.pruning import Recipe
 
     found = []
@@ -77,7 +78,7 @@ def recipes_of(rows, variants, options, networks=None):
 
 
 def presets(args):
-    """Recipes, variants, ratios and what is measured, by name."""
+    """Return the recipes, variants, ratios and measurements of the chosen preset."""
     grid = [
         (s, a, c)
         for s in ("wanda", "flap", "obs", "magnitude")
@@ -189,14 +190,19 @@ def main():
     parser.add_argument("--calibration", help="text file")
     parser.add_argument("--evaluation", help="text file")
     parser.add_argument(
-        "--clean", default="keep", choices=["keep", "delete", "drop"], help="<unk> of the calibration text"
+        "--clean",
+        default="keep",
+        choices=["keep", "delete", "drop"],
+        help="what happens to <unk> in the calibration text",
     )
     parser.add_argument("--calibration-tokens", type=int, default=65536)
     parser.add_argument("--context", type=int, default=1024)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--allocation", nargs="+", default=["search"], help="of the preset best")
-    parser.add_argument("--networks", help="of the preset best: published, layers or joint; allocations may read them")
+    parser.add_argument("--allocation", nargs="+", default=["search"], help="allocations of the preset best")
+    parser.add_argument(
+        "--networks", help="networks of the preset best, if an allocation reads them: published, layers or joint"
+    )
     parser.add_argument("--ratios", type=float, nargs="+")
     parser.add_argument("--max-windows", type=int)
     parser.add_argument("--max-seconds", type=float)

@@ -1,19 +1,19 @@
-"""Is there a role in pruning in which networks help? Every row with networks beside the same recipe without them.
+"""Test whether networks help in any role in pruning: each recipe with networks against the same one without.
 
     python benchmarks/pruning_networks.py --tokens 2048 --draws 0 1 2 --device cuda --out results
     python benchmarks/pruning_networks.py --tokens 8192 --draws 0 1 2 --device cuda --out results
     python benchmarks/pruning_networks.py --tokens 65536 --core --draws 0 1 2 --device cuda --out results
     python benchmarks/pruning_networks.py --table --out results
 
-A draw is a set of calibration windows that no other draw of that size shares (up to three draws fit into the text at
-65,536 tokens). Within a draw all rows read the same windows, and networks are found on them too, so each draw gives one
-paired difference: the logarithm of the perplexity with networks over that without. The interval is Student's t over
-draws. A role is answered "yes" where the interval lies below zero against every counterpart that is named.
+A draw is a set of calibration windows; draws of the same size share no window (at 65,536 tokens the text is long enough
+for three). Within a draw all recipes read the same windows, and the networks are found on them too. Each draw therefore
+gives one paired difference: the logarithm of the perplexity with networks over that without. The interval is Student's
+t over draws. The answer for a role is "yes" if the interval lies below zero against every recipe it is compared with.
 
-All rows refit by affine least squares behind the layers that were cut, tokens weighted by the stream, unless a row says
-otherwise. Perplexity: token level, the first --windows windows of the test text. Each draw has a TSV in --out, to which
-rows are added as they become known; a run goes on where it stopped. --table joins the draws in networks_paired.tsv, and
-reads that file where there are no draws. The texts are those of pruning_grid.py.
+Unless a row says otherwise, weights are refitted by affine least squares after earlier layers were pruned, with tokens
+weighted by their residual stream. Perplexity is per token, on the first --windows windows of the test text. Each draw
+has a TSV in --out, to which every result is added. To resume an interrupted run, repeat the call. --table joins the
+draws in networks_paired.tsv, and reads that file if there are no draws. The texts are those of pruning_grid.py.
 """
 
 import argparse
@@ -46,7 +46,7 @@ REST = {
     "uniform, bias": ("flap", "uniform", "bias", "stream"),
     "network x FLAP, bias": ("network_flap", "uniform", "bias", "stream"),
 }
-# How else the budget can be spread without networks: what an allocation by networks must beat.
+# Allocations without networks, which an allocation by networks must beat.
 ALLOCATIONS = {
     "global": ("flap", "global", "affine", "stream"),
     "power, exponent 0.6": ("flap", "power", "affine", "exponent 0.6"),
@@ -65,7 +65,7 @@ PAIRS = (
     ("joint layers: selection, z x FLAP", "joint network x FLAP", ("uniform",)),
     ("joint layers: allocation, threshold", "joint networks allocate", OTHERS),
 )
-# No networks in these: what else the same rows tell.
+# Comparisons without a role of networks, from the same rows.
 ASIDE = (
     ("joint against layer by layer, z x FLAP", "joint network x FLAP", ("network x FLAP",)),
     ("joint against layer by layer, allocation", "joint networks allocate", ("networks allocate",)),
@@ -135,7 +135,7 @@ def paired(table, ratio, with_row, without):
 
 
 def verdict(found):
-    """What the comparisons of one role say together."""
+    """Combine the comparisons of one role into an answer."""
     known = [f for f in found if f is not None]
     if not known:
         return "not run"
@@ -149,7 +149,7 @@ def verdict(found):
 
 
 def markdown(table):
-    """The tables of differences, and a table of answers.
+    """Format the table of differences and the table of answers.
 
     Parameters
     ----------
@@ -196,7 +196,7 @@ def _cell(found):
 
 
 def collect(folder):
-    """All draws in a folder as one table."""
+    """Join the tables of all draws in a folder."""
     import pandas as pd
 
     from llmbrain.files import read_tsv
@@ -208,40 +208,43 @@ def collect(folder):
     if not tables and (Path(folder) / "networks_paired.tsv").is_file():
         return read_tsv(Path(folder) / "networks_paired.tsv")
     if not tables:
-        raise SystemExit(f"{folder} holds no networks_*_draw*.tsv.")
+        raise SystemExit(f"There is no networks_*_draw*.tsv in {folder}.")
     return pd.concat(tables, ignore_index=True)
 
 
 def arguments():
-    """Command line."""
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="demo", help="what load_model takes")
     parser.add_argument("--calibration", help="text file")
     parser.add_argument("--evaluation", help="text file")
     parser.add_argument(
-        "--clean", default="delete", choices=["keep", "delete", "drop"], help="<unk> of the calibration"
+        "--clean",
+        default="delete",
+        choices=["keep", "delete", "drop"],
+        help="what happens to <unk> in the calibration text",
     )
-    parser.add_argument("--tokens", type=int, nargs="+", default=[2048, 8192, 65536], help="of a calibration")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[2048, 8192, 65536], help="calibration tokens")
     parser.add_argument("--draws", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.5, 0.2])
     parser.add_argument(
         "--core",
         action="store_true",
-        help="leave out maps alone, OBS, mean bias, and the other allocations",
+        help="leave out selection by maps alone, OBS, the mean bias, and the other allocations",
     )
-    parser.add_argument("--rows", nargs="+", choices=list(ROWS), help="run these alone")
-    parser.add_argument("--windows", type=int, default=40, help="of the test text")
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), help="run only these")
+    parser.add_argument("--windows", type=int, default=40, help="windows of the test text")
     parser.add_argument("--context", type=int, default=1024)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--max-seconds", type=float)
-    parser.add_argument("--table", action="store_true", help="print the tables of what is in --out, run nothing")
+    parser.add_argument("--table", action="store_true", help="only print the tables of the results in --out")
     parser.add_argument("--out", default="results")
     return parser.parse_args()
 
 
 def main():
-    """Run what is not in the tables yet, or print them."""
+    """Run the rows that are not in the tables yet, or print the tables."""
     args = arguments()
     if args.table:
         from llmbrain.files import write_tsv

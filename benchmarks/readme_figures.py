@@ -1,4 +1,4 @@
-"""The two pictures of the README, from a finished study.
+"""Draw the two pictures of the README from a finished study.
 
 llmbrain run --out demo-study && python benchmarks/readme_figures.py demo-study
 """

@@ -1,12 +1,13 @@
-"""What recording costs over the plain forward pass, and what bounds it.
+"""Measure what recording costs compared with the plain forward pass, and what bounds it.
 
     python benchmarks/recording.py                                        # the demo model on the CPU
     python benchmarks/recording.py --model llama-7b --device cuda --dtype bfloat16 --folder /dev/shm \\
         --tokens 8192 --tokens-per-run 4096 --parts --variants full int16 every8 layers4 moments
 
-Plain passes and recordings of the same batches alternate, so that a machine that slows down does so for both. The
-plain pass computes what recording needs as well (all logits, no cache). Printed are the medians over the repeats of
-tokens per second and the share that recording reaches; with --parts also how fast bytes leave the GPU and enter files.
+Plain passes and recordings of the same batches alternate, so that a slowdown of the machine affects both. The plain
+pass also computes what recording needs (all logits, no cache). The script prints the medians over the repeats of the
+tokens per second, and the share of the plain speed that recording reaches; with --parts, also how fast bytes leave the
+GPU and reach files.
 """
 
 import argparse
@@ -96,20 +97,20 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="demo", help="what load_model takes, or llama-7b for a random one")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--gpus", type=int, default=1, help="spread llama-7b over so many")
+    parser.add_argument("--gpus", type=int, default=1, help="number of GPUs to spread llama-7b over")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--tokens-per-run", type=int, default=2048)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--layers", type=int, default=None, help="record only the first so many layers")
+    parser.add_argument("--layers", type=int, default=None, help="record only this number of layers, from the first on")
     parser.add_argument("--every", type=int, default=1, help="record only every n-th token")
     parser.add_argument("--storage", default="float32", help="float32 or int16")
     parser.add_argument("--sites", nargs="+", default=["mlp"])
     parser.add_argument("--parts", action="store_true", help="also measure the bus and the disk; writes 8 GiB")
-    parser.add_argument("--variants", nargs="+", default=["full"], choices=list(VARIANTS), help="several in one go")
-    parser.add_argument("--folder", nargs="+", default=[None], help="where the recordings go for a moment")
+    parser.add_argument("--variants", nargs="+", default=["full"], choices=list(VARIANTS), help="variants to measure")
+    parser.add_argument("--folder", nargs="+", default=[None], help="folders for the temporary recordings")
     return parser.parse_args()
 
 
