@@ -44,6 +44,7 @@ for command in (
     smaller.prune,
     smaller.grid,
     smaller.evaluate,
+    study.view,
     study.report,
     study.info,
 ):

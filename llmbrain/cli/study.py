@@ -202,6 +202,49 @@ def report(study: StudyFolder):
     typer.echo(f"The report is at {path}")
 
 
+def view(
+    study: StudyFolder,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Where the study's model is now.")] = None,
+    no_model: Annotated[
+        bool, typer.Option("--no-model", help="Show the study without its model; no new text can be read.")
+    ] = False,
+    mask: Annotated[
+        list[Path] | None, typer.Option(help="File of an own mask that can be lesioned; repeat for several.")
+    ] = None,
+    port: Annotated[int, number("Port of the page; 0 for any free one.", least=0, most=65535)] = 0,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; other machines can reach any but the default.")
+    ] = "127.0.0.1",
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address, and open no browser.")] = False,
+    device: Device = "cpu",
+):
+    """Explore a study on a local page.
+
+    Type a text and watch the networks, lesion them, look at maps and volumes, and label networks by hand. The page
+    runs until it is interrupted with Ctrl-C. Needs the extra 'view': pip install 'llmbrain[view]'.
+    """
+    import webbrowser
+
+    from ..pipeline import load_study_model
+    from ..viewer.explorer import Explorer
+    from ..viewer.security import LOOPBACK
+    from ..viewer.server import serve
+
+    if no_model and model is not None:
+        raise ParameterError("--no-model and --model contradict each other. Leave one out.")
+    load = None if no_model else lambda: load_study_model(study, model, device=device)
+    explorer = Explorer(study, load, mask or ())
+
+    def announce(address):
+        typer.echo(f"The page is at {address}\nIt holds a secret: whoever has this address can use it. Ctrl-C ends it.")
+        if host not in LOOPBACK:
+            typer.echo(f"Other machines can reach it, because of --host {host}.", err=True)
+        if not no_browser:
+            webbrowser.open(address)
+
+    serve(explorer, host=host, port=port, announce=announce)
+
+
 def info(
     model: Annotated[
         str | None, typer.Argument(help="A model to describe; without one, versions and devices are shown.")

@@ -43,6 +43,8 @@ _NOT_BIDS = {  # BIDS has no name for these yet
     "metrics": "{func}/{stem}_desc-{desc}_metrics.tsv",
     "mixing": "{func}/{stem}_run-{run}_desc-{desc}_mixing.tsv",
     "stability": "{func}/{stem}_desc-{desc}_stability.tsv",
+    "labels": "{func}/{stem}_desc-{desc}_labels.tsv",
+    "labels_json": "{func}/{stem}_desc-{desc}_labels.json",
     "statmap": "{func}/{stem}_desc-{desc}_stat-z_statmap.nii.gz",
     "statmap_json": "{func}/{stem}_desc-{desc}_stat-z_statmap.json",
     "order": "{func}/{stem}_desc-{desc}_order.tsv",

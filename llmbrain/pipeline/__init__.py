@@ -1,7 +1,7 @@
 """The work of the commands, one function per station, and the whole path from a model to a report."""
 
 from .environment import describe_environment, describe_sites
-from .stations import compare_pruning, find_networks, lesion_networks
+from .stations import compare_pruning, find_networks, lesion_networks, load_study_model
 from .whole import RunPlan, run_study
 
 __all__ = [
@@ -11,5 +11,6 @@ __all__ = [
     "describe_sites",
     "find_networks",
     "lesion_networks",
+    "load_study_model",
     "run_study",
 ]

@@ -3,7 +3,7 @@
 from ..dataset import Recording, as_study, open_recording
 from ..exceptions import ModelNotFoundError, ParameterError
 
-__all__ = ["compare_pruning", "find_networks", "lesion_networks"]
+__all__ = ["compare_pruning", "find_networks", "lesion_networks", "load_study_model"]
 
 # What the pruning table compares, at one ratio and on one calibration text: score, allocation, compensation and how
 # statistics are taken. Published rules take them once in the dense model, all tokens alike. Least squares counts each
@@ -154,7 +154,7 @@ def lesion_networks(
     masks = [mask for mask in masks if mask.count]
     if not masks:
         raise ParameterError(f"No network has a neuron with |z| > {threshold}; choose a lower threshold.")
-    model, tokenizer = _model_of(study, model, tokenizer, device)
+    model, tokenizer = load_study_model(study, model, tokenizer, device)
     task = LossTask(_heldout_of(study, text), n_tokens=max_tokens, bos=bos)
     lesions = LesionStudy(
         masks, tasks=[task], n_controls=n_controls, how=how, reference=recording, random_state=random_state,
@@ -254,12 +254,31 @@ def _heldout_of(study, text):
     return load_corpus("demo", split="heldout")
 
 
-def _model_of(study, model, tokenizer, device):
-    """Load the model of a study and check that it is the one that was recorded."""
+def load_study_model(study, model=None, tokenizer=None, device="cpu"):
+    """Load the model of a study and check that it is the one that was recorded.
+
+    Parameters
+    ----------
+    study : path-like or Study
+    model : torch.nn.Module or str, optional
+        The model, or where it is now; by default it is loaded by the name in the study.
+    tokenizer : transformers.PreTrainedTokenizerBase, optional
+        Needed if ``model`` is a loaded model.
+    device : str
+
+    Returns
+    -------
+    model, tokenizer
+
+    Raises
+    ------
+    ModelNotFoundError
+        If it has other weights than the recorded model.
+    """
     from ..models import describe_model, load_model
     from ..models.loading import DEMO_NAME
 
-    known = study.info["model"]
+    known = as_study(study).info["model"]
     name = model if model is not None else "demo" if known["id"] == DEMO_NAME else known["id"]
     opened, tokenizer = load_model(name, dtype=known["dtype"], device=device, tokenizer=tokenizer)
     found = describe_model(opened)["weights_hash"]

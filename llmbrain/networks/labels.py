@@ -1,0 +1,201 @@
+"""Labels that a person gives to networks: accepted, rejected, a name. Stored as a table in the study.
+
+They belong to the maps they were given to: a hash of the maps is stored beside them, and labels of other maps are
+refused, because network 3 of a new decomposition need not be the old network 3.
+"""
+
+import hashlib
+
+import numpy as np
+
+from ..dataset import as_study
+from ..exceptions import DatasetError, ParameterError, check_count
+from ..registry import choose
+from .result import NetworkSet
+
+__all__ = ["DECISIONS", "HandLabels", "maps_hash", "select_networks"]
+
+DECISIONS = ("accepted", "rejected", "undecided")
+LONGEST_NAME = 80
+COLUMNS = {
+    "network": {"Description": "Number of the network, from 0."},
+    "decision": {
+        "Description": "What a person decided.",
+        "Levels": {
+            "accepted": "It is used.",
+            "rejected": "It is an artefact, or of no interest.",
+            "undecided": "Nobody has decided yet.",
+        },
+    },
+    "name": {"Description": "Name that a person gave, or n/a."},
+}
+
+
+class HandLabels:
+    """The labels of one set of networks.
+
+    Parameters
+    ----------
+    decisions : sequence of {"accepted", "rejected", "undecided"}
+        One per network.
+    names : sequence of str
+        One per network; empty for networks without a name.
+    maps_hash : str
+        Of the maps that the labels belong to, see :func:`maps_hash`.
+
+    Examples
+    --------
+    >>> labels = HandLabels(["undecided", "undecided"], ["", ""], "0123")
+    >>> labels.set(1, decision="accepted", name="numbers").accepted
+    [1]
+    """
+
+    def __init__(self, decisions, names, maps_hash):
+        self.decisions = [choose("decision", decision, DECISIONS) for decision in decisions]
+        self.names, self.maps_hash = [_checked_name(name) for name in names], maps_hash
+
+    def __len__(self):
+        return len(self.decisions)
+
+    @classmethod
+    def blank(cls, networks):
+        """Make labels in which nothing is decided for a :class:`NetworkSet`."""
+        return cls(["undecided"] * len(networks), [""] * len(networks), maps_hash(networks))
+
+    def set(self, network, decision=None, name=None):
+        """Change the decision or the name of a network; returns the labels.
+
+        Raises
+        ------
+        ParameterError
+            If there is no such network, the decision is unknown, or the name is too long.
+        """
+        check_count("network", network, 0)
+        if network >= len(self):
+            raise ParameterError(f"network={network}: there are {len(self)} networks, 0 to {len(self) - 1}.")
+        decision = None if decision is None else choose("decision", decision, DECISIONS)
+        name = None if name is None else _checked_name(name)
+        if decision is not None:
+            self.decisions[network] = decision
+        if name is not None:
+            self.names[network] = name
+        return self
+
+    def having(self, decision):
+        """Numbers of the networks with a decision, a list."""
+        return [k for k, one in enumerate(self.decisions) if one == choose("decision", decision, DECISIONS)]
+
+    @property
+    def accepted(self):
+        """Numbers of the accepted networks."""
+        return self.having("accepted")
+
+    @property
+    def table(self):
+        """The labels as a data frame: ``network, decision, name``."""
+        import pandas as pd
+
+        names = [name or np.nan for name in self.names]
+        return pd.DataFrame({"network": range(len(self)), "decision": self.decisions, "name": names})
+
+    def save(self, study, desc="canica"):
+        """Write the table and its description into a study; returns the path of the table."""
+        study = as_study(study)
+        study.write("labels_json", {**COLUMNS, "MapsHash": self.maps_hash}, desc=desc)
+        return study.write("labels", self.table, desc=desc)
+
+    @classmethod
+    def load(cls, study, networks, desc="canica"):
+        """Read the labels of a set of networks.
+
+        Parameters
+        ----------
+        study : Study or path-like
+        networks : NetworkSet
+            The networks that the labels must belong to.
+        desc : str
+            Name of the analysis in the file names.
+
+        Returns
+        -------
+        HandLabels or None
+            None if there are none.
+
+        Raises
+        ------
+        DatasetError
+            If they were given to other networks, or the table is damaged.
+        """
+        study = as_study(study)
+        table, info = study.read("labels", desc=desc, dtype={"name": str, "decision": str}), study.read(
+            "labels_json", {}, desc=desc
+        )
+        if table is None:
+            return None
+        path = study.path("labels", desc=desc)
+        if info.get("MapsHash") != maps_hash(networks):
+            raise DatasetError(
+                f"The labels in {path} were given to other networks than those that are in the study now. Move the "
+                "file away and label the new networks."
+            )
+        try:
+            labels = cls(table["decision"].tolist(), table["name"].fillna("").tolist(), info["MapsHash"])
+        except (KeyError, ParameterError) as error:
+            raise DatasetError(f"{path} cannot be read: {error} Restore it, or remove it.") from error
+        if len(labels) != len(networks) or table["network"].tolist() != list(range(len(networks))):
+            raise DatasetError(f"{path} must have one line per network, 0 to {len(networks) - 1}. Restore it.")
+        return labels
+
+
+def maps_hash(networks):
+    """Short hash of the maps of a :class:`NetworkSet`."""
+    return hashlib.sha256(np.ascontiguousarray(networks.maps).tobytes()).hexdigest()[:16]
+
+
+def select_networks(study, which, desc="canica", networks=None):
+    """Numbers of the networks of a study that a user asks for.
+
+    Parameters
+    ----------
+    study : Study or path-like
+    which : {"all", "accepted", "not-rejected"} or sequence of int
+        ``accepted`` and ``not-rejected`` use the labels that were given by hand (``llmbrain view``).
+    desc : str
+        Name of the analysis in the file names.
+    networks : NetworkSet, optional
+        Those of the study, if they are loaded already.
+
+    Returns
+    -------
+    list of int
+
+    Raises
+    ------
+    ParameterError
+        If no network is left, or one is asked for that is not there.
+    DatasetError
+        If there are no labels, or they belong to other networks.
+    """
+    networks = NetworkSet.load(study, desc) if networks is None else networks
+    everything = list(range(len(networks)))
+    if not isinstance(which, str):
+        unknown = sorted(set(which) - set(everything))
+        if unknown or not len(which):
+            raise ParameterError(f"Networks {unknown or []}: choose some of 0 to {len(networks) - 1}.")
+        return sorted(set(which))
+    if choose("choice of networks", which, ("all", "accepted", "not-rejected")) == "all":
+        return everything
+    labels = HandLabels.load(study, networks, desc)
+    if labels is None:
+        root = as_study(study).root
+        raise DatasetError(f"No network of {root} is labelled yet. Label them with 'llmbrain view {root}'.")
+    chosen = labels.accepted if which == "accepted" else sorted(set(everything) - set(labels.having("rejected")))
+    if not chosen:
+        raise ParameterError(f"No network is {which.replace('-', ' ')}. Accept some with 'llmbrain view'.")
+    return chosen
+
+
+def _checked_name(name):
+    if not isinstance(name, str) or len(name) > LONGEST_NAME or not name.isprintable():
+        raise ParameterError(f"The name {name!r} must be printable text of at most {LONGEST_NAME} characters.")
+    return name.strip()

@@ -1,0 +1,178 @@
+"""The web server of the viewer: routes from addresses to the explorer, behind the guard. Needs the extra ``view``."""
+
+import asyncio
+import json
+import logging
+import socket
+from concurrent.futures import Future
+from importlib import resources
+
+from ..exceptions import LLMBrainError, ParameterError
+from .security import LOOPBACK, Guard, new_token
+from .work import Replaced
+
+__all__ = ["make_app", "serve"]
+
+TYPES = {
+    ".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8",
+    ".txt": "text/plain; charset=utf-8", ".svg": "image/svg+xml",
+}  # fmt: skip
+INSTALL = "The viewer needs starlette and uvicorn: pip install 'llmbrain[view]'"
+MOST_AT_ONCE = 64  # connections
+
+
+def make_app(explorer, token, hosts=LOOPBACK):
+    """Make the ASGI application of a page.
+
+    Parameters
+    ----------
+    explorer : Explorer
+    token : str
+        First part of every address, see :func:`llmbrain.viewer.security.new_token`.
+    hosts : sequence of str
+        Names under which the server may be addressed.
+
+    Returns
+    -------
+    ASGI application
+    """
+    try:
+        from starlette.applications import Starlette
+        from starlette.responses import FileResponse, JSONResponse, Response
+        from starlette.routing import Route
+    except ImportError:
+        raise ParameterError(INSTALL) from None
+
+    files = static_files()
+
+    def respond(result, status=200):
+        if isinstance(result, bytes):
+            return Response(result, status, media_type="application/octet-stream")
+        return JSONResponse(result, status)
+
+    def endpoint(answer):
+        async def handle(request):
+            try:
+                given = _object(await request.body()) if request.method == "POST" else None
+                arguments = dict(request.path_params) | ({} if given is None else {"given": given})
+                result = await asyncio.to_thread(answer, **arguments)
+                if isinstance(result, Future):
+                    result = await asyncio.wrap_future(result)
+                return respond(result)
+            except Replaced as error:
+                return respond({"error": str(error), "replaced": True}, 409)
+            except LLMBrainError as error:
+                return respond({"error": str(error)}, 422)
+            except Exception as error:
+                logging.getLogger("llmbrain.viewer").exception("The viewer could not answer %s", request.url.path)
+                return respond({"error": f"Unexpected {type(error).__name__}: {error}"}, 500)
+
+        return handle
+
+    async def static(request):
+        name = request.path_params.get("name", "index.html")
+        if name not in files:
+            return respond({"error": "There is no such file."}, 404)
+        return Response(files[name], media_type=TYPES["." + name.rpartition(".")[2]])
+
+    async def volume(request):
+        found = await asyncio.to_thread(explorer.contents.volumes)
+        path, _ = found.get(request.path_params["key"], (None, None))
+        if path is None or path.name != request.path_params["name"]:
+            return respond({"error": "The study has no such volume."}, 404)
+        return FileResponse(path, media_type="application/octet-stream")
+
+    routes = [Route("/", static), Route("/static/{name}", static), Route("/volumes/{key}/{name}", volume)]
+    routes += [Route(path, endpoint(answer), methods=[method]) for method, path, answer in _answers(explorer)]
+    return Guard(Starlette(routes=routes), token, hosts)
+
+
+def _answers(explorer):
+    """Method, path and function of everything that the page asks."""
+    contents = explorer.contents
+    return [
+        ("GET", "/api/study", explorer.describe),
+        ("GET", "/api/state", explorer.status),
+        ("GET", "/api/order", contents.order_arrays),
+        ("GET", "/api/networks/{network:int}/map", contents.map_of),
+        ("GET", "/api/networks/{network:int}", contents.details),
+        ("GET", "/api/neurons/{index:int}", contents.neuron),
+        ("GET", "/api/runs/{number:int}", contents.run_view),
+        ("GET", "/api/runs/{number:int}/moments/{token:int}", contents.run_moment),
+        ("GET", "/api/readings/{number:int}/moments/{token:int}", explorer.moment),
+        ("GET", "/api/volumes", contents.volume_rows),
+        ("POST", "/api/read", lambda given: explorer.read(given.get("text"))),
+        ("POST", "/api/lesion", lambda given: explorer.lesion(given)),
+        ("POST", "/api/write", lambda given: explorer.write_on(given)),
+        ("POST", "/api/labels/{network:int}", lambda network, given: contents.label(
+            network, given.get("decision"), given.get("name"))),
+    ]  # fmt: skip
+
+
+def _object(body):
+    try:
+        given = json.loads(body)
+    except ValueError:
+        raise ParameterError("The request is not JSON.") from None
+    if not isinstance(given, dict):
+        raise ParameterError("The request must be a JSON object.")
+    return given
+
+
+def static_files():
+    """Files of the page by name. Requests are looked up here, so none can reach another file."""
+    folders = [
+        resources.files(__package__) / "static",
+        resources.files(__package__) / "static" / "vendor",
+        resources.files("llmbrain.plotting") / "static",
+    ]
+    return {
+        file.name: file.read_bytes()
+        for folder in folders
+        for file in folder.iterdir()
+        if file.is_file() and "." + file.name.rpartition(".")[2] in TYPES
+    }
+
+
+def serve(explorer, *, host="127.0.0.1", port=0, announce=print):
+    """Serve the page until it is interrupted.
+
+    Parameters
+    ----------
+    explorer : Explorer
+    host : str
+        Address to listen on. Another one than the loopback address lets other machines reach the study.
+    port : int
+        0 for any free port.
+    announce : callable
+        Called with the address of the page once the server listens.
+
+    Raises
+    ------
+    ParameterError
+        If the extra ``view`` is not installed, or the address cannot be used.
+    """
+    try:
+        import uvicorn
+    except ImportError:
+        raise ParameterError(INSTALL) from None
+    token = new_token()
+    hosts = LOOPBACK if host in LOOPBACK else (*LOOPBACK, host, socket.gethostname())
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((host, port))
+        except OSError as error:
+            raise ParameterError(f"Cannot listen on {host}, port {port}: {error.strerror}. Use another --port.") from None
+        config = uvicorn.Config(
+            make_app(explorer, token, hosts), log_level="warning", access_log=False, server_header=False,
+            limit_concurrency=MOST_AT_ONCE, timeout_graceful_shutdown=1,
+        )  # fmt: skip
+        name = f"[{host}]" if ":" in host else host
+        announce(f"http://{name}:{listening.getsockname()[1]}/{token}/")
+        explorer.start()
+        try:
+            uvicorn.Server(config).run(sockets=[listening])
+        finally:
+            explorer.close()
