@@ -127,8 +127,9 @@ class HandLabels:
             If they were given to other networks, or the table is damaged.
         """
         study = as_study(study)
-        table, info = study.read("labels", desc=desc, dtype={"name": str, "decision": str}), study.read(
-            "labels_json", {}, desc=desc
+        table, info = (
+            study.read("labels", desc=desc, dtype={"name": str, "decision": str}),
+            study.read("labels_json", {}, desc=desc),
         )
         if table is None:
             return None

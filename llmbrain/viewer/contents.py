@@ -71,9 +71,7 @@ class Contents:
         self.networks = self.labels = None
         found = [one.entities["desc"] for one in self.study.find("components_json")]
         if not found:
-            self.messages.append(
-                f"This study has no networks yet. Find them with: llmbrain networks {self.study.root}"
-            )
+            self.messages.append(f"This study has no networks yet. Find them with: llmbrain networks {self.study.root}")
             return
         self.desc = "canica" if "canica" in found else found[0]
         try:

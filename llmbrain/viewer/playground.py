@@ -168,9 +168,7 @@ def compare(model, tokenizer, window, tokens, contexts, check=lambda: None):
         found[name] = every[window.kept]
     moved = np.argsort(-np.abs(ahead["lesion"] - ahead["intact"]))[:MOVED]
     spelled = _spell(tokenizer, moved)
-    rows = [
-        {"token": token, **{name: float(p[i]) for name, p in ahead.items()}} for token, i in zip(spelled, moved)
-    ]
+    rows = [{"token": token, **{name: float(p[i]) for name, p in ahead.items()}} for token, i in zip(spelled, moved)]
     return {"losses": found, "next": rows}
 
 

@@ -1,8 +1,8 @@
 """Reading a new text: its tokens, their surprisal, the activity of every neuron, and the courses of the networks.
 
-A new text is measured with the yardstick of the recording: every neuron is z-scored with its mean and standard deviation
-over the recorded tokens, the networks' courses are the least-squares weights of their maps, as in the decomposition, and
-each course is z-scored over the recorded tokens in turn. So a z of 2 means the same in any text, however short.
+A new text is measured against the recording: every neuron is z-scored with its mean and standard deviation over the
+recorded tokens, the networks' courses are the least-squares weights of their maps, as in the decomposition, and each
+course is z-scored over the recorded tokens as well. A z of 2 therefore means the same in any text, however short.
 """
 
 from dataclasses import dataclass

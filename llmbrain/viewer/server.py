@@ -38,53 +38,68 @@ def make_app(explorer, token, hosts=LOOPBACK):
     """
     try:
         from starlette.applications import Starlette
-        from starlette.responses import FileResponse, JSONResponse, Response
         from starlette.routing import Route
     except ImportError:
         raise ParameterError(INSTALL) from None
 
-    files = static_files()
+    static, volume = _static(static_files()), _volume(explorer)
+    routes = [Route("/", static), Route("/static/{name}", static), Route("/volumes/{key}/{name}", volume)]
+    routes += [Route(path, _endpoint(answer), methods=[method]) for method, path, answer in _answers(explorer)]
+    return Guard(Starlette(routes=routes), token, hosts)
 
-    def respond(result, status=200):
-        if isinstance(result, bytes):
-            return Response(result, status, media_type="application/octet-stream")
-        return JSONResponse(result, status)
 
-    def endpoint(answer):
-        async def handle(request):
-            try:
-                given = _object(await request.body()) if request.method == "POST" else None
-                arguments = dict(request.path_params) | ({} if given is None else {"given": given})
-                result = await asyncio.to_thread(answer, **arguments)
-                if isinstance(result, Future):
-                    result = await asyncio.wrap_future(result)
-                return respond(result)
-            except Replaced as error:
-                return respond({"error": str(error), "replaced": True}, 409)
-            except LLMBrainError as error:
-                return respond({"error": str(error)}, 422)
-            except Exception as error:
-                logging.getLogger("llmbrain.viewer").exception("The viewer could not answer %s", request.url.path)
-                return respond({"error": f"Unexpected {type(error).__name__}: {error}"}, 500)
+def _respond(result, status=200):
+    from starlette.responses import JSONResponse, Response
 
-        return handle
+    if isinstance(result, bytes):
+        return Response(result, status, media_type="application/octet-stream")
+    return JSONResponse(result, status)
 
-    async def static(request):
+
+def _endpoint(answer):
+    """Make an endpoint of a function that takes the parts of the path, and the JSON object of a POST as ``given``."""
+
+    async def handle(request):
+        try:
+            given = {"given": _object(await request.body())} if request.method == "POST" else {}
+            result = await asyncio.to_thread(answer, **request.path_params, **given)
+            return _respond(await asyncio.wrap_future(result) if isinstance(result, Future) else result)
+        except Replaced as error:
+            return _respond({"error": str(error), "replaced": True}, 409)
+        except LLMBrainError as error:
+            return _respond({"error": str(error)}, 422)
+        except Exception as error:
+            logging.getLogger("llmbrain.viewer").exception("The viewer could not answer %s", request.url.path)
+            return _respond({"error": f"Unexpected {type(error).__name__}: {error}"}, 500)
+
+    return handle
+
+
+def _static(files):
+    """Make the endpoint of the page's own files."""
+    from starlette.responses import Response
+
+    async def handle(request):
         name = request.path_params.get("name", "index.html")
         if name not in files:
-            return respond({"error": "There is no such file."}, 404)
+            return _respond({"error": "There is no such file."}, 404)
         return Response(files[name], media_type=TYPES["." + name.rpartition(".")[2]])
 
-    async def volume(request):
+    return handle
+
+
+def _volume(explorer):
+    """Make the endpoint of the study's NIfTI files: looked up by id, and only with the right name."""
+    from starlette.responses import FileResponse
+
+    async def handle(request):
         found = await asyncio.to_thread(explorer.contents.volumes)
         path, _ = found.get(request.path_params["key"], (None, None))
         if path is None or path.name != request.path_params["name"]:
-            return respond({"error": "The study has no such volume."}, 404)
+            return _respond({"error": "The study has no such volume."}, 404)
         return FileResponse(path, media_type="application/octet-stream")
 
-    routes = [Route("/", static), Route("/static/{name}", static), Route("/volumes/{key}/{name}", volume)]
-    routes += [Route(path, endpoint(answer), methods=[method]) for method, path, answer in _answers(explorer)]
-    return Guard(Starlette(routes=routes), token, hosts)
+    return handle
 
 
 def _answers(explorer):
@@ -164,7 +179,9 @@ def serve(explorer, *, host="127.0.0.1", port=0, announce=print):
         try:
             listening.bind((host, port))
         except OSError as error:
-            raise ParameterError(f"Cannot listen on {host}, port {port}: {error.strerror}. Use another --port.") from None
+            raise ParameterError(
+                f"Cannot listen on {host}, port {port}: {error.strerror}. Use another --port."
+            ) from None
         config = uvicorn.Config(
             make_app(explorer, token, hosts), log_level="warning", access_log=False, server_header=False,
             limit_concurrency=MOST_AT_ONCE, timeout_graceful_shutdown=1,
