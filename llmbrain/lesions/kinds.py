@@ -248,7 +248,7 @@ class Edit:
     @property
     def signature(self):
         """A text that is equal for equal edits; identifies the study when it resumes."""
-        # a complement is recorded as the removal that it is, of the neurons that change
+        # a complement is the same lesion as setting the neurons that change to zero
         how = "zero" if self.kind.complement else self.how
         digest = hashlib.sha256(f"{how} {self.strength} {self.random_state}".encode())
         digest.update(self.mask.values.tobytes())

@@ -12,11 +12,6 @@ from llmbrain.exceptions import ParameterError
 PROMPTS = ["one prompt", "a longer prompt of more tokens", "two prompt"]
 
 
-@pytest.fixture(scope="module")
-def tiny():
-    return tiny_model("llama"), tiny_tokenizer()
-
-
 def test_prompts_together_give_what_each_gives_alone(tiny):
     together = generate_texts(*tiny, PROMPTS, max_new_tokens=10)
     for prompt, text in zip(PROMPTS, together):

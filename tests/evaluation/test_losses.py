@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from plain import plain_losses
-from tiny import ARCHITECTURES, tiny_model, tiny_tokenizer
+from tiny import ARCHITECTURES, tiny_model
 
 from llmbrain.evaluation import token_losses, window_losses
 from llmbrain.evaluation.losses import hidden_losses
@@ -12,16 +12,6 @@ from llmbrain.exceptions import NumericalError, ParameterError
 from llmbrain.text import Window, encode
 
 TEXTS = ["the cat sat on the mat and then it rained.", "short one here", "a much longer text " * 5]
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return tiny_tokenizer()
-
-
-@pytest.fixture(scope="module")
-def llama():
-    return tiny_model("llama")
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -2,21 +2,10 @@
 
 import pytest
 from plain import plain_losses
-from tiny import tiny_model, tiny_tokenizer
 
 from llmbrain.evaluation import minimal_pairs
 from llmbrain.exceptions import ParameterError
 from llmbrain.text import MinimalPair
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return tiny_tokenizer()
-
-
-@pytest.fixture(scope="module")
-def llama():
-    return tiny_model("llama")
 
 
 def test_minimal_pairs_compare_whole_sentence_likelihoods(llama, tokenizer):

@@ -5,21 +5,9 @@ import json
 import numpy as np
 import pytest
 from plain import plain_losses
-from tiny import tiny_model, tiny_tokenizer
 
 from llmbrain.evaluation import load_questions, multiple_choice, parse_answer
 from llmbrain.exceptions import CorpusError, ParameterError
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return tiny_tokenizer()
-
-
-@pytest.fixture(scope="module")
-def llama():
-    return tiny_model("llama")
-
 
 QUESTIONS = [
     {"prompt": "The sky is", "options": ["blue", "an apple", "7"], "answer": 0, "kind": "colour"},

@@ -2,31 +2,11 @@
 
 import pytest
 import torch
+from blockwise import moments_of
 
 from llmbrain.exceptions import ParameterError
 from llmbrain.pruning import scores as sc
 from llmbrain.pruning.compensation import compensate, output_error, removed_of, schur_residual
-from llmbrain.stats.moments import Moments
-
-
-@pytest.fixture(scope="module")
-def data():
-    """Correlated, non-centred activations of very different scales, weights, a target, and kept columns."""
-    g = torch.Generator().manual_seed(0)
-    mixing = torch.randn(12, 30, generator=g)
-    x = torch.randn(900, 12, generator=g) @ mixing + 0.3 * torch.randn(900, 30, generator=g)
-    x = (x + 2 * torch.randn(30, generator=g)) * torch.logspace(-1, 1, 30)
-    y = 0.2 * x[:, :5] @ torch.randn(5, 7, generator=g) + torch.randn(900, 7, generator=g) + 1.5
-    kept = torch.arange(0, 30, 2)
-    return {"x": x, "y": y, "w": torch.randn(7, 30, generator=g), "kept": kept, "removed": torch.arange(1, 30, 2)}
-
-
-def moments_of(x, y=None, block=97, weights=None, **kwargs):
-    moments = Moments(x.shape[1], 0 if y is None else y.shape[1], **kwargs)
-    for i in range(0, len(x), block):
-        part = slice(i, i + block)
-        moments.add(x[part], None if y is None else y[part], None if weights is None else weights[part])
-    return moments
 
 
 def test_simple_scores_are_their_formulas(data):

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from blockwise import moments_of
 from scipy import stats as sps
 
 from llmbrain.exceptions import ParameterError
@@ -20,14 +21,6 @@ def data():
     x = torch.randn(900, 12, generator=g) @ torch.randn(12, 30, generator=g) + 0.3 * torch.randn(900, 30, generator=g)
     x = (x + 2 * torch.randn(30, generator=g)) * torch.logspace(-1, 1, 30)
     return x, 0.2 * x[:, :5] @ torch.randn(5, 7, generator=g) + torch.randn(900, 7, generator=g) + 1.5
-
-
-def moments_of(x, y=None, block=97, weights=None, **kwargs):
-    moments = Moments(x.shape[1], 0 if y is None else y.shape[1], **kwargs)
-    for i in range(0, len(x), block):
-        part = slice(i, i + block)
-        moments.add(x[part], None if y is None else y[part], None if weights is None else weights[part])
-    return moments
 
 
 @pytest.mark.parametrize("block", [1, 97, 900])
