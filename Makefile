@@ -27,10 +27,10 @@ $(VENV)/installed-dev: $(VENV)/installed
 	touch $@
 
 demo: install
-	$(VENV)/bin/llmbrain run --model demo --corpus demo --out $(OUT)
+	$(VENV)/bin/llmbrain run --model demo --text demo --out $(OUT)
 
 quick: install
-	$(VENV)/bin/llmbrain run --model demo --corpus demo --out $(OUT)-quick --quick
+	$(VENV)/bin/llmbrain run --model demo --text demo --out $(OUT)-quick --quick
 
 lint: $(VENV)/installed-dev
 	$(PY) -m ruff check .

@@ -21,7 +21,7 @@ from llmbrain.text import Window, encode
 def text_pieces(corpus, tokenizer, length, n_tokens):
     """Pieces of ``length`` text tokens without special tokens, the first ``n_tokens`` of a corpus."""
     pieces, left = [], n_tokens
-    for document in encode(corpus, tokenizer, bos=False, total=n_tokens):
+    for document in encode(corpus, tokenizer, bos=False, max_tokens=n_tokens):
         for start in range(0, len(document), length):
             piece = document.ids[start : start + length]
             if len(piece) > 8 and left > 0:

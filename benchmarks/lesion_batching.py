@@ -22,7 +22,7 @@ from llmbrain import load_corpus, load_model
 from llmbrain.geometry import NeuronGeometry
 from llmbrain.lesions.batched import Passes, condition_losses, row_mode, start_of
 from llmbrain.lesions.kinds import Edit
-from llmbrain.lesions.scoring import default_max_tokens
+from llmbrain.lesions.scoring import default_batch_tokens
 from llmbrain.masks import NeuronMask
 from llmbrain.models.sites import find_sites
 from llmbrain.text import text_windows
@@ -41,7 +41,7 @@ def main():
     edits = lesions(geometry, args)
     tokens = sum(len(s) for s in sequences)
     counted = sum(s.n_scored for s in sequences)
-    max_tokens = args.max_tokens or default_max_tokens(model)
+    max_tokens = args.max_tokens or default_batch_tokens(model)
     print(
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, {args.device}, {args.dtype}\n"
         f"{len(edits)} lesions x {tokens} tokens in {len(sequences)} sequences; passes of at most {max_tokens} tokens; "

@@ -230,7 +230,7 @@ def main():
         windows = args.max_windows or plan.get("max_windows")
         out = Path(args.out) / f"{plan.get('table', args.preset)}_{args.clean}_{args.calibration_tokens}.tsv"
         left = args.max_seconds and max(0.0, args.max_seconds - (time.perf_counter() - start))
-        options = {"context": args.context, "n_tokens": args.calibration_tokens, "batch_size": args.batch_size}
+        options = {"context": args.context, "max_tokens": args.calibration_tokens, "batch_size": args.batch_size}
         settings = GridSettings(
             ratio_of=plan.get("ratio_of", "neurons"), seeds=plan.get("seeds", (0,)), context=args.context,
             max_tokens=windows and windows * args.context, max_seconds=left, minimal_pairs=args.pairs,

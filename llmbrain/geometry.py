@@ -56,6 +56,9 @@ class NeuronGeometry:
         The model's numbers of the layers; a recording may hold only some of them.
     n_heads : tuple of int or None
         Number of attention heads of each layer, for sites whose units form heads.
+    parts : tuple of (str, int) or None
+        For neurons of several sites: the name of each site and its number of layers; see :meth:`join`. ``sizes`` and
+        ``layers`` then list the layers of the first site, those of the second, and so on.
 
     Examples
     --------
@@ -71,13 +74,19 @@ class NeuronGeometry:
     site: str = "mlp"
     layers: tuple = None
     n_heads: tuple = None
+    parts: tuple = None
 
     def __post_init__(self):
         sizes = tuple(int(s) for s in self.sizes)
         if not sizes or min(sizes) < 1:
             raise ParameterError(f"A geometry needs at least one layer of at least one neuron; got {list(sizes)}.")
         layers = tuple(range(len(sizes))) if self.layers is None else tuple(int(i) for i in self.layers)
-        if len(layers) != len(sizes) or len(set(layers)) != len(layers):
+        parts = None if self.parts is None else tuple((str(name), int(n)) for name, n in self.parts)
+        object.__setattr__(self, "parts", parts)
+        if parts is not None and sum(n for _, n in parts) != len(sizes):
+            raise ParameterError(f"parts={parts} do not add up to the {len(sizes)} layers.")
+        different = {(site, layer) for site, layer in zip(self.site_of, layers)}
+        if len(layers) != len(sizes) or len(different) != len(layers):
             raise ParameterError(
                 f"{len(sizes)} layer sizes need {len(sizes)} different layer numbers; got {list(layers)}."
             )
@@ -101,10 +110,51 @@ class NeuronGeometry:
 
     @classmethod
     def from_model(cls, model, site="mlp", sites=None):
-        """Make the geometry of a site of a loaded model; ``sites`` as in :func:`llmbrain.find_sites`."""
+        """Make the geometry of a site of a loaded model; ``sites`` as in :func:`llmbrain.find_sites`.
+
+        Names joined by ``+``, such as ``"attention+mlp"``, make the geometry of several sites.
+        """
         from .models.sites import find_sites
 
-        return cls.from_sites(find_sites(model, site, sites=sites), site)
+        by_hand = sites if "+" in site else {site: sites}
+        found = {name: find_sites(model, name, sites=(by_hand or {}).get(name)) for name in site.split("+")}
+        return cls.join(*(cls.from_sites(places, name) for name, places in found.items()))
+
+    @classmethod
+    def join(cls, *geometries):
+        """Make the geometry of the neurons of several sites of one model, in the order of their names.
+
+        Parameters
+        ----------
+        *geometries : NeuronGeometry
+            Those of one site must be equal.
+
+        Raises
+        ------
+        GeometryMismatchError
+            If two of them describe one site differently.
+
+        Examples
+        --------
+        >>> both = NeuronGeometry.join(NeuronGeometry((8, 8), "mlp"), NeuronGeometry((4, 4), "attention"))
+        >>> both.site, both.sizes, both.layers
+        ('attention+mlp', (4, 4, 8, 8), (0, 1, 0, 1))
+        """
+        known = {}
+        for geometry in geometries:
+            for name in geometry.site_names:
+                part = geometry.of_site(name)
+                known.setdefault(name, part).check_same(part, f"Another geometry of the site '{name}'")
+        if len(known) == 1:
+            return next(iter(known.values()))
+        own = [known[name] for name in sorted(known)]
+        # where no heads are, every neuron is a head of its own: sets of whole heads are then recognised
+        heads = [h for part in own for h in (part.n_heads or part.sizes)]
+        return cls(
+            tuple(size for part in own for size in part.sizes), "+".join(part.site for part in own),
+            tuple(layer for part in own for layer in part.layers), heads if any(p.n_heads for p in own) else None,
+            tuple((part.site, part.n_layers) for part in own),
+        )  # fmt: skip
 
     @classmethod
     def from_sites(cls, found, site):
@@ -118,19 +168,23 @@ class NeuronGeometry:
     def from_dict(cls, d):
         """Make a geometry from the output of :meth:`to_dict`, for example from a sidecar."""
         try:
-            return cls(d["sizes"], d["site"], d.get("layers"), d.get("n_heads"))
+            return cls(d["sizes"], d["site"], d.get("layers"), d.get("n_heads"), d.get("parts"))
         except (KeyError, TypeError) as error:
             raise GeometryMismatchError(f"This does not describe a neuron geometry: {d!r}.") from error
 
     def to_dict(self):
         """Return the geometry as a dict of lists and strings, for JSON."""
-        return {
+        described = {
             "site": self.site,
             "sizes": list(self.sizes),
             "layers": list(self.layers),
             "n_heads": None if self.n_heads is None else list(self.n_heads),
             "shape": list(self.shape),
         }
+        return described if self.parts is None else described | {"parts": [list(part) for part in self.parts]}
+
+    def __repr__(self):
+        return f"NeuronGeometry({_short(self)})"
 
     # -- counts and indices ---------------------------------------------------------------------------------------
     @property
@@ -177,14 +231,52 @@ class NeuronGeometry:
         """Return the flat indices of the layer at ``position`` as a slice."""
         return slice(int(self.offsets[position]), int(self.offsets[position + 1]))
 
-    def index(self, layer, unit):
-        """Return the flat index of neuron ``unit`` of the model's layer number ``layer``."""
+    def index(self, layer, unit, site=None):
+        """Return the flat index of neuron ``unit`` of the model's layer number ``layer``.
+
+        ``site`` is required where the geometry has several.
+        """
+        if self.parts is not None:
+            if site not in self.site_names:
+                raise ParameterError(
+                    f"site={site!r}: these neurons are of the sites {', '.join(self.site_names)}. Name one of them."
+                )
+            return self.site_slice(site).start + self.of_site(site).index(layer, unit)
         if layer not in self.layers:
             raise ParameterError(f"Layer {layer} is not among the layers {list(self.layers)} of this geometry.")
         position = self.layers.index(layer)
         if not 0 <= unit < self.sizes[position]:
             raise ParameterError(f"Layer {layer} has units 0 to {self.sizes[position] - 1}; got {unit}.")
         return int(self.offsets[position]) + int(unit)
+
+    # -- several sites --------------------------------------------------------------------------------------------
+    @property
+    def site_names(self):
+        """Names of the sites, one for most geometries."""
+        return (self.site,) if self.parts is None else tuple(name for name, _ in self.parts)
+
+    @property
+    def site_of(self):
+        """Name of the site of each layer, a tuple of n_layers strings."""
+        if self.parts is None:
+            return (self.site,) * len(self.sizes)
+        return tuple(name for name, n in self.parts for _ in range(n))
+
+    def of_site(self, site):
+        """Return the geometry of one of the sites alone."""
+        if self.parts is None and site == self.site:
+            return self
+        if site not in self.site_names:
+            raise ParameterError(f"site={site!r}: these neurons are of the site {', '.join(self.site_names)}.")
+        first = self.site_of.index(site)
+        of = slice(first, first + dict(self.parts)[site])
+        heads = None if self.n_heads is None or self.n_heads[of] == self.sizes[of] else self.n_heads[of]
+        return NeuronGeometry(self.sizes[of], site, self.layers[of], heads)
+
+    def site_slice(self, site):
+        """Return the flat indices of one of the sites as a slice."""
+        first, n = self.site_of.index(site), self.site_of.count(site)
+        return slice(int(self.offsets[first]), int(self.offsets[first + n]))
 
     def split(self, array):
         """Cut the last axis of an array into layers: a list of ``(..., size)`` views."""

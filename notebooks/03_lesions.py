@@ -96,7 +96,7 @@ texts[["condition", "text"]]
 #   reference.
 
 # %%
-task = LossTask(n_tokens=60 if quick else 192)  # the held-out demo corpus, the same share of every document
+task = LossTask(max_tokens=60 if quick else 192)  # the held-out demo corpus, the same share of every document
 study = lb.LesionStudy(
     [union, core, *masks[:3]],
     tasks=[task],
@@ -155,7 +155,7 @@ items = [load_localizer(kind).select(kind=kind)[:n_items] for kind in strongest]
 items = Corpus([item for part in items for item in part], name="items")
 two = lb.LesionStudy(
     [masks[k] for k in strongest.values()],
-    tasks=[LossTask(items, n_tokens=20 * len(items))],
+    tasks=[LossTask(items, max_tokens=20 * len(items))],
     n_controls=3 if quick else 9,
     controls=(("layer", "importance"),),
     reference=recording,

@@ -58,7 +58,7 @@ print("documents in both:", len(calibration.overlap(evaluation)))
 # what the removed ones wrote.
 
 # %%
-options = {"n_tokens": 512 if quick else 2048, "context": 256, "propagation": "one-shot", "ridge": 0.1}
+options = {"max_tokens": 512 if quick else 2048, "context": 256, "propagation": "one-shot", "ridge": 0.1}
 recipes = [
     lb.Recipe("random", "uniform", "none", options),
     lb.Recipe("wanda", "uniform", "none", options),
@@ -119,7 +119,7 @@ kept_overlap({name.split(" + ")[0]: value for name, value in kept.items() if nam
 # %%
 pruned = lb.prune(
     model, tokenizer, calibration, ratio=0.2, recipe="fast", progress=False,
-    options={"n_tokens": 512 if quick else 2048, "context": 256},
+    options={"max_tokens": 512 if quick else 2048, "context": 256},
 )  # fmt: skip
 perplexity = lb.perplexity(pruned.model, tokenizer, evaluation, context=256, max_tokens=shared["max_tokens"])
 print(pruned)

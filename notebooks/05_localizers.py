@@ -172,7 +172,7 @@ test = Corpus(
 )
 result = lb.LesionStudy(
     masks,
-    tasks=[LossTask(test, n_tokens=24 * len(test))],
+    tasks=[LossTask(test, max_tokens=24 * len(test))],
     n_controls=3 if quick else 9,
     controls=(("layer", "importance"),),
     reference=recordings["code"],

@@ -151,7 +151,7 @@ print(lb.load_corpus("my-texts"), lb.load_corpus("my-texts").kinds)
 # %% [markdown]
 # ## All of it
 #
-# The whole path, from the shell as `llmbrain run --model my-model --corpus my-texts --out my-study --quick`. A quarter
+# The whole path, from the shell as `llmbrain run --model my-model --text my-texts --out my-study --quick`. A quarter
 # of the documents is set aside first, to measure lesions and pruning. (The threshold is lower than usual: in a random
 # model the maps have no heavy tails, and hardly any neuron exceeds 3.)
 

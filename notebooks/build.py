@@ -23,7 +23,7 @@ SHORTER = {  # what quick runs leave out besides what the notebooks do: half of 
     '"gain": (0.0, 0.5, 1.0, 1.5, 2.0)': '"gain": (0.0, 1.0, 2.0)',
     "[5, 10, 15, 20, 30], n_init=2": "[5, 10], n_init=2",
     'recipe="fast", progress': 'recipe="flap", progress',
-    "n_tokens=60 if quick": "n_tokens=24 if quick",
+    "max_tokens=60 if quick": "max_tokens=24 if quick",
     "n_tokens = 200 if quick": "n_tokens = 60 if quick",
     '"max_tokens": 300 if quick': '"max_tokens": 120 if quick',
     "max_new_tokens=24": "max_new_tokens=6",

@@ -39,7 +39,7 @@ def main():
     print(f"networks after {time.perf_counter() - begin:.0f} s", flush=True)
     conditions = conditions_of(s, masks, statistics.importance())
     choose, test = texts(s)
-    runner = Scorer(s.model, s.tokenizer, s.sites, max_tokens=args.max_tokens, autocast=args.autocast)
+    runner = Scorer(s.model, s.tokenizer, s.sites, max_batch_tokens=args.max_batch_tokens, autocast=args.autocast)
     tokens = sum(len(q) for task in (choose, test) for q in task.sequences)
     print(f"{len(conditions)} conditions on {tokens:,} tokens: {(len(conditions) + 1) * tokens:,}", flush=True)
     values = runner.run(
@@ -58,7 +58,7 @@ def main():
 def texts(s):
     """Return the text for choosing gains and the text for testing them."""
     parts = (("choose", s.choose, s.args.choose_tokens), ("test", s.test, s.args.test_tokens))
-    tasks = [LossTask(c, name, n_tokens=n, context=s.args.context, by_kind=False) for name, c, n in parts]
+    tasks = [LossTask(c, name, max_tokens=n, context=s.args.context, by_kind=False) for name, c, n in parts]
     return [t.prepare(s.model, s.tokenizer) for t in tasks]
 
 

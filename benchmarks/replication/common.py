@@ -74,7 +74,9 @@ class Subject:
     def tasks(self, corpus=None, n_tokens=None):
         """Return the loss on the test text (by kind), and minimal pairs if a file is given."""
         tasks = [
-            LossTask(corpus or self.test, "loss", n_tokens=n_tokens or self.args.test_tokens, context=self.args.context)
+            LossTask(
+                corpus or self.test, "loss", max_tokens=n_tokens or self.args.test_tokens, context=self.args.context
+            )
         ]
         if self.args.pairs:
             tasks.append(
@@ -85,7 +87,7 @@ class Subject:
     @property
     def options(self):
         """Return options for a lesion study."""
-        return {"max_tokens": self.args.max_tokens, "autocast": self.args.autocast, "fitted_on": self.fit}
+        return {"max_batch_tokens": self.args.max_batch_tokens, "autocast": self.args.autocast, "fitted_on": self.fit}
 
 
 def parser(description):
@@ -107,7 +109,7 @@ def parser(description):
     p.add_argument("--threshold", type=float, default=3.0)
     p.add_argument("--n-init", type=int, default=10, help="restarts of the decomposition")
     p.add_argument("--n-controls", type=int, default=20)
-    p.add_argument("--max-tokens", type=int, help="tokens of a forward pass, all rows together")
+    p.add_argument("--max-batch-tokens", type=int, help="tokens of a forward pass, all rows together")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--out", default="replication", help="folder for the tables")
     return p

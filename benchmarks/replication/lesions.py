@@ -56,7 +56,7 @@ def main():
 def effects(s, edits, autocast):
     """Compute mean effects ``(n_edits,)`` on every task, outside of a study."""
     tasks = [t.prepare(s.model, s.tokenizer) for t in s.tasks()]
-    runner = Scorer(s.model, s.tokenizer, s.sites, max_tokens=s.args.max_tokens, autocast=autocast)
+    runner = Scorer(s.model, s.tokenizer, s.sites, max_batch_tokens=s.args.max_batch_tokens, autocast=autocast)
     values = runner.run(tasks, edits)
     return {t.name: (v[1:] - v[0]) @ t.weights / t.weights.sum() for t, v in zip(tasks, values)}
 

@@ -37,7 +37,7 @@ def main():
         maps, _ = networks(s, k, runs, n_init=1 if k > 64 else None)
         conditions += conditions_of(s, k, union_of(masks_of(s, maps)), statistics)
     edits = [edit for *_, edit in conditions]
-    runner = Scorer(s.model, s.tokenizer, s.sites, max_tokens=args.max_tokens, autocast=args.autocast)
+    runner = Scorer(s.model, s.tokenizer, s.sites, max_batch_tokens=args.max_batch_tokens, autocast=args.autocast)
     values = runner.run(tasks, edits, progress=True)
     table = summarise(tasks, values, conditions)
     write(s, "retain_only", {"effects": table}, statement(table), begin)

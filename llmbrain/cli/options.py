@@ -47,9 +47,13 @@ def _path(text):
 
 
 Model = Annotated[str, typer.Option("--model", "-m", help="'demo', a hub id, a folder, or a .gguf file.")]
-CorpusOption = Annotated[
-    str, typer.Option("--corpus", "-c", help="'demo', a text file, a folder of texts, a .jsonl file, or hub:dataset.")
+TEXTS = "'demo', a text file, a folder of texts, a .jsonl file, or hub:dataset"
+Text = Annotated[str, typer.Option("--text", "-t", help=f"The text to read: {TEXTS}.")]
+TestText = Annotated[
+    str | None, typer.Option("--test-text", help="Other text, to measure on; by default the held-out part of the demo.")
 ]
+MaxTokens = Annotated[int | None, number("Most tokens of the text to read.", "--max-tokens", least=2)]
+MaxTestTokens = Annotated[int | None, number("Most tokens of the test text to read.", "--max-test-tokens", least=2)]
 Out = Annotated[
     Path, typer.Option("--out", "-o", parser=_path, metavar="PATH", help="Folder to write; created if it is missing.")
 ]
@@ -60,8 +64,10 @@ StudyFolder = Annotated[
     Path,
     typer.Argument(parser=_path, metavar="STUDY", help="Study folder from 'llmbrain record' or 'llmbrain run'."),
 ]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto.")]
+Dtype = Annotated[
+    str, typer.Option(help="auto (that of the files on a GPU, else float32), float32, bfloat16 or float16.")
+]
+Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda, cuda:1.")]
 Seed = Annotated[int, number("Seed of everything random.", "--random-state", least=0, most=2**32 - 1)]
 Threshold = Annotated[float, number("A neuron belongs to a network if its |z| exceeds this.", above=0)]
 Ratio = Annotated[float, number("Share to remove.", above=0, below=1)]

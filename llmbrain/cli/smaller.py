@@ -6,11 +6,27 @@ from typing import Annotated
 import typer
 
 from ..exceptions import ParameterError
-from .options import Bos, Context, Device, Dtype, Model, Out, OutFile, Ratio, Seed, number, numbers, read_bos
+from .endings import end
+from .options import (
+    Bos,
+    Context,
+    Device,
+    Dtype,
+    MaxTestTokens,
+    MaxTokens,
+    Model,
+    Out,
+    OutFile,
+    Ratio,
+    Seed,
+    TestText,
+    Text,
+    numbers,
+    read_bos,
+)
 
-CalibrationTokens = Annotated[int | None, number("Most calibration tokens to use.", least=2)]
 Networks = Annotated[
-    str | None, typer.Option(help="Networks to find on the calibration text, if needed: published, layers or joint.")
+    str | None, typer.Option(help="Networks to find on the text, if needed: published, layers or joint.")
 ]
 RatioOf = Annotated[str, typer.Option(help="What a ratio is a share of: neurons, decoder, all, bytes or latency.")]
 
@@ -18,7 +34,8 @@ RatioOf = Annotated[str, typer.Option(help="What a ratio is a share of: neurons,
 def prune(
     out: Out,
     model: Model = "demo",
-    calibration: Annotated[str, typer.Option(help="Text to calibrate on.")] = "demo",
+    text: Text = "demo",
+    test_text: TestText = None,
     ratio: Ratio = 0.2,
     ratio_of: RatioOf = "neurons",
     recipe: Annotated[str, typer.Option(help="best (needs a GPU), fast, or the baselines flap and wanda.")] = "best",
@@ -30,51 +47,49 @@ def prune(
         str | None, typer.Option(help="How the kept neurons are refitted: none, bias, ridge or affine.")
     ] = None,
     networks: Networks = None,
-    calibration_tokens: CalibrationTokens = None,
+    max_tokens: MaxTokens = None,
     bos: Bos = "auto",
     format: Annotated[str, typer.Option("--format", help="hetero, uniform, padded or gguf.")] = "hetero",
-    dtype: Dtype = "float32",
-    device: Device = "cpu",
+    dtype: Dtype = "auto",
+    device: Device = "auto",
     random_state: Seed = 0,
 ):
     """Remove MLP neurons permanently and save the smaller model."""
     from ..files import check_output_folder
     from ..models import load_model
-    from ..pruning import FORMATS, RATIO_OF, Recipe
+    from ..pruning import ALLOCATIONS, FORMATS, RATIO_OF, Recipe
     from ..pruning import prune as prune_
     from ..pruning.pruned import MARKER
     from ..text import load_corpus
 
-    writer = FORMATS[format]
+    FORMATS.check(format)
     RATIO_OF.check(ratio_of)
     given = {
-        "score": score, "allocation": allocation or writer.allocation, "compensation": compensation,
-        "networks": networks, "n_tokens": calibration_tokens, "bos": read_bos(bos),
+        "score": score, "compensation": compensation, "networks": networks, "max_tokens": max_tokens,
+        "bos": read_bos(bos),
     }  # fmt: skip
     chosen = Recipe.named(recipe).with_(**{name: value for name, value in given.items() if value is not None})
-    check_output_folder(out, MARKER, inputs=[source for source in (model, calibration) if source != "demo"])
-    texts = load_corpus(calibration)
+    if allocation is not None:
+        ALLOCATIONS.check(allocation)
+    check_output_folder(out, MARKER, inputs=[source for source in (model, text) if source != "demo"])
+    texts = load_corpus(text)
+    heldout = text == "demo" and test_text in (None, "demo")
+    other = load_corpus("demo", split="heldout") if heldout else None if test_text is None else load_corpus(test_text)
     loaded, tokenizer = load_model(model, dtype=dtype, device=device)
-    if writer.check is not None:
-        writer.check(loaded, chosen)
     pruned = prune_(
-        loaded, tokenizer, calibration=texts, ratio=ratio, recipe=chosen, ratio_of=ratio_of, random_state=random_state
-    )
-    pruned.save_pretrained(out, format=format, tokenizer=tokenizer)
-    for name, value in {**pruned.summary, **pruned.summary["speed"]}.items():
-        if not isinstance(value, (list, dict)):
-            typer.echo(f"{name}: {value}")
-    typer.echo(f"The smaller model is at {out}")
+        loaded, tokenizer, calibration=texts, ratio=ratio, recipe=chosen, ratio_of=ratio_of, allocation=allocation,
+        random_state=random_state, format=format, test_text=other,
+    )  # fmt: skip
+    pruned.save_pretrained(out, tokenizer=tokenizer)
+    typer.echo(pruned.describe())
+    end([out], "llmbrain", "evaluate", out)
 
 
 def grid(
     out: OutFile,
     model: Model = "demo",
-    calibration: Annotated[str, typer.Option(help="Text to calibrate on.")] = "demo",
-    evaluation: Annotated[
-        str | None,
-        typer.Option(help="Other text, to measure perplexity on; by default held-out demo text."),
-    ] = None,
+    text: Text = "demo",
+    test_text: TestText = None,
     scores: Annotated[str, typer.Option(help="Separated by commas.")] = "random,magnitude,wanda,flap",
     allocations: Annotated[str, typer.Option(help="Separated by commas.")] = "uniform,global",
     compensations: Annotated[str, typer.Option(help="Separated by commas.")] = "none,bias,affine",
@@ -89,13 +104,14 @@ def grid(
         bool, typer.Option("--minimal-pairs", help="Also measure the accuracy on the packaged minimal pairs.")
     ] = False,
     figure: Annotated[Path | None, typer.Option(help="Also draw the table into this file (.png, .svg, .pdf).")] = None,
-    calibration_tokens: CalibrationTokens = 65536,
-    evaluation_tokens: Annotated[int | None, number("Most evaluation tokens to use.", least=2)] = None,
+    max_tokens: MaxTokens = 65536,
+    max_test_tokens: MaxTestTokens = None,
     context: Context = 1024,
     bos: Bos = "auto",
-    device: Device = "cpu",
+    dtype: Dtype = "auto",
+    device: Device = "auto",
 ):
-    """Compare pruning recipes on one calibration text.
+    """Compare pruning recipes that are calibrated on one text.
 
     Combines every score with every allocation, compensation and ratio, and measures perplexity on other text.
     """
@@ -110,26 +126,31 @@ def grid(
     except ValueError as error:
         raise ParameterError(f"--ratios must be numbers separated by commas; got {ratios!r}.") from error
     chosen_seeds = numbers("--seeds", seeds)
-    options = {"n_tokens": calibration_tokens, "context": context, "heads": heads, "bos": read_bos(bos)}
+    options = {"max_tokens": max_tokens, "context": context, "heads": heads, "bos": read_bos(bos)}
     names = (scores.split(","), allocations.split(","), compensations.split(","))
     recipes = combine(*names, options=options, networks=networks)
     check_output_table(out, GRID_KEYS)
     if figure is not None:
         _check_figure(figure)
-    fit = load_corpus(calibration)
-    test = load_corpus("demo", split="heldout") if evaluation in (None, "demo") else load_corpus(evaluation)
-    loaded, tokenizer = load_model(model, device=device)
+    fit = load_corpus(text)
+    test = load_corpus("demo", split="heldout") if test_text in (None, "demo") else load_corpus(test_text)
+    loaded, tokenizer = load_model(model, dtype=dtype, device=device)
     settings = {
-        "ratio_of": ratio_of, "seeds": chosen_seeds, "context": context, "max_tokens": evaluation_tokens,
+        "ratio_of": ratio_of, "seeds": chosen_seeds, "context": context, "max_tokens": max_test_tokens,
         "minimal_pairs": "all" if minimal_pairs else None, "bos": read_bos(bos),
     }  # fmt: skip
     table = run_grid(loaded, tokenizer, fit, test, recipes, ratios=shares, out=out, settings=settings)
-    typer.echo(f"The table is at {out}")
+    wrote = [out]
     if figure is not None:
         from ..plotting import plot_pruning_grid
 
         plot_pruning_grid(table, output_file=figure)
-        typer.echo(f"The figure is at {figure}")
+        wrote.append(figure)
+    best = table[table["score"] != "dense"].sort_values(["ratio", "perplexity"]).groupby("ratio").head(1)
+    for row in best.itertuples():
+        names = "+".join((row.score, row.allocation, row.compensation))
+        typer.echo(f"best at {row.ratio:.0%}: {names}, {row.perplexity:.2f} ({row.ratio_to_dense:.3f} x dense)")
+    end(wrote, "llmbrain", "prune", "--model", model, "--text", text, "--out", "smaller")
 
 
 def _check_figure(path):
@@ -143,12 +164,13 @@ def _check_figure(path):
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="'demo', a hub id, a folder (also a pruned one), or a .gguf file.")],
-    text: Annotated[str, typer.Option(help="Text to measure on.")] = "demo",
+    text: Text = "demo",
     split: Annotated[str | None, typer.Option(help="Part of the demo corpus or sub-folder of a folder.")] = None,
+    max_tokens: MaxTokens = None,
     context: Context = 1024,
     bos: Bos = "auto",
-    dtype: Dtype = "float32",
-    device: Device = "cpu",
+    dtype: Dtype = "auto",
+    device: Device = "auto",
 ):
     """Measure token-level perplexity."""
     from ..evaluation import perplexity_report
@@ -158,6 +180,7 @@ def evaluate(
     leading = read_bos(bos)
     texts = load_corpus(text, split=split or ("heldout" if text == "demo" else None))
     loaded, tokenizer = load_model(model, dtype=dtype, device=device)
-    found = perplexity_report(loaded, tokenizer, texts, context=context, bos=leading)
+    found = perplexity_report(loaded, tokenizer, texts, context=context, max_tokens=max_tokens, bos=leading)
     protocol = f"token level, {context} tokens of context, BOS: {found['bos']}, {texts.name}"
-    typer.echo(f"perplexity {found['perplexity']:.3f} ({protocol})")
+    typer.echo(f"perplexity {found['perplexity']:.3f} ({protocol}, {found['n_tokens']:,} tokens)")
+    end([], "llmbrain", "prune", "--model", model, "--out", "smaller")

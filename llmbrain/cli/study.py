@@ -7,29 +7,34 @@ from typing import Annotated
 import typer
 
 from ..exceptions import ParameterError
+from .endings import end
 from .options import (
     Bos,
-    CorpusOption,
     Device,
     Dtype,
+    MaxTokens,
     Model,
     Out,
     Ratio,
     Seed,
     StudyFolder,
+    Text,
     Threshold,
     number,
     numbers,
     read_bos,
 )
 
+_OPEN = "open it in a browser"
+_TASKS = "Task: loss, minimal_pairs, or NAME=FILE, such as minimal_pairs=pairs.jsonl or multiple_choice=questions.jsonl"
+
 
 def run(
     out: Out,
     model: Model = "demo",
-    corpus: CorpusOption = "demo",
-    heldout: Annotated[
-        str | None, typer.Option(help="Text for lesions and evaluation; by default a quarter of the corpus.")
+    text: Text = "demo",
+    test_text: Annotated[
+        str | None, typer.Option(help="Other text, for lesions and evaluation; by default a quarter of the documents.")
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Use smaller amounts; takes a few minutes with the demo.")
@@ -37,8 +42,8 @@ def run(
     n_components: Annotated[int | None, number("Number of networks; 20 by default, 8 with --quick.", least=1)] = None,
     threshold: Threshold = 3.0,
     ratio: Ratio = 0.2,
-    dtype: Dtype = "float32",
-    device: Device = "cpu",
+    dtype: Dtype = "auto",
+    device: Device = "auto",
     random_state: Seed = 0,
 ):
     """Record, find networks, lesion, prune and report in one go."""
@@ -46,13 +51,13 @@ def run(
 
     options = locals()
     report = run_study(**{name: options[name] for name in _names(run)})
-    typer.echo(f"The report is at {report}")
+    end([report], _OPEN)
 
 
 def record(
     out: Out,
     model: Model = "demo",
-    corpus: CorpusOption = "demo",
+    text: Text = "demo",
     site: Annotated[
         list[str] | None,
         typer.Option(help="mlp (the default), attention, mlp_gate, mlp_up, mlp_output, layer; repeat for several."),
@@ -63,7 +68,7 @@ def record(
     ] = None,
     layers: Annotated[str | None, typer.Option(help="Record only these layers, e.g. 0,4,10-15.")] = None,
     every: Annotated[int, number("Record every n-th token of a document.", least=1)] = 1,
-    max_tokens: Annotated[int | None, number("Maximum number of tokens to record.", least=1)] = None,
+    max_tokens: MaxTokens = None,
     context: Annotated[
         int | None,
         number(
@@ -93,11 +98,11 @@ def record(
     forecast: Annotated[
         bool, typer.Option("--forecast", help="Print the size and the memory of the recording, and record nothing.")
     ] = False,
-    dtype: Dtype = "float32",
-    device: Device = "cpu",
+    dtype: Dtype = "auto",
+    device: Device = "auto",
 ):
     """Record activations as 4D NIfTI runs in a BIDS-like study folder."""
-    from ..dataset import check_study_folder
+    from ..dataset import bids_label, check_study_folder
     from ..models import load_model
     from ..recording import conversations, generated
     from ..recording import forecast as forecast_
@@ -114,7 +119,7 @@ def record(
     leading = read_bos(bos)
     runs = numbers("--run-index", run_index)
     check_study_folder(out)
-    texts = Path(corpus) if chat and corpus.endswith(".jsonl") else load_corpus(corpus)
+    texts = Path(text) if chat and text.endswith(".jsonl") else load_corpus(text)
     loaded, tokenizer = load_model(model, dtype=dtype, device=device)
     if chat:
         texts = conversations(texts, tokenizer, add_generation_prompt=generate is not None)
@@ -126,9 +131,12 @@ def record(
         typer.echo(forecast_(loaded, tokenizer, texts, **options))
         return
     recordings = record_(loaded, tokenizer, texts, out, run_index=runs, **options)
-    for recording in recordings.values() if len(sites) > 1 else [recordings]:
-        for path in recording.paths:
-            typer.echo(path)
+    recordings = list(recordings.values()) if len(sites) > 1 else [recordings]
+    wrote = [
+        f"{Path(r.paths[0]).parent}/*_desc-{bids_label(r.site)}_bold.nii ({len(r)} run{'s'[: len(r) > 1]})"
+        for r in recordings
+    ]
+    end(wrote, "llmbrain", "networks", out)
 
 
 def networks(
@@ -151,7 +159,8 @@ def networks(
     options = locals()
     options["n_components"] = n_components if n_components == "auto" else int(n_components)
     found = find_networks(**{name: options[name] for name in _names(networks)})
-    typer.echo(found.metrics.to_string(index=False))
+    typer.echo(found.summary())
+    end([_pattern(study, "components", "canica")], "llmbrain", "lesion", study)
 
 
 def lesion(
@@ -170,11 +179,27 @@ def lesion(
         float | None, number("Factor for scale (2 doubles), offset for add, or activity for clamp.")
     ] = None,
     strength: Annotated[float, number("1 for the full lesion, less for a partial one.", least=0, most=1)] = 1.0,
+    positions: Annotated[
+        str, typer.Option(help="Tokens at which the lesions act: all, prompt, generated, last, or e.g. 0,4,10-15.")
+    ] = "all",
     threshold: Threshold = 3.0,
+    n_networks: Annotated[int | None, number("Lesion this many networks, stable ones first.", least=1)] = None,
+    mask: Annotated[
+        list[str] | None,
+        typer.Option(help="Lesion the neurons of this mask file instead of the networks; repeat for several."),
+    ] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(help=f"{_TASKS}; by default loss; repeat for several."),
+    ] = None,
+    control: Annotated[
+        list[str] | None,
+        typer.Option(help="Family of random sets, e.g. layer or layer+importance (the default: both); repeatable."),
+    ] = None,
     n_controls: Annotated[int, number("Number of random sets per network and control family.", least=1)] = 20,
-    max_tokens: Annotated[int, number("Number of held-out tokens that each condition reads.", least=2)] = 600,
+    max_tokens: MaxTokens = 600,
     bos: Bos = "auto",
-    device: Device = "cpu",
+    device: Device = "auto",
     random_state: Seed = 0,
 ):
     """Silence networks and matched controls, and measure the loss.
@@ -182,11 +207,24 @@ def lesion(
     Each network, and random sets of neurons matched to it, are silenced while the model reads held-out text. The
     table of effects and the effects of the controls are written into the study.
     """
+    from ..lesions.positions import POSITIONS
     from ..pipeline import lesion_networks
 
-    options = {**locals(), "bos": read_bos(bos)}
-    result = lesion_networks(**{name: options[name] for name in _names(lesion)})
-    typer.echo(result.table.to_string(index=False))
+    where = positions if positions in POSITIONS else numbers("--positions", positions)
+    options = {
+        **locals(), "bos": read_bos(bos), "positions": where, "masks": mask, "tasks": task, "controls": control,
+    }  # fmt: skip
+    plural = {"mask": "masks", "task": "tasks", "control": "controls"}
+    result = lesion_networks(**{name: options[name] for name in (plural.get(n, n) for n in _names(lesion))})
+    typer.echo(result.summary())
+    end([_pattern(study, "lesion_effects", "masks" if mask else "lesion")], "llmbrain", "report", study)
+
+
+def _pattern(study, kind, desc):
+    """Pattern of the files of one analysis in a study folder."""
+    from ..dataset import as_study
+
+    return as_study(study).path(kind, desc=desc).parent / f"*_desc-{desc}_*"
 
 
 def _names(command):
@@ -198,8 +236,7 @@ def report(study: StudyFolder):
     """Write the report of a study: one HTML file."""
     from ..reporting import generate_report
 
-    path = generate_report(study).save()
-    typer.echo(f"The report is at {path}")
+    end([generate_report(study).save()], _OPEN)
 
 
 def view(
@@ -249,7 +286,7 @@ def info(
     model: Annotated[
         str | None, typer.Argument(help="A model to describe; without one, versions and devices are shown.")
     ] = None,
-    n_tokens: Annotated[int, number("Number of tokens for the size of a recording.", least=1)] = 10_000,
+    max_tokens: Annotated[int, number("Tokens of the recording whose size is shown.", least=2)] = 10_000,
 ):
     """Show versions and devices, or describe a model.
 
@@ -257,4 +294,5 @@ def info(
     """
     from ..pipeline import describe_environment, describe_sites
 
-    typer.echo(describe_environment() if model is None else describe_sites(model, n_tokens))
+    typer.echo(describe_environment() if model is None else describe_sites(model, max_tokens))
+    end([], "llmbrain", *(("record", "--model", model) if model else ("run",)), "--out", "study")

@@ -22,20 +22,20 @@ LOGITS_AT_ONCE = {"cpu": 6 * 2**20}
 LOGITS_AT_ONCE_ELSEWHERE = 2**28
 
 
-def token_losses(model, tokenizer, corpus, *, context=1024, batch_size=8, max_tokens=None, bos="auto"):
+def token_losses(model, tokenizer, text, *, context=1024, batch_size=8, per_document=None, bos="auto"):
     """Loss of every token of every document.
 
     Parameters
     ----------
     model : transformers causal language model
     tokenizer : transformers tokenizer
-    corpus : Corpus, list of str, or a source that ``load_corpus`` takes
+    text : Corpus, list of str, or a source that ``load_corpus`` takes
     context : int
         Documents are cut into windows of ``context`` tokens that do not overlap.
     batch_size : int
         Windows of full length in a batch.
-    max_tokens : int, optional
-        Read only the first ``max_tokens`` tokens of each document.
+    per_document : int, optional
+        Read only the first ``per_document`` tokens of each document.
     bos : {"auto", True, False}
         Special tokens at the head of every window, see :func:`llmbrain.text.leading_tokens`.
 
@@ -50,7 +50,7 @@ def token_losses(model, tokenizer, corpus, *, context=1024, batch_size=8, max_to
     >>> losses = token_losses(model, tokenizer, ["A short text."])  # doctest: +SKIP
     >>> np.concatenate(losses).mean()                               # nats per token  # doctest: +SKIP
     """
-    windows, documents = text_windows(corpus, tokenizer, context, bos=bos, per_document=max_tokens)
+    windows, documents = text_windows(text, tokenizer, context, bos=bos, per_document=per_document)
     losses = window_losses(model, windows, max_batch_tokens=batch_size * max(map(len, windows)))
     found = [[np.zeros(0, np.float32)] for _ in documents]
     for window, part in zip(windows, losses):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..exceptions import ParameterError
-from ..text import Corpus, Document, describe_bos, load_minimal_pairs, text_windows
+from ..text import Corpus, Document, MinimalPair, describe_bos, load_minimal_pairs, text_windows
 from .losses import window_losses
 
 __all__ = ["as_pairs", "minimal_pairs", "pair_windows"]
@@ -18,8 +18,8 @@ def minimal_pairs(model, tokenizer, pairs="all", *, n_pairs=None, max_batch_toke
     ----------
     model : transformers causal language model
     tokenizer : transformers tokenizer
-    pairs : str, path or list of MinimalPair
-        Pairs, or an argument of :func:`llmbrain.text.load_minimal_pairs`.
+    pairs : str, path or list of MinimalPair or (good, bad)
+        Pairs of sentences, or an argument of :func:`llmbrain.text.load_minimal_pairs`.
     n_pairs : int, optional
         Keep the first ``n_pairs`` pairs of each phenomenon.
     max_batch_tokens : int
@@ -60,8 +60,9 @@ def minimal_pairs(model, tokenizer, pairs="all", *, n_pairs=None, max_batch_toke
 def as_pairs(pairs, n_pairs=None):
     """Load pairs by name or path, or check a list; keep the first ``n_pairs`` of each phenomenon."""
     if isinstance(pairs, (list, tuple)):
-        if not pairs or not all(hasattr(p, "good") and hasattr(p, "bad") for p in pairs):
-            raise ParameterError("pairs must be a name, a path or a list of MinimalPair with at least one pair.")
+        pairs = [_as_pair(pair, i) for i, pair in enumerate(pairs, 1)]
+        if not pairs:
+            raise ParameterError("pairs is empty; pass at least one (good, bad) pair of sentences.")
     else:
         pairs = load_minimal_pairs(pairs)
     if n_pairs is None:
@@ -72,6 +73,18 @@ def as_pairs(pairs, n_pairs=None):
         if seen[pair.uid] <= n_pairs:
             kept.append(pair)
     return kept
+
+
+def _as_pair(pair, number):
+    """Return a MinimalPair, also for ``(good, bad)``."""
+    if isinstance(pair, MinimalPair):
+        return pair
+    two = isinstance(pair, (list, tuple)) and len(pair) == 2 and all(isinstance(s, str) and s.strip() for s in pair)
+    if not two or pair[0] == pair[1]:
+        raise ParameterError(
+            f"Pair {number} must be two different sentences, (good, bad), or a MinimalPair; got {pair!r}."
+        )
+    return MinimalPair(*pair, "pairs", str(number))
 
 
 def pair_windows(pairs, tokenizer, bos="auto"):

@@ -34,7 +34,7 @@ MODES = ("prefix", "rows", "single")
 class Passes:
     """How lesions are run."""
 
-    max_tokens: int = 4096  # in a forward pass, all rows together; bounds the memory
+    max_batch_tokens: int = 4096  # in a forward pass, all rows together; bounds the memory
     mode: str = "prefix"  # one of MODES
     positions: object = "all"  # at which tokens the edits act, see llmbrain.lesions.positions
 
@@ -48,19 +48,19 @@ class BatchPlan:
     with_intact: bool  # whether the losses of the intact model are computed as well
 
 
-def plan_batches(sequences, first_layers, max_tokens):
-    """Split a study into forward passes of at most ``max_tokens`` tokens (rows times longest sequence).
+def plan_batches(sequences, first_layers, max_batch_tokens):
+    """Split a study into forward passes of at most ``max_batch_tokens`` tokens (rows times longest sequence).
 
     Every pair of a sequence and a condition occurs once, and every sequence once intact. ``first_layers`` is the first
     lesioned layer of each condition.
     """
     order = np.argsort(-np.asarray(first_layers), kind="stable")
     # several sequences together keep the products large even if few conditions remain
-    share = max(1, max_tokens // 8)
+    share = max(1, max_batch_tokens // 8)
     plans = []
     for rows in group_windows(sequences, max_tokens=share):
         tokens = len(rows) * max(len(sequences[i]) for i in rows)
-        at_once = max(1, max_tokens // tokens - 1)
+        at_once = max(1, max_batch_tokens // tokens - 1)
         n_passes = max(1, -(-len(order) // at_once))
         for k, part in enumerate(np.array_split(order, n_passes)):
             plans.append(BatchPlan(rows, part, k == 0))
@@ -81,7 +81,7 @@ def condition_losses(model, sites, sequences, edits, passes=None, *, done=None, 
     sums = np.full((1 + len(edits), len(sequences)), np.nan) if done is None else done
     reader = LogitReader(model)
     first = np.array([start_of(edit, sites) for edit in edits], dtype=int)
-    for plan in plan_batches(sequences, first, passes.max_tokens):
+    for plan in plan_batches(sequences, first, passes.max_batch_tokens):
         wanted = np.r_[0, plan.conditions + 1] if plan.with_intact else plan.conditions + 1
         if not np.isnan(sums[np.ix_(wanted, plan.sequences)]).any():
             continue

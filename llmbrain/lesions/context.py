@@ -5,15 +5,19 @@ import sys
 import weakref
 
 from ..exceptions import GeometryMismatchError, ParameterError, UnusedLesionError
+from ..masks import NeuronMask
 from ..models.hooks import site_hooks
 from ..models.sites import find_sites
-from .kinds import Edit
+from .kinds import KINDS, Edit
 from .positions import PositionTracker
 
 __all__ = ["Lesion", "check_hooks_reach", "check_mask", "is_lesioned", "lesion", "refuse_lesioned", "sites_of"]
 
 
-def lesion(model, mask, how="zero", *, positions="all", prompt_length=None, sites=None, check_model=True, **options):
+def lesion(
+    model, mask, how="zero", *, positions="all", prompt_length=None, sites=None, check_model=True, tokenizer=None,
+    **options,
+):  # fmt: skip
     """Silence a set of neurons, or change them in another way, inside a ``with`` block.
 
     The lesion acts wherever the model runs inside the block: ``model(...)``, ``generate`` with or without a KV cache,
@@ -25,26 +29,30 @@ def lesion(model, mask, how="zero", *, positions="all", prompt_length=None, site
     model : transformers causal language model
         Not compiled: compiled code may skip hooks.
     mask : NeuronMask
-        Of this model and of the site where the lesion acts.
+        Of this model, at one or several sites.
     how : {"zero", "retain", "mean", "resample", "scale", "add", "clamp"}
         Lesion kind, see :mod:`llmbrain.lesions.kinds`. ``retain`` silences everything but the mask.
-    positions : {"all", "prompt", "generated", "last"} or callable
-        At which tokens the lesion acts: a name in :data:`llmbrain.lesions.POSITIONS`, or a function that gets the token
-        ids, an int64 tensor ``(batch, n_tokens)``, and returns a boolean tensor of that shape.
+    positions : {"all", "prompt", "generated", "last"}, list of int, or callable
+        At which tokens the lesion acts: a name in :data:`llmbrain.lesions.POSITIONS`, positions in each text counted
+        from 0 (special tokens count, padding does not), or a function that gets the token ids, an int64 tensor
+        ``(batch, n_tokens)``, and returns a boolean tensor of that shape.
     prompt_length : int, optional
         Where the prompt ends. By default, the prompt is the first input: with a KV cache, all passes of more than one
         token; without a cache, the first text, as long as later passes begin with it. Pass the length where this does
         not hold (assisted decoding).
     sites : dict or str, optional
-        Module names, if they are not found automatically; see :func:`llmbrain.find_sites`.
+        Module names, if they are not found automatically; see :func:`llmbrain.find_sites`. For a mask of several sites
+        a dict of these.
     check_model : bool
         Refuse a mask whose sidecar names other weights. With False only the geometry must fit, for example to lesion a
         fine-tuned version of the model.
+    tokenizer : transformers tokenizer, optional
+        Needed if ``reference`` is text.
     **options
         ``value`` : float or array of shape (n_neurons,), for ``scale`` (a factor), ``add`` (a summand) and ``clamp``
-        (the value itself). ``strength`` : how far the values move towards their target, 0 to 1. ``reference`` :
-        NeuronStatistics or array, for ``mean`` and ``resample``. ``random_state`` : int, for ``resample``.
-        ``allow_empty`` : accept a mask without neurons. See :class:`llmbrain.lesions.Edit`.
+        (the value itself). ``strength`` : how far the values move towards their target, 0 to 1. ``reference`` : a
+        recording, a corpus, strings, NeuronStatistics or an array, for ``mean`` and ``resample``. ``random_state`` :
+        int, for ``resample``. ``allow_empty`` : accept a mask without neurons. See :class:`llmbrain.lesions.Edit`.
 
     Returns
     -------
@@ -69,10 +77,29 @@ def lesion(model, mask, how="zero", *, positions="all", prompt_length=None, site
     >>> with lesion(model, mask, how="scale", value=1.5):              # amplified  # doctest: +SKIP
     ...     model(**inputs)
     """
-    edit = Edit(mask, how, **options)
     check_hooks_reach(model)
+    if options.get("reference") is not None and isinstance(mask, NeuronMask):
+        options["reference"] = _statistics_of(options["reference"], model, tokenizer, mask.geometry, how)
+    edit = Edit(mask, how, **options)
     tracker = PositionTracker(model, positions, prompt_length, follow=edit.kind.by_position)
     return Lesion(model, edit, sites_of(model, edit.mask, sites=sites, check_model=check_model), tracker)
+
+
+def _statistics_of(reference, model, tokenizer, geometry, how):
+    """Read the reference of a lesion kind; statistics and arrays are returned as they are."""
+    from .statistics import NeuronStatistics, neuron_statistics, reads_text
+
+    needed = KINDS[how].reference
+    recorded = isinstance(reference, dict) or hasattr(reference, "geometry")
+    if needed is None or isinstance(reference, NeuronStatistics) or not (recorded or reads_text(reference)):
+        return reference
+    if tokenizer is None and reads_text(reference):
+        raise ParameterError(
+            "reference= is text, and reading it needs the tokenizer: lesion(..., reference=text, tokenizer=tokenizer). "
+            "A recording needs none."
+        )
+    n_samples = 1000 if needed == "samples" else 0
+    return neuron_statistics(model, tokenizer, reference, site=geometry.site, n_samples=n_samples)
 
 
 class Lesion(contextlib.ContextDecorator):
@@ -110,8 +137,9 @@ class Lesion(contextlib.ContextDecorator):
     def summary(self):
         """Count the lesioned neurons of each layer: a table of ``layer, module, where, n_neurons, share``."""
         frame = self.edit.mask.summary()
-        frame.insert(1, "module", [site.name for site in self.sites])
-        frame.insert(2, "where", [site.where for site in self.sites])
+        place = list(frame.columns).index("layer") + 1
+        frame.insert(place, "module", [site.name for site in self.sites])
+        frame.insert(place + 1, "where", [site.where for site in self.sites])
         return frame
 
     def __repr__(self):
@@ -203,17 +231,20 @@ def _eager():
 
 def sites_of(model, mask, *, sites=None, check_model=True):
     """Find the sites of a model in the order of a mask's layers, and check that the mask belongs to the model."""
-    found = find_sites(model, mask.geometry.site, sites=sites)
-    by_layer = {site.layer: site for site in found}
-    geometry = mask.geometry
+    geometry, places = mask.geometry, []
     name = f"The mask {mask.name!r}" if mask.name else "The mask"
-    sizes = tuple(by_layer[i].size if i in by_layer else None for i in geometry.layers)
-    if sizes != geometry.sizes:
-        theirs = type(geometry).from_sites(found, geometry.site)
-        theirs.check_same(geometry, name)
+    by_hand = sites if geometry.parts is not None else {geometry.site: sites}
+    for site in geometry.site_names:
+        part = geometry.of_site(site)
+        found = find_sites(model, site, sites=(by_hand or {}).get(site))
+        by_layer = {place.layer: place for place in found}
+        sizes = tuple(by_layer[i].size if i in by_layer else None for i in part.layers)
+        if sizes != part.sizes:
+            type(part).from_sites(found, site).check_same(part, name)
+        places += [by_layer[i] for i in part.layers]
     if check_model:
         check_mask(model, mask, name)
-    return [by_layer[i] for i in geometry.layers]
+    return places
 
 
 def check_mask(model, mask, name="The mask"):

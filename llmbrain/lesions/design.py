@@ -6,6 +6,7 @@ from functools import cached_property
 import numpy as np
 
 from ..exceptions import MaskError, ParameterError
+from ..geometry import NeuronGeometry
 from ..masks import ControlFamily, NeuronMask, draw_control
 from ..networks.result import THRESHOLD
 from .context import sites_of
@@ -42,14 +43,12 @@ class Design:
         self.alternative = options.alternative or KINDS[self.how].alternative
         self.masks, self.maps = named_masks(study.masks, options.maps)
         self.geometry = self.masks[0].geometry
-        for mask in self.masks:
-            self.geometry.check_same(mask.geometry, f"The mask {mask.name}")
         self.sites = sites_of(model, self.masks[0], check_model=options.check_model)
         self.scorer = Scorer(
             model,
             tokenizer,
             self.sites,
-            max_tokens=options.max_tokens,
+            max_batch_tokens=options.max_batch_tokens,
             mode=options.mode,
             autocast=options.autocast,
             positions=options.positions,
@@ -157,16 +156,19 @@ class Design:
                     yield self._control(k, own, family, draw, seed, importance, dose)
 
     def _control(self, k, mask, family, draw, seed, importance, dose=None):
+        # drawn from the sites of the network alone, if the study has others as well
+        own = mask.own_sites()
+        here = NeuronMask(np.ones(own.geometry.n_neurons, bool), own.geometry).over(self.geometry).values
         values = draw_control(
             family.name,
-            mask.values,
-            self.geometry,
+            own.values,
+            own.geometry,
             seed,
-            importance=importance,
-            map=None if self.maps is None else np.abs(self.maps[k]),
+            importance=None if importance is None else importance[here],
+            map=None if self.maps is None else np.abs(self.maps[k][here]),
             n_nearest=self.options.n_nearest,
         )
-        return Condition(k, NeuronMask(values, self.geometry), family, draw, dose)
+        return Condition(k, NeuronMask(values, own.geometry).over(self.geometry), family, draw, dose)
 
     def edit(self, condition):
         """Return the lesion of a condition as an :class:`~llmbrain.lesions.Edit`."""
@@ -220,6 +222,11 @@ def named_masks(masks, maps=None):
     empty = [m.name for m in named if not m.count]
     if empty:
         raise MaskError(f"Empty masks: {', '.join(empty)}. Lower the threshold, or leave these networks out.")
+    for m in named[1:]:
+        for site in set(m.geometry.site_names) & set(named[0].geometry.site_names):
+            named[0].geometry.of_site(site).check_same(m.geometry.of_site(site), f"The mask {m.name}")
+    geometry = NeuronGeometry.join(*(m.geometry for m in named))
+    named = [m.over(geometry) for m in named]
     if maps is not None and np.shape(maps) != (len(named), named[0].geometry.n_neurons):
         raise ParameterError(f"maps has shape {np.shape(maps)}; one map for each of {len(named)} masks is needed.")
     return named, maps

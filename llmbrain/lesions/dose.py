@@ -101,7 +101,7 @@ def dose_axis(doses):
     return member(over, member.defaults if values is None else values)
 
 
-@dataclass
+@dataclass(repr=False)
 class DoseResponse:
     """Curves of networks and of their controls.
 
@@ -120,6 +120,12 @@ class DoseResponse:
     table: pd.DataFrame
     controls: pd.DataFrame
     info: dict = field(default_factory=dict)
+
+    def __repr__(self):
+        networks, over = self.table["network"].nunique(), self.info.get("over", "dose")
+        return (
+            f"DoseResponse({networks} networks over {over}: {', '.join(f'{d:g}' for d in self.info.get('doses', []))})"
+        )
 
     def save(self, study, desc=None):
         """Write the tables (TSV) and the description (JSON) into a study folder.

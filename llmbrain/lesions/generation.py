@@ -78,7 +78,7 @@ def generation_task(prompts, measure="repetition", *, name=None, **options):
     return CallableTask(written, name, higher_is_better=MEASURES[measure], unit=unit)
 
 
-@TASKS.register("answers", needs=("questions",))
+@TASKS.register("answers", needs=("questions",), source="questions")
 def answer_task(questions, *, name="answers", parse=parse_answer, max_new_tokens=12, **options):
     """Make a task for :class:`LesionStudy`: questions that the model answers in generated text.
 
@@ -113,7 +113,7 @@ def answer_task(questions, *, name="answers", parse=parse_answer, max_new_tokens
     return CallableTask(answered, name, unit="error rate")
 
 
-@TASKS.register("harness", needs=("task",))
+@TASKS.register("harness", needs=("task",), source="task")
 def harness_task(task, metric="acc", *, name=None, **options):
     """Make a task for :class:`LesionStudy` from one metric of one lm-eval task (needs ``llmbrain[eval]``).
 

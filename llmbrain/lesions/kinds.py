@@ -199,7 +199,7 @@ class Edit:
         if not isinstance(mask, NeuronMask):
             raise MaskError(
                 f"A lesion needs one NeuronMask; got {type(mask).__name__}. Make one with NeuronMask(values, "
-                "geometry). To lesion several at once, take their union: mask | other."
+                "geometry). To lesion several at once, take their union, also over sites: mask | other."
             )
         self.kind = kind = KINDS[how]
         if (value is None) == kind.needs_value:
@@ -219,7 +219,7 @@ class Edit:
             )
         if not isinstance(random_state, (int, np.integer)) or random_state < 0:
             raise ParameterError(f"random_state must be a whole number, 0 or more; got {random_state!r}.")
-        self.mask = ~mask if kind.complement else mask
+        self.mask = _others(mask) if kind.complement else mask
         self.how, self.strength, self.random_state = how, float(strength), random_state
         self.units = self.mask.units
         self._given = _given_numbers(self.mask, kind, value, reference)
@@ -296,6 +296,11 @@ class EditState:
         return self._tensors[key]
 
 
+def _others(mask):
+    """All other neurons of the sites in which a mask has neurons."""
+    return (~mask.own_sites()).over(mask.geometry)
+
+
 def _given_numbers(mask, kind, value, reference):
     """The numbers a kind needs, ``(n_neurons,)`` or ``(n_samples, n_neurons)``, or None. Edits share them."""
     if kind.needs_value:
@@ -319,7 +324,7 @@ _REFERENCE_SHAPES = {"mean": "(n_neurons,)", "samples": "(n_tokens, n_neurons)"}
 
 def _reference_numbers(mask, kind, reference):
     samples = ", n_samples=1000" if kind.reference == "samples" else ""
-    how_to = f"neuron_statistics(model, tokenizer, texts{samples})"
+    how_to = f"neuron_statistics(model, tokenizer, text{samples})"
     if reference is None:
         raise ParameterError(f"how={kind.name!r} needs reference=, for example {how_to}.")
     if hasattr(reference, "geometry"):

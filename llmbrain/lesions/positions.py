@@ -3,10 +3,20 @@
 import contextlib
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..exceptions import ParameterError
 from ..registry import Registry
 
-__all__ = ["POSITIONS", "FixedPositions", "Pass", "PositionTracker", "check_positions", "scored_positions"]
+__all__ = [
+    "POSITIONS",
+    "FixedPositions",
+    "Pass",
+    "PositionTracker",
+    "acts_everywhere",
+    "check_positions",
+    "scored_positions",
+]
 
 # everywhere: nothing has to be tracked; needs_prompt: not defined for texts that are scored as a whole
 POSITIONS = Registry("position rule", everywhere=False, needs_prompt=True)
@@ -24,10 +34,19 @@ class Pass:
 
     @property
     def position(self):
-        """Position of each token in its text, shape (n_tokens,)."""
+        """Position of each token in its text, shape (n_tokens,); padding counts."""
         import torch
 
         return self.past + torch.arange(self.n_tokens, device=self.device)
+
+    @property
+    def place(self):
+        """Position of each token in its text without padding on the left, (n_tokens,) or (batch, n_tokens)."""
+        mask = self.attention_mask
+        if mask is None or mask.ndim != 2:
+            return self.position
+        padding = (mask.to(self.device).bool().long().cumsum(-1) == 0).sum(-1, keepdim=True)
+        return self.position - padding
 
 
 @POSITIONS.register("all", everywhere=True, needs_prompt=False)
@@ -79,6 +98,47 @@ class Last:
         return position >= first_scored - 1
 
 
+class Indices:
+    """The tokens at given positions of each text, counted from 0; special tokens count, padding does not."""
+
+    def __init__(self, indices):
+        self.indices = _checked_indices(indices)
+
+    def in_pass(self, this):
+        return self._are(this.place)
+
+    def in_scored(self, position, first_scored):
+        return self._are(position)
+
+    def _are(self, position):
+        import torch
+
+        return torch.isin(position, torch.tensor(self.indices, device=position.device))
+
+
+def _checked_indices(indices):
+    """Return positions as a list of whole numbers, or raise."""
+    values = np.asarray(indices)
+    if values.ndim != 1 or not values.size or values.dtype.kind not in "iu" or values.min() < 0:
+        raise ParameterError(
+            f"positions={indices!r} must be whole numbers, 0 or more: positions of tokens in each text, counted from 0 "
+            f"(BOS included). Or pass one of {', '.join(POSITIONS)}, or a function of the token ids."
+        )
+    return sorted(set(values.tolist()))
+
+
+def as_rule(rule):
+    """Return the rule of a name in :data:`POSITIONS`, a list of positions, or a callable."""
+    if callable(rule):
+        return rule
+    return POSITIONS[rule]() if isinstance(rule, str) else Indices(rule)
+
+
+def acts_everywhere(rule):
+    """Whether a rule selects all tokens."""
+    return isinstance(rule, str) and POSITIONS[rule].everywhere
+
+
 class PositionTracker:
     """Follows the forward passes of a model and tells at which tokens of a pass the lesion acts.
 
@@ -89,8 +149,8 @@ class PositionTracker:
     def __init__(self, model, rule="all", prompt_length=None, follow=False):
         check_positions(rule)
         self.rule, self.prompt_length = rule, prompt_length
-        self._everywhere = not callable(rule) and POSITIONS[rule].everywhere
-        self._rule = rule if callable(rule) else POSITIONS[rule]()
+        self._everywhere = acts_everywhere(rule)
+        self._rule = as_rule(rule)
         self._follow = follow or not self._everywhere
         self._body = model.get_decoder() if self._follow else model
         self.reset()
@@ -180,7 +240,10 @@ class FixedPositions:
 
 def check_positions(rule, tasks=()):
     """Refuse a position rule that is unknown, or that needs a prompt where a task scores whole texts."""
-    if callable(rule) or not POSITIONS[rule].needs_prompt:
+    if not isinstance(rule, str):
+        as_rule(rule)
+        return
+    if not POSITIONS[rule].needs_prompt:
         return
     whole = [task.name for task in tasks if task.sequences and not task.has_prompt]
     if whole:
@@ -199,10 +262,11 @@ def scored_positions(rule, sequences, ids):
 
     if callable(rule):
         return _by_ids(rule, ids)
-    if POSITIONS[rule].everywhere:
+    if acts_everywhere(rule):
         return None
     first_scored = torch.tensor([int(s.scored.argmax()) for s in sequences])[:, None]
-    return POSITIONS[rule]().in_scored(torch.arange(ids.shape[1])[None], first_scored)
+    where = as_rule(rule).in_scored(torch.arange(ids.shape[1])[None], first_scored)
+    return where.expand(len(sequences), ids.shape[1])
 
 
 def _by_ids(rule, ids):

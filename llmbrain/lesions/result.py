@@ -15,7 +15,7 @@ FEW_ITEMS = 6  # a bootstrap of five documents has only 126 different outcomes
 _TEXT = {"network": str, "task": str, "family": str, "item": str, "kind": str}
 
 
-@dataclass
+@dataclass(repr=False)
 class LesionResult:
     """Effects of a lesion study.
 
@@ -45,6 +45,14 @@ class LesionResult:
     items: pd.DataFrame
     info: dict = field(default_factory=dict)
 
+    def __repr__(self):
+        families = list(dict.fromkeys(self.table["family"]))
+        return (
+            f"LesionResult({len(self.networks)} networks on {', '.join(self.tasks[:3])}"
+            f"{', ...' if len(self.tasks) > 3 else ''}; {self.info.get('n_controls', 'some')} controls by "
+            f"{', '.join(families)})"
+        )
+
     @property
     def networks(self):
         """Names of the networks, in order."""
@@ -61,10 +69,37 @@ class LesionResult:
         table = self.table[self.table["family"] == family]
         return table.pivot(index="network", columns="task", values=value).loc[self.networks, self.tasks]
 
-    def summary(self):
-        """Summarise the result in a few lines of text."""
+    def n_tokens(self, task=None):
+        """Return the number of tokens over which the effects of a task are means; None for tasks without tokens."""
+        task = task or self.tasks[0]
+        known = self.info.get("tasks", {}).get(task.partition(":")[0], {})
+        if self.items is None or not str(known.get("unit", "")).endswith("per token"):
+            return None
+        items = self.items[(self.items["task"] == task) & (self.items["network"] == self.networks[0])]
+        return int(items["weight"].sum())
+
+    def measured_on(self, task=None):
+        """Say in a few words how much was read for a task, and how well the intact model does.
+
+        Returns
+        -------
+        str
+            Such as ``"1,080 tokens of 12 items; intact 3.21 nats per token"``.
+        """
+        task = task or self.tasks[0]
+        row = self.table[self.table["task"] == task].iloc[0]
+        unit = str(self.info.get("tasks", {}).get(task.partition(":")[0], {}).get("unit", ""))
+        tokens, items = self.n_tokens(task), row.get("n_items")
+        read = "" if tokens is None else f"{tokens:,} tokens"
+        if items == items and items is not None:
+            read += f"{' of ' if read else ''}{int(items)} item{'' if items == 1 else 's'}"
+        return f"{read}; intact {row['intact']:.3g} {unit}".rstrip().removeprefix("; ")
+
+    def summary(self, n_rows=8):
+        """Summarise the result in a few lines of text; the ``n_rows`` largest effects are listed."""
         lines = []
         main = self.table[self.table["task"] == self.tasks[0]]
+        lines.append(f"{self.tasks[0]}: {self.measured_on()}.")
         for family, rows in main.groupby("family", sort=False):
             above = int((rows["effect"] > rows["control_max"]).sum())
             found, pooled = (int((rows[column] < 0.05).sum()) for column in ("q", "q_pooled"))
@@ -72,10 +107,22 @@ class LesionResult:
                 f"{family}: {above} of {len(rows)} networks do more harm than each of their {rows['n_controls'].max()} "
                 f"controls; {found} have q < 0.05, {pooled} with controls pooled over networks."
             )
+        lines += self._largest(main, n_rows)
         lines.append(self.info.get("power", {}).get("note", ""))
         lines.append(self._few_items())
         lines += self.info.get("warnings", [])
         return "\n".join(line for line in lines if line)
+
+    def _largest(self, rows, n):
+        """One line for each of the largest effects, against the controls of the first family."""
+        rows = rows[rows["family"] == rows["family"].iloc[0]].sort_values("effect", ascending=False, kind="stable")
+        width = max(map(len, rows["network"]))
+        lines = [
+            f"  {row.network:<{width}}  {row.effect:+.3f} [{row.ci_low:.3f}, {row.ci_high:.3f}], controls up to "
+            f"{row.control_max:+.3f}, p {row.p:.3f}, q {row.q:.3f}"
+            for row in rows.head(n).itertuples()
+        ]
+        return lines + ([f"  and {len(rows) - n} more"] if len(rows) > n else [])
 
     def _few_items(self):
         if "n_items" not in self.table:

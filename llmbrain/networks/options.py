@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 
 from ..exceptions import HarmfulOptionWarning, ParameterError
+from ..models.devices import as_device
 from ..registry import Registry
 
 __all__ = ["ENGINES", "NEEDS_NILEARN", "check_options", "engine_of"]
@@ -103,14 +104,7 @@ def check_solver(params):
     """Refuse ``solver_params`` that are not a dict, and a device that is not available."""
     if params is not None and not isinstance(params, dict):
         raise ParameterError(f"solver_params must be a dict of options of the fast engine; got {params!r}.")
-    device = (params or {}).get("device")
-    if device is not None:
-        import torch
-
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:
-            raise ParameterError(f"The device {device!r} is not available: {str(error).splitlines()[0]}") from error
+    as_device((params or {}).get("device") or "auto")
 
 
 def needs_nilearn(estimator):

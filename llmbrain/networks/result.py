@@ -81,6 +81,28 @@ class NetworkSet:
         flags = f", {n} flagged" if n else ""
         return f"NetworkSet({len(self)} networks{flags}, {g.n_neurons} neurons in {g.n_layers} layers)"
 
+    def summary(self, n_rows=40):
+        """Summarise the networks in a few lines of text, one line for each of the first ``n_rows``."""
+        table, info = self.metrics, self.info
+        share = float(table["variance"].sum()) if "variance" in table else float("nan")
+        of = f", {share:.0%} of the variance" if share == share else ""
+        lines = [
+            f"{len(self)} networks of {self.geometry.n_neurons:,} neurons ({self.geometry.site}){of}; "
+            f"{len(self.flagged)} flagged as empty or unstable.",
+            "network  neurons  variance  layers  stability",
+        ]
+        for row in table.head(n_rows).itertuples():
+            variance, stability = (getattr(row, name, float("nan")) for name in ("variance", "stability"))
+            lines.append(
+                f"{row.network:>7}  {row.n_neurons:>7,}  {variance:>8.2%}  {row.first_layer:>2}-{row.last_layer:<3}  "
+                f"{stability:>9.2f}{'  flagged' if row.network in self.flagged else ''}"
+            )
+        if len(table) > n_rows:
+            lines.append(f"... and {len(table) - n_rows} more")
+        if info.get("converged") is False:
+            lines.append("The decomposition did not converge.")
+        return "\n".join(lines)
+
     @property
     def flagged(self):
         """Numbers of the networks that are empty or unstable, a list."""

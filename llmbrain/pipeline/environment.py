@@ -29,14 +29,14 @@ def describe_environment():
     return "\n".join(lines)
 
 
-def describe_sites(model, n_tokens=10_000):
+def describe_sites(model, max_tokens=10_000):
     """Describe what can be recorded in a model, its size, and the size of a recording.
 
     Parameters
     ----------
     model : str or torch.nn.Module
         See :func:`llmbrain.load_model`.
-    n_tokens : int
+    max_tokens : int
         Number of tokens for the size of a recording.
 
     Returns
@@ -47,12 +47,12 @@ def describe_sites(model, n_tokens=10_000):
     from ..geometry import NeuronGeometry
     from ..models import SITES, describe_model, find_sites, load_model
 
-    model, _ = load_model(model, dtype="auto")
+    model, _ = load_model(model, device="cpu")
     about = describe_model(model)
     lines = [
         f"{about['id']}: {about['architecture']}, {about['n_layers']} layers, {about['n_parameters']:,} parameters, "
         f"weights hash {about['weights_hash']}",
-        f"{'site':<11} {'neurons':>9}  {'volume':<16} {f'{n_tokens:,} tokens':>14}  first module",
+        f"{'site':<11} {'neurons':>9}  {'volume':<16} {f'{max_tokens:,} tokens':>14}  first module",
     ]
     for site in SITES:
         try:
@@ -62,7 +62,7 @@ def describe_sites(model, n_tokens=10_000):
             continue
         geometry = NeuronGeometry.from_sites(found, site)
         volume = " x ".join(map(str, geometry.shape))
-        size = f"{4 * geometry.n_voxels * n_tokens / 2**30:.2f} GiB"
+        size = f"{4 * geometry.n_voxels * max_tokens / 2**30:.2f} GiB"
         lines.append(
             f"{site:<11} {geometry.n_neurons:>9,}  {volume:<16} {size:>14}  {found[0].where} of {found[0].name}"
         )

@@ -1,5 +1,8 @@
 """Stations of a study, one function each: read what is needed from the study folder and write the result into it."""
 
+import inspect
+from pathlib import Path
+
 from ..dataset import Recording, as_study, open_recording
 from ..exceptions import ModelNotFoundError, ParameterError
 
@@ -96,12 +99,16 @@ def lesion_networks(
     how="zero",
     value=None,
     strength=1.0,
+    positions="all",
     threshold=3.0,
     n_networks=None,
+    masks=None,
+    tasks=None,
+    controls=None,
     n_controls=20,
     max_tokens=600,
     bos="auto",
-    device="cpu",
+    device="auto",
     random_state=0,
 ):
     """Lesion the networks of a study, and matched random sets, on text that was not used to find them.
@@ -109,7 +116,7 @@ def lesion_networks(
     Parameters
     ----------
     study : path-like or Study
-        With a recording and networks.
+        With a recording, and networks unless ``masks`` is given.
     text : Corpus, str or list of str, optional
         Held-out text; by default the demo's own held-out part, if the study is of the demo corpus.
     model : torch.nn.Module or str, optional
@@ -122,14 +129,23 @@ def lesion_networks(
         Factor of ``scale``, offset of ``add``, or activity of ``clamp``.
     strength : float
         1 for the full lesion, less for a partial one.
+    positions : {"all", "prompt", "generated", "last"}, list of int, or callable
+        At which tokens the lesions act, see :func:`llmbrain.lesion`.
     threshold : float
         Neurons whose \\|z\\| exceeds this are lesioned.
     n_networks : int, optional
         Number of networks to lesion: those that are not flagged first, by share of variance. All by default.
+    masks : list of NeuronMask or path-like, optional
+        Lesion these sets of neurons instead of the networks; the result is saved as ``desc-masks``.
+    tasks : list, optional
+        Tasks of :class:`llmbrain.LesionStudy`; names may be followed by a file, as in ``"minimal_pairs=pairs.jsonl"``.
+        By default the loss on ``text``.
+    controls : list of str, optional
+        Control families, see :data:`llmbrain.masks.CONTROLS`; by default ``layer`` and ``layer+importance``.
     n_controls : int
         Random sets for each network and family.
     max_tokens : int
-        Held-out tokens that each condition reads.
+        Held-out tokens that each condition reads for the loss.
     bos : {"auto", True, False}
         Special tokens at the head of every window, see :func:`llmbrain.text.leading_tokens`.
     device : str
@@ -141,12 +157,34 @@ def lesion_networks(
     -------
     LesionResult
     """
-    from ..lesions import LesionStudy, LossTask
+    from ..lesions import LesionStudy
     from ..networks import NetworkSet
 
     study = as_study(study)
-    networks = NetworkSet.load(study)
-    recording = study.recording(networks.geometry.site)
+    if masks is None:
+        chosen, empty = _masks_of_networks(NetworkSet.load(study), threshold, n_networks)
+        kept = {"threshold": threshold, "empty_networks": empty}
+    else:
+        chosen, kept = _given_masks(study, masks), {}
+    recordings = {site: study.recording(site) for site in {s for mask in chosen for s in mask.geometry.site_names}}
+    made = [_task(task, study, text, {"max_tokens": max_tokens, "bos": bos}) for task in tasks or ["loss"]]
+    model, tokenizer = load_study_model(study, model, tokenizer, device)
+    lesions = LesionStudy(
+        chosen, tasks=made, n_controls=n_controls, controls=controls or ("layer", "layer+importance"), how=how,
+        reference=recordings if len(recordings) > 1 else next(iter(recordings.values())), random_state=random_state,
+        options={"value": value, "strength": strength, "positions": positions},
+    )  # fmt: skip
+    print(lesions.forecast(model, tokenizer)["text"])
+    unfinished = study.path("lesion_unfinished")
+    result = lesions.run(model, tokenizer, checkpoint=unfinished)
+    result.info |= kept
+    result.save(study, None if masks is None else "masks")
+    unfinished.unlink(missing_ok=True)
+    return result
+
+
+def _masks_of_networks(networks, threshold, n_networks):
+    """Masks of the networks of a study that are not empty, and the names of the others."""
     masks = networks.masks(threshold)
     if n_networks is not None:
         masks = [masks[k] for k in sorted(_stable_first(networks)[:n_networks])]
@@ -154,20 +192,42 @@ def lesion_networks(
     masks = [mask for mask in masks if mask.count]
     if not masks:
         raise ParameterError(f"No network has a neuron with |z| > {threshold}; choose a lower threshold.")
-    model, tokenizer = load_study_model(study, model, tokenizer, device)
-    task = LossTask(_heldout_of(study, text), n_tokens=max_tokens, bos=bos)
-    lesions = LesionStudy(
-        masks, tasks=[task], n_controls=n_controls, how=how, reference=recording, random_state=random_state,
-        options={"value": value, "strength": strength},
-    )  # fmt: skip
-    print(lesions.forecast(model, tokenizer)["text"])
-    unfinished = study.path("lesion_unfinished")
-    result = lesions.run(model, tokenizer, checkpoint=unfinished)
-    result.info["threshold"] = threshold
-    result.info["empty_networks"] = empty
-    result.save(study)
-    unfinished.unlink(missing_ok=True)
-    return result
+    return masks, empty
+
+
+def _given_masks(study, masks):
+    """Read mask files; one without a sidecar is taken to have the neurons of the study's only site."""
+    from ..masks import NeuronMask
+
+    read = []
+    for mask in [masks] if isinstance(masks, (str, Path, NeuronMask)) else masks:
+        if not isinstance(mask, NeuronMask):
+            path, sites = Path(mask), study.sites()
+            sidecar = path.with_name(path.name.partition(".nii")[0] + ".json")
+            geometry = study.recording(sites[0]).geometry if not sidecar.is_file() and len(sites) == 1 else None
+            mask = NeuronMask.load(path, geometry)
+            mask = NeuronMask(mask.values, mask.geometry, mask.name or path.name.partition(".")[0], mask.info)
+        read.append(mask)
+    return read
+
+
+def _task(task, study, text, options):
+    """Make a task of a study from its name or from ``NAME=FILE``; a task on text reads the study's held-out text."""
+    from ..lesions.tasks import TASKS
+
+    if not isinstance(task, str):
+        return task
+    name, _, source = task.partition("=")
+    member = TASKS[name]
+    if source and member.source is None:
+        raise ParameterError(f"The task {name!r} takes no file; {', '.join(n for n in TASKS if TASKS[n].source)} do.")
+    if member.needs and not (source and member.needs == (member.source,)):
+        advice = f"write {name}=FILE" if member.needs == (member.source,) else "make it in Python"
+        raise ParameterError(f"The task {name!r} needs {', '.join(member.needs)}: {advice}.")
+    given = {name: value for name, value in options.items() if name in inspect.signature(member.value).parameters}
+    if source or member.source == "text":
+        given[member.source] = source or _heldout_of(study, text)
+    return member(**given)
 
 
 def compare_pruning(
@@ -176,10 +236,10 @@ def compare_pruning(
     tokenizer,
     *,
     calibration,
-    evaluation,
+    test_text,
     ratio=0.2,
-    calibration_tokens=8192,
-    evaluation_tokens=3000,
+    max_tokens=8192,
+    max_test_tokens=3000,
     random_state=0,
 ):
     """Prune a study's model by several recipes on the same calibration text and write the table into the study.
@@ -190,12 +250,12 @@ def compare_pruning(
         With networks; the table is written into it.
     model, tokenizer : transformers model and tokenizer
         The dense model; it is not changed.
-    calibration, evaluation : Corpus
+    calibration, test_text : Corpus
         Text for the statistics, and other text for the perplexity.
     ratio : float
         Share of the MLP neurons that is removed.
-    calibration_tokens, evaluation_tokens : int
-        Number of tokens of each text.
+    max_tokens, max_test_tokens : int
+        Most tokens of each text to use.
     random_state : int
         Seed.
 
@@ -210,23 +270,23 @@ def compare_pruning(
     from ..pruning.compensation import default_ridge
 
     study = as_study(study)
-    context = min(512, calibration_tokens)
+    context = min(512, max_tokens)
     # The same penalty for all recipes, by the rule for the calibration size: the text is too short to hold some out.
     shared = {
-        "ridge": default_ridge(calibration_tokens, max(NeuronGeometry.from_model(model).sizes)),
+        "ridge": default_ridge(max_tokens, max(NeuronGeometry.from_model(model).sizes)),
         "context": context,
     }
-    maps, options = NetworkSet.load(study).z, {"n_tokens": calibration_tokens, **shared}
+    maps, options = NetworkSet.load(study).z, {"max_tokens": max_tokens, **shared}
     recipes = [
         Recipe(*names, {**options, **PRUNING_VARIANTS[variant]}, maps, name=variant)
         for *names, variant in PRUNING_RECIPES
     ]
-    settings = {"seeds": (random_state,), "context": context, "max_tokens": evaluation_tokens}
-    table = run_grid(model, tokenizer, calibration, evaluation, recipes, ratios=(ratio,), settings=settings)
+    settings = {"seeds": (random_state,), "context": context, "max_tokens": max_test_tokens}
+    table = run_grid(model, tokenizer, calibration, test_text, recipes, ratios=(ratio,), settings=settings)
     study.write("prune_table", table)
     info = {
-        "calibration": {"corpus": calibration.name, "hash": calibration.hash, "n_tokens": calibration_tokens},
-        "evaluation": {"corpus": evaluation.name, "hash": evaluation.hash, "n_tokens": evaluation_tokens},
+        "calibration": {"corpus": calibration.name, "hash": calibration.hash, "n_tokens": max_tokens},
+        "test_text": {"corpus": test_text.name, "hash": test_text.hash, "n_tokens": max_test_tokens},
         "context": context,
         "random_state": random_state,
         "ratio_of": "neurons",

@@ -34,7 +34,7 @@ class RunPlan:
         Random sets for each network and control family.
     lesion_tokens : int
         Held-out tokens that each condition reads.
-    calibration_tokens, evaluation_tokens : int
+    calibration_tokens, test_tokens : int
         Tokens for pruning, and for the perplexity of the pruned models.
     threshold : float
         A neuron belongs to a network if its \\|z\\| exceeds this.
@@ -53,7 +53,7 @@ class RunPlan:
     n_controls: int = 20
     lesion_tokens: int = 180
     calibration_tokens: int = 2048
-    evaluation_tokens: int = 1024
+    test_tokens: int = 1024
     threshold: float = 3.0
     ratio: float = 0.2
     random_state: int = 0
@@ -72,22 +72,22 @@ class RunPlan:
 FULL = RunPlan()
 QUICK = RunPlan(
     n_components=8, n_init=3, n_repeats=0, record_tokens=3000, lesion_networks=3, n_controls=5, lesion_tokens=90,
-    calibration_tokens=512, evaluation_tokens=384,
+    calibration_tokens=512, test_tokens=384,
 )  # fmt: skip
 
 
 def run_study(
     model="demo",
-    corpus="demo",
+    text="demo",
     out="study",
     *,
-    heldout=None,
+    test_text=None,
     quick=False,
     n_components=None,
     threshold=3.0,
     ratio=0.2,
-    dtype="float32",
-    device="cpu",
+    dtype="auto",
+    device="auto",
     random_state=0,
 ):
     """Take a model through the whole path: record, networks, lesions, pruning, report.
@@ -99,11 +99,11 @@ def run_study(
     ----------
     model : str or torch.nn.Module
         See :func:`llmbrain.load_model`.
-    corpus : str, path or list of str
+    text : str, path or list of str
         See :func:`llmbrain.load_corpus`; networks are found on it and pruning is calibrated on it.
     out : path-like
         The study folder: a new one, an empty one, or that of an interrupted run.
-    heldout : str, path or list of str, optional
+    test_text : str, path or list of str, optional
         Text for lesions and evaluation. By default the demo's own held-out part, or a quarter of the documents, set
         aside before anything is fitted.
     quick : bool
@@ -115,7 +115,7 @@ def run_study(
     ratio : float
         Share of the MLP neurons that pruning removes.
     dtype, device : str
-        How the model is loaded.
+        See :func:`llmbrain.load_model`.
     random_state : int
         Seed of all stations.
 
@@ -127,7 +127,7 @@ def run_study(
     plan = replace(QUICK if quick else FULL, threshold=threshold, ratio=ratio, random_state=random_state)
     plan = plan if n_components is None else replace(plan, n_components=n_components)
     check_study_folder(out)
-    run = _Run(plan, Path(out), *_texts(corpus, heldout, random_state))
+    run = _Run(plan, Path(out), *_texts(text, test_text, random_state))
     run.name, run.loading = model, {"dtype": dtype, "device": device}
     for number, (station, (work, settings_of)) in enumerate(STATIONS.items(), 1):
         name, start = f"[{number}/{len(STATIONS)}] {station}", time.perf_counter()
@@ -208,7 +208,8 @@ def _lesion(run):
 
 
 def _pruning_options(run):
-    return run.options("ratio", "calibration_tokens", "evaluation_tokens", "random_state")
+    amounts = {"max_tokens": run.plan.calibration_tokens, "max_test_tokens": run.plan.test_tokens}
+    return {**amounts, **run.options("ratio", "random_state")}
 
 
 def _pruning_settings(run):
@@ -216,7 +217,7 @@ def _pruning_settings(run):
 
 
 def _prune(run):
-    texts = {"calibration": run.train, "evaluation": run.test}
+    texts = {"calibration": run.train, "test_text": run.test}
     compare_pruning(run.study, run.model, run.tokenizer, **texts, **_pruning_options(run))
 
 
@@ -237,18 +238,18 @@ STATIONS = {
 }
 
 
-def _texts(corpus, heldout, random_state):
+def _texts(text, test_text, random_state):
     """Load the text to fit on and the text to test on; no document is in both."""
     from ..text import load_corpus
 
-    if heldout is not None:
-        return load_corpus(corpus), load_corpus(heldout)
-    if isinstance(corpus, str) and corpus == "demo":
+    if test_text is not None:
+        return load_corpus(text), load_corpus(test_text)
+    if isinstance(text, str) and text == "demo":
         return load_corpus("demo"), load_corpus("demo", split="heldout")
-    texts = load_corpus(corpus)
+    texts = load_corpus(text)
     if len(texts) < 4:
         raise ParameterError(
-            f"The corpus has {len(texts)} documents, too few to set a quarter aside for testing. "
-            "Split it into more documents, or pass other text with heldout=."
+            f"The text has {len(texts)} documents, too few to set a quarter aside for testing. "
+            "Split it into more documents, or pass other text with test_text=."
         )
     return texts.split(0.75, random_state=random_state)

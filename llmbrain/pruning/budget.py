@@ -174,12 +174,32 @@ def measure_speed(model, *, batch_size=1, prompt=128, new_tokens=8, repeats=2, s
     }  # fmt: skip
 
 
-def compare_speed(before, after):
-    """Combine results of :func:`measure_speed` before and after in one flat dictionary."""
+def compare_speed(before, after, repeats=5):
+    """Measure the speed of two models in turn, so that load on the machine affects both alike.
+
+    Parameters
+    ----------
+    before, after : transformers causal language model
+    repeats : int
+        Pairs of measurements.
+
+    Returns
+    -------
+    dict
+        The medians of :func:`measure_speed` for both, ``prefill_gain`` and ``decode_gain`` (the median ratio of
+        after to before over the pairs) with ``..._low`` and ``..._high`` (the least and the largest), and ``repeats``.
+    """
+    pairs = [[measure_speed(model, repeats=1) for model in (before, after)] for _ in range(repeats)]
     found = {}
-    for name in ("prefill_tokens_per_second", "decode_tokens_per_second"):
-        found[f"{name}_before"], found[f"{name}_after"] = before[name], after[name]
-    return {**found, **{k: v for k, v in after.items() if not k.endswith("_per_second")}}
+    for what in ("prefill", "decode"):
+        name = f"{what}_tokens_per_second"
+        first, second = ([pair[k][name] for pair in pairs] for k in (0, 1))
+        gains = sorted(b / a for a, b in zip(first, second))
+        found |= {f"{name}_before": statistics.median(first), f"{name}_after": statistics.median(second)}
+        found |= {f"{what}_gain": round(statistics.median(gains), 3)}
+        found |= {f"{what}_gain_low": round(gains[0], 3), f"{what}_gain_high": round(gains[-1], 3)}
+    same = {k: v for k, v in pairs[0][1].items() if not k.endswith("_per_second")}
+    return {**found, **same, "repeats": repeats}
 
 
 def _run(model, ids, new_tokens, device):

@@ -22,13 +22,13 @@ _FEW = 8  # with fewer blocks than this, windows are held out; with fewer window
 _SEGMENT = 64  # most tokens of a segment
 
 
-def calibration_windows(tokenizer, texts, *, context=1024, n_tokens=None, bos="auto"):
+def calibration_windows(tokenizer, texts, *, context=1024, max_tokens=None, bos="auto"):
     """Cut texts into windows of at most ``context`` tokens; arguments as for :func:`calibration_blocks`."""
     texts = [texts] if isinstance(texts, str) and "\n" in texts else texts  # a line break: a text, not a path
-    return text_windows(texts, tokenizer, context, bos=bos, max_tokens=n_tokens)[0]
+    return text_windows(texts, tokenizer, context, bos=bos, max_tokens=max_tokens)[0]
 
 
-def calibration_blocks(tokenizer, texts, *, context=1024, n_tokens=None, batch_size=8, bos="auto"):
+def calibration_blocks(tokenizer, texts, *, context=1024, max_tokens=None, batch_size=8, bos="auto"):
     """Cut texts into windows and group them into padded batches.
 
     Parameters
@@ -38,8 +38,8 @@ def calibration_blocks(tokenizer, texts, *, context=1024, n_tokens=None, batch_s
         Whatever :func:`llmbrain.text.as_corpus` takes; a string with a line break is a text, not a path.
     context : int
         Tokens of a window, leading special tokens included. Windows do not overlap.
-    n_tokens : int, optional
-        Stop after ``n_tokens`` tokens, leading special tokens included; the last window is cut to fit.
+    max_tokens : int, optional
+        Stop after ``max_tokens`` tokens, leading special tokens included; the last window is cut to fit.
     batch_size : int
         Windows in a block.
     bos : {"auto", True, False}
@@ -55,7 +55,7 @@ def calibration_blocks(tokenizer, texts, *, context=1024, n_tokens=None, batch_s
     CorpusError
         If a text has fewer than two tokens.
     """
-    windows = calibration_windows(tokenizer, texts, context=context, n_tokens=n_tokens, bos=bos)
+    windows = calibration_windows(tokenizer, texts, context=context, max_tokens=max_tokens, bos=bos)
     return group_blocks(windows, batch_size, context)
 
 

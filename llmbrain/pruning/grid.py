@@ -22,8 +22,8 @@ __all__ = ["GRID_COLUMNS", "GRID_KEYS", "GridSettings", "combine", "kept_overlap
 
 GRID_COLUMNS = (
     "score", "allocation", "compensation", "variant", "ratio", "seed", "perplexity", "ratio_to_dense", "parameters",
-    "neurons_removed", "decoder_removed", "total_removed", "minimal_pairs", "context", "evaluation_tokens",
-    "calibration_tokens", "calibration_hash", "seconds", "ratio_of", "evaluation_hash", "settings_hash",
+    "neurons_removed", "decoder_removed", "total_removed", "minimal_pairs", "context", "test_tokens",
+    "calibration_tokens", "calibration_hash", "seconds", "ratio_of", "test_hash", "settings_hash",
     "weights_hash", "bos",
 )  # fmt: skip
 GRID_KEYS = GRID_COLUMNS[:6]  # columns that identify a row
@@ -41,7 +41,7 @@ class GridSettings:
     context : int
         Tokens of a window of perplexity.
     max_tokens : int or None
-        Evaluate on the first ``max_tokens`` tokens.
+        Measure on the first ``max_tokens`` tokens of the test text.
     bos : {"auto", True, False}
         Special tokens at the head of every window of the evaluation, see :func:`llmbrain.text.leading_tokens`.
     minimal_pairs : str, path, list of MinimalPair, or None
@@ -87,7 +87,7 @@ def combine(
 
 
 def run_grid(
-    model, tokenizer, calibration, evaluation, recipes=None, *, ratios=(0.2, 0.3, 0.5), out=None, settings=None
+    model, tokenizer, calibration, test_text, recipes=None, *, ratios=(0.2, 0.3, 0.5), out=None, settings=None
 ):
     """Prune by every recipe and ratio and measure every result.
 
@@ -98,7 +98,7 @@ def run_grid(
     tokenizer : transformers tokenizer
     calibration : Corpus, str or list of str
         Every choice is made on this text.
-    evaluation : Corpus, str or list of str
+    test_text : Corpus, str or list of str
         No choice is made on this text.
     recipes : list of (Recipe or str), optional
         Default :func:`combine()`. The name of a recipe is its ``variant`` in the table; recipes of one name must share
@@ -133,13 +133,13 @@ def run_grid(
     first = pruner.measurements.of(plans[0].recipe if plans else Recipe())
     constants = {
         "context": settings.context, "calibration_hash": calibration_hash(first.blocks), "ratio_of": settings.ratio_of,
-        "evaluation_hash": _evaluation_hash(evaluation, settings.max_tokens),
+        "test_hash": _test_hash(test_text, settings.max_tokens),
         "weights_hash": "w" + weights_hash(model), "bos": describe_bos(tokenizer, settings.bos),
     }  # fmt: skip
     rows = _known(out, constants, settings)
     _check_settings(rows, recipes, out)
     done = {tuple(row[k] for k in GRID_KEYS) for row in rows}
-    measure = _measure(tokenizer, evaluation, settings)
+    measure = _measure(tokenizer, test_text, settings)
     if not any(row["score"] == "dense" for row in rows):
         rows.insert(0, {**_row(("dense", "", "", "", 0.0, 0), model), **constants, **measure(model)})
     dense = rows[0]["perplexity"]
@@ -241,11 +241,11 @@ def _check_settings(rows, recipes, out):
             raise DatasetError(f"{out} holds results of {name} with {what}. Use another file, or name the recipe.")
 
 
-def _evaluation_hash(evaluation, max_tokens):
-    """Short hash of the evaluation text and of how much of it is read."""
+def _test_hash(test_text, max_tokens):
+    """Short hash of the test text and of how much of it is read."""
     from ..text import as_corpus
 
-    corpus = as_corpus([evaluation] if isinstance(evaluation, str) else evaluation)
+    corpus = as_corpus([test_text] if isinstance(test_text, str) else test_text)
     digest = hashlib.sha256(str(max_tokens).encode())
     for document in corpus.documents:
         digest.update(document.text.encode() + b"\0")
@@ -264,17 +264,17 @@ def _row(key, model, summary=None):
     return row
 
 
-def _measure(tokenizer, evaluation, settings):
+def _measure(tokenizer, test_text, settings):
     """Return a function that measures a model."""
     from ..evaluation.perplexity import perplexity_report
 
-    texts = [evaluation] if isinstance(evaluation, str) else evaluation
+    texts = [test_text] if isinstance(test_text, str) else test_text
 
     def measure(model):
         report = perplexity_report(
             model, tokenizer, texts, settings.context, max_tokens=settings.max_tokens, bos=settings.bos
         )
-        found = {"perplexity": report["perplexity"], "evaluation_tokens": report["n_tokens"]}
+        found = {"perplexity": report["perplexity"], "test_tokens": report["n_tokens"]}
         if settings.minimal_pairs is not None:
             from ..evaluation.minimal_pairs import minimal_pairs
 

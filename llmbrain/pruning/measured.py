@@ -106,7 +106,7 @@ class Measured:
         self.model, self.parts, self.sizes = shared.model, shared.parts, shared.sizes
         self.progress = shared.progress
         self.weighting = TOKEN_WEIGHTS[options.token_weights]
-        self._text = (context, options.n_tokens, options.bos)
+        self._text = (context, options.max_tokens, options.bos)
         # Two recipes with the same of these read the same statistics.
         self.reading = (*self._text, options.batch_size, options.token_weights)
 
@@ -118,8 +118,8 @@ class Measured:
     @property
     def windows(self):
         """Calibration windows of token ids."""
-        context, n_tokens, bos = self._text
-        cut = partial(calibration_windows, context=context, n_tokens=n_tokens, bos=bos)
+        context, max_tokens, bos = self._text
+        cut = partial(calibration_windows, context=context, max_tokens=max_tokens, bos=bos)
         return self.shared.once(("windows", *self._text), lambda: cut(self.shared.tokenizer, self.shared.calibration))
 
     @property
@@ -158,7 +158,7 @@ class Measured:
             return self.shared.split_maps(networks), None
         found = find_networks(
             networks, self.model, self.shared.tokenizer, self.windows, context=self.options.context,
-            random_state=self.random_state, n_tokens=self.options.network_tokens,
+            random_state=self.random_state, max_tokens=self.options.network_tokens,
             progress=self.progress("networks", len(self.parts)),
         )  # fmt: skip
         return self.shared.split_maps(found), found.info

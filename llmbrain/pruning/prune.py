@@ -12,11 +12,15 @@ from ..exceptions import LLMBrainWarning, ParameterError
 from ..geometry import NeuronGeometry
 from ..lesions.context import refuse_lesioned
 from ..models.identity import describe_model
-from .budget import RATIO_OF, check_budget, check_ratio, compare_counts, compare_speed, count_parameters, measure_speed
+from ..models.origin import origin_of
+from ..text import as_corpus
+from .budget import RATIO_OF, check_budget, check_ratio, compare_counts, compare_speed, count_parameters
 from .calibration import calibration_hash, n_calibration_tokens
 from .cut import account, cut
+from .formats import FORMATS
 from .measured import Measurements
 from .pruned import PrunedModel
+from .quality import compare_quality, measure_quality
 from .recipe import Recipe
 
 __all__ = ["Plan", "Pruner", "prune"]
@@ -36,6 +40,8 @@ def prune(
     networks=None,
     options=None,
     random_state=0,
+    format=None,
+    test_text=None,
     inplace=False,
     measure=True,
     progress=True,
@@ -73,10 +79,17 @@ def prune(
         Override that part of the recipe, see :class:`llmbrain.pruning.Recipe`. A dictionary of options changes the
         options that it names; an :class:`llmbrain.pruning.Options` replaces all of them.
     random_state : int
+    format : {"hetero", "uniform", "padded", "gguf"}, optional
+        How the model will be saved. A recipe that the format cannot hold is refused before the work. A format that
+        needs one allocation, such as ``uniform``, sets it unless ``allocation`` is given.
+    test_text : Corpus, str or list of str, optional
+        Other text. Perplexity on its first 2,048 tokens and a short continuation, before and after, go into the
+        summary and the model card.
     inplace : bool
         Prune the model itself instead of a copy.
     measure : bool
-        Measure tokens per second before and after (a second or two for a small model), for the summary.
+        Measure tokens per second of both models in turn (some seconds for a small model), for the summary. Not with
+        ``inplace``, where only one model is left.
     progress : bool
         Show progress bars in a terminal.
 
@@ -99,16 +112,25 @@ def prune(
     >>> pruned = lb.prune(model, tokenizer, lb.load_corpus("demo"), 0.2, recipe="fast")  # doctest: +SKIP
     >>> pruned.save_pretrained("smaller")  # doctest: +SKIP
     """
+    writer = FORMATS[format or "hetero"]
     given = {
-        "score": score, "allocation": allocation, "compensation": compensation, "networks": networks,
-        "options": options,
+        "score": score, "allocation": writer.allocation if allocation is None else allocation,
+        "compensation": compensation, "networks": networks, "options": options,
     }  # fmt: skip
     recipe = Recipe.named(recipe).with_(**{name: value for name, value in given.items() if value is not None})
     pruner = Pruner(model, tokenizer, calibration, progress)
     plan = pruner.plan(recipe, ratio, ratio_of, random_state)
+    if writer.check is not None:
+        writer.check(model, recipe)
     if recipe.networks is not None and not recipe.reads_networks:
         warn_unread()
-    return pruner.run(plan, inplace=inplace, measure=measure)
+    before = None if test_text is None else measure_quality(model, tokenizer, test_text)
+    pruned = pruner.run(plan, inplace=inplace, measure=measure)
+    pruned.format = format or "hetero"
+    if before is not None:
+        after = measure_quality(pruned.model, tokenizer, test_text)
+        pruned.summary["quality"] = compare_quality(before, after, as_corpus(test_text).name)
+    return pruned
 
 
 def warn_unread(stacklevel=3):
@@ -179,8 +201,7 @@ class Pruner:
         start = time.perf_counter()
         shared = self.measurements
         model, measured = shared.model, shared.of(plan.recipe, plan.random_state)
-        before, described = shared.counts, describe_model(model)
-        speed = measure_speed(model) if measure else None
+        before, described = shared.counts, {**describe_model(model), "origin": origin_of(model)}
         kept, heads, scores = self._choose(plan, measured)
         target = model if inplace else copy.deepcopy(model)
         table = self._cut(target, plan, measured, kept, heads)
@@ -191,8 +212,8 @@ class Pruner:
             "n_heads_kept": None if heads is None else [len(h) for h in heads],
             "layers": table.to_dict("list"), **_versions(), "seconds": round(time.perf_counter() - start, 1),
         }  # fmt: skip
-        if measure:
-            summary["speed"] = compare_speed(speed, measure_speed(target))
+        if measure and target is not model:
+            summary["speed"] = compare_speed(model, target)
         geometry = NeuronGeometry.from_sizes(shared.sizes, site="mlp")
         return PrunedModel(target, shared.tokenizer, kept, geometry, table, scores, summary, heads)
 

@@ -9,7 +9,7 @@ from ..files import atomic_dir, check_output_folder, mark_folder, read_json, wri
 from ..geometry import NeuronGeometry
 from ..lesions.context import refuse_lesioned
 from .formats import FORMATS
-from .formats.card import model_card
+from .formats.card import gain_in_words, model_card
 
 __all__ = ["MARKER", "PrunedModel", "load_pruned"]
 
@@ -37,12 +37,15 @@ class PrunedModel:
         Recipe, ratios of neurons and parameters, bytes, calibration hash, seed, versions, as plain values.
     kept_heads : list of numpy.ndarray of int or None
         Query heads that each layer kept, if heads were pruned.
+    format : str
+        The format for which it was checked, and in which it is saved by default.
     """
 
     def __init__(self, model, tokenizer, kept, geometry, table, scores, summary, kept_heads=None):
         self.model, self.tokenizer = model, tokenizer
         self.kept, self.kept_heads, self.geometry = kept, kept_heads, geometry
         self.table, self.scores, self.summary = table, scores, summary
+        self.format = "hetero"
 
     def __repr__(self):
         s = self.summary
@@ -50,6 +53,27 @@ class PrunedModel:
             f"PrunedModel({s['neurons_removed']:.1%} of the neurons, {s['total_parameters_removed']:.1%} of all "
             f"parameters removed; {s['score']} + {s['allocation']} + {s['compensation']})"
         )
+
+    def describe(self):
+        """Describe what was removed and what it cost, in a few lines of text."""
+        s, quality, speed = self.summary, self.summary.get("quality"), self.summary.get("speed")
+        lines = [
+            f"recipe: {s['recipe']} ({s['score']} + {s['allocation']} + {s['compensation']}), "
+            f"{s['calibration_tokens']:,} calibration tokens",
+            *(
+                f"{label}: {s[key + '_before']:,} -> {s[key + '_after']:,} (-{s[key + '_removed']:.1%})"
+                for label, key in (("MLP neurons", "neurons"), ("parameters", "total_parameters"), ("bytes", "bytes"))
+            ),
+            f"neurons kept per layer: {min(s['n_kept']):,} to {max(s['n_kept']):,}",
+        ]
+        if quality:
+            ratio = quality["perplexity_after"] / quality["perplexity_before"]
+            lines.append(
+                f"perplexity: {quality['perplexity_before']:.2f} -> {quality['perplexity_after']:.2f} ({ratio:.3f} x) "
+                f"on {quality['n_tokens']:,} tokens of {quality['text']}"
+            )
+        lines += [line for line in (gain_in_words(speed, what) for what in ("prefill", "decode")) if speed and line]
+        return "\n".join(lines)
 
     @property
     def mask(self):
@@ -61,7 +85,7 @@ class PrunedModel:
             values[self.geometry.layer_slice(i)][kept] = False
         return NeuronMask(values, self.geometry, name="removed")
 
-    def save_pretrained(self, folder, format="hetero", *, tokenizer=None, results=None):
+    def save_pretrained(self, folder, format=None, *, tokenizer=None, results=None):
         """Write the model into a folder.
 
         An earlier pruned model in the folder is replaced when the new one is complete. Nothing else is replaced.
@@ -69,10 +93,11 @@ class PrunedModel:
         Parameters
         ----------
         folder : path-like
-        format : {"hetero", "uniform", "padded", "gguf"}
-            ``hetero`` keeps the width of every layer: ``llmbrain.load_model`` opens it, and transformers with
-            ``trust_remote_code=True``. ``uniform`` needs equal widths and loads anywhere. ``padded`` adds zeros up to
-            the widest layer, which changes no logit, and loads anywhere. ``gguf`` writes one file for llama.cpp.
+        format : {"hetero", "uniform", "padded", "gguf"}, optional
+            Default: the one that was given to :func:`llmbrain.prune`, else ``hetero``. ``hetero`` keeps the width of
+            every layer: ``llmbrain.load_model`` opens it, and transformers with ``trust_remote_code=True``. ``uniform``
+            needs equal widths and loads anywhere. ``padded`` adds zeros up to the widest layer, which changes no logit,
+            and loads anywhere. ``gguf`` writes one file for llama.cpp.
         tokenizer : transformers tokenizer, optional
             Saved with the model; default the one it was pruned with.
         results : pandas.DataFrame, optional
@@ -87,7 +112,8 @@ class PrunedModel:
         ParameterError
             For an unknown format, a model that the format cannot hold, or a folder with anything else in it.
         """
-        writer, tokenizer = FORMATS[format], tokenizer or self.tokenizer
+        format, tokenizer = format or self.format, tokenizer or self.tokenizer
+        writer = FORMATS[format]
         refuse_lesioned(self.model, "saved")
         check_output_folder(folder, MARKER, inputs=[getattr(self.model.config, "_name_or_path", "")])
         with atomic_dir(folder) as part:
@@ -95,7 +121,9 @@ class PrunedModel:
             if tokenizer is not None and not writer.own_tokenizer:
                 tokenizer.save_pretrained(part)
             self._save_arrays(part)
-            write_text(part / "README.md", model_card(self, format, results))
+            files = [path for path in part.rglob("*") if path.is_file()]
+            size = {"bytes": sum(path.stat().st_size for path in files), "n_files": len(files)}
+            write_text(part / "README.md", model_card(self, format, results, size))
             mark_folder(part, MARKER, {**self._plain_summary(), "format": format})
         return Path(folder)
 
@@ -118,13 +146,14 @@ class PrunedModel:
         return {**self.summary, "layers": layers, "geometry": self.geometry.to_dict()}
 
 
-def load_pruned(folder, *, dtype="float32", device="cpu"):
+def load_pruned(folder, *, dtype="auto", device="auto"):
     """Open a folder written by :meth:`PrunedModel.save_pretrained`, with the description of how it was made.
 
     Parameters
     ----------
     folder : path-like
     dtype, device : str
+        See :func:`llmbrain.load_model`.
 
     Returns
     -------

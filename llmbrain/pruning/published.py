@@ -49,10 +49,10 @@ class LayerMaps:
         return torch.cat(rows, dim=1).cpu().numpy()
 
 
-def find_networks(how, model, tokenizer, texts, *, context, random_state, n_tokens, progress=None):
-    """Find networks by one of the ways of :data:`NETWORK_FINDERS`; ``n_tokens`` limits those that need a limit."""
+def find_networks(how, model, tokenizer, texts, *, context, random_state, max_tokens, progress=None):
+    """Find networks by one of the ways of :data:`NETWORK_FINDERS`; ``max_tokens`` limits those that need a limit."""
     finder = NETWORK_FINDERS[how]
-    limit = {"n_tokens": n_tokens} if finder.limited else {}
+    limit = {"max_tokens": max_tokens} if finder.limited else {}
     return finder.value(model, tokenizer, texts, context=context, random_state=random_state, progress=progress, **limit)
 
 
@@ -146,7 +146,7 @@ def layer_networks(
 
 @NETWORK_FINDERS.register("joint", limited=True)
 def joint_networks(
-    model, tokenizer, texts, *, n_components=128, n_tokens=8192, context=1024, random_state=0, progress=None
+    model, tokenizer, texts, *, n_components=128, max_tokens=8192, context=1024, random_state=0, progress=None
 ):
     """Find networks of the neurons of all layers together: one map spans the whole model.
 
@@ -156,8 +156,8 @@ def joint_networks(
         As for :func:`layer_networks`.
     n_components : int
         Reduced if there are fewer tokens.
-    n_tokens : int or None
-        Use only the first ``n_tokens`` tokens: all neurons are held in memory for all of them at once.
+    max_tokens : int or None
+        Use only the first ``max_tokens`` tokens: all neurons are held in memory for all of them at once.
 
     Returns
     -------
@@ -166,7 +166,7 @@ def joint_networks(
     """
     context = min(context, longest_context(model, 2048))
     parts = prunable_mlps(model)
-    blocks = calibration_blocks(tokenizer, texts, context=context, n_tokens=n_tokens)
+    blocks = calibration_blocks(tokenizer, texts, context=context, max_tokens=max_tokens)
     walk, signals = Walk(model, blocks), []
     for part in parts:
         signals.append(_signals(walk, part, "neuron"))

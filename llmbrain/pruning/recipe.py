@@ -31,7 +31,7 @@ def _reading(default):
     return field(default=default, metadata={"reading": True})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Options:
     """Settings of a :class:`Recipe` beyond score, allocation and compensation.
 
@@ -39,7 +39,7 @@ class Options:
     ----------
     context : int
         Tokens of a calibration window.
-    n_tokens : int or None
+    max_tokens : int or None
         Most calibration tokens to use.
     bos : {"auto", True, False}
         Special tokens at the head of every calibration window, see :func:`llmbrain.text.leading_tokens`.
@@ -88,7 +88,7 @@ class Options:
     """
 
     context: int = _reading(1024)
-    n_tokens: int | None = _reading(None)
+    max_tokens: int | None = _reading(None)
     bos: bool | str = _reading("auto")
     batch_size: int = _reading(8)
     exempt: tuple = ()
@@ -123,7 +123,7 @@ class Options:
             raise ParameterError(f"round_to={self.round_to!r} must be a whole number from 1 to 256.")
         self._check_whole("context", 2)
         self._check_whole("batch_size", 1)
-        self._check_whole("n_tokens", 2, none=True)
+        self._check_whole("max_tokens", 2, none=True)
         self._check_whole("network_tokens", 4, none=True)
         if self.head_score is not None:
             HEAD_SCORES.check(self.head_score)
@@ -148,12 +148,16 @@ class Options:
             choose("option", name, names)
         return replace(self, **changes)
 
+    def __repr__(self):
+        changed = [f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) != f.default]
+        return f"Options({', '.join(changed)})"
+
     def to_dict(self):
         """Plain values, by name."""
         return asdict(self)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Recipe:
     """How a model is pruned: which neurons are removed, how many of each layer, and what the others do for them.
 
@@ -205,6 +209,10 @@ class Recipe:
                 f"The score {self.names()[0]!r} ranks neurons only. With heads=True, set the option head_score to one "
                 f"of {', '.join(map(repr, HEAD_SCORES))}."
             )
+
+    def __repr__(self):
+        name = f"{self.name!r}: " if self.name else ""
+        return f"Recipe({name}{' + '.join(self.names())}, {self.options!r})"
 
     @classmethod
     def named(cls, recipe):

@@ -31,7 +31,7 @@ __all__ = ["forecast", "record"]
 _WAIT = 0.5  # seconds before retrying runs that another process is recording
 
 
-def record(model, tokenizer, corpus, out=None, *, run_index=None, progress=True, **options):
+def record(model, tokenizer, text, out=None, *, run_index=None, progress=True, **options):
     """Record the activations of a model's neurons while it reads texts.
 
     Activations are written into 4D NIfTI files, ``(layer, row, column, token)``, each with a JSON sidecar and an
@@ -45,7 +45,7 @@ def record(model, tokenizer, corpus, out=None, *, run_index=None, progress=True,
     model : transformers.PreTrainedModel
         Its outputs do not change.
     tokenizer : transformers.PreTrainedTokenizerBase
-    corpus : Corpus, list of str, str, path-like or Material
+    text : Corpus, list of str, str, path-like or Material
         Anything that :func:`llmbrain.load_corpus` accepts, or what :func:`llmbrain.recording.conversations` (chat
         templates with roles) or :func:`llmbrain.recording.generated` (prompts and the model's continuations) return.
     out : path-like, optional
@@ -83,7 +83,7 @@ def record(model, tokenizer, corpus, out=None, *, run_index=None, progress=True,
     >>> runs = record(model, tokenizer, load_corpus("demo"), out="study")  # doctest: +SKIP
     >>> runs[0].to_array().shape, runs.events.columns  # doctest: +SKIP
     """
-    job = prepare(model, tokenizer, corpus, RecordingOptions(**options))
+    job = prepare(model, tokenizer, text, RecordingOptions(**options))
     wanted = job.wanted(run_index)
     study = job.study(out if out is not None else _temporary())
     missing = job.missing(study, wanted)
@@ -101,12 +101,12 @@ def record(model, tokenizer, corpus, out=None, *, run_index=None, progress=True,
     return recordings[job.options.site] if isinstance(job.options.site, str) else recordings
 
 
-def forecast(model, tokenizer, corpus, **options):
+def forecast(model, tokenizer, text, **options):
     """Compute the size of a recording without recording.
 
     Parameters
     ----------
-    model, tokenizer, corpus, **options
+    model, tokenizer, text, **options
         As in :func:`llmbrain.record`.
 
     Returns
@@ -114,7 +114,7 @@ def forecast(model, tokenizer, corpus, **options):
     Forecast
         Print it, or read its numbers.
     """
-    return prepare(model, tokenizer, corpus, RecordingOptions(**options)).forecast
+    return prepare(model, tokenizer, text, RecordingOptions(**options)).forecast
 
 
 def _record_runs(job, study, missing, progress):

@@ -23,7 +23,7 @@ class MarkedDocument(TokenizedDocument):
     columns: dict = field(default_factory=dict)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Material:
     """What a recording reads.
 
@@ -38,9 +38,13 @@ class Material:
     documents: list
     corpus: dict
 
+    def __repr__(self):
+        n = sum(len(document.ids) for document in self.documents)
+        return f"Material({self.corpus.get('name')!r}, {len(self.documents)} documents, {n:,} tokens)"
 
-def texts(corpus, tokenizer, bos="auto", n_tokens=None):
-    """Tokenize plain texts, up to about ``n_tokens`` tokens; a ``Material`` is returned unchanged."""
+
+def texts(corpus, tokenizer, bos="auto", max_tokens=None):
+    """Tokenize plain texts, up to about ``max_tokens`` tokens; a ``Material`` is returned unchanged."""
     if isinstance(corpus, Material):
         if bos != "auto":
             raise ParameterError(
@@ -48,7 +52,7 @@ def texts(corpus, tokenizer, bos="auto", n_tokens=None):
             )
         return corpus
     corpus = as_corpus(corpus)
-    return Material(encode(corpus, tokenizer, bos=bos, total=n_tokens), _describe(corpus))
+    return Material(encode(corpus, tokenizer, bos=bos, max_tokens=max_tokens), _describe(corpus))
 
 
 def conversations(chats, tokenizer, *, name="chat", add_generation_prompt=False):

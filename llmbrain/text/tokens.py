@@ -113,7 +113,7 @@ def _join(tokenizer, ids):
     return " ".join(tokenizer.convert_ids_to_tokens(list(ids))) or "none"
 
 
-def encode(documents, tokenizer, *, bos="auto", max_tokens=None, total=None):
+def encode(documents, tokenizer, *, bos="auto", per_document=None, max_tokens=None):
     """Turn documents into token ids, one document at a time.
 
     Parameters
@@ -123,10 +123,10 @@ def encode(documents, tokenizer, *, bos="auto", max_tokens=None, total=None):
         Needs no padding token.
     bos : {"auto", True, False}
         Special tokens before every document, see `leading_tokens`. With False, those after a text are left out, too.
+    per_document : int, optional
+        Cut each document to ``per_document`` tokens, special tokens included.
     max_tokens : int, optional
-        Cut each document to ``max_tokens`` tokens, special tokens included.
-    total : int, optional
-        Stop after ``total`` tokens of text. Documents that are not reached are left out, and the last one is cut.
+        Stop after ``max_tokens`` tokens of text. Documents that are not reached are left out, and the last one is cut.
 
     Returns
     -------
@@ -138,7 +138,7 @@ def encode(documents, tokenizer, *, bos="auto", max_tokens=None, total=None):
     CorpusError
         If a document has fewer than two tokens, special tokens not counted.
     ParameterError
-        If ``max_tokens`` leaves fewer than two tokens of text.
+        If ``per_document`` leaves fewer than two tokens of text.
 
     Examples
     --------
@@ -151,13 +151,13 @@ def encode(documents, tokenizer, *, bos="auto", max_tokens=None, total=None):
     >>> document.ids.tolist(), document.is_special.tolist()
     ([0, 1, 2, 3], [True, False, False, False])
     """
-    for name, value in (("max_tokens", max_tokens), ("total", total)):
+    for name, value in (("per_document", per_document), ("max_tokens", max_tokens)):
         check_count(name, value, 2, optional=True)
-    encoder, found, left = Encoder(tokenizer, bos), [], total
+    encoder, found, left = Encoder(tokenizer, bos), [], max_tokens
     for document in as_corpus(documents):
-        limit = max_tokens
+        limit = per_document
         if left is not None:
-            limit = min(max(left, 2) + len(encoder.head), max_tokens or np.inf)
+            limit = min(max(left, 2) + len(encoder.head), per_document or np.inf)
         found.append(encoder.document(document, limit))
         if left is not None:
             left -= int((~found[-1].is_special).sum())
@@ -221,8 +221,8 @@ class Encoder:
         if n_text < 2:
             if limit is not None and len(self.prompt(document.text, limit + 2)) > limit:
                 raise ParameterError(
-                    f"max_tokens={limit} leaves {n_text} token(s) of text in document {document.id!r}, because special "
-                    "tokens count too; at least 2 are needed. Raise max_tokens."
+                    f"per_document={limit} leaves {n_text} token(s) of text in document {document.id!r}, as special "
+                    "tokens count too; at least 2 are needed. Raise per_document."
                 )
             raise CorpusError(
                 f"Document {document.id!r} has {n_text} token{'' if n_text == 1 else 's'} ({document.text[:40]!r}); "

@@ -64,12 +64,14 @@ def test_a_kind_of_lesion_and_its_value_reach_the_study(monkeypatch, tmp_path, c
 
     def lesions(study, **options):
         got.update(options)
-        return SimpleNamespace(table=SimpleNamespace(to_string=lambda **_: "a table"))
+        return SimpleNamespace(summary=lambda: "a summary")
 
     monkeypatch.setattr(pipeline, "lesion_networks", lesions)
+    monkeypatch.setattr("llmbrain.cli.study._pattern", lambda *_: "files")
     cli.main(["lesion", str(tmp_path), "--how", "scale", "--value", "2", "--strength", "0.5"])
     assert (got["how"], got["value"], got["strength"]) == ("scale", 2.0, 0.5)
-    assert "a table" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "a summary" in out and "Wrote files" in out and f"Next: llmbrain report {tmp_path}" in out
 
 
 def test_info_gives_versions():
@@ -84,7 +86,7 @@ def test_info_gives_versions():
     [
         (["nonsense"], "No such command"),
         (["record", "--model", "demo"], "--out"),
-        (["record", "--corpus", "no/such/file.txt", "--out", "x"], "no/such/file.txt"),
+        (["record", "--text", "no/such/file.txt", "--out", "x"], "no/such/file.txt"),
         (["networks", "no-study"], "no-study"),
         (["report", "no-study"], "no-study"),
         (["evaluate", "./no-model"], "no-model"),
@@ -127,7 +129,7 @@ def test_the_whole_path_on_the_real_model(tmp_path):
     assert again.stdout.count("done before") == 3
     assert {p: p.stat().st_mtime_ns for p in study.rglob("*.nii*")} == before
 
-    other = llmbrain("record", "--corpus", __file__, "--out", study)
+    other = llmbrain("record", "--text", __file__, "--out", study)
     assert other.returncode == 2
     assert "holds a study of another corpus" in other.stderr
 

@@ -32,7 +32,7 @@ def test_ctrl_c_ends_with_130_and_a_sentence():
         "p.describe_environment = lambda: (print('on', flush=True), time.sleep(60)); cli.main(['info'])"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-t", command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout.readline() == "on\n"
     time.sleep(0.2)
@@ -110,7 +110,7 @@ def test_a_full_disk_names_the_file_that_was_written(tmp_path, monkeypatch):
         (["lesion", "x", "--value", "nan"], "--value"),
         (["networks", "x", "--n-repeats", "-1"], "--n-repeats"),
         (["networks", "x", "--n-components", "0"], "--n-components"),
-        (["info", "--n-tokens", "0"], "--n-tokens"),
+        (["info", "--max-tokens", "0"], "--max-tokens"),
         (["record", "--out", "x", "--layers", "1-1000000000"], "--layers"),
     ],
 )

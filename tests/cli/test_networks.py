@@ -6,7 +6,7 @@ from commands import run
 from tiny import tiny_model, tiny_tokenizer
 
 from llmbrain import cli
-from llmbrain.dataset import open_recording
+from llmbrain.dataset import Study, open_recording
 from llmbrain.exceptions import ParameterError
 from llmbrain.networks import NetworkSet
 
@@ -20,7 +20,7 @@ def study(tmp_path_factory):
     tiny_model("llama").save_pretrained(root / "tiny")
     tiny_tokenizer().save_pretrained(root / "tiny")
     (root / "heron.txt").write_text(TEXT)
-    given = ["-m", root / "tiny", "-c", root / "heron.txt", "-o", root / "study", "--tokens-per-run", 150]
+    given = ["-m", root / "tiny", "-t", root / "heron.txt", "-o", root / "study", "--tokens-per-run", 150]
     cli.main([str(a) for a in ("record", *given, "--site", "mlp", "--site", "attention")])
     return root / "study"
 
@@ -42,7 +42,7 @@ def test_site_of_the_networks_is_that_of_lesions_and_report(study, capsys):
             "--threshold", 1.5, "--n-controls", 2, "--max-tokens", 60, "--how", "mean",
         )  # fmt: skip
         assert code == 0, err
-        assert "network-00" in out
+        assert "network-00" in out and "intact" in out and out.splitlines()[-1] == f"Next: llmbrain report {study}"
         assert run(capsys, "report", study)[0] == 0
         html = next(study.rglob("*report.html")).read_text(encoding="utf-8")
         assert f"site “{site}”" in html
@@ -69,3 +69,57 @@ def test_metrics_follow_the_threshold(study, capsys):
         networks = NetworkSet.load(study)
         sizes = [int(mask.count) for mask in networks.masks(float(threshold))]
         assert networks.metrics["n_neurons"].tolist() == sizes and networks.info["threshold"] == threshold
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_own_masks_tasks_controls_and_positions_reach_the_lesions(study, tmp_path, capsys):
+    """Masks of two sites and a file without sidecar; the table is that of the same study in Python."""
+    import json
+
+    import llmbrain as lb
+    from llmbrain.lesions import LesionResult, LesionStudy, LossTask, MinimalPairTask
+
+    model, tokenizer = lb.load_model(study.parent / "tiny")
+    a = lb.NeuronMask.from_names([(0, 1), (2, 3)], model, name="a")
+    b = lb.NeuronMask.from_heads([(1, 0)], model, name="b")
+    pairs = [("the heron stood in the river", "the heron stood in a river"), ("it ate one fish", "it ate one fishes")]
+    rows = [{"sentence_good": good, "sentence_bad": bad} for good, bad in pairs]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    args = ("--mask", a.save(tmp_path / "a.nii.gz"), "--mask", b.save(tmp_path / "b.nii.gz"))
+    args += ("--task", f"minimal_pairs={tmp_path / 'pairs.jsonl'}", "--task", "loss", "--control", "layer")
+    args += ("--positions", "1,3-5", "--n-controls", 2, "--text", study.parent / "heron.txt", "--max-tokens", 60)
+    code, out, err = run(capsys, "lesion", study, "-m", study.parent / "tiny", *args)
+    assert code == 0, err
+    assert "*_desc-masks_*" in out
+    found = LesionResult.load(Study.open(study), "masks").table
+    expected = LesionStudy(
+        [a, b], [MinimalPairTask(pairs), LossTask(lb.load_corpus(study.parent / "heron.txt"), max_tokens=60)], 2,
+        ["layer"], reference={"mlp": open_recording(study, "mlp"), "attention": open_recording(study, "attention")},
+        options={"positions": [1, 3, 4, 5]}, random_state=0,
+    ).run(model, tokenizer, progress=False).table  # fmt: skip
+    assert found["network"].tolist() == expected["network"].tolist() and set(found["family"]) == {"layer"}
+    np.testing.assert_allclose(found["effect"], expected["effect"], atol=1e-6)
+    np.testing.assert_allclose(found["control_mean"], expected["control_mean"], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--mask", "no-file.nii.gz"], "no-file.nii.gz"),
+        (["--mask", "no-mask.txt"], "no-mask.txt"),
+        (["--task", "lost"], "Did you mean 'loss'"),
+        (["--task", "multiple_choice"], "multiple_choice=FILE"),
+        (["--task", "generation"], "make it in Python"),
+        (["--task", "callable=x.py"], "takes no file"),
+        (["--control", "layers"], "layers"),
+        (["--positions", "first"], "--positions"),
+        (["--positions", "prompt"], "needs a prompt"),
+        (["--n-networks", "0"], "--n-networks"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_wrong_masks_tasks_and_controls_are_one_sentence(args, says, study, capsys, monkeypatch):
+    run(capsys, "networks", study, "--n-components", 2, "--n-repeats", 0, "--site", "mlp", "--threshold", 1.5)
+    given = ("--text", study.parent / "heron.txt", "-m", study.parent / "tiny", "--threshold", 1.5)
+    code, _, said = run(capsys, "lesion", study, *given, *args)
+    assert code == 2 and says in said and "Traceback" not in said and "unexpected" not in said

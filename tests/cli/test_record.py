@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
 
 
 def record_command(capsys, folder, out, *args):
-    return run(capsys, "record", "-m", folder / "tiny", "-c", folder / "heron.txt", "-o", out, *args)
+    return run(capsys, "record", "-m", folder / "tiny", "-t", folder / "heron.txt", "-o", out, *args)
 
 
 def test_every_option_reaches_the_recorder(folder, tmp_path, capsys):
@@ -43,7 +43,9 @@ def test_every_option_reaches_the_recorder(folder, tmp_path, capsys):
     )  # fmt: skip
     assert code == 0, err
     there = {site: open_recording(tmp_path / "cli", site) for site in ("mlp", "attention")}
-    assert [line for line in out.splitlines() if line.endswith(".nii")] == [p for r in there.values() for p in r.paths]
+    for site, runs in there.items():
+        assert f"*_desc-{site}_bold.nii ({len(runs)} runs)" in out
+    assert out.splitlines()[-1] == f"Next: llmbrain networks {tmp_path / 'cli'}"
     expected = record(
         tiny_model("llama"), tiny_tokenizer(), folder / "heron.txt", tmp_path / "api", site=["mlp", "attention"],
         layers=[0, 2, 3], every=3, context=48, warmup=20, tokens_per_run=40, storage="int16", max_tokens=90,
@@ -66,7 +68,7 @@ def test_jobs_of_an_array_fill_one_folder(folder, tmp_path, capsys):
         code, out, _ = record_command(
             capsys, folder, tmp_path / "jobs", "--tokens-per-run", 60, "--run-index", job, "--site", "mlp"
         )
-        assert code == 0 and out.count("_bold.nii") == (n_runs - 1 if "," in job else 1)
+        assert code == 0 and f"_bold.nii ({n_runs - 1 if ',' in job else 1} run" in out
     for a, b in zip(open_recording(tmp_path / "all"), open_recording(tmp_path / "jobs")):
         assert a.path.read_bytes() == b.path.read_bytes()
     code, _, err = record_command(capsys, folder, tmp_path / "jobs", "--tokens-per-run", 60, "--run-index", n_runs + 1)
@@ -74,7 +76,7 @@ def test_jobs_of_an_array_fill_one_folder(folder, tmp_path, capsys):
 
 
 def test_chats_and_answers(folder, tmp_path, capsys):
-    code, _, err = run(capsys, "record", "-m", folder / "tiny", "-c", folder / "chats.jsonl", "-o", tmp_path / "chat",
+    code, _, err = run(capsys, "record", "-m", folder / "tiny", "-t", folder / "chats.jsonl", "-o", tmp_path / "chat",
                        "--chat", "--generate", 4)  # fmt: skip
     assert code == 0, err
     events = open_recording(tmp_path / "chat").events
@@ -134,7 +136,7 @@ def test_numbers_and_ranges():
 
 
 def test_info_lists_sites_sizes_geometry_and_weight(folder, capsys):
-    code, out, _ = run(capsys, "info", folder / "tiny", "--n-tokens", 1 << 20)
+    code, out, _ = run(capsys, "info", folder / "tiny", "--max-tokens", 1 << 20)
     assert code == 0
     lines = {line.split()[0]: line for line in out.splitlines() if line.strip()}
     assert f"{N_LAYERS} layers" in out

@@ -40,13 +40,17 @@ def command(*args):
 
 
 def test_the_command_prune_takes_networks_and_formats(files, tmp_path, capsys):
-    common = ["--model", files / "tiny", "--calibration", files / "text.txt", "--recipe", "fast", "--ratio", 0.5]
-    common += ["--calibration-tokens", 200]
+    common = ["--model", files / "tiny", "--text", files / "text.txt", "--recipe", "fast", "--ratio", 0.5]
+    common += ["--max-tokens", 200]
     command("prune", *common, "--out", tmp_path / "a", "--networks", "joint", "--allocation", "networks")
     told = lb.pruning.load_pruned(tmp_path / "a").summary["networks"]
     assert told["kind"] == "joint" and told["read"] and told["n_tokens"] <= 200
-    assert "recipe: fast, changed: allocation=networks" in capsys.readouterr().out
-    command("prune", *common, "--out", tmp_path / "b", "--format", "uniform", "--compensation", "ridge")
+    out = capsys.readouterr().out
+    assert "recipe: fast, changed: allocation=networks" in out and "MLP neurons: 192 -> 96 (-50.0%)" in out
+    assert out.splitlines()[-2:] == [f"Wrote {tmp_path / 'a'}", f"Next: llmbrain evaluate {tmp_path / 'a'}"]
+    command("prune", *common, "--out", tmp_path / "b", "--format", "uniform", "--compensation", "ridge", "--test-text",
+            files / "test.txt")  # fmt: skip
+    assert "perplexity: " in capsys.readouterr().out
     summary = lb.pruning.load_pruned(tmp_path / "b").summary
     assert summary["allocation"] == "uniform" and len(set(summary["n_kept"])) == 1
     command("prune", *common, "--out", tmp_path / "c", "--networks", "layers")
@@ -54,7 +58,7 @@ def test_the_command_prune_takes_networks_and_formats(files, tmp_path, capsys):
 
 
 def test_the_command_grid_has_what_run_grid_has(files, tmp_path, capsys):
-    common = ["grid", "--model", files / "tiny", "--calibration", files / "text.txt", "--evaluation"]
+    common = ["grid", "--model", files / "tiny", "--text", files / "text.txt", "--test-text"]
     common += [files / "test.txt", "--ratios", "0.2,0.4", "--context", 32, "--compensations", "none"]
     out, figure = tmp_path / "g.tsv", tmp_path / "g.png"
     command(*common, "--scores", "random,flap,network", "--allocations", "uniform", "--seeds", "0,3", "--networks",
@@ -83,7 +87,7 @@ def test_the_command_grid_asks_the_minimal_pairs_that_ship(files, tmp_path, monk
         return pd.DataFrame({"uid": ["a", "a", "b"], "correct": [True, False, True]})
 
     monkeypatch.setattr(module, "minimal_pairs", few)
-    command("grid", "--model", files / "tiny", "--calibration", files / "text.txt", "--evaluation", files / "test.txt",
+    command("grid", "--model", files / "tiny", "--text", files / "text.txt", "--test-text", files / "test.txt",
             "--ratios", "0.2", "--scores", "flap", "--allocations", "uniform", "--compensations", "none", "--context",
             32, "--minimal-pairs", "--out", tmp_path / "g.tsv")  # fmt: skip
     assert asked == ["all", "all"] and read_tsv(tmp_path / "g.tsv").minimal_pairs.tolist() == [0.75, 0.75]
@@ -96,7 +100,7 @@ def test_the_command_grid_replaces_nothing_foreign(content, files, tmp_path, cap
     (tmp_path / "mine.tsv").write_text(content)
     for out in (tmp_path / "mine.tsv", tmp_path):
         with pytest.raises(SystemExit):
-            command("grid", "--model", files / "tiny", "--calibration", files / "text.txt", "--out", out)
+            command("grid", "--model", files / "tiny", "--text", files / "text.txt", "--out", out)
         assert "it is not replaced. Choose another file" in " ".join(capsys.readouterr().err.split())
     assert (tmp_path / "mine.tsv").read_text() == content
 
@@ -109,7 +113,7 @@ def test_the_command_prune_replaces_nothing_foreign(inside, files, tmp_path, cap
     foreign.parent.mkdir(parents=True)
     foreign.write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path / "out")
-    common = ["prune", "--model", files / "tiny", "--calibration", files / "text.txt", "--recipe", "fast"]
+    common = ["prune", "--model", files / "tiny", "--text", files / "text.txt", "--recipe", "fast"]
     for out in (tmp_path / "out", tmp_path / "link", files / "tiny", files / "tiny" / "smaller", files / "text.txt"):
         with pytest.raises(SystemExit):
             command(*common, "--out", out)

@@ -137,7 +137,7 @@ def test_foreign_hooks_see_the_rows_and_survive():
 def test_plans_cover_every_pair_once_and_stay_within_the_limit():
     parts = sequences((40, 3, 17, 17, 9, 25))
     first = np.array([0, 3, 1, 2, 2, 0, 1])
-    plans = plan_batches(parts, first, max_tokens=150)
+    plans = plan_batches(parts, first, max_batch_tokens=150)
     pairs = [(c, s) for p in plans for c in p.conditions for s in p.sequences]
     assert sorted(pairs) == [(c, s) for c in range(7) for s in range(6)]
     assert sorted(s for p in plans if p.with_intact for s in p.sequences) == list(range(6))

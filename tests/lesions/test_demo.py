@@ -52,7 +52,7 @@ def test_batched_lesions_equal_single_ones(demo_model):
     model, tokenizer = demo_model
     sites, geometry = find_sites(model), NeuronGeometry.from_model(model)
     edits = [Edit(scattered(geometry, 0.02, 1)), Edit(scattered(geometry, 0.3, 2, range(20, 30)), "scale", value=1.5)]
-    task = LossTask(load_corpus("demo", split="heldout")[:3], n_tokens=40).prepare(model, tokenizer)
+    task = LossTask(load_corpus("demo", split="heldout")[:3], max_tokens=40).prepare(model, tokenizer)
     assert row_mode(model, sites, edits) == "prefix"
     batched, single = (
         condition_losses(model, sites, task.sequences, edits, Passes(mode=m)) for m in ("prefix", "single")
@@ -69,7 +69,7 @@ def test_a_lesion_of_the_strongest_neurons_stands_out(demo_model):
     strong = NeuronMask.top(statistics.importance(), 460, geometry, name="strongest")
     study = LesionStudy(
         [strong, scattered(geometry, 0.01, 3)],
-        [LossTask(load_corpus("demo", split="heldout")[:4], n_tokens=60)],
+        [LossTask(load_corpus("demo", split="heldout")[:4], max_tokens=60)],
         n_controls=3,
         controls=("layer",),
         reference=statistics,

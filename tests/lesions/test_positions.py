@@ -232,3 +232,128 @@ def test_a_compiled_wrapper_made_elsewhere_is_lesioned_too(masks):
     torch.testing.assert_close(got, expected)
     assert not torch.allclose(got, intact)
     torch.testing.assert_close(after, intact)
+
+
+# ------------------------------------------------------------------------------------------------ positions by number
+def test_listed_positions_equal_a_rule_that_chooses_them(tiny, masks):
+    model, _ = tiny
+
+    def chosen(ids):
+        where = torch.zeros_like(ids, dtype=torch.bool)
+        where[:, [1, 4]] = True
+        return where
+
+    with torch.no_grad():
+        with lesion(model, masks[0], positions=[4, 1]):
+            ours = model(IDS).logits
+        with lesion(model, masks[0], positions=chosen):
+            theirs = model(IDS).logits
+    assert torch.equal(ours, theirs) and not torch.equal(ours, model(IDS).logits)
+
+
+def test_listed_positions_do_not_count_padding_on_the_left(tiny, masks):
+    """A padded row is lesioned where the same text without padding is, also when it is read in parts."""
+    model, _ = tiny
+    padded = torch.cat([torch.zeros(1, 3, dtype=torch.long), IDS[:1]], 1)
+    attended = torch.tensor([[0] * 3 + [1] * 9])
+    place = attended.cumsum(-1).sub(1).clamp_min(0)
+    with torch.no_grad(), lesion(model, masks[0], positions=[2, 7]):
+        plain = model(IDS[:1]).logits
+        whole = model(padded, attention_mask=attended, position_ids=place).logits[:, 3:]
+        first = model(padded[:, :8], attention_mask=attended[:, :8], position_ids=place[:, :8], use_cache=True)
+        rest = model(
+            padded[:, 8:], attention_mask=attended, position_ids=place[:, 8:], past_key_values=first.past_key_values
+        )
+    torch.testing.assert_close(whole, plain)
+    torch.testing.assert_close(torch.cat([first.logits[:, 3:], rest.logits], 1), plain)
+
+
+def test_a_study_at_listed_positions_equals_single_lesions(tiny, masks):
+    model, tokenizer = tiny
+    task = LossTask(TEXTS, by_kind=False)
+    options = {"positions": [2, 3, 5], "importance": "norm"}
+    study = LesionStudy(masks, [task], n_controls=2, controls=["layer"], options=options)
+    result = study.run(model, tokenizer, progress=False)
+    windows = task.prepare(model, tokenizer).sequences
+    intact = sum(part.sum() for part in window_losses(model, windows))
+    n_tokens = sum(window.n_scored for window in windows)
+    for mask, effect in zip(masks, result.table["effect"]):
+        with lesion(model, mask, positions=[2, 3, 5]):
+            lesioned = sum(part.sum() for part in window_losses(model, windows))
+        assert (lesioned - intact) / n_tokens == pytest.approx(effect, abs=1e-5)
+    assert result.info["lesion"]["positions"] == "tokens 2, 3, 5"
+
+
+@pytest.mark.parametrize("positions", [[-1], [0.5], [], 3, [[1]], ["a"], "nowhere"])
+def test_wrong_positions_are_one_sentence(positions, tiny, masks):
+    with pytest.raises(ParameterError, match="position"):
+        lesion(tiny[0], masks[0], positions=positions)
+
+
+# ------------------------------------------------------------------------------------------------ several sites
+def test_a_mask_of_two_sites_equals_two_lesions(tiny):
+    model, _ = tiny
+    a = NeuronMask.from_names([(0, 1), (2, 5)], model, name="a")
+    b = NeuronMask.from_heads([(1, 0)], model, name="b")
+    with torch.no_grad():
+        with lesion(model, a | b):
+            ours = model(IDS).logits
+        with lesion(model, a), lesion(model, b):
+            theirs = model(IDS).logits
+    assert torch.equal(ours, theirs) and not torch.equal(ours, model(IDS).logits)
+
+
+@pytest.mark.parametrize("how", ["zero", "retain", "mean"])
+def test_masks_of_two_sites_in_one_study_are_tested_as_in_their_own(how, tiny):
+    """Effects, and controls from the network's own site, do not depend on the other networks of the study."""
+    model, tokenizer = tiny
+    a = NeuronMask.from_names([(0, 1), (2, 5), (2, 7)], model, name="a")
+    b = NeuronMask.from_heads([(1, 0), (3, 2)], model, name="b")
+    rest = {"n_controls": 3, "how": how, "reference": ["a text to refer to, of some length"], "random_state": 0}
+
+    def run(masks):
+        return LesionStudy(masks, [LossTask(TEXTS, by_kind=False)], **rest).run(model, tokenizer, progress=False)
+
+    together = run([a, b])
+    for k, mask in enumerate([a, b]):
+        alone, rows = run([mask]).table, together.table.query("network == @mask.name")
+        np.testing.assert_allclose(rows["effect"], alone["effect"], atol=1e-5)
+        assert (rows["n_neurons"] == mask.count).all()
+        if k == 0:  # the seeds of the controls depend on the place of the network in the study
+            np.testing.assert_allclose(rows["control_mean"], alone["control_mean"], atol=1e-5)
+    assert (together.controls.query("network == 'b'")["n_neurons"] == b.count).all()
+
+
+def test_the_controls_of_a_mask_of_two_sites_match_it_in_each(tiny):
+    model, tokenizer = tiny
+    both = NeuronMask.from_names([(0, 1), (2, 5)], model, name="a") | NeuronMask.from_heads([(1, 0)], model, name="b")
+    study = LesionStudy([both], [LossTask(TEXTS)], n_controls=4, controls=["layer"], reference=TEXTS, random_state=0)
+    design = study._design(model, tokenizer)
+    drawn = [condition.mask for condition in design.conditions if condition.family]
+    assert len(drawn) == 4
+    for control in drawn:
+        assert control.counts_per_layer.tolist() == both.counts_per_layer.tolist() and not (control & both).count
+        assert control.own_sites().geometry == both.geometry
+
+
+# ------------------------------------------------------------------------------------------------ reference
+@pytest.mark.parametrize("how", ["mean", "resample"])
+def test_a_reference_is_text_a_corpus_or_a_recording(how, tiny, masks, tmp_path):
+    """All of them give what their statistics give."""
+    import llmbrain as lb
+    from llmbrain.lesions import neuron_statistics
+
+    model, tokenizer = tiny
+    recording = lb.record(model, tokenizer, TEXTS, out=tmp_path / "study", progress=False)
+    expected = neuron_statistics(model, tokenizer, TEXTS, n_samples=1000)
+    found = []
+    for reference in (expected, TEXTS, lb.load_corpus(TEXTS), recording):
+        with torch.no_grad(), lesion(model, masks[0], how=how, reference=reference, tokenizer=tokenizer):
+            found.append(model(IDS).logits)
+    for logits in found[1:]:
+        torch.testing.assert_close(logits, found[0], atol=1e-4, rtol=1e-4)
+
+
+def test_a_text_without_tokenizer_is_one_sentence(tiny, masks):
+    with pytest.raises(ParameterError, match="tokenizer=tokenizer"):
+        lesion(tiny[0], masks[0], how="mean", reference=TEXTS)

@@ -102,7 +102,7 @@ def test_statistics_of_a_recording_equal_those_of_the_text(tokenizer, tmp_path):
     model, texts = tiny_model("llama"), ["one text about something", "and a second, longer text about other things"]
     recording = lb.record(model, tokenizer, texts, out=tmp_path / "study", progress=False)
     direct = neuron_statistics(model, tokenizer, texts, max_tokens=None)
-    read = neuron_statistics(model, texts=recording, max_tokens=None)
+    read = neuron_statistics(model, text=recording, max_tokens=None)
     assert read.n_tokens == direct.n_tokens
     np.testing.assert_allclose(read.mean, direct.mean, atol=1e-5)
     np.testing.assert_allclose(read.variance, direct.variance, rtol=1e-3, atol=1e-7)

@@ -277,7 +277,7 @@ def test_selectivity_covers_kinds_of_text_phenomena_and_localizer_conditions(tin
     tasks = [
         LossTask(TEXTS, "loss"),
         LossTask(load_localizer("language")[:8], "language"),
-        LossTask(load_localizer("arithmetic")[:8], "arithmetic", n_tokens=60),
+        LossTask(load_localizer("arithmetic")[:8], "arithmetic", max_tokens=60),
         MinimalPairTask("all", "pairs", n_pairs=2),
     ]
     result = run(tiny, masks, tasks, controls=("layer",))
@@ -316,7 +316,7 @@ def test_tasks_of_every_sort_run_together(tiny, masks):
         return [model(torch.arange(5)[None]).logits.std().item(), 1.0]
 
     tasks = [
-        LossTask(TEXTS, name="text", by_kind=False, n_tokens=60),
+        LossTask(TEXTS, name="text", by_kind=False, max_tokens=60),
         MinimalPairTask([MinimalPair("a b", "a c", "x", "0"), MinimalPair("a b d", "a c d", "x", "0")], by_kind=False),
         MultipleChoiceTask(questions, measure="margin"),
         CallableTask(length, higher_is_better=True),
@@ -424,9 +424,9 @@ def test_forecast_counts_the_work_without_doing_it(tiny, masks, monkeypatch):
 
 
 def test_the_token_budget_of_a_task_is_spread_over_the_documents(tiny):
-    prepared = LossTask(TEXTS, n_tokens=60).prepare(*tiny)
+    prepared = LossTask(TEXTS, max_tokens=60).prepare(*tiny)
     assert prepared.weights.tolist() == [10.0] * 6
-    assert LossTask(TEXTS, n_tokens=6).prepare(*tiny).weights.size == 3
+    assert LossTask(TEXTS, max_tokens=6).prepare(*tiny).weights.size == 3
 
 
 def test_default_task_is_the_held_out_demo_corpus(tiny, masks):
@@ -580,7 +580,7 @@ def test_an_interrupted_study_goes_on_where_it_stopped(tiny, masks, tmp_path, mo
 
     model, tokenizer = tiny
     path = tmp_path / "kept.npz"
-    study = LesionStudy(masks, TEXTS, n_controls=4, reference=REFERENCE, options={"max_tokens": 400})
+    study = LesionStudy(masks, TEXTS, n_controls=4, reference=REFERENCE, options={"max_batch_tokens": 400})
     whole = study.run(model, tokenizer, progress=False)
     passes, original = [], batched._PASSES["prefix"]
 

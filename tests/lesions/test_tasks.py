@@ -73,5 +73,5 @@ def test_tasks_are_passed_by_name_if_they_need_nothing(name):
 
 
 def test_strings_that_are_no_names_are_texts():
-    assert as_tasks(TEXTS)[0].corpus == TEXTS
-    assert as_tasks(TEXTS[:1])[0].corpus == TEXTS[:1]
+    assert as_tasks(TEXTS)[0].text == TEXTS
+    assert as_tasks(TEXTS[:1])[0].text == TEXTS[:1]

@@ -3,6 +3,7 @@
 import nibabel as nib
 import numpy as np
 import pytest
+from tiny import tiny_model
 
 from llmbrain.exceptions import GeometryMismatchError, MaskError, ParameterError
 from llmbrain.geometry import NeuronGeometry
@@ -178,3 +179,52 @@ def test_combined_masks_remember_both_texts():
     a, b = some_mask(0, info={"corpus_hash": "x", "threshold": 3.0}), some_mask(1, info={"corpus_hash": "y"})
     assert (a | b).info == {"corpus_hash": ["x", "y"], "threshold": 3.0}
     assert (a | a).info == a.info
+
+
+# -- several sites -----------------------------------------------------------------------------------------------------
+def test_masks_of_two_sites_unite_and_come_apart():
+    heads = NeuronGeometry((8, 8, 8), "attention", (2, 5, 6), (2, 2, 2))
+    a = NeuronMask.from_names([(2, 3), (6, 0)], GEOMETRY, name="a")
+    b = NeuronMask.from_heads([(5, 1)], heads, name="b")
+    both = a | b
+    assert both == b | a and both.geometry.site == "attention+mlp" and both.count == 2 + 4
+    assert both.names[:2] == [("attention", 5, 4), ("attention", 5, 5)] and ("mlp", 6, 0) in both
+    assert NeuronMask.from_names(both.names, both.geometry) == both
+    assert a.over(both.geometry).own_sites() == a and b.over(both.geometry).own_sites() == b
+    assert both.geometry.of_site("mlp") == GEOMETRY and both.geometry.of_site("attention") == heads
+    assert NeuronGeometry.from_dict(both.geometry.to_dict()) == both.geometry
+    with pytest.raises(ParameterError, match="Name one of them"):
+        both.geometry.index(2, 3)
+    with pytest.raises(GeometryMismatchError, match="site 'mlp'"):
+        both | NeuronMask.from_names([(0, 1)], NeuronGeometry((4, 4)))
+
+
+def test_a_mask_of_two_sites_survives_its_file(tmp_path):
+    heads = NeuronGeometry((8, 8, 8), "attention", (2, 5, 6), (2, 2, 2))
+    both = some_mask(name="a") | NeuronMask.from_heads([(5, 1)], heads, name="b")
+    assert NeuronMask.load(both.save(tmp_path / "both.nii.gz")) == both
+
+
+def test_a_mask_takes_a_model_for_its_geometry():
+    model = tiny_model("llama")
+    geometry = NeuronGeometry.from_model(model)
+    assert NeuronMask.from_names([(1, 2)], model) == NeuronMask.from_names([(1, 2)], geometry)
+    assert NeuronMask.from_names([(1, 2)], model, site="attention").geometry.site == "attention"
+    assert NeuronMask.from_heads([(1, 2)], model).heads == [(1, 2)]
+    assert NeuronMask.from_layers([3], model) == NeuronMask.from_layers([3], geometry)
+    assert NeuronMask.top(np.arange(geometry.n_neurons), 3, model).count == 3
+
+
+@pytest.mark.parametrize(
+    ("names", "geometry", "message"),
+    [
+        ([(1, 2)], None, "NeuronGeometry or a loaded model; got NoneType"),
+        ([5], GEOMETRY, r"named \(layer, unit\)"),
+        ([(1.5, 2)], GEOMETRY, r"named \(layer, unit\)"),
+        ([("attention", 2, 3)], GEOMETRY, "is of another site"),
+        ([(3, 0)], GEOMETRY, "Layer 3 is not among"),
+    ],
+)
+def test_wrong_names_of_neurons_are_one_sentence(names, geometry, message):
+    with pytest.raises((MaskError, ParameterError), match=message):
+        NeuronMask.from_names(names, geometry)

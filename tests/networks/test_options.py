@@ -40,7 +40,7 @@ def test_smoothing_loses_them(planted):
         ({"engine": "nilearn", "scope": "layer"}, "scope"),
         ({"engine": "nilearn", "solver_params": {"tol": 1}}, "solver_params"),
         ({"solver_params": "fast"}, "must be a dict"),
-        ({"solver_params": {"device": "meta-cuda"}}, "device 'meta-cuda' is not available"),
+        ({"solver_params": {"device": "meta-cuda"}}, "Unknown device 'meta-cuda'"),
         ({"random_state": np.random.default_rng(0)}, "RandomState or None; got a Generator"),
         ({"n_components": "many"}, "positive integer"),
         ({"n_components": "auto", "scope": "layer"}, "needs scope"),

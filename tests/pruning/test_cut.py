@@ -61,7 +61,7 @@ def test_no_refit_is_taken_that_held_out_tokens_speak_against(n_tokens, compensa
     """Fewer tokens than unknowns: held-out error is never above that of mean bias or of the weights as they are."""
     model = tiny_model("llama")
     parts = prunable_mlps(model)
-    blocks = calibration_blocks(tokenizer, TEXTS, context=24, n_tokens=n_tokens, batch_size=4)
+    blocks = calibration_blocks(tokenizer, TEXTS, context=24, max_tokens=n_tokens, batch_size=4)
     judged = []
 
     class Watched(Cutter):
@@ -109,14 +109,14 @@ def test_held_out_tokens_stay_out_while_there_are_few(tokenizer):
     for n_tokens, expected in ((100, True), (2000, False)):
         seen.clear()
         model = tiny_model("llama")
-        blocks = calibration_blocks(tokenizer, TEXTS * 4, context=48, n_tokens=n_tokens, batch_size=4)
+        blocks = calibration_blocks(tokenizer, TEXTS * 4, context=48, max_tokens=n_tokens, batch_size=4)
         cutter = Watched(model, blocks, "affine", Options(context=48))
         cutter.layer(prunable_mlps(model)[0], torch.arange(0, 48, 2))
         assert seen == [expected]
 
 
 def test_one_window_is_held_out_in_part(tokenizer):
-    blocks = calibration_blocks(tokenizer, TEXTS, context=64, n_tokens=64)
+    blocks = calibration_blocks(tokenizer, TEXTS, context=64, max_tokens=64)
     model = tiny_model("llama")
     cutter = Cutter(model, blocks, "affine", Options(context=64))
     assert 0 < sum(int(h.sum()) for h in cutter.held) < 32

@@ -182,7 +182,7 @@ def test_the_grid_resumes_and_refuses_another_calibration(tokenizer, texts, tmp_
     assert whole["perplexity"][3] == pytest.approx(lb.perplexity(alone.model, tokenizer, texts[30:], context=64))
     with pytest.raises(DatasetError, match="calibration_hash"):
         run(fit=texts[1:10])
-    with pytest.raises(DatasetError, match="evaluation_hash"):
+    with pytest.raises(DatasetError, match="test_hash"):
         run(test=texts[29:])
     with pytest.raises(DatasetError, match="ratio_of"):
         run(ratio_of="decoder")

@@ -63,11 +63,11 @@ def test_functions_are_kept_as_long_as_what_they_gave(model, tokenizer):
 )
 def test_networks_are_found_on_the_windows_of_the_calibration(how, finder, model, tokenizer):
     """They are those of exactly these tokens and this context, and the summary says so."""
-    options = {"context": 32, "n_tokens": 200, "network_tokens": 100}
+    options = {"context": 32, "max_tokens": 200, "network_tokens": 100}
     measured = Measurements(model, tokenizer, SENTENCES).of(Recipe("network", options=options, networks=how), 3)
-    windows = calibration_windows(tokenizer, SENTENCES, context=32, n_tokens=200)
+    windows = calibration_windows(tokenizer, SENTENCES, context=32, max_tokens=200)
     assert sum(map(len, windows)) == sum(b.n_tokens for b in measured.blocks) <= 200 and max(map(len, windows)) == 32
-    cap = {"n_tokens": 100} if how == "joint" else {}
+    cap = {"max_tokens": 100} if how == "joint" else {}
     wanted = getattr(network_scores, finder)(model, None, windows, context=32, random_state=3, **cap)
     for found, expected in zip(measured.maps, wanted.maps):
         torch.testing.assert_close(found, expected.double())

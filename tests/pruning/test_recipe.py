@@ -19,7 +19,7 @@ quiet = partial(lb.prune, progress=False)
 
 def test_a_recipe_is_named_with_what_was_changed_of_it(model, tokenizer):
     def name(**given):
-        options = {"context": 32, "n_tokens": 300, **given.pop("options", {})}
+        options = {"context": 32, "max_tokens": 300, **given.pop("options", {})}
         return quick(model, tokenizer, SENTENCES, 0.5, options=options, **given).summary["recipe"]
 
     assert name() == name(allocation="power") == "fast"
@@ -53,9 +53,9 @@ def test_what_is_given_overrides_its_part_of_the_recipe():
 
 
 def test_an_explicit_default_overrides_the_recipe_too(model, tokenizer):
-    whole = Recipe.named("best").with_(options=Options(n_tokens=9))
-    assert whole.options == Options(n_tokens=9) and whole.options.reconstruct == "none"
-    options = Options(context=48, n_tokens=300)
+    whole = Recipe.named("best").with_(options=Options(max_tokens=9))
+    assert whole.options == Options(max_tokens=9) and whole.options.reconstruct == "none"
+    options = Options(context=48, max_tokens=300)
     pruned = quiet(model, tokenizer, TEXTS, 0.3, recipe="fast", options=options, measure=False)
     assert pruned.summary["options"]["token_weights"] == "equal"
     assert pruned.summary["recipe"] == "fast, changed: token_weights=equal"
@@ -80,7 +80,7 @@ def test_a_recipe_is_pruned_by_as_it_is(model, tokenizer):
         (lambda: Recipe(networks="join"), "Did you mean 'joint'"),
         (lambda: Options(floor=1.0), "floor=1.0"),
         (lambda: Options(context=1), "context=1"),
-        (lambda: Options(n_tokens=-1), "n_tokens=-1"),
+        (lambda: Options(max_tokens=-1), "max_tokens=-1"),
         (lambda: Options(head_score="network"), "head score"),
     ],
 )
@@ -91,7 +91,7 @@ def test_unknown_names_and_values_are_refused_with_the_choices(make, says):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_named_recipe_prunes_and_describes_itself(name, model, tokenizer):
-    options = {"context": 48, "n_tokens": 400}
+    options = {"context": 48, "max_tokens": 400}
     options |= {"n_evaluations": 6, "n_steps": 1} if name == "best" else {}
     pruned = quiet(model, tokenizer, TEXTS, 0.3, recipe=name, options=options, measure=False)
     assert pruned.summary["recipe"].partition(",")[0] == name and RECIPES[name].summary

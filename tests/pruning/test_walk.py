@@ -64,7 +64,7 @@ def test_blocks_hold_every_token_once(tokenizer):
     n_windows = sum(len(block) for block in blocks)
     assert n_calibration_tokens(blocks) == n_text + n_windows  # every window begins with BOS
     assert all((block.ids[:, 0] == tokenizer.bos_token_id).all() for block in blocks)
-    assert n_calibration_tokens(calibration_blocks(tokenizer, TEXTS, context=40, n_tokens=100)) == 100
+    assert n_calibration_tokens(calibration_blocks(tokenizer, TEXTS, context=40, max_tokens=100)) == 100
     again = calibration_blocks(tokenizer, TEXTS, context=40, batch_size=3)
     assert calibration_hash(blocks) == calibration_hash(again)
     assert calibration_hash(blocks) != calibration_hash(blocks[:-1])
@@ -192,7 +192,7 @@ def test_walks_do_not_touch_the_model(tokenizer, texts):
 
 
 def test_a_model_that_is_not_finite_is_not_pruned(tokenizer):
-    blocks = calibration_blocks(tokenizer, TEXTS, context=32, n_tokens=200)
+    blocks = calibration_blocks(tokenizer, TEXTS, context=32, max_tokens=200)
     for name in ("model.norm", "model.layers.1.input_layernorm", "lm_head"):
         model = tiny_model("llama")
         with torch.no_grad():
@@ -206,7 +206,7 @@ def test_overflow_on_the_way_is_named(tokenizer):
     with torch.no_grad():
         model.model.layers[2].mlp.up_proj.weight *= 3e3
         model.model.layers[2].mlp.gate_proj.weight *= 3e3
-    walk = Walk(model, calibration_blocks(tokenizer, TEXTS, context=32, n_tokens=200))
+    walk = Walk(model, calibration_blocks(tokenizer, TEXTS, context=32, max_tokens=200))
     walk.advance(0)
     walk.advance(1)
     with pytest.raises(NumericalError, match=r"calibration text are not finite; .*layers.2.mlp.*bfloat16"):

@@ -91,7 +91,9 @@ def _single_results(folder):
         "decomposition": Networks(geometry, 4, 120),
         "lesions": LesionResult(table, controls, None, {}),
         "dose": DoseResponse(dose_table(), None, DOSE_INFO),
-        "pruned": lb.prune(model, tokenizer, corpus[:1], 0.2, recipe="fast", options={"n_tokens": 256, "context": 64}),
+        "pruned": lb.prune(
+            model, tokenizer, corpus[:1], 0.2, recipe="fast", options={"max_tokens": 256, "context": 64}
+        ),
         "grid": prune_table(),
     }
 

@@ -62,15 +62,15 @@ def test_special_marks_inside_the_text_are_marked(tokenizer):
 
 
 def test_encode_keeps_names_and_cuts(tokenizer, corpus):
-    tokenized = encode(corpus, tokenizer, max_tokens=5)
+    tokenized = encode(corpus, tokenizer, per_document=5)
     assert [d.id for d in tokenized] == corpus.ids
     assert [d.kind for d in tokenized] == [d.kind for d in corpus]
     assert {len(d) for d in tokenized} == {5}
     with pytest.raises(ParameterError, match="leaves 1 token.* document 'd0'"):
-        encode(corpus, tokenizer, max_tokens=2)
+        encode(corpus, tokenizer, per_document=2)
     for wrong in (1, 2.5, True):
-        with pytest.raises(ParameterError, match="max_tokens"):
-            encode(corpus, tokenizer, max_tokens=wrong)
+        with pytest.raises(ParameterError, match="per_document"):
+            encode(corpus, tokenizer, per_document=wrong)
 
 
 def test_short_document_is_named(tokenizer):
@@ -131,7 +131,7 @@ def test_tokens_that_a_tokenizer_adds_around_a_text_are_kept():
     assert document.ids[:2].tolist() == [256, 257]
     assert document.ids[-1] == 258
     assert (document.n_head, document.head) == (2, "<s> </s>")
-    assert encode(["so it is"], tokenizer, max_tokens=4)[0].ids.tolist() == document.ids[:4].tolist()
+    assert encode(["so it is"], tokenizer, per_document=4)[0].ids.tolist() == document.ids[:4].tolist()
     assert encode_prompts(["so it is"], tokenizer)[0].tolist() == document.ids[:-1].tolist()
 
 
@@ -145,7 +145,7 @@ def test_a_text_that_is_written_with_bos_does_not_get_it_twice(tokenizer):
 
 
 def test_tokenising_stops_when_the_total_is_met(tokenizer, corpus):
-    found = encode(corpus, tokenizer, total=20)
+    found = encode(corpus, tokenizer, max_tokens=20)
     assert sum(int((~d.is_special).sum()) for d in found) == 20
     whole = encode(corpus, tokenizer)
     assert len(found) < len(whole)
@@ -166,7 +166,7 @@ def test_a_long_line_costs_no_more_than_its_budget(tokenizer):
             return tokenizer(text, **options)
 
     line = "the ferry sails on and on " * 100_000
-    (document,) = encode([line], Counting(), max_tokens=500)
+    (document,) = encode([line], Counting(), per_document=500)
     assert len(document) == 500
     assert sum(seen) < 20_000
 

@@ -128,7 +128,7 @@ def group_dictionary(
     detrend=False,
     standardize=True,
     random_state=0,
-    device=None,
+    device="auto",
     warn=True,
 ):
     """Decompose runs into sparse maps, starting from independent components or from the maps ``init``.

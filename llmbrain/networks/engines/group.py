@@ -100,7 +100,7 @@ def group_ica(
     detrend=False,
     standardize=True,
     random_state=0,
-    device=None,
+    device="auto",
     time_courses=True,
     warn=True,
 ):
@@ -136,8 +136,8 @@ def group_ica(
         Cleaning, see :class:`~llmbrain.networks.engines.runs.CleanedRuns`.
     random_state : int or RandomState
         Seed of the starts. The decompositions themselves draw nothing.
-    device : str or None
-        Torch device; the CPU by default.
+    device : str
+        Torch device; ``"auto"`` is the GPU if there is one.
     time_courses : bool
         Whether to return the courses.
     warn : bool

@@ -172,7 +172,7 @@ def _groups(layers, n_components):
 
 def can_batch(parts, device, group):
     """Whether parts can be decomposed in one batch: on a GPU, with equal widths, from all tokens at once."""
-    if device is None or torch.device(device).type != "cuda" or len(parts) < 2:
+    if torch.device(device).type != "cuda" or len(parts) < 2:
         return False
     widths = {sources[0].n_neurons for sources in parts}
     return len(widths) == 1 and (group == "tokens" or len(parts[0]) == 1)
@@ -190,7 +190,7 @@ def group_ica_of_parts(
     detrend=False,
     standardize=True,
     random_state=0,
-    device="cuda",
+    device="auto",
     dtype=torch.bfloat16,
     warn=True,
 ):

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ...exceptions import ParameterError
+from ...models.devices import as_device
 from .parallel import temporary
 
 __all__ = ["ArraySource", "CleanedRuns", "as_sources"]
@@ -143,12 +144,12 @@ class CleanedRuns:
     constant in a run, up to the rounding of float32, become zero in it. Neurons with non-finite values become zero.
     """
 
-    def __init__(self, runs, confounds=None, *, detrend=False, standardize=True, device=None, min_tokens=2):
+    def __init__(self, runs, confounds=None, *, detrend=False, standardize=True, device="cpu", min_tokens=2):
         self.sources = as_sources(runs)
         self.n_tokens = [s.n_tokens for s in self.sources]
         self.n_neurons = self.sources[0].n_neurons
         self.n_rows = sum(self.n_tokens)
-        self.device, self.standardize = torch.device(device or "cpu"), standardize
+        self.device, self.standardize = as_device(device), standardize
         short = [t for t in self.n_tokens if t < min_tokens]
         if short:
             raise ParameterError(f"Each run needs at least {min_tokens} tokens; some have {short}.")

@@ -27,7 +27,7 @@ __all__ = [
 BLOCK_VALUES = 1 << 23
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DualRegression:
     """Result of dual regression for one run."""
 
@@ -37,6 +37,9 @@ class DualRegression:
     # as a ranking, and runs as the unit of inference.
     z: np.ndarray
     dof: int  # residual degrees of freedom of stage 2
+
+    def __repr__(self):
+        return f"DualRegression({len(self.maps)} networks, {len(self.time_courses):,} tokens)"
 
 
 def dual_regression(run, maps, *, demean=True, normalize=True):

@@ -14,7 +14,7 @@ REPEATS = 20
 KEPT_BYTES = 1 << 29  # largest size of the Gram matrices of runs that are kept for reuse
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evidence:
     """Evidence for and against the networks of a recording.
 
@@ -46,6 +46,10 @@ class Evidence:
     profile: object
     connectivity: object
     clusters: list
+
+    def __repr__(self):
+        found = "labelled" if self.interpretation is not None else "without events"
+        return f"Evidence({len(self.networks)} networks, {len(self.networks.flagged)} flagged, {found})"
 
     @property
     def centrotypes(self):
@@ -93,7 +97,7 @@ class Evidence:
 
 
 def gather_evidence(
-    networks, recording, *, confounds=None, n_repeats=REPEATS, n_draws=99, random_state=0, device="cpu"
+    networks, recording, *, confounds=None, n_repeats=REPEATS, n_draws=99, random_state=0, device="auto"
 ):
     """Test whether networks are real, and describe what they are about.
 
@@ -114,7 +118,7 @@ def gather_evidence(
         Draws of every null.
     random_state : int
     device : str
-        Torch device of the decompositions.
+        Torch device of the decompositions; ``"auto"`` is the GPU if there is one.
 
     Returns
     -------

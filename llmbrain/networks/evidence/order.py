@@ -121,7 +121,7 @@ def sparsest_maps(space, n_components, n_init, rng):
     return min(maps, key=lambda m: np.abs(m).sum(axis=1).max())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Order:
     """A number of components and the evidence for it."""
 
@@ -131,6 +131,9 @@ class Order:
     curve: object  # DataFrame of :func:`split_half_curve`
     spectrum: object  # DataFrame: component, eigenvalue, share, cumulative, null (bound of parallel analysis)
     info: dict = field(default_factory=dict)  # sizes and settings
+
+    def __repr__(self):
+        return f"Order(n_components={self.n_components}, parallel={self.parallel}, noise edge={self.marchenko_pastur})"
 
     def save(self, study, desc="canica"):
         """Write the curve (TSV) and the choice (JSON) into a study under the name ``desc``; returns the paths."""

@@ -41,7 +41,7 @@ class JointSubspace:
 
 
 def joint_subspace(
-    runs, n_rows, *, blocks=None, group="auto", confounds=None, detrend=False, standardize=True, device="cpu"
+    runs, n_rows, *, blocks=None, group="auto", confounds=None, detrend=False, standardize=True, device="auto"
 ):
     """Reduce runs to ``n_rows`` white rows and keep the contribution of every block of tokens.
 

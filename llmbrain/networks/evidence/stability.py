@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Icasso:
     """Clusters of repeated estimates, the most stable first."""
 
@@ -36,6 +36,9 @@ class Icasso:
     labels: np.ndarray  # (n_estimates,), network of every estimate; -1 if its cluster is not returned
     centrotypes: np.ndarray  # (n_networks,), index among the estimates: the one most similar to the rest of its cluster
     similarity: np.ndarray  # (n_estimates, n_estimates), absolute correlations
+
+    def __repr__(self):
+        return f"Icasso({len(self.maps)} networks, {int(self.stable.sum())} stable, {len(self.labels)} estimates)"
 
     @property
     def stability(self):

@@ -61,7 +61,7 @@ def _tokens(runs, frames, items, contrast, covariates, pairs, magnitude):
     return data, token_design(frames, contrast, covariates)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Localization:
     """Contrast of two conditions at every neuron."""
 
@@ -72,6 +72,13 @@ class Localization:
     contrast: tuple  # of two str
     items: object  # DataFrame: item, condition, run, n_tokens
     info: dict = field(default_factory=dict)
+
+    def __repr__(self):
+        n = int(self.selected().sum())
+        return (
+            f"Localization({' - '.join(self.contrast)}: {n:,} of {self.z.size:,} neurons at q < 0.05, "
+            f"{len(self.items)} items)"
+        )
 
     def selected(self, level=0.05, side="both"):
         """Select neurons at a false discovery rate ``level``, ``(n_neurons,)`` bool.

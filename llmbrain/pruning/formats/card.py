@@ -8,49 +8,30 @@ from ..compensation import COMPENSATIONS
 from ..reconstruct import READERS
 from .base import FORMATS
 
-__all__ = ["model_card"]
+__all__ = ["gain_in_words", "model_card"]
 
 
-def model_card(pruned, format, results=None):
+def model_card(pruned, format, results=None, size=None):
     """Write the README of a saved model: Markdown with a YAML head, in which names and values are escaped.
 
-    ``results`` is a table of measurements; without one the card says that no perplexity was measured.
+    ``results`` is a table of measurements; without one, and without perplexities in the summary, the card says that
+    none was measured. ``size`` tells what was written: ``bytes`` and ``n_files``.
     """
     s = pruned.summary
-    base = s["base_model"].get("id") or "unknown"
-    # Quoted as JSON, the name is one string of YAML; the head is not rendered, so HTML in it does no harm.
-    head = [f"base_model: {json.dumps(base)}", "library_name: transformers", "tags: [pruned, llmbrain]"]
-    lines = ["---", *head, "---", ""]
-    lines += [f"# {_escape(base)}, {s['neurons_removed']:.0%} of the MLP neurons removed", ""]
-    lines += [
-        "| | before | after | removed |", "| --- | --- | --- | --- |",
-        *(
-            f"| {label} | {s[key + '_before']:,} | {s[key + '_after']:,} | {s[key + '_removed']:.1%} |"
-            for label, key in (
-                ("MLP neurons", "neurons"), ("MLP parameters", "mlp_parameters"),
-                ("decoder parameters", "decoder_parameters"), ("all parameters", "total_parameters"),
-                ("bytes", "bytes"),
-            )
-        ), "",
-    ]  # fmt: skip
+    name, origin = s["base_model"].get("id") or "unknown", s["base_model"].get("origin") or {}
+    # Quoted as JSON, a name is one string of YAML; the head is not rendered, so HTML in it does no harm.
+    known = {"license": origin.get("license"), "base_model": origin.get("base_model")}
+    head = [f"{key}: {json.dumps(value)}" for key, value in known.items() if value]
+    head += ["library_name: transformers", "tags: [pruned, llmbrain]"]
+    lines = ["---", *head, "---", "", f"# {_escape(name)}, {s['neurons_removed']:.0%} of the MLP neurons removed", ""]
+    lines += [_provenance(name, origin), "", *_counts(s, size), ""]
     lines += [
         f"Neurons were ranked by `{s['score']}`, the budget was divided among layers by `{s['allocation']}`, "
         f"{_compensation(s)}{_refits(s)} Widths of the layers: {', '.join(map(str, s['n_kept']))}.",
         "",
         "## Loading", "", FORMATS[format].loading, "",
-        "## Measured", "",
-    ]  # fmt: skip
-    if s.get("speed"):
-        lines += [*_speed(s["speed"]), ""]
-    if results is None:
-        lines += [
-            "Perplexity was not measured when this card was written. To measure it on your text: `llmbrain evaluate "
-            "FOLDER --text FILE`."
-        ]
-    else:
-        lines += [_table(results)]
-    lines += [
-        "", "## Limits", "",
+        "## Measured", "", *_measured(s, results), "",
+        "## Limits", "",
         "A pruned model is worse than its base. How much depends on the calibration text; test it on your task.",
         f"Base weights {_escape(s['base_model'].get('weights_hash', 'unknown'))}, calibration "
         f"{s['calibration_hash'][:16]}, seed {s.get('random_state')}, llmbrain {s['llmbrain']}, "
@@ -60,6 +41,53 @@ def model_card(pruned, format, results=None):
         "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _provenance(name, origin):
+    """Sentence on the base model and its licence."""
+    base = origin.get("base_model")
+    where = (
+        f"`{_escape(base)}` on the Hugging Face hub" if base else f"{_escape(name)}; its files name no id on the hub"
+    )
+    licence = origin.get("license")
+    terms = f"It is under the licence `{_escape(licence)}`" if licence else "Its files name no licence: look it up"
+    return f"The base model is {where}. {terms}; it applies to this model too."
+
+
+def _counts(s, size):
+    """Table of counts before and after, and the size of what was written."""
+    rows = (
+        ("MLP neurons", "neurons"), ("MLP parameters", "mlp_parameters"), ("decoder parameters", "decoder_parameters"),
+        ("all parameters", "total_parameters"), ("bytes of the weights in memory", "bytes"),
+    )  # fmt: skip
+    lines = ["| | before | after | removed |", "| --- | --- | --- | --- |"]
+    for label, key in rows:
+        lines.append(f"| {label} | {s[key + '_before']:,} | {s[key + '_after']:,} | {s[key + '_removed']:.1%} |")
+    if size is not None:
+        lines += ["", f"On disk: {size['bytes'] / 1e6:,.1f} MB in {size['n_files']} files, this one not counted."]
+    return lines
+
+
+def _measured(s, results):
+    """Perplexity, text and speed, as far as they were measured."""
+    quality, lines = s.get("quality"), []
+    if results is not None:
+        lines += [_table(results), ""]
+    if quality:
+        ratio = quality["perplexity_after"] / quality["perplexity_before"]
+        lines += [
+            "| perplexity | before | after | ratio |", "| --- | --- | --- | --- |",
+            f"| {_escape(quality['text'])}, {quality['n_tokens']:,} tokens in windows of {quality['context']} | "
+            f"{quality['perplexity_before']:.2f} | {quality['perplexity_after']:.2f} | {ratio:.3f} |", "",
+            f"The most likely continuation of “{_escape(quality['prompt'])}”:", "",
+            f"- before: {_escape(quality['written_before'])}", f"- after: {_escape(quality['written_after'])}", "",
+        ]  # fmt: skip
+    elif results is None:
+        lines += [
+            "Perplexity was not measured when this card was written. To measure it on your text: `llmbrain evaluate "
+            "FOLDER --text FILE`.", "",
+        ]  # fmt: skip
+    return lines + _speed(s.get("speed"))
 
 
 def _compensation(s):
@@ -81,17 +109,27 @@ def _refits(s):
     return f" Also refitted by least squares: {', '.join(what)}." if what else ""
 
 
+def gain_in_words(speed, what):
+    """Sentence on the speed of reading (``"prefill"``) or writing (``"decode"``), or "" without a measurement."""
+    if not speed or f"{what}_gain" not in speed:
+        return ""
+    did = f"reading {speed['prompt']} tokens at once" if what == "prefill" else "writing token by token"
+    low, high = speed[f"{what}_gain_low"], speed[f"{what}_gain_high"]
+    if low <= 1 <= high:
+        return f"{did}: no difference in speed beyond noise ({low:.2f} to {high:.2f} times in {speed['repeats']} pairs)"
+    return f"{did}: {speed[f'{what}_gain']:.2f} times the speed ({low:.2f} to {high:.2f} in {speed['repeats']} pairs)"
+
+
 def _speed(speed):
-    """Tokens per second before and after."""
-    rows = [
-        f"| {label} | {speed[f'{key}_tokens_per_second_before']:.0f} | {speed[f'{key}_tokens_per_second_after']:.0f} |"
-        for label, key in ((f"reading {speed['prompt']} tokens", "prefill"), ("writing one by one", "decode"))
-    ]
+    """Sentences on the speed, before and after in turn."""
+    found = [gain_in_words(speed, what) for what in ("prefill", "decode")]
+    if not any(found):
+        return []
     note = (
-        f"One sequence at a time, {speed['dtype']}, {speed['device']}: a brief measurement right after pruning. With "
-        "one sequence a GPU mostly waits for launches, and smaller matrices are not faster."
+        f"Both models in turn, one sequence at a time, {speed['dtype']}, {speed['device']}. With one sequence a GPU "
+        "mostly waits for launches, and smaller matrices are not faster."
     )
-    return ["| tokens per second | before | after |", "| --- | --- | --- |", *rows, "", note]
+    return [*(f"- {line[0].upper()}{line[1:]}." for line in found if line), "", note]
 
 
 def _table(frame):

@@ -74,7 +74,7 @@ class Pruning(Station):
         text += f", ranked by the scores {', '.join(scores)}{cite(*known) if known else ''}" if scores else ""
         seeds = table["seed"].nunique() if "seed" in table else 0
         text += f", with {seeds} {'seed' if seeds == 1 else 'seeds'}" if seeds else ""
-        for role, verb in (("calibration", "statistics were taken on"), ("evaluation", "perplexity was measured on")):
+        for role, verb in (("calibration", "statistics were taken on"), ("test_text", "perplexity was measured on")):
             used = info.get(role)
             if used:
                 text_hash = f" (hash {str(used['hash'])[:16]})" if used.get("hash") else ""

@@ -14,7 +14,7 @@ from llmbrain.exceptions import (
     ParameterError,
     UnsupportedArchitectureError,
 )
-from llmbrain.pruning import FORMATS, Recipe
+from llmbrain.pruning import FORMATS, Pruner, Recipe
 
 quick = partial(lb.prune, recipe="fast", measure=False, progress=False)
 TEXTS = ["the cat sat on the mat and then the rain in spain fell on it " * 3 + str(i) * i for i in range(10)]
@@ -55,7 +55,10 @@ def test_the_card_claims_no_refit_that_was_not_made(compensation, model, tokeniz
 
 def test_names_are_escaped_in_the_card(model, tokenizer, tmp_path):
     pruned = quick(model, tokenizer, SENTENCES, 0.5, options={"context": 32})
-    pruned.summary["base_model"] = {"id": "evil\n---\nx: [y](z) <script>alert(1)</script> | # `"}
+    evil = "evil\n---\nx: [y](z) <script>alert(1)</script> | # `"
+    pruned.summary["base_model"] = {"id": evil, "origin": {"base_model": evil, "license": evil}}
+    quality = {"text": evil, "prompt": evil, "written_before": evil, "written_after": evil, "n_tokens": 9, "context": 4}
+    pruned.summary["quality"] = quality | {"perplexity_before": 2.0, "perplexity_after": 3.0}
     results = pd.DataFrame({"a|b<img>": ["[x](y)\n# z"]})
     pruned.save_pretrained(tmp_path / "m", results=results)
     card = (tmp_path / "m" / "README.md").read_text()
@@ -63,7 +66,59 @@ def test_names_are_escaped_in_the_card(model, tokenizer, tmp_path):
     assert "<script>" not in body and "<img>" not in body
     assert not re.search(r"(?<!\\)\]\(", body)  # every bracket of a link is escaped
     facts = yaml.safe_load(head.removeprefix("---\n"))  # not rendered: one quoted string, whatever is in it
-    assert facts["base_model"] == pruned.summary["base_model"]["id"] and len(facts) == 3
+    assert facts["base_model"] == facts["license"] == evil and len(facts) == 4
+
+
+def test_the_card_names_licence_base_text_size_and_perplexity(model, tokenizer, tmp_path):
+    """What it says of the text and of the size is what a measurement of the saved model gives."""
+    held_out = ["the dog number 99 sat on the hill and then the rain fell over the mat of the cat"]
+    model.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    (tmp_path / "base" / "README.md").write_text("---\nlicense: mit\nbase_model: owner/large\n---\n")
+    dense, _ = lb.load_model(tmp_path / "base")
+    pruned = quick(dense, tokenizer, SENTENCES, 0.5, options={"context": 32}, test_text=held_out)
+    folder = pruned.save_pretrained(tmp_path / "m")
+    card = (folder / "README.md").read_text()
+    facts = yaml.safe_load(card.split("---\n")[1])
+    assert (facts["license"], facts["base_model"]) == ("mit", "owner/large")
+    quality = pruned.summary["quality"]
+    again = lb.perplexity(lb.load_model(folder)[0], tokenizer, held_out, context=quality["context"])
+    assert quality["perplexity_after"] == pytest.approx(again, rel=1e-3)
+    assert quality["perplexity_before"] == pytest.approx(
+        lb.perplexity(dense, tokenizer, held_out, context=512), rel=1e-3
+    )
+    assert held_out[0].startswith(quality["prompt"]) and quality["n_tokens"] > 10
+    files = [path for path in folder.rglob("*") if path.name not in ("README.md", "llmbrain_pruning.json")]
+    assert f"On disk: {sum(path.stat().st_size for path in files) / 1e6:,.1f} MB in {len(files)} files" in card
+
+
+def test_a_model_of_unknown_origin_claims_no_base_and_no_licence(model, tokenizer, tmp_path):
+    quick(model, tokenizer, SENTENCES, 0.5, options={"context": 32}).save_pretrained(tmp_path / "m")
+    card = (tmp_path / "m" / "README.md").read_text()
+    facts = yaml.safe_load(card.split("---\n")[1])
+    assert "license" not in facts and "base_model" not in facts and "name no licence" in card
+
+
+def test_speed_is_claimed_only_beyond_noise():
+    from llmbrain.pruning.formats.card import gain_in_words
+
+    speed = {"prompt": 9, "repeats": 5, "prefill_gain": 1.2, "prefill_gain_low": 1.1, "prefill_gain_high": 1.3}
+    assert gain_in_words(speed, "prefill").startswith("reading 9 tokens at once: 1.20 times the speed (1.10 to 1.30")
+    assert "no difference" in gain_in_words(speed | {"prefill_gain_low": 0.9}, "prefill")
+    assert gain_in_words(speed, "decode") == ""
+
+
+@pytest.mark.parametrize("recipe", ["fast", "flap"])
+def test_a_uniform_folder_is_decided_before_the_work(recipe, model, tokenizer, tmp_path, monkeypatch):
+    """Named as the format, it sets the allocation; another allocation is refused without a walk of the model."""
+    options = {"context": 32, "reconstruct": "none"}
+    given = {"recipe": recipe, "format": "uniform", "options": options, "measure": False, "progress": False}
+    pruned = lb.prune(model, tokenizer, SENTENCES, 0.5, compensation="ridge", **given)
+    folder = pruned.save_pretrained(tmp_path / "m")
+    assert len(set(pruned.summary["n_kept"])) == 1 and lb.load_model(folder)[0] is not None
+    monkeypatch.setattr(Pruner, "run", lambda *args, **kwargs: 1 / 0)
+    with pytest.raises(ParameterError, match="one width"):
+        lb.prune(model, tokenizer, SENTENCES, 0.5, allocation="global", **given)
 
 
 @pytest.mark.parametrize("format", FORMATS)

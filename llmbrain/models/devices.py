@@ -1,0 +1,43 @@
+"""The torch device that a name stands for."""
+
+from ..exceptions import ParameterError
+
+__all__ = ["as_device"]
+
+
+def as_device(device="auto"):
+    """Check the name of a device.
+
+    Parameters
+    ----------
+    device : str or torch.device
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or ``"auto"``: the GPU if there is one, else the CPU.
+
+    Returns
+    -------
+    torch.device
+
+    Raises
+    ------
+    ParameterError
+        If the device is unknown or not available.
+
+    Examples
+    --------
+    >>> as_device("cpu").type
+    'cpu'
+    """
+    import torch
+
+    if str(device) == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ParameterError(f"Unknown device {device!r}; choose 'cpu', 'cuda', 'cuda:1', ..., or 'auto'.") from None
+    if device.type == "meta":
+        raise ParameterError("device='meta' holds no weights; choose 'cpu', 'cuda' or 'auto'.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count() or "no"
+        raise ParameterError(f"device={str(device)!r}: torch finds {found} GPU here; use another one, or 'cpu'.")
+    return device
