@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..exceptions import ParameterError
+from ..exceptions import ParameterError, check_count
 from ..models.inputs import longest_context
 from ..registry import Registry
+from ..text import Corpus
 from .checkpoint import fingerprint
 
 __all__ = ["TASKS", "CallableTask", "LossTask", "MinimalPairTask", "MultipleChoiceTask", "PreparedTask", "as_tasks"]
@@ -85,6 +86,9 @@ class LossTask:
     name : str
     max_tokens : int, optional
         Approximate number of tokens to read, the same number from the start of every document.
+    passage : int, optional
+        Read at least ``passage`` tokens of each document. If ``max_tokens`` does not suffice for all, fewer documents
+        are read, taken in turn from the kinds of text.
     context : int
         Tokens of a window, leading special tokens included.
     by_kind : bool
@@ -96,6 +100,7 @@ class LossTask:
     text: object = field(default="demo", repr=False)
     name: str = "loss"
     max_tokens: int = None
+    passage: int = None
     context: int = 512
     by_kind: bool = True
     bos: bool | str = "auto"
@@ -106,8 +111,10 @@ class LossTask:
 
         is_demo = isinstance(self.text, str) and self.text == "demo"
         corpus = load_corpus("demo", split="heldout") if is_demo else as_corpus(self.text)
-        if self.max_tokens is not None and self.max_tokens < 2 * len(corpus):
-            corpus = corpus[: max(1, self.max_tokens // 2)]
+        check_count("passage", self.passage, 2, optional=True)
+        least = self.passage or 2
+        if self.max_tokens is not None and self.max_tokens < least * len(corpus):
+            corpus = _in_turn(corpus, max(1, self.max_tokens // least), self.passage is not None)
         each = None if self.max_tokens is None else max(4, -(-self.max_tokens // len(corpus)) + 1)
         context = min(self.context, longest_context(model, self.context))
         windows, documents = text_windows(corpus, tokenizer, context, bos=self.bos, per_document=each)
@@ -336,6 +343,18 @@ def _named_task(name):
         made = f"{member.value.__name__}({', '.join(f'{need}=...' for need in member.needs)})"
         raise ParameterError(f"The task {name!r} needs {', '.join(member.needs)}: pass tasks=[{made}].")
     return member()
+
+
+def _in_turn(corpus, n, by_kind):
+    """The first ``n`` documents of a corpus, or the first of its kinds in turn; in the order of the corpus."""
+    if not by_kind:
+        return corpus[:n]
+    seen, turn = {}, []
+    for i, document in enumerate(corpus):
+        seen[document.kind] = seen.get(document.kind, 0) + 1
+        turn.append((seen[document.kind], i))
+    chosen = {i for _, i in sorted(turn)[:n]}
+    return Corpus([document for i, document in enumerate(corpus) if i in chosen], name=corpus.name)
 
 
 def _unique(names):

@@ -20,6 +20,7 @@ PRUNING_RECIPES = (
     ("network", "uniform", "affine", "one-shot, weighted"),
     ("flap", "power", "affine", "sequential, weighted"),
 )
+PASSAGE = 64  # least tokens of a document that a lesion study reads in one piece
 PRUNING_VARIANTS = {
     "one-shot": {"propagation": "one-shot"},
     "one-shot, weighted": {"propagation": "one-shot", "token_weights": "stream"},
@@ -167,7 +168,10 @@ def lesion_networks(
     else:
         chosen, kept = _given_masks(study, masks), {}
     recordings = {site: study.recording(site) for site in {s for mask in chosen for s in mask.geometry.site_names}}
-    made = [_task(task, study, text, {"max_tokens": max_tokens, "bos": bos}) for task in tasks or ["loss"]]
+    made = [
+        _task(task, study, text, {"max_tokens": max_tokens, "bos": bos, "passage": PASSAGE})
+        for task in tasks or ["loss"]
+    ]
     model, tokenizer = load_study_model(study, model, tokenizer, device)
     lesions = LesionStudy(
         chosen, tasks=made, n_controls=n_controls, controls=controls or ("layer", "layer+importance"), how=how,
@@ -314,7 +318,7 @@ def _heldout_of(study, text):
     return load_corpus("demo", split="heldout")
 
 
-def load_study_model(study, model=None, tokenizer=None, device="cpu"):
+def load_study_model(study, model=None, tokenizer=None, device="auto"):
     """Load the model of a study and check that it is the one that was recorded.
 
     Parameters

@@ -7,9 +7,13 @@ from pathlib import Path
 
 from ..dataset import check_study_folder
 from ..exceptions import ParameterError
-from .stations import compare_pruning, find_networks, lesion_networks
+from .forecast import duration, measure_machine
+from .stations import PRUNING_RECIPES, compare_pruning, find_networks, lesion_networks
 
 __all__ = ["RunPlan", "run_study"]
+
+
+N_PASSES = 40  # of the model over the calibration text, for all recipes of the pruning table together
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,10 @@ class RunPlan:
         Number of networks to lesion: the stable ones first, by share of variance.
     n_controls : int
         Random sets for each network and control family.
+    controls : tuple of str
+        Control families.
     lesion_tokens : int
-        Held-out tokens that each condition reads.
+        Held-out tokens that each condition reads, at least 64 of each document.
     calibration_tokens, test_tokens : int
         Tokens for pruning, and for the perplexity of the pruned models.
     threshold : float
@@ -49,9 +55,10 @@ class RunPlan:
     n_repeats: int = 5
     tokens_per_run: int = 1024
     record_tokens: int | None = 10_000
-    lesion_networks: int = 6
+    lesion_networks: int = 4
     n_controls: int = 20
-    lesion_tokens: int = 180
+    controls: tuple = ("layer+importance",)
+    lesion_tokens: int = 390
     calibration_tokens: int = 2048
     test_tokens: int = 1024
     threshold: float = 3.0
@@ -65,13 +72,13 @@ class RunPlan:
             raise ParameterError(f"threshold={self.threshold} must be a positive number.")
         for name, value in asdict(self).items():
             least = 0 if name in ("n_repeats", "random_state") else 1
-            if name not in ("ratio", "threshold") and value is not None and value < least:
+            if name not in ("ratio", "threshold", "controls") and value is not None and value < least:
                 raise ParameterError(f"{name}={value} must be at least {least}.")
 
 
 FULL = RunPlan()
 QUICK = RunPlan(
-    n_components=8, n_init=3, n_repeats=0, record_tokens=3000, lesion_networks=3, n_controls=5, lesion_tokens=90,
+    n_components=8, n_init=3, n_repeats=0, record_tokens=3000, lesion_networks=3, n_controls=5, lesion_tokens=130,
     calibration_tokens=512, test_tokens=384,
 )  # fmt: skip
 
@@ -129,9 +136,14 @@ def run_study(
     check_study_folder(out)
     run = _Run(plan, Path(out), *_texts(text, test_text, random_state))
     run.name, run.loading = model, {"dtype": dtype, "device": device}
+    began = time.perf_counter()
     for number, (station, (work, settings_of)) in enumerate(STATIONS.items(), 1):
-        name, start = f"[{number}/{len(STATIONS)}] {station}", time.perf_counter()
-        print(f"{name} ...", flush=True)
+        name, start, spent = f"[{number}/{len(STATIONS)}] {station}", time.perf_counter(), time.process_time()
+        if station == "recording":
+            run.forecast = forecast_run(run)
+            print(_forecast_in_words(run.forecast), flush=True)
+        expected = run.forecast.get(station)
+        print(f"{name} ...{f' (about {duration(expected)})' if expected else ''}", flush=True)
         settings = None if settings_of is None else settings_of(run)
         if settings is not None and run.done.get(station) == settings:
             print("   done before with the same settings")
@@ -139,8 +151,47 @@ def run_study(
             work(run)
             if settings is not None:
                 run.note(station, settings)
-        print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
+        took, used = time.perf_counter() - start, time.process_time() - spent
+        print(f"{name}: {took:.0f} s ({used:.0f} s of processor time)", flush=True)
+    print(f"All {len(STATIONS)} stations: {duration(time.perf_counter() - began)}", flush=True)
     return run.report
+
+
+def forecast_run(run):
+    """Estimate the seconds of every station from its amounts and from the speed of this machine.
+
+    Parameters
+    ----------
+    run : _Run
+        Its model is loaded.
+
+    Returns
+    -------
+    dict of float
+        Seconds by station, if none is done before.
+    """
+    from ..geometry import NeuronGeometry
+
+    plan, speed = run.plan, measure_machine(run.model)
+    n_tokens = plan.record_tokens or 250 * len(run.train)
+    n_neurons = NeuronGeometry.from_model(run.model).n_neurons
+    conditions = 1 + plan.lesion_networks * (1 + plan.n_controls * len(plan.controls))
+    reads = N_PASSES * plan.calibration_tokens + len(PRUNING_RECIPES) * plan.test_tokens
+    # Gram matrices of the runs, the decomposition, and as much again for every repetition and for the two halves
+    gram = n_neurons * n_tokens * plan.tokens_per_run
+    fits = (3 + plan.n_repeats) * 40 * n_neurons * plan.n_components**2 * plan.n_init
+    return {
+        "recording": 1.3 * speed.of_tokens(n_tokens),
+        "networks": 3 * speed.of_products(gram) + speed.of_products(fits),
+        "lesions": speed.of_tokens(conditions * plan.lesion_tokens + 2000),
+        "pruning": speed.of_tokens(reads),
+        "report": 20.0 if n_neurons < 1e6 else 60.0,
+    }
+
+
+def _forecast_in_words(forecast):
+    parts = ", ".join(f"{station} {duration(seconds)}" for station, seconds in forecast.items())
+    return f"Forecast: about {duration(sum(forecast.values()))} on this machine as it is now ({parts})."
 
 
 class _Run:
@@ -149,6 +200,7 @@ class _Run:
     def __init__(self, plan, out, train, test):
         self.plan, self.out, self.train, self.test = plan, out, train, test
         self.model = self.tokenizer = self.recording = self.report = None
+        self.forecast = {}
 
     @property
     def study(self):
@@ -196,7 +248,7 @@ def _find_networks(run):
 
 def _lesion_options(run):
     amounts = {"n_networks": run.plan.lesion_networks, "max_tokens": run.plan.lesion_tokens}
-    return {**amounts, **run.options("n_controls", "threshold", "random_state")}
+    return {**amounts, **run.options("n_controls", "controls", "threshold", "random_state")}
 
 
 def _lesion_settings(run):

@@ -11,6 +11,7 @@ import numpy as np
 from ...exceptions import ParameterError
 from ...stats import permutation_p
 from ..engines.progress import track
+from .labels import candidate_name, engaged_side
 from .token_classes import token_regressors
 
 __all__ = [
@@ -29,7 +30,6 @@ __all__ = [
 POSITION_SHARE = 0.25  # of a course's variance, explained by position, from which it is an artefact of position
 SINK_SHARE = 0.5  # of a course's energy, on attention sinks, from which it is an artefact of sinks
 FEW_SHARE = 0.5  # of a course's energy, on its largest 0.2 % of tokens, from which it is an artefact of few tokens
-_NOT_NAMES = ("position", "log_position", "sink", "surprisal", "log_frequency")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class Interpretation:
     Parameters
     ----------
     table : DataFrame
-        One row per network: network; label (a candidate name); artefact ("position", "sink", "few tokens" or "");
+        One row per network: network; label (a candidate name, see :mod:`llmbrain.networks.meaning.labels`); side (sign
+        of the heavier tail of its course, on which it is engaged); artefact ("position", "sink", "few tokens" or "");
         position_r2, sink_share, few_share; r_log_frequency, r_surprisal; best (the regressor with the largest
         absolute correlation) and best_r; top_tokens (the strongest token types, as text).
     correlations : DataFrame
@@ -90,7 +91,7 @@ def interpret(time_courses, events, *, n_top=10, width=12, n_draws=199, random_s
     >>> course = (tokens == " 7")[:, None] + 0.3 * rng.standard_normal((400, 1))
     >>> found = interpret(course, pd.DataFrame({"token": tokens, "position": np.arange(400)}), n_draws=19)
     >>> found.table["label"][0], found.table["artefact"][0]
-    ('number', '')
+    ('fires at numbers', '')
     """
     import pandas as pd
 
@@ -104,8 +105,9 @@ def interpret(time_courses, events, *, n_top=10, width=12, n_draws=199, random_s
         table[f"r_{name}"] = wide[name].to_numpy() if name in wide else np.nan
     table["best"] = wide.abs().idxmax(axis=1).to_numpy()
     table["best_r"] = [wide.loc[k, name] for k, name in enumerate(table["best"])]
-    table["top_tokens"] = [_listed(tokens, k) for k in table["network"]]
-    table.insert(1, "label", [_label(k, row, correlations, tokens) for k, row in table.iterrows()])
+    table.insert(1, "side", engaged_side(z))
+    table["top_tokens"] = [_listed(tokens, k, side) for k, side in zip(table["network"], table["side"])]
+    table.insert(1, "label", [_name(row, correlations, tokens) for _, row in table.iterrows()])
     return Interpretation(table, correlations, pd.DataFrame(tokens), pd.DataFrame(contexts))
 
 
@@ -288,27 +290,13 @@ def _position_r2(z, events):
     return 1.0 - (residual**2).sum(axis=0) / np.maximum(total, 1e-300)
 
 
-def _listed(tokens, network, n=6):
-    """The strongest token types of the stronger side, as text."""
-    own = tokens[tokens["network"] == network]
-    if own.empty:
-        return ""
-    side = own.loc[own["t"].abs().idxmax(), "side"]
-    return " ".join(repr(t) for t in own.loc[own["side"] == side, "token"][:n])
+def _listed(tokens, network, side, n=6):
+    """The strongest token types of the engaged side, as text."""
+    own = tokens[(tokens["network"] == network) & (tokens["side"] == side)]
+    return " ".join(repr(t) for t in own["token"][:n])
 
 
-def _label(network, row, correlations, tokens):
-    """Candidate name: the artefact, else the best correlated token class or kind, else the strongest tokens."""
-    if row["artefact"]:
-        return f"artefact: {row['artefact']}"
-    own = correlations[(correlations["network"] == network) & (correlations["p_fwe"] <= 0.05)]
-    named = own[~own["regressor"].isin(_NOT_NAMES) & (own["r"].abs() >= 0.3)]
-    if len(named):
-        best = named.loc[named["r"].abs().idxmax()]
-        return best["regressor"] if best["r"] > 0 else f"{best['regressor']} (negative)"
-    graded = own[own["regressor"].isin(("surprisal", "log_frequency")) & (own["r"].abs() >= 0.3)]
-    if len(graded):
-        best = graded.loc[graded["r"].abs().idxmax()]
-        return f"{'high' if best['r'] > 0 else 'low'} {best['regressor'].replace('_', ' ')}"
-    listed = _listed(tokens, network, 3)
-    return f"tokens {listed}" if listed else "unnamed"
+def _name(row, correlations, tokens):
+    """Candidate name of the network of a row of the table."""
+    own = [frame[frame["network"] == row["network"]] for frame in (correlations, tokens)]
+    return candidate_name(row["side"], row["artefact"], *own)

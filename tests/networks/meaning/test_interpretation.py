@@ -46,7 +46,7 @@ def texts():
 def test_planted_causes_are_named(texts):
     found = interpret(*texts, n_draws=99)
     labels = found.table["label"].tolist()
-    assert labels[0] == "number" and labels[4] == "high surprisal"
+    assert labels[0] == "fires at numbers" and labels[4] == "fires at surprising tokens"
     assert found.table["best"].tolist()[:5] == ["number", "position", "sink", "kind:code", "surprisal"] or (
         found.table["best"][3] in ("kind:code", "kind:prose")
     )
@@ -56,6 +56,41 @@ def test_planted_causes_are_named(texts):
     assert top["token"] == " 12" and top["n"] == sum((f["token"] == " 12").sum() for f in texts[1])
     numbers = found.correlations.query("network == 0 and regressor == 'number'").iloc[0]
     assert numbers["r"] > 0.7 and numbers["p_fwe"] < 0.05
+
+
+def test_names_say_what_the_course_does_with_its_sign(texts):
+    """The same network with its sign turned, one that pauses at a class, and one of which nothing is known."""
+    rng, frames = np.random.default_rng(3), texts[1]
+    courses = [course[:, [0, 0, 0, 0]].copy() for course in texts[0]]
+    for course, frame in zip(courses, frames):
+        course[:, 1] *= -1
+        course[:, 2] = -2.0 * (frame["token"] == " 12") + rng.gamma(0.5, 1, len(frame))
+        course[:, 3] = rng.laplace(size=len(frame))
+    found = interpret(courses, frames, n_draws=99).table
+    assert found["label"].tolist() == [
+        "fires at numbers",
+        "fires (negative) at numbers",
+        "silent at numbers",
+        "unnamed",
+    ]
+    assert found["side"].tolist()[:3] == [1, -1, 1]
+
+
+def test_pieces_of_words_make_no_name():
+    from llmbrain.networks.meaning.labels import candidate_name
+
+    none = pd.DataFrame({"regressor": [], "r": [], "p_fwe": []})
+    graded = pd.DataFrame({"regressor": ["log_frequency"], "r": [-0.5], "p_fwe": [0.01]})
+
+    def tokens(*names, side=-1, n=9):
+        return pd.DataFrame({"token": names, "side": side, "n": n, "mean": 2.0 * side})
+
+    assert candidate_name(-1, "", none, tokens(" ", "Bu", "M")) == "unnamed"
+    assert candidate_name(-1, "", none, tokens(" the", " a", "M")) == "fires (negative) at ' the', ' a'"
+    assert candidate_name(-1, "", none, tokens(" the", " a", n=2)) == "unnamed"
+    assert candidate_name(-1, "", graded, tokens(" the", " a")) == "fires (negative) at ' the', ' a'"
+    assert candidate_name(1, "", graded, tokens(" the", " a")) == "silent at frequent words"
+    assert candidate_name(1, "sink", graded, tokens(" the", " a")) == "artefact: sink"
 
 
 def test_contexts_are_the_places_themselves(texts):

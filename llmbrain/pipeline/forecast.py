@@ -1,0 +1,65 @@
+"""How long a run will take: counted work, times what this machine needs for it, measured in a second or two."""
+
+import time
+
+__all__ = ["Speed", "duration", "measure_machine"]
+
+WARMUP, TOKENS = 32, 128  # tokens of the passes that are timed
+
+
+class Speed:
+    """Seconds that this machine needs, for a token through the model and for a billion products."""
+
+    def __init__(self, token, products):
+        self.token, self.products = token, products
+
+    def of_tokens(self, n):
+        """Seconds for ``n`` tokens through the model."""
+        return self.token * n
+
+    def of_products(self, n):
+        """Seconds for ``n`` multiplications and additions of large matrices."""
+        return self.products * n / 1e9
+
+
+def measure_machine(model):
+    """Time a short forward pass of a model, and a product of matrices on the same device."""
+    import torch
+
+    from ..models.inputs import input_device
+
+    device = input_device(model)
+    size = model.get_input_embeddings().num_embeddings
+    with torch.no_grad():
+        for n in (WARMUP, TOKENS):
+            ids = torch.arange(n, device=device)[None] % size
+            token = _seconds(lambda ids=ids: model(ids, use_cache=False), device) / n
+        square = torch.ones(1024, 1024, device=device)
+        products = _seconds(lambda: [square @ square for _ in range(4)], device) / (4 * 1024**3 / 1e9)
+    return Speed(token, products)
+
+
+def _seconds(work, device):
+    import torch
+
+    start = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def duration(seconds):
+    """A duration in words.
+
+    Examples
+    --------
+    >>> duration(8.2), duration(75), duration(4000)
+    ('8 s', '1 min 15 s', '1 h 7 min')
+    """
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
