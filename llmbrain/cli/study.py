@@ -25,7 +25,6 @@ from .options import (
     read_bos,
 )
 
-_OPEN = "open it in a browser"
 _TASKS = "Task: loss, minimal_pairs, or NAME=FILE, such as minimal_pairs=pairs.jsonl or multiple_choice=questions.jsonl"
 
 
@@ -51,7 +50,7 @@ def run(
 
     options = locals()
     report = run_study(**{name: options[name] for name in _names(run)})
-    end([report], _OPEN)
+    end([report], "llmbrain", "view", out)
 
 
 def record(
@@ -236,7 +235,7 @@ def report(study: StudyFolder):
     """Write the report of a study: one HTML file."""
     from ..reporting import generate_report
 
-    end([generate_report(study).save()], _OPEN)
+    end([generate_report(study).save()], "llmbrain", "view", study)
 
 
 def view(
@@ -253,7 +252,7 @@ def view(
         str, typer.Option(help="Address to listen on; other machines can reach any but the default.")
     ] = "127.0.0.1",
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address, and open no browser.")] = False,
-    device: Device = "cpu",
+    device: Device = "auto",
 ):
     """Explore a study on a local page.
 
