@@ -63,6 +63,10 @@ class DoubleDippingWarning(LLMBrainWarning):
     """A result is tested on the very text it was chosen on."""
 
 
+class StaleResultWarning(LLMBrainWarning):
+    """A result was made from something that has changed since."""
+
+
 class HarmfulOptionWarning(LLMBrainWarning):
     """An option that suits brains is known to destroy the signal of neurons."""
 

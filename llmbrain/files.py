@@ -2,6 +2,8 @@
 
 import contextlib
 import ctypes
+import errno
+import hashlib
 import json
 import os
 import platform
@@ -19,10 +21,16 @@ __all__ = [
     "atomic_path",
     "check_output_folder",
     "check_output_table",
+    "discard_leftovers",
+    "fill",
     "mark_folder",
+    "publish",
     "read_json",
     "read_tsv",
     "save_img",
+    "sha256",
+    "sibling",
+    "write_any",
     "write_json",
     "write_text",
     "write_tsv",
@@ -33,8 +41,42 @@ _HOST = f"{zlib.crc32(platform.node().encode()):08x}"
 _DAY = 86400
 
 
-def _sibling(path, kind="part"):
-    # The name tells which process writes it. The suffix stays at the end: nibabel and pandas choose the format by it.
+def publish(part, path):
+    """Rename a complete file or folder to its final name; after a power failure the old or the new one is there.
+
+    The bytes are on the disk before the name points to them, and the name is on the disk when this returns.
+    """
+    part, path = Path(part), Path(path)
+    _sync_all(part)
+    os.replace(part, path)
+    _sync(path.parent)
+
+
+def _sync_all(path):
+    """Wait until a file, or a folder with all that it holds, is on the disk."""
+    for inside in path.rglob("*") if path.is_dir() else ():
+        _sync(inside)
+    _sync(path)
+
+
+def _sync(path):
+    """Wait until a file or the entries of a folder are on the disk, where the system can say so."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:  # Windows opens no folders
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EROFS):  # file systems without it
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sibling(path, kind="part"):
+    """Temporary name next to a path, which tells the process that writes it."""
+    # The suffix stays at the end: nibabel and pandas choose the format by it.
     return path.with_name(f".{uuid.uuid4().hex[:8]}-{_HOST}-{os.getpid()}.{kind}.{path.name}")
 
 
@@ -55,10 +97,10 @@ def atomic_path(path):
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = _sibling(path)
+    part = sibling(path)
     try:
         yield part
-        os.replace(part, path)
+        publish(part, path)
     except OSError as error:
         if error.filename in (None, str(part)):  # a full disk names no file
             error.filename = str(path)
@@ -78,18 +120,21 @@ def atomic_dir(path):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _recover(path)
-    part = _sibling(path)
+    part = sibling(path)
     part.mkdir()
     try:
         yield part
         old = None
-        if path.is_dir() and _exchange(part, path):
-            return
+        if path.is_dir():
+            _sync_all(part)
+            if _exchange(part, path):
+                _sync(path.parent)
+                return
         if path.exists():
-            old = _sibling(path, "old")
+            old = sibling(path, "old")
             os.replace(path, old)
         try:
-            os.replace(part, path)
+            publish(part, path)
         except BaseException:
             if old is not None:
                 os.replace(old, path)
@@ -112,16 +157,28 @@ def _exchange(one, other):
 
 def _recover(path):
     """Put back a folder that a killed run had moved aside, and delete what killed runs left beside it."""
-    left = re.compile(rf"\.[0-9a-f]{{8}}-([0-9a-f]{{8}})-(\d+)\.(part|old)\.{re.escape(path.name)}")
-    found = [(m, p) for p in path.parent.iterdir() if (m := left.fullmatch(p.name)) and p.is_dir()]
-    for match, leftover in found:
-        host, pid, kind = match.groups()
-        if _may_run(host, int(pid), leftover):
+    for kind, leftover in _leftovers(path):
+        if not leftover.is_dir():
             continue
         if kind == "old" and not path.exists():
             os.replace(leftover, path)
         else:
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def discard_leftovers(paths):
+    """Delete the temporary files that killed processes left beside files."""
+    for path in paths:
+        for _, leftover in _leftovers(path):
+            if not leftover.is_dir():
+                leftover.unlink(missing_ok=True)
+
+
+def _leftovers(path):
+    """Temporary files and folders beside a path whose processes have ended, with their kind."""
+    left = re.compile(rf"\.[0-9a-f]{{8}}-([0-9a-f]{{8}})-(\d+)\.(part|old)\.{re.escape(path.name)}")
+    found = [(m, p) for p in path.parent.iterdir() if (m := left.fullmatch(p.name))] if path.parent.is_dir() else []
+    return [(m[3], p) for m, p in found if not _may_run(m[1], int(m[2]), p)]
 
 
 def _may_run(host, pid, leftover):
@@ -137,6 +194,19 @@ def _may_run(host, pid, leftover):
             return True
         return True
     return time.time() - leftover.stat().st_mtime < _DAY
+
+
+def sha256(path):
+    """SHA-256 of a file, as ``sha256sum`` prints it."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+
+
+def _digest(file):
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def mark_folder(folder, marker, obj):
@@ -248,16 +318,18 @@ def _plain(value):
 
 def write_text(path, text):
     """Write a text file atomically (UTF-8, line feeds)."""
-    with atomic_path(path) as part:
-        part.write_text(text, encoding="utf-8", newline="\n")
-    return Path(path)
+    return write_any(path, text)
 
 
 def write_json(path, obj):
     """Write ``obj`` as indented JSON, atomically. Numpy values are accepted."""
+    return write_any(path, _json_text(obj))
+
+
+def _json_text(obj):
     text = json.dumps(obj, indent=2, ensure_ascii=False, default=_plain)
     # UTF-8 has no surrogates; they occur alone in file names and damaged texts
-    return write_text(path, re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
+    return re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text) + "\n"
 
 
 def read_json(path):
@@ -272,6 +344,10 @@ def write_tsv(path, frame):
     JSON, a backslash is doubled, and the text ``n/a`` becomes ``n\\/a``. Cells that begin with ``=``, ``+``, ``-`` or
     ``@`` are written as they are: import them as text into a spreadsheet, which would take them for formulas.
     """
+    return write_any(path, frame)
+
+
+def _write_frame(path, frame):
     import pandas as pd
 
     texts = [k for k in range(frame.shape[1]) if not pd.api.types.is_numeric_dtype(frame.dtypes.iloc[k])]
@@ -280,9 +356,7 @@ def write_tsv(path, frame):
         columns[k] = pd.Series([_escape(v) for v in columns[k]], index=frame.index, dtype=object)
     escaped = pd.concat(columns, axis=1) if texts else frame
     escaped.columns = [_escape(name) for name in frame.columns]
-    with atomic_path(path) as part:
-        escaped.to_csv(part, sep="\t", index=False, na_rep="n/a", lineterminator="\n")
-    return Path(path)
+    escaped.to_csv(path, sep="\t", index=False, na_rep="n/a", lineterminator="\n")
 
 
 def read_tsv(path, **kwargs):
@@ -328,10 +402,34 @@ def _unescape(value):
     return _ESCAPED.sub(lambda found: chr(int(found[1], 16)) if found[1] else _LONG[found[2]], value)
 
 
+def write_any(path, content):
+    """Write a file atomically, see :func:`fill`; returns its path."""
+    with atomic_path(path) as part:
+        fill(part, content)
+    return Path(path)
+
+
+def fill(path, content):
+    """Write a text as it is, a data frame as a table, an image, or any other object as JSON; not atomic.
+
+    Parameters
+    ----------
+    path : path-like
+        Of an image, the end of its name decides the format.
+    content : str, pandas.DataFrame, image, or object that JSON can hold
+    """
+    if isinstance(content, str):
+        Path(path).write_text(content, encoding="utf-8", newline="\n")
+    elif hasattr(content, "to_csv"):
+        _write_frame(path, content)
+    elif hasattr(content, "dataobj"):
+        import nibabel as nib
+
+        nib.save(content, path)
+    else:
+        Path(path).write_text(_json_text(content), encoding="utf-8", newline="\n")
+
+
 def save_img(path, img):
     """Save a NIfTI image atomically."""
-    import nibabel as nib
-
-    with atomic_path(path) as part:
-        nib.save(img, part)
-    return Path(path)
+    return write_any(path, img)

@@ -45,7 +45,7 @@ def main():
     )
     print(study.forecast(s.model, s.tokenizer)["text"], flush=True)
     result = study.run(s.model, s.tokenizer, checkpoint=Path(args.out) / "lesions_checkpoint.npz")
-    result.save(args.out, desc="lesions")
+    result.save(args.out, name="lesions")
     random = random_share(s, 0.15)
     lines = [recurrence(again), *statement(result, random, union)]
     if args.autocast:

@@ -64,6 +64,7 @@ StudyFolder = Annotated[
     Path,
     typer.Argument(parser=_path, metavar="STUDY", help="Study folder from 'llmbrain record' or 'llmbrain run'."),
 ]
+Networks = Annotated[str | None, typer.Option(help="Name of the networks, if the study holds several.")]
 Dtype = Annotated[
     str, typer.Option(help="auto (that of the files on a GPU, else float32), float32, bfloat16 or float16.")
 ]

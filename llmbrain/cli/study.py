@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..exceptions import ParameterError
+from ..exceptions import DatasetError, ParameterError
 from .endings import end
 from .options import (
     Bos,
@@ -14,6 +14,7 @@ from .options import (
     Dtype,
     MaxTokens,
     Model,
+    Networks,
     Out,
     Ratio,
     Seed,
@@ -149,8 +150,12 @@ def networks(
     engine: Annotated[str, typer.Option(help="torch (fast) or nilearn (reference).")] = "torch",
     threshold: Threshold = 3.0,
     random_state: Seed = 0,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the networks in the study; by default e.g. canica20.")
+    ] = None,
 ):
     """Find the functional networks of a recording."""
+    from ..dataset import bids_label
     from ..pipeline import find_networks
 
     if n_components != "auto" and not (n_components.isdecimal() and int(n_components) > 0):
@@ -159,11 +164,12 @@ def networks(
     options["n_components"] = n_components if n_components == "auto" else int(n_components)
     found = find_networks(**{name: options[name] for name in _names(networks)})
     typer.echo(found.summary())
-    end([_pattern(study, "components", "canica")], "llmbrain", "lesion", study)
+    end([_pattern(study, "components", bids_label(name or found.name))], "llmbrain", "lesion", study)
 
 
 def lesion(
     study: StudyFolder,
+    networks: Networks = None,
     text: Annotated[
         str | None, typer.Option(help="Held-out text to measure on; by default the demo's own held-out part.")
     ] = None,
@@ -206,6 +212,7 @@ def lesion(
     Each network, and random sets of neurons matched to it, are silenced while the model reads held-out text. The
     table of effects and the effects of the controls are written into the study.
     """
+    from ..dataset import as_study, result_name
     from ..lesions.positions import POSITIONS
     from ..pipeline import lesion_networks
 
@@ -216,7 +223,8 @@ def lesion(
     plural = {"mask": "masks", "task": "tasks", "control": "controls"}
     result = lesion_networks(**{name: options[name] for name in (plural.get(n, n) for n in _names(lesion))})
     typer.echo(result.summary())
-    end([_pattern(study, "lesion_effects", "masks" if mask else "lesion")], "llmbrain", "report", study)
+    name = "masks" if mask else result_name(as_study(study), "networks", networks)
+    end([_pattern(study, "lesion_effects", name)], "llmbrain", "report", study)
 
 
 def _pattern(study, kind, desc):
@@ -231,11 +239,11 @@ def _names(command):
     return inspect.signature(command).parameters
 
 
-def report(study: StudyFolder):
+def report(study: StudyFolder, networks: Networks = None):
     """Write the report of a study: one HTML file."""
     from ..reporting import generate_report
 
-    end([generate_report(study).save()], "llmbrain", "view", study)
+    end([generate_report(study, networks=networks).save()], "llmbrain", "view", study)
 
 
 def view(
@@ -283,15 +291,36 @@ def view(
 
 def info(
     model: Annotated[
-        str | None, typer.Argument(help="A model to describe; without one, versions and devices are shown.")
+        str | None,
+        typer.Argument(
+            metavar="[MODEL OR STUDY]",
+            help="A model or a study folder to describe; without one, versions and devices are shown.",
+        ),
     ] = None,
     max_tokens: Annotated[int, number("Tokens of the recording whose size is shown.", least=2)] = 10_000,
+    check: Annotated[
+        bool, typer.Option("--check", help="Look for damaged files in a study: all results, and some volumes per run.")
+    ] = False,
+    check_all: Annotated[bool, typer.Option("--check-all", help="Like --check, and read every volume.")] = False,
 ):
-    """Show versions and devices, or describe a model.
+    """Show versions and devices, or describe a model or a study.
 
-    With a model: its sites, their sizes and geometry, and the size of a recording.
+    With a model: its sites, their sizes and geometry, and the size of a recording. With a study: its runs and results,
+    and which of them are damaged or out of date; the exit code is 2 if any file is damaged.
     """
-    from ..pipeline import describe_environment, describe_sites
+    from ..pipeline import describe_environment, describe_sites, inspect_study
 
-    typer.echo(describe_environment() if model is None else describe_sites(model, max_tokens))
-    end([], "llmbrain", *(("record", "--model", model) if model else ("run",)), "--out", "study")
+    folder = model is not None and (Path(model) / "study.json").is_file()
+    if (check or check_all) and not folder:
+        raise ParameterError(f"--check needs a study folder; {model!r} is none." if model else "--check needs a study.")
+    if not folder:
+        typer.echo(describe_environment() if model is None else describe_sites(model, max_tokens))
+        end([], "llmbrain", *(("record", "--model", model) if model else ("run",)), "--out", "study")
+        return
+    state = inspect_study(model, "all" if check_all else "sample" if check else "headers")
+    typer.echo(str(state))
+    if state.damaged:
+        n = len(state.damaged)
+        raise DatasetError(f"{n} {'file is' if n == 1 else 'files are'} damaged; see above.")
+    if check or check_all:
+        typer.echo("No file is damaged.")

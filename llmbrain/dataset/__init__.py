@@ -1,21 +1,27 @@
 """The study folder: the only place that names, writes, finds, checks and reads its files."""
 
-from .checks import check_run
+from .checks import check_content, check_run
 from .layout import FILES, bids_label
+from .results import Result, find_results, is_done, open_result, result_name, write_result
 from .runs import Recording, Run, read_confounds
-from .study import Study, as_study, check_study_folder, locate, open_recording, write_result
+from .study import Study, as_study, check_study_folder, open_recording
 
 __all__ = [
     "FILES",
     "Recording",
+    "Result",
     "Run",
     "Study",
     "as_study",
     "bids_label",
+    "check_content",
     "check_run",
     "check_study_folder",
-    "locate",
+    "find_results",
+    "is_done",
     "open_recording",
+    "open_result",
     "read_confounds",
+    "result_name",
     "write_result",
 ]

@@ -2,21 +2,28 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from ..exceptions import DatasetError, LLMBrainError
-from ..files import read_json
+from ..files import read_json, sha256
 from ..geometry import NeuronGeometry
+from .checksums import checksums, hash_sums, sampled, volume_sums
 from .layout import bids_label, events_of
 
-__all__ = ["check_run", "inside_study", "read_object", "read_sidecar"]
+__all__ = ["check_content", "check_run", "inside_study", "read_object", "read_sidecar"]
 
-_NEEDED = ("ModelID", "WeightsHash", "Site", "Geometry", "NumberOfTokens", "Run", "DataType")
+_NEEDED = (
+    "ModelID", "WeightsHash", "Site", "Geometry", "NumberOfTokens", "Run", "DataType", "Checksums", "EventsHash",
+)  # fmt: skip
+_AT_ONCE = 1 << 26  # bytes that a thorough check holds in memory
 _REMEDY = "Remove the run's files and record again; the other runs are kept."
 
 
 def check_run(path, weights_hash=None):
     """Check that a run's file, sidecar and events agree.
 
-    Only headers, file sizes and the events are read, so this is quick for runs of any size.
+    Only headers, file sizes and the events are read, so this is quick for runs of any size. :func:`check_content`
+    reads the activations.
 
     Parameters
     ----------
@@ -44,7 +51,37 @@ def check_run(path, weights_hash=None):
     _check_header(path, sidecar, geometry)
     _check_events(path, sidecar)
     if sidecar.get("Scale"):
-        _check_scale(inside_study(path, sidecar["Scale"]), geometry)
+        _check_scale(inside_study(path, sidecar["Scale"]), geometry, sidecar.get("ScaleHash"))
+
+
+def check_content(path, thorough=False):
+    """Compare the activations of a run with the checksums that were taken while it was recorded.
+
+    Parameters
+    ----------
+    path : path-like
+        The ``_bold.nii`` file; :func:`check_run` has passed it.
+    thorough : bool
+        Read every volume. By default 64 evenly spaced volumes are read, which finds any damaged stretch of a 64th of
+        the run.
+
+    Raises
+    ------
+    DatasetError
+    """
+    path = Path(path)
+    sidecar = read_sidecar(path)
+    geometry, n_tokens = NeuronGeometry.from_dict(sidecar["Geometry"]), sidecar["NumberOfTokens"]
+    img = geometry.open_img(path)
+    volumes = np.memmap(path, img.get_data_dtype(), "r", img.dataobj.offset, (n_tokens, geometry.n_voxels))
+    if thorough:
+        step = max(1, _AT_ONCE // (geometry.n_voxels * volumes.itemsize))
+        sums = np.concatenate([volume_sums(volumes[k : k + step]) for k in range(0, n_tokens, step)])
+        same = checksums(sums)["All"] == sidecar["Checksums"]["All"]
+    else:
+        same = hash_sums(volume_sums(volumes[sampled(n_tokens)])) == sidecar["Checksums"]["Sample"]
+    if not same:
+        raise DatasetError(f"{path} is damaged: its activations have changed since they were recorded. {_REMEDY}")
 
 
 def read_object(path):
@@ -76,7 +113,9 @@ def read_sidecar(path):
     if missing:
         raise DatasetError(f"{side} lacks {', '.join(missing)}: it is not a sidecar of llmbrain. {_REMEDY}")
     wrong = [key for key in ("NumberOfTokens", "Run") if type(sidecar[key]) is not int or sidecar[key] < 1]
-    wrong += [key for key in ("Site", "DataType", "ModelID") if not isinstance(sidecar[key], str)]
+    wrong += [key for key in ("Site", "DataType", "ModelID", "EventsHash") if not isinstance(sidecar[key], str)]
+    sums = sidecar["Checksums"]
+    wrong += [] if isinstance(sums, dict) and {"Sample", "All"} <= set(sums) else ["Checksums"]
     if wrong:
         raise DatasetError(f"{side} says {wrong[0]}={sidecar[wrong[0]]!r}. {_REMEDY}")
     if f"_run-{sidecar['Run']:02d}_" not in path.name:
@@ -123,13 +162,17 @@ def _check_events(path, sidecar):
     n_tokens = int(sidecar["NumberOfTokens"])
     if n_lines != n_tokens:
         raise DatasetError(f"{events} describes {n_lines} tokens, {path.name} holds {n_tokens}. {_REMEDY}")
+    if sha256(events) != sidecar["EventsHash"]:
+        raise DatasetError(f"{events} does not fit {path.name}: its content has changed since. {_REMEDY}")
 
 
-def _check_scale(path, geometry):
+def _check_scale(path, geometry, known):
     """Check the scaling factors of int16 runs; without the right ones the values cannot be read."""
     remedy = "Restore it, or record into a new folder."
     if not path.is_file():
         raise DatasetError(f"{path} is missing: it holds the factor of each neuron of the int16 runs. {remedy}")
+    if known is not None and sha256(path) != known:
+        raise DatasetError(f"{path} has changed since the runs were recorded. {remedy}")
     try:
         geometry.to_array(path)  # reads all data: a truncated file may have a whole header
     except LLMBrainError as error:

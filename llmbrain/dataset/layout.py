@@ -10,7 +10,18 @@ from typing import NamedTuple
 
 from ..exceptions import ParameterError
 
-__all__ = ["BIDSIGNORE", "FILES", "Found", "bids_label", "events_of", "file_name", "file_pattern", "is_label"]
+__all__ = [
+    "BIDSIGNORE",
+    "FILES",
+    "RESULTS",
+    "Found",
+    "ResultKind",
+    "bids_label",
+    "events_of",
+    "file_name",
+    "file_pattern",
+    "is_label",
+]
 
 # {func} is the folder of the model's functional files; {stem} names the model, the checkpoint and the corpus. Every
 # other field is an entity that Study.path takes.
@@ -32,10 +43,10 @@ _BIDS = {
     "heads_tsv": "{func}/{stem}_desc-{site}heads_dseg.tsv",
     "heads_json": "{func}/{stem}_desc-{site}heads_dseg.json",
     "localizer_mask": "{func}/{stem}_desc-{desc}_mask.nii.gz",
+    "localizer_mask_json": "{func}/{stem}_desc-{desc}_mask.json",
 }
 _NOT_BIDS = {  # BIDS has no name for these yet
     "study_json": "study.json",
-    "progress_json": "progress.json",
     "report": "report.html",
     "scale": "{func}/{stem}_desc-{site}_scale.nii.gz",
     "components": "{func}/{stem}_desc-{desc}_components.nii.gz",
@@ -55,8 +66,8 @@ _NOT_BIDS = {  # BIDS has no name for these yet
     "correlations": "{func}/{stem}_desc-{desc}_correlations.tsv",
     "tokens": "{func}/{stem}_desc-{desc}_tokens.tsv",
     "contexts": "{func}/{stem}_desc-{desc}_contexts.tsv",
-    "topography": "{func}/{stem}_desc-{site}_topography.nii.gz",
-    "topography_json": "{func}/{stem}_desc-{site}_topography.json",
+    "topography": "{func}/{stem}_desc-{desc}_topography.nii.gz",
+    "topography_json": "{func}/{stem}_desc-{desc}_topography.json",
     "lesion_effects": "{func}/{stem}_desc-{desc}_effects.tsv",
     "lesion_controls": "{func}/{stem}_desc-{desc}_controls.tsv",
     "lesion_items": "{func}/{stem}_desc-{desc}_items.tsv",
@@ -71,8 +82,40 @@ _NOT_BIDS = {  # BIDS has no name for these yet
 }
 FILES = {**_BIDS, **_NOT_BIDS}
 
+
+class ResultKind(NamedTuple):
+    """A kind of result: several files that are published together."""
+
+    manifest: str  # kind of its JSON file, which names the others and is published last
+    parts: tuple  # kinds of its other files
+    what: str  # what it is called in messages
+    remedy: str  # how to make it again
+
+
+# One line for each kind of result of a study. ``desc`` (of atlases: ``site``) is the name of the result.
+RESULTS = {
+    "networks": ResultKind(
+        "components_json",
+        ("components", "metrics", "mixing", "stability", "profile", "connectivity", "engagement", "correlations",
+         "tokens", "contexts"),
+        "networks", "Find them again (llmbrain networks).",
+    ),
+    "lesions": ResultKind(
+        "lesion_json", ("lesion_effects", "lesion_controls", "lesion_items"), "lesion study",
+        "Run it again (llmbrain lesion).",
+    ),
+    "doses": ResultKind("dose_json", ("dose_effects", "dose_controls"), "dose response", "Measure and save it again."),
+    "pruning": ResultKind("prune_json", ("prune_table",), "pruning table", "Make it again (llmbrain run)."),
+    "order": ResultKind("order_json", ("order",), "number of networks", "Choose and save it again."),
+    "localizer": ResultKind(
+        "statmap_json", ("statmap", "localizer_mask", "localizer_mask_json"), "localizer", "Run and save it again."
+    ),
+    "topography": ResultKind("topography_json", ("topography",), "display order", "Remove it; a report makes it."),
+    "layers": ResultKind("layers_json", ("layers_dseg", "layers_tsv"), "atlas of layers", "Repeat llmbrain record."),
+    "heads": ResultKind("heads_json", ("heads_dseg", "heads_tsv"), "atlas of heads", "Repeat llmbrain record."),
+}  # fmt: skip
+
 _SITE = "mlp"
-_DESC = {"lesion": "lesion", "prune": "prune"}  # first part of the kind -> default of desc; else "canica"
 
 
 def _ignored(pattern):
@@ -121,11 +164,11 @@ def is_label(text):
 def file_name(kind, subject, task, session=None, **entities):
     """Path of a file relative to the study; ``entities`` are the rest of its name: ``run``, ``site``, ``desc``."""
     needed = _entities(kind, entities)
-    known = {"site": _SITE, "desc": _DESC.get(kind.split("_")[0], "canica")}
-    fields = {**known, **{name: _format(name, value) for name, value in entities.items() if value is not None}}
+    fields = {"site": _SITE, **{name: _format(name, value) for name, value in entities.items() if value is not None}}
     missing = [name for name in needed if name not in fields]
     if missing:
-        raise ParameterError(f"The file {kind!r} needs {' and '.join(missing)}, e.g. {missing[0]}=1.")
+        example = {"run": "1", "desc": "'canica20'"}[missing[0]]
+        raise ParameterError(f"The file {kind!r} needs {' and '.join(missing)}, e.g. {missing[0]}={example}.")
     return FILES[kind].format(**_frame(subject, task, session), **fields)
 
 

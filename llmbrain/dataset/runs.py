@@ -9,7 +9,8 @@ import numpy as np
 from ..exceptions import DatasetError, ParameterError
 from ..files import read_tsv
 from ..geometry import NeuronGeometry
-from .checks import check_run, inside_study, read_sidecar
+from .checks import check_content, check_run, inside_study, read_sidecar
+from .checksums import run_hash
 from .layout import events_of
 
 __all__ = ["CONFOUNDS", "Recording", "Run", "read_confounds"]
@@ -80,6 +81,18 @@ class Run:
         if name is None:
             return None
         return self.geometry.to_array(inside_study(self.path, name)).astype(np.float32)
+
+    @cached_property
+    def hash(self):
+        """Short hash of the activations and events, from the sidecar."""
+        return run_hash(self.sidecar)
+
+    def check(self, thorough=False):
+        """Compare the activations with their checksums, see :func:`llmbrain.dataset.check_content`; at most once."""
+        done = self.__dict__.setdefault("_checked", set())
+        if not done & {True, thorough}:
+            check_content(self.path, thorough)
+            done.add(thorough)
 
     def raw(self):
         """The stored values as a memory map ``(n_tokens, n_voxels)`` in file order (layer fastest)."""
@@ -162,6 +175,16 @@ class Recording(Sequence):
     def paths(self):
         """Paths of the NIfTI files, as nilearn's estimators take them."""
         return [str(run.path) for run in self.runs]
+
+    def check(self, thorough=False):
+        """Compare the activations of all runs with their checksums; see :meth:`Run.check`."""
+        for run in self.runs:
+            run.check(thorough)
+
+    def source(self):
+        """What a result that is made from this recording notes of it: the site, the runs, and all runs there are."""
+        known = self.study.run_hashes(self.site)
+        return {"site": self.site, "runs": {str(run.index): run.hash for run in self.runs}, "known": sorted(known)}
 
     @cached_property
     def events(self):

@@ -5,43 +5,18 @@ import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from .. import __version__
 from ..exceptions import DatasetError, LLMBrainWarning
-from ..files import read_tsv, save_img, write_json, write_text, write_tsv
+from ..files import read_tsv, write_any
 from .checks import check_run, read_object, read_sidecar
-from .layout import BIDSIGNORE, FILES, Found, bids_label, file_name, file_pattern, is_label
+from .checksums import run_hash
+from .frame import frame_of
+from .layout import FILES, Found, bids_label, file_name, file_pattern, is_label
 from .runs import Recording, Run
 
-__all__ = ["Study", "as_study", "check_study_folder", "locate", "open_recording", "write_result"]
+__all__ = ["Study", "as_study", "check_study_folder", "open_recording"]
 
-BIDS_VERSION = "1.10.0"
-DESCRIPTIONS = {  # of desc- labels, by the first part of the kind of file; other kinds belong to networks
-    "lesion": "Lesion study {desc}: effects of networks and their controls.",
-    "dose": "Lesion effects over the dose {desc}.",
-    "prune": "Comparison of pruning recipes.",
-    "statmap": "Localizer {desc}: a contrast of two conditions.",
-    "localizer": "Localizer {desc}: a contrast of two conditions.",
-}
 _IDENTITY = {"model": ("weights_hash", "id"), "corpus": ("hash", "name")}  # the first that both know decides
-
-README = """\
-Recordings of a language model in the layout of a BIDS derivative, written by llmbrain.
-
-Vocabulary: a subject is a model ({model}), a session is a checkpoint of it, a task is a corpus ({corpus}), a run is a
-block of documents. A volume of a run is the state of all recorded neurons at one token, a voxel is one neuron, and the
-repetition time of 1 is one token, not a second. Axis 0 of a volume is the layer; axes 1 and 2 fold its neurons into a
-sheet. Neighbouring voxels of a sheet have nothing in common, so do not smooth.
-
-Files
-- *_bold.nii: activations, (layer, row, column, token), float32 or int16; *_bold.json: model, site, geometry, versions.
-- *_events.tsv: one line per token; task-*_events.json explains the columns.
-- *layers_dseg.nii.gz, *heads_dseg.nii.gz: the layer (attention head) that each voxel belongs to.
-- *_components.nii.gz, *_mixing.tsv, *_metrics.tsv, *_effects.tsv, *_grid.tsv: networks, their time courses, lesions,
-  pruning. BIDS has no suffix for these yet, so .bidsignore lists them, as well as study.json and report.html.
-- descriptions.tsv: the meaning of each desc- label.
-"""
 
 
 @dataclass(frozen=True)
@@ -235,7 +210,9 @@ class Study:
         return read_object(path) if path.suffix == ".json" else read_tsv(path, dtype=dtype)
 
     def write(self, kind, content, **entities):
-        """Write a file of this study atomically; the end of its name decides the format.
+        """Write a single file of this study atomically; the end of its name decides the format.
+
+        Files of a result are written by :func:`llmbrain.dataset.write_result`.
 
         Parameters
         ----------
@@ -249,17 +226,12 @@ class Study:
         pathlib.Path
         """
         path = self.path(kind, **entities)
-        if "{desc}" in FILES[kind]:
-            desc = path.name.split("_desc-")[1].split("_")[0]
-            text = DESCRIPTIONS.get(kind.split("_")[0], "Networks of the analysis {desc}.")
-            self.describe_label(desc, text.format(desc=desc))
-        if path.suffix == ".gz":
-            return save_img(path, content)
-        return write_text(path, content) if isinstance(content, str) else _write(path, content)
+        return write_any(path, content)
 
     def all_files(self):
         """All files of the folder, sorted, without unfinished ones."""
-        return sorted(p for p in self.root.rglob("*") if p.is_file() and ".part." not in p.name)
+        files = (p for p in self.root.rglob("*") if p.is_file() and ".part." not in p.name)
+        return sorted(p for p in files if p.suffix != ".lock")
 
     def sites(self):
         """Recorded sites that have at least one finished run, e.g. ``["mlp"]``."""
@@ -273,25 +245,24 @@ class Study:
         """Paths of the finished runs of a site, in order: those whose sidecar exists."""
         return [found.path.with_suffix(".nii") for found in self.find("bold_json", site=site)]
 
+    def run_hashes(self, site):
+        """Hash of each finished run of a site with its events, by its number as text; unreadable runs are left out."""
+        found = {}
+        for one in self.find("bold_json", site=site):
+            try:
+                found[str(one.entities["run"])] = run_hash(read_object(one.path))
+            except (DatasetError, OSError, KeyError, TypeError):
+                continue
+        return found
+
     # -- writing --------------------------------------------------------------------------------------------------
     def _write_frame(self):
         """Write what describes the dataset as a whole. All processes would write the same, so each file once."""
-        import pandas as pd
-
         # study.json is written first: by it check_study_folder recognises the folder, if the process is killed here.
         path = self.path("study_json")
         if not path.exists() or (self.info["recording"] and not read_object(path)["recording"]):
             self.write("study_json", self.info)
-        model, corpus = self.info["model"], self.info["corpus"]
-        row = {"participant_id": f"sub-{self.subject}", **{k: v for k, v in model.items() if k != "label"}}
-        frame = {
-            "readme": README.format(model=model["id"], corpus=corpus["name"]),
-            "bidsignore": "\n".join(BIDSIGNORE) + "\n",
-            "description": _description(self.info),
-            "participants": pd.DataFrame([row]),
-            "participants_json": PARTICIPANT_COLUMNS,
-        }
-        for kind, content in frame.items():
+        for kind, content in frame_of(self.info, self.subject).items():
             if not self.path(kind).exists():
                 self.write(kind, content)
 
@@ -304,83 +275,6 @@ class Study:
         if f"desc-{label}" not in set(known["desc_id"]):
             rows = [*known[columns].itertuples(index=False), (f"desc-{label}", text)]
             self.write("descriptions", pd.DataFrame(sorted(rows), columns=columns))
-
-    def write_atlases(self, geometry):
-        """Write the layer of each voxel as a label image and, where the site has heads, the attention head."""
-        import pandas as pd
-
-        site = geometry.site
-        self.describe_label(bids_label(site), f"Activations of the site {site}.")
-        names = [f"layer{i:02d}" for i in geometry.layers]
-        index = np.arange(1, geometry.n_layers + 1)
-        layers = pd.DataFrame({"index": index, "name": names, "layer": geometry.layers, "n_neurons": geometry.sizes})
-        self._write_atlas("layers", site, geometry.layers_img, layers)
-        if geometry.n_heads is None:
-            return
-        rows = [(f"layer{i:02d}head{h:02d}", i, h) for i, n in zip(geometry.layers, geometry.n_heads) for h in range(n)]
-        heads = pd.DataFrame(rows, columns=["name", "layer", "head"])
-        heads.insert(0, "index", np.arange(1, len(rows) + 1))
-        self._write_atlas("heads", site, geometry.heads_img, heads)
-
-    def _write_atlas(self, what, site, img, table):
-        self.describe_label(bids_label(site) + what, f"The {what} of the site {site}.")
-        if self.path(f"{what}_tsv", site=site).exists():
-            return
-        self.write(f"{what}_dseg", img, site=site)
-        self.write(f"{what}_json", _atlas_json(what, site), site=site)
-        self.write(f"{what}_tsv", table, site=site)  # last: its presence says that the atlas is complete
-
-
-PARTICIPANT_COLUMNS = {
-    "participant_id": {"Description": "A subject is a model."},
-    "id": {"Description": "Name of the model, as it was loaded."},
-    "revision": {"Description": "Commit of the model's repository."},
-    "architecture": {"Description": "Class of the model in transformers."},
-    "n_layers": {"Description": "Number of decoder blocks."},
-    "hidden_size": {"Description": "Width of the residual stream."},
-    "n_parameters": {"Description": "Number of parameters, tied ones counted once."},
-    "dtype": {"Description": "Type of the weights while recording."},
-    "weights_hash": {"Description": "Hash of the weights; see llmbrain.models.identity.weights_hash."},
-}
-
-ATLAS_COLUMNS = {
-    "index": {"Description": "Label of the voxels.", "Format": "integer"},
-    "name": {"Description": "Name of the region."},
-    "layer": {"Description": "Number of the layer in the model, from 0."},
-    "n_neurons": {"Description": "Number of recorded neurons of the layer."},
-    "head": {"Description": "Number of the attention head in its layer, from 0."},
-}
-
-
-def _atlas_json(what, site):
-    return {
-        "Description": f"The {what} of the model as labels of the voxels of the site {site}.",
-        "SpatialReference": "orig",
-        "Manual": False,
-        "Site": site,
-        **ATLAS_COLUMNS,
-    }
-
-
-def _description(info):
-    model = info["model"]
-    return {
-        "Name": f"Activations of {model['id']} on {info['corpus']['name']}",
-        "BIDSVersion": BIDS_VERSION,
-        "DatasetType": "derivative",
-        "License": "n/a",
-        "GeneratedBy": [{"Name": "llmbrain", "Version": __version__, "Description": "Recording of a language model"}],
-        "SourceDatasets": [
-            {
-                "Description": f"model {model['id']}",
-                "Version": str(model.get("revision") or model["weights_hash"]),
-            },
-            {
-                "Description": f"corpus {info['corpus']['name']}",
-                "Version": str(info["corpus"].get("hash", "n/a")),
-            },
-        ],
-    }
 
 
 def _who(part):
@@ -424,43 +318,6 @@ def as_study(study):
     Study
     """
     return study if isinstance(study, Study) else Study.open(study)
-
-
-def locate(folder, kind, desc=None):
-    """Path of a result in a study, or in a plain folder, where only the end of its name is used.
-
-    Parameters
-    ----------
-    folder : Study or path-like
-    kind : str
-        A key of :data:`llmbrain.dataset.FILES` whose name holds ``desc``.
-    desc : str, optional
-        Distinguishes several results of a kind.
-
-    Returns
-    -------
-    pathlib.Path
-
-    Examples
-    --------
-    >>> locate("folder", "lesion_effects", "half").as_posix()
-    'folder/half_effects.tsv'
-    """
-    if isinstance(folder, Study):
-        return folder.path(kind, desc=desc)
-    end = FILES[kind].rpartition("_desc-{desc}_")[2]
-    return Path(folder) / (f"{desc}_{end}" if desc else end)
-
-
-def write_result(folder, kind, content, desc=None):
-    """Write a table or a description to :func:`locate`; returns its path."""
-    if isinstance(folder, Study):
-        return folder.write(kind, content, desc=desc)
-    return _write(locate(folder, kind, desc), content)
-
-
-def _write(path, content):
-    return write_tsv(path, content) if path.suffix == ".tsv" else write_json(path, content)
 
 
 def open_recording(folder, site=None):

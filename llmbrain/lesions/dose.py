@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 
 from .. import stats
-from ..dataset import as_study
-from ..exceptions import DatasetError, MaskError, ParameterError
+from ..dataset import as_study, bids_label, open_result, write_result
+from ..exceptions import MaskError, ParameterError
 from ..masks import NeuronMask
 from ..registry import Registry
 from .comparison import compare, mean_over_items
+from .sources import derived_name, lesioned_networks, sources_of
 
 __all__ = ["DOSES", "DoseAxis", "DoseResponse", "dose_axis", "dose_result"]
 
@@ -127,34 +128,40 @@ class DoseResponse:
             f"DoseResponse({networks} networks over {over}: {', '.join(f'{d:g}' for d in self.info.get('doses', []))})"
         )
 
-    def save(self, study, desc=None):
-        """Write the tables (TSV) and the description (JSON) into a study folder.
+    def save(self, study, name=None):
+        """Write the tables (TSV) and the description (JSON) into a study folder as one result.
 
         Parameters
         ----------
         study : Study or path-like
             A study of :mod:`llmbrain.dataset`.
-        desc : str, optional
-            Name in the file names; by default what the dose is (``strength``, ``gain``, ...).
+        name : str, optional
+            Label in the file names; by default the name of the networks, if the study holds them, and what the dose is
+            (``strength``, ``gain``, ...).
 
         Returns
         -------
         list of pathlib.Path
         """
-        study, desc = as_study(study), desc or self.info.get("over", "strength")
-        parts = {"dose_effects": self.table, "dose_controls": self.controls, "dose_json": self.info}
-        return [study.write(kind, content, desc=desc) for kind, content in parts.items()]
+        study = as_study(study)
+        name = bids_label(name or derived_name(study, self.info, "") + self.info.get("over", "strength"))
+        parts = {"dose_effects": self.table, "dose_controls": self.controls}
+        return write_result(study, "doses", name, parts, self.info, sources=sources_of(self.info)).paths
 
     @classmethod
-    def load(cls, study, desc="strength"):
-        """Read what :meth:`save` wrote."""
-        study = as_study(study)
-        paths = [study.path(kind, desc=desc) for kind in ("dose_effects", "dose_controls", "dose_json")]
-        missing = [str(path) for path in paths if not path.is_file()]
-        if missing:
-            raise DatasetError(f"No dose response found: {', '.join(missing)} missing. Save one first.")
-        tables = (study.read(kind, desc=desc, dtype={"network": str}) for kind in ("dose_effects", "dose_controls"))
-        return cls(*tables, study.read("dose_json", desc=desc))
+    def load(cls, study, name=None):
+        """Read what :meth:`save` wrote, and check that the files belong together.
+
+        ``name`` is needed if the study holds several dose responses. A result that no longer belongs to the study
+        raises a :class:`~llmbrain.exceptions.StaleResultWarning`.
+        """
+        return cls.of_result(open_result(as_study(study), "doses", name).warn_if_stale())
+
+    @classmethod
+    def of_result(cls, result):
+        """Read an open result of a study."""
+        tables = (result.read(part, dtype={"network": str}) for part in ("dose_effects", "dose_controls"))
+        return cls(*tables, result.info)
 
 
 def dose_result(design, values):
@@ -209,8 +216,13 @@ def _tables(design, values):
 
 def _describe(design):
     """What the sidecar of a :class:`DoseResponse` contains."""
+    from ..models.identity import describe_model
+
     (task,), (family,) = design.tasks, design.families
     return {
+        "model": describe_model(design.model),
+        "networks": lesioned_networks(design.masks),
+        "tasks": {task.name: {k: v for k, v in task.info.items() if k != "document_hashes"}},
         "over": design.axis.over,
         "doses": list(design.axis.doses),
         "how": design.how,

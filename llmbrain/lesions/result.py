@@ -4,13 +4,12 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from ..dataset import locate, write_result
-from ..exceptions import DatasetError
-from ..files import read_json, read_tsv
+from ..dataset import open_result, write_result
+from .sources import derived_name, sources_of
 
 __all__ = ["LesionResult", "kinds_or_none"]
 
-_KINDS = {"table": "lesion_effects", "controls": "lesion_controls", "items": "lesion_items", "info": "lesion_json"}
+_PARTS = {"table": "lesion_effects", "controls": "lesion_controls", "items": "lesion_items"}
 FEW_ITEMS = 6  # a bootstrap of five documents has only 126 different outcomes
 _TEXT = {"network": str, "task": str, "family": str, "item": str, "kind": str}
 
@@ -132,33 +131,52 @@ class LesionResult:
         return f"Intervals over fewer than {FEW_ITEMS} items are unreliable: {', '.join(few)}." if few else ""
 
     # -- files ----------------------------------------------------------------------------------------------------
-    def save(self, study, desc=None):
-        """Write the tables (TSV) and the description (JSON).
+    def save(self, study, name=None, *, settings=None):
+        """Write the tables (TSV) and the description (JSON) as one result.
 
         Parameters
         ----------
         study : Study or path-like
             A study of :mod:`llmbrain.dataset`, or a plain folder.
-        desc : str, optional
-            Distinguishes several lesion studies in one study folder.
+        name : str, optional
+            Label in the file names. In a study, by default the name of the networks that were lesioned, or
+            ``lesion`` if the study does not hold them.
+        settings : dict, optional
+            Settings by which a station recognises its own result, see :func:`llmbrain.dataset.is_done`.
 
         Returns
         -------
         list of pathlib.Path
             Of the files.
         """
-        return [write_result(study, kind, getattr(self, name), desc) for name, kind in _KINDS.items()]
+        name = name or derived_name(study, self.info, "lesion")
+        parts = {kind: getattr(self, part) for part, kind in _PARTS.items()}
+        sources = sources_of(self.info)
+        return write_result(study, "lesions", name, parts, self.info, sources=sources, settings=settings).paths
 
     @classmethod
-    def load(cls, study, desc=None):
-        """Read what :meth:`save` wrote."""
-        paths = {name: locate(study, kind, desc) for name, kind in _KINDS.items()}
-        missing = [str(path) for path in paths.values() if not path.is_file()]
-        if missing:
-            raise DatasetError(f"No lesion study found: {', '.join(missing)} missing. Run one and save it first.")
-        frames = {name: read_tsv(paths[name], dtype=_TEXT) for name in ("table", "controls", "items")}
+    def load(cls, study, name=None):
+        """Read what :meth:`save` wrote, and check that the files belong together.
+
+        Parameters
+        ----------
+        study : Study or path-like
+        name : str, optional
+            Needed if a study holds several lesion studies.
+
+        Warns
+        -----
+        StaleResultWarning
+            If the study's networks, or the recording, are not those of the lesions any more.
+        """
+        return cls.of_result(open_result(study, "lesions", name).warn_if_stale())
+
+    @classmethod
+    def of_result(cls, result):
+        """Read an open result."""
+        frames = {part: result.read(kind, dtype=_TEXT) for part, kind in _PARTS.items()}
         frames["items"]["kind"] = kinds_or_none(frames["items"]["kind"])
-        return cls(**frames, info=read_json(paths["info"]))
+        return cls(**frames, info=result.info)
 
 
 def kinds_or_none(kinds):

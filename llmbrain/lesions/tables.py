@@ -6,6 +6,7 @@ import pandas as pd
 from ..masks.controls import other_networks, overlap_share
 from .comparison import effects_table, mean_over_items, power_note
 from .result import LesionResult, kinds_or_none
+from .sources import lesioned_networks
 
 __all__ = ["study_result"]
 
@@ -108,6 +109,7 @@ def _describe(design):
         "llmbrain": __version__,
         "model": describe_model(design.model),
         "geometry": design.geometry.to_dict(),
+        "networks": lesioned_networks(design.masks),
         "lesion": {
             "how": study.how,
             "value": options.value if np.ndim(options.value) == 0 else "one value per neuron",

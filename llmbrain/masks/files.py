@@ -8,7 +8,7 @@ from ..exceptions import MaskError, ParameterError
 from ..files import read_json, save_img, write_json
 from ..geometry import NeuronGeometry
 
-__all__ = ["read_image", "read_mask", "write_mask"]
+__all__ = ["describe_mask", "read_image", "read_mask", "write_mask"]
 
 FORMAT = "llmbrain neuron mask"
 
@@ -29,14 +29,19 @@ def read_image(img, geometry, threshold=0.0):
 def write_mask(path, mask, model=None):
     """Write a mask as an image with a sidecar; see :meth:`llmbrain.NeuronMask.save`."""
     path = Path(path)
-    sidecar = _sidecar(path)
+    sidecar, described = _sidecar(path), describe_mask(mask, model)
+    save_img(path, mask.to_img())
+    write_json(sidecar, described)
+    return path
+
+
+def describe_mask(mask, model=None):
+    """Content of the sidecar of a mask."""
     if model is not None and not isinstance(model, dict):
         raise ParameterError(f"model must be the dict from llmbrain.models.describe_model(model); got {model!r}.")
     info = mask.info | ({"model": model} if model is not None else {})
-    save_img(path, mask.to_img())
     described = {"format": FORMAT, "name": mask.name, "n_neurons": mask.count, "geometry": mask.geometry.to_dict()}
-    write_json(sidecar, {**described, "info": info})
-    return path
+    return {**described, "info": info}
 
 
 def read_mask(path, geometry=None):

@@ -7,7 +7,7 @@ import numpy as np
 from ..exceptions import GeometryMismatchError, MaskError, ParameterError
 from ..geometry import NeuronGeometry
 from .family import ControlFamily, draw_control
-from .files import read_image, read_mask, write_mask
+from .files import describe_mask, read_image, read_mask, write_mask
 from .heads import heads_of_share, whole_heads
 
 __all__ = ["NeuronMask", "masks_from_maps"]
@@ -372,6 +372,10 @@ class NeuronMask:
             Of the image.
         """
         return write_mask(path, self, model)
+
+    def sidecar(self, model=None):
+        """Content of the JSON sidecar that :meth:`save` writes."""
+        return describe_mask(self, model)
 
     @classmethod
     def load(cls, path, geometry=None):

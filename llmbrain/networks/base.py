@@ -86,6 +86,8 @@ class NetworkEstimator:
             runs.sources if self.mask is None else runs.part(parts_of(runs.geometry, "model", self.mask)[0].neurons)
         )
         order = choose_n_components(sources, random_state=seed, confounds=confounds, **self._cleaning)
+        if runs.info.get("recording"):
+            order.info["recording"] = runs.info["recording"]
         fitted = clone(self).set_params(n_components=order.n_components).fit(imgs, confounds=confounds)
         self.__dict__.update({k: v for k, v in vars(fitted).items() if k.endswith("_") and not k.startswith("_")})
         self.n_components_, self.order_ = order.n_components, order

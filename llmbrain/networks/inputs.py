@@ -139,6 +139,7 @@ def _describe(recording):
         "corpus_hash": corpus.get("hash"),
         "runs": [run.index for run in recording.runs],
         "files": [run.path.name for run in recording.runs],
+        "recording": recording.source(),
     }
 
 
@@ -183,6 +184,8 @@ def _from_path(path, geometry, i):
 
 def _from_run(run):
     g = run.geometry
+    if hasattr(run, "check"):  # some volumes, once per run
+        run.check()
     return _Item(run.raw, run.n_tokens, g, g.disk_voxels, lambda: str(run.path), True, run.scale)
 
 

@@ -8,7 +8,7 @@ import hashlib
 
 import numpy as np
 
-from ..dataset import as_study
+from ..dataset import as_study, result_name
 from ..exceptions import DatasetError, ParameterError, check_count
 from ..registry import choose
 from .result import NetworkSet
@@ -98,14 +98,14 @@ class HandLabels:
         names = [name or np.nan for name in self.names]
         return pd.DataFrame({"network": range(len(self)), "decision": self.decisions, "name": names})
 
-    def save(self, study, desc="canica"):
+    def save(self, study, desc):
         """Write the table and its description into a study; returns the path of the table."""
         study = as_study(study)
         study.write("labels_json", {**COLUMNS, "MapsHash": self.maps_hash}, desc=desc)
         return study.write("labels", self.table, desc=desc)
 
     @classmethod
-    def load(cls, study, networks, desc="canica"):
+    def load(cls, study, networks, desc=None):
         """Read the labels of a set of networks.
 
         Parameters
@@ -113,8 +113,8 @@ class HandLabels:
         study : Study or path-like
         networks : NetworkSet
             The networks that the labels must belong to.
-        desc : str
-            Name of the analysis in the file names.
+        desc : str, optional
+            Name of the networks in the study; by default :attr:`NetworkSet.name`.
 
         Returns
         -------
@@ -126,7 +126,7 @@ class HandLabels:
         DatasetError
             If they were given to other networks, or the table is damaged.
         """
-        study = as_study(study)
+        study, desc = as_study(study), desc or networks.name
         table, info = (
             study.read("labels", desc=desc, dtype={"name": str, "decision": str}),
             study.read("labels_json", {}, desc=desc),
@@ -153,7 +153,7 @@ def maps_hash(networks):
     return hashlib.sha256(np.ascontiguousarray(networks.maps).tobytes()).hexdigest()[:16]
 
 
-def select_networks(study, which, desc="canica", networks=None):
+def select_networks(study, which, desc=None, networks=None):
     """Numbers of the networks of a study that a user asks for.
 
     Parameters
@@ -161,8 +161,8 @@ def select_networks(study, which, desc="canica", networks=None):
     study : Study or path-like
     which : {"all", "accepted", "not-rejected"} or sequence of int
         ``accepted`` and ``not-rejected`` use the labels that were given by hand (``llmbrain view``).
-    desc : str
-        Name of the analysis in the file names.
+    desc : str, optional
+        Name of the networks in the study, needed if it holds several.
     networks : NetworkSet, optional
         Those of the study, if they are loaded already.
 
@@ -177,7 +177,9 @@ def select_networks(study, which, desc="canica", networks=None):
     DatasetError
         If there are no labels, or they belong to other networks.
     """
-    networks = NetworkSet.load(study, desc) if networks is None else networks
+    if networks is None:
+        desc = result_name(as_study(study), "networks", desc)
+        networks = NetworkSet.load(study, desc)
     everything = list(range(len(networks)))
     if not isinstance(which, str):
         unknown = sorted(set(which) - set(everything))

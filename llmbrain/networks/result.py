@@ -1,14 +1,15 @@
 """Networks found in a recording: maps over neurons, metrics, time courses, files."""
 
+import hashlib
+import json
 from functools import cached_property
 
 import numpy as np
 
-from ..dataset import as_study
-from ..exceptions import DatasetError, ParameterError
-from ..files import read_tsv
+from ..dataset import as_study, bids_label, open_result, write_result
+from ..exceptions import ParameterError
 
-__all__ = ["NetworkSet", "describe_maps", "zscore_maps"]
+__all__ = ["NetworkSet", "describe_maps", "networks_name", "zscore_maps"]
 
 STABLE = 0.7  # networks of less stability are flagged
 THRESHOLD = 3.0  # neurons with a larger |z| over neurons belong to a network
@@ -120,6 +121,21 @@ class NetworkSet:
         """The maps as a 4D NIfTI image, one volume per network."""
         return self.geometry.to_img(self.maps)
 
+    @property
+    def hash(self):
+        """Short hash of the maps and their neurons, by which results recognise the networks they were made from."""
+        digest = hashlib.sha256(json.dumps(self.geometry.to_dict(), sort_keys=True).encode())
+        digest.update(self.maps.tobytes())
+        if self.support is not None:
+            digest.update(self.support.tobytes())
+        return digest.hexdigest()[:16]
+
+    @property
+    def name(self):
+        """Name in a study, unless another is given: method, number of components, and the site if it is not mlp."""
+        n_components = self.info.get("n_components", len(self))
+        return networks_name(self.info.get("method", "networks"), n_components, self.geometry.site)
+
     def masks(self, threshold=THRESHOLD, two_sided=True):
         """Return the networks as sets of neurons.
 
@@ -135,13 +151,14 @@ class NetworkSet:
         -------
         list of NeuronMask
             ``masks[k]`` is network ``k``, named ``network-k``. It is empty if no neuron is above the threshold.
-            ``info["flagged"]`` tells whether the network is flagged.
+            ``info`` has the hash of the networks and whether the network is flagged.
         """
         from ..masks import masks_from_maps
 
         info = {k: self.info[k] for k in ("model", "corpus_hash", "method") if self.info.get(k)}
         documents = (self.info.get("corpus") or {}).get("document_hashes")
         info |= {"document_hashes": documents} if documents else {}
+        info["networks"] = self.hash
         names = [f"network-{k:02d}" for k in range(len(self))]
         masks = masks_from_maps(self.z, self.geometry, threshold, two_sided, names=names, info=info)
         for k, mask in enumerate(masks):
@@ -156,14 +173,21 @@ class NetworkSet:
         self.info["threshold"] = float(threshold)
         return self
 
-    def save(self, study, desc=None):
-        """Write maps, info, metrics and time courses into a study.
+    def save(self, study, name=None, *, tables=None, settings=None):
+        """Write maps, info, metrics and time courses into a study as one result.
+
+        Networks of the same name are replaced. Results that were made from them, such as lesions, are then recognised
+        as stale, unless the maps are the same.
 
         Parameters
         ----------
         study : Study or path
-        desc : str, optional
-            Name of the analysis in the file names; that of the estimator by default.
+        name : str, optional
+            Label in the file names; :attr:`name` by default.
+        tables : dict of DataFrame, optional
+            Further tables by their kind, see :meth:`llmbrain.networks.Evidence.save`.
+        settings : dict, optional
+            Settings by which a station recognises its own result, see :func:`llmbrain.dataset.is_done`.
 
         Returns
         -------
@@ -173,43 +197,66 @@ class NetworkSet:
         import pandas as pd
 
         study = as_study(study)
-        desc = desc or self.info.get("method", "networks").lower()
         info = {**self.info, "geometry": self.geometry.to_dict(), "n_networks": len(self), "flagged": self.flagged}
+        info["hash"] = self.hash
         if self.support is not None:
             info["support"] = [[int(row.argmax()), int(len(row) - row[::-1].argmax())] for row in self.support]
-        written = [
-            study.write("components", self.img, desc=desc),
-            study.write("metrics", self.metrics, desc=desc),
-        ]
         names = [f"network-{k:02d}" for k in range(len(self))]
-        runs = self.info.get("runs") or range(1, len(self.time_courses or []) + 1)
-        for run, course in zip(runs, self.time_courses or []):
-            written.append(study.write("mixing", pd.DataFrame(course, columns=names), run=run, desc=desc))
-        return [*written, study.write("components_json", info, desc=desc)]
+        courses = self.time_courses or []
+        runs = self.info.get("runs") or range(1, len(courses) + 1)
+        mixing = {run: pd.DataFrame(course, columns=names) for run, course in zip(runs, courses)}
+        parts = {"components": self.img, "metrics": self.metrics, "mixing": mixing, **(tables or {})}
+        model, corpus = self.info.get("model") or {}, self.info.get("corpus_hash")
+        sources = {"weights": model.get("weights_hash"), "text": corpus, "recording": self.info.get("recording")}
+        name = bids_label(name or self.name)
+        return write_result(study, "networks", name, parts, info, sources=sources, settings=settings).paths
 
     @classmethod
-    def load(cls, study, desc=None):
-        """Read the files of :meth:`save`; ``desc`` is needed if the study holds several analyses."""
+    def load(cls, study, name=None):
+        """Read the files of :meth:`save`, and check that they belong together.
+
+        Parameters
+        ----------
+        study : Study or path
+        name : str, optional
+            Needed if the study holds several sets of networks.
+
+        Raises
+        ------
+        DatasetError
+            If there are none, several and no name, or if a file is missing, damaged or of another write.
+
+        Warns
+        -----
+        StaleResultWarning
+            If the recording has changed since the networks were found.
+        """
+        return cls.of_result(open_result(as_study(study), "networks", name).warn_if_stale())
+
+    @classmethod
+    def of_result(cls, result):
+        """Read an open result of a study."""
         from .inputs import geometry_from_dict
 
-        study = as_study(study)
-        desc = desc or _only_analysis(study)
-        path = study.path("components", desc=desc)
-        if not path.is_file() or not study.path("components_json", desc=desc).is_file():
-            raise DatasetError(
-                f"There are no networks {desc!r} in {study.root}: {path.name} or its sidecar is missing."
-            )
-        info = study.read("components_json", desc=desc)
-        info.pop("flagged", None)  # is in the metrics
+        info = {k: v for k, v in result.info.items() if k not in ("flagged", "n_networks", "hash")}
         geometry = geometry_from_dict(info.pop("geometry"))
         ranges, layers = info.pop("support", None), np.arange(geometry.n_layers)
         support = None if ranges is None else np.array([(layers >= a) & (layers < b) for a, b in ranges])
-        courses = [study.path("mixing", run=run, desc=desc) for run in info.get("runs") or []]
-        courses = courses or [one.path for one in study.find("mixing", desc=desc)]
-        complete = bool(courses) and all(c.is_file() for c in courses)
-        courses = [read_tsv(c).to_numpy(np.float32) for c in courses] if complete else None
-        metrics = study.read("metrics", desc=desc)
-        return cls(geometry.to_array(path), geometry, metrics, info, courses, support)
+        courses = [result.read("mixing", run) for run in result.runs("mixing")]
+        courses = [course.to_numpy(np.float32) for course in courses] or None
+        maps = geometry.to_array(result.path("components"))
+        return cls(maps, geometry, result.read("metrics"), info, courses, support)
+
+
+def networks_name(method, n_components, site="mlp"):
+    """Default name of networks in a study.
+
+    Examples
+    --------
+    >>> networks_name("CanICA", 20), networks_name("DictLearning", 8, "mlp_gate")
+    ('canica20', 'dictlearning8mlpgate')
+    """
+    return bids_label(f"{method.lower()}{n_components}{'' if site == 'mlp' else site}")
 
 
 def zscore_maps(maps, support=None, layer_of=None):
@@ -275,13 +322,3 @@ def describe_maps(z, geometry, *, threshold=THRESHOLD, variance=None, stability=
             }
         )
     return pd.DataFrame(rows)
-
-
-def _only_analysis(study):
-    found = [one.entities["desc"] for one in study.find("components_json")]
-    if "canica" in found:
-        return "canica"
-    if len(found) != 1:
-        held = f"the analyses {', '.join(found)}; choose one with desc=" if found else "no networks; find some first"
-        raise DatasetError(f"{study.root} holds {held}.")
-    return found[0]

@@ -1,10 +1,13 @@
 """Stations of a study, one function each: read what is needed from the study folder and write the result into it."""
 
+import hashlib
 import inspect
+import json
 from pathlib import Path
 
-from ..dataset import Recording, as_study, open_recording
-from ..exceptions import ModelNotFoundError, ParameterError
+from ..dataset import Recording, as_study, is_done, open_recording, open_result, write_result
+from ..exceptions import DatasetError, ModelNotFoundError, ParameterError
+from ..files import sha256
 
 __all__ = ["compare_pruning", "find_networks", "lesion_networks", "load_study_model"]
 
@@ -39,6 +42,8 @@ def find_networks(
     n_init=10,
     n_repeats=0,
     random_state=0,
+    name=None,
+    resume=False,
     progress=True,
 ):
     """Find the functional networks of a study's recording and write them into it.
@@ -48,7 +53,7 @@ def find_networks(
     study : path-like, Study or Recording
         Where the recording is.
     site : str, optional
-        Which site, if several were recorded. A study keeps the networks of one site, those found last.
+        Which site, if several were recorded.
     n_components : int or "auto"
         Number of networks; "auto" chooses the number on which the halves of the text agree best.
     method : {"canica", "dictlearning"}
@@ -64,6 +69,11 @@ def find_networks(
         :func:`llmbrain.networks.gather_evidence`; with 0 only the restarts are compared, which is weak evidence.
     random_state : int
         Seed.
+    name : str, optional
+        Name of the networks in the study; by default method, number and site, such as ``canica20``. Networks of the
+        same name are replaced; a study may hold several of different names.
+    resume : bool
+        Return the study's networks of this name if they were made with the same settings from the same recording.
     progress : bool
         Show progress bars, if there is a terminal.
 
@@ -71,22 +81,32 @@ def find_networks(
     -------
     NetworkSet
     """
-    from ..networks import CanICA, DictLearning, gather_evidence
+    from ..networks import CanICA, DictLearning, NetworkSet, gather_evidence
     from ..networks.engines.progress import show_progress
+    from ..networks.result import networks_name
 
     recording = study if isinstance(study, Recording) else open_recording(study, site)
     if site not in (None, recording.site):
         raise ParameterError(f"site={site!r}, but the recording is of the site {recording.site!r}.")
     if method not in ("canica", "dictlearning"):
         raise ParameterError(f"Unknown method {method!r}. Choose canica or dictlearning.")
+    study, settings = recording.study, {
+        "site": recording.site, "n_components": n_components, "method": method, "engine": engine,
+        "threshold": threshold, "n_init": n_init, "n_repeats": n_repeats, "random_state": random_state,
+        "recording": recording.source()["runs"],
+    }  # fmt: skip
+    if name is None and n_components != "auto":
+        name = networks_name(method, n_components, recording.site)
+    if resume and name is not None and _is_done(study, "networks", name, settings):
+        return NetworkSet.load(study, name)
     options = {"n_components": n_components, "engine": engine, "random_state": random_state}
     estimator = CanICA(n_init=n_init, **options) if method == "canica" else DictLearning(**options)
     with show_progress(progress):
         networks = estimator.fit(recording).networks_.set_threshold(threshold)
-        networks.save(recording.study)
+        networks.save(study, name, settings={**settings, "n_repeats": 0})
         if n_repeats:
             evidence = gather_evidence(networks, recording, n_repeats=n_repeats, random_state=random_state)
-            evidence.save(recording.study)
+            evidence.save(study, name, settings=settings)
             networks = evidence.networks
     return networks
 
@@ -94,6 +114,7 @@ def find_networks(
 def lesion_networks(
     study,
     *,
+    networks=None,
     text=None,
     model=None,
     tokenizer=None,
@@ -111,6 +132,7 @@ def lesion_networks(
     bos="auto",
     device="auto",
     random_state=0,
+    resume=False,
 ):
     """Lesion the networks of a study, and matched random sets, on text that was not used to find them.
 
@@ -118,6 +140,8 @@ def lesion_networks(
     ----------
     study : path-like or Study
         With a recording, and networks unless ``masks`` is given.
+    networks : str, optional
+        Name of the networks, needed if the study holds several. The result gets the same name.
     text : Corpus, str or list of str, optional
         Held-out text; by default the demo's own held-out part, if the study is of the demo corpus.
     model : torch.nn.Module or str, optional
@@ -153,25 +177,40 @@ def lesion_networks(
         Device of the model.
     random_state : int
         Seed.
+    resume : bool
+        Return the result that the study holds if it was made with the same settings from the same networks and text.
 
     Returns
     -------
     LesionResult
     """
-    from ..lesions import LesionStudy
-    from ..networks import NetworkSet
+    from ..lesions import LesionResult, LesionStudy
 
     study = as_study(study)
     if masks is None:
-        chosen, empty = _masks_of_networks(NetworkSet.load(study), threshold, n_networks)
+        name, found = _networks_of(study, networks)
+        chosen, empty = _masks_of_networks(found, threshold, n_networks)
         kept = {"threshold": threshold, "empty_networks": empty}
     else:
-        chosen, kept = _given_masks(study, masks), {}
+        name, chosen, kept = "masks", _given_masks(study, masks), {}
     recordings = {site: study.recording(site) for site in {s for mask in chosen for s in mask.geometry.site_names}}
     made = [
         _task(task, study, text, {"max_tokens": max_tokens, "bos": bos, "passage": PASSAGE})
         for task in tasks or ["loss"]
     ]
+    for recording in recordings.values():
+        recording.check()
+    settings = {
+        "masks": {mask.name: hashlib.sha256(mask.values.tobytes()).hexdigest()[:16] for mask in chosen},
+        "networks": sorted({str(mask.info.get("networks")) for mask in chosen}),
+        "tasks": [_task_id(task) for task in tasks or ["loss"]],
+        "text": _heldout_of(study, text).hash if "loss" in (tasks or ["loss"]) else str(text), "how": how,
+        "value": value, "strength": strength, "positions": positions, "controls": controls, "n_controls": n_controls,
+        "max_tokens": max_tokens, "bos": bos, "random_state": random_state,
+        "recording": {site: one.source()["runs"] for site, one in recordings.items()},
+    }  # fmt: skip
+    if resume and _is_done(study, "lesions", name, settings):
+        return LesionResult.load(study, name)
     model, tokenizer = load_study_model(study, model, tokenizer, device)
     lesions = LesionStudy(
         chosen, tasks=made, n_controls=n_controls, controls=controls or ("layer", "layer+importance"), how=how,
@@ -182,9 +221,24 @@ def lesion_networks(
     unfinished = study.path("lesion_unfinished")
     result = lesions.run(model, tokenizer, checkpoint=unfinished)
     result.info |= kept
-    result.save(study, None if masks is None else "masks")
+    result.save(study, name, settings=_plain(settings))
     unfinished.unlink(missing_ok=True)
     return result
+
+
+def _task_id(task):
+    """Text by which a task is known again: its name, and the hash of its file."""
+    source = task.partition("=")[2] if isinstance(task, str) else ""
+    return f"{task} {sha256(source)}" if source and Path(source).is_file() else task
+
+
+def _plain(settings):
+    """Settings that a file can hold, or None if a function or a task object among them cannot be known again."""
+    try:
+        json.dumps(settings)
+    except TypeError:
+        return None
+    return settings
 
 
 def _masks_of_networks(networks, threshold, n_networks):
@@ -241,10 +295,12 @@ def compare_pruning(
     *,
     calibration,
     test_text,
+    networks=None,
     ratio=0.2,
     max_tokens=8192,
     max_test_tokens=3000,
     random_state=0,
+    resume=False,
 ):
     """Prune a study's model by several recipes on the same calibration text and write the table into the study.
 
@@ -256,12 +312,16 @@ def compare_pruning(
         The dense model; it is not changed.
     calibration, test_text : Corpus
         Text for the statistics, and other text for the perplexity.
+    networks : str, optional
+        Name of the networks, needed if the study holds several. The result gets the same name.
     ratio : float
         Share of the MLP neurons that is removed.
     max_tokens, max_test_tokens : int
         Most tokens of each text to use.
     random_state : int
         Seed.
+    resume : bool
+        Return the table that the study holds if it was made with the same settings from the same networks and texts.
 
     Returns
     -------
@@ -269,25 +329,18 @@ def compare_pruning(
         See :func:`llmbrain.run_grid`.
     """
     from ..geometry import NeuronGeometry
-    from ..networks import NetworkSet
+    from ..models import describe_model
     from ..pruning import Recipe, run_grid
     from ..pruning.compensation import default_ridge
 
     study = as_study(study)
+    name, found = _networks_of(study, networks)
     context = min(512, max_tokens)
     # The same penalty for all recipes, by the rule for the calibration size: the text is too short to hold some out.
     shared = {
         "ridge": default_ridge(max_tokens, max(NeuronGeometry.from_model(model).sizes)),
         "context": context,
     }
-    maps, options = NetworkSet.load(study).z, {"max_tokens": max_tokens, **shared}
-    recipes = [
-        Recipe(*names, {**options, **PRUNING_VARIANTS[variant]}, maps, name=variant)
-        for *names, variant in PRUNING_RECIPES
-    ]
-    settings = {"seeds": (random_state,), "context": context, "max_tokens": max_test_tokens}
-    table = run_grid(model, tokenizer, calibration, test_text, recipes, ratios=(ratio,), settings=settings)
-    study.write("prune_table", table)
     info = {
         "calibration": {"corpus": calibration.name, "hash": calibration.hash, "n_tokens": max_tokens},
         "test_text": {"corpus": test_text.name, "hash": test_text.hash, "n_tokens": max_test_tokens},
@@ -297,8 +350,39 @@ def compare_pruning(
         "options": shared,
         "variants": PRUNING_VARIANTS,
     }
-    study.write("prune_json", info)
+    sources = {
+        "weights": describe_model(model)["weights_hash"], "networks": [found.hash],
+        "text": {"calibration": calibration.hash, "test_text": test_text.hash},
+    }  # fmt: skip
+    settings = {**info, "ratio": ratio, "recipes": PRUNING_RECIPES, "sources": sources}
+    if resume and _is_done(study, "pruning", name, settings):
+        return open_result(study, "pruning", name).read("prune_table")
+    maps, options = found.z, {"max_tokens": max_tokens, **shared}
+    recipes = [
+        Recipe(*names, {**options, **PRUNING_VARIANTS[variant]}, maps, name=variant)
+        for *names, variant in PRUNING_RECIPES
+    ]
+    measured = {"seeds": (random_state,), "context": context, "max_tokens": max_test_tokens}
+    table = run_grid(model, tokenizer, calibration, test_text, recipes, ratios=(ratio,), settings=measured)
+    write_result(study, "pruning", name, {"prune_table": table}, info, sources=sources, settings=settings)
     return table
+
+
+def _is_done(study, kind, name, settings):
+    done = _plain(settings) is not None and is_done(study, kind, name, settings)
+    if done:
+        print("   done before with the same settings")
+    return done
+
+
+def _networks_of(study, name):
+    """Name and networks of a study; networks that the recording has outgrown are refused."""
+    from ..networks import NetworkSet
+
+    found = open_result(study, "networks", name)
+    if found.stale:
+        raise DatasetError(found.stale)
+    return found.name, NetworkSet.of_result(found)
 
 
 def _stable_first(networks):

@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 from ..dataset import check_study_folder
@@ -99,8 +98,8 @@ def run_study(
 ):
     """Take a model through the whole path: record, networks, lesions, pruning, report.
 
-    Every station writes its result into the study folder. To resume an interrupted run, repeat the call; with other
-    arguments, only the stations that depend on them run again.
+    Every station writes its result into the study folder. To resume an interrupted run, repeat the call: results that
+    were made with the same settings from the same sources are kept, and the others are made again.
 
     Parameters
     ----------
@@ -137,20 +136,14 @@ def run_study(
     run = _Run(plan, Path(out), *_texts(text, test_text, random_state))
     run.name, run.loading = model, {"dtype": dtype, "device": device}
     began = time.perf_counter()
-    for number, (station, (work, settings_of)) in enumerate(STATIONS.items(), 1):
+    for number, (station, work) in enumerate(STATIONS.items(), 1):
         name, start, spent = f"[{number}/{len(STATIONS)}] {station}", time.perf_counter(), time.process_time()
         if station == "recording":
             run.forecast = forecast_run(run)
             print(_forecast_in_words(run.forecast), flush=True)
         expected = run.forecast.get(station)
         print(f"{name} ...{f' (about {duration(expected)})' if expected else ''}", flush=True)
-        settings = None if settings_of is None else settings_of(run)
-        if settings is not None and run.done.get(station) == settings:
-            print("   done before with the same settings")
-        else:
-            work(run)
-            if settings is not None:
-                run.note(station, settings)
+        work(run)
         took, used = time.perf_counter() - start, time.process_time() - spent
         print(f"{name}: {took:.0f} s ({used:.0f} s of processor time)", flush=True)
     print(f"All {len(STATIONS)} stations: {duration(time.perf_counter() - began)}", flush=True)
@@ -195,10 +188,13 @@ def _forecast_in_words(forecast):
 
 
 class _Run:
-    """The state of one run: its plan, its texts, and what its stations have made so far."""
+    """The state of one run: its plan, its texts, the name of its networks, and what its stations have made so far."""
 
     def __init__(self, plan, out, train, test):
+        from ..networks.result import networks_name
+
         self.plan, self.out, self.train, self.test = plan, out, train, test
+        self.networks = networks_name("canica", plan.n_components)
         self.model = self.tokenizer = self.recording = self.report = None
         self.forecast = {}
 
@@ -209,16 +205,6 @@ class _Run:
     def options(self, *names):
         """Settings of the plan by their names."""
         return {name: getattr(self.plan, name) for name in names}
-
-    @cached_property
-    def done(self):
-        """Settings of the stations that are complete, by name."""
-        return self.study.read("progress_json", {})
-
-    def note(self, name, settings):
-        """Write down that a station is complete, so that the run can resume after it."""
-        self.done[name] = settings
-        self.study.write("progress_json", self.done)
 
 
 def _load(run):
@@ -234,59 +220,39 @@ def _record(run):
     run.recording = record(run.model, run.tokenizer, run.train, run.out, **amounts)
 
 
-def _network_options(run):
-    return run.options("n_components", "n_init", "n_repeats", "threshold", "random_state")
-
-
-def _network_settings(run):
-    return {**_network_options(run), "n_tokens": run.recording.n_tokens}
-
-
 def _find_networks(run):
-    find_networks(run.recording, **_network_options(run))
-
-
-def _lesion_options(run):
-    amounts = {"n_networks": run.plan.lesion_networks, "max_tokens": run.plan.lesion_tokens}
-    return {**amounts, **run.options("n_controls", "controls", "threshold", "random_state")}
-
-
-def _lesion_settings(run):
-    return {**_lesion_options(run), "networks": _network_options(run), "text": run.test.hash}
+    options = run.options("n_components", "n_init", "n_repeats", "threshold", "random_state")
+    find_networks(run.recording, name=run.networks, resume=True, **options)
 
 
 def _lesion(run):
-    lesion_networks(run.study, text=run.test, model=run.model, tokenizer=run.tokenizer, **_lesion_options(run))
-
-
-def _pruning_options(run):
-    amounts = {"max_tokens": run.plan.calibration_tokens, "max_test_tokens": run.plan.test_tokens}
-    return {**amounts, **run.options("ratio", "random_state")}
-
-
-def _pruning_settings(run):
-    return {**_pruning_options(run), "networks": _network_options(run), "text": run.test.hash}
+    amounts = {"n_networks": run.plan.lesion_networks, "max_tokens": run.plan.lesion_tokens}
+    options = {**amounts, **run.options("n_controls", "controls", "threshold", "random_state")}
+    given = {"networks": run.networks, "text": run.test, "model": run.model, "tokenizer": run.tokenizer}
+    lesion_networks(run.study, **given, **options, resume=True)
 
 
 def _prune(run):
-    texts = {"calibration": run.train, "test_text": run.test}
-    compare_pruning(run.study, run.model, run.tokenizer, **texts, **_pruning_options(run))
+    given = {"calibration": run.train, "test_text": run.test, "networks": run.networks}
+    amounts = {"max_tokens": run.plan.calibration_tokens, "max_test_tokens": run.plan.test_tokens}
+    options = {**amounts, **run.options("ratio", "random_state")}
+    compare_pruning(run.study, run.model, run.tokenizer, **given, **options, resume=True)
 
 
 def _report(run):
     from ..reporting import generate_report
 
-    run.report = generate_report(run.study).save()
+    run.report = generate_report(run.study, networks=run.networks).save()
 
 
-# Name -> what makes the result, and the settings that it depends on; None for a station that runs every time.
+# Name -> what makes the result. Networks, lesions and pruning return what was made before with the same settings.
 STATIONS = {
-    "model": (_load, None),
-    "recording": (_record, None),
-    "networks": (_find_networks, _network_settings),
-    "lesions": (_lesion, _lesion_settings),
-    "pruning": (_prune, _pruning_settings),
-    "report": (_report, None),
+    "model": _load,
+    "recording": _record,
+    "networks": _find_networks,
+    "lesions": _lesion,
+    "pruning": _prune,
+    "report": _report,
 }
 
 

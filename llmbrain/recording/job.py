@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..dataset import Study
+from ..dataset.atlases import write_atlases
 from ..dataset.checks import read_sidecar
 from ..exceptions import DatasetError, ParameterError, UnsupportedArchitectureError, check_count
 from ..files import write_json
@@ -143,7 +144,7 @@ class Job:
         self._refuse_other_neurons(study)
         if create:
             for geometry in self.geometries.values():
-                study.write_atlases(geometry)
+                write_atlases(study, geometry)
             if not study.path("events_json").exists():
                 write_json(study.path("events_json"), EVENT_COLUMNS)
         return study

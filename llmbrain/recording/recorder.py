@@ -14,9 +14,10 @@ import numpy as np
 
 from .. import __version__
 from ..dataset import Recording, Run
+from ..dataset.checksums import checksums
 from ..dataset.layout import bids_label
 from ..exceptions import NumericalWarning, RecordingError
-from ..files import write_json, write_tsv
+from ..files import sha256, write_json, write_tsv
 from ..models.finite import not_finite_error
 from ..models.inputs import input_device
 from .capture import HostScanner, NotFiniteError, pieces, quiet_forward
@@ -213,7 +214,9 @@ def _record_together(job, study, runs, names, scanners, scales, bar):
 
 
 def _finish(job, study, run, writers, surprisals):
-    write_tsv(study.path("events", run=run.number), run_events(job.plan, run, surprisals, job.frequencies))
+    events = study.path("events", run=run.number)
+    if not events.is_file() or not study.find("bold_json", run=run.number):
+        write_tsv(events, run_events(job.plan, run, surprisals, job.frequencies))  # else a finished site has them
     for name, writer in writers.items():
         if writer.n_clipped:
             warnings.warn(
@@ -288,7 +291,10 @@ def _sidecar(job, study, run, name, writer):
     import transformers
 
     model, settings = job.model_info, job.plan.settings
-    scaled = {"Scale": study.path("scale", site=name).name, "ClippedValues": writer.n_clipped}
+    scaled = {}
+    if writer.steps is not None:
+        scale = study.path("scale", site=name)
+        scaled = {"Scale": scale.name, "ScaleHash": sha256(scale), "ClippedValues": writer.n_clipped}
     return {
         "Description": f"Activations of {model['id']} at the site {name} while it reads.",
         "TaskName": study.task,
@@ -298,7 +304,9 @@ def _sidecar(job, study, run, name, writer):
         "Run": run.number,
         "NumberOfTokens": run.n_tokens,
         "DataType": job.storage.name,
-        **(scaled if writer.steps is not None else {}),
+        "Checksums": checksums(writer.sums),
+        "EventsHash": sha256(study.path("events", run=run.number)),
+        **scaled,
         "Site": name,
         "Modules": [found.name for found in job.sites[name]],
         "Geometry": job.geometries[name].to_dict(),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..dataset.checksums import volume_sums
 from ..exceptions import RecordingError
 from .mapping import MappedFile
 
@@ -53,6 +54,8 @@ class RunWriter:
         Steps of int16 per unit of activation.
     n_clipped : int
         Number of values too large for int16.
+    sums : ndarray of shape (n_tokens,)
+        Checksum of each volume, see :func:`llmbrain.dataset.checksums.volume_sums`.
     """
 
     def __init__(self, path, geometry, n_tokens, dtype=np.float32, scale=None, reserve=True):
@@ -66,6 +69,7 @@ class RunWriter:
         if scale is not None:
             self.steps = np.append(1 / np.asarray(scale, np.float32), np.float32(0))[self.columns]
         self.n_clipped = 0
+        self.sums = np.zeros(n_tokens, np.int64)
         self.n_bytes = n_tokens * geometry.n_voxels * self.dtype.itemsize
         self._scratch = threading.local()
         self._mapped = None
@@ -110,7 +114,9 @@ class RunWriter:
     def put(self, row, ordered):
         """Write tokens that are in file order and in the type of the file, ``(n, n_voxels)``."""
         place = _OFFSET + row * len(self.columns) * self.dtype.itemsize
-        left = memoryview(np.ascontiguousarray(ordered)).cast("B")
+        ordered = np.ascontiguousarray(ordered)
+        self.sums[row : row + len(ordered)] = volume_sums(ordered)
+        left = memoryview(ordered).cast("B")
         try:
             while left:  # one call may write only a part
                 n = self._write_at(left, place)
@@ -125,6 +131,7 @@ class RunWriter:
                 self._mapped = MappedFile(self.file.fileno(), _OFFSET + self.n_bytes)
         if not self._mapped:
             return self.put(row, ordered)
+        self.sums[row : row + len(ordered)] = volume_sums(ordered)
         try:
             self._mapped.write(_OFFSET + row * len(self.columns) * self.dtype.itemsize, ordered)
         except OSError as error:

@@ -7,8 +7,8 @@ from pathlib import Path
 from markupsafe import Markup
 
 from .. import __version__
-from ..dataset import Study
-from ..exceptions import ParameterError
+from ..dataset import Study, find_results, open_result, result_name
+from ..exceptions import LLMBrainError, ParameterError
 from .document import HTMLReport, check_output_file
 from .page import render
 from .station import stations
@@ -16,7 +16,7 @@ from .station import stations
 __all__ = ["HTMLReport", "Report", "generate_report"]
 
 
-def generate_report(study_or_object, *, title=None, topography="auto", output_file=None):
+def generate_report(study_or_object, *, networks=None, title=None, topography="auto", output_file=None):
     """Make a report of a whole study, or of one result.
 
     Parameters
@@ -25,6 +25,9 @@ def generate_report(study_or_object, *, title=None, topography="auto", output_fi
         Study, Recording, NetworkSet, fitted estimator, LesionResult, DoseResponse, Order, PrunedModel or DataFrame.
         A study folder gives the whole report, which names the stations that have not been run. A data frame must be
         the table of :func:`llmbrain.run_grid` or of a lesion study.
+    networks : str, optional
+        Name of the networks to show, needed if the study holds several. Results of other networks, and results whose
+        sources have changed, are not shown; the summary names them.
     title : str, optional
         Heading of the page.
     topography : "auto", Topography or None
@@ -41,7 +44,7 @@ def generate_report(study_or_object, *, title=None, topography="auto", output_fi
     Raises
     ------
     DatasetError
-        If a path holds no study.
+        If a path holds no study, or the study holds several sets of networks and ``networks`` is not given.
     ParameterError
         If there is no report for this kind of object, or ``output_file`` exists and is not a report of llmbrain.
     """
@@ -49,8 +52,11 @@ def generate_report(study_or_object, *, title=None, topography="auto", output_fi
         check_output_file(output_file)
     if isinstance(study_or_object, (str, Path)):
         study_or_object = Study.open(study_or_object)
-    of = Report.of_study if isinstance(study_or_object, Study) else Report.of_object
-    page = of(study_or_object, topography).page(title)
+    if isinstance(study_or_object, Study):
+        report = Report.of_study(study_or_object, topography, networks)
+    else:
+        report = Report.of_object(study_or_object, topography)
+    page = report.page(title)
     if output_file is not None:
         page.save(output_file)
     return page
@@ -66,14 +72,18 @@ class Report:
         self.study, self.topography = study, topography
         self.results = dict(results or {})
         self.title, self.subtitle, self.kicker = title, subtitle, kicker  # kicker: the line above the title
+        self.networks_name = None  # of the networks of a study that are shown
         self.absent, self.warnings = [], []  # what the report cannot show and why; what its readers must know
 
     @classmethod
-    def of_study(cls, study, topography="auto"):
-        """The report of a study folder."""
+    def of_study(cls, study, topography="auto", networks=None):
+        """The report of a study folder, with the networks of a name; they need one if there are several."""
         title = last_part(study.info["model"].get("id", study.subject))
         corpus = study.info["corpus"].get("name", study.task)
-        return cls(study, topography, title=title, subtitle=f"on the corpus “{corpus}”")
+        report = cls(study, topography, title=title, subtitle=f"on the corpus “{corpus}”")
+        if networks is not None or find_results(study, "networks"):
+            report.networks_name = result_name(study, "networks", networks)
+        return report
 
     @classmethod
     def of_object(cls, obj, topography="auto"):
@@ -97,6 +107,37 @@ class Report:
             self.results[name] = None  # also what a station sees that asks for itself
             self.results[name] = next(one for one in stations() if one.name == name)().result(self)
         return self.results[name]
+
+    def current(self, kind, what, name=None):
+        """Open the results of a kind that belong to the study and to the networks shown.
+
+        The others are named in ``absent`` with the reason. ``name`` selects one result.
+        """
+        found, shown = [], self["networks"] if kind != "networks" else None
+        own = None if shown is None else shown.networks.hash
+        for one in find_results(self.study, kind) if name is None else [name]:
+            try:
+                result = open_result(self.study, kind, one)
+                reason, made = result.stale, result.sources.get("networks")
+            except (LLMBrainError, OSError) as error:
+                self.absent.append(f"The {what} {one!r} cannot be read: {error}")
+                continue
+            if not reason and made and own and own not in made:
+                reason = f"The {what} {one!r} is of other networks than {self.networks_name}; choose with --networks."
+            if reason:
+                self.absent.append(f"Not shown: {reason}")
+            else:
+                found.append(result)
+        return found
+
+    def current_one(self, kind, what):
+        """Open the one result of a kind that the report shows: of :meth:`current`, the one named like the networks."""
+        found = {result.name: result for result in self.current(kind, what)}
+        name = self.networks_name if self.networks_name in found else next(iter(found), None)
+        if len(found) > 1:
+            others = ", ".join(other for other in found if other != name)
+            self.absent.append(f"The study also holds another {what}: {others}; this report shows {name}.")
+        return found.get(name)
 
     @property
     def geometry(self):

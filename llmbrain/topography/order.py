@@ -96,15 +96,26 @@ class Topography:
     def save(self, path):
         """Save as an image of cell numbers (``.nii.gz``) with a JSON file beside it."""
         path = Path(path)
-        save_img(path, self.geometry.to_img(self.cells.astype(np.int32)))
-        write_json(_json_beside(path), {**self.info, "Geometry": self.geometry.to_dict()})
+        save_img(path, self.img)
+        write_json(_json_beside(path), self.sidecar)
         return path
+
+    @property
+    def img(self):
+        """The cell number of each neuron as an image."""
+        return self.geometry.to_img(self.cells.astype(np.int32))
+
+    @property
+    def sidecar(self):
+        """Content of the JSON file beside the image."""
+        return {**self.info, "Geometry": self.geometry.to_dict()}
 
     @classmethod
     def load(cls, path):
         """Load the files of :meth:`save`."""
         info = read_json(_json_beside(Path(path)))
         geometry = NeuronGeometry.from_dict(info.pop("Geometry"))
+        info.pop("provenance", None)  # of a result in a study
         return cls(np.asarray(geometry.to_array(path)), geometry, info)
 
     def _check(self, values):

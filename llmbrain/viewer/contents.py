@@ -108,7 +108,9 @@ class Contents:
         geometry = self.geometry
         if geometry is None:
             return
-        path = self.study.path("topography", site=geometry.site)
+        if self.networks is None:
+            return
+        path = self.study.path("topography", desc=self.desc)
         try:
             order = Topography.load(path) if path.is_file() else None
         except (LLMBrainError, OSError, ValueError) as error:

@@ -1,12 +1,12 @@
 """The command line: help that reads as one text, errors without a traceback, every command on the real model."""
 
-import json
 import subprocess
 import sys
 
 import pytest
 
 from llmbrain import __version__
+from llmbrain.dataset import Study, find_results
 
 COMMANDS = ["run", "record", "networks", "lesion", "prune", "grid", "evaluate", "report", "info"]
 
@@ -121,13 +121,24 @@ def test_the_whole_path_on_the_real_model(tmp_path):
     assert "http" not in html.replace("https://doi.org", "").split("<style")[0]
     for section in ("networks", "lesion", "pruning", "methods"):
         assert f'id="{section}' in html
-    progress = json.loads((study / "progress.json").read_text())
-    assert set(progress) == {"networks", "lesions", "pruning"}
+    names = {kind: find_results(Study.open(study), kind) for kind in ("networks", "lesions", "pruning")}
+    assert names == {"networks": ["canica8"], "lesions": ["canica8"], "pruning": ["canica8"]}
     before = {p: p.stat().st_mtime_ns for p in study.rglob("*.nii*")}
     again = llmbrain("run", "--quick", "--out", study)
     assert again.returncode == 0, again.stderr[-3000:]
     assert again.stdout.count("done before") == 3
     assert {p: p.stat().st_mtime_ns for p in study.rglob("*.nii*")} == before
+
+    # networks by hand, with another seed: neither they nor what follows from them counts as done
+    by_hand = llmbrain("networks", study, "--n-components", 8, "--n-repeats", 0, "--random-state", 1)
+    assert by_hand.returncode == 0, by_hand.stderr[-3000:]
+    assert llmbrain("report", study).returncode == 0
+    html = report.read_text(encoding="utf-8")
+    assert 'id="lesions"' not in html and "the study no longer holds" in html
+    again = llmbrain("run", "--quick", "--out", study)
+    assert again.returncode == 0 and again.stdout.count("done before") == 0
+    assert 'id="lesions"' in report.read_text(encoding="utf-8")
+    assert llmbrain("info", study, "--check-all").returncode == 0
 
     other = llmbrain("record", "--text", __file__, "--out", study)
     assert other.returncode == 2

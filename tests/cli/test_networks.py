@@ -35,17 +35,25 @@ def test_site_of_the_networks_is_that_of_lesions_and_report(study, capsys):
     for site in ("attention", "mlp"):  # not only the one that comes first
         code, out, err = run(capsys, "networks", study, *few, "--site", site)
         assert code == 0, err
-        networks = NetworkSet.load(study)
+        name = {"attention": "canica2attention", "mlp": "canica2"}[site]
+        networks = NetworkSet.load(study, name)
         assert networks.geometry == open_recording(study, site).geometry and len(networks) == 2
         code, out, err = run(
-            capsys, "lesion", study, "--text", study.parent / "heron.txt", "--model", study.parent / "tiny",
-            "--threshold", 1.5, "--n-controls", 2, "--max-tokens", 60, "--how", "mean",
+            capsys, "lesion", study, "--networks", name, "--text", study.parent / "heron.txt",
+            "--model", study.parent / "tiny", "--threshold", 1.5, "--n-controls", 2, "--max-tokens", 60,
+            "--how", "mean",
         )  # fmt: skip
         assert code == 0, err
         assert "network-00" in out and "intact" in out and out.splitlines()[-1] == f"Next: llmbrain report {study}"
-        assert run(capsys, "report", study)[0] == 0
+        assert run(capsys, "report", study, "--networks", name)[0] == 0
         html = next(study.rglob("*report.html")).read_text(encoding="utf-8")
-        assert f"site “{site}”" in html
+        assert f"site “{site}”" in html and 'id="lesions"' in html
+    assert "is of other networks than canica2" in html
+    for command in ("lesion", "report"):
+        code, _, err = run(capsys, command, study)
+        assert code == 2 and "several networks: canica2, canica2attention. Choose one by name (--networks)" in err
+    code, _, err = run(capsys, "report", study, "--networks", "canica3")
+    assert code == 2 and "no networks named 'canica3'. It holds canica2, canica2attention" in err
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -66,7 +74,7 @@ def test_metrics_follow_the_threshold(study, capsys):
     for threshold in (1, 5):
         args = ("--n-components", 2, "--n-repeats", 0, "--site", "mlp", "--threshold", threshold)
         assert run(capsys, "networks", study, *args)[0] == 0
-        networks = NetworkSet.load(study)
+        networks = NetworkSet.load(study, "canica2")
         sizes = [int(mask.count) for mask in networks.masks(float(threshold))]
         assert networks.metrics["n_neurons"].tolist() == sizes and networks.info["threshold"] == threshold
 
@@ -120,6 +128,7 @@ def test_own_masks_tasks_controls_and_positions_reach_the_lesions(study, tmp_pat
 @pytest.mark.filterwarnings("ignore")
 def test_wrong_masks_tasks_and_controls_are_one_sentence(args, says, study, capsys, monkeypatch):
     run(capsys, "networks", study, "--n-components", 2, "--n-repeats", 0, "--site", "mlp", "--threshold", 1.5)
-    given = ("--text", study.parent / "heron.txt", "-m", study.parent / "tiny", "--threshold", 1.5)
+    given = ("--networks", "canica2", "--text", study.parent / "heron.txt", "-m", study.parent / "tiny")
+    given += ("--threshold", 1.5)
     code, _, said = run(capsys, "lesion", study, *given, *args)
     assert code == 2 and says in said and "Traceback" not in said and "unexpected" not in said

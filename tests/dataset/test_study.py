@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 from tiny import tiny_model, tiny_tokenizer
 
-from llmbrain.dataset import FILES, Run, Study, bids_label, open_recording, read_confounds
-from llmbrain.dataset.layout import file_name
+from llmbrain.dataset import FILES, Run, Study, bids_label, open_recording, read_confounds, write_result
+from llmbrain.dataset.layout import RESULTS, file_name
 from llmbrain.exceptions import DatasetError, GeometryMismatchError, LLMBrainError, LLMBrainWarning, ParameterError
 from llmbrain.files import read_json, write_json
 from llmbrain.models import describe_model
@@ -69,12 +69,12 @@ def test_every_kind_of_file_has_a_name_of_its_own(kind):
 def test_names():
     name = file_name("bold", "gpt2", "demo", "abc", run=3, site="mlp_gate")
     assert name == "sub-gpt2/ses-abc/func/sub-gpt2_ses-abc_task-demo_run-03_desc-mlpgate_bold.nii"
-    assert file_name("lesion_effects", "a", "b").endswith("task-b_desc-lesion_effects.tsv")
-    assert file_name("prune_table", "a", "b").endswith("task-b_desc-prune_grid.tsv")
+    assert file_name("lesion_effects", "a", "b", desc="canica20").endswith("task-b_desc-canica20_effects.tsv")
     assert bids_label("wikitext-2 (raw)") == "wikitext2raw"
     for kind, entities, message in [
         ("nothing", {}, "Unknown kind"),
-        ("bold", {}, "needs run"),
+        ("bold", {}, "needs run, e.g. run=1"),
+        ("metrics", {}, "needs desc, e.g. desc='canica20'"),
         ("bold", {"run": 1, "desc": "x"}, "has no desc"),
     ]:
         with pytest.raises(ParameterError, match=message):
@@ -301,13 +301,12 @@ def test_what_is_written_is_found(tmp_path):
     assert [found.entities["desc"] for found in study.find("mixing", run=2)] == ["canica", "dict"]
     assert study.find("mixing", desc="can") == [] and study.find("metrics") == []
     assert study.read("mixing", run=11, desc="dict")["a"].tolist() == [11]
-    assert study.read("metrics") is None and study.read("metrics", "nothing") == "nothing"
-    assert set(study.read("descriptions")["desc_id"]) == {"desc-canica", "desc-dict"}
-    study.write("lesion_json", {"n": 1})
-    assert study.read("lesion_json") == {"n": 1} and study.find("lesion_json")[0].entities == {"desc": "lesion"}
-    study.path("lesion_json").write_text("7")
+    assert study.read("metrics", desc="a") is None and study.read("metrics", "nothing", desc="a") == "nothing"
+    study.write("lesion_json", {"n": 1}, desc="a")
+    assert study.read("lesion_json", desc="a") == {"n": 1} and study.find("lesion_json")[0].entities == {"desc": "a"}
+    study.path("lesion_json", desc="a").write_text("7")
     with pytest.raises(DatasetError, match="effects.json holds int, not a JSON object"):
-        study.read("lesion_json")
+        study.read("lesion_json", desc="a")
 
 
 @pytest.mark.parametrize("kind", FILES)
@@ -352,10 +351,15 @@ def test_the_official_bids_validator_finds_no_error(original, tmp_path):
         pytest.skip("bids-validator-deno is not installed (pip install bids-validator-deno)")
     folder = shutil.copytree(original, tmp_path / "study")
     study = Study.open(folder)
-    study.describe_label("canica", "networks")
-    for kind in ("components", "components_json", "metrics", "mixing", "stability", "lesion_effects", "lesion_controls",
-                 "lesion_items", "lesion_json", "prune_table", "prune_json", "report"):  # fmt: skip
-        study.path(kind, **({"run": 1} if kind == "mixing" else {})).write_text("")
+    geometry, table = open_recording(folder, "mlp").geometry, pd.DataFrame({"a": [1]})
+    for kind, rule in RESULTS.items():
+        if "{site}" not in FILES[rule.manifest]:
+            contents = {".tsv": table, ".gz": geometry.mask_img, ".json": {"a": 1}}
+            parts = {part: contents[Path(FILES[part]).suffix] for part in rule.parts}
+            parts |= {"mixing": {1: table}} if kind == "networks" else {}
+            info = {"SpatialReference": "orig"} if kind == "localizer" else {}
+            write_result(study, kind, "canica2", parts, info)
+    study.path("report").write_text("")
     out = subprocess.run([validator, "--json", str(folder)], capture_output=True, text=True, timeout=120)
     report = json.loads(out.stdout)
     issues = report["issues"]["issues"]

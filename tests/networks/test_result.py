@@ -41,9 +41,9 @@ def test_flags_are_in_every_output(fitted, tmp_path):
     assert repr(networks) == "NetworkSet(6 networks, 3 flagged, 1940 neurons in 20 layers)"
     assert [mask.info["flagged"] for mask in networks.masks()] == [k in bad for k in range(K)]
     study = Study.create(tmp_path, {"id": "tiny", "weights_hash": "abc", "architecture": "x"}, "texts")
-    networks.save(study, "canica")
-    assert read_json(study.path("components_json", desc="canica"))["flagged"] == bad
-    table = pd.read_csv(study.path("metrics", desc="canica"), sep="\t")
+    networks.save(study, "mine")
+    assert read_json(study.path("components_json", desc="mine"))["flagged"] == bad
+    table = pd.read_csv(study.path("metrics", desc="mine"), sep="\t")
     assert table["flagged"].tolist() == [k in bad for k in range(K)]
     assert NetworkSet.load(study).flagged == bad and "flagged" not in NetworkSet.load(study).info
     assert networks.set_threshold(1e3).flagged == list(range(K))  # empty
@@ -63,7 +63,7 @@ def test_save_and_load(fitted, tmp_path):
     study = Study.create(tmp_path / "study", info, {"name": "texts", "hash": "h"})
     written = fitted.networks_.save(study)
     assert all(p.is_file() for p in written)
-    assert written[0].name.endswith("_desc-canica_components.nii.gz")
+    assert written[0].name.endswith("_desc-canica6_components.nii.gz")
     for source in (study, tmp_path / "study"):
         loaded = NetworkSet.load(source)
         np.testing.assert_array_equal(loaded.maps, fitted.networks_.maps)
@@ -71,10 +71,13 @@ def test_save_and_load(fitted, tmp_path):
         pd.testing.assert_frame_equal(loaded.metrics, fitted.networks_.metrics, check_dtype=False)
         np.testing.assert_allclose(loaded.time_courses[1], fitted.networks_.time_courses[1], rtol=1e-5)
         assert loaded.info["parameters"]["n_components"] == K
-    fitted.networks_.save(study, desc="second")
-    assert NetworkSet.load(study, desc="second").n_networks == K
-    with pytest.raises(DatasetError, match="no networks 'third'"):
-        NetworkSet.load(study, desc="third")
+    fitted.networks_.save(study, "second")
+    assert NetworkSet.load(study, "second").n_networks == K
+    assert loaded.hash == fitted.networks_.hash == NetworkSet.load(study, "second").hash
+    with pytest.raises(DatasetError, match=r"several networks: canica6, second. Choose one by name \(--networks\)"):
+        NetworkSet.load(study)
+    with pytest.raises(DatasetError, match="no networks named 'third'"):
+        NetworkSet.load(study, "third")
 
 
 @pytest.mark.parametrize("axes", [*AXES, "shifted"])
@@ -86,8 +89,10 @@ def test_maps_that_were_reoriented_are_refused(axes, fitted, tmp_path):
     study = Study.create(tmp_path / "study", {"id": "tiny", "weights_hash": "abc"}, {"name": "texts", "hash": "h"})
     path = fitted.networks_.save(study)[0]
     nib.save(misplaced(nib.load(path))[axes], path)
-    with pytest.raises(GeometryMismatchError, match="components.nii.gz.*(affine|the shape)|affine of .*components"):
+    with pytest.raises(DatasetError, match="components.nii.gz does not fit"):
         NetworkSet.load(study)
+    with pytest.raises(GeometryMismatchError, match="components.nii.gz.*(affine|the shape)|affine of .*components"):
+        GEOMETRY.to_array(path)
 
 
 def test_layer_scope_survives_saving(tmp_path):

@@ -71,15 +71,11 @@ class Evidence:
         info = {**self.networks.info, "maps": "centrotypes of ICASSO over bootstrapped runs"}
         return NetworkSet(maps, geometry, metrics, info, support=support)
 
-    def save(self, study, desc=None):
-        """Write the networks with their new metrics, and every table, into a study; returns the paths.
+    def save(self, study, name=None, *, settings=None):
+        """Write the networks with their new metrics, and every table, into a study as one result; returns the paths.
 
-        ``desc`` names the analysis; by default it has the name of the networks' method.
+        The parameters are those of :meth:`llmbrain.NetworkSet.save`.
         """
-        from ...dataset import as_study
-
-        study = as_study(study)
-        desc = desc or self.networks.info.get("method", "networks").lower()
         tables = {
             "stability": self.stability,
             "profile": self.profile,
@@ -92,8 +88,7 @@ class Evidence:
                 tokens=self.interpretation.tokens,
                 contexts=self.interpretation.contexts,
             )
-        written = self.networks.save(study, desc)
-        return written + [study.write(kind, table, desc=desc) for kind, table in tables.items() if table is not None]
+        return self.networks.save(study, name, tables=tables, settings=settings)
 
 
 def gather_evidence(

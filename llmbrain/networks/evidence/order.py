@@ -135,16 +135,14 @@ class Order:
     def __repr__(self):
         return f"Order(n_components={self.n_components}, parallel={self.parallel}, noise edge={self.marchenko_pastur})"
 
-    def save(self, study, desc="canica"):
-        """Write the curve (TSV) and the choice (JSON) into a study under the name ``desc``; returns the paths."""
-        from ...dataset import as_study
+    def save(self, study, name="canica"):
+        """Write the curve (TSV) and the choice (JSON) into a study under a name; returns the paths."""
+        from ...dataset import as_study, write_result
 
-        study = as_study(study)
         chosen = {name: int(getattr(self, name)) for name in ("n_components", "marchenko_pastur", "parallel")}
-        return [
-            study.write("order", self.curve, desc=desc),
-            study.write("order_json", {**chosen, **self.info}, desc=desc),
-        ]
+        sources = {"recording": self.info.get("recording")}
+        info = {**chosen, **self.info}
+        return write_result(as_study(study), "order", name, {"order": self.curve}, info, sources=sources).paths
 
 
 def default_grid(limit):
@@ -187,8 +185,10 @@ def choose_n_components(
     from ..engines.runs import ArraySource
     from ..inputs import load_runs
 
+    recording = None
     if not isinstance(runs, (list, tuple)) or not all(isinstance(run, ArraySource) for run in runs):
-        runs = load_runs(runs).sources
+        loaded = load_runs(runs)
+        runs, recording = loaded.sources, loaded.info.get("recording")
     sample = standardized_sample(runs, confounds=confounds, random_state=random_state)
     n_tokens, n_neurons = sum(len(x) for x in sample) - len(sample), sample[0].shape[1]
     parallel, eigenvalues, bound = parallel_analysis(sample, n_draws=n_draws, random_state=random_state)
@@ -208,6 +208,7 @@ def choose_n_components(
         }
     )
     info = {"n_tokens": n_tokens, "n_neurons_sampled": n_neurons, "noise_bound": edge, "reproduced_at": REPRODUCED}
+    info |= {"recording": recording} if recording else {}
     return Order(_best(curve), beyond, parallel, curve, table, info)
 
 

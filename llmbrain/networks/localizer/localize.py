@@ -112,25 +112,25 @@ class Localization:
         table = localizer_overlap(self.selected(level, side), self.z, networks.maps, masks, **options)
         return table.assign(flagged=[k in networks.flagged for k in table["network"]])
 
-    def save(self, study, geometry, desc=None):
+    def save(self, study, geometry, name=None):
         """Write the z map, its description and the mask (false discovery rate 5 %) into a study; returns the paths.
 
-        ``desc`` names the localizer in the files; by default it is the contrast.
+        ``name`` is the label in the file names; by default it is the contrast.
         """
-        from ...dataset import as_study
+        from ...dataset import as_study, bids_label, write_result
 
-        study, desc = as_study(study), desc or "".join(self.contrast)
+        name = bids_label(name or "".join(self.contrast))
         mask = self.mask(geometry)
         counts = self.items["condition"].value_counts()
         info = {
             **self.info, "contrast": list(self.contrast), "fdr": 0.05, "n_selected": mask.count,
             "n_items": {c: int(counts[c]) for c in self.contrast}, "geometry": geometry.to_dict(),
         }  # fmt: skip
-        written = [
-            study.write("statmap", geometry.to_img(self.z.astype(np.float32)), desc=desc),
-            study.write("statmap_json", info, desc=desc),
-        ]
-        return [*written, mask.save(study.path("localizer_mask", desc=desc))] if mask.count else written
+        parts = {"statmap": geometry.to_img(self.z.astype(np.float32))}
+        if mask.count:
+            parts |= {"localizer_mask": mask.to_img(), "localizer_mask_json": mask.sidecar()}
+        sources = {"weights": (self.info.get("model") or {}).get("weights_hash"), "text": self.info.get("corpus_hash")}
+        return write_result(as_study(study), "localizer", name, parts, info, sources=sources).paths
 
 
 def run_localizer(model, tokenizer, name="language", *, out=None, record_options=None, **options):
@@ -165,7 +165,7 @@ def run_localizer(model, tokenizer, name="language", *, out=None, record_options
     with tempfile.TemporaryDirectory() as folder:
         runs = record(model, tokenizer, corpus, out=out or f"{folder}/study", **given)
         found = localize(list(runs), [run.events for run in runs], LOCALIZERS[name], **options)
-    found.info.update(localizer=name, corpus_hash=corpus.hash)
+    found.info.update(localizer=name, corpus_hash=corpus.hash, model=runs.study.info["model"])
     return found
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...dataset import is_done, write_result
 from ...topography import Topography, fit_topography, loadings_from_maps
 from ..station import STATIONS, Station
 
@@ -55,17 +56,20 @@ def _topography(report, found, recording):
     if report.topography != "auto":
         found.geometry.check_same(report.topography.geometry, "The topography")
         return report.topography
-    path = None if report.study is None else report.study.path("topography", site=found.geometry.site)
-    if path is not None and path.is_file():
-        topography = Topography.load(path)
-        if topography.geometry == found.geometry:
-            return topography
+    settings = None
+    if report.study is not None and report.networks_name is not None:
+        runs = None if recording is None else recording.source()["runs"]
+        settings = {"networks": found.networks.hash, "recording": runs}
+        if is_done(report.study, "topography", report.networks_name, settings):
+            return Topography.load(report.study.path("topography", desc=report.networks_name))
     features, source = np.asarray(found.networks.maps), "the shown maps themselves"
     if recording is not None:
         features, source = loadings_from_maps(half_of(recording), found.networks.maps), half_name(recording)
     topography = fit_topography(features, found.geometry, source=source)
-    if path is not None:
-        topography.save(path)
+    if settings is not None:
+        parts, sources = {"topography": topography.img}, {"networks": [found.networks.hash]}
+        given = {"sources": sources, "settings": settings}
+        write_result(report.study, "topography", report.networks_name, parts, topography.sidecar, **given)
     return topography
 
 

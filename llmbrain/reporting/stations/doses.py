@@ -21,7 +21,7 @@ class Doses(Station):
     what = "dose and response"
 
     def read(self, study, report):
-        return [DoseResponse.load(study, one.entities["desc"]) for one in study.find("dose_effects")] or None
+        return [DoseResponse.of_result(one) for one in report.current("doses", self.what)] or None
 
     def take(self, obj, report):
         return [obj] if isinstance(obj, DoseResponse) else None

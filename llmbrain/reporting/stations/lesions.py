@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from ... import plotting
+from ...dataset import find_results
 from ...lesions import LesionResult
 from ..lesion_table import main_family, main_lesions, q_column, unit_of
 from ..network_table import network_flags
@@ -27,10 +28,13 @@ class Lesions(Station):
     what = "lesion study"
 
     def read(self, study, report):
-        if not study.path("lesion_effects").is_file():
+        if not find_results(study, "lesions"):
             report.absent.append("No network has been lesioned yet (llmbrain lesion).")
             return None
-        result = LesionResult.load(study)
+        found = report.current_one("lesions", self.what)
+        if found is None:
+            return None
+        result = LesionResult.of_result(found)
         report.warnings += result.info.get("warnings") or []
         return result
 

@@ -46,11 +46,11 @@ class Localizers(Station):
 
     def read(self, study, report):
         found = []
-        for path, entities in study.find("statmap"):
+        for result in report.current("localizer", "localizer"):
             try:
-                found.append(_read(study, entities["desc"], path, report.geometry))
+                found.append(_read(result, report.geometry))
             except (LLMBrainError, ValueError, OSError) as error:
-                report.absent.append(f"The localizer {entities['desc']} cannot be read: {error}")
+                report.absent.append(f"The localizer {result.name} cannot be read: {error}")
         return found or None
 
     def section(self, report, result):
@@ -70,15 +70,15 @@ class Localizers(Station):
         )
 
 
-def _read(study, desc, path, geometry):
-    info = study.read("statmap_json", {}, desc=desc)
+def _read(result, geometry):
+    info = result.info
     geometry = NeuronGeometry.from_dict(info["geometry"]) if "geometry" in info else geometry
     if geometry is None:
         raise DatasetError("its geometry is unknown. Save it again, or keep it beside its recording.")
-    z = geometry.to_array(path)
-    mask = study.path("localizer_mask", desc=desc)
-    selected = NeuronMask.load(mask).values if mask.is_file() else np.zeros(geometry.n_neurons, bool)
-    return Localizer(desc, np.nan_to_num(z), selected, geometry, info)
+    z, selected = geometry.to_array(result.path("statmap")), np.zeros(geometry.n_neurons, bool)
+    if result.has("localizer_mask"):
+        selected = NeuronMask.load(result.path("localizer_mask")).values
+    return Localizer(result.name, np.nan_to_num(z), selected, geometry, info)
 
 
 def _card(report, found, i):

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ... import plotting
+from ...dataset import find_results
 from ...networks import NetworkSet
 from ...networks.base import NetworkEstimator
 from ...networks.result import STABLE, THRESHOLD
@@ -37,21 +38,22 @@ class Found:
     accepts="networks or a fitted estimator (CanICA, DictLearning)",
 )  # fmt: skip
 class Networks(Station):
-    """The networks of one analysis: canica if there are several."""
+    """The networks that the report was asked for, or the only ones."""
 
     what = "decomposition"
 
     def read(self, study, report):
-        found = [one.entities["desc"] for one in study.find("components_json")]
-        if not found:
+        name = report.networks_name
+        if name is None:
             report.absent.append("No networks have been found yet (llmbrain networks).")
             return None
-        desc = "canica" if "canica" in found else found[0]
-        others = [name for name in found if name != desc]
+        others = [one for one in find_results(study, "networks") if one != name]
         if others:
             held = ", ".join(others)
-            report.absent.append(f"The study also holds the decompositions {held}; this report shows {desc}.")
-        return _found(NetworkSet.load(study, desc=desc), study.read("stability", desc=desc))
+            report.absent.append(f"The study also holds the networks {held}; this report shows {name}.")
+        for result in report.current("networks", self.what, name):
+            return _found(NetworkSet.of_result(result), result.read("stability"))
+        return None
 
     def take(self, obj, report):
         obj = obj.networks_ if isinstance(obj, NetworkEstimator) else obj

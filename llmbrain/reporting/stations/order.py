@@ -18,8 +18,7 @@ class OrderStation(Station):
     what = "number of networks"
 
     def read(self, study, report):
-        found = [one.entities["desc"] for one in study.find("order")]
-        return [(d, study.read("order", desc=d), study.read("order_json", {}, desc=d)) for d in found] or None
+        return [(one.name, one.read("order"), one.info) for one in report.current("order", self.what)] or None
 
     def take(self, obj, report):
         if not isinstance(obj, Order):

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from ... import plotting
+from ...dataset import find_results
 from ...plotting.pruning import split_dense
 from ..page import figure
 from ..station import STATIONS, Station
@@ -29,11 +30,13 @@ class Pruning(Station):
     what = "pruning table"
 
     def read(self, study, report):
-        table = study.read("prune_table")
-        if table is None:
+        if not find_results(study, "pruning"):
             report.absent.append("No pruning has been compared yet (llmbrain run).")
             return None
-        return Grid(table, study.read("prune_json", {}))
+        found = report.current_one("pruning", self.what)
+        if found is None:
+            return None
+        return Grid(found.read("prune_table"), found.info)
 
     def take(self, obj, report):
         return Grid(obj) if isinstance(obj, pd.DataFrame) and "perplexity" in obj else None

@@ -205,7 +205,7 @@ def test_shipped_localizer_on_a_tiny_model(tmp_path):
 
     study = Study.create(tmp_path, {"id": "tiny", "weights_hash": "abc", "architecture": "x"}, "texts")
     files = found.save(study, geometry)
-    assert len(files) == 3 and all(f.is_file() for f in files)
+    assert len(files) == 4 and all(f.is_file() for f in files)
 
 
 @pytest.mark.demo

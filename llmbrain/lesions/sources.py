@@ -1,0 +1,30 @@
+"""Sources of lesion results: the model, the networks, and the texts of the tasks."""
+
+from ..dataset import Study, find_results
+
+__all__ = ["derived_name", "lesioned_networks", "sources_of"]
+
+
+def lesioned_networks(masks):
+    """Hashes of the networks that masks come from, sorted; empty for other masks."""
+    return sorted({mask.info["networks"] for mask in masks if mask.info.get("networks")})
+
+
+def sources_of(info):
+    """What a lesion result was made from, from its description; see :func:`llmbrain.dataset.write_result`."""
+    tasks = info.get("tasks") or {}
+    return {
+        "weights": (info.get("model") or {}).get("weights_hash"),
+        "networks": info.get("networks") or [],
+        "text": {name: about["corpus_hash"] for name, about in tasks.items() if about.get("corpus_hash")},
+    }
+
+
+def derived_name(study, info, default):
+    """Name of the study's networks that were lesioned; the default if the study does not hold them, or is none."""
+    if not isinstance(study, Study):
+        return None
+    for name in find_results(study, "networks"):
+        if study.read("components_json", desc=name).get("hash") in (info.get("networks") or []):
+            return name
+    return default
