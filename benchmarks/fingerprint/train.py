@@ -71,7 +71,7 @@ def train(model, ids, *, steps, batch, seed, rate=3e-3, parameters=None, targets
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
-        mean += (float(loss) - mean) / min(step + 1, 50)
+        mean += (float(loss.detach()) - mean) / min(step + 1, 50)
     model.eval()
     return mean
 

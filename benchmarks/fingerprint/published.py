@@ -1,0 +1,34 @@
+"""The published fingerprint (arXiv 2601.22692) step by step, to compare with.
+
+Layer outputs of ten texts; spatial ICA with 64 components; a network is where \\|z\\| > 3.6; its course is the mean of
+the raw activity of its coordinates, per token; of two models, the longer course is cut to the length of the shorter;
+Spearman correlations of all pairs of networks, averaged over the texts. Two models are called related if a pair exceeds
+0.5. Fit and score are on the same texts.
+"""
+
+import numpy as np
+from scipy.stats import rankdata
+
+N_TEXTS, N_COMPONENTS, THRESHOLD, RELATED = 10, 64, 3.6, 0.5
+
+
+def courses(activity, geometry, random_state=666):
+    """Courses of the networks in each text, a list of (n_tokens, n_networks), from raw activity of each text."""
+    import llmbrain as lb
+
+    options = {"n_init": 1, "random_state": random_state, "solver_params": {"group": "tokens"}}
+    canica = lb.CanICA(N_COMPONENTS, geometry=geometry, **options).fit([np.concatenate(activity)])
+    masks = [mask for mask in np.abs(canica.networks_.z) > THRESHOLD if mask.any()]
+    return [np.stack([run[:, mask].mean(axis=1) for mask in masks], axis=1) for run in activity]
+
+
+def score(a, b):
+    """Largest mean correlation of any pair, and the number of pairs above the published 0.5."""
+    tables = []
+    for x, y in zip(a, b):
+        n = min(len(x), len(y))
+        x, y = (rankdata(z[:n], axis=0) for z in (x, y))
+        x, y = ((z - z.mean(0)) / np.where(z.std(0) > 0, z.std(0), np.inf) for z in (x, y))
+        tables.append(x.T @ y / n)
+    table = np.mean(tables, axis=0)
+    return float(table.max()), int((table > RELATED).sum())

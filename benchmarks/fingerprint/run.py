@@ -1,0 +1,230 @@
+"""Error rates of fingerprints on pairs whose relation is known.
+
+    python benchmarks/fingerprint/train.py models --text wiki.txt --other news.txt
+    python benchmarks/fingerprint/run.py models out --other news.txt                        small models alone
+    python benchmarks/fingerprint/run.py models out --other news.txt --real demo gemma.gguf qwen.gguf
+    python benchmarks/fingerprint/run.py models out --table                                 the tables of what is stored
+
+``models`` are folders of models that share a tokenizer but nothing else; relatives are derived from the first
+``--bases`` of them. Every model is read once, and its fingerprints for all numbers of texts are stored in ``out``; to
+resume, repeat the command. ``out/pairs.tsv`` has one row per pair and number of texts, ``out/rates.json`` is what the
+package reads (``data/fingerprint/rates.json``). Pairs are negative if they have no common ancestor.
+"""
+
+import argparse
+import itertools
+import json
+import time
+from pathlib import Path
+
+import derive
+import numpy as np
+import pandas as pd
+import published
+import torch
+from scipy.stats import binomtest, rankdata
+from train import new_model
+
+import llmbrain as lb
+from llmbrain.subjects.activity import read_activity
+from llmbrain.subjects.fingerprints import (
+    CHARACTERS,
+    PARTS,
+    SITES,
+    Fingerprint,
+    make_fingerprint,
+    network_score,
+    standard_texts,
+)
+from llmbrain.subjects.similarity import linear_cka
+
+N_TEXTS = (3, 6, 10, 20, 40)
+N_COMPONENTS = 20
+
+
+def relatives(base, name, options):
+    """Yield ``(kind, model)`` for everything that is derived from a base, made one by one."""
+    model, tokenizer = base
+    calibration = [text for text in options.other.read_text(encoding="utf-8").split("\n = ")[:60] if len(text) > 200]
+    steps = {"steps": options.steps}
+    yield "fine-tuned", derive.finetuned(model, tokenizer, options.other, **steps)
+    yield "LoRA", derive.lora(model, tokenizer, options.other, **steps)
+    for ratio in (0.2, 0.3, 0.5):
+        yield f"pruned {ratio:.0%}", derive.pruned(model, tokenizer, calibration, ratio)
+    yield "int8", derive.quantised(model, 8)
+    yield "4-bit", derive.quantised(model, 4)
+    yield "noise 10%", derive.noisy(model, 0.1)
+    yield "noise 30%", derive.noisy(model, 0.3)
+    yield "permuted", derive.permuted(model)
+    yield "rotated", derive.rotated(model)
+    yield "scaled", derive.scaled(model)
+    yield "averaged", derive.averaged(model, derive.finetuned(model, tokenizer, options.other, seed=1, **steps))
+    if options.distil:
+        config = model.config
+        shape = {"vocabulary": config.vocab_size, "hidden": config.hidden_size, "layers": config.num_hidden_layers}
+        student = new_model(argparse.Namespace(**shape, device="cpu"), 5000 + int(name[-2:]))
+        yield "distilled", derive.distilled(model, tokenizer, options.other, student, steps=3 * options.steps)
+
+
+def read(model, tokenizer, name, out, n_texts=N_TEXTS):
+    """Store the fingerprints of a model for all numbers of texts, and the published one."""
+    texts = standard_texts("demo", max(n_texts))
+    activity, geometries = read_activity(model, tokenizer, texts, SITES)
+    for n in n_texts:
+        made = make_fingerprint(activity[:n], geometries, texts[:n], {"id": name}, n_components=N_COMPONENTS)
+        made.save(out / f"{name}_{n:02d}.safetensors")
+    runs = [one.values["layer"] for one in activity[: published.N_TEXTS]]
+    courses = published.courses(runs, geometries["layer"])
+    np.savez(out / f"{name}_published.npz", *courses)
+
+
+def read_all(options):
+    """Read every model that is not stored yet."""
+    folders = sorted(path.parent for path in options.models.glob("*/config.json"))
+    prints = options.out / "fingerprints"
+    prints.mkdir(parents=True, exist_ok=True)
+
+    def missing(name):
+        return not (prints / f"{name}_published.npz").is_file()
+
+    def keep(model, tokenizer, name):
+        start = time.perf_counter()
+        read(model, tokenizer, name, prints)
+        print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
+
+    for folder in folders:
+        if missing(folder.name):
+            keep(*lb.load_model(str(folder)), folder.name)
+    for folder in folders[: options.bases]:
+        if not missing(f"{folder.name}.last"):
+            continue
+        base = lb.load_model(str(folder))
+        for kind, model in relatives(base, folder.name, options):
+            name = f"{folder.name}.{kind}"
+            if missing(name):
+                keep(model, base[1], name)
+        (prints / f"{folder.name}.last_published.npz").touch()
+    for source in options.real or ():
+        name = "real-" + Path(source).stem.replace(".", "_").replace("_", "-")
+        if missing(name):
+            keep(*lb.load_model(source), name)
+
+
+def compare_all(options):
+    """Score every pair of stored models for every number of texts."""
+    prints, rows = options.out / "fingerprints", []
+    names = sorted(p.name.removesuffix("_published.npz") for p in prints.glob("*_published.npz"))
+    names = [name for name in names if not name.endswith(".last")]
+    public = {name: [x for _, x in sorted(np.load(prints / f"{name}_published.npz").items())] for name in names}
+    for n in N_TEXTS:
+        loaded = {name: Fingerprint.load(prints / f"{name}_{n:02d}.safetensors") for name in names}
+        for a, b in itertools.combinations(names, 2):
+            row = {"a": a, "b": b, "n_texts": n, **relation(a, b), **scores(loaded[a], loaded[b])}
+            if n == published.N_TEXTS:
+                row["published_max"], row["published_pairs"] = published.score(public[a], public[b])
+            rows.append(row)
+    table = pd.DataFrame(rows)
+    table.to_csv(options.out / "pairs.tsv", sep="\t", index=False, float_format="%.4f")
+    return table
+
+
+def relation(a, b):
+    """Whether two models have a common ancestor, and what lies between them."""
+    (first, _, kind), (second, _, other) = a.partition("."), b.partition(".")
+    related = first == second
+    real = a.startswith("real") or b.startswith("real")
+    between = " and ".join(sorted(filter(None, (kind, other)))) if related else "real" if real else "same tokenizer"
+    return {"related": related, "between": between, "direct": related and not (kind and other)}
+
+
+def scores(a, b):
+    """Scores of all sites, without the p-values."""
+    from llmbrain.subjects.fingerprints import _shared
+
+    rows = {part: _shared(a.words[part], b.words[part]) for part in PARTS[1:]}
+    found = {}
+    for site in SITES:
+        mine, theirs = ([x.courses[site, p][rows[p][i]] for p in PARTS[1:]] for i, x in enumerate((a, b)))
+        found[site] = network_score(mine, theirs)[0]
+        found[f"cka_{site}"] = linear_cka(*(x.activity[site][rows["score"][i]] for i, x in enumerate((a, b))))
+    return {**found, "score": max(found[site] for site in SITES), "cka": max(found[f"cka_{site}"] for site in SITES)}
+
+
+def auc(positive, negative):
+    """Area under the ROC curve: the chance that a relative scores higher than a stranger."""
+    ranks = rankdata(np.concatenate([positive, negative]))[: len(positive)]
+    return (ranks.sum() - len(positive) * (len(positive) + 1) / 2) / (len(positive) * len(negative))
+
+
+def rate(count, n):
+    """A share with its exact (Clopper-Pearson) 95 % interval."""
+    interval = binomtest(int(count), int(n)).proportion_ci(method="exact")
+    return {"count": int(count), "n": int(n), "low": interval.low, "high": interval.high}
+
+
+def shown(found):
+    return f"{found['count']}/{found['n']} ({100 * found['low']:.1f} to {100 * found['high']:.1f} %)"
+
+
+def summarise(table, threshold):
+    """Tables as markdown, and the rates that the package reads."""
+    lines, rates = [], {}
+    lines += ["| texts | AUC | AUC of CKA | false positives | false negatives |", "| --- | --- | --- | --- | --- |"]
+    for n, group in table.groupby("n_texts"):
+        yes, no = group[group["direct"]], group[~group["related"]]
+        found = {
+            "false_positive": rate((no["score"] >= threshold).sum(), len(no)),
+            "false_negative": rate((yes["score"] < threshold).sum(), len(yes)),
+        }
+        rates[str(n)] = {**found, "auc": auc(yes["score"], no["score"])}
+        cka = auc(yes["cka"], no["cka"])
+        lines.append(f"| {n} | {rates[str(n)]['auc']:.4f} | {cka:.4f} | {' | '.join(map(shown, found.values()))} |")
+    ten = table[table["n_texts"] == 10]
+    no = ten[~ten["related"]]
+    lines += ["", "| between (10 texts) | pairs | layer | mlp | score, least | recognised | CKA, least | published |"]
+    lines += ["| --- | --- | --- | --- | --- | --- | --- | --- |"]
+    for between, group in [*ten[ten["direct"]].groupby("between", sort=False), *no.groupby("between")]:
+        mark = "most" if not group["related"].any() else "least"
+        edge = group[["score", "cka"]].max() if mark == "most" else group[["score", "cka"]].min()
+        lines.append(
+            f"| {between} | {len(group)} | {group['layer'].mean():.3f} | {group['mlp'].mean():.3f} | "
+            f"{edge['score']:.3f} ({mark}) | {(group['score'] >= threshold).sum()} | {edge['cka']:.3f} | "
+            f"{(group['published_max'] > published.RELATED).sum()} (max {group['published_max'].max():.2f}) |"
+        )
+    yes = ten[ten["direct"]]
+    lines += [
+        "",
+        f"Published rule (10 texts): AUC {auc(yes['published_max'], no['published_max']):.4f}, false positives ",
+    ]
+    lines[-1] += shown(rate((no["published_max"] > published.RELATED).sum(), len(no))) + ", false negatives "
+    lines[-1] += shown(rate((yes["published_max"] <= published.RELATED).sum(), len(yes))) + "."
+    return "\n".join(lines), rates
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("models", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--other", type=Path, help="text to fine-tune and calibrate on")
+    parser.add_argument("--bases", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--distil", action="store_true")
+    parser.add_argument("--real", nargs="*", help="further models: demo, folders, .gguf files")
+    parser.add_argument("--threshold", type=float, default=0.6)
+    parser.add_argument("--table", action="store_true")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    if options.table:
+        table = pd.read_csv(options.out / "pairs.tsv", sep="\t")
+    else:
+        read_all(options)
+        table = compare_all(options)
+    text, rates = summarise(table, options.threshold)
+    settings = {"n_components": N_COMPONENTS, "sites": list(SITES), "characters": CHARACTERS}
+    content = {"threshold": options.threshold, "options": settings, "rates": rates}
+    (options.out / "rates.json").write_text(json.dumps(content, indent=1) + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Activity of a model on texts, in memory: tokens, the characters they cover, and the values at several sites."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..exceptions import ParameterError
+from ..geometry import NeuronGeometry
+from ..models.inputs import longest_context
+from ..models.sites import find_sites
+from ..recording.capture import quiet_forward, run_batch
+from ..text import batches, cut_windows, encode, padding_id, token_spans
+
+__all__ = ["TextActivity", "read_activity"]
+
+CONTEXT = 1024
+BATCH_TOKENS = 2048
+
+
+@dataclass(frozen=True, eq=False)
+class TextActivity:
+    """What one model did while it read one text.
+
+    Parameters
+    ----------
+    spans : int array of shape (n_tokens, 2)
+        Characters of each token, see :func:`llmbrain.text.token_spans`.
+    values : dict of float32 array of shape (n_tokens, n_neurons)
+        Activity by site.
+    surprisal : array of shape (n_tokens,)
+        Nats; NaN for a first token that nothing predicts.
+    """
+
+    spans: np.ndarray
+    values: dict
+    surprisal: np.ndarray
+
+
+def read_activity(model, tokenizer, texts, sites=("layer", "mlp")):
+    """Read texts with a model and keep the activity of every token of the text.
+
+    Special tokens that were added are left out, and so is the first token of a text without any: it is an attention
+    sink, whatever it says.
+
+    Parameters
+    ----------
+    model, tokenizer : transformers model and tokenizer
+    texts : list of str
+    sites : sequence of str
+        See :func:`llmbrain.find_sites`.
+
+    Returns
+    -------
+    activity : list of TextActivity
+        One per text.
+    geometries : dict of NeuronGeometry
+        By site.
+
+    Raises
+    ------
+    ParameterError
+        If a site is unknown, or the tokenizer does not return positions.
+    """
+    if not callable(tokenizer) or not hasattr(tokenizer, "convert_ids_to_tokens"):
+        raise ParameterError(
+            f"tokenizer is {type(tokenizer).__name__}; models are aligned through their own tokenizer."
+        )
+    found = {name: find_sites(model, name) for name in sites}
+    flat = [site for group in found.values() for site in group]
+    documents = encode(list(texts), tokenizer)
+    spans = [token_spans(tokenizer, text, document.ids) for text, document in zip(texts, documents)]
+    context = min(CONTEXT, longest_context(model) or CONTEXT)
+    windows = []
+    for number, document in enumerate(documents):
+        windows += cut_windows(
+            document, context, warmup=context // 4, kept=_kept(document, spans[number]), number=number
+        )
+    pieces = [{} for _ in windows]
+    with quiet_forward(model):
+        for batch in batches(windows, max_tokens=BATCH_TOKENS, pad_id=padding_id(tokenizer)):
+            _read(model, flat, batch, pieces)
+    activity = []
+    for number in range(len(documents)):
+        mine = [i for i, window in enumerate(windows) if window.document == number]
+        where = np.concatenate([windows[i].kept_positions for i in mine])
+        values, start = {}, 0
+        for name, group in found.items():
+            columns = range(start, start + len(group))
+            values[name] = np.concatenate([np.hstack([pieces[i][c] for c in columns]) for i in mine])
+            start += len(group)
+        nats = np.concatenate([pieces[i]["surprisal"] for i in mine])
+        activity.append(TextActivity(spans[number][where], values, nats))
+    return activity, {name: NeuronGeometry.from_sites(group, name) for name, group in found.items()}
+
+
+def _kept(document, spans):
+    """Tokens of the text; not the first if nothing stands before it."""
+    kept = spans[:, 0] >= 0
+    if document.n_head == 0:
+        kept[0] = False
+    return kept
+
+
+def _read(model, sites, batch, pieces):
+    """Run one batch and put the rows of every window into its piece."""
+    places = [window.places for window in batch.windows]
+    ends = np.cumsum([len(place) for place in places])[:-1]
+    rows = {}
+    rows["surprisal"] = (
+        run_batch(model, sites, batch, places, lambda i, x: rows.__setitem__(i, x.float().cpu().numpy())).cpu().numpy()
+    )
+    for key, values in rows.items():
+        if key != "surprisal" and not np.isfinite(values).all():
+            raise ParameterError(f"{sites[key].name} returned values that are not finite. Load the model in float32.")
+        for i, part in zip(batch.indices, np.split(values, ends)):
+            pieces[i][key] = part

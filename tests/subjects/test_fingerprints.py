@@ -1,0 +1,149 @@
+"""The attacks of the fingerprint benchmark keep a model's outputs, and the fingerprint sees through them."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_model, tiny_tokenizer
+
+from llmbrain.exceptions import DatasetError, ParameterError
+from llmbrain.subjects import fingerprints as room
+from llmbrain.subjects.fingerprints import Fingerprint, compare_fingerprints, fingerprint, network_score, parts_of
+
+BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "fingerprint"
+AMOUNTS = {"n_texts": 6, "n_components": 6}
+
+
+@pytest.fixture(scope="module")
+def derive():
+    sys.path.insert(0, str(BENCHMARK))
+    try:
+        yield importlib.import_module("derive")
+    finally:
+        sys.path.remove(str(BENCHMARK))
+
+
+@pytest.fixture(scope="module")
+def base():
+    """A model whose activity is not Gaussian: a random model with a few strong neurons, which ICA can find."""
+    model = tiny_model("llama", seed=0, scale=6.0)
+    return model, tiny_tokenizer()
+
+
+def logits(model):
+    ids = torch.arange(5, 60)[None]
+    with torch.no_grad():
+        return model(ids).logits
+
+
+@pytest.mark.parametrize("attack", ["permuted", "rotated", "scaled"])
+def test_attacks_keep_the_outputs_and_change_the_weights(derive, base, attack):
+    model = base[0]
+    changed = getattr(derive, attack)(model)
+    assert torch.allclose(logits(changed), logits(model), atol=1e-3)
+    own = dict(model.named_parameters())
+    moved = [n for n, p in changed.named_parameters() if n in own and not torch.allclose(p, own[n], atol=1e-3)]
+    assert len(moved) > 8
+
+
+def test_lora_and_quantisation_do_what_they_say(derive, base, tmp_path):
+    model, tokenizer = base
+    path = tmp_path / "text.txt"
+    path.write_text("the heron stood in the river and the boat went home again " * 40)
+    tuned = derive.lora(model, tokenizer, path, rank=2, steps=2, batch=2)
+    change = tuned.model.layers[0].mlp.up_proj.weight - model.model.layers[0].mlp.up_proj.weight
+    assert 1 <= torch.linalg.matrix_rank(change.detach(), atol=1e-6) <= 2
+    weight = derive.quantised(model, 4).model.layers[0].mlp.up_proj.weight[0]
+    assert len(weight.detach().unique()) <= 16
+    assert (derive.quantised(model, 8).model.layers[0].mlp.up_proj.weight[0]).detach().unique().numel() <= 256
+
+
+@pytest.fixture(scope="module")
+def prints(derive, base):
+    model, tokenizer = base
+    models = {
+        "base": model, "permuted": derive.permuted(model), "rotated": derive.rotated(model),
+        "scaled": derive.scaled(model), "stranger": tiny_model("llama", seed=1, scale=6.0),
+    }  # fmt: skip
+    return {name: fingerprint(one, tokenizer, **AMOUNTS) for name, one in models.items()}
+
+
+@pytest.mark.filterwarnings("ignore::llmbrain.exceptions.NumericalWarning")
+@pytest.mark.parametrize("attack", ["permuted", "rotated", "scaled"])
+def test_attacked_models_are_recognised(prints, attack):
+    """The maps change, the courses do not; with a random model, ICA itself is less certain than with a trained one."""
+    found = compare_fingerprints(prints["base"], prints[attack], n_draws=19)
+    assert found.score > 0.7
+    assert found.sites["mlp"]["cka"] > 0.999
+    stranger = compare_fingerprints(prints["base"], prints["stranger"], n_draws=19)
+    assert stranger.score < 0.5 and stranger.sites["mlp"]["cka"] < found.sites["mlp"]["cka"]
+
+
+def test_a_model_is_itself_and_files_keep_everything(prints, tmp_path):
+    path = prints["base"].save(tmp_path / "base.safetensors")
+    again = Fingerprint.load(path)
+    assert path.stat().st_size < 1_000_000 and again.info == prints["base"].info
+    found = compare_fingerprints(path, prints["base"], n_draws=19)
+    assert found.score > 0.999 and found.p == 0.05
+    assert found.sites["layer"]["cka"] == pytest.approx(1, abs=1e-3)
+
+
+def test_other_tokenizers_can_be_compared(base, prints):
+    other = tiny_tokenizer(add_bos=False)
+    other.bos_token = None
+    found = compare_fingerprints(prints["base"], fingerprint(base[0], other, **AMOUNTS), n_draws=19)
+    assert found.score > 0.5  # the same weights without BOS
+
+
+def test_pairs_are_chosen_on_one_part_and_scored_on_the_other():
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((2, 2, 300, 30))
+    score, pairs = network_score(a, b)
+    assert abs(score) < 0.03 and len(pairs) == 30  # matched by chance on the first part: nothing on the second
+    noisy = a[:, :, ::-1] * -1 + 0.5 * rng.standard_normal(a.shape)
+    assert network_score(a, noisy)[0] == pytest.approx(1 / np.sqrt(1.25), abs=0.02)
+
+
+def test_parts_share_no_text_and_all_kinds():
+    for n in (3, 10, 40):
+        names = parts_of(n)
+        assert len(names) == n and set(names) == {"fit", "choose", "score"}
+    kinds = {part: {i % 6 for i, name in enumerate(parts_of(36)) if name == part} for part in ("fit", "score")}
+    assert kinds["fit"] == kinds["score"] == set(range(6))
+
+
+def test_unequal_fingerprints_are_refused(base, prints, tmp_path):
+    model, tokenizer = base
+    other = fingerprint(model, tokenizer, n_texts=7, n_components=6)
+    with pytest.raises(ParameterError, match="n_texts|texts"):
+        compare_fingerprints(prints["base"], other)
+    with pytest.raises(DatasetError, match="There is no fingerprint"):
+        Fingerprint.load(tmp_path / "none.safetensors")
+    (tmp_path / "bad.safetensors").write_bytes(b"nothing")
+    with pytest.raises(DatasetError, match="not a fingerprint"):
+        Fingerprint.load(tmp_path / "bad.safetensors")
+    old = Fingerprint({**prints["base"].info, "version": "0"}, *list(vars(prints["base"]).values())[1:])
+    with pytest.raises(DatasetError, match="version 0"):
+        Fingerprint.load(old.save(tmp_path / "old.safetensors"))
+
+
+def test_bad_input_is_refused_before_the_model_reads(base):
+    model, tokenizer = base
+    with pytest.raises(ParameterError, match="n_texts=2"):
+        fingerprint(model, tokenizer, n_texts=2)
+    with pytest.raises(ParameterError, match="only 3 texts"):
+        fingerprint(model, tokenizer, ["a b c"] * 1 + ["d e f", "g h i"], n_texts=5)
+    with pytest.raises(ParameterError, match="their own tokenizer"):
+        fingerprint(model, None, **AMOUNTS)
+    with pytest.raises(ParameterError, match="needs 400 tokens"):
+        fingerprint(
+            model, tokenizer, ["The heron flew.", "A boat sank.", "Rain fell again."], n_texts=3, n_components=200
+        )
+
+
+def test_measured_rates_are_used_only_for_the_options_they_belong_to():
+    threshold, rates = room.decision_of({"n_texts": 10, "n_components": 3, "sites": ["layer"], "characters": 1200})
+    assert 0 < threshold < 1 and rates == {}
