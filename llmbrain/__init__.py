@@ -23,6 +23,8 @@ _ROOM_OF = {
     "perplexity": "evaluation",
     "lesion": "lesions",
     "LesionStudy": "lesions",
+    "fingerprint": "subjects",
+    "compare_fingerprints": "subjects",
     "prune": "pruning",
     "Recipe": "pruning",
     "run_grid": "pruning",

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from . import smaller, study
+from . import between, smaller, study
 
 app = typer.Typer(
     name="llmbrain",
@@ -44,6 +44,7 @@ for command in (
     smaller.prune,
     smaller.grid,
     smaller.evaluate,
+    between.fingerprint,
     study.view,
     study.report,
     study.info,

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..files import atomic_path
 
-__all__ = ["Checkpoint", "RowCheckpoint", "fingerprint"]
+__all__ = ["Checkpoint", "RowCheckpoint", "describe_function"]
 
 SECONDS_BETWEEN = 20.0
 
@@ -60,7 +60,7 @@ class RowCheckpoint:
             _write(self.path, self.key, np.stack(self.rows))
 
 
-def fingerprint(function):
+def describe_function(function):
     """Describe a function by its code, defaults and closure, to recognise it in another process.
 
     Functions that it calls are not included. A function that cannot be described gets a text that never matches.

@@ -15,7 +15,7 @@ from ..exceptions import ParameterError, check_count
 from ..models.inputs import longest_context
 from ..registry import Registry
 from ..text import Corpus
-from .checkpoint import fingerprint
+from .checkpoint import describe_function
 
 __all__ = ["TASKS", "CallableTask", "LossTask", "MinimalPairTask", "MultipleChoiceTask", "PreparedTask", "as_tasks"]
 
@@ -300,7 +300,7 @@ class CallableTask:
 
         info = {"higher_is_better": self.higher_is_better}
         empty = {"items": [], "kinds": [], "weights": np.zeros(0), "groups": {name: np.zeros(0, int)}}
-        known = {"sign": sign, "key": fingerprint(self.function), "info": info}
+        known = {"sign": sign, "key": describe_function(self.function), "info": info}
         return PreparedTask(name, self.unit, **empty, call=call, **known)
 
 

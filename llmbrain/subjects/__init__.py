@@ -4,12 +4,16 @@ from importlib import import_module
 
 _WHERE = {
     "CourseMatching": "matching",
+    "Fingerprint": "fingerprints",
+    "FingerprintComparison": "fingerprints",
     "ISC": "isc",
     "ModelTree": "similarity",
     "Units": "alignment",
     "align": "alignment",
     "alignment_matrix": "alignment",
+    "compare_fingerprints": "fingerprints",
     "find_units": "alignment",
+    "fingerprint": "fingerprints",
     "inter_subject_correlation": "isc",
     "inter_subject_functional_correlation": "isc",
     "isc_test": "isc",

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..exceptions import ParameterError
+from ..exceptions import NumericalError, ParameterError
 from ..geometry import NeuronGeometry
 from ..models.inputs import longest_context
 from ..models.sites import find_sites
@@ -60,6 +60,8 @@ def read_activity(model, tokenizer, texts, sites=("layer", "mlp")):
     ------
     ParameterError
         If a site is unknown, or the tokenizer does not return positions.
+    NumericalError
+        If an activity is not finite.
     """
     if not callable(tokenizer) or not hasattr(tokenizer, "convert_ids_to_tokens"):
         raise ParameterError(
@@ -88,7 +90,7 @@ def read_activity(model, tokenizer, texts, sites=("layer", "mlp")):
             columns = range(start, start + len(group))
             values[name] = np.concatenate([np.hstack([pieces[i][c] for c in columns]) for i in mine])
             start += len(group)
-        nats = np.concatenate([pieces[i]["surprisal"] for i in mine])
+        nats = np.concatenate([pieces[i]["nats"] for i in mine])
         activity.append(TextActivity(spans[number][where], values, nats))
     return activity, {name: NeuronGeometry.from_sites(group, name) for name, group in found.items()}
 
@@ -105,12 +107,14 @@ def _read(model, sites, batch, pieces):
     """Run one batch and put the rows of every window into its piece."""
     places = [window.places for window in batch.windows]
     ends = np.cumsum([len(place) for place in places])[:-1]
-    rows = {}
-    rows["surprisal"] = (
-        run_batch(model, sites, batch, places, lambda i, x: rows.__setitem__(i, x.float().cpu().numpy())).cpu().numpy()
-    )
-    for key, values in rows.items():
-        if key != "surprisal" and not np.isfinite(values).all():
-            raise ParameterError(f"{sites[key].name} returned values that are not finite. Load the model in float32.")
+    rows = [None] * len(sites)
+
+    def keep(i, x):
+        rows[i] = x.float().cpu().numpy()
+        if not np.isfinite(rows[i]).all():
+            raise NumericalError(f"{sites[i].name} returned values that are not finite. Load the model in float32.")
+
+    nats = run_batch(model, sites, batch, places, keep).cpu().numpy()
+    for key, values in [("nats", nats), *enumerate(rows)]:
         for i, part in zip(batch.indices, np.split(values, ends)):
             pieces[i][key] = part

@@ -14,7 +14,7 @@ from scipy import sparse
 from ..exceptions import ParameterError
 from ..registry import Registry
 
-__all__ = ["POOLINGS", "UNITS", "Units", "align", "alignment_matrix", "find_units", "rebuild_text"]
+__all__ = ["UNITS", "Units", "align", "alignment_matrix", "find_units", "rebuild_text"]
 
 # A run of letters and digits, a run of punctuation, or one ideograph: languages without spaces have no longer words.
 _IDEOGRAPH = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
@@ -80,23 +80,7 @@ def find_units(text, unit="word"):
     return Units(text, np.array(UNITS[unit](text), dtype=np.int64).reshape(-1, 2))
 
 
-# scale: the weight of a character in a unit of ``size`` characters, in a token that covers ``length`` characters
-POOLINGS = Registry("pooling")
-
-
-@POOLINGS.register("mean")
-def _mean(shared, size, length):
-    """Mean over the characters of a unit, each the mean of the tokens that cover it: activity, time courses."""
-    return 1 / (shared * size)
-
-
-@POOLINGS.register("sum")
-def _sum(shared, size, length):
-    """Sum over the characters of a unit, each with its share of its tokens: surprisal, counts."""
-    return 1 / length
-
-
-def alignment_matrix(spans, units, pooling="mean"):
+def alignment_matrix(spans, units, total=False):
     """Build the matrix that takes values of tokens to values of units.
 
     Parameters
@@ -104,9 +88,10 @@ def alignment_matrix(spans, units, pooling="mean"):
     spans : int array of shape (n_tokens, 2)
         From :func:`llmbrain.text.token_spans`; tokens outside of the text, (-1, -1), count nowhere.
     units : Units
-    pooling : {"mean", "sum"}
-        ``"mean"`` averages over the characters of a unit: a course that is constant keeps its value. ``"sum"`` gives
-        each character its share of the token and adds them up: the total over tokens is that over characters.
+    total : bool
+        By default, values are averaged over the characters of a unit, so a course that is constant keeps its value
+        (activity, time courses). With True, each character gets its share of its tokens and the shares are added up, so
+        the sum over all tokens is kept (surprisal, counts).
 
     Returns
     -------
@@ -120,7 +105,6 @@ def alignment_matrix(spans, units, pooling="mean"):
     >>> matrix.toarray().round(3).tolist(), covered.tolist()
     ([[0.667, 0.333], [0.0, 1.0]], [True, True])
     """
-    weight_of = POOLINGS[pooling]
     spans = np.asarray(spans, dtype=np.int64).reshape(-1, 2)
     n_characters = len(units.text)
     if len(spans) and spans.max() > n_characters:
@@ -135,7 +119,7 @@ def alignment_matrix(spans, units, pooling="mean"):
     chosen = unit_of[characters] >= 0
     characters, tokens = characters[chosen], tokens[chosen]
     rows = unit_of[characters]
-    values = weight_of(shared[characters].astype(float), sizes[rows], lengths[tokens])
+    values = 1 / lengths[tokens] if total else 1 / (shared[characters] * sizes[rows])
     matrix = sparse.csr_array((values, (rows, tokens)), shape=(len(units), len(spans)))
     n_covered = np.bincount(unit_of[inside], weights=shared[inside] > 0, minlength=len(units))
     return matrix, n_covered == sizes
@@ -148,14 +132,14 @@ def _counted(spans):
     return starts + np.arange(lengths.sum())
 
 
-def align(values, spans, units, pooling="mean"):
+def align(values, spans, units, total=False):
     """Take values of tokens to units of the text.
 
     Parameters
     ----------
     values : array of shape (n_tokens,) or (n_tokens, n_columns)
         NaN, such as the surprisal of a first token, makes the units it touches NaN.
-    spans, units, pooling
+    spans, units, total
         See :func:`alignment_matrix`.
 
     Returns
@@ -171,7 +155,7 @@ def align(values, spans, units, pooling="mean"):
     values = np.asarray(values, dtype=np.float64)
     if len(values) != len(spans):
         raise ParameterError(f"{len(values)} values for {len(spans)} tokens; pass one per token.")
-    matrix, covered = alignment_matrix(spans, units, pooling)
+    matrix, covered = alignment_matrix(spans, units, total)
     found = matrix @ np.nan_to_num(values)
     bad = (matrix != 0) @ np.isnan(values).astype(float) > 0
     found[bad] = np.nan

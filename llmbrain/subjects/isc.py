@@ -14,21 +14,20 @@ from ..stats import fdr, permutation_p
 
 __all__ = ["ISC_NULLS", "ISC", "inter_subject_correlation", "inter_subject_functional_correlation", "isc_test"]
 
-METHODS = Registry("method")
 # A null takes courses (n_subjects, n_units, n_features), the ends of the documents and a generator, and returns
 # courses without what the subjects share. Features of a subject are treated alike.
 ISC_NULLS = Registry("null", needs_documents=False)
 
 
-def inter_subject_correlation(courses, method="leave-one-out"):
+def inter_subject_correlation(courses, pairwise=False):
     """Correlate the course of every subject with that of the others, for each feature.
 
     Parameters
     ----------
     courses : array of shape (n_subjects, n_units, n_features)
         Aligned courses, such as those of matched networks or of layers on the words of a text.
-    method : {"leave-one-out", "pairwise"}
-        Each subject with the mean of the others, each course z-scored first; or each pair of subjects.
+    pairwise : bool
+        Correlate each pair of subjects, instead of each subject with the mean of the others (courses z-scored first).
 
     Returns
     -------
@@ -43,24 +42,20 @@ def inter_subject_correlation(courses, method="leave-one-out"):
     Examples
     --------
     >>> shared = np.random.default_rng(0).standard_normal((1, 200, 1))
-    >>> inter_subject_correlation(np.repeat(shared, 3, axis=0), "pairwise").ravel().round(6).tolist()
+    >>> inter_subject_correlation(np.repeat(shared, 3, axis=0), pairwise=True).ravel().round(6).tolist()
     [1.0, 1.0, 1.0]
     """
-    return METHODS[method](_unit_norm(_checked(courses)))
+    return _correlation(_unit_norm(_checked(courses)), pairwise)
 
 
-@METHODS.register("leave-one-out")
-def _leave_one_out(z):
+def _correlation(z, pairwise):
+    """Correlation of courses of unit norm, of all pairs or of each with the mean of the others."""
+    if pairwise:
+        first, second = np.triu_indices(len(z), k=1)
+        return np.einsum("sut,rut->srt", z, z, optimize=True)[first, second]
     others = z.sum(axis=0) - z
     norm = np.sqrt(np.einsum("sut,sut->st", others, others))
     return np.einsum("sut,sut->st", z, others) / np.where(norm > 1e-12, norm, np.nan)
-
-
-@METHODS.register("pairwise")
-def _pairwise(z):
-    first, second = np.triu_indices(len(z), k=1)
-    table = np.einsum("sut,rut->srt", z, z, optimize=True)
-    return table[first, second]
 
 
 def inter_subject_functional_correlation(courses):
@@ -124,7 +119,7 @@ class ISC:
         return pd.DataFrame({"feature": names, **columns, "p": self.p, "p_fwe": self.p_fwe, "q": self.q})
 
 
-def isc_test(courses, *, documents=None, method="leave-one-out", null="shift", n_draws=199, random_state=0):
+def isc_test(courses, *, documents=None, pairwise=False, null="shift", n_draws=199, random_state=0):
     """Compute inter-subject correlation and test it for each feature.
 
     Parameters
@@ -132,7 +127,8 @@ def isc_test(courses, *, documents=None, method="leave-one-out", null="shift", n
     courses : array of shape (n_subjects, n_units, n_features)
     documents : array of shape (n_units,), optional
         Label of the document of each unit; the same label is one block. By default all units are one document.
-    method : {"leave-one-out", "pairwise"}
+    pairwise : bool
+        See :func:`inter_subject_correlation`.
     null : {"shift", "phase", "documents"}
         What keeps the autocorrelation of each subject and breaks the alignment: circular shifts within each document,
         random phases within each document (a spectrum is kept, other properties of the distribution are not), or
@@ -158,9 +154,9 @@ def isc_test(courses, *, documents=None, method="leave-one-out", null="shift", n
     if draw.needs_documents and len(ends) < 3:
         raise ParameterError(f"null={null!r} needs at least three documents; there are {len(ends)}. Use null='shift'.")
     z, rng = _unit_norm(courses), np.random.default_rng(random_state)
-    values = METHODS[method](z)
+    values = _correlation(z, pairwise)
     mean = _fisher_mean(values)
-    draws = np.stack([_fisher_mean(METHODS[method](_unit_norm(draw(z, ends, rng)))) for _ in range(n_draws)])
+    draws = np.stack([_fisher_mean(_correlation(_unit_norm(draw(z, ends, rng)), pairwise)) for _ in range(n_draws)])
     largest = np.broadcast_to(np.nanmax(draws, axis=1, keepdims=True), draws.shape)
     p = permutation_p(mean, draws)
     return ISC(values, mean, draws, p, fdr(p), permutation_p(mean, largest))

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from llmbrain.exceptions import ParameterError
-from llmbrain.subjects.alignment import Units, align, alignment_matrix, find_units, rebuild_text
+from llmbrain.subjects.alignment import UNITS, Units, align, alignment_matrix, find_units, rebuild_text
 from llmbrain.text import encode, token_spans
 
 TEXT = (
@@ -150,9 +150,19 @@ def test_sums_are_conserved(name):
     document, spans = spans_of(name)
     values = np.random.default_rng(0).gamma(2, size=len(spans))
     own = values[spans[:, 0] >= 0].sum()
-    assert np.isclose(align(values, spans, find_units(TEXT, "character"), "sum").sum(), own)
+    assert np.isclose(align(values, spans, find_units(TEXT, "character"), total=True).sum(), own)
     whole = Units(TEXT, np.array([[0, 40], [40, len(TEXT)]]))
-    assert np.isclose(align(values, spans, whole, "sum").sum(), own)
+    assert np.isclose(align(values, spans, whole, total=True).sum(), own)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_units_are_in_order_and_do_not_overlap(unit):
+    units = find_units(TEXT, unit)
+    ends = units.spans.ravel()
+    assert (np.diff(ends) >= 0).all() and (np.diff(units.spans, axis=1) > 0).all()
+    left = "".join(TEXT[a:b] for a, b in zip([0, *units.spans[:, 1]], [*units.spans[:, 0], len(TEXT)]))
+    assert not left.strip() and len(units.names) == len(units)
+    assert len(find_units("", unit)) == 0
 
 
 def test_against_plain_loops():

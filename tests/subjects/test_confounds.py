@@ -22,6 +22,13 @@ def test_columns_are_what_they_say():
     assert np.flatnonzero(capital).tolist() == [0] and np.flatnonzero(after).tolist() == [3]
 
 
+@pytest.mark.parametrize("name", CONFOUNDS)
+def test_confounds_are_finite_numbers_of_every_word(name):
+    surprisal = np.where(np.arange(9) == 0, np.nan, 2.0)
+    columns = word_confounds(WORDS, DOCUMENTS, [name], surprisal)
+    assert columns.shape[0] == 9 and columns.shape[1] >= 1 and np.isfinite(columns).all()
+
+
 def test_what_is_shared_by_position_alone_is_removed():
     rng = np.random.default_rng(0)
     documents = np.repeat(np.arange(6), 100)

@@ -23,7 +23,7 @@ def test_planted_correlations_are_recovered():
     strengths, n = np.array([0.0, 1.0, 2.0]), 5
     courses = planted(n, 40_000, strengths)
     pair = strengths**2 / (strengths**2 + 1)
-    assert np.allclose(inter_subject_correlation(courses, "pairwise").mean(axis=0), pair, atol=0.02)
+    assert np.allclose(inter_subject_correlation(courses, pairwise=True).mean(axis=0), pair, atol=0.02)
     # of one subject with the mean of n - 1 others: the shared part stays, the noise shrinks
     one = strengths**2 / np.sqrt((strengths**2 + 1) * (strengths**2 + 1 / (n - 1)))
     assert np.allclose(inter_subject_correlation(courses).mean(axis=0), one, atol=0.02)
@@ -31,7 +31,7 @@ def test_planted_correlations_are_recovered():
 
 def test_against_numpy():
     courses = planted(3, 60, seed=1)
-    pairs = inter_subject_correlation(courses, "pairwise")
+    pairs = inter_subject_correlation(courses, pairwise=True)
     for row, (i, j) in zip(pairs, [(0, 1), (0, 2), (1, 2)]):
         assert np.allclose(row, [np.corrcoef(courses[i, :, k], courses[j, :, k])[0, 1] for k in range(3)])
     z = (courses - courses.mean(axis=1, keepdims=True)) / courses.std(axis=1, keepdims=True)
