@@ -6,58 +6,53 @@ import re
 import time
 import types
 import uuid
+import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
 
+from ..exceptions import LLMBrainWarning
 from ..files import atomic_path
 
-__all__ = ["Checkpoint", "RowCheckpoint", "describe_function"]
+__all__ = ["Checkpoint", "describe_function"]
 
 SECONDS_BETWEEN = 20.0
 
 
 class Checkpoint:
-    """Sums of losses, written to the ``.npz`` file ``path`` (unless None) and read when the same study resumes.
+    """Finished numbers of a study, written to a ``.npz`` file and read when the same study resumes.
 
-    ``parts`` (texts or bytes) identify the study: weights, lesions, texts. Another study starts from the beginning.
+    Parameters
+    ----------
+    path : path-like or None
+        The file; None keeps nothing.
+    parts : list of str or bytes
+        Identify the study: weights, lesions, texts. Another study starts from the beginning.
+    task : str, optional
+        Name of a task that has its own file next to ``path``.
+
+    Attributes
+    ----------
+    found : ndarray or None
+        The numbers of the same study, as far as they were finished.
     """
 
-    def __init__(self, path, parts, shape):
+    def __init__(self, path, parts, task=None):
         self.path = None if path is None else Path(path)
+        if self.path is not None and task is not None:
+            self.path = self.path.with_name(f"{self.path.stem}.{re.sub('[^0-9A-Za-z_]+', '-', task)}.npz")
         self.key = _digest(parts) if self.path else ""
-        found = _read(self.path, self.key)
-        self.sums = found if found is not None and found.shape == shape else np.full(shape, np.nan)
+        self.found = _read(self.path, self.key)
         self._last = time.monotonic()
 
-    def keep(self, sums, now=False):
-        """Write the sums if some time has passed."""
+    def keep(self, numbers, now=False):
+        """Write the finished numbers, unless they were written a short time ago and ``now`` is false."""
         if self.path is None or (not now and time.monotonic() - self._last < SECONDS_BETWEEN):
             return
-        _write(self.path, self.key, sums)
+        with atomic_path(self.path) as part, open(part, "wb") as file:
+            np.savez(file, key=self.key, numbers=numbers)
         self._last = time.monotonic()
-
-
-class RowCheckpoint:
-    """Values that a function returned under each finished condition, written after every condition.
-
-    Each function has its own file next to ``path``, the file of the study.
-    """
-
-    def __init__(self, path, name, parts):
-        self.path = None
-        if path is not None:
-            path, label = Path(path), re.sub(r"\W+", "-", name)
-            self.path = path.with_name(f"{path.stem}-{label}.npz")
-        self.key = _digest(parts) if self.path else ""
-        found = _read(self.path, self.key)
-        self.rows = [] if found is None else list(found)
-
-    def add(self, row):
-        """Add the values of one more condition."""
-        self.rows.append(row)
-        if self.path is not None and len({len(r) for r in self.rows}) == 1:
-            _write(self.path, self.key, np.stack(self.rows))
 
 
 def describe_function(function):
@@ -92,13 +87,14 @@ def _read(path, key):
     """Read the array that was written under this key, or return None."""
     if path is None or not path.is_file():
         return None
-    with np.load(path, allow_pickle=False) as kept:
-        return kept["sums"] if str(kept["key"]) == key else None
-
-
-def _write(path, key, sums):
-    with atomic_path(path) as part, open(part, "wb") as file:
-        np.savez(file, key=key, sums=sums)
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            return kept["numbers"] if str(kept["key"]) == key else None
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        warnings.warn(
+            f"{path} is damaged ({error}); the study starts from the beginning.", LLMBrainWarning, stacklevel=4
+        )
+        return None
 
 
 def _digest(parts):

@@ -249,20 +249,13 @@ def sites_of(model, mask, *, sites=None, check_model=True):
 
 def check_mask(model, mask, name="The mask"):
     """Refuse a mask that was made on other weights, if its sidecar names any."""
-    from ..models.identity import weights_hash
+    from ..models.identity import other_weights
 
-    made_on = mask.info.get("model") or {}
-    dtype = str(model.dtype).removeprefix("torch.")
-    offloaded = any(p.device.type == "meta" for p in model.parameters())
-    # the hash is computed from the values, so it cannot identify weights in another precision
-    if not made_on.get("weights_hash") or made_on.get("dtype", dtype) != dtype or offloaded:
-        return
-    own = weights_hash(model)
-    if own != made_on["weights_hash"]:
-        made = f"{made_on.get('id', 'another model')} (weights {made_on['weights_hash']})"
+    made = other_weights(model, mask.info.get("model"))
+    if made:
         raise GeometryMismatchError(
-            f"{name} was made on {made}, but this model has the weights {own}. Fit networks on this model, or pass "
-            "check_model=False if you know that the neurons correspond."
+            f"{name} was made on {made}. Fit networks on this model, or pass check_model=False if you know that the "
+            "neurons correspond."
         )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from ..exceptions import ParameterError
 from ..models.inputs import input_device
 from .batched import MODES, Passes, condition_losses, row_mode
-from .checkpoint import Checkpoint, RowCheckpoint
+from .checkpoint import Checkpoint
 from .context import Lesion
 from .positions import PositionTracker, acts_everywhere, check_positions, scored_positions
 
@@ -55,8 +55,8 @@ class Scorer:
         if self.mode == "auto":
             self.mode = row_mode(self.model, self.sites, edits)
         key = [] if checkpoint is None else self._key(edits, sequences)
-        keeper = Checkpoint(checkpoint, key, (1 + len(edits), len(sequences)))
-        sums = keeper.sums
+        keeper, shape = Checkpoint(checkpoint, key), (1 + len(edits), len(sequences))
+        sums = keeper.found if np.shape(keeper.found) == shape else np.full(shape, np.nan)
         with _bar((1 + len(edits)) * sum(map(len, sequences)), "lesions", progress) as bar, self._precision():
 
             def step(n_tokens, sums):
@@ -73,8 +73,8 @@ class Scorer:
 
     def _call(self, task, edits, progress, checkpoint):
         key = [] if checkpoint is None else [*self._key(edits, []), str(self.positions), task.name, task.key]
-        keeper = RowCheckpoint(checkpoint, task.name, key)
-        rows = keeper.rows
+        keeper = Checkpoint(checkpoint, key, task.name)
+        rows = [] if keeper.found is None else list(keeper.found)
         with self._precision(), _bar(1 + len(edits), task.name, progress, unit="run") as bar:
             bar.update(len(rows))
             follow = any(edit.kind.by_position for edit in edits)
@@ -85,7 +85,9 @@ class Scorer:
                     lesioned = Lesion(self.model, edit, self.sites, tracker)
                 with lesioned:
                     row = task.call(self.model, self.tokenizer)
-                keeper.add(row)
+                rows.append(row)
+                if len({len(row) for row in rows}) == 1:
+                    keeper.keep(np.stack(rows), now=True)
                 bar.update(1)
         if len({len(row) for row in rows}) > 1:
             raise ParameterError(f"The task {task.name!r} returned different numbers of items under different lesions.")

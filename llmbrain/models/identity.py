@@ -4,7 +4,7 @@ import hashlib
 import re
 from pathlib import Path
 
-__all__ = ["describe_model", "model_label", "weights_hash"]
+__all__ = ["describe_model", "model_label", "other_weights", "weights_hash"]
 
 _SAMPLE = 4096  # values of each tensor that enter the hash
 _PART = 1 << 22  # values per part; the sum of the bits of every part enters the hash
@@ -54,6 +54,27 @@ def _offloaded(model, name):
         if weights is not None:
             return weights[leaf]
     return None
+
+
+def other_weights(model, made_on):
+    """Name the model that something was made on, if it had other weights than this model; else an empty text.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    made_on : dict or None
+        From :func:`describe_model`. The hash is computed from the values, so weights in another precision are not
+        compared.
+    """
+    made_on, dtype = made_on or {}, str(model.dtype).removeprefix("torch.")
+    offloaded = any(p.device.type == "meta" for p in model.parameters())
+    if not made_on.get("weights_hash") or made_on.get("dtype", dtype) != dtype or offloaded:
+        return ""
+    own = weights_hash(model)
+    if own == made_on["weights_hash"]:
+        return ""
+    name = f"{made_on.get('id', 'another model')} (weights {made_on['weights_hash']})"
+    return f"{name}, but this model has the weights {own}"
 
 
 def model_label(name):

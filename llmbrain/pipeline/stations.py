@@ -222,7 +222,8 @@ def lesion_networks(
     result = lesions.run(model, tokenizer, checkpoint=unfinished)
     result.info |= kept
     result.save(study, name, settings=_plain(settings))
-    unfinished.unlink(missing_ok=True)
+    for left in unfinished.parent.glob(f"{unfinished.stem}*.npz"):  # tasks may have files of their own
+        left.unlink(missing_ok=True)
     return result
 
 

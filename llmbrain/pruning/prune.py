@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..exceptions import LLMBrainWarning, ParameterError
+from ..exceptions import GeometryMismatchError, LLMBrainWarning, ParameterError
 from ..geometry import NeuronGeometry
 from ..lesions.context import refuse_lesioned
-from ..models.identity import describe_model
+from ..models.identity import describe_model, other_weights
 from ..models.origin import origin_of
 from ..text import as_corpus
 from .budget import RATIO_OF, check_budget, check_ratio, compare_counts, compare_speed, count_parameters
@@ -168,6 +168,7 @@ class Pruner:
 
     def __init__(self, model, tokenizer, calibration, progress=False):
         self.measurements = Measurements(model, tokenizer, calibration, _bars if progress else None)
+        self.checked = {}
 
     def prune(self, recipe, ratio, *, ratio_of="neurons", random_state=0, inplace=False, measure=False):
         """Prune by one recipe; arguments as for :func:`prune`."""
@@ -190,7 +191,20 @@ class Pruner:
         check_budget(shared.model, shared.parts, shared.counts, ratio, ratio_of, recipe.options)
         if recipe.networks is not None and not isinstance(recipe.networks, str):
             shared.split_maps(recipe.networks)
+            self._check_source(recipe.networks)
         return Plan(recipe, ratio, ratio_of, int(random_state))
+
+    def _check_source(self, networks):
+        """Refuse networks of other weights, once for each set."""
+        if id(networks) in self.checked or not hasattr(networks, "info"):
+            return
+        made = other_weights(self.measurements.model, networks.info.get("model"))
+        if made:
+            raise GeometryMismatchError(
+                f"The networks were found on {made}. Find networks on this model, or pass their maps as an array if "
+                "you know that the neurons correspond."
+            )
+        self.checked[id(networks)] = networks  # kept, so that no other object gets its id
 
     def expect(self, plans):
         """Announce plans that will be run, so that one walk of the model measures what all of them read."""

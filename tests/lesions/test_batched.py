@@ -6,7 +6,7 @@ import torch
 from tiny import ARCHITECTURES, tiny_model
 
 from llmbrain.evaluation import window_losses
-from llmbrain.exceptions import NumericalError
+from llmbrain.exceptions import LLMBrainWarning, NumericalError
 from llmbrain.geometry import NeuronGeometry
 from llmbrain.lesions import Edit
 from llmbrain.lesions.batched import Passes, condition_losses, plan_batches, row_mode
@@ -152,7 +152,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
     edits, parts = some_edits(NeuronGeometry.from_sites(sites, "mlp")), sequences()
     whole = condition_losses(model, sites, parts, edits, Passes(80))
     path, key, shape = tmp_path / "kept.npz", ["a", b"b"], (1 + len(edits), len(parts))
-    keeper, passes = Checkpoint(path, key, shape), []
+    keeper, passes = Checkpoint(path, key), []
 
     def stop(n_tokens, sums):
         passes.append(n_tokens)
@@ -161,16 +161,19 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        condition_losses(model, sites, parts, edits, Passes(80), done=keeper.sums, progress=stop)
-    again = Checkpoint(path, key, shape)
+        condition_losses(model, sites, parts, edits, Passes(80), done=np.full(shape, np.nan), progress=stop)
+    kept = Checkpoint(path, key).found
     n_left = []
-    assert 0 < np.isnan(again.sums).sum() < again.sums.size
+    assert 0 < np.isnan(kept).sum() < kept.size
     resumed = condition_losses(
-        model, sites, parts, edits, Passes(80), done=again.sums, progress=lambda n, s: n_left.append(n)
+        model, sites, parts, edits, Passes(80), done=kept, progress=lambda n, s: n_left.append(n)
     )
     np.testing.assert_array_equal(resumed, whole)
     assert sum(n_left) + sum(passes) == shape[0] * sum(len(p) for p in parts)
-    assert np.isnan(Checkpoint(path, ["another study"], shape).sums).all()
+    assert Checkpoint(path, ["another study"]).found is None
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.warns(LLMBrainWarning, match="kept.npz is damaged .*starts from the beginning"):
+        assert Checkpoint(path, key).found is None
 
 
 @pytest.mark.parametrize("mode", ["prefix", "rows", "single"])

@@ -615,7 +615,7 @@ def test_functions_go_on_where_they_were_interrupted(tiny, masks, tmp_path):
     study = LesionStudy(masks[:1], CallableTask(score, name="a score"), n_controls=2, controls=("layer",))
     with pytest.raises(KeyboardInterrupt):
         study.run(*tiny, progress=False, checkpoint=path)
-    assert (tmp_path / "part-a-score.npz").is_file()
+    assert (tmp_path / "part.a-score.npz").is_file()
     # the list that the function encloses has changed, so it is another function: nothing of the old one is used
     stop[0] = 99
     study.run(*tiny, progress=False, checkpoint=path)
