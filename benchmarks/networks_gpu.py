@@ -170,7 +170,7 @@ def phases(layers, k, clock, n_power):
     """Time of each phase on its own."""
     t0, _, _ = clock(lambda: [batch.standardize_(x) for x in layers])
     t1, found, _ = clock(lambda: list(_subspaces(layers, k, n_power)))
-    t2, (z, _), _ = clock(lambda: batch._white_batch(torch.cat([f[0] for f in found])))
+    t2, (z, _), _ = clock(lambda: batch.whiten_rows(torch.cat([f[0] for f in found])))
     starts = draw_rotations(len(z), k, 0, z.device)[:, None]
     t3, (w, *_), _ = clock(lambda: ica.batched_fastica(z, starts))
     t4, _, _ = clock(lambda: ica._batched_step(Cube(), z, w))

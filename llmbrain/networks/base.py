@@ -8,10 +8,10 @@ import numpy as np
 from ..exceptions import NumericalWarning, ParameterError
 from ..models.devices import as_device
 from .engines.group import check_n_components, order_maps, warn_dead
+from .engines.leading import leading
 from .engines.maps import least_squares_courses
 from .engines.parallel import workers
 from .engines.progress import show_progress
-from .engines.reduction import leading_rows
 from .engines.runs import CleanedRuns
 from .inputs import as_confounds, load_runs
 from .options import check_options, engine_of
@@ -152,7 +152,7 @@ class NetworkEstimator:
         neurons = parts_of(runs.geometry, "model", self.mask)[0].neurons
         data = CleanedRuns(runs.part(neurons), confounds, **self._cleaning)
         with workers(data.device):
-            leading_rows(data, self.n_components)  # raises if there are more components than directions
+            leading(data, self.n_components)  # raises if there are more components than directions
         dead = data.dead()
         warn_dead(dead, data, stacklevel=9)
         self.dead_ = np.zeros(runs.geometry.n_neurons, bool)

@@ -11,10 +11,10 @@ from ..exceptions import ParameterError
 from .base import settings_of
 from .engines.group import check_n_components, check_search, warn_convergence, warn_dead
 from .engines.ica import draw_rotations, extreme_start, fastica
+from .engines.leading import leading
 from .engines.linalg import product
-from .engines.maps import least_squares_courses
+from .engines.maps import least_squares_courses, run_products
 from .engines.parallel import block_map, workers
-from .engines.reduction import leading_rows
 from .engines.runs import ArraySource, CleanedRuns
 from .evidence.stability import restart_stability
 from .inputs import as_confounds, load_runs
@@ -123,7 +123,10 @@ class TemporalICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         check_n_components(self.n_components, [sum(runs.n_tokens)], runs.geometry.n_neurons)
         data = self._clean(runs, confounds)
         with workers():
-            values, vectors, _ = leading_rows(data, self.n_components)
+            found = leading(data, self.n_components)
+            vectors = found.left
+            if vectors is None:  # of more tokens than neurons
+                vectors = torch.cat(run_products(data, found.right)) / found.values.sqrt()
             z = (vectors.T * len(vectors) ** 0.5).float().contiguous()
             starts = draw_rotations(self.n_init, self.n_components, self.random_state)
             found = fastica(z, starts, contrast=self.contrast, max_iter=self.max_iter, tol=self.tol)

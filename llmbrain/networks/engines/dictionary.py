@@ -184,7 +184,7 @@ def group_dictionary(
 
 def _begin(x, subspace, n_components, random_state):
     """Independent components of the leading rows, from one start."""
-    z = whiten_rows(x[:n_components] / subspace.values[:n_components].sqrt().float()[:, None])
+    z, _ = whiten_rows(x[:n_components] / subspace.values[:n_components].sqrt().float()[:, None])
     return product(fastica(z, draw_rotations(1, n_components, random_state, z.device)).w[0].float(), z)
 
 

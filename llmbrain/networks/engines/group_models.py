@@ -5,19 +5,10 @@ from dataclasses import dataclass
 import torch
 
 from .ica import Rotations, fastica
+from .leading import check_rank, is_tall, one_matrix, token_gram
 from .linalg import leading_eigenpairs, product
 from .parallel import block_map, hand_back, temporary
-from .reduction import (
-    GRAM_ROWS,
-    GRAM_ROWS_PER_VECTOR,
-    Subspace,
-    check_rank,
-    group_subspace,
-    is_flat,
-    strides,
-    token_gram,
-    whiten,
-)
+from .reduction import Subspace, group_subspace, is_flat, strides, whiten
 
 __all__ = ["Choice", "choose_subspace", "tail_weight"]
 
@@ -40,20 +31,23 @@ def choose_subspace(data, n_components, *, rows_per_run=5, do_cca=True, start=No
     """Reduce a group of runs with both group models and keep the one whose independent maps have heavier tails.
 
     ``"tokens"`` is kept unless the tails of ``"runs"`` are heavier by more than 3 %, and also where the runs are copies
-    of each other. With too many tokens for a joint Gram matrix (4,096, or 60 per component) ``"runs"`` is chosen
-    without a comparison. For a single run the two models are the same. FastICA begins at the rotation ``start``,
-    ``(1, n_components, n_components)``.
+    of each other. With too many tokens and too many neurons for one matrix of products (4,096, or 60 per component)
+    ``"runs"`` is chosen without a comparison. For a single run the two models are the same. FastICA begins at the
+    rotation ``start``, ``(1, n_components, n_components)``.
     """
     options = {"rows_per_run": rows_per_run, "do_cca": do_cca}
-    if len(data.sources) == 1 or data.n_rows > max(GRAM_ROWS, GRAM_ROWS_PER_VECTOR * n_components):
+    if len(data.sources) == 1 or not one_matrix(min(data.n_rows, data.n_neurons), n_components):
         group = "tokens" if len(data.sources) == 1 else "runs"
         subspace = group_subspace(data, n_components, group=group, **options)
         return Choice(subspace, whiten(data, subspace), {})
-    data.hold()
-    matrix = token_gram(data)
-    tokens = _tokens_from_gram(matrix, data, n_components)
-    runs = _runs_from_gram(matrix, data, n_components, **options)
-    del matrix
+    if is_tall(data.n_rows, data.n_neurons, n_components):
+        tokens, runs = (group_subspace(data, n_components, group=g, **options) for g in ("tokens", "runs"))
+    else:
+        data.hold()
+        matrix = token_gram(data)
+        tokens = _tokens_from_gram(matrix, data, n_components)
+        runs = _runs_from_gram(matrix, data, n_components, **options)
+        del matrix
     if is_flat(runs.values):  # rare, so the full test, which costs another reduction, is made only now
         runs = group_subspace(data, n_components, group="runs", **options)
         if runs.flat:
@@ -61,7 +55,7 @@ def choose_subspace(data, n_components, *, rows_per_run=5, do_cca=True, start=No
             return Choice(tokens, whiten(data, tokens), {})
     weights, begun, white = {}, {}, {}
     for subspace in (tokens, runs):
-        if n_components > KEEP_SHARE * max(data.n_tokens):
+        if n_components > KEEP_SHARE * max(data.n_tokens) and subspace.rows is None:
             white.clear()  # computing it again, if it is the better one, costs less than holding two
         hand_back()
         white[subspace.group] = z = whiten(data, subspace)

@@ -13,6 +13,7 @@ from ...exceptions import ParameterError
 from ...stats.precision import full_precision
 from .group import GroupICA, check_n_components, order_maps, warn_convergence, warn_dead
 from .ica import batched_fastica, draw_rotations, sparsest_start
+from .reduction import whiten_rows
 from .runs import CleanedRuns
 
 __all__ = ["BatchedICA", "can_batch", "group_ica_of_parts", "layered_ica", "leading_signals", "standardize_"]
@@ -91,20 +92,6 @@ def _orthonormal(q):
     return q @ torch.linalg.solve_triangular(factor, eye.expand_as(gram), upper=False).mT.float()
 
 
-def _white_batch(rows):
-    """Centre rows ``(n_problems, n_components, n_signals)`` and make them white; also the matrix that does it.
-
-    By Cholesky factors: on a GPU a batch of eigendecompositions, as in ``whiten_rows``, takes far longer.
-    """
-    v = rows.shape[-1]
-    rows = rows - rows.mean(-1, keepdim=True)
-    gram = torch.stack([_gram64(r.mT) for r in rows]) / v
-    factor = torch.linalg.cholesky_ex(gram).L
-    eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device).expand_as(gram)
-    transform = torch.linalg.solve_triangular(factor, eye, upper=False)
-    return transform.float() @ rows, transform
-
-
 @full_precision()
 def layered_ica(
     layers,
@@ -135,7 +122,7 @@ def layered_ica(
         rows.append(row)
         values.append(value)
         totals += [(len(x) - 1) * x.shape[1] if standardize else float(x.float().square().sum()) for x in group]
-    z, transform = _white_batch(torch.cat(rows))
+    z, transform = whiten_rows(torch.cat(rows))
     values, totals = torch.cat(values), torch.tensor(totals, dtype=torch.float64, device=z.device)
     starts = draw_rotations(len(z) * n_init, n_components, state, z.device)
     rotations, n_iter, converged, change = batched_fastica(

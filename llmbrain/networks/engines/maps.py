@@ -85,6 +85,14 @@ def least_squares_courses(data, maps):
 def run_products(data, maps):
     """``X_r @ maps.T`` for every run, float64, in one pass."""
     totals = [torch.zeros(n, len(maps), dtype=torch.float64, device=data.device) for n in data.n_tokens]
+    if any(map(data.is_long, range(len(totals)))):
+
+        def courses(piece):
+            r, first, last = piece
+            totals[r][first:last] = product(data.piece(*piece), maps.T)
+
+        run_blocks(courses, data.pieces())
+        return totals
 
     def parts(block):
         rows = maps[:, block[0] : block[1]].T

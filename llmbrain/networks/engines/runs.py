@@ -10,6 +10,7 @@ import torch
 
 from ...exceptions import ParameterError
 from ...models.devices import as_device
+from ...stats.moments import Moments
 from .parallel import temporary
 
 __all__ = ["ArraySource", "CleanedRuns", "as_sources"]
@@ -43,12 +44,15 @@ class ArraySource:
         """Keep the Gram matrix of the tokens once it is computed, for other decompositions of the same run."""
         self.grams = {}
 
-    def read(self, start, stop, out):
-        """Copy the neurons ``start:stop`` into ``out``, shape ``(n_tokens, stop - start)``, float32."""
+    def read(self, start, stop, out, first=0):
+        """Copy the neurons ``start:stop`` of the tokens from ``first`` on into ``out``, float32.
+
+        ``out`` has the shape ``(number of tokens, stop - start)``.
+        """
         where = slice(start, stop) if self.columns is None else _as_slice(self.columns[start:stop])
         run = self.open()
-        if not _read_file(run, where, out):
-            np.copyto(out, run[:, where], casting="unsafe")
+        if not _read_file(run, where, out, first):
+            np.copyto(out, run[first : first + len(out), where], casting="unsafe")
         if self.scale is not None:
             out *= self.scale[start:stop]
 
@@ -57,8 +61,8 @@ class ArraySource:
         return None if self.scale is None else self.scale[where]
 
 
-def _read_file(run, where, out):
-    """Read columns of a memory map with plain reads, row by row; returns False if the run is no such map.
+def _read_file(run, where, out, top=0):
+    """Read columns of a memory map from row ``top`` on, row by row; returns False if the run is no such map.
 
     Pages of a map stay in memory until it is closed, so a map would hold the whole file. Plain reads copy only what is
     needed and are faster. A few gaps between columns (the padding of sheets) are read into a dummy buffer.
@@ -70,7 +74,8 @@ def _read_file(run, where, out):
     if pieces is None or begin is None:
         return False
     spans, first, width = pieces
-    first, step = begin + first * run.itemsize, run.shape[1] * run.itemsize
+    step = run.shape[1] * run.itemsize
+    first = begin + first * run.itemsize + top * step
     void = np.empty(max((n for start, n in spans if start is None), default=0), out.dtype)
     with open(run.filename, "rb", buffering=0) as file:
         fd = file.fileno()
@@ -160,6 +165,7 @@ class CleanedRuns:
         self.mean = [torch.zeros(self.n_neurons) for _ in self.sources]
         # inverse standard deviations; 0 for neurons that are set to zero, NaN until the first pass
         self.scale = [torch.full((self.n_neurons,), torch.nan) for _ in self.sources]
+        self.fits = [None] * len(self.sources)  # of the confounds of long runs to every neuron
         self.bad = torch.zeros(self.n_neurons, dtype=torch.bool)
         self._lock = Lock()  # for ``bad``, which all runs write
         self.release()
@@ -214,6 +220,60 @@ class CleanedRuns:
         if out is None:
             out = torch.empty(self.n_tokens[r], stop - start)
         return self._read(out, r, start, stop)
+
+    def is_long(self, r):
+        """Whether a run has more tokens than neurons and is too large to be held, so that it is read in chunks."""
+        n = self.n_tokens[r]
+        return n > self.n_neurons and n * self.n_neurons * 4 > HOLD_BYTES
+
+    def pieces(self, runs=None):
+        """Yield (run, first, last) of pieces of tokens that fit into memory with all neurons: runs, or their chunks."""
+        for r in range(len(self.sources)) if runs is None else runs:
+            n = self.n_tokens[r]
+            step = max(1, BLOCK_VALUES // self.n_neurons) if self.is_long(r) else n
+            for first in range(0, n, step):
+                yield r, first, min(first + step, n)
+
+    def piece(self, r, first, last):
+        """Return the cleaned tokens ``first:last`` of run ``r`` with all neurons, float32."""
+        if not self.is_long(r):
+            return self.block(r, 0, self.n_neurons)[first:last]
+        with self._lock:
+            if self.scale[r].isnan().any():
+                self._measure(r)
+        out = self._chunk(r, first, last)
+        out -= self.mean[r].to(out.device)
+        if self.fits[r] is not None:
+            out -= self.nuisance[r][first:last].to(out.device) @ self.fits[r].to(out.device)
+        out *= self.scale[r].to(out.device)
+        out[:, (self.scale[r] == 0).to(out.device)] = 0  # also where neurons are not finite
+        return out
+
+    def _chunk(self, r, first, last):
+        out = torch.empty(last - first, self.n_neurons)
+        self.sources[r].read(0, self.n_neurons, out.numpy(), first)
+        return out.to(self.device)
+
+    def _measure(self, r):
+        """Compute mean, scale and the fit of the confounds of a long run, in one pass over chunks of tokens."""
+        moments, fit = Moments(self.n_neurons, full=False, device=self.device), 0
+        for _, first, last in self.pieces([r]):
+            x = self._chunk(r, first, last)
+            moments.add(x)
+            if self.nuisance[r] is not None:  # centred, so the neurons need not be
+                fit += self.nuisance[r][first:last].to(x).double().T @ x.double()
+        mean, size = moments.mean, (moments.variance * (moments.n / (moments.n - 1))).sqrt()
+        bad = ~(torch.isfinite(mean) & torch.isfinite(size))
+        constant = bad | (size <= CONSTANT * mean.abs() + torch.finfo(torch.float32).tiny)
+        if self.nuisance[r] is not None:
+            left = (size.square() - fit.square().sum(0) / (moments.n - 1)).clamp_min(0).sqrt()
+            constant |= left <= CONSTANT * size
+            size = left
+            self.fits[r] = torch.where(constant, 0, fit).float().cpu()
+        scale = 1 / size if self.standardize else torch.ones_like(size)
+        self.bad |= bad.cpu()
+        self.mean[r] = torch.where(constant, 0, mean).float().cpu()
+        self.scale[r] = torch.where(constant, 0, scale).float().cpu()
 
     def each(self, start, stop):
         """Yield the number of each run and its cleaned neurons ``start:stop``; the next one overwrites them.

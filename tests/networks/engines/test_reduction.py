@@ -6,7 +6,7 @@ import torch
 from planted import planted_runs, recovery
 
 from llmbrain.exceptions import NumericalWarning, ParameterError
-from llmbrain.networks.engines import reduction
+from llmbrain.networks.engines import leading, reduction
 from llmbrain.networks.engines import runs as blocks
 from llmbrain.networks.engines.group import group_ica
 from llmbrain.networks.engines.parallel import workers
@@ -20,9 +20,9 @@ def test_gram_matrix_of_all_tokens(n_tokens, held):
     if held:
         data.hold()
     x = np.concatenate([(r - r.mean(0)) / r.std(0, ddof=1) for r in runs]).astype(np.float64)
-    found = [reduction.token_gram(data)]
+    found = [leading.token_gram(data)]
     with workers(n=3):
-        found.append(reduction.token_gram(data))
+        found.append(leading.token_gram(data))
     np.testing.assert_allclose(found[0], x @ x.T, atol=1e-2)
     np.testing.assert_array_equal(*found)
     np.testing.assert_array_equal(found[0], found[0].T)
@@ -31,12 +31,12 @@ def test_gram_matrix_of_all_tokens(n_tokens, held):
 def test_krylov_on_data_equals_the_gram_matrix(monkeypatch):
     runs, _ = planted_runs(3000, 5, (150, 120))
     data = blocks.CleanedRuns(runs)
-    exact, basis, _ = reduction.leading_rows(data, 5)
-    monkeypatch.setattr(reduction, "GRAM_ROWS", 10)
-    monkeypatch.setattr(reduction, "GRAM_ROWS_PER_VECTOR", 0)
-    values, vectors, _ = reduction.leading_rows(data, 5)
-    np.testing.assert_allclose(values, exact, rtol=1e-4)
-    assert np.linalg.svd((vectors.T @ basis).numpy(), compute_uv=False).min() > 0.9999
+    exact = leading.leading(data, 5)
+    monkeypatch.setattr(leading, "GRAM_ROWS", 10)
+    monkeypatch.setattr(leading, "GRAM_ROWS_PER_VECTOR", 0)
+    found = leading.leading(data, 5)
+    np.testing.assert_allclose(found.values, exact.values, rtol=1e-4)
+    assert np.linalg.svd((found.left.T @ exact.left).numpy(), compute_uv=False).min() > 0.9999
 
 
 def test_gram_matrix_of_many_tokens_is_one_sum_for_all_workers():
@@ -45,7 +45,7 @@ def test_gram_matrix_of_many_tokens_is_one_sum_for_all_workers():
     found = []
     for n in (1, 2, 3):
         with workers(n=n):
-            found.append(reduction.token_gram(blocks.CleanedRuns(runs)))
+            found.append(leading.token_gram(blocks.CleanedRuns(runs)))
     np.testing.assert_allclose(found[0], expected @ expected.T, atol=0.02)
     assert torch.equal(found[0], found[0].T) and all(torch.equal(found[0], f) for f in found[1:])
 
