@@ -39,13 +39,15 @@ class PrunedModel:
         Query heads that each layer kept, if heads were pruned.
     format : str
         The format for which it was checked, and in which it is saved by default.
+    saved : dict or None
+        Bytes, number of files and type of the weights of the folder that was written last.
     """
 
     def __init__(self, model, tokenizer, kept, geometry, table, scores, summary, kept_heads=None):
         self.model, self.tokenizer = model, tokenizer
         self.kept, self.kept_heads, self.geometry = kept, kept_heads, geometry
         self.table, self.scores, self.summary = table, scores, summary
-        self.format = "hetero"
+        self.format, self.saved = "hetero", None
 
     def __repr__(self):
         s = self.summary
@@ -72,6 +74,10 @@ class PrunedModel:
                 f"perplexity: {quality['perplexity_before']:.2f} -> {quality['perplexity_after']:.2f} ({ratio:.3f} x) "
                 f"on {quality['n_tokens']:,} tokens of {quality['text']}"
             )
+        if self.saved:
+            lines.append(f"saved: {self.saved['bytes'] / 1e6:,.1f} MB, weights in {self.saved['dtype']}")
+            if self.saved["dtype"] in ("float32", "float64"):
+                lines[-1] += "; load the model with dtype='bfloat16' for a smaller folder"
         lines += [line for line in (gain_in_words(speed, what) for what in ("prefill", "decode")) if speed and line]
         return "\n".join(lines)
 
@@ -122,9 +128,11 @@ class PrunedModel:
                 tokenizer.save_pretrained(part)
             self._save_arrays(part)
             files = [path for path in part.rglob("*") if path.is_file()]
-            size = {"bytes": sum(path.stat().st_size for path in files), "n_files": len(files)}
+            dtype = str(self.model.dtype).removeprefix("torch.")
+            size = {"bytes": sum(path.stat().st_size for path in files), "n_files": len(files), "dtype": dtype}
             write_text(part / "README.md", model_card(self, format, results, size))
             mark_folder(part, MARKER, {**self._plain_summary(), "format": format})
+        self.saved = size
         return Path(folder)
 
     def _save_arrays(self, folder):

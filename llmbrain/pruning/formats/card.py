@@ -15,7 +15,7 @@ def model_card(pruned, format, results=None, size=None):
     """Write the README of a saved model: Markdown with a YAML head, in which names and values are escaped.
 
     ``results`` is a table of measurements; without one, and without perplexities in the summary, the card says that
-    none was measured. ``size`` tells what was written: ``bytes`` and ``n_files``.
+    none was measured. ``size`` tells what was written: ``bytes``, ``n_files`` and ``dtype`` of the weights.
     """
     s = pruned.summary
     name, origin = s["base_model"].get("id") or "unknown", s["base_model"].get("origin") or {}
@@ -64,7 +64,8 @@ def _counts(s, size):
     for label, key in rows:
         lines.append(f"| {label} | {s[key + '_before']:,} | {s[key + '_after']:,} | {s[key + '_removed']:.1%} |")
     if size is not None:
-        lines += ["", f"On disk: {size['bytes'] / 1e6:,.1f} MB in {size['n_files']} files, this one not counted."]
+        megabytes = f"{size['bytes'] / 1e6:,.1f} MB in {size['n_files']} files, this one not counted"
+        lines += ["", f"On disk: {megabytes}; weights in {size['dtype']}."]
     return lines
 
 

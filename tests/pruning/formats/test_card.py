@@ -90,6 +90,19 @@ def test_the_card_names_licence_base_text_size_and_perplexity(model, tokenizer, 
     assert held_out[0].startswith(quality["prompt"]) and quality["n_tokens"] > 10
     files = [path for path in folder.rglob("*") if path.name not in ("README.md", "llmbrain_pruning.json")]
     assert f"On disk: {sum(path.stat().st_size for path in files) / 1e6:,.1f} MB in {len(files)} files" in card
+    size = sum(path.stat().st_size for path in files) / 1e6
+    assert f"saved: {size:,.1f} MB, weights in float32; load the model with dtype='bfloat16'" in pruned.describe()
+
+
+def test_a_folder_keeps_the_precision_of_the_model_and_names_it(tokenizer, tmp_path):
+    from safetensors.torch import load_file
+
+    half = quick(tiny_model("llama").to(torch.bfloat16), tokenizer, SENTENCES, 0.5, options={"context": 32})
+    assert "saved" not in half.describe()
+    folder = half.save_pretrained(tmp_path / "m")
+    assert {w.dtype for w in load_file(folder / "model.safetensors").values()} == {torch.bfloat16}
+    assert half.describe().splitlines()[-1].endswith("MB, weights in bfloat16")
+    assert "weights in bfloat16." in (folder / "README.md").read_text()
 
 
 def test_a_model_of_unknown_origin_claims_no_base_and_no_licence(model, tokenizer, tmp_path):
