@@ -19,6 +19,10 @@ def check_count(name, value, least=1, optional=False):
         raise ParameterError(f"{name}={value!r}: it must be a whole number of at least {least}{none}.")
 
 
+class ParameterTypeError(ParameterError, TypeError):
+    """An argument is of a type that is not allowed."""
+
+
 class UnsupportedArchitectureError(LLMBrainError, ValueError):
     """The neurons of a model could not be found with certainty."""
 

@@ -14,7 +14,7 @@ from .engines.parallel import workers
 from .engines.progress import show_progress
 from .engines.runs import CleanedRuns
 from .inputs import as_confounds, load_runs
-from .options import check_options, engine_of
+from .options import CLEANING, check_options, engine_of, options_of_masker
 from .result import THRESHOLD, NetworkSet, describe_maps, zscored_rows
 from .scope import decompose_parts, parts_of
 
@@ -57,9 +57,17 @@ class NetworkEstimator:
             If a parameter is not allowed, or the runs have too few tokens or neurons for ``n_components``.
         """
         del y
+        options = options_of_masker(self)
+        if options is not None:
+            self._fit_as(imgs, confounds, **options)
+            return self
         check_options(self)
+        self._log("Loading data")
         runs = load_runs(imgs, self.geometry)
         confounds = as_confounds(confounds, len(runs.sources))
+        self.cleaning_ = {name: getattr(self, name) for name in CLEANING}
+        for k, n in enumerate(runs.n_tokens):
+            self._log(f"Extracting region signals: run {k + 1}, {n} tokens", level=2)
         with show_progress(bool(self.verbose)):
             if isinstance(self.n_components, str) and self.n_components == "auto":
                 return self._fit_auto(imgs, runs, confounds)
@@ -71,12 +79,25 @@ class NetworkEstimator:
             engine = engine_of(self)
             self.engine_ = engine.name
             engine(self, runs, confounds)
+        self._log(f"Found {self.networks_!r}")
         return self
+
+    def _log(self, message, level=1):
+        """Print a message in the form of nilearn's, if ``verbose`` is at least ``level``."""
+        if self.verbose >= level:
+            print(f"[{type(self).__name__}.fit] {message}")
+
+    def _fit_as(self, imgs, confounds, **params):
+        """Take over all results of a fit with other parameters."""
+        from sklearn.base import clone
+
+        fitted = clone(self).set_params(**params).fit(imgs, confounds=confounds)
+        for name in _LAZY:
+            self.__dict__.pop(name, None)
+        self.__dict__.update({k: v for k, v in vars(fitted).items() if k.endswith("_") and not k.startswith("_")})
 
     def _fit_auto(self, imgs, runs, confounds):
         """Choose the number of components by their reproducibility, then fit with it."""
-        from sklearn.base import clone
-
         from .evidence.order import choose_n_components
 
         if self.scope != "model":
@@ -88,14 +109,14 @@ class NetworkEstimator:
         order = choose_n_components(sources, random_state=seed, confounds=confounds, **self._cleaning)
         if runs.info.get("recording"):
             order.info["recording"] = runs.info["recording"]
-        fitted = clone(self).set_params(n_components=order.n_components).fit(imgs, confounds=confounds)
-        self.__dict__.update({k: v for k, v in vars(fitted).items() if k.endswith("_") and not k.startswith("_")})
+        self._fit_as(imgs, confounds, n_components=order.n_components)
         self.n_components_, self.order_ = order.n_components, order
         return self
 
     @property
     def _cleaning(self):
-        return {"detrend": bool(self.detrend), "standardize": self.standardize not in (None, False)}
+        used = self.cleaning_
+        return {"detrend": bool(used["detrend"]), "standardize": used["standardize"] not in (None, False)}
 
     def _check(self, runs):
         """Check the parameters that only this estimator has."""
@@ -193,10 +214,21 @@ class NetworkEstimator:
 
         The runs are cleaned as in the fit (each neuron centred and z-scored within each run) and regressed on the maps
         by least squares. nilearn's own ``transform`` regresses the raw data. ``imgs`` and ``confounds`` are those of
-        :meth:`fit`.
+        :meth:`fit`. The courses are float32, or of the type ``dtype`` if it is given.
         """
         self._check_fitted()
         data, runs = self._clean(imgs, confounds)
+        courses = self._courses(data, runs)
+        return [course.astype(kind, copy=False) for course, kind in zip(courses, self._dtypes(runs))]
+
+    def _dtypes(self, runs):
+        """Type of the courses of each run: as in nilearn, "auto" is int32 for integers and float32 for others."""
+        dtype = self.cleaning_["dtype"]
+        if dtype == "auto":
+            return [np.int32 if kind.kind == "i" else np.float32 for kind in runs.dtypes]
+        return [np.float32 if dtype is None else dtype] * len(runs.sources)
+
+    def _courses(self, data, runs):
         maps, support = runs.read_order(self.components_), self.networks_.support
         if support is None:
             return least_squares_courses(data, maps)
@@ -249,9 +281,8 @@ class NetworkEstimator:
 
     @cached_property
     def mask_img_(self):
-        """Image of the neurons."""
-        self._check_fitted()
-        return self.geometry_.mask_img
+        """Image of all neurons, also if ``mask`` restricted the networks to some of them."""
+        return self.masker_.mask_img_
 
     @cached_property
     def memory_(self):
@@ -267,13 +298,18 @@ class NetworkEstimator:
         from nilearn.maskers import MultiNiftiMasker
 
         self._check_fitted()
-        standardize = "zscore_sample" if self.standardize is True else self.standardize or None
+        options = dict(self.cleaning_)
+        if options["standardize"] in (True, False):
+            options["standardize"] = "zscore_sample" if options["standardize"] else None
+        if options["dtype"] not in (None, "auto") and np.dtype(options["dtype"]).kind != "f":
+            options["dtype"] = None  # integers would lose z-scores
         return MultiNiftiMasker(
             self.geometry_.mask_img,
-            standardize=standardize,
-            detrend=self.detrend,
-            smoothing_fwhm=self.smoothing_fwhm,
-            standardize_confounds=self.standardize_confounds,
+            **options,
+            memory=self.memory_,
+            memory_level=max(self.memory_level - 1, 0),
+            n_jobs=self.n_jobs,
+            verbose=max(int(self.verbose) - 1, 0),
         ).fit()
 
     @cached_property
@@ -283,7 +319,13 @@ class NetworkEstimator:
 
         self._check_fitted()
         return NiftiMapsMasker(
-            self.components_img_, self.geometry_.mask_img, resampling_target="maps", standardize=None
+            self.components_img_,
+            self.mask_img_,
+            resampling_target="maps",
+            standardize=None,
+            dtype=self.cleaning_["dtype"],
+            memory=self.memory_,
+            memory_level=self.memory_level,
         ).fit()
 
 

@@ -1,16 +1,20 @@
 """Canonical independent component analysis of a recording."""
 
+import warnings
+
 import numpy as np
 from nilearn.decomposition import CanICA as StockCanICA
 
-from ..exceptions import ParameterError
+from ..exceptions import LLMBrainWarning, ParameterError
 from .base import NetworkEstimator, keep_largest
 from .engines.group import group_ica
 from .engines.layered import can_batch, group_ica_of_parts
+from .options import share_parameters
 
 __all__ = ["CanICA"]
 
 
+@share_parameters
 class CanICA(NetworkEstimator, StockCanICA):
     """Independent networks of neurons: nilearn's CanICA with defaults that suit language models.
 
@@ -44,27 +48,36 @@ class CanICA(NetworkEstimator, StockCanICA):
         Options of the fast engine: ``group`` (``"auto"``, ``"tokens"``, ``"runs"``), ``rows_per_run``,
         ``contrast`` (``"cube"``, ``"logcosh"``), ``max_iter``, ``tol``, ``device``; see
         :func:`~llmbrain.networks.group_ica`. ``dict(group="runs", rows_per_run=1)`` is nilearn's model step by step.
-    mask, smoothing_fwhm, do_cca, standardize, standardize_confounds, detrend, low_pass, high_pass, t_r, dtype, \
-target_affine, target_shape, mask_strategy, mask_args, memory, memory_level, n_jobs, verbose
-        nilearn's parameters. ``mask`` restricts the networks to some neurons (an image or a ``NeuronMask``). Harmful
-        options give a warning. ``verbose=1`` shows progress bars. ``n_jobs`` and ``memory`` affect only the engine
-        ``"nilearn"``. Results do not depend on these three.
+    do_cca : bool
+        Whether every row of the reduced runs is scaled to unit norm, as in nilearn.
+    {parameters of nilearn}
 
     Attributes
     ----------
+    cleaning_ : dict
+        nilearn's options with which the runs were cleaned: those of the estimator, or of the masker given as ``mask``.
     components_ : ndarray of shape (n_components, n_neurons), float32
         Maps of unit norm, in the flat order of neurons.
+    converged_ : ndarray of shape (n_init,)
+        Whether each start converged (a single value with ``"nilearn"``, which does not report them).
+    dead_ : ndarray of bool, shape (n_neurons,)
+        Neurons that are constant in every run; their maps are 0.
+    engine_ : str
+        The engine that was used.
+    geometry_ : NeuronGeometry
+        Geometry of the neurons.
+    n_features_in_ : int
+        Number of neurons.
+    n_iter_ : ndarray of shape (n_init,)
+        Number of steps of each start.
     networks_ : NetworkSet
         Maps with metrics, time courses and settings.
     variance_ : ndarray of shape (n_components,)
         Share of the variance of the cleaned data that each map explains.
-    n_iter_, converged_ : ndarray of shape (n_init,)
-        Steps of each start, and whether it converged (a single value with ``"nilearn"``, which does not report them).
-    engine_ : str
-        The engine that was used.
-    geometry_ : NeuronGeometry
-    components_img_, masker_, maps_masker_, mask_img_
-        As in nilearn, computed on first use.
+
+    Notes
+    -----
+    ``components_img_``, ``masker_``, ``maps_masker_`` and ``mask_img_`` are as in nilearn, computed on first use.
 
     References
     ----------
@@ -91,9 +104,9 @@ target_affine, target_shape, mask_strategy, mask_args, memory, memory_level, n_j
         random_state=0,
         scope="model",
         solver_params=None,
+        do_cca=True,
         mask=None,
         smoothing_fwhm=None,
-        do_cca=True,
         standardize="zscore_sample",
         standardize_confounds=True,
         detrend=False,
@@ -116,9 +129,15 @@ target_affine, target_shape, mask_strategy, mask_args, memory, memory_level, n_j
         ratio = self._ratio()
         if ratio is not None and not 0 < ratio <= self.n_components:
             raise ParameterError(
-                f"threshold={self.threshold!r} must be None, 'auto', or lie between 0 and "
-                f"n_components={self.n_components}."
+                f"Threshold must not be higher than n_components={self.n_components}, and above 0; "
+                f"got threshold={self.threshold!r}."
             )
+        if ratio == self.n_components:
+            message = (
+                f"threshold={self.threshold!r} with n_components={self.n_components} obtained a critical threshold "
+                "of 0: it keeps every value. Use a smaller one, or None."
+            )
+            warnings.warn(message, LLMBrainWarning, stacklevel=4)
         if not isinstance(self.n_init, (int, np.integer)) or self.n_init < 1:
             raise ParameterError(f"n_init must be a positive integer; got {self.n_init!r}.")
 

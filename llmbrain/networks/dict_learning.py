@@ -8,7 +8,7 @@ from nilearn.decomposition import DictLearning as StockDictLearning
 from ..exceptions import HarmfulOptionWarning, ParameterError
 from .base import NetworkEstimator
 from .engines.dictionary import group_dictionary
-from .options import needs_nilearn
+from .options import needs_nilearn, share_parameters
 
 __all__ = ["DictLearning"]
 
@@ -22,6 +22,7 @@ _EPOCHS = (
 )
 
 
+@share_parameters
 class DictLearning(NetworkEstimator, StockDictLearning):
     """Sparse networks of neurons: nilearn's DictLearning with defaults that suit language models.
 
@@ -53,23 +54,46 @@ class DictLearning(NetworkEstimator, StockDictLearning):
     solver_params : dict, optional
         Options of the fast engine: ``group``, ``rows_per_run``, ``tol``, ``device``; see
         :func:`~llmbrain.networks.engines.dictionary.group_dictionary`.
-    batch_size, method, reduction_ratio
-        nilearn's parameters, for the engine ``"nilearn"``. nilearn never reads ``reduction_ratio``.
-    mask, smoothing_fwhm, standardize, standardize_confounds, detrend, low_pass, high_pass, t_r, dtype, target_affine, \
-target_shape, mask_strategy, mask_args, memory, memory_level, n_jobs, verbose
-        See :class:`CanICA`.
+    batch_size : int
+        Neurons of each batch of the engine ``"nilearn"``.
+    method : {"cd", "lars"}
+        Solver of the engine ``"nilearn"``.
+    reduction_ratio : "auto"
+        nilearn's parameter, which it never reads.
+    {parameters of nilearn}
 
     Attributes
     ----------
-    components_, networks_, variance_, engine_, geometry_, components_img_, masker_, maps_masker_, mask_img_
-        See :class:`CanICA`.
     alpha_ : float
         The weight of sparsity that was used.
-    n_iter_, converged_ : ndarray of shape (1,)
-        Number of passes, and whether the objective converged.
-    components_init_, loadings_init_ : ndarray
-        Initial maps, in their own order, and the loadings of the data on them; a list of loadings if there are several
-        layers or windows.
+    cleaning_ : dict
+        nilearn's options with which the runs were cleaned; see :class:`CanICA`.
+    components_ : ndarray of shape (n_components, n_neurons), float32
+        Maps of unit norm, in the flat order of neurons.
+    components_init_ : ndarray of shape (n_components, n_neurons)
+        Initial maps, in their own order.
+    converged_ : ndarray of shape (1,)
+        Whether the objective converged.
+    dead_ : ndarray of bool, shape (n_neurons,)
+        Neurons that are constant in every run; their maps are 0.
+    engine_ : str
+        The engine that was used.
+    geometry_ : NeuronGeometry
+        Geometry of the neurons.
+    loadings_init_ : ndarray, or list of ndarray
+        Loadings of the data on the initial maps; a list if there are several layers or windows.
+    n_features_in_ : int
+        Number of neurons.
+    n_iter_ : ndarray of shape (1,)
+        Number of passes.
+    networks_ : NetworkSet
+        Maps with metrics, time courses and settings.
+    variance_ : ndarray of shape (n_components,)
+        Share of the variance of the cleaned data that each map explains.
+
+    Notes
+    -----
+    ``components_img_``, ``masker_``, ``maps_masker_`` and ``mask_img_`` are as in nilearn, computed on first use.
 
     References
     ----------

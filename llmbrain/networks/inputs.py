@@ -1,5 +1,6 @@
 """Inputs of ``fit`` and ``transform`` as runs that can be read in blocks, with their geometry."""
 
+import glob
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,6 +60,11 @@ class Runs:
         """Tokens of each run, a list."""
         return [s.n_tokens for s in self.sources]
 
+    @property
+    def dtypes(self):
+        """Types of the values of each run, a list; float32 for integers that have scaling factors."""
+        return [np.dtype(np.float32) if s.scale is not None else s.open().dtype for s in self.sources]
+
     def read_order(self, maps):
         """Reorder maps ``(n, n_neurons)`` from the flat order to the reading order."""
         return maps if self.order is None else maps[..., self.order]
@@ -98,10 +104,10 @@ def load_runs(runs, geometry=None):
 
     Accepts a Recording, a Run, a Study, a folder (a study), a NIfTI image, a ``.npy`` file, an array
     ``(n_tokens, n_neurons)``, or a list of runs, images, files or arrays. ``geometry`` is that of arrays and of images
-    without a sidecar; arrays without a geometry are one layer.
+    without a sidecar; arrays without a geometry are one layer. A path may be a pattern that names several files.
     """
     info = {}
-    runs = open_study(runs)
+    runs = open_study(_expand(runs))
     if hasattr(runs, "study") and hasattr(runs, "runs"):  # a Recording
         info = _describe(runs)
         runs = list(runs.runs)
@@ -117,6 +123,16 @@ def load_runs(runs, geometry=None):
             first.check_same(item.geometry, f"Run {i}")
         items.append(item)
     return _common_order(items, info)
+
+
+def _expand(runs):
+    """Replace a pattern such as ``study/*_bold.nii`` by the files that match it, sorted by name."""
+    if not isinstance(runs, (str, Path)) or not glob.has_magic(str(runs)) or Path(runs).exists():
+        return runs
+    found = sorted(glob.glob(str(runs)))
+    if not found:
+        raise DatasetError(f"No file matches the pattern {str(runs)!r}.")
+    return found
 
 
 def open_study(runs):
@@ -257,7 +273,9 @@ def as_confounds(confounds, n_runs):
     if n_runs == 1 and (hasattr(confounds, "columns") or getattr(confounds, "ndim", 0) in (1, 2)):
         confounds = [confounds]
     if len(confounds) != n_runs:
-        raise ParameterError(f"{n_runs} runs need as many confounds, one table each; got {len(confounds)}.")
+        raise ParameterError(
+            f"Number of confounds ({len(confounds)}) must match number of images ({n_runs}): one table for each run."
+        )
     return [_table(c, i) for i, c in enumerate(confounds)]
 
 

@@ -3,12 +3,27 @@
 import warnings
 
 import numpy as np
+from sklearn.utils.validation import check_memory
 
-from ..exceptions import HarmfulOptionWarning, ParameterError
+from ..exceptions import HarmfulOptionWarning, LLMBrainWarning, ParameterError, ParameterTypeError
 from ..models.devices import as_device
 from ..registry import Registry
 
-__all__ = ["ENGINES", "NEEDS_NILEARN", "check_options", "engine_of"]
+__all__ = [
+    "CLEANING",
+    "ENGINES",
+    "NEEDS_NILEARN",
+    "check_options",
+    "engine_of",
+    "options_of_masker",
+    "share_parameters",
+]
+
+# Options of nilearn's maskers that say how a run is read; those of a masker that is given as mask= count.
+CLEANING = (
+    "smoothing_fwhm", "standardize", "standardize_confounds", "detrend", "low_pass", "high_pass", "t_r", "dtype",
+    "target_affine", "target_shape",
+)  # fmt: skip
 
 # Options that only nilearn's own estimators have; with them the fit runs there, whatever the engine.
 NEEDS_NILEARN = ("smoothing_fwhm", "low_pass", "high_pass", "target_affine", "target_shape")
@@ -87,6 +102,14 @@ def check_options(estimator):
             f"got {estimator.standardize!r}."
         )
     ENGINES.check(estimator.engine)
+    if estimator.dtype is not None and estimator.dtype != "auto" and np.dtype(estimator.dtype) == bool:
+        raise ParameterTypeError("'dtype' cannot be bool. Use a type of numbers, 'auto' or None.")
+    if estimator.memory_level == 0 and check_memory(estimator.memory).location is not None:
+        message = (
+            "memory_level is currently set to 0 but a Memory object has been provided, so nothing is cached. "
+            "Set memory_level=1."
+        )
+        warnings.warn(message, LLMBrainWarning, stacklevel=4)
     seed = estimator.random_state
     if not (seed is None or isinstance(seed, (int, np.integer, np.random.RandomState))):
         raise ParameterError(
@@ -98,6 +121,73 @@ def check_options(estimator):
             f"scope={estimator.scope!r} needs engine='torch' without smoothing, filters and resampling, which run only "
             "on nilearn's own estimator."
         )
+
+
+_SHARED_PARAMETERS = """mask : NeuronMask, image, path or nilearn masker, optional
+        Neurons to which the networks are restricted. The options of a masker override those of the estimator.
+    smoothing_fwhm : float, optional
+        Width of nilearn's smoothing. Harmful: adjacent voxels are unrelated neurons.
+    standardize : "zscore_sample", "psc" or None
+        How each neuron is scaled within each run.
+    standardize_confounds : bool
+        Whether confounds are z-scored. Results do not depend on it.
+    detrend : bool
+        Whether the linear trend of each neuron is removed. Harmful to networks that follow the position in the text.
+    low_pass : float, optional
+        nilearn's filter of time courses. Harmful.
+    high_pass : float, optional
+        nilearn's filter of time courses. Harmful.
+    t_r : float, optional
+        Time between volumes, for the filters; a volume is one token.
+    dtype : dtype or "auto", optional
+        Type of the time courses that ``transform`` returns, and of the images of ``inverse_transform``. Everything is
+        computed in float32.
+    target_affine : ndarray, optional
+        Affine to which nilearn resamples the images. Harmful: it mixes neurons.
+    target_shape : tuple of int, optional
+        Shape to which nilearn resamples the images. Harmful: it mixes neurons.
+    mask_strategy : str, optional
+        Ignored with a warning: without a mask, all neurons are used.
+    mask_args : dict, optional
+        Ignored.
+    memory : str or joblib.Memory, optional
+        Cache of the engine ``"nilearn"`` and of the maskers. Results do not depend on it.
+    memory_level : int
+        How much is cached.
+    n_jobs : int
+        Processes of the engine ``"nilearn"``. Results do not depend on it.
+    verbose : int, default=0
+        With 1, progress bars and a line for each step, with 2 also one for each run."""
+
+
+def share_parameters(cls):
+    """Insert the description of nilearn's parameters into the docstring of an estimator."""
+    cls.__doc__ = cls.__doc__.replace("{parameters of nilearn}", _SHARED_PARAMETERS)
+    return cls
+
+
+def options_of_masker(estimator):
+    """Return the options with which an estimator is fitted if its mask is a masker; None if it is not.
+
+    As in nilearn, the options of the masker override those of the estimator, with a warning where they differ.
+    """
+    masker = estimator.mask
+    if not hasattr(masker, "mask_strategy"):
+        return None
+    img = getattr(masker, "mask_img_", masker.mask_img)
+    if img is None:
+        raise ParameterTypeError(
+            "'mask' must be of type NeuronMask, image or path, or a masker that has a mask image; "
+            f"got {type(masker).__name__} without one. Pass mask_img= to the masker, or mask=None for all neurons."
+        )
+    given = {name: getattr(masker, name) for name in CLEANING if hasattr(masker, name)}
+    differ = [name for name, value in given.items() if np.any(value != getattr(estimator, name))]
+    if differ:
+        lines = [
+            f"{name}={given[name]!r}, overriding estimator parameter {getattr(estimator, name)!r}" for name in differ
+        ]
+        warnings.warn(f"The masker that is given as mask sets {'; '.join(lines)}.", LLMBrainWarning, stacklevel=4)
+    return {**given, "mask": img}
 
 
 def check_solver(params):

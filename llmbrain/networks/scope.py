@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..exceptions import MaskError, ParameterError
+from ..exceptions import MaskError, ParameterError, ParameterTypeError
 from .engines.parallel import hand_back
 
 __all__ = ["Part", "decompose_parts", "parts_of"]
@@ -68,7 +68,10 @@ def _allowed(geometry, mask):
     else:
         img = getattr(mask, "mask_img_", getattr(mask, "mask_img", mask))
         if not isinstance(img, (str, Path)) and not hasattr(img, "dataobj"):
-            raise MaskError(f"mask must be a NeuronMask, an image, a path or a masker; got {type(mask).__name__}.")
+            raise ParameterTypeError(
+                "'mask' must be of type NeuronMask, image or path, or a masker that has a mask image; "
+                f"got {type(mask).__name__}."
+            )
         allowed = geometry.to_array(img) > 0
     if not allowed.any():
         raise MaskError("The mask holds no neuron.")

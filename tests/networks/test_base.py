@@ -3,6 +3,7 @@
 import pickle
 import warnings
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,8 +12,12 @@ from planted import GEOMETRY, K, recovery
 from sklearn.base import clone
 
 from llmbrain.exceptions import (
+    DatasetError,
+    HarmfulOptionWarning,
+    LLMBrainWarning,
     NumericalWarning,
     ParameterError,
+    ParameterTypeError,
 )
 from llmbrain.networks import CanICA, DictLearning
 
@@ -165,3 +170,35 @@ def test_rank_deficient_data(Estimator, engine):
         Estimator(2, engine=engine).fit([np.ones((50, 300), np.float32), np.full((50, 300), np.nan, np.float32)])
     with pytest.raises(ParameterError, match="at most 99"):
         Estimator(100, engine=engine).fit([low])
+
+
+def test_a_masker_as_mask_sets_the_options(planted):
+    masker = GEOMETRY.masker(detrend=True, standardize="zscore_sample")
+    options = {"geometry": GEOMETRY, "n_init": 2}
+    with pytest.warns(LLMBrainWarning) as caught:
+        found = CanICA(K, mask=masker, **options).fit(planted[0])
+    assert any("detrend=True, overriding estimator parameter False" in str(w.message) for w in caught)
+    with pytest.warns(HarmfulOptionWarning):
+        same = CanICA(K, detrend=True, **options).fit(planted[0])
+    np.testing.assert_array_equal(found.components_, same.components_)
+    np.testing.assert_array_equal(found.transform(planted[0])[0], same.transform(planted[0])[0])
+    assert found.mask is masker and found.cleaning_["detrend"] is True and found.masker_.detrend is True
+    with pytest.raises(ParameterTypeError, match="got NiftiMasker without one"):
+        CanICA(K, mask=GEOMETRY.masker(mask_img=None), **options).fit(planted[0])
+
+
+def test_a_pattern_names_files(planted, tmp_path):
+    for i, run in enumerate(planted[0]):
+        nib.save(GEOMETRY.to_img(run), tmp_path / f"run-{i}.nii")
+    found = CanICA(K, geometry=GEOMETRY, n_init=2).fit(str(tmp_path / "run-*.nii"))
+    same = CanICA(K, geometry=GEOMETRY, n_init=2).fit([tmp_path / "run-0.nii", tmp_path / "run-1.nii"])
+    np.testing.assert_array_equal(found.components_, same.components_)
+    with pytest.raises(DatasetError, match="No file matches the pattern"):
+        CanICA(K, geometry=GEOMETRY).fit(str(tmp_path / "none-*.nii"))
+
+
+def test_verbose_says_what_is_read(planted, capsys):
+    CanICA(K, geometry=GEOMETRY, n_init=1, verbose=2).fit(planted[0])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "[CanICA.fit] Loading data" and sum("200 tokens" in line for line in lines) == 2
+    assert lines[-1].startswith(f"[CanICA.fit] Found NetworkSet({K} networks")

@@ -102,7 +102,7 @@ def test_bad_runs(planted, tmp_path):
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(ParameterError, match="neither a NIfTI"):
         CanICA(3, geometry=GEOMETRY).fit(tmp_path / "notes.txt")
-    with pytest.raises(ParameterError, match="2 runs need as many confounds"):
+    with pytest.raises(ParameterError, match=r"Number of confounds \(\d\) must match number of images \(2\)"):
         CanICA(3, geometry=GEOMETRY).fit(runs, confounds=[np.zeros((200, 1))])
     with pytest.raises(DatasetError, match=r"confounds of run 1: .*nowhere.tsv does not exist"):
         CanICA(3, geometry=GEOMETRY).fit(runs, confounds=[None, tmp_path / "nowhere.tsv"])
