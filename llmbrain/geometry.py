@@ -410,7 +410,7 @@ class NeuronGeometry:
         import nibabel as nib
 
         img = nib.Nifti1Image(volume, np.eye(4))
-        img.header.set_xyzt_units("mm", "sec")
+        img.header.set_xyzt_units("mm", "unknown")  # the fourth axis counts tokens, and NIfTI has no code for them
         return img
 
     def _check_width(self, array):

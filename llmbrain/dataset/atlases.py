@@ -26,8 +26,18 @@ def _atlas_json(what, site):
     }
 
 
+def _mask_json(site):
+    return {
+        "Description": f"1 at the neurons of the site {site}, 0 at the padding of their sheets.",
+        "Type": "ROI",
+        "SpatialReference": "orig",
+        "Manual": False,
+        "Site": site,
+    }
+
+
 def write_atlases(study, geometry):
-    """Write the layer of each voxel as a label image and, where the site has heads, the attention head.
+    """Write the mask of neurons, the layer of each voxel as labels and, where the site has heads, the attention head.
 
     Whole atlases of the same neurons are kept.
     """
@@ -39,6 +49,9 @@ def write_atlases(study, geometry):
     index = np.arange(1, geometry.n_layers + 1)
     layers = pd.DataFrame({"index": index, "name": names, "layer": geometry.layers, "n_neurons": geometry.sizes})
     _write(study, "layers", geometry, geometry.layers_img, layers)
+    if not study.path("neurons_json", site=site).is_file():
+        study.write("neurons_mask", geometry.mask_img, site=site)
+        study.write("neurons_json", _mask_json(site), site=site)
     if geometry.n_heads is None:
         return
     rows = [(f"layer{i:02d}head{h:02d}", i, h) for i, n in zip(geometry.layers, geometry.n_heads) for h in range(n)]

@@ -26,7 +26,9 @@ sheet. Neighbouring voxels of a sheet have nothing in common, so do not smooth.
 Files
 - *_bold.nii: activations, (layer, row, column, token), float32 or int16; *_bold.json: model, site, geometry, versions.
 - *_events.tsv: one line per token; task-*_events.json explains the columns.
+- *_label-neurons_*_mask.nii.gz: 1 at neurons, 0 at padding.
 - *layers_dseg.nii.gz, *heads_dseg.nii.gz: the layer (attention head) that each voxel belongs to.
+- *_label-network05_*_mask.nii.gz: the neurons of a network; *_seg-*_dseg.nii.gz: the strongest network of each neuron.
 - *_components.nii.gz, *_mixing.tsv, *_metrics.tsv, *_effects.tsv, *_grid.tsv: networks, their time courses, lesions,
   pruning. BIDS has no suffix for these yet, so .bidsignore lists them, as well as study.json and report.html.
 - The JSON file of a result lists its other files with their hashes, and what they were made from ("provenance").

@@ -36,6 +36,13 @@ _BIDS = {
     "bold_json": "{func}/{stem}_run-{run}_desc-{site}_bold.json",
     "events": "{func}/{stem}_run-{run}_events.tsv",
     "events_json": "task-{task}_events.json",
+    "neurons_mask": "{func}/{stem}_label-neurons_desc-{site}_mask.nii.gz",
+    "neurons_json": "{func}/{stem}_label-neurons_desc-{site}_mask.json",
+    "networks_dseg": "{func}/{stem}_seg-{desc}_dseg.nii.gz",
+    "networks_tsv": "{func}/{stem}_seg-{desc}_dseg.tsv",
+    "networks_json": "{func}/{stem}_seg-{desc}_dseg.json",
+    "network_mask": "{func}/{stem}_label-network{network}_desc-{desc}_mask.nii.gz",
+    "network_mask_json": "{func}/{stem}_label-network{network}_desc-{desc}_mask.json",
     "layers_dseg": "{func}/{stem}_desc-{site}layers_dseg.nii.gz",
     "layers_tsv": "{func}/{stem}_desc-{site}layers_dseg.tsv",
     "layers_json": "{func}/{stem}_desc-{site}layers_dseg.json",
@@ -51,6 +58,8 @@ _NOT_BIDS = {  # BIDS has no name for these yet
     "scale": "{func}/{stem}_desc-{site}_scale.nii.gz",
     "components": "{func}/{stem}_desc-{desc}_components.nii.gz",
     "components_json": "{func}/{stem}_desc-{desc}_components.json",
+    "z_components": "{func}/{stem}_desc-{desc}_stat-z_components.nii.gz",
+    "z_components_json": "{func}/{stem}_desc-{desc}_stat-z_components.json",
     "metrics": "{func}/{stem}_desc-{desc}_metrics.tsv",
     "mixing": "{func}/{stem}_run-{run}_desc-{desc}_mixing.tsv",
     "stability": "{func}/{stem}_desc-{desc}_stability.tsv",
@@ -96,8 +105,9 @@ class ResultKind(NamedTuple):
 RESULTS = {
     "networks": ResultKind(
         "components_json",
-        ("components", "metrics", "mixing", "stability", "profile", "connectivity", "engagement", "correlations",
-         "tokens", "contexts"),
+        ("components", "z_components", "z_components_json", "networks_dseg", "networks_tsv", "networks_json",
+         "network_mask", "network_mask_json", "metrics", "mixing", "stability", "profile", "connectivity",
+         "engagement", "correlations", "tokens", "contexts"),
         "networks", "Find them again (llmbrain networks).",
     ),
     "lesions": ResultKind(
@@ -115,6 +125,16 @@ RESULTS = {
     "heads": ResultKind("heads_json", ("heads_dseg", "heads_tsv"), "atlas of heads", "Repeat llmbrain record."),
 }  # fmt: skip
 
+# Names that Rica, the viewer of tedana, looks for in a folder of its own.
+TEDANA = {
+    "z_components": "desc-ICA_stat-z_components.nii.gz",
+    "mixing": "desc-ICA_mixing.tsv",
+    "metrics": "desc-tedana_metrics.tsv",
+    "mask": "desc-neurons_mask.nii.gz",
+    "report": "report.txt",
+}
+
+NUMBERS = ("run", "network")  # entities that are numbers; those of networks are counted from 0
 _SITE = "mlp"
 
 
@@ -178,7 +198,7 @@ def file_pattern(kind, subject, task, session=None, **entities):
     fields = _frame(subject, task, session)
     for name in needed:
         known = entities.get(name)
-        values = _format(name, known) if known is not None else r"\d+" if name == "run" else "[0-9A-Za-z]+"
+        values = _format(name, known) if known is not None else r"\d+" if name in NUMBERS else "[0-9A-Za-z]+"
         fields[name] = f"(?P<{name}>{values})"
     folder, _, name = FILES[kind].rpartition("/")
     return folder.format(**fields), name.replace(".", r"\.").format(**fields)
@@ -207,4 +227,4 @@ def _entities(kind, given):
 
 
 def _format(name, value):
-    return f"{int(value):02d}" if name == "run" else bids_label(value)
+    return f"{int(value):02d}" if name in NUMBERS else bids_label(value)

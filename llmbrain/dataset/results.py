@@ -16,7 +16,7 @@ from ..exceptions import DatasetError, StaleResultWarning
 from ..files import read_tsv, sha256
 from .checks import read_object
 from .frame import label_text
-from .layout import FILES, RESULTS, bids_label
+from .layout import FILES, NUMBERS, RESULTS, bids_label
 from .publication import publish_together, recover
 from .study import Study
 
@@ -110,7 +110,8 @@ def write_result(folder, kind, name, parts, info, *, sources=None, settings=None
     name : str or None
         Name of the result in the file names; None only in a plain folder.
     parts : dict
-        Kind of file -> table (DataFrame), image, dict or text; ``{run: content}`` for files of runs; None for none.
+        Kind of file -> table (DataFrame), image, dict or text; ``{number: content}`` for files of
+        runs and of single networks; None for none.
     info : dict
         Further content of the manifest.
     sources : dict, optional
@@ -144,12 +145,17 @@ def _describe(study, kind, name):
 
 
 def _flat(parts):
-    """List the parts as ``(kind, run, content)``."""
+    """List the parts as ``(kind, number of the run or network, content)``."""
     for part, content in parts.items():
-        if isinstance(content, dict) and "{run}" in FILES[part]:
+        if isinstance(content, dict) and _numbered(part):
             yield from ((part, run, one) for run, one in content.items())
         elif content is not None:
             yield part, None, content
+
+
+def _numbered(part):
+    """The entity by which several files of a part are numbered, or None."""
+    return next((entity for entity in NUMBERS if f"{{{entity}}}" in FILES[part]), None)
 
 
 def _existing(folder, kind, name):
@@ -167,7 +173,7 @@ def _place(folder, kind, name, run=None):
     """Path of a file in a study, or in a plain folder."""
     if isinstance(folder, Study):
         entity = "site" if "{site}" in FILES[kind] else "desc"
-        return folder.path(kind, **{entity: name}, **({} if run is None else {"run": run}))
+        return folder.path(kind, **{entity: name}, **({} if run is None else {_numbered(kind): run}))
     pattern = FILES[kind].rpartition("/")[2]
     end = pattern.rpartition("}_")[2] if "}_" in pattern else pattern
     return Path(folder) / "_".join(filter(None, [name, None if run is None else f"run-{run:02d}", end]))

@@ -11,7 +11,7 @@ from ..files import read_tsv, write_any
 from .checks import check_run, read_object, read_sidecar
 from .checksums import run_hash
 from .frame import frame_of
-from .layout import FILES, Found, bids_label, file_name, file_pattern, is_label
+from .layout import FILES, NUMBERS, Found, bids_label, file_name, file_pattern, is_label
 from .runs import Recording, Run
 
 __all__ = ["Study", "as_study", "check_study_folder", "open_recording"]
@@ -185,8 +185,8 @@ class Study:
         for path in folder.iterdir() if folder.is_dir() else ():
             match = re.fullmatch(pattern, path.name)
             if match:
-                found.append(Found(path, {k: int(v) if k == "run" else v for k, v in match.groupdict().items()}))
-        return sorted(found, key=lambda one: (one.entities.get("run", 0), one.path.name))
+                found.append(Found(path, {k: int(v) if k in NUMBERS else v for k, v in match.groupdict().items()}))
+        return sorted(found, key=lambda one: (one.entities.get("run", one.entities.get("network", 0)), one.path.name))
 
     def read(self, kind, default=None, *, dtype=None, **entities):
         """Read a table or a description.

@@ -7,6 +7,7 @@ _WHERE = {
     "DictLearning": "dict_learning",
     "TemporalICA": "temporal_ica",
     "NetworkSet": "result",
+    "write_tedana": "tedana",
     "group_ica": "engines.group",
     "GroupICA": "engines.group",
     "choose_n_components": "evidence.order",

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..dataset import as_study, bids_label, open_result, write_result
 from ..exceptions import ParameterError
+from .images import image_parts
 
 __all__ = ["NetworkSet", "describe_maps", "networks_name", "zscore_maps"]
 
@@ -174,7 +175,10 @@ class NetworkSet:
         return self
 
     def save(self, study, name=None, *, tables=None, settings=None):
-        """Write maps, info, metrics and time courses into a study as one result.
+        """Write maps, masks, metrics and time courses into a study as one result.
+
+        The maps are written as they are and in z. Each network has a mask, and a label image says which network is the
+        strongest at each neuron.
 
         Networks of the same name are replaced. Results that were made from them, such as lesions, are then recognised
         as stale, unless the maps are the same.
@@ -206,6 +210,8 @@ class NetworkSet:
         runs = self.info.get("runs") or range(1, len(courses) + 1)
         mixing = {run: pd.DataFrame(course, columns=names) for run, course in zip(runs, courses)}
         parts = {"components": self.img, "metrics": self.metrics, "mixing": mixing, **(tables or {})}
+        parts |= image_parts(self, float(self.info.get("threshold", THRESHOLD)))
+        info = {"Units": "arbitrary: maps of unit norm", **info}
         model, corpus = self.info.get("model") or {}, self.info.get("corpus_hash")
         sources = {"weights": model.get("weights_hash"), "text": corpus, "recording": self.info.get("recording")}
         name = bids_label(name or self.name)
@@ -238,7 +244,7 @@ class NetworkSet:
         """Read an open result of a study."""
         from .inputs import geometry_from_dict
 
-        info = {k: v for k, v in result.info.items() if k not in ("flagged", "n_networks", "hash")}
+        info = {k: v for k, v in result.info.items() if k not in ("Units", "flagged", "n_networks", "hash")}
         geometry = geometry_from_dict(info.pop("geometry"))
         ranges, layers = info.pop("support", None), np.arange(geometry.n_layers)
         support = None if ranges is None else np.array([(layers >= a) & (layers < b) for a, b in ranges])

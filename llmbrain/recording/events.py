@@ -10,6 +10,10 @@ EVENT_COLUMNS = {
         "Format": "number",
     },
     "duration": {"Description": "Always 1: one token.", "Format": "number"},
+    "trial_type": {
+        "Description": "The condition: the kind of the token's document, or text if it has none. nilearn's "
+        "FirstLevelModel makes one regressor for each."
+    },
     "token": {"Description": "The token, on one line: a newline is written \\n, a tab \\t. Only token_id is exact."},
     "token_id": {"Description": "Number of the token in the tokenizer's vocabulary."},
     "document": {"Description": "Id of the document in the corpus."},
@@ -59,6 +63,7 @@ def run_events(plan, run, surprisals, frequencies):
                 {
                     "onset": row + np.arange(len(positions)),
                     "duration": 1,
+                    "trial_type": document.kind or "text",
                     "token": [document.tokens[i] for i in positions],
                     "token_id": np.asarray(document.ids)[positions],
                     "document": document.id,

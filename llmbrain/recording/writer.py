@@ -21,7 +21,7 @@ def nifti_header(geometry, n_tokens, dtype=np.float32):
 
     volume = np.broadcast_to(np.zeros((), dtype), (*geometry.shape, n_tokens))
     header = nib.Nifti1Image(volume, np.eye(4)).header
-    header.set_xyzt_units("mm", "sec")
+    header.set_xyzt_units("mm", "unknown")  # the fourth axis counts tokens, and NIfTI has no code for them
     header.set_slope_inter(1.0, 0.0)
     header["descrip"] = b"llmbrain: (layer, row, col, token)"
     header["vox_offset"] = _OFFSET

@@ -1,6 +1,7 @@
 """The study folder: names, checks, and the tools of others that read it."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -57,7 +58,7 @@ def bold(folder, run=1, site="mlp"):
 @pytest.mark.parametrize("kind", FILES)
 def test_every_kind_of_file_has_a_name_of_its_own(kind):
     study = Study("root", "gpt2", "demo", session="main")
-    entities = {"run": 1, "site": "mlp_gate", "desc": "canica"}
+    entities = {"run": 1, "network": 1, "site": "mlp_gate", "desc": "canica"}
     wanted = {key: value for key, value in entities.items() if f"{{{key}}}" in FILES[kind]}
     path = study.path(kind, **wanted)
     others = {
@@ -351,12 +352,13 @@ def test_the_official_bids_validator_finds_no_error(original, tmp_path):
         pytest.skip("bids-validator-deno is not installed (pip install bids-validator-deno)")
     folder = shutil.copytree(original, tmp_path / "study")
     study = Study.open(folder)
-    geometry, table = open_recording(folder, "mlp").geometry, pd.DataFrame({"a": [1]})
+    geometry, table = open_recording(folder, "mlp").geometry, pd.DataFrame({"index": [1], "name": ["a"]})
     for kind, rule in RESULTS.items():
         if "{site}" not in FILES[rule.manifest]:
             contents = {".tsv": table, ".gz": geometry.mask_img, ".json": {"a": 1}}
             parts = {part: contents[Path(FILES[part]).suffix] for part in rule.parts}
-            parts |= {"mixing": {1: table}} if kind == "networks" else {}
+            numbered = [part for part in parts if re.search("{run}|{network}", FILES[part])]
+            parts |= {part: {1: parts[part]} for part in numbered}
             info = {"SpatialReference": "orig"} if kind == "localizer" else {}
             write_result(study, kind, "canica2", parts, info)
     study.path("report").write_text("")
@@ -372,6 +374,7 @@ def test_the_official_bids_validator_finds_no_error(original, tmp_path):
         "JSON_KEY_RECOMMENDED",
         "TOO_FEW_AUTHORS",
         "README_FILE_SMALL",
+        "NIFTI_UNIT",  # the fourth axis counts tokens, for which NIfTI has no unit
     }
 
 
@@ -380,7 +383,7 @@ def test_nifti_tool_accepts_every_file(original):
     if tool is None:
         pytest.skip("nifti_tool is not installed (Debian: apt-get install nifti-bin)")
     files = [str(path) for path in original.rglob("*.nii*")]
-    assert len(files) == 9  # three runs of two sites, two layer atlases and one of heads
+    assert len(files) == 11  # three runs of two sites, two masks of neurons, two layer atlases and one of heads
     out = subprocess.run([tool, "-check_hdr", "-check_nim", "-infiles", *files], capture_output=True, text=True)
     assert out.returncode == 0 and out.stdout.count("IS GOOD") == 2 * len(files), out.stdout + out.stderr
 
@@ -395,6 +398,8 @@ def test_nilearn_reads_it_unaided(original):
     study = runs.study
     img = load_img(runs.paths[0])
     assert img.shape == (*runs.geometry.shape, runs[0].n_tokens) and img.header.get_zooms()[3] == 1
+    assert img.header.get_xyzt_units() == ("mm", "unknown")
+    assert load_img(study.path("neurons_mask")).get_fdata().sum() == runs.geometry.n_neurons
     masked = NiftiMasker(runs.geometry.mask_img, standardize=None).fit_transform(runs.paths[0])
     np.testing.assert_array_equal(masked, runs[0].to_array())
     layers = NiftiLabelsMasker(study.path("layers_dseg"), standardize=None).fit_transform(runs.paths[0])
