@@ -29,7 +29,15 @@ extensions = [
     "sphinx_gallery.gen_gallery",
 ]
 source_suffix = {".rst": "restructuredtext", ".md": "markdown"}
-exclude_patterns = ["_build", "_ext", "examples", "sg_execution_times.rst", "gallery/*.ipynb", "gallery/*.py", "gallery/*.zip"]
+exclude_patterns = [
+    "_build",
+    "_ext",
+    "examples",
+    "sg_execution_times.rst",
+    "gallery/*.ipynb",
+    "gallery/*.py",
+    "gallery/*.zip",
+]
 html_math_renderer = "mathml"  # no formula needs a script from elsewhere
 html_theme = "pydata_sphinx_theme"
 html_title = "llmbrain"

@@ -55,6 +55,16 @@ figure = plotting.plot_carpet(activity, canica, geometry, events=events)
 figure = plotting.plot_time_courses(courses, events)
 
 # %%
+# Quality of the tokens
+# ---------------------
+# How active all neurons are at every token, and how much they change from the token before.
+z = (activity - activity.mean(axis=0)) / activity.std(axis=0)
+quality = pd.DataFrame({"activity": np.sqrt((z**2).mean(axis=1))})
+quality["change"] = np.r_[np.nan, np.sqrt((np.diff(z, axis=0) ** 2).mean(axis=1))]
+quality["outlying"] = quality["activity"] > 1.5 * quality["activity"].median()
+figure = plotting.plot_token_quality(quality)
+
+# %%
 # The words
 # ---------
 # Each word is shaded by the activity of a network: as a figure, and as HTML for a page or a notebook.

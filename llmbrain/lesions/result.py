@@ -92,7 +92,10 @@ class LesionResult:
         read = "" if tokens is None else f"{tokens:,} tokens"
         if items == items and items is not None:
             read += f"{' of ' if read else ''}{int(items)} item{'' if items == 1 else 's'}"
-        return f"{read}; intact {row['intact']:.3g} {unit}".rstrip().removeprefix("; ")
+        intact = row.get("intact")
+        return "; ".join(
+            [part for part in (read, "" if intact is None else f"intact {intact:.3g} {unit}".rstrip()) if part]
+        )
 
     def summary(self, n_rows=8):
         """Summarise the result in a few lines of text; the ``n_rows`` largest effects are listed."""

@@ -22,6 +22,7 @@ _MODULE_OF = {
     "plot_coupling": "matrices",
     "plot_stability": "curves",
     "plot_order": "curves",
+    "plot_token_quality": "curves",
     "plot_lesion_effects": "lesions",
     "plot_dose_response": "lesions",
     "plot_selectivity": "lesions",

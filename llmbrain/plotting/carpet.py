@@ -116,8 +116,10 @@ def plot_carpet(
 
 
 @st.figure
-def plot_time_courses(courses, events=None, *, networks=None, tokens=None, title=None):
+def plot_time_courses(courses, events=None, *, networks=None, tokens=None, surprisal=False, title=None):
     """Draw the time courses of networks over tokens, one strip per network, with the tokens below.
+
+    Every strip reaches to its largest value, at least to 3, which is written beside it.
 
     Parameters
     ----------
@@ -129,6 +131,8 @@ def plot_time_courses(courses, events=None, *, networks=None, tokens=None, title
         Which networks; the first eight by default.
     tokens : (int, int), optional
         First token and the one after the last.
+    surprisal : bool
+        Add a strip with the surprisal of every token, if ``events`` has it.
 
     Examples
     --------
@@ -150,19 +154,30 @@ def plot_time_courses(courses, events=None, *, networks=None, tokens=None, title
     events = None if events is None else events.iloc[first:last]
     readable = events is not None and len(values) <= WORDS_UP_TO
     colors = st.network_colors(max(networks) + 1)
-    strip = 0.34
-    body = strip * len(networks)
+    strip = 0.34 if len(networks) <= 12 else 0.24
+    beside = surprisal and events is not None and "surprisal" in events
+    body = strip * (len(networks) + beside)
     title = "Time courses of networks" if title is None else title
     fig, place = st.fixed_figure(st.PAGE, body + 0.25 + (0.7 if readable else 0.45), title)
     ax = place(0.62, 0.2, st.PAGE - 0.8, body)
     at = np.arange(len(values))
     for i, k in enumerate(networks):
-        y = np.clip(values[:, k], -3, 3) / 5.4
+        full = max(3.0, float(np.ceil(np.abs(values[:, k]).max())))
+        ax.text(1.005, i, f"±{full:.0f}", transform=ax.get_yaxis_transform(), fontsize=6, color=st.MUTED, va="center")
+        y = values[:, k] / (2.2 * full)
         ax.fill_between(at, i - np.maximum(y, 0), i, color=colors[k], alpha=0.85, lw=0, step="mid")
         ax.fill_between(at, i - np.minimum(y, 0), i, color=colors[k], alpha=0.35, lw=0, step="mid")
         ax.axhline(i, color=st.GRID, lw=0.6, zorder=0)
-    ax.set(xlim=(-0.5, len(values) - 0.5), ylim=(len(networks) - 0.4, -0.6))
-    ax.set_yticks(range(len(networks)), networks)
+    names = list(networks)
+    if beside:
+        nats = events["surprisal"].to_numpy(float)
+        top = np.nanmax(nats) if np.isfinite(nats).any() else 1.0
+        ax.fill_between(at, len(names) + 0.4 - 0.8 * np.nan_to_num(nats) / top, len(names) + 0.4, color=st.MUTED,
+                        alpha=0.6, lw=0, step="mid")  # fmt: skip
+        names.append(f"surprisal\n(to {top:.0f} nats)")
+    ax.text(1.005, -0.62, "z", transform=ax.get_yaxis_transform(), fontsize=6, color=st.MUTED, va="center")
+    ax.set(xlim=(-0.5, len(values) - 0.5), ylim=(len(names) - 0.4, -0.6))
+    ax.set_yticks(range(len(names)), names)
     ax.set_ylabel("network")
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)

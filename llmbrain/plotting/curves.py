@@ -1,4 +1,4 @@
-"""Figures of the quality of a decomposition: stability of its networks, and the choice of their number."""
+"""Figures of quality: stability of networks, the choice of their number, and the tokens of a recording."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from ..networks.evidence.order import Order
 from ..networks.evidence.stability import Icasso
 from . import style as st
 
-__all__ = ["plot_order", "plot_stability"]
+__all__ = ["plot_order", "plot_stability", "plot_token_quality"]
 
 LABELS = {
     "n_reproduced": "networks found again",
@@ -117,4 +117,41 @@ def plot_order(curves, x="n_components", *, chosen=None, ylabel=None, title=None
         ax.set_ylabel({**LABELS, **(ylabel or {})}.get(name, name.replace("_", " ")))
         ax.grid(axis="y")
     fig.supxlabel("number of networks" if x == "n_components" else x.replace("_", " "), fontsize=8, color=st.INK)
+    return fig
+
+
+@st.figure
+def plot_token_quality(tokens, *, title=None):
+    """Draw the activity of all neurons at every token and its change, with tokens that stand out marked.
+
+    Parameters
+    ----------
+    tokens : pandas.DataFrame
+        One row per token, in order: ``activity``, and where known ``change``, ``surprisal``, ``run``, and ``outlying``
+        (bool).
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> figure = plot_token_quality(pd.DataFrame({"activity": [1.0, 0.9, 3.0], "outlying": [False, False, True]}))
+    """
+    strips = [name for name in ("activity", "change", "surprisal") if name in tokens and tokens[name].notna().any()]
+    high = 0.62
+    title = "Activity and change per token" if title is None else title
+    fig, place = st.fixed_figure(st.PAGE, (high + 0.12) * len(strips) + 0.5, title)
+    at = np.arange(len(tokens))
+    edges = np.flatnonzero(tokens["run"].ne(tokens["run"].shift()))[1:] if "run" in tokens else []
+    outlying = tokens["outlying"].to_numpy(bool) if "outlying" in tokens else np.zeros(len(tokens), bool)
+    for i, name in enumerate(strips):
+        ax = place(0.75, 0.08 + i * (high + 0.12), st.PAGE - 0.95, high)
+        values = tokens[name].to_numpy(float)
+        color = st.MUTED if name == "surprisal" else st.NEGATIVE
+        ax.plot(at, values, color=color, lw=0.5, rasterized=len(at) > 4000)
+        if name == "activity":
+            ax.plot(at[outlying], values[outlying], ls="", marker="v", ms=3, color=st.POSITIVE)
+        for edge in edges:
+            ax.axvline(edge - 0.5, color=st.GRID, lw=0.6, zorder=0)
+        ax.set(xlim=(-0.5, len(at) - 0.5), ylim=(0, None))
+        ax.set_ylabel(f"{name}\n(nats)" if name == "surprisal" else name, fontsize=7)
+        ax.set_xticklabels([]) if i < len(strips) - 1 else ax.set_xlabel("token", labelpad=1)
     return fig

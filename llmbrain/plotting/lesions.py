@@ -238,9 +238,9 @@ def _side_columns(ax, table, at, q, significant):
     if "n_neurons" in table:
         columns.append(("neurons", [f"{int(v):,}".replace(",", "\u2009") for v in table["n_neurons"]]))
     if q in table:
-        columns.append((q, [_small(v) for v in table[q]]))
+        columns.append((q, [p_text(v) for v in table[q]]))
     if "q_pooled" in table and table["q_pooled"].notna().any():
-        columns.append(("q pooled", [_small(v) for v in table["q_pooled"]]))
+        columns.append(("q pooled", [p_text(v) for v in table["q_pooled"]]))
     for i, (name, texts) in enumerate(columns):
         x = (1.12, 1.22, 1.36)[i]
         ax.text(x, 1, name, transform=ax.transAxes, ha="right", va="bottom", fontsize=7, color=st.MUTED)
@@ -251,9 +251,16 @@ def _side_columns(ax, table, at, q, significant):
             )  # fmt: skip
 
 
-def _small(value):
-    text = "–" if np.isnan(value) else f"{value:.3f}" if value >= 0.001 else "<0.001"
-    return f"{value:.4f}" if text == "0.050" and value < 0.05 else text  # do not round up to the threshold
+def p_text(value):
+    """Write a p or q, which no figure and no table rounds up to the threshold of 0.05.
+
+    Examples
+    --------
+    >>> p_text(0.2857), p_text(0.04956), p_text(0.0001)
+    ('0.286', '0.0496', '< 0.001')
+    """
+    text = "–" if np.isnan(value) else f"{value:.3f}" if value >= 0.001 else "< 0.001"
+    return f"{value:.4f}" if text == "0.050" and value < 0.05 else text
 
 
 def _effect_key(ax, controls, family, any_significant, alpha, q):

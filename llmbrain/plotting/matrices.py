@@ -37,7 +37,8 @@ def plot_connectivity(matrix, labels=None, *, reorder=True, label="correlation",
     matrix : Connectivity, or array of shape (n, n)
         Symmetric, e.g. correlations; the diagonal is left blank.
     labels : sequence of str, optional
-        Names of the rows; their numbers by default.
+        Names of the rows; their numbers by default. Of a long name, such as ``"3 fires at numbers"``, the columns show
+        the first word.
     reorder : bool
         Put similar rows side by side.
     label : str
@@ -58,10 +59,13 @@ def plot_connectivity(matrix, labels=None, *, reorder=True, label="correlation",
     np.fill_diagonal(shown, np.nan)
     limit = max(float(np.nanmax(np.abs(shown), initial=0)), 1e-6)
     side = float(np.clip(1.9 + 0.14 * len(matrix), 3.0, 6.2))
-    fig = st.new_figure(side + 0.7, side, title if title is not None else "Functional connectivity")
+    longest = max(map(len, labels), default=0)
+    extra = 0.045 * longest if longest > 6 else 0.0
+    width = min(side + 0.7 + extra, st.PAGE)
+    fig = st.new_figure(width, side, title if title is not None else "Functional connectivity")
     ax = fig.add_subplot()
     image = ax.imshow(shown, cmap=st.diverging(), vmin=-limit, vmax=limit)
-    _name_axes(ax, [labels[i] for i in order], [labels[i] for i in order])
+    _name_axes(ax, [labels[i] for i in order], [labels[i].split(" ")[0] if extra else labels[i] for i in order])
     ax.set(xlabel="network", ylabel="network")
     st.colorbar(fig, image, label, ax=ax, **BAR)
     return fig

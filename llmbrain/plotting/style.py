@@ -218,12 +218,29 @@ def layer_ticks(ax, layers, most=15):
     ax.set_xlabel("layer")
 
 
-def network_colors(n):
-    """Return ``n`` RGB colours, shape ``(n, 3)``; neighbours in the list differ in hue and lightness.
+# Chosen one after the other in OKLab, each as far as possible from those before it, also as seen with protanopia and
+# deuteranopia (Machado et al. 2009).
+_NETWORKS = (
+    "#ceb6f3", "#24550c", "#9218aa", "#00c23d", "#0079ff", "#aa6d61", "#ff55aa", "#cece86", "#aa0c49", "#24aace",
+    "#493d79", "#248600", "#24e7c2", "#006d79", "#aa61ce", "#f39292", "#e73d00", "#2449ce", "#e779ff", "#9edb00",
+    "#c23192", "#f39200", "#869e61", "#616daa",
+)  # fmt: skip
 
-    Hue alone does not distinguish many networks, least of all for colour-blind readers, so every figure that uses these
-    also writes the networks' numbers.
+
+def network_colors(n):
+    """Return ``n`` RGB colours, shape ``(n, 3)``. The first 24 are clearly different from one another.
+
+    More cannot be, least of all for colour-blind readers, so every figure that uses these also writes the networks'
+    numbers.
     """
+    known = np.array([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in _NETWORKS[:n]]).reshape(-1, 3)
+    if n <= len(_NETWORKS):
+        return known
+    return np.concatenate([known, _further_colors(n)[len(_NETWORKS) :]])
+
+
+def _further_colors(n):
+    """Colours whose neighbours in the list differ in hue and lightness."""
     hue = 2 * np.pi * ((np.arange(n) * 0.61803398875 + 0.07) % 1.0)
     light = np.resize([0.58, 0.74, 0.48, 0.66], n)
     return np.clip(_oklch_to_rgb(light, np.full(n, 0.13), hue), 0, 1)

@@ -111,12 +111,16 @@ def profile_svg(positive, negative, layers, label):
 
 
 def course_svg(course, tokens, label):
-    """Draw a time course (n_tokens,) in z with one bar per token, whose tooltip gives the token and its z."""
-    width, height, full = 600, 90, 4.0
+    """Draw a time course (n_tokens,) in z with one bar per token, whose tooltip gives the token and its z.
+
+    The axis reaches to the largest value, and at least to 4.
+    """
+    width, height = 600, 90
+    full = max(4.0, float(np.ceil(np.abs(course).max(initial=0.0))))
     step, zero, unit = width / max(len(course), 1), 45.0, 40 / full
     bars = []
     for i, (value, token) in enumerate(zip(course, tokens)):
-        length = float(np.clip(value, -full, full)) * unit
+        length = float(value) * unit
         if abs(length) >= 0.4:
             tip = f"{visible_token(token).strip() or '␣'}, z = {value:.1f}".replace("-", "−")
             bars.append(_bar(i * step, 0.85 * step, zero, length, escape(tip)))

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from .. import __version__
+from .. import __version__, plotting
 from ..dataset import Study, find_results, open_result, result_name
 from ..exceptions import LLMBrainError, ParameterError
 from .document import HTMLReport, check_output_file
+from .mapdata import map_data
 from .page import render
 from .station import stations
 
@@ -156,7 +157,7 @@ class Report:
         html = render(
             "page.html", title=title or self.title, subtitle=self.subtitle, kicker=self.kicker, version=__version__,
             date=datetime.date.today().isoformat(), sections=sections, css=_asset("report.css"),
-            js=_asset("report.js"),
+            js=_asset("report.js"), maps=_maps_script(self),
         )  # fmt: skip
         path = None if self.study is None else self.study.path("report")
         return HTMLReport(html, path, [section["id"] for section in sections])
@@ -167,5 +168,17 @@ def last_part(name):
     return str(name).rstrip("/").rsplit("/", 1)[-1]
 
 
-def _asset(name):
-    return Markup(resources.files(__package__).joinpath("assets", name).read_text(encoding="utf-8"))
+def _asset(name, package=__package__, folder="assets"):
+    return Markup(resources.files(package).joinpath(folder, name).read_text(encoding="utf-8"))
+
+
+def _maps_script(report):
+    """The canvas of the maps and their data, or nothing for a report without networks or with too many neurons."""
+    found, display = report["networks"], report["display"]
+    if found is None:
+        return None
+    topography = None if display is None else display.topography
+    data = map_data(found.networks.z, found.geometry, topography, found.threshold)
+    if data is None:
+        return None
+    return {"data": Markup(data), "js": _asset("map.js", plotting.__name__, "static") + _asset("maps.js")}

@@ -5,7 +5,8 @@ from html import escape
 import numpy as np
 import pandas as pd
 
-from ..plotting.lesions import short_name
+from ..lesions.result import FEW_ITEMS
+from ..plotting.lesions import p_text, short_name
 
 __all__ = ["html_table", "number", "with_intervals"]
 
@@ -32,8 +33,7 @@ def number(value, column=""):
     if not isinstance(value, (float, np.floating)):
         return str(value)
     if column in P_VALUES:
-        text = f"{value:.3f}" if value >= 0.001 else "< 0.001"
-        return f"{value:.4f}" if text == "0.050" and value < 0.05 else text  # do not round up to the threshold
+        return p_text(value)
     if (column in PERCENT or column.endswith("_removed")) and abs(value) <= 1:
         digits = ".0f" if abs(value) >= 0.995 else ".2g"  # .2g would write 100 as 1e+02
         return f"{100 * value:{digits}}\u202f%".replace("-", "−")
@@ -93,11 +93,18 @@ def _cell(value, column, numeric, link, decimals=None):
 
 
 def with_intervals(table):
-    """Shorten the names of networks in a table of lesion effects, and write the interval as one column."""
+    """Shorten the names of networks in a table of lesion effects, and write the interval as one column.
+
+    An interval over fewer than six items says so, because it is unreliable.
+    """
     shown = table.assign(network=[short_name(n) for n in table["network"]])
     if shown["network"].str.fullmatch(r"\d+").all():
         shown["network"] = shown["network"].astype(int)
     if {"ci_low", "ci_high"} <= set(table):
         ends = zip(table["ci_low"], table["ci_high"])
-        shown["interval"] = ["–" if pd.isna(a) else f"{a:.2f} to {b:.2f}".replace("-", "−") for a, b in ends]
+        counts = table["n_items"] if "n_items" in table else [np.nan] * len(table)
+        few = [f" (over {int(n)} only)" if n < FEW_ITEMS else "" for n in counts]
+        shown["interval"] = [
+            "–" if pd.isna(a) else f"{a:.2f} to {b:.2f}".replace("-", "−") + said for (a, b), said in zip(ends, few)
+        ]
     return shown

@@ -347,7 +347,8 @@ def test_a_reference_is_text_a_corpus_or_a_recording(how, tiny, masks, tmp_path)
     recording = lb.record(model, tokenizer, TEXTS, out=tmp_path / "study", progress=False)
     expected = neuron_statistics(model, tokenizer, TEXTS, n_samples=1000)
     found = []
-    for reference in (expected, TEXTS, lb.load_corpus(TEXTS), recording):
+    # a recording holds the same tokens in another order, so resampling draws others
+    for reference in (expected, TEXTS, lb.load_corpus(TEXTS), *([recording] if how == "mean" else [])):
         with torch.no_grad(), lesion(model, masks[0], how=how, reference=reference, tokenizer=tokenizer):
             found.append(model(IDS).logits)
     for logits in found[1:]:

@@ -83,6 +83,13 @@
     });
   });
 
+  // figures: a tap on a phone shows them larger, and scrolls
+  document.querySelectorAll("figure .scroll").forEach(function (box) {
+    box.addEventListener("click", function () {
+      if (window.matchMedia("(max-width: 820px)").matches) { box.parentNode.classList.toggle("wide"); }
+    });
+  });
+
   // contents: mark where the reader is; folded on a phone
   var links = {};
   document.querySelectorAll(".toc a").forEach(function (a) { links[a.getAttribute("href").slice(1)] = a; });

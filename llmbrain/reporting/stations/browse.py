@@ -6,8 +6,9 @@ import pandas as pd
 from ... import plotting
 from ...networks.result import STABLE
 from ...plotting.sheets import as_maps, layer_shares
-from ..graphics import MapPainter, course_svg, effect_strip, profile_svg
+from ..graphics import FULL_Z, MapPainter, course_svg, effect_strip, profile_svg
 from ..lesion_table import lesions_by_number, main_controls, main_lesions, unit_of
+from ..mapdata import MOST_VALUES
 from ..network_table import ARTEFACTS, METRICS, kinds_of, metric, network_table, readable
 from ..page import render
 from ..station import STATIONS, Station
@@ -29,7 +30,8 @@ class Browse(Station):
         order = "Neurons are in natural order." if topography is None else topography.note
         return render(
             "browser.html", cards=_cards(report, painter), note=order, labels=painter.labels(), width=painter.width,
-            height=painter.height, threshold=result.threshold,
+            height=painter.height, threshold=result.threshold, full=FULL_Z,
+            live=result.networks.maps.size <= MOST_VALUES,
         )  # fmt: skip
 
 
@@ -167,6 +169,7 @@ def _lesion_strip(lesion, k):
         everything += [*controls["effect"]]
     limits = (float(np.nanmin(everything)), float(np.nanmax(everything)))
     text = f"{number(float(row['effect']))} {unit_of(lesion, row.get('task'))}"
+    text += f" on {lesion.measured_on(row['task'])}" if row.get("task") else ""
     if len(values):
         text += f", more than {int((values < row['effect']).sum())} of {len(values)} control draws"
     known = [(c, name) for c, name in (("p", "p"), ("q", "q"), ("q_pooled", "q pooled")) if pd.notna(row.get(c))]

@@ -1,5 +1,7 @@
 """The files of the study."""
 
+from urllib.parse import quote
+
 import pandas as pd
 
 from ..page import render
@@ -14,9 +16,25 @@ class Files(Station):
     what = "list of files"
 
     def read(self, study, report):
-        rows = [(path.relative_to(study.root).as_posix(), path.stat().st_size / 1e6) for path in study.all_files()]
-        return pd.DataFrame(rows, columns=["file", "size (MB)"]).round(2) if rows else None
+        rows = [(path.relative_to(study.root).as_posix(), path.stat().st_size) for path in study.all_files()]
+        return pd.DataFrame(rows, columns=["file", "size"]) if rows else None
 
     def section(self, report, result):
-        table = html_table(result, "Files of the study")
-        return render("details.html", title=f"{len(result)} files", inside=table)
+        shown = result.assign(size=[size_in_words(size) for size in result["size"]])
+        table = html_table(shown, "Files of the study; a link opens the file beside this page", link=("file", quote))
+        total = size_in_words(int(result["size"].sum()))
+        return render("details.html", title=f"{len(result)} files, {total}", inside=table)
+
+
+def size_in_words(n_bytes):
+    """A size with three digits and the unit that suits it.
+
+    Examples
+    --------
+    >>> size_in_words(348), size_in_words(43_000_000)
+    ('348 B', '43.0 MB')
+    """
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n_bytes >= factor:
+            return f"{n_bytes / factor:.3g} {unit}" if n_bytes < 10 * factor else f"{n_bytes / factor:.1f} {unit}"
+    return f"{n_bytes} B"

@@ -6,6 +6,7 @@ import pandas as pd
 from ... import plotting
 from ...dataset import find_results
 from ...lesions import LesionResult
+from ...lesions.result import FEW_ITEMS
 from ..lesion_table import main_family, main_lesions, q_column, unit_of
 from ..network_table import network_flags
 from ..page import figure, network_number, note, page_of, render
@@ -47,20 +48,24 @@ class Lesions(Station):
 
     def tiles(self, report, result):
         table = main_lesions(result)
-        q = q_column(table)
-        if q is None:
+        q, family = q_column(table), main_family(table)
+        if q is None or "control_max" not in table:
             return [(number(len(table)), "networks lesioned")]
-        found, power = int((table[q] < 0.05).sum()), result.info.get("power") or {}
-        label = f"lesioned networks do more harm than their controls ({q} < 0.05)"
-        if not found and power.get("smallest_p", 0) > 0.05:
-            label += "; there are too few controls to tell"
-        return [(f"{found} of {len(table)}", label)]
+        above, found = int((table["effect"] > table["control_max"]).sum()), int((table[q] < 0.05).sum())
+        label = f"lesioned networks do more harm than each of their {int(table['n_controls'].max())} controls"
+        label += f" (matched by {family})" if family else ""
+        label += f"; {'none has' if not found else f'{found} have'} {q} < 0.05"
+        if not found and above and 1 / (int(table["n_controls"].max()) + 1) * len(table) > 0.05:
+            label += ", which so few controls hardly allow"
+        return [(f"{above} of {len(table)}", label)]
 
     def section(self, report, result):
         table = result.table
         families = list(dict.fromkeys(table["family"])) if "family" in table else [None]
         tasks = list(dict.fromkeys(table["task"])) if "task" in table else [None]
-        parts = [_figure_of(result, family, tasks[0], f"fig-lesion-{i}") for i, family in enumerate(families)]
+        measured = result.measured_on(tasks[0]) if tasks[0] else ""
+        parts = [note(f"Measured on {measured}.")] if measured else []
+        parts += [_figure_of(result, family, tasks[0], f"fig-lesion-{i}") for i, family in enumerate(families)]
         parts += [note(text) for text in reading_notes(result)]
         if len(tasks) > 1:
             parts.append(_by_task(result, tasks))
@@ -136,10 +141,19 @@ def _figure_of(lesion, family, task, key):
     fig = plotting.plot_lesion_effects(lesion, family=family, unit=f"harm ({unit_of(lesion, task)})", title="")
     caption = (
         f"Harm{_on(task)} when a network is silenced (point, with its 95 % interval), and when each of its control "
-        f"sets is silenced (grey). Controls: {what}."
+        f"sets is silenced (grey). Controls: {what}.{_measured(lesion, task)}"
     )
+    few = lesion.table.get("n_items", pd.Series(dtype=float)).min()
+    if few < FEW_ITEMS:
+        caption += f" Intervals over {int(few)} items are unreliable."
     n = lesion.table["network"].nunique()
     return figure(fig, key, caption, f"Lesion effects of {n} networks over their controls.")
+
+
+def _measured(lesion, task):
+    """Sentence on how much was read for a task, and the intact value."""
+    found = "" if task is None else lesion.measured_on(task)
+    return f" Measured on {found}." if found else ""
 
 
 def _on(task):
@@ -153,9 +167,20 @@ def _by_task(lesion, tasks):
     if value not in lesion.table:
         return ""
     fig = plotting.plot_selectivity(lesion, value=value, label=label, title="")
-    caption = "Harm of each network's lesion on each task; a dot marks effects beyond the controls."
+    q = q_column(lesion.table)
+    found = q is not None and bool((lesion.table[q] < 0.05).any())
+    caption = "Harm of each network's lesion on each task; " + (
+        f"a dot marks effects beyond the controls ({q} < 0.05)." if found else "no effect is beyond the controls."
+    )
+    caption += f" {_amounts(lesion, tasks)}"
     alt = f"Matrix of {lesion.table['network'].nunique()} networks by {len(tasks)} tasks."
     return figure(fig, "fig-selectivity", caption, alt)
+
+
+def _amounts(lesion, tasks):
+    """Sentence on how much was read for each task, and the intact values."""
+    said = "; ".join(f"{task.split(':', 1)[-1]}: {lesion.measured_on(task)}" for task in tasks)
+    return f"Measured on {said}."
 
 
 def _tables(report, lesion, tasks):
@@ -169,7 +194,8 @@ def _tables(report, lesion, tasks):
     strong = (table[q] < 0.05).to_numpy() if q else np.zeros(len(table), bool)
     link = None if report["networks"] is None else ("network", page_of)
     first = (table["task"] == task).to_numpy() if "task" in table else np.ones(len(table), bool)
-    caption = f"Lesion effects{_on(task)} ({unit_of(lesion, task)}; larger is worse)" + (
+    measured = f", on {lesion.measured_on(task)}" if task and lesion.measured_on(task) else ""
+    caption = f"Lesion effects{_on(task)} ({unit_of(lesion, task)}; larger is worse){measured}" + (
         f"; bold: {q} < 0.05" if q else ""
     )
     brief = [c for c in keep if c not in ("task", "p_min", "p_pooled", "control_mean")]

@@ -9,14 +9,17 @@ from ... import plotting
 from ...dataset import find_results
 from ...networks import NetworkSet
 from ...networks.base import NetworkEstimator
+from ...networks.meaning.labels import UNNAMED
 from ...networks.result import STABLE, THRESHOLD
-from ..network_table import network_flags, network_table
+from ..network_table import network_flags, network_table, readable
 from ..page import figure, note, page_of
 from ..station import STATIONS, Station
 from ..tables import html_table, number
 
-PAGE_ONLY = ("share", "layers", "iq", "coverage", "icc", "q_pooled")  # columns that would make the table too wide
+# columns that would make the table too wide
+PAGE_ONLY = ("share", "layers", "iq", "coverage", "icc", "q_pooled", "q", "split_half_r", "most engaged in")
 MAPS_UP_TO = 40  # with more networks, small multiples are too small to read
+COURSES_UP_TO = 20
 
 
 @dataclass
@@ -70,15 +73,16 @@ class Networks(Station):
     def section(self, report, result):
         display = report["display"]
         topography = None if display is None else display.topography
-        parts = [
-            _atlas(result, display), _depth(result), _maps(result, topography), _carpet(report, result),
-            _connectivity(report), _stability(result),
-        ]  # fmt: skip
+        parts = [_maps(result, topography), _carpet(report, result)]
         shown = network_table(report).drop(columns=[*PAGE_ONLY], errors="ignore")
         parts.append(
             html_table(shown, "Networks; a number links to the network's page below", link=("network", page_of))
         )
-        return "".join(parts) + note(_flag_note(report))
+        parts += [
+            note(_flag_note(report)), _courses(report), _depth(result), _connectivity(report), _stability(result),
+            _atlas(result, display),
+        ]  # fmt: skip
+        return "".join(parts)
 
     def methods(self, report, result, cite):
         networks = result.networks
@@ -141,7 +145,8 @@ def _atlas(found, display):
         )
     fig = plotting.plot_atlas(shown, found.geometry, threshold=found.threshold, topography=topography, title="")
     what = f"Dominant network of each neuron with |z| > {found.threshold:g}"
-    caption = f"{what}; one sheet per layer, with the layer's number in its corner.{half_note}"
+    caption = f"{what}; one sheet per layer, with the layer's number in its corner. Only contrasts within a sheet mean "
+    caption += f"something: similar neurons were put next to each other.{half_note}"
     alt = f"Mosaic of {found.geometry.n_layers} layer sheets, neurons coloured by the network they load on most."
     return figure(fig, "fig-atlas", caption, alt, fixed_colors=True)
 
@@ -176,11 +181,36 @@ def _carpet(report, found):
     return figure(fig, "fig-carpet", caption, alt)
 
 
+def _courses(report):
+    """Time courses of all networks over one whole run, with the surprisal of its tokens below them."""
+    drivers = report["drivers"]
+    if drivers is None or drivers.events is None or "run" not in drivers.events:
+        return ""
+    runs = list(dict.fromkeys(drivers.events["run"]))
+    chosen = runs[len(runs) // 2]
+    rows = (drivers.events["run"] == chosen).to_numpy().nonzero()[0]
+    n = min(drivers.courses.shape[1], COURSES_UP_TO)
+    span = (int(rows[0]), int(rows[-1]) + 1)
+    fig = plotting.plot_time_courses(
+        drivers.courses, drivers.events, networks=range(n), tokens=span, surprisal=True, title=""
+    )
+    caption = f"Time courses of {'all' if n == drivers.courses.shape[1] else 'the first'} {n} networks over the "
+    caption += f"{len(rows)} tokens of run {chosen}, in z over all runs"
+    caption += ", with the surprisal of every token below." if "surprisal" in drivers.events else "."
+    return figure(
+        fig, "fig-courses", caption, f"Strips of {n} time courses over {len(rows)} tokens.", fixed_colors=True
+    )
+
+
 def _connectivity(report):
     drivers = report["drivers"]
     if drivers is None or drivers.courses.shape[1] < 3:
         return ""
-    fig = plotting.plot_connectivity(np.corrcoef(drivers.courses.T), title="")
+    labels = None
+    if drivers.interpretation is not None:
+        named = (readable(label) for label in drivers.interpretation.table["label"])
+        labels = [f"{k}" if label == UNNAMED else f"{k} {label}" for k, label in enumerate(named)]
+    fig = plotting.plot_connectivity(np.corrcoef(drivers.courses.T), labels, title="")
     caption = (
         "Functional connectivity: correlations between the time courses of networks; similar networks are neighbours."
     )
