@@ -92,7 +92,7 @@ def plot_network_maps(
     bars = "Bars: share of each layer's neurons, each on its own scale."
     note = join_notes(bars, flag_note, "" if topography is None else topography.note)
     title = f"{len(z)} network{'s' if len(z) > 1 else ''}, |z| > {threshold:g}" if title is None else title
-    width = min(st.PAGE, max(0.45 + n_columns * wide, 3.0, 0.3 + 0.052 * len(note)))  # the note has to fit
+    width = min(st.PAGE, max(0.45 + n_columns * wide, 3.0))
     fig, place = st.fixed_figure(width, 0.05 + n_rows * (high + 0.2) + 0.62, title, note)
     for k in range(len(z)):
         left, top = 0.4 + wide * (k % n_columns), 0.2 + (high + 0.2) * (k // n_columns)

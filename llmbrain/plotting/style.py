@@ -7,6 +7,7 @@ restyle a figure for a dark background by exchanging them.
 import contextlib
 import functools
 import inspect
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -163,18 +164,22 @@ def new_figure(width=PAGE, height=3.0, title=None):
 def fixed_figure(width=PAGE, height=3.0, title=None, note=None):
     """Make a figure for many panels, where layout engines are slow, and a function that places its axes.
 
-    ``height`` includes the muted ``note`` at the bottom, but not the title, which takes 0.3 inches more. Returns the
-    figure and ``place(left, top, width, height)``, in inches from the left edge and from the title.
+    ``height`` includes one line of the muted ``note`` at the bottom, but not the title, which takes 0.3 inches more; a
+    note that is too long for the width is wrapped. Returns the figure and ``place(left, top, width, height)``, in
+    inches from the left edge and from the title.
     """
     import matplotlib.pyplot as plt
 
     header = 0.3 if title else 0.0
-    total = height + header
+    lines = textwrap.wrap(note or "", int((width - 0.16) / 0.05)) or [""]  # inches of a typical letter
+    total = height + header + 0.11 * (len(lines) - 1)
     fig = plt.figure(figsize=(width, total))
     if title:
         fig.text(0.08 / width, 1 - 0.08 / total, title, ha="left", va="top", fontsize=10, fontweight="bold", color=INK)
     if note:
-        fig.text(0.08 / width, 0.05 / total, note, ha="left", va="bottom", fontsize=6.5, color=MUTED)
+        fig.text(
+            0.08 / width, 0.05 / total, "\n".join(lines), ha="left", va="bottom", fontsize=6.5, color=MUTED
+        )  # fmt: skip
 
     def place(left, top, width_in, height_in):
         where = [left / width, 1 - (header + top + height_in) / total, width_in / width, height_in / total]

@@ -124,7 +124,7 @@ def course_svg(course, tokens, label):
         if abs(length) >= 0.4:
             tip = f"{visible_token(token).strip() or '␣'}, z = {value:.1f}".replace("-", "−")
             bars.append(_bar(i * step, 0.85 * step, zero, length, escape(tip)))
-    ticks = [(-6, zero - sign * 40 + 4, "end", f"{name} z") for sign, name in ((1, f"{full:g}"), (-1, f"−{full:g}"))]
+    ticks = [(-6, zero - sign * 34 + 4, "end", f"{name} z") for sign, name in ((1, f"{full:g}"), (-1, f"−{full:g}"))]
     return _bar_chart("course", width, height, zero, bars, ticks, label)
 
 

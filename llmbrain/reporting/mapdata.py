@@ -1,4 +1,4 @@
-"""The maps of a report as data for its canvas: one signed byte per neuron, and the display order."""
+"""The maps of a report as data for its canvas: two bytes per neuron, and the display order."""
 
 import base64
 import json
@@ -7,7 +7,7 @@ import numpy as np
 
 __all__ = ["MOST_VALUES", "map_data"]
 
-MOST_VALUES = 6_000_000  # of all maps together; larger reports show pictures only
+MOST_VALUES = 4_000_000  # of all maps together; larger reports show pictures only
 
 
 def map_data(maps, geometry, topography=None, threshold=3.0):
@@ -17,8 +17,8 @@ def map_data(maps, geometry, topography=None, threshold=3.0):
     --------
     >>> from llmbrain.geometry import NeuronGeometry
     >>> data = json.loads(map_data(np.array([[1.0, -2.0]]), NeuronGeometry((2,))))
-    >>> np.frombuffer(base64.b64decode(data["maps"][0]["values"]), np.int8).tolist(), data["maps"][0]["scale"]
-    ([64, -127], 2.0)
+    >>> np.frombuffer(base64.b64decode(data["maps"][0]["values"]), np.int16).tolist(), data["maps"][0]["scale"]
+    ([16384, -32767], 2.0)
     """
     maps = np.asarray(maps, np.float32)
     if maps.size > MOST_VALUES:
@@ -34,7 +34,7 @@ def map_data(maps, geometry, topography=None, threshold=3.0):
 
 def _packed(row):
     scale = max(float(np.abs(row).max(initial=0)), 1e-6)
-    return {"scale": round(scale, 4), "values": _text(np.rint(row / scale * 127), np.int8)}
+    return {"scale": round(scale, 6), "values": _text(np.rint(row / scale * 32767), np.int16)}
 
 
 def _text(values, dtype):

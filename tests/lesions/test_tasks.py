@@ -20,7 +20,7 @@ def mean_logit(model, tokenizer):
 
 
 ARGUMENTS = {
-    "loss": {"corpus": TEXTS},
+    "loss": {"text": TEXTS},
     "minimal_pairs": {"n_pairs": 1},
     "multiple_choice": {"questions": QUESTIONS},
     "callable": {"function": mean_logit},

@@ -466,3 +466,40 @@ def test_importing_the_room_does_not_import_matplotlib():
 
     code = "import sys, llmbrain.plotting; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_twenty_networks_have_colours_that_differ():
+    """Smallest distance in OKLab, also as colour-blind readers see them; 0.04 is a clear difference of two patches."""
+    linear = np.where((c := style.network_colors(20)) <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+    cone = np.array([[0.4122214708, 0.5363325363, 0.0514459929], [0.2119034982, 0.6806995451, 0.1073969566],
+                     [0.0883024619, 0.2817188376, 0.6299787005]])  # fmt: skip
+    lab = np.array([[0.2104542553, 0.7936177850, -0.0040720468], [1.9779984951, -2.4285922050, 0.4505937099],
+                    [0.0259040371, 0.7827717662, -0.8086757660]])  # fmt: skip
+    deuteranopia = np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+                             [-0.011820, 0.042940, 0.968881]])  # fmt: skip
+    for seen, least in ((linear, 0.1), (np.clip(linear @ deuteranopia.T, 0, 1), 0.05)):
+        colors = np.cbrt(seen @ cone.T) @ lab.T
+        distance = np.linalg.norm(colors[:, None] - colors[None], axis=-1)
+        assert distance[~np.eye(20, dtype=bool)].min() > least
+    assert len(style.network_colors(40)) == 40 and len(np.unique(style.network_colors(40), axis=0)) == 40
+
+
+def test_time_courses_are_not_clipped_and_surprisal_stands_below():
+    courses = np.zeros((50, 2))
+    courses[7, 0] = 1.0  # 7 standard deviations
+    events = pd.DataFrame({"token": ["a"] * 50, "surprisal": np.linspace(0, 9, 50)})
+    figure = plotting.plot_time_courses(courses, events, surprisal=True)
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert "±7" in texts and figure.axes[0].get_yticklabels()[-1].get_text().startswith("surprisal\n(to 9")
+    heights = figure.axes[0].collections[0].get_paths()[0].vertices[:, 1]
+    assert np.ptp(heights) == pytest.approx(7 / (2.2 * 7), abs=0.01)
+    plt.close(figure)
+
+
+def test_names_of_networks_stand_beside_their_connectivity():
+    figure = plotting.plot_connectivity(np.eye(3), ["0 fires at numbers", "1", "2 silent at quotes"], reorder=False)
+    rows, columns = (
+        [t.get_text() for t in axis.get_ticklabels()] for axis in (figure.axes[0].yaxis, figure.axes[0].xaxis)
+    )
+    assert rows == ["0 fires at numbers", "1", "2 silent at quotes"] and columns == ["0", "1", "2"]
+    plt.close(figure)

@@ -11,7 +11,7 @@ LEAST_R = 0.3  # smallest correlation that gives a name
 LEAST_N = 5  # occurrences of a token in a name,
 LEAST_MEAN = 1.0  # and its mean on the engaged side, in standard deviations of the course
 # A word that begins with a space, a long piece of a word, a number, or punctuation. Other pieces are no words.
-_READABLE = re.compile(r"\s[^\W\d_]+|[^\W\d_]{4,}|\s?\d+|\s?[^\w\s]{1,3}|\n|\\n")
+_READABLE = re.compile(r"\s(?:[^\W\d_]{2,}|[aAI])|[^\W\d_]{4,}|\s?\d+|\s?[^\w\s]{1,3}|\n|\\n")
 _PLURAL = {
     "number": "numbers", "bracket": "brackets", "quote": "quotes", "operator": "operators", "newline": "line breaks",
     "word": "words", "word_start": "beginnings of words", "word_part": "later parts of words",

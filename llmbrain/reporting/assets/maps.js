@@ -1,5 +1,5 @@
 // The maps of the report: NeuronMap (above) in the place of the pictures, with a threshold, two views, zoom and hover.
-// The values come with the page, as one signed byte per neuron; `scale` is the value of 127.
+// The values come with the page, as two bytes per neuron; `scale` is the value of 32767.
 (function () {
   "use strict";
   const holder = document.getElementById("map-data");
@@ -30,7 +30,7 @@
     if (box.dataset.started) return;
     box.dataset.started = "yes";
     const one = data.maps[box.dataset.map];
-    const values = Float32Array.from(bytes(one.values, Int8Array), (v) => (v * one.scale) / 127);
+    const values = Float32Array.from(bytes(one.values, Int16Array), (v) => (v * one.scale) / 32767);
     const canvas = document.createElement("canvas");
     canvas.tabIndex = 0;
     canvas.setAttribute("role", "application");

@@ -143,7 +143,8 @@ def _figure_of(lesion, family, task, key):
         f"Harm{_on(task)} when a network is silenced (point, with its 95 % interval), and when each of its control "
         f"sets is silenced (grey). Controls: {what}.{_measured(lesion, task)}"
     )
-    few = lesion.table.get("n_items", pd.Series(dtype=float)).min()
+    rows = lesion.table if task is None else lesion.table[lesion.table["task"] == task]
+    few = rows["n_items"].min() if "n_items" in rows else np.nan
     if few < FEW_ITEMS:
         caption += f" Intervals over {int(few)} items are unreliable."
     n = lesion.table["network"].nunique()

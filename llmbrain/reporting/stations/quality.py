@@ -41,8 +41,8 @@ class QualityStation(Station):
         return None if recorded is None or recorded.recording is None else measure_quality(recorded.recording)
 
     def section(self, report, result):
-        read = "All" if result.whole else "The first"
         n = len(result.tokens)
+        read = f"All {number(n)} tokens." if result.whole else f"The beginning of every run, {number(n)} tokens."
         facts = [
             ("tokens looked at", f"{number(n)}{'' if result.whole else ' (the beginning of every run)'}"),
             ("dead neurons", f"{number(int(result.dead.sum()))} of {number(result.n_neurons)}"),
@@ -52,7 +52,7 @@ class QualityStation(Station):
         ]
         fig = plotting.plot_token_quality(result.tokens, title="")
         caption = (
-            f"{read} {number(n)} tokens. Activity: root mean square of all neurons, each z-scored within its run (1 is "
+            f"{read} Activity: root mean square of all neurons, each z-scored within its run (1 is "
             "usual). Change: the same of the difference to the token before; in brain imaging, framewise change or "
             f"DVARS. A mark is a token more than {OUTLIER:g} robust standard deviations from the median. Runs are "
             "separated by lines."
