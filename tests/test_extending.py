@@ -31,7 +31,7 @@ def namespace():
 
 def test_each_family_has_an_example():
     wanted = ["score", "allocation", "compensation", "lesion kind", "control family", "ICA contrast", "report section"]
-    assert [re.sub("^An? ", "", name) for name in EXAMPLES] == [*wanted, "site", "task"]
+    assert [re.sub("^An? ", "", name) for name in EXAMPLES] == [*wanted, "site", "task", "result"]
     assert all(len(blocks) == 1 for blocks in EXAMPLES.values())
 
 

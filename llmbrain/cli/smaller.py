@@ -28,6 +28,10 @@ from .options import (
 Networks = Annotated[
     str | None, typer.Option(help="Networks to find on the text, if needed: published, layers or joint.")
 ]
+FromStudy = Annotated[
+    Path | None,
+    typer.Option(help="Study whose networks the recipe reads; --networks is then their name, if it holds several."),
+]
 RatioOf = Annotated[str, typer.Option(help="What a ratio is a share of: neurons, decoder, all, bytes or latency.")]
 
 
@@ -47,6 +51,7 @@ def prune(
         str | None, typer.Option(help="How the kept neurons are refitted: none, bias, ridge or affine.")
     ] = None,
     networks: Networks = None,
+    study: FromStudy = None,
     max_tokens: MaxTokens = None,
     bos: Bos = "auto",
     format: Annotated[str, typer.Option("--format", help="hetero, uniform, padded or gguf.")] = "hetero",
@@ -57,6 +62,7 @@ def prune(
     """Remove MLP neurons permanently and save the smaller model."""
     from ..files import check_output_folder
     from ..models import load_model
+    from ..pipeline import current_networks
     from ..pruning import ALLOCATIONS, FORMATS, RATIO_OF, Recipe
     from ..pruning import prune as prune_
     from ..pruning.pruned import MARKER
@@ -64,14 +70,15 @@ def prune(
 
     FORMATS.check(format)
     RATIO_OF.check(ratio_of)
+    found = networks if study is None else current_networks(study, networks)[1]
     given = {
-        "score": score, "compensation": compensation, "networks": networks, "max_tokens": max_tokens,
+        "score": score, "compensation": compensation, "networks": found, "max_tokens": max_tokens,
         "bos": read_bos(bos),
     }  # fmt: skip
     chosen = Recipe.named(recipe).with_(**{name: value for name, value in given.items() if value is not None})
     if allocation is not None:
         ALLOCATIONS.check(allocation)
-    check_output_folder(out, MARKER, inputs=[source for source in (model, text) if source != "demo"])
+    check_output_folder(out, MARKER, inputs=[source for source in (model, text, study or "demo") if source != "demo"])
     texts = load_corpus(text)
     heldout = text == "demo" and test_text in (None, "demo")
     other = load_corpus("demo", split="heldout") if heldout else None if test_text is None else load_corpus(test_text)

@@ -2,13 +2,14 @@
 
 from .environment import describe_environment, describe_sites
 from .inspection import StudyState, inspect_study
-from .stations import compare_pruning, find_networks, lesion_networks, load_study_model
+from .stations import compare_pruning, current_networks, find_networks, lesion_networks, load_study_model
 from .whole import RunPlan, run_study
 
 __all__ = [
     "RunPlan",
     "StudyState",
     "compare_pruning",
+    "current_networks",
     "describe_environment",
     "describe_sites",
     "find_networks",

@@ -9,7 +9,7 @@ from ..dataset import Recording, as_study, is_done, open_recording, open_result,
 from ..exceptions import DatasetError, ModelNotFoundError, ParameterError
 from ..files import sha256
 
-__all__ = ["compare_pruning", "find_networks", "lesion_networks", "load_study_model"]
+__all__ = ["compare_pruning", "current_networks", "find_networks", "lesion_networks", "load_study_model"]
 
 # What the pruning table compares, at one ratio and on one calibration text: score, allocation, compensation and how
 # statistics are taken. Published rules take them once in the dense model, all tokens alike. Least squares counts each
@@ -188,7 +188,7 @@ def lesion_networks(
 
     study = as_study(study)
     if masks is None:
-        name, found = _networks_of(study, networks)
+        name, found = current_networks(study, networks)
         chosen, empty = _masks_of_networks(found, threshold, n_networks)
         kept = {"threshold": threshold, "empty_networks": empty}
     else:
@@ -228,13 +228,13 @@ def lesion_networks(
 
 
 def _task_id(task):
-    """Text by which a task is known again: its name, and the hash of its file."""
+    """Identify a task by its name and the hash of its file."""
     source = task.partition("=")[2] if isinstance(task, str) else ""
     return f"{task} {sha256(source)}" if source and Path(source).is_file() else task
 
 
 def _plain(settings):
-    """Settings that a file can hold, or None if a function or a task object among them cannot be known again."""
+    """Return the settings, or None if JSON cannot hold them: functions and task objects cannot be compared later."""
     try:
         json.dumps(settings)
     except TypeError:
@@ -335,7 +335,7 @@ def compare_pruning(
     from ..pruning.compensation import default_ridge
 
     study = as_study(study)
-    name, found = _networks_of(study, networks)
+    name, found = current_networks(study, networks)
     context = min(512, max_tokens)
     # The same penalty for all recipes, by the rule for the calibration size: the text is too short to hold some out.
     shared = {
@@ -376,11 +376,29 @@ def _is_done(study, kind, name, settings):
     return done
 
 
-def _networks_of(study, name):
-    """Name and networks of a study; networks that the recording has outgrown are refused."""
+def current_networks(study, name=None):
+    """Open the networks of a study to work with them.
+
+    Parameters
+    ----------
+    study : path-like or Study
+    name : str, optional
+        Needed if the study holds several sets of networks.
+
+    Returns
+    -------
+    name : str
+    networks : NetworkSet
+
+    Raises
+    ------
+    DatasetError
+        If there are none, or several and no name; if files do not belong together; or if the runs that the networks
+        were found on have changed since.
+    """
     from ..networks import NetworkSet
 
-    found = open_result(study, "networks", name)
+    found = open_result(as_study(study), "networks", name)
     if found.stale:
         raise DatasetError(found.stale)
     return found.name, NetworkSet.of_result(found)

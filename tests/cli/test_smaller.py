@@ -57,6 +57,28 @@ def test_the_command_prune_takes_networks_and_formats(files, tmp_path, capsys):
     assert "nothing reads it" in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_the_command_prune_reads_the_networks_of_a_study_by_name(files, tmp_path, capsys):
+    from commands import run
+
+    from llmbrain.pipeline import find_networks
+    from llmbrain.pruning.recipe import networks_id
+
+    model, tokenizer = lb.load_model(files / "tiny")
+    lb.record(model, tokenizer, files / "text.txt", tmp_path / "study", tokens_per_run=300, progress=False)
+    found = {n: find_networks(tmp_path / "study", n_components=n, n_init=1, progress=False) for n in (2, 3)}
+    args = ["prune", "--model", files / "tiny", "--text", files / "text.txt", "--recipe", "fast", "--ratio", 0.5]
+    args += ["--score", "network", "--max-tokens", 200, "--out", tmp_path / "a", "--study", tmp_path / "study"]
+    code, _, err = run(capsys, *args)
+    assert code == 2 and "canica2, canica3. Choose one by name (--networks)" in err
+    command(*args, "--networks", "canica3")
+    told = lb.pruning.load_pruned(tmp_path / "a").summary["networks"]
+    assert told["hash"] == networks_id(found[3]) != networks_id(found[2])
+    args[args.index("--out") + 1] = tmp_path / "study" / "a"
+    code, _, err = run(capsys, *args, "--networks", "canica3")
+    assert code == 2 and "overlaps the input" in err
+
+
 def test_the_command_grid_has_what_run_grid_has(files, tmp_path, capsys):
     common = ["grid", "--model", files / "tiny", "--text", files / "text.txt", "--test-text"]
     common += [files / "test.txt", "--ratios", "0.2,0.4", "--context", 32, "--compensations", "none"]
