@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from . import between, smaller, study
+from .options import of_one_model
 
 app = typer.Typer(
     name="llmbrain",
@@ -49,4 +50,4 @@ for command in (
     study.report,
     study.info,
 ):
-    app.command()(command)
+    app.command()(of_one_model(command))

@@ -1,5 +1,7 @@
 """Options that several commands share, the ranges of their numbers, and how their texts are read."""
 
+import functools
+import inspect
 import math
 from pathlib import Path
 from typing import Annotated
@@ -74,6 +76,37 @@ Threshold = Annotated[float, number("A neuron belongs to a network if its |z| ex
 Ratio = Annotated[float, number("Share to remove.", above=0, below=1)]
 Context = Annotated[int, number("Tokens of context.", least=2)]
 Bos = Annotated[str, typer.Option("--bos", help="BOS at the head of every window: auto, yes or no.")]
+
+
+Subject = Annotated[
+    str | None, typer.Option("--subject", help="Label of the model, if the dataset holds several (sub-).")
+]
+Session = Annotated[
+    str | None, typer.Option("--session", help="Label of the checkpoint, if the dataset holds several (ses-).")
+]
+
+
+def of_one_model(command):
+    """Give a command on a study the options ``--subject`` and ``--session``; other commands are returned unchanged."""
+    parameters = inspect.signature(command).parameters
+    if "study" not in parameters:
+        return command
+
+    @functools.wraps(command)
+    def run(*args, subject=None, session=None, **options):
+        from ..dataset import Study
+
+        if subject is not None or session is not None:
+            options["study"] = Study.open(options["study"], subject, session)
+        return command(*args, **options)
+
+    labels = {"subject": Subject, "session": Session}
+    added = [
+        inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=a) for n, a in labels.items()
+    ]
+    run.__signature__ = inspect.Signature([*parameters.values(), *added])
+    run.__annotations__ = {**command.__annotations__, **labels}
+    return run
 
 
 def read_bos(text):

@@ -18,7 +18,9 @@ from .options import (
     Out,
     Ratio,
     Seed,
+    Session,
     StudyFolder,
+    Subject,
     Text,
     Threshold,
     number,
@@ -95,6 +97,10 @@ def record(
     run_index: Annotated[
         str | None, typer.Option(help="Record only these runs, e.g. 3 or 1,4-6, as one job of an array.")
     ] = None,
+    subject: Annotated[str | None, typer.Option(help="Label of the model in the dataset; its name by default.")] = None,
+    session: Annotated[
+        str | None, typer.Option(help="Label of the checkpoint, to keep several of one model; its revision by default.")
+    ] = None,
     forecast: Annotated[
         bool, typer.Option("--forecast", help="Print the size and the memory of the recording, and record nothing.")
     ] = False,
@@ -114,7 +120,7 @@ def record(
         "site": sites if len(sites) > 1 else sites[0], "sites": modules, "layers": numbers("--layers", layers),
         "every": every, "max_tokens": max_tokens, "context": context, "warmup": warmup,
         "tokens_per_run": tokens_per_run, "batch_size": batch_size, "storage": storage,
-        "special_tokens": special_tokens,
+        "special_tokens": special_tokens, "subject": subject, "session": session,
     }  # fmt: skip
     leading = read_bos(bos)
     runs = numbers("--run-index", run_index)
@@ -302,25 +308,32 @@ def info(
         bool, typer.Option("--check", help="Look for damaged files in a study: all results, and some volumes per run.")
     ] = False,
     check_all: Annotated[bool, typer.Option("--check-all", help="Like --check, and read every volume.")] = False,
+    subject: Subject = None,
+    session: Session = None,
 ):
     """Show versions and devices, or describe a model or a study.
 
     With a model: its sites, their sizes and geometry, and the size of a recording. With a study: its runs and results,
     and which of them are damaged or out of date; the exit code is 2 if any file is damaged.
     """
+    from ..dataset import Study, find_studies, holds_study
     from ..pipeline import describe_environment, describe_sites, inspect_study
 
-    folder = model is not None and (Path(model) / "study.json").is_file()
+    folder = model is not None and holds_study(model)
     if (check or check_all) and not folder:
         raise ParameterError(f"--check needs a study folder; {model!r} is none." if model else "--check needs a study.")
     if not folder:
         typer.echo(describe_environment() if model is None else describe_sites(model, max_tokens))
         end([], "llmbrain", *(("record", "--model", model) if model else ("run",)), "--out", "study")
         return
-    state = inspect_study(model, "all" if check_all else "sample" if check else "headers")
-    typer.echo(str(state))
-    if state.damaged:
-        n = len(state.damaged)
+    named = subject is not None or session is not None
+    damaged = []
+    for study in [Study.open(model, subject, session)] if named else find_studies(model):
+        state = inspect_study(study, "all" if check_all else "sample" if check else "headers")
+        typer.echo(str(state))
+        damaged += state.damaged
+    if damaged:
+        n = len(damaged)
         raise DatasetError(f"{n} {'file is' if n == 1 else 'files are'} damaged; see above.")
     if check or check_all:
         typer.echo("No file is damaged.")

@@ -4,7 +4,7 @@ from .checks import check_content, check_run
 from .layout import FILES, bids_label
 from .results import Result, find_results, is_done, open_result, result_name, write_result
 from .runs import Recording, Run, read_confounds
-from .study import Study, as_study, check_study_folder, open_recording
+from .study import Study, as_study, check_study_folder, find_studies, holds_study, open_recording
 
 __all__ = [
     "FILES",
@@ -18,6 +18,8 @@ __all__ = [
     "check_run",
     "check_study_folder",
     "find_results",
+    "find_studies",
+    "holds_study",
     "is_done",
     "open_recording",
     "open_result",

@@ -3,7 +3,7 @@
 from .. import __version__
 from .layout import BIDSIGNORE
 
-__all__ = ["frame_of", "label_text"]
+__all__ = ["SESSION_COLUMNS", "frame_of", "label_text", "participants_of", "sessions_of"]
 
 BIDS_VERSION = "1.10.0"
 _DESCRIPTIONS = {  # of desc- labels, by the kind of the result that has the label first
@@ -49,19 +49,46 @@ _PARTICIPANT_COLUMNS = {
 }
 
 
-def frame_of(info, subject):
-    """Content of the files that describe a study, by their kinds, from what ``study.json`` holds."""
-    import pandas as pd
+SESSION_COLUMNS = {
+    "session_id": {"Description": "A session is a checkpoint of the model."},
+    **{name: _PARTICIPANT_COLUMNS[name] for name in ("id", "revision", "n_parameters", "dtype", "weights_hash")},
+}
 
+
+def frame_of(info):
+    """Content of the files that describe a dataset, by their kinds, from what ``study.json`` holds."""
     model, corpus = info["model"], info["corpus"]
-    row = {"participant_id": f"sub-{subject}", **{k: v for k, v in model.items() if k != "label"}}
     return {
         "readme": _README.format(model=model["id"], corpus=corpus["name"]),
         "bidsignore": "\n".join(BIDSIGNORE) + "\n",
         "description": _description(info),
-        "participants": pd.DataFrame([row]),
         "participants_json": _PARTICIPANT_COLUMNS,
     }
+
+
+def participants_of(infos):
+    """Table of the models of a dataset, one row per model, from what their ``study.json`` hold; sorted."""
+    import pandas as pd
+
+    rows = {}
+    for info in infos:
+        model = {k: v for k, v in info["model"].items() if k != "label"}
+        rows.setdefault(info["labels"]["subject"], {"participant_id": f"sub-{info['labels']['subject']}", **model})
+    return pd.DataFrame([rows[name] for name in sorted(rows)])
+
+
+def sessions_of(infos):
+    """Table of the checkpoints of one model, one row per session; sorted."""
+    import pandas as pd
+
+    rows = [
+        {
+            "session_id": f"ses-{info['labels']['session']}",
+            **{k: info["model"].get(k) for k in list(SESSION_COLUMNS)[1:]},
+        }
+        for info in infos
+    ]
+    return pd.DataFrame(rows).sort_values("session_id", ignore_index=True)
 
 
 def label_text(kind, name):

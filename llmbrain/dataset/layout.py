@@ -23,8 +23,8 @@ __all__ = [
     "is_label",
 ]
 
-# {func} is the folder of the model's functional files; {stem} names the model, the checkpoint and the corpus. Every
-# other field is an entity that Study.path takes.
+# {subject} is the model's folder, {model} that of its checkpoint and {func} that of its functional files; {stem} names
+# the model, the checkpoint and the corpus. Every other field is an entity that Study.path takes.
 _BIDS = {
     "description": "dataset_description.json",
     "readme": "README",
@@ -32,6 +32,8 @@ _BIDS = {
     "descriptions": "descriptions.tsv",
     "participants": "participants.tsv",
     "participants_json": "participants.json",
+    "sessions": "{subject}/{subject}_sessions.tsv",
+    "sessions_json": "sessions.json",
     "bold": "{func}/{stem}_run-{run}_desc-{site}_bold.nii",
     "bold_json": "{func}/{stem}_run-{run}_desc-{site}_bold.json",
     "events": "{func}/{stem}_run-{run}_events.tsv",
@@ -54,7 +56,9 @@ _BIDS = {
 }
 _NOT_BIDS = {  # BIDS has no name for these yet
     "study_json": "study.json",
+    "subject_json": "{model}/study.json",
     "report": "report.html",
+    "subject_report": "{stem}_report.html",
     "scale": "{func}/{stem}_desc-{site}_scale.nii.gz",
     "components": "{func}/{stem}_desc-{desc}_components.nii.gz",
     "components_json": "{func}/{stem}_desc-{desc}_components.json",
@@ -86,7 +90,7 @@ _NOT_BIDS = {  # BIDS has no name for these yet
     "dose_json": "{func}/{stem}_desc-{desc}_dose.json",
     "prune_table": "{func}/{stem}_desc-{desc}_grid.tsv",
     "prune_json": "{func}/{stem}_desc-{desc}_grid.json",
-    "lesion_unfinished": ".lesion.part.npz",
+    "lesion_unfinished": "{func}/.{stem}_lesion.part.npz",
     "lock": "{func}/.{stem}_run-{run}_events.lock",
 }
 FILES = {**_BIDS, **_NOT_BIDS}
@@ -136,10 +140,13 @@ TEDANA = {
 
 NUMBERS = ("run", "network")  # entities that are numbers; those of networks are counted from 0
 _SITE = "mlp"
+_FRAME = ("subject", "model", "func", "stem", "task")  # fields that a study fills in itself
 
 
 def _ignored(pattern):
-    return f"**/*_{pattern.rsplit('_', 1)[1]}" if "{stem}_" in pattern else pattern
+    if "{stem}_" in pattern:
+        return f"**/*_{pattern.rsplit('_', 1)[1]}"
+    return pattern.replace("{model}", "**")
 
 
 # Lines of .bidsignore: the files that tools for BIDS must skip.
@@ -211,14 +218,16 @@ def events_of(bold):
 
 def _frame(subject, task, session):
     model = f"sub-{subject}" + (f"_ses-{session}" if session else "")
-    return {"func": model.replace("_ses-", "/ses-") + "/func", "stem": f"{model}_task-{task}", "task": task}
+    folder = model.replace("_ses-", "/ses-")
+    names = {"subject": f"sub-{subject}", "model": folder, "func": f"{folder}/func"}
+    return {**names, "stem": f"{model}_task-{task}", "task": task}
 
 
 def _entities(kind, given):
     """Entities that the name of a kind of file holds, in order; others are refused."""
     if kind not in FILES:
         raise ParameterError(f"Unknown kind of file {kind!r}. Choose from {', '.join(FILES)}.")
-    needed = [name for name in re.findall(r"{(\w+)}", FILES[kind]) if name not in ("func", "stem", "task")]
+    needed = [name for name in re.findall(r"{(\w+)}", FILES[kind]) if name not in _FRAME]
     unused = set(given) - set(needed)
     if unused:
         has = f"it has {', '.join(needed)}" if needed else "it has no entities"

@@ -10,11 +10,11 @@ from ..exceptions import DatasetError, LLMBrainWarning
 from ..files import read_tsv, write_any
 from .checks import check_run, read_object, read_sidecar
 from .checksums import run_hash
-from .frame import frame_of
+from .frame import SESSION_COLUMNS, frame_of, participants_of, sessions_of
 from .layout import FILES, NUMBERS, Found, bids_label, file_name, file_pattern, is_label
 from .runs import Recording, Run
 
-__all__ = ["Study", "as_study", "check_study_folder", "open_recording"]
+__all__ = ["Study", "as_study", "check_study_folder", "find_studies", "holds_study", "open_recording"]
 
 _IDENTITY = {"model": ("weights_hash", "id"), "corpus": ("hash", "name")}  # the first that both know decides
 
@@ -51,8 +51,8 @@ class Study:
 
     # -- making and opening ---------------------------------------------------------------------------------------
     @classmethod
-    def create(cls, root, model_info, corpus, *, recording=None, session=None):
-        """Start a study in a folder, or continue the study in it if it is the same one.
+    def create(cls, root, model_info, corpus, *, recording=None, session=None, subject=None):
+        """Start a study in a folder, continue it if it is the same one, or add another model to the dataset.
 
         Parameters
         ----------
@@ -66,24 +66,27 @@ class Study:
             The settings that decide which token is recorded where; a study has one set of them.
         session : str, optional
             Label of the checkpoint; by default the first 12 characters of the model's revision, if it is known.
+        subject : str, optional
+            Label of the model; made from its name by default.
 
         Raises
         ------
         DatasetError
-            If the folder holds another study or other files. Nothing is written then.
+            If the folder holds another corpus, other weights under the same labels, or other files. Nothing is written
+            then.
         """
-        study = cls.plan(root, model_info, corpus, recording=recording, session=session)
+        study = cls.plan(root, model_info, corpus, recording=recording, session=session, subject=subject)
         study._write_frame()
         return study
 
     @classmethod
-    def plan(cls, root, model_info, corpus, *, recording=None, session=None):
+    def plan(cls, root, model_info, corpus, *, recording=None, session=None, subject=None):
         """Return the study that :meth:`create` would make, after the same checks, without writing anything."""
         corpus = {"name": corpus} if isinstance(corpus, str) else dict(corpus)
         session = session or (model_info.get("revision") or "")[:12] or None
         info = {"llmbrain": __version__, "model": dict(model_info), "corpus": corpus, "recording": recording or {}}
         info["labels"] = {
-            "subject": bids_label(model_info.get("label") or model_info["id"]),
+            "subject": bids_label(subject or model_info.get("label") or model_info["id"]),
             "session": bids_label(session) if session else None,
             "task": bids_label(corpus["name"]),
         }
@@ -92,17 +95,41 @@ class Study:
         return study
 
     @classmethod
-    def open(cls, root):
+    def open(cls, root, subject=None, session=None):
         """Open the study in a folder.
+
+        Parameters
+        ----------
+        root : path-like
+        subject, session : str, optional
+            Labels of the model and its checkpoint, with or without ``sub-`` and ``ses-``; needed if the dataset holds
+            several.
 
         Raises
         ------
         DatasetError
-            If there is none, or its ``study.json`` is damaged.
+            If there is none, several match, or ``study.json`` is damaged.
         """
-        path = Path(root) / FILES["study_json"]
-        if not path.is_file():
-            raise DatasetError(f"{root} holds no study ({path.name} is missing). Make one with record(..., out=...).")
+        subject, session = _bare(subject, "sub-"), _bare(session, "ses-")
+        found = find_studies(root)
+        chosen = [s for s in found if subject in (None, s.subject) and session in (None, s.session)]
+        if len(chosen) == 1:
+            return chosen[0]
+        names = ", ".join(study.name for study in found)
+        if not chosen:
+            wanted = " ".join(filter(None, [subject and f"sub-{subject}", session and f"ses-{session}"]))
+            raise DatasetError(f"{root} holds no {wanted}. Choose from {names}.")
+        raise DatasetError(
+            f"{root} holds several models: {names}. Choose one with subject= (--subject) and session= (--session)."
+        )
+
+    @property
+    def name(self):
+        """Labels of the model and its checkpoint, such as ``sub-gpt2`` or ``sub-gpt2_ses-tuned``."""
+        return f"sub-{self.subject}" + (f"_ses-{self.session}" if self.session else "")
+
+    @classmethod
+    def _from_file(cls, path, root):
         info = read_object(path)
         try:
             return cls._from_info(root, info)
@@ -121,19 +148,29 @@ class Study:
         return cls(Path(root), labels["subject"], labels["task"], labels["session"], info)
 
     def _refuse_another(self):
-        """Raise :class:`DatasetError` if the folder holds another study or other files."""
+        """Raise :class:`DatasetError` if the folder holds another corpus, other weights of this name, or other files."""
         check_study_folder(self.root)
-        if not self.path("study_json").is_file():
-            return
-        there = Study.open(self.root).info
-        for part, keys in _IDENTITY.items():
+        for other in find_studies(self.root) if holds_study(self.root) else ():
+            if other.subject == self.subject and (other.session is None) != (self.session is None):
+                raise DatasetError(
+                    f"{self.root} holds {other.name}; a model has either sessions or none, so {self.name} cannot be "
+                    "added. Use the same kind of label, or another label with subject= (--subject)."
+                )
+            self._refuse_conflict(other.info, ("model", "corpus") if other == self else ("corpus",))
+
+    def _refuse_conflict(self, there, parts):
+        for part in parts:
+            keys = _IDENTITY[part]
             mine, theirs = self.info[part], there.get(part, {})
             key = next((key for key in keys if mine.get(key) and theirs.get(key)), keys[-1])
             if mine.get(key) != theirs.get(key):
+                label = " or another label for it, with session= (--session)," if part == "model" else ""
                 raise DatasetError(
                     f"{self.root} holds a study of another {part} ({_who(theirs)}); this one is {_who(mine)}. "
-                    "Choose another folder, or remove that one."
+                    f"Choose another folder,{label} or remove that one."
                 )
+        if "model" not in parts:
+            return
         differ = [
             f"{key}={there['recording'].get(key)!r} there, {value!r} now"
             for key, value in self.info["recording"].items()
@@ -259,12 +296,31 @@ class Study:
     def _write_frame(self):
         """Write what describes the dataset as a whole. All processes would write the same, so each file once."""
         # study.json is written first: by it check_study_folder recognises the folder, if the process is killed here.
-        path = self.path("study_json")
-        if not path.exists() or (self.info["recording"] and not read_object(path)["recording"]):
-            self.write("study_json", self.info)
-        for kind, content in frame_of(self.info, self.subject).items():
+        for kind in ("study_json", "subject_json"):
+            path = self.path(kind)
+            known = read_object(path) if path.exists() else None
+            if known is None or (
+                self.info["recording"] and known["labels"] == self.info["labels"] and not known["recording"]
+            ):
+                self.write(kind, self.info)
+        for kind, content in frame_of(self.info).items():
             if not self.path(kind).exists():
                 self.write(kind, content)
+        self._write_models()
+
+    def _write_models(self):
+        """Write the tables of models and checkpoints. Each is made from all models that are there."""
+        infos = [study.info for study in find_studies(self.root)]
+        mine = [info for info in infos if info["labels"]["subject"] == self.subject and info["labels"]["session"]]
+        tables = {"participants": participants_of(infos)}
+        if mine:
+            tables["sessions"] = sessions_of(mine)
+            if not self.path("sessions_json").exists():
+                self.write("sessions_json", SESSION_COLUMNS)
+        for kind, table in tables.items():
+            known, key = self.read(kind, dtype=str), table.columns[0]
+            if known is None or key not in known or list(known[key]) != list(table[key]):
+                self.write(kind, table)
 
     def describe_label(self, label, text):
         """Write the meaning of a ``desc-`` label into ``descriptions.tsv``, unless the label is described already."""
@@ -297,13 +353,63 @@ def check_study_folder(root):
     root = Path(root)
     if root.exists() and not root.is_dir():
         raise DatasetError(f"{root} is a file. Choose a folder.")
-    if not root.is_dir() or (root / FILES["study_json"]).is_file():
+    if not root.is_dir() or holds_study(root):
         return
     foreign = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
     if foreign:
         raise DatasetError(
             f"{root} holds {foreign[0]}, which llmbrain did not write, and no study. Choose a new or an empty folder."
         )
+
+
+def _bare(label, prefix):
+    return label.removeprefix(prefix) if isinstance(label, str) else label
+
+
+def _model_files(root):
+    """The ``study.json`` of every model and checkpoint of a dataset, sorted."""
+    return sorted([*Path(root).glob("sub-*/study.json"), *Path(root).glob("sub-*/ses-*/study.json")])
+
+
+def holds_study(root):
+    """Whether a folder holds the description of a study."""
+    return (Path(root) / FILES["study_json"]).is_file() or bool(_model_files(root))
+
+
+def find_studies(root):
+    """Find the models and checkpoints of a dataset.
+
+    Every model's folder describes itself, so a dataset may be moved, lack models, or be merged with another by copying
+    ``sub-`` folders.
+
+    Parameters
+    ----------
+    root : path-like
+
+    Returns
+    -------
+    list of Study
+        At least one, sorted by their labels.
+
+    Raises
+    ------
+    DatasetError
+        If there is none, a description is damaged, or a folder is named after another model than it describes.
+    """
+    root = Path(root)
+    path, files = root / FILES["study_json"], _model_files(root)
+    if not path.is_file() and not files:
+        raise DatasetError(f"{root} holds no study ({path.name} is missing). Make one with record(..., out=...).")
+    if path.is_file() and not files:
+        return [Study._from_file(path, root)]
+    found = [Study._from_file(file, root) for file in files]
+    for study, file in zip(found, files):
+        if study.path("subject_json") != file:
+            raise DatasetError(
+                f"{file} describes {study.name}, but lies in the folder of another model. Move it back, or rename both "
+                "the folder and its files."
+            )
+    return found
 
 
 def as_study(study):

@@ -60,6 +60,9 @@ class RecordingOptions:
         other tokens.
     bos : {"auto", True, False}
         Special tokens at the head of every window, see :func:`llmbrain.text.leading_tokens`.
+    subject, session : str, optional
+        Labels of the model and its checkpoint in the dataset. By default the model's name and, if it is known, its
+        revision. A folder that holds other models gets another ``sub-`` folder.
     """
 
     site: str | list = "mlp"
@@ -74,6 +77,8 @@ class RecordingOptions:
     storage: str = "float32"
     special_tokens: bool = False
     bos: bool | str = "auto"
+    subject: str | None = None
+    session: str | None = None
 
     @property
     def dtype(self):
@@ -140,7 +145,8 @@ class Job:
             "tokens_hash": self._tokens_hash(),
             "bos": self.plan.documents[0].head,
         }
-        study = make(root, self.model_info, self.corpus_info, recording=settings)
+        labels = {"subject": self.options.subject, "session": self.options.session}
+        study = make(root, self.model_info, self.corpus_info, recording=settings, **labels)
         self._refuse_other_neurons(study)
         if create:
             for geometry in self.geometries.values():

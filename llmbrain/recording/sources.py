@@ -9,8 +9,9 @@ import numpy as np
 
 from ..exceptions import CorpusError, ParameterError, check_count
 from ..models.inputs import input_device
-from ..text import Corpus, Document, TokenizedDocument, as_corpus, encode, padding_id
+from ..text import Corpus, Document, TokenizedDocument, as_corpus, encode, padding_id, token_spans
 from ..text.reading import read_jsonl
+from ..text.spans import NOWHERE
 from ..text.tokens import Speller, special_ids
 
 __all__ = ["Material", "conversations", "generated", "texts"]
@@ -52,7 +53,28 @@ def texts(corpus, tokenizer, bos="auto", max_tokens=None):
             )
         return corpus
     corpus = as_corpus(corpus)
-    return Material(encode(corpus, tokenizer, bos=bos, max_tokens=max_tokens), _describe(corpus))
+    documents = encode(corpus, tokenizer, bos=bos, max_tokens=max_tokens)
+    placed = [_placed(document, corpus[i].text, tokenizer) for i, document in enumerate(documents)]
+    return Material(placed, _describe(corpus))
+
+
+def _placed(document, text, tokenizer):
+    """Add the place of each token in the text, by which models with other tokenizers are aligned."""
+    try:
+        # a document of which only the beginning is read is not tokenized to its end
+        spans = token_spans(tokenizer, text[: 1000 + 64 * len(document.ids)], document.ids)
+    except ParameterError:  # a tokenizer without positions: it can be recorded, but not aligned
+        return document
+    fields = (document.ids, document.tokens, document.is_special, document.id, document.kind)
+    return MarkedDocument(*fields, columns=_place_columns(spans))
+
+
+def _place_columns(spans):
+    """Spans as columns of the events: missing where a token is outside of the text."""
+    return {
+        name: [None if value == NOWHERE else value for value in column]
+        for name, column in zip(("start", "stop"), spans.T.tolist())
+    }
 
 
 def conversations(chats, tokenizer, *, name="chat", add_generation_prompt=False):
@@ -230,11 +252,16 @@ def _tokenize_chat(identity, kind, text, spans, tokenizer):
             "marked. Load a fast tokenizer (AutoTokenizer prefers one), or record plain texts."
         ) from error
     plain = encode([Document(text, identity, kind)], tokenizer, bos=False)[0]
-    roles = []
+    roles, places, lengths = [], [], np.cumsum([0, *(last - first for first, last, _ in spans)]).tolist()
     for begin, end in encoded["offset_mapping"]:
-        inside = [role for first, last, role in spans if begin < last and end > first]
-        roles.append(inside[0] if inside else "template")
-    return MarkedDocument(plain.ids, plain.tokens, plain.is_special, identity, kind, {"role": roles})
+        inside = [i for i, (first, last, _) in enumerate(spans) if begin < last and end > first]
+        roles.append(spans[inside[0]][2] if inside else "template")
+        places.append((NOWHERE, NOWHERE))
+        if inside:  # in the messages alone, which models with other templates share
+            first, last, _ = spans[inside[0]]
+            places[-1] = tuple(lengths[inside[0]] + min(max(place, first), last) - first for place in (begin, end))
+    columns = {"role": roles, **_place_columns(np.array(places).reshape(-1, 2))}
+    return MarkedDocument(plain.ids, plain.tokens, plain.is_special, identity, kind, columns)
 
 
 def _without_end(document, tokenizer):
@@ -250,8 +277,9 @@ def _join(document, n_prompt, ids, tokenizer, special):
     while len(new) and int(new[-1]) in special:  # the end of text, and padding after it
         new = new[:-1]
     spelled = Speller(tokenizer)(new)
+    known = {"role": "assistant"}  # the text of a continuation has no place in the document
     columns = {
-        **{k: [*list(v)[:n_prompt], *["assistant"] * len(new)] for k, v in getattr(document, "columns", {}).items()},
+        **{k: [*list(v)[:n_prompt], *[known.get(k)] * len(new)] for k, v in getattr(document, "columns", {}).items()},
         "phase": ["prompt"] * n_prompt + ["generated"] * len(new),
     }
     return MarkedDocument(

@@ -7,7 +7,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from .. import __version__, plotting
-from ..dataset import Study, find_results, open_result, result_name
+from ..dataset import Study, find_results, find_studies, open_result, result_name
 from ..exceptions import LLMBrainError, ParameterError
 from .document import HTMLReport, check_output_file
 from .mapdata import map_data
@@ -159,7 +159,8 @@ class Report:
             date=datetime.date.today().isoformat(), sections=sections, css=_asset("report.css"),
             js=_asset("report.js"), maps=_maps_script(self),
         )  # fmt: skip
-        path = None if self.study is None else self.study.path("report")
+        several = self.study is not None and len(find_studies(self.study.root)) > 1
+        path = None if self.study is None else self.study.path("subject_report" if several else "report")
         return HTMLReport(html, path, [section["id"] for section in sections])
 
 
