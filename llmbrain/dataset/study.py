@@ -148,7 +148,7 @@ class Study:
         return cls(Path(root), labels["subject"], labels["task"], labels["session"], info)
 
     def _refuse_another(self):
-        """Raise :class:`DatasetError` if the folder holds another corpus, other weights of this name, or other files."""
+        """Raise :class:`DatasetError` if the folder has another corpus, other weights of this name, or other files."""
         check_study_folder(self.root)
         for other in find_studies(self.root) if holds_study(self.root) else ():
             if other.subject == self.subject and (other.session is None) != (self.session is None):

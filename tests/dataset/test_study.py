@@ -266,9 +266,10 @@ def test_no_study(tmp_path):
 
 @pytest.mark.parametrize("label", ["../../etc", "a/b", "", None, 3, "a_b"])
 def test_labels_that_could_lead_out_of_the_study_are_refused(label, folder):
-    info = read_json(folder / "study.json")
+    path = Study.open(folder).path("subject_json")
+    info = read_json(path)
     info["labels"]["task"] = label
-    write_json(folder / "study.json", info)
+    write_json(path, info)
     with pytest.raises(DatasetError, match="study.json cannot be read .*must consist of letters and digits"):
         Study.open(folder)
 
