@@ -143,10 +143,10 @@ print(f"largest activation in layer 2: {np.median(peak[silent]):.0f} there, {np.
 tokens.head(4)
 
 # %% [markdown]
-# At many of its *the*s and single spaces this model has an enormous activation in layer 2, and the next layers go
-# quiet. Such tokens are known as attention sinks, with massive activations: later tokens attend to them when there is
-# nothing else to attend to. The usual sink, the beginning of the text, is left out of recordings, but these others are
-# recorded. They are this field's head motion: known, large, and not what any hypothesis is about.
+# At many occurrences of *the*, and at many single spaces, this model has an enormous activation in layer 2, and the
+# next layers go quiet. Such tokens are known as attention sinks, with massive activations: later tokens attend to them
+# when there is nothing else to attend to. The usual sink, the beginning of the text, is left out of recordings, but
+# these others are recorded. They are this field's head motion: known, large, and not what any hypothesis is about.
 #
 # **Neurons differ in scale by orders of magnitude.** Unscaled, a handful of neurons would *be* the data. That is why
 # every decomposition in llmbrain z-scores each neuron over tokens first.
