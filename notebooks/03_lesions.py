@@ -79,7 +79,7 @@ print("after:  ", answer())
 
 # %%
 other = union.matched_control(by="layer", random_state=0)
-lesions = {"network 0": masks[0], "all networks": union, "other neurons": other}
+lesions = {"network 0": masks[0], "all networks": union, "as many others": other}
 texts = side_by_side(model, tokenizer, "The old keeper climbed the lighthouse stairs and", lesions, max_new_tokens=24)
 texts[["condition", "text"]]
 
@@ -200,13 +200,13 @@ gains.table[["network", "gain", "effect", "ci_low", "ci_high", "control_low", "c
 # %%
 text = lb.load_corpus("demo", split="heldout")
 importance = neuron_statistics(model, tokenizer, recording).importance()
-best = np.concatenate([  # the most important neurons of every layer, as many as the union has there
+best = np.concatenate([  # in every layer as many as the union has there, the most important
     np.isin(np.arange(len(values)), np.argsort(-values)[:n])
     for values, n in zip(networks.geometry.split(importance), union.counts_per_layer)
 ])  # fmt: skip
 keeps = {
     "the networks": union,
-    "other neurons": other,
+    "as many others": other,
     "the most important": lb.NeuronMask(best, networks.geometry),
 }
 n_tokens = 200 if quick else 600

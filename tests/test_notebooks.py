@@ -1,9 +1,11 @@
 """The notebooks: paired with their scripts, executed, clean; and they run on the demo model."""
 
 import importlib.util
+import io
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 nbformat = pytest.importorskip("nbformat")
@@ -106,6 +108,89 @@ def test_a_change_of_words_keeps_the_outputs():
     next(c for c in changed.cells if c.cell_type == "code").source += "\nprint()"
     with pytest.raises(SystemExit, match="code has changed"):
         build.retell(changed, _executed(script))
+
+
+# ------------------------------------------------------------------------------------------------ what the prose claims
+def _tables(number):
+    """Tables that a notebook shows, in order, with the first column as index."""
+    (script,) = build.scripts([number])
+    found = []
+    for output in _outputs(_executed(script)):
+        html = output.get("data", {}).get("text/html", "")
+        if 'class="dataframe"' in html:
+            (table,) = pd.read_html(io.StringIO(html), index_col=0)
+            if isinstance(table.columns, pd.MultiIndex):  # a named index has a row of its own
+                table.columns = table.columns.get_level_values(0)
+            found.append(table)
+    return found
+
+
+def _prose(number):
+    (script,) = build.scripts([number])
+    return " ".join(" ".join(c.source for c in build.read(script).cells if c.cell_type == "markdown").split())
+
+
+def _numbers(number, sentence):
+    """Whole numbers in the prose of a notebook, where ``sentence`` has ``#``."""
+    found = re.search(re.escape(sentence).replace(r"\#", "#").replace("#", r"(\d+)"), _prose(number))
+    assert found, f"notebook {number} no longer says: {sentence}"
+    return [int(text) for text in found.groups()]
+
+
+def test_networks_are_found_again_only_in_a_trained_model():
+    """Notebook 2: "without it nothing is found again"."""
+    shares = _tables("02")[3]
+    assert shares.loc["max", "untrained"] < 0.5 < 0.7 < shares.loc["max", "trained"]
+    curve = _tables("02")[2]
+    assert curve.n_reproduced.iloc[-1] > curve.n_reproduced.iloc[0] and curve.share.iloc[-1] < curve.share.iloc[0]
+
+
+def test_lesions_are_what_the_prose_says():
+    """Notebook 3, claim by claim."""
+    loss, items, pair, gains, kept = _tables("03")[2:7]
+    own, top, matched = loss["network itself"], loss["top"], loss["layer+importance"]
+    assert (own > 5 * loss["random"])["all"] and own["all"] > matched["all"]
+    single = [name for name in loss.index if name.startswith("network")]
+    assert (own[single] < 0.5).all() and (top[single] > 5 * own[single]).all()
+    assert loss["importance ratio"]["all"] < 0.5 < 0.9 < loss["importance ratio"]["all, |z| > 4.5"] < 1.1
+    beyond = items.effect > items.control_max
+    arithmetic, code = items.network.iloc[0], items.network.iloc[1]
+    meant = ((items.network == arithmetic) & items.task.str.endswith("arithmetic")) | (
+        (items.network == code) & items.task.str.endswith("code")
+    )
+    assert (beyond == meant).all() and len(pair) == 1
+    assert (gains.effect >= 0).all()
+    perplexity = kept.set_index("kept").perplexity
+    order = ["everything", "the most important", "the networks", "as many others"]
+    assert perplexity[order].is_monotonic_increasing and perplexity["the most important"] > 1000
+
+
+def test_figures_of_the_pruning_prose_are_those_of_the_table():
+    """Notebook 4: every number in the paragraph below the table."""
+    table, overlap = _tables("04")[:2]
+    at = table[table.ratio == 0.2]
+
+    def of(score, compensation="none"):
+        return sorted(at[(at.score == score) & (at.compensation == compensation)].perplexity)
+
+    dense = table[table.score == "dense"].perplexity.iloc[0]
+    rows = [*of("network"), *of("random")]
+    assert _numbers("04", "(# against # and # at a fifth of the neurons)") == [round(x) for x in rows]
+    both = _numbers("04", "(both #; the intact model has #)")
+    assert {both[0]} == {round(x) for x in of("flap") + of("wanda")} and both[1] == round(dense)
+    assert of("magnitude")[0] > max(of("random"))
+    assert _numbers("04", "FLAP falls to #, the network rule rises to hundreds") == [round(of("flap", "affine")[0])]
+    assert 100 < of("network", "affine")[0] < 1000
+    assert overlap.loc["random", "flap"] == pytest.approx(2 / 3, abs=0.01)
+
+
+def test_localizers_are_what_the_prose_says():
+    """Notebook 5: shuffled labels, reproducible maps, and lesions within their controls."""
+    labels, again, effects, pair = _tables("05")
+    shuffled = labels.drop(columns="true labels")
+    assert (shuffled.loc["item"] < 10).all() and (shuffled.loc["token"] > 1000).all()
+    assert (again["r of z maps between halves"] > 0.8).all()
+    assert (effects.effect < effects.control_max).all() and (pair.q > 0.05).all()
 
 
 @pytest.fixture(scope="module")
