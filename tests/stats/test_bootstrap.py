@@ -11,11 +11,11 @@ from llmbrain.exceptions import ParameterError
 def test_bootstrap_agrees_with_scipy_bca():
     x = np.random.default_rng(2).gamma(1.0, size=40)
     ours = stats.bootstrap_interval(x, n_draws=20000, random_state=0)
-    ref = sps.bootstrap((x,), np.mean, n_resamples=20000, method="BCa", rng=0).confidence_interval
+    ref = sps.bootstrap((x,), np.mean, n_resamples=20000, method="BCa", random_state=0).confidence_interval
     assert ours.estimate == pytest.approx(x.mean())
     assert ours.low == pytest.approx(ref.low, abs=0.01) and ours.high == pytest.approx(ref.high, abs=0.015)
     ours = stats.bootstrap_interval(x, n_draws=20000, method="percentile")
-    ref = sps.bootstrap((x,), np.mean, n_resamples=20000, method="percentile", rng=0).confidence_interval
+    ref = sps.bootstrap((x,), np.mean, n_resamples=20000, method="percentile", random_state=0).confidence_interval
     assert ours.low == pytest.approx(ref.low, abs=0.01) and ours.high == pytest.approx(ref.high, abs=0.015)
 
 
