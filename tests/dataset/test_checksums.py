@@ -134,14 +134,15 @@ def test_info_names_damaged_and_stale_files(folder, capsys):
     overwrite(bold(folder), 0, 0.5)
     sidecar = read_json(bold(folder, 2).with_suffix(".json"))
     write_json(bold(folder, 2).with_suffix(".json"), {**sidecar, "Checksums": {"Sample": "x", "All": "y"}})
+    bold(folder, 3).with_suffix(".json").write_text("{")
     study = Study.open(folder)
     study.path("metrics", desc="canica2").unlink()
     study.path("profile", desc="canica2").write_text("of an earlier analysis")
     assert run_command(capsys, "info", folder)[0] == 2  # the metrics are missing
     code, out, err = run_command(capsys, "info", folder, "--check")
-    assert code == 2 and "3 files are damaged" in err
+    assert code == 2 and "4 files are damaged" in err
     assert "run-01_desc-mlp_bold.nii is damaged" in out and "run-02_desc-mlp_bold.nii is damaged" in out
-    assert "canica2_metrics.tsv is missing" in out
+    assert "canica2_metrics.tsv is missing" in out and "run-03_desc-mlp_bold.json is not JSON" in out
 
 
 def test_info_wants_a_study_to_check(tmp_path, capsys):
