@@ -25,6 +25,7 @@ _ROOM_OF = {
     "LesionStudy": "lesions",
     "fingerprint": "subjects",
     "compare_fingerprints": "subjects",
+    "compare_studies": "subjects",
     "prune": "pruning",
     "Recipe": "pruning",
     "run_grid": "pruning",

@@ -46,9 +46,6 @@ def relatives(base, name, options):
     """Yield ``(kind, model)`` for everything that is derived from a base, made one by one."""
     model, tokenizer = base
     calibration = [text for text in options.other.read_text(encoding="utf-8").split("\n = ")[:60] if len(text) > 200]
-    steps = {"steps": options.steps}
-    yield "fine-tuned", derive.finetuned(model, tokenizer, options.other, **steps)
-    yield "LoRA", derive.lora(model, tokenizer, options.other, **steps)
     for ratio in (0.2, 0.3, 0.5):
         yield f"pruned {ratio:.0%}", derive.pruned(model, tokenizer, calibration, ratio)
     yield "int8", derive.quantised(model, 8)
@@ -58,6 +55,11 @@ def relatives(base, name, options):
     yield "permuted", derive.permuted(model)
     yield "rotated", derive.rotated(model)
     yield "scaled", derive.scaled(model)
+    if not options.steps:
+        return
+    steps = {"steps": options.steps}
+    yield "fine-tuned", derive.finetuned(model, tokenizer, options.other, **steps)
+    yield "LoRA", derive.lora(model, tokenizer, options.other, **steps)
     yield "averaged", derive.averaged(model, derive.finetuned(model, tokenizer, options.other, seed=1, **steps))
     if options.distil:
         config = model.config
@@ -66,7 +68,7 @@ def relatives(base, name, options):
         yield "distilled", derive.distilled(model, tokenizer, options.other, student, steps=3 * options.steps)
 
 
-def read(model, tokenizer, name, out, n_texts=N_TEXTS):
+def read(model, tokenizer, name, out, n_texts):
     """Store the fingerprints of a model for all numbers of texts, and the published one."""
     texts = standard_texts("demo", max(n_texts))
     activity, geometries = read_activity(model, tokenizer, texts, SITES)
@@ -89,7 +91,7 @@ def read_all(options):
 
     def keep(model, tokenizer, name):
         start = time.perf_counter()
-        read(model, tokenizer, name, prints)
+        read(model, tokenizer, name, prints, options.n_texts)
         print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
 
     for folder in folders:
@@ -116,7 +118,7 @@ def compare_all(options):
     names = sorted(p.name.removesuffix("_published.npz") for p in prints.glob("*_published.npz"))
     names = [name for name in names if not name.endswith(".last")]
     public = {name: [x for _, x in sorted(np.load(prints / f"{name}_published.npz").items())] for name in names}
-    for n in N_TEXTS:
+    for n in options.n_texts:
         loaded = {name: Fingerprint.load(prints / f"{name}_{n:02d}.safetensors") for name in names}
         for a, b in itertools.combinations(names, 2):
             row = {"a": a, "b": b, "n_texts": n, **relation(a, b), **scores(loaded[a], loaded[b])}
@@ -207,7 +209,8 @@ def main():
     parser.add_argument("out", type=Path)
     parser.add_argument("--other", type=Path, help="text to fine-tune and calibrate on")
     parser.add_argument("--bases", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=150, help="of training the relatives; 0 leaves those out")
+    parser.add_argument("--n-texts", type=int, nargs="*", default=list(N_TEXTS))
     parser.add_argument("--distil", action="store_true")
     parser.add_argument("--real", nargs="*", help="further models: demo, folders, .gguf files")
     parser.add_argument("--threshold", type=float, default=0.6)

@@ -45,6 +45,7 @@ for command in (
     smaller.prune,
     smaller.grid,
     smaller.evaluate,
+    between.compare,
     between.fingerprint,
     study.view,
     study.report,

@@ -6,7 +6,43 @@ from typing import Annotated
 import typer
 
 from ..exceptions import ParameterError
-from .options import Device, Dtype, _path, number
+from .options import Device, Dtype, Seed, _path, number
+
+
+def compare(
+    studies: Annotated[
+        list[Path],
+        typer.Argument(parser=_path, metavar="DATASET...", help="A dataset with several models, or several studies."),
+    ],
+    networks: Annotated[str | None, typer.Option(help="Name of the networks, if a study holds several.")] = None,
+    confounds: Annotated[
+        str, typer.Option(help="What to regress out: position, frequency, punctuation, surprisal; or none.")
+    ] = "position,frequency",
+    kept_at: Annotated[float, number("Correlation from which a network counts as kept.", above=0, below=1)] = 0.7,
+    n_draws: Annotated[int, number("Circular shifts for each p-value.", least=1)] = 99,
+    random_state: Seed = 0,
+):
+    """Compare the networks of several models that read the same texts.
+
+    Networks are matched by their time courses on words, on one half of the documents, and scored on the other. The
+    result is written into the study of the first model, whose report then shows it.
+    """
+    from ..dataset import find_studies
+    from ..subjects.comparison import compare_studies
+    from ..subjects.confounds import CONFOUNDS
+
+    chosen = [] if confounds == "none" else [CONFOUNDS.check(name) for name in confounds.split(",")]
+    opened = [study for folder in studies for study in find_studies(folder)]
+    options = {"networks": networks, "confounds": chosen, "kept_at": kept_at, "n_draws": n_draws}
+    found = compare_studies(opened, **options, random_state=random_state)
+    paths = found.save(opened[0])
+    typer.echo(found.fates().to_string(index=False))
+    typer.echo("\nMean correlation of matched networks on held-out documents:")
+    typer.echo(found.similarity.round(3).to_string())
+    typer.echo("\nNetworks of the first model that the models share:")
+    table = found.shared.sort_values("isc", ascending=False)[["network", "isc", "q", "n_kept", "words"]]
+    typer.echo(table.round(3).to_string(index=False))
+    typer.echo(f"The tables are at {paths[0].parent}")
 
 
 def fingerprint(

@@ -9,6 +9,7 @@ BIDS_VERSION = "1.10.0"
 _DESCRIPTIONS = {  # of desc- labels, by the kind of the result that has the label first
     "lesions": "Lesion study {name}: effects of networks and their controls.",
     "doses": "Lesion effects over the dose {name}.",
+    "comparison": "Comparison {name} of the networks of several models.",
     "pruning": "Comparison of pruning recipes {name}.",
     "localizer": "Localizer {name}: a contrast of two conditions.",
     "layers": "The layers of the site {name}.",

@@ -90,6 +90,10 @@ _NOT_BIDS = {  # BIDS has no name for these yet
     "dose_json": "{func}/{stem}_desc-{desc}_dose.json",
     "prune_table": "{func}/{stem}_desc-{desc}_grid.tsv",
     "prune_json": "{func}/{stem}_desc-{desc}_grid.json",
+    "comparison_shared": "{func}/{stem}_desc-{desc}_shared.tsv",
+    "comparison_pairs": "{func}/{stem}_desc-{desc}_pairs.tsv",
+    "comparison_similarity": "{func}/{stem}_desc-{desc}_similarity.tsv",
+    "comparison_json": "{func}/{stem}_desc-{desc}_comparison.json",
     "lesion_unfinished": "{func}/.{stem}_lesion.part.npz",
     "lock": "{func}/.{stem}_run-{run}_events.lock",
 }
@@ -120,6 +124,10 @@ RESULTS = {
     ),
     "doses": ResultKind("dose_json", ("dose_effects", "dose_controls"), "dose response", "Measure and save it again."),
     "pruning": ResultKind("prune_json", ("prune_table",), "pruning table", "Make it again (llmbrain run)."),
+    "comparison": ResultKind(
+        "comparison_json", ("comparison_shared", "comparison_pairs", "comparison_similarity"), "comparison of models",
+        "Compare them again (llmbrain compare).",
+    ),
     "order": ResultKind("order_json", ("order",), "number of networks", "Choose and save it again."),
     "localizer": ResultKind(
         "statmap_json", ("statmap", "localizer_mask", "localizer_mask_json"), "localizer", "Run and save it again."

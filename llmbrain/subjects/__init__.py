@@ -3,6 +3,7 @@
 from importlib import import_module
 
 _WHERE = {
+    "Comparison": "comparison",
     "CourseMatching": "matching",
     "Fingerprint": "fingerprints",
     "FingerprintComparison": "fingerprints",
@@ -12,6 +13,7 @@ _WHERE = {
     "align": "alignment",
     "alignment_matrix": "alignment",
     "compare_fingerprints": "fingerprints",
+    "compare_studies": "comparison",
     "find_units": "alignment",
     "fingerprint": "fingerprints",
     "inter_subject_correlation": "isc",

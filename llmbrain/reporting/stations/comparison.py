@@ -1,0 +1,56 @@
+"""Comparison with other models: which networks they share, and what became of the others."""
+
+from ...subjects.comparison import Comparison
+from ..station import STATIONS, Station
+from ..tables import html_table
+
+SHARED = ("network", "isc", "q", "n_kept", "words")
+PAIRS = ("network", "match", "score", "explained", "fate", "p")
+EFFECTS = ("effect", "match_effect")
+
+
+@STATIONS.register(
+    "comparison", title="Compared with other models", place=120, alone="comparison of models", accepts="a comparison"
+)
+class Compared(Station):
+    """A list of Comparison."""
+
+    what = "comparison of models"
+
+    def read(self, study, report):
+        return [Comparison.of_result(one) for one in report.current("comparison", self.what)] or None
+
+    def take(self, obj, report):
+        return [obj] if isinstance(obj, Comparison) else None
+
+    def tiles(self, report, result):
+        fates = result[0].fates()
+        first = fates[fates["model"] == result[0].info["models"][0]]
+        total = int(first[["kept", "split", "lost"]].to_numpy().sum())
+        return [(f"{int(first['kept'].sum())} of {total}", "networks kept in other models")]
+
+    def section(self, report, result):
+        return "".join(_comparison(one) for one in result)
+
+    def methods(self, report, result, cite):
+        info = result[0].info
+        removed = f" {', '.join(info['confounds'])} were regressed out." if info["confounds"] else ""
+        return (
+            f"Time courses of {len(info['models'])} models were aligned on {info['n_words']} words of "
+            f"{info['n_documents']} documents.{removed} Networks were matched one to one on every other document and "
+            f"scored on the documents between; a network is kept from r = {info['kept_at']:g}. Correlations between "
+            f"models were tested by {info['n_draws']} circular shifts within documents, with FDR over networks."
+        )
+
+
+def _comparison(found):
+    models = found.info["models"]
+    shared = found.shared.sort_values("isc", ascending=False)[list(SHARED)]
+    about = f"Networks of {models[0]}, with their correlation between all models on held-out documents (isc)"
+    html = html_table(found.fates(), "Networks of each model (first column) in each other model")
+    html += html_table(found.similarity.reset_index(), "Mean correlation of matched networks on held-out documents")
+    html += html_table(shared, f"{about}, and the words that drive them most")
+    for (_, other), pairs in found.pairs[found.pairs["model"] == models[0]].groupby(["model", "other"], sort=False):
+        columns = [*PAIRS, *(name for name in EFFECTS if name in pairs)]
+        html += html_table(pairs[columns], f"Networks of {models[0]} and their matches in {other}")
+    return html

@@ -1,0 +1,347 @@
+"""Compare the models of a dataset: which networks they share, and what became of each."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..dataset import Study, find_results, find_studies, open_result, write_result
+from ..exceptions import DatasetError, LLMBrainError
+from ..networks.evidence.matching import matched_scores
+from ..stats import Interval
+from .alignment import align, find_units, rebuild_text
+from .confounds import regress_out, word_confounds
+from .isc import isc_test
+from .matching import KEPT, alternate_documents, correlate_courses, match_courses
+from .similarity import model_tree
+
+__all__ = ["AlignedCourses", "Comparison", "align_studies", "compare_studies"]
+
+LEAST_WORDS = 100
+N_WORDS = 8  # example words of a network
+
+
+@dataclass(frozen=True, eq=False)
+class AlignedCourses:
+    """Time courses of several models on the same words.
+
+    Parameters
+    ----------
+    names : list of str
+        Labels of the models.
+    courses : list of array of shape (n_words, n_networks)
+    words : list of str
+    documents : array of shape (n_words,)
+        Number of the document of each word.
+    surprisal : array of shape (n_words,)
+        Mean over the models, in nats.
+    """
+
+    names: list
+    courses: list
+    words: list
+    documents: np.ndarray
+    surprisal: np.ndarray
+
+    def without(self, confounds):
+        """Return the courses after regression on confounds, members of ``CONFOUNDS``."""
+        if not confounds:
+            return self.courses
+        table = word_confounds(self.words, self.documents, confounds, self.surprisal)
+        return [regress_out(course, table) for course in self.courses]
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Networks of several models, compared on the words that all of them read.
+
+    Parameters
+    ----------
+    shared : DataFrame
+        One row per network of the first model: network; isc, p, q and p_fwe (correlation between models on texts that
+        did not choose the matches); n_kept (in how many of the other models it is kept); words (that drive it most).
+    pairs : DataFrame
+        One row per network and pair of models: model, other, network, match, chosen, score, explained, fate, p; and
+        effect, effect_low, effect_high, match_effect, match_effect_low, match_effect_high, if both models have lesion
+        studies of these networks.
+    similarity : DataFrame
+        Mean score of the matched networks of each pair of models.
+    info : dict
+        Models, words, documents and settings.
+    """
+
+    shared: object
+    pairs: object
+    similarity: object
+    info: dict = field(default_factory=dict)
+
+    @property
+    def tree(self):
+        """Tree of the models by their similarity, see :func:`llmbrain.subjects.model_tree`."""
+        return model_tree(self.similarity.to_numpy(), list(self.similarity.columns))
+
+    def fates(self):
+        """Number of networks kept, split and lost for each pair of models, a DataFrame."""
+        table = self.pairs.groupby(["model", "other"], sort=False)["fate"].value_counts().unstack(fill_value=0)
+        return table.reindex(columns=["kept", "split", "lost"], fill_value=0).reset_index()
+
+    def save(self, study, name="comparison"):
+        """Write the tables into a study as one result; returns the paths."""
+        parts = {"comparison_shared": self.shared, "comparison_pairs": self.pairs}
+        parts["comparison_similarity"] = self.similarity.rename_axis("model").reset_index()
+        sources = self.info.get("sources")
+        return write_result(study, "comparison", name, parts, self.info, sources=sources).paths
+
+    @classmethod
+    def of_result(cls, result):
+        """Read an open result of a study."""
+        tables = [result.read(f"comparison_{part}") for part in ("shared", "pairs", "similarity")]
+        return cls(*tables[:2], tables[2].set_index("model"), result.info)
+
+
+def compare_studies(
+    studies, *, networks=None, confounds=("position", "frequency"), kept_at=KEPT, n_draws=99, random_state=0
+):
+    """Compare the networks of several models that read the same texts.
+
+    Time courses are aligned on words, networks are matched one to one on every other document, and the matches are
+    scored on the documents between. The correlation between models is tested by circular shifts.
+
+    Parameters
+    ----------
+    studies : path-like, Study, or list of them
+        A dataset with several models, or several studies; the first is the reference. Each needs networks.
+    networks : str, optional
+        Name of the networks, if a study holds several.
+    confounds : sequence of str
+        What is regressed out of all courses first: ``"position"``, ``"frequency"``, ``"punctuation"``, ``"surprisal"``.
+    kept_at : float
+        Correlation from which a matched network is kept, see :func:`llmbrain.subjects.match_courses`.
+    n_draws : int
+        Circular shifts for each p-value.
+    random_state : int
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    DatasetError
+        If there are fewer than two models, two have one label, or they have no text, site or networks in common.
+
+    Examples
+    --------
+    >>> compare_studies("dataset").fates()  # doctest: +SKIP
+    """
+    opened = _open_all(studies)
+    sets = [_networks_of(study, networks) for study in opened]
+    aligned = align_studies(opened, [one for one, _ in sets])
+    courses, names = aligned.without(confounds), aligned.names
+    similarity, rows, matchings = np.eye(len(names)), [], {}
+    for i in range(len(names)):
+        for j in range(len(names)):
+            if i == j:
+                continue
+            options = {"kept_at": kept_at, "n_draws": n_draws, "random_state": random_state}
+            found = match_courses(courses[i], courses[j], aligned.documents, **options)
+            matchings[i, j] = found
+            similarity[i, j] = np.nanmean(found.score)
+            rows.append(_with_lesions(found.to_frame(), opened[i], opened[j], sets[i], sets[j], names[i], names[j]))
+    import pandas as pd
+
+    pairs = pd.concat(rows, ignore_index=True)
+    table = pd.DataFrame((similarity + similarity.T) / 2, index=names, columns=names)
+    shared = _shared_networks(courses, aligned, pairs, n_draws, random_state)
+    info = {
+        "models": names, "n_words": len(aligned.words), "n_documents": int(len(np.unique(aligned.documents))),
+        "confounds": list(confounds), "kept_at": kept_at, "n_draws": n_draws, "random_state": random_state,
+        "new": {f"{names[i]} {names[j]}": found.new for (i, j), found in matchings.items()},
+        "sources": {"networks": [sets[0][0].hash], "others": {n: s.hash for n, (s, _) in zip(names[1:], sets[1:])}},
+    }  # fmt: skip
+    return Comparison(shared, pairs, table, info)
+
+
+def _open_all(studies):
+    """Open the studies: all models of a dataset, or those that are listed; two must differ in their labels."""
+    given = list(studies) if isinstance(studies, (list, tuple)) else [studies]
+    opened = [study for one in given for study in ([one] if isinstance(one, Study) else find_studies(one))]
+    if len(opened) < 2:
+        raise DatasetError(
+            f"{opened[0].root} holds one model ({opened[0].name}); a comparison needs at least two. Record another "
+            "into it, or name a second study."
+        )
+    names = [study.name for study in opened]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise DatasetError(
+            f"Two studies have the label {twice}. Record one of them with another --subject or --session."
+        )
+    every = {study.name: (study.info["recording"].get("every") or 1) for study in opened}
+    thinned = [name for name, n in every.items() if n != 1]
+    if thinned:
+        raise DatasetError(
+            f"{thinned[0]} was recorded with every={every[thinned[0]]}; words need all tokens (every=1)."
+        )
+    return opened
+
+
+def _networks_of(study, name):
+    """Networks of a study with time courses, and their name."""
+    from ..dataset import result_name
+    from ..networks import NetworkSet
+
+    try:
+        name = result_name(study, "networks", name)
+    except LLMBrainError as error:
+        raise DatasetError(f"{study.name}: {error}") from error
+    found = NetworkSet.load(study, name)
+    if found.time_courses is None:
+        raise DatasetError(f"The networks {name} of {study.name} have no time courses. Find them again.")
+    return found, name
+
+
+def align_studies(studies, networks):
+    """Take the time courses of several studies to the words that all of them cover.
+
+    Parameters
+    ----------
+    studies : list of Study
+    networks : list of NetworkSet
+        One per study, of one site, with time courses.
+
+    Returns
+    -------
+    AlignedCourses
+
+    Raises
+    ------
+    DatasetError
+        If sites differ, a recording does not say where its tokens lie, or fewer than two documents are shared.
+    """
+    sites = {study.name: one.geometry.site for study, one in zip(studies, networks)}
+    if len(set(sites.values())) > 1:
+        shown = ", ".join(f"{name}: {site}" for name, site in sites.items())
+        raise DatasetError(
+            f"The networks are of different sites ({shown}). Record and decompose one site in all models."
+        )
+    read = [_read(study, one) for study, one in zip(studies, networks)]
+    documents = [name for name in read[0] if all(name in other for other in read)]
+    if len(documents) < 2:
+        raise DatasetError(
+            f"{' and '.join(study.name for study in studies)} share {len(documents)} documents; a comparison needs "
+            "two: one to match networks on, another to score them. Record the same text with all models."
+        )
+    courses, words, numbers, surprisal = [[] for _ in studies], [], [], []
+    for number, name in enumerate(documents):
+        text = ""
+        for one in read:
+            text = rebuild_text(one[name]["tokens"], one[name]["spans"], into=text)
+        for study, one in zip(studies, read):
+            _check_same(text, one[name], name, study)
+        units = find_units(text)
+        columns = [align(np.c_[d["courses"], d["surprisal"]], d["spans"], units) for d in (one[name] for one in read)]
+        kept = np.all([np.isfinite(x[:, :-1]).all(axis=1) for x in columns], axis=0)
+        for into, x in zip(courses, columns):
+            into.append(x[kept, :-1])
+        totals = [align(one[name]["surprisal"], one[name]["spans"], units, total=True)[kept] for one in read]
+        surprisal.append(np.mean(totals, axis=0))
+        words += [word for word, keep in zip(units.names, kept) if keep]
+        numbers += [number] * int(kept.sum())
+    if len(words) < LEAST_WORDS:
+        raise DatasetError(f"The models share {len(words)} words; at least {LEAST_WORDS} are needed. Record more text.")
+    names = [study.name for study in studies]
+    return AlignedCourses(
+        names, [np.concatenate(x) for x in courses], words, np.array(numbers), np.concatenate(surprisal)
+    )
+
+
+def _read(study, networks):
+    """Tokens, places, courses and surprisal of each document of a study, by the document's id."""
+    recording = study.recording(networks.geometry.site)
+    events = recording.events
+    if "start" not in events:
+        raise DatasetError(
+            f"{study.name} does not say where its tokens lie in the text, because its tokenizer gives no positions, or "
+            "an earlier version recorded it. Record it again."
+        )
+    courses = np.concatenate(networks.time_courses)
+    if len(courses) != len(events):
+        raise DatasetError(
+            f"The networks of {study.name} cover {len(courses)} tokens, its recording {len(events)}. Find them again."
+        )
+    found = {}
+    for name, rows in events.groupby("document", sort=False).indices.items():
+        part = events.iloc[rows]
+        spans = part[["start", "stop"]].fillna(-1).to_numpy(np.int64)
+        tokens = part["token"].fillna("").tolist()
+        found[name] = {"tokens": tokens, "spans": spans, "courses": courses[rows]}
+        found[name]["surprisal"] = part["surprisal"].to_numpy(float)
+    return found
+
+
+def _check_same(text, document, name, study):
+    own = rebuild_text(document["tokens"], document["spans"])
+    if any(a != b and "\ufffd" not in (a, b) for a, b in zip(own, text)):
+        raise DatasetError(
+            f"The document {name!r} of {study.name} is another text than in the other models. Record the same corpus."
+        )
+
+
+def _shared_networks(courses, aligned, pairs, n_draws, random_state):
+    """What all models share of each network of the first, with the words that drive it."""
+    half = alternate_documents(aligned.documents)
+    reference = courses[0]
+    rows = [reference[~half]]
+    for other in courses[1:]:
+        index, there = matched_scores(correlate_courses(reference[half], other[half]), missing=0.0)
+        matched = other[~half][:, np.maximum(index, 0)] * np.sign(there)
+        matched[:, index < 0] = np.random.default_rng(random_state).standard_normal((len(matched), (index < 0).sum()))
+        rows.append(matched)
+    documents = aligned.documents[~half]
+    isc = isc_test(np.stack(rows), documents=documents, n_draws=n_draws, random_state=random_state)
+    table = isc.to_frame().rename(columns={"feature": "network"})
+    own = pairs[pairs["model"] == aligned.names[0]]
+    table["n_kept"] = [int((own.loc[own["network"] == k, "fate"] == "kept").sum()) for k in table["network"]]
+    table["words"] = [example_words(course, aligned.words) for course in reference.T]
+    return table
+
+
+def example_words(course, words, n=N_WORDS):
+    """The words with the strongest mean course, on the side where it is strongest, as one text."""
+    names, index = np.unique([word.lower() for word in words], return_inverse=True)
+    counts = np.bincount(index)
+    z = (course - course.mean()) / max(course.std(), 1e-12)
+    score = np.bincount(index, weights=z) / np.sqrt(counts)  # the mean, times the root of the number of occurrences
+    sign = 1 if np.abs(score.max()) >= np.abs(score.min()) else -1
+    return " ".join(names[np.argsort(-sign * score)[:n]])
+
+
+def _with_lesions(table, study, other, mine, theirs, name, other_name):
+    """Add the names of the models, and the effects of the lesions of each network and its match where known."""
+    table.insert(0, "model", name)
+    table.insert(1, "other", other_name)
+    effects = [_effects_of(s, one) for s, one in ((study, mine), (other, theirs))]
+    if all(effects):
+        for prefix, known, key in (("", effects[0], "network"), ("match_", effects[1], "match")):
+            found = [known.get(int(k), Interval(np.nan, np.nan, np.nan)) for k in table[key]]
+            for field_, suffix in (("estimate", ""), ("low", "_low"), ("high", "_high")):
+                table[f"{prefix}effect{suffix}"] = [getattr(one, field_) for one in found]
+    return table
+
+
+def _effects_of(study, networks):
+    """Effect of the lesion of each network on the loss, by its number; empty without a lesion study of them."""
+    from ..lesions import LesionResult
+
+    own, _ = networks
+    for name in find_results(study, "lesions"):
+        result = open_result(study, "lesions", name)
+        if own.hash in (result.sources.get("networks") or ()):
+            table = LesionResult.of_result(result).table
+            first = table[(table["task"] == table["task"].iloc[0]) & (table["family"] == table["family"].iloc[0])]
+            numbers = first["network"].astype(str).str.extract(r"(\d+)$")[0].astype(int)
+            return {
+                k: Interval(float(e), float(a), float(b))
+                for k, e, a, b in zip(numbers, first["effect"], first["ci_low"], first["ci_high"])
+            }
+    return {}

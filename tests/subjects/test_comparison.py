@@ -1,0 +1,135 @@
+"""Models of a dataset are compared by what they do on the same words, and a copy of a model keeps all its networks."""
+
+import numpy as np
+import pytest
+from commands import run
+from tiny import tiny_model, tiny_tokenizer
+
+from llmbrain.dataset import Study, open_result
+from llmbrain.exceptions import DatasetError
+from llmbrain.lesions import LesionStudy, LossTask
+from llmbrain.networks import CanICA
+from llmbrain.recording import record
+from llmbrain.reporting import generate_report
+from llmbrain.subjects.comparison import Comparison, align_studies, compare_studies, example_words
+
+SENTENCES = [
+    "On the third morning the old heron stood in the river and ate one more of the restless fish. ",
+    "A boat went home, and nobody saw it in the rain; 12 children sang all the way. ",
+    "def add(a, b): return a + b  # the sum of two numbers, 3 and 4. ",
+]
+TEXTS = ["".join(SENTENCES[(i + j) % 3] for j in range(3)) for i in range(6)]
+
+
+def add(folder, model, tokenizer=None, texts=TEXTS, fit=True, **options):
+    recording = record(model, tokenizer or tiny_tokenizer(), texts, folder, progress=False, **options)
+    if fit:
+        CanICA(n_components=4, n_init=2, random_state=0).fit(recording).networks_.save(recording.study)
+    return recording.study
+
+
+def bytes_only():
+    """A tokenizer that cuts the same text into other tokens."""
+    from tokenizers import models
+
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.model = models.BPE(vocab=tokenizer.get_vocab(), merges=[])
+    return tokenizer
+
+
+pytestmark = pytest.mark.filterwarnings("ignore::llmbrain.exceptions.NumericalWarning")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """A model, a copy of it under another label, and a model that is not related and has another tokenizer."""
+    folder = tmp_path_factory.mktemp("datasets") / "three"
+    add(folder, tiny_model("llama"), subject="first")
+    add(folder, tiny_model("llama"), subject="copy")
+    add(folder, tiny_model("gpt2", seed=3), bytes_only(), subject="other")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(dataset):
+    return compare_studies([Study.open(dataset, name) for name in ("first", "copy", "other")], n_draws=19)
+
+
+def test_a_copy_keeps_everything_and_a_stranger_does_not(found):
+    fates = found.fates().set_index(["model", "other"])
+    assert fates.loc[("sub-first", "sub-copy")].tolist() == [4, 0, 0]
+    assert fates.loc[("sub-first", "sub-other"), "kept"] < 4
+    table = found.similarity
+    assert table.loc["sub-first", "sub-copy"] > 0.999 > 0.9 > table.loc["sub-first", "sub-other"]
+    assert found.tree.groups(2) == [["sub-first", "sub-copy"], ["sub-other"]]
+    assert (found.shared["n_kept"] >= 1).all() and found.shared["words"].str.len().min() > 5
+
+
+def test_words_are_those_of_the_texts_whatever_the_tokenizer(dataset):
+    from llmbrain.networks import NetworkSet
+    from llmbrain.subjects import find_units
+
+    studies = [Study.open(dataset, name) for name in ("first", "other")]
+    aligned = align_studies(studies, [NetworkSet.load(study) for study in studies])
+    assert aligned.words == [word for text in TEXTS for word in find_units(text).names]
+    assert [len(course) for course in aligned.courses] == [len(aligned.words)] * 2
+    events = [study.recording().events for study in studies]
+    assert len(events[0]) < len(events[1])  # though the tokens differ
+    total = np.mean([e["surprisal"].sum() for e in events])
+    assert aligned.surprisal.sum() < total and aligned.surprisal.sum() > 0.7 * total  # white space is in no word
+
+
+def test_tables_are_kept_and_shown(found, dataset):
+    study = Study.open(dataset, "first")
+    found.save(study)
+    again = Comparison.of_result(open_result(study, "comparison"))
+    assert again.fates().equals(found.fates()) and np.allclose(again.similarity, found.similarity)
+    for page in (generate_report(study, topography=None), generate_report(again, topography=None)):
+        assert "Compared with other models" in str(page) and "sub-other" in str(page)
+        assert found.shared["words"][0].split()[0] in str(page)
+
+
+def test_lesions_of_matched_networks_stand_side_by_side(dataset, found):
+    for name in ("first", "copy"):
+        study = Study.open(dataset, name)
+        from llmbrain.networks import NetworkSet
+
+        networks = NetworkSet.load(study)
+        tasks = [LossTask(["The heron saw a boat in the rain and went home."], max_tokens=12)]
+        lesions = LesionStudy(networks.masks(1.5), tasks=tasks, n_controls=2, controls=["layer"], random_state=0)
+        lesions.run(tiny_model("llama"), tiny_tokenizer(), progress=False).save(study)
+    pairs = compare_studies([Study.open(dataset, name) for name in ("first", "copy")], n_draws=5).pairs
+    assert np.allclose(pairs["effect"], pairs["match_effect"], atol=1e-4) and pairs["effect"].notna().all()
+    assert "effect" not in found.pairs
+
+
+def test_example_words_are_those_that_drive_a_course():
+    words = ["sea", "7", "and", "9", "sea", "7", "boat"] * 10
+    course = np.array([float(word.isdigit()) for word in words])
+    assert set(example_words(course, words, 2).split()) == {"7", "9"}
+    assert set(example_words(-course, words, 2).split()) == {"7", "9"}
+
+
+def test_the_command(dataset, capsys):
+    code, said, _ = run(capsys, "compare", dataset, "--n-draws", 5, "--confounds", "none")
+    assert code == 0 and "kept" in said and "sub-other" in said
+    assert run(capsys, "compare", dataset, "--confounds", "positions")[0] == 2
+
+
+def test_bad_input_is_refused(dataset, tmp_path):
+    llama = tiny_model("llama")
+    first = Study.open(dataset, "first")
+    with pytest.raises(DatasetError, match="holds one model"):
+        compare_studies(add(tmp_path / "one", llama).root)
+    with pytest.raises(DatasetError, match="Two studies have the label sub-first"):
+        compare_studies([first, first])
+    with pytest.raises(DatasetError, match="share 0 documents|another text"):
+        compare_studies([first, add(tmp_path / "other", llama, texts=TEXTS[::-1], subject="x")])
+    with pytest.raises(DatasetError, match="share 1 documents"):
+        compare_studies([first, add(tmp_path / "short", llama, texts=TEXTS[:1], subject="x")])
+    with pytest.raises(DatasetError, match="different sites"):
+        compare_studies([first, add(tmp_path / "site", llama, site="layer", subject="x")])
+    with pytest.raises(DatasetError, match="every=2"):
+        compare_studies([first, add(tmp_path / "every", llama, every=2, subject="x")])
+    with pytest.raises(DatasetError, match="sub-x: .* holds no networks"):
+        compare_studies([first, add(tmp_path / "bare", llama, fit=False, subject="x")])
