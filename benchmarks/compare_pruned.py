@@ -28,7 +28,7 @@ def main():
     calibration = [d.text for d in demo[options.n_texts :]]
     model, tokenizer = lb.load_model("demo")
     pruned = lb.prune(
-        model, tokenizer, calibration, ratio=options.ratio, recipe="fast", options={"n_tokens": 4096}
+        model, tokenizer, calibration, ratio=options.ratio, recipe="fast", options={"max_tokens": 4096}
     ).model
     models = {"dense": (model, 0), "seed1": (model, 1), f"pruned{round(100 * options.ratio)}": (pruned, 0)}
     studies = []
