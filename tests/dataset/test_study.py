@@ -314,7 +314,7 @@ def test_what_is_written_is_found(tmp_path):
 @pytest.mark.parametrize("kind", FILES)
 def test_every_kind_of_file_is_found_under_its_name(kind, tmp_path):
     study = Study(tmp_path, "gpt2", "demo", session="main")
-    entities = {"run": 1, "site": "attention", "desc": "canica"}
+    entities = {"run": 1, "network": 1, "site": "attention", "desc": "canica"}
     entities = {key: value for key, value in entities.items() if f"{{{key}}}" in FILES[kind]}
     path = study.path(kind, **entities)
     path.parent.mkdir(parents=True, exist_ok=True)
