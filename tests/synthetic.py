@@ -175,6 +175,27 @@ class Networks(NetworkSet):
         super().__init__(planted_maps(geometry, n_networks, seed), geometry, metrics, info, halves)
 
 
+def quality_of(events, geometry, seed=0):
+    """Measures of tokens of which one stands out, and three dead neurons."""
+    from llmbrain.reporting.stations.quality import Quality
+
+    rng = np.random.default_rng(seed)
+    n = len(events)
+    tokens = events.reset_index(drop=True).assign(activity=rng.normal(1, 0.1, n), change=rng.normal(1.3, 0.1, n))
+    tokens["place"] = np.arange(n)
+    tokens["run"] = tokens.get("run", 1)
+    tokens.loc[7, "activity"] = 4.0
+    tokens["outlying"] = tokens["activity"] > 2
+    documents = tokens.groupby("document", as_index=False).agg(
+        tokens=("activity", "size"), activity=("activity", "median")
+    )
+    documents = documents.assign(kind="prose", distance=0.5, outlying=False)
+    dead = np.zeros(geometry.n_layers, int)
+    dead[0] = 3
+    sinks = {"n": 2, "share": 0.01}
+    return Quality(tokens, documents, dead, geometry.layers, geometry.n_neurons, True, sinks)
+
+
 def report_data(geometry=None, n_networks=12, n_tokens=600):
     """A report with everything that a study can hold, without files."""
     from llmbrain.lesions import DoseResponse, LesionResult
@@ -205,7 +226,7 @@ def report_data(geometry=None, n_networks=12, n_tokens=600):
     runs = pd.DataFrame({"run": ["run-01", "run-02"], "documents": 8, "tokens": n_tokens // 2, "size (MB)": 55.3})
     carpet = activations(networks.maps, courses[:n_carpet]), networks.events.iloc[:n_carpet], "run-01", 0
     corpus = {"name": "demo", "hash": "fedcba9876543210"}
-    files = [("study.json", 0.01), ("sub-SmolLM2/func/sub-SmolLM2_task-demo_run-01_desc-mlp_bold.nii", 55.3)]
+    files = [("study.json", 348), ("sub-SmolLM2/func/sub-SmolLM2_task-demo_run-01_desc-mlp_bold.nii", 55_300_000)]
     results = {
         "model": model,
         "recording": Recorded(networks.events, runs, sidecar, geometry, corpus, carpet),
@@ -217,6 +238,7 @@ def report_data(geometry=None, n_networks=12, n_tokens=600):
         "lesions": LesionResult(table, controls, None, {"how": "zero", "random_state": 0}),
         "doses": [DoseResponse(dose_table(min(3, n_networks)), None, DOSE_INFO)],
         "pruning": Grid(prune_table()),
-        "files": pd.DataFrame(files, columns=["file", "size (MB)"]),
+        "files": pd.DataFrame(files, columns=["file", "size"]),
+        "quality": quality_of(networks.events, geometry),
     }
     return Report(results=results, title=model["id"], subtitle="on the corpus “demo”")

@@ -53,3 +53,10 @@ def test_examples_are_small():
     """Nothing in the gallery needs the demo model or a network."""
     for path in (DOCS / "examples").glob("*.py"):
         assert not re.search(r"load_model|load_corpus|from_pretrained", path.read_text(encoding="utf-8")), path.name
+
+
+def test_every_page_is_in_the_index():
+    """Each page of the documentation is listed under one of the four kinds."""
+    listed = re.findall(r"^([a-z_]+)$", (DOCS / "index.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    pages = {path.stem for path in [*DOCS.glob("*.md"), *DOCS.glob("*.rst")]} - {"index"}
+    assert sorted(listed) == sorted(pages)

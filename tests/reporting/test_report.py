@@ -65,8 +65,8 @@ def test_a_whole_report_has_all_sections_in_order(data):
     report = data.page()
     page = check_page(report.html)
     expected = [
-        "summary", "model", "recording", "order", "networks", "browse", "localizers", "lesions", "doses", "pruning",
-        "methods", "files",
+        "summary", "model", "recording", "quality", "order", "networks", "browse", "localizers", "lesions", "doses",
+        "pruning", "methods", "files",
     ]  # fmt: skip
     assert report.sections == expected
     assert [link for link in page.links if link[1:] in expected] == [f"#{s}" for s in expected]
@@ -125,7 +125,7 @@ def test_flagged_networks_are_marked_wherever_networks_stand():
     assert 'class="flag">unstable' in card and "disagree on it (stability 0.30)" in card
     lesions = html[html.index('id="lesions"') : html.index('id="doses"')]
     assert lesions.count(">unstable<") == 4 * 2  # two networks: once in the task's table, three times among all tasks
-    figures = html[html.index('id="fig-atlas"') : html.index('id="fig-carpet"')]
+    figures = html[html.index('id="fig-maps"') : html.index('id="browse"')]
     assert ">1°<" in figures and ">3°<" in figures and ">0°<" not in figures and "flagged: empty or unstable" in figures
     assert "network-01" in page.ids
 
@@ -137,7 +137,8 @@ def test_the_strictest_controls_are_those_to_judge_by():
     lesion = data.results["lesions"] = LesionResult(pd.concat([easy, hard], ignore_index=True), None, None)
     assert set(main_lesions(lesion)["family"]) == {"layer+importance"}
     html = data.page().html
-    assert "do more harm than their controls (q" in html and "controls (matched by layer+importance)" in html
+    assert "lesioned networks do more harm than each of their" in html
+    assert "controls (matched by layer+importance)" in html
 
 
 def test_words_follow_the_heavier_tail():
