@@ -48,7 +48,7 @@ def check_page(html):
     doubled = {i for i in page.ids if page.ids.count(i) > 1}
     assert not doubled, f"ids used twice: {doubled}"
     # links without "#" lead to files of the study beside the page
-    dead = [k for k in page.links if (k[1:] not in page.ids if k.startswith("#") else re.match(r"/|\\w+:", k))]
+    dead = [k for k in page.links if (k[1:] not in page.ids if k.startswith("#") else re.match(r"/|\w+:", k))]
     assert not dead, f"dead links: {dead}"
     assert set(page.labelled) <= set(page.ids)
     assert all(i.get("alt") or i.get("aria-label") for i in page.images), "an image without a text in its place"
