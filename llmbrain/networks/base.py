@@ -164,7 +164,7 @@ class NetworkEstimator:
         maps[:, neurons] = fitted.components_
         data = CleanedRuns(runs.sources, confounds, **self._cleaning)
         components, courses, variance = order_maps(data, runs.read_order(maps))
-        info = {**info, "group": "runs", "converged": [converged], "n_dead": int(self.dead_.sum())}
+        info = {**info, "group": "runs", "rows_per_run": 1, "converged": [converged], "n_dead": int(self.dead_.sum())}
         self._finish(runs, runs.flat_order(components), courses=courses, variance=variance, info=info)
         return fitted
 

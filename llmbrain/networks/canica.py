@@ -9,6 +9,7 @@ from ..exceptions import LLMBrainWarning, ParameterError
 from .base import NetworkEstimator, keep_largest
 from .engines.group import group_ica
 from .engines.layered import can_batch, group_ica_of_parts
+from .engines.reduction import ROWS_PER_RUN
 from .options import share_parameters
 
 __all__ = ["CanICA"]
@@ -151,7 +152,8 @@ class CanICA(NetworkEstimator, StockCanICA):
         return float(self.threshold)
 
     def _fit_torch(self, runs, confounds):
-        solver = self._solver(group="auto", rows_per_run=5, contrast="cube", max_iter=200, tol=1e-4, device="auto")
+        rows = ROWS_PER_RUN
+        solver = self._solver(group="auto", rows_per_run=rows, contrast="cube", max_iter=200, tol=1e-4, device="auto")
         shared = {
             "confounds": confounds, "n_init": self.n_init, "random_state": self.random_state, **self._cleaning,
         }  # fmt: skip
@@ -165,7 +167,7 @@ class CanICA(NetworkEstimator, StockCanICA):
             search = {name: solver[name] for name in ("contrast", "max_iter", "tol", "device")}
             return group_ica_of_parts(parts, self.n_components, **shared, **search)
 
-        self._finish_parts(runs, decompose, {}, batch)
+        self._finish_parts(runs, decompose, {"rows_per_run": solver["rows_per_run"]}, batch)
 
     def _threshold(self, maps):
         keep_largest(maps, self._ratio())

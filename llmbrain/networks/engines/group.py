@@ -11,7 +11,7 @@ from .group_models import TRY_CONTRAST, TRY_STEPS, TRY_TOL, choose_subspace
 from .ica import Rotations, batched_fastica, draw_rotations, fastica, sparsest_start
 from .maps import order_and_sign, order_maps, rotate
 from .parallel import hand_back, workers
-from .reduction import group_subspace, whiten
+from .reduction import ROWS_PER_RUN, group_subspace, whiten
 from .runs import CleanedRuns
 
 __all__ = [
@@ -91,7 +91,7 @@ def group_ica(
     *,
     confounds=None,
     group="auto",
-    rows_per_run=5,
+    rows_per_run=ROWS_PER_RUN,
     do_cca=True,
     n_init=10,
     contrast="cube",

@@ -8,7 +8,7 @@ from .ica import Rotations, fastica
 from .leading import check_rank, is_tall, one_matrix, token_gram
 from .linalg import leading_eigenpairs, product
 from .parallel import block_map, hand_back, temporary
-from .reduction import Subspace, group_subspace, is_flat, strides, whiten
+from .reduction import ROWS_PER_RUN, Subspace, group_subspace, is_flat, strides, whiten
 
 __all__ = ["Choice", "choose_subspace", "tail_weight"]
 
@@ -27,7 +27,7 @@ class Choice:
     begun: Rotations = None  # result of FastICA from ``start``
 
 
-def choose_subspace(data, n_components, *, rows_per_run=5, do_cca=True, start=None):
+def choose_subspace(data, n_components, *, rows_per_run=ROWS_PER_RUN, do_cca=True, start=None):
     """Reduce a group of runs with both group models and keep the one whose independent maps have heavier tails.
 
     ``"tokens"`` is kept unless the tails of ``"runs"`` are heavier by more than 3 %, and also where the runs are copies

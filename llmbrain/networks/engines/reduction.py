@@ -15,11 +15,13 @@ from .runs import HOLD_BYTES
 
 __all__ = [
     "GROUP_MODELS",
+    "ROWS_PER_RUN",
     "Subspace",
     "default_group",
     "group_subspace",
     "is_flat",
     "project",
+    "run_rows",
     "strides",
     "whiten",
     "whiten_rows",
@@ -31,6 +33,7 @@ STRIDE_VALUES = 1 << 19  # values of a block of a few rows on the CPU (2 MiB)
 STRIDE_GPU = 1 << 14  # neurons of such a block on a GPU
 AHEAD_BYTES = 1 << 25  # matrices of products up to this size are decomposed while the next run is read
 TOKENS_AT_ONCE = GRAM_ROWS  # up to this number of tokens "auto" decomposes all of them together
+ROWS_PER_RUN = 5  # rows kept of each run, as a multiple of the number of components; docs/networks.md says why
 FLAT = 1e-5  # relative difference of eigenvalues below which the directions of a stack are equally good
 
 
@@ -50,7 +53,7 @@ class Subspace:
     flat: bool = False  # whether the runs share more directions equally well than there are components
 
 
-def group_subspace(runs, n_components, *, group="auto", rows_per_run=5, do_cca=True, seed=0, at_least=None):
+def group_subspace(runs, n_components, *, group="auto", rows_per_run=ROWS_PER_RUN, do_cca=True, seed=0, at_least=None):
     """Find the leading subspace of a group of runs with one of the ``GROUP_MODELS``.
 
     ``rows_per_run`` is the number of rows kept of each run, as a multiple of ``n_components``: 1 is canonical ICA as
@@ -135,6 +138,31 @@ def _begin(run, k, seed):
     else:
         found = leading(run, k, seed, 0)
     return lambda: found
+
+
+def run_rows(runs, r, n_rows, seed=0):
+    """Leading rows of one run at unit norm, the strongest first, ``(n, n_neurons)`` float32."""
+    rows = runs.kept_rows(r, n_rows)
+    if rows is not None:
+        return rows
+    found = _begin(_OneRun(runs, r), min(n_rows, runs.n_tokens[r] - 1), seed)()
+    found = found[found.values > 1e-7 * found.values[0]]
+    rows = found.right
+    if rows is None:
+        rows = _reduced(runs, r, (found.left / found.values.sqrt()).T)
+    return runs.kept_rows(r, n_rows, rows)
+
+
+def _reduced(runs, r, reduction, out=None):
+    """``reduction @ X_r``, block by block of neurons."""
+    small = reduction.float()
+    out = torch.empty(len(small), runs.n_neurons, device=runs.device) if out is None else out
+
+    def reduce(block):
+        out[:, block[0] : block[1]] = product(small, runs.block(r, *block))
+
+    run_blocks(reduce, runs.blocks(runs.n_tokens[r]))
+    return out
 
 
 def is_flat(values):
@@ -272,7 +300,7 @@ class _Stack:
             return
         rows = found.right
         if rows is None:
-            rows = self._reduce(r) if self.held is None else self._reduce(r, self.held[first : self.n_rows])
+            rows = _reduced(self.runs, r, reduction, None if self.held is None else self.held[first : self.n_rows])
         elif not self.do_cca:
             rows = rows * scale[:, None].float()
         if self.square is not None:
@@ -280,16 +308,6 @@ class _Stack:
             self.reductions[r] = None
         elif found.left is None:
             self.held[first : self.n_rows] = rows
-
-    def _reduce(self, r, out=None):
-        small = self.reductions[r].float()
-        out = torch.empty(len(small), self.n_neurons, device=self.device) if out is None else out
-
-        def reduce(block):
-            out[:, block[0] : block[1]] = product(small, self.runs.block(r, *block))
-
-        run_blocks(reduce, self.runs.blocks(self.runs.n_tokens[r]))
-        return out
 
     def leading(self, k, seed, at_least):
         """Leading pairs of all rows."""

@@ -172,13 +172,28 @@ class CleanedRuns:
 
     def kept_gram(self, r, matrix=None):
         """Gram matrix ``(n_tokens, n_tokens)`` that the source of run ``r`` keeps, or None; ``matrix`` is stored."""
+        if matrix is not None:
+            self._keep(r, "gram", matrix.float)
+            return matrix
+        kept = self._keep(r, "gram")
+        return None if kept is None else kept.double()
+
+    def kept_rows(self, r, n_rows, rows=None):
+        """The ``n_rows`` leading rows that the source of run ``r`` keeps, or None; ``rows`` are stored."""
+        if rows is not None:
+            self._keep(r, "rows", lambda: (n_rows, rows))
+            return rows
+        most, kept = self._keep(r, "rows") or (0, None)
+        return kept[:n_rows] if n_rows <= most else None
+
+    def _keep(self, r, what, make=None):
         kept, basis = self.sources[r].grams, self.nuisance[r]
         if kept is None or self.device.type != "cpu":
-            return matrix
-        key = (self.standardize, None if basis is None else basis.numpy().tobytes())
-        if matrix is not None:
-            kept[key] = matrix.float()
-        return matrix if matrix is not None or key not in kept else kept[key].double()
+            return None
+        key = (what, self.standardize, None if basis is None else basis.numpy().tobytes())
+        if make is not None:
+            kept[key] = make()
+        return kept.get(key)
 
     def hold(self, r=None):
         """Keep the cleaned data of run ``r``, or of all runs, from the next pass on, if they are small enough."""

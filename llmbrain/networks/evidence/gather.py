@@ -175,7 +175,7 @@ def gather_evidence(
 
 def _options(networks, runs, device):
     """Options that repeat the decomposition of the networks, as far as their info tells."""
-    from ..engines.reduction import GROUP_MODELS, default_group
+    from ..engines.reduction import GROUP_MODELS, ROWS_PER_RUN, default_group
 
     given = networks.info.get("parameters") or {}
     group = networks.info.get("group")
@@ -183,6 +183,7 @@ def _options(networks, runs, device):
         group = default_group(runs.n_tokens)
     return {
         "group": group,
+        "rows_per_run": networks.info.get("rows_per_run", ROWS_PER_RUN),
         "detrend": bool(given.get("detrend") or False),
         "standardize": given.get("standardize", True) not in (None, False),
         "device": device,

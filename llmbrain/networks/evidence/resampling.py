@@ -12,6 +12,7 @@ from scipy.linalg import eigh
 
 from ...exceptions import ParameterError
 from ..engines.progress import track
+from ..engines.reduction import ROWS_PER_RUN, STACK_BYTES
 from .stability import icasso
 
 __all__ = [
@@ -35,21 +36,40 @@ class JointSubspace:
     """Runs reduced once, for any number of decompositions."""
 
     rows: np.ndarray  # (n_rows, n_neurons) float32, white and centred over neurons
-    scores: list  # of (n_tokens, n_rows), one per run: run ~ scores @ rows
     covariances: np.ndarray  # (n_blocks, n_rows, n_rows), what each block of tokens adds to the group covariance
     group: str  # group model of the reduction
+    parts: list = None  # of (n, n_rows), by runs: the leading rows of every block at unit norm, the strongest first
+    rows_per_run: float = ROWS_PER_RUN  # rows of each block that count, as a multiple of the number of components
+
+    def covariance(self, weights, n_components):
+        """Group covariance of weighted blocks, as a decomposition into this number of components sees it."""
+        if self.parts is None:
+            return np.tensordot(weights, self.covariances, axes=1)
+        n = max(n_components, round(self.rows_per_run * n_components))
+        return sum(w * part[:n].T @ part[:n] for w, part in zip(weights, self.parts) if w)
 
 
 def joint_subspace(
-    runs, n_rows, *, blocks=None, group="auto", confounds=None, detrend=False, standardize=True, device="auto"
+    runs,
+    n_rows,
+    *,
+    blocks=None,
+    group="auto",
+    rows_per_run=ROWS_PER_RUN,
+    confounds=None,
+    detrend=False,
+    standardize=True,
+    device="auto",
 ):
     """Reduce runs to ``n_rows`` white rows and keep the contribution of every block of tokens.
 
     ``n_rows`` is clipped to the number of independent directions. ``blocks`` labels the piece (document) of every token
     of every run, by default :func:`cut_blocks`. With the group model ``"tokens"`` all tokens have equal weight; with
-    ``"runs"`` every piece enters with its leading rows at unit norm, as a run does in canonical ICA.
+    ``"runs"`` every piece enters with its leading rows at unit norm, as a run does in canonical ICA; how many of them
+    count is ``rows_per_run`` times the number of components of a decomposition.
     """
     from ...stats.precision import full_precision
+    from ..engines.parallel import workers
     from ..engines.reduction import GROUP_MODELS, group_subspace, whiten
     from ..engines.runs import CleanedRuns
 
@@ -59,21 +79,55 @@ def joint_subspace(
         raise ParameterError(
             f"blocks need one label per token: {data.n_tokens} tokens, {[len(b) for b in blocks]} labels."
         )
+    n_leading = round(max(1, rows_per_run / ROWS_PER_COMPONENT) * n_rows)
     n_rows = min(n_rows, data.n_rows - len(data.n_tokens), data.n_neurons - 1)
-    with full_precision():
+    with full_precision(), workers(data.device):
+        size = 4 * data.n_neurons * sum(min(n, n_leading) for n in data.n_tokens)
+        if GROUP_MODELS[group].by_run and _are_runs(blocks) and size <= STACK_BYTES:
+            return _of_whole_runs(data, n_rows, n_leading, rows_per_run)
         subspace = group_subspace(data, n_rows, group=group, rows_per_run=1)
         rows, by_run = whiten(data, subspace), GROUP_MODELS[subspace.group].by_run
-        scores, covariances = [], []
+        covariances, leading = [], []
         for r, labels in enumerate(track(blocks, "Reading runs")):
             pieces = [np.flatnonzero(labels == label) for label in np.unique(labels)]
             score, grams = _scores_and_grams(data, r, rows, pieces if by_run else [])
-            scores.append(score)
             if by_run:
-                parts = [_unit_rows(g, n_rows) @ score[p] * data.n_neurons**0.5 for p, g in zip(pieces, grams)]
+                parts = [_unit_rows(g, n_leading) @ score[p] * data.n_neurons**0.5 for p, g in zip(pieces, grams)]
+                leading += parts
             else:
                 parts = [score[p] for p in pieces]
-            covariances += [part.T @ part for part in parts]
-    return JointSubspace(rows.cpu().numpy(), scores, np.stack(covariances), subspace.group)
+            covariances += [part[:n_rows].T @ part[:n_rows] if by_run else part.T @ part for part in parts]
+    found = rows.cpu().numpy(), np.stack(covariances), subspace.group
+    return JointSubspace(*found, leading if by_run else None, rows_per_run)
+
+
+def _are_runs(blocks):
+    """Whether the pieces are the runs themselves."""
+    labels = [np.unique(b) for b in blocks]
+    return (
+        len(labels) > 1 and all(len(x) == 1 for x in labels) and len(np.unique(np.concatenate(labels))) == len(labels)
+    )
+
+
+def _of_whole_runs(data, n_rows, n_leading, rows_per_run):
+    """Joint subspace whose pieces are runs, from their leading rows: the data are not read again.
+
+    The rows are kept by the sources, so that the decomposition of each half of the runs needs no reading at all.
+    """
+    import torch
+
+    from ..engines.leading import check_rank, from_tokens
+    from ..engines.linalg import product
+    from ..engines.reduction import run_rows, whiten_rows
+
+    by_run = [run_rows(data, r, n_leading) for r in track(range(len(data.sources)), "Reading runs")]
+    stack = torch.cat([rows[:n_rows] for rows in by_run])
+    found = from_tokens(product(stack, stack.T).double(), min(n_rows, len(stack)))
+    found = found[: check_rank(found.values, 1, "common to the runs")]
+    z, _ = whiten_rows(product((found.left / found.values.sqrt()).T.float(), stack))
+    parts = [product(rows, z.T).double().cpu().numpy() / data.n_neurons**0.5 for rows in by_run]
+    covariances = np.stack([part[:n_rows].T @ part[:n_rows] for part in parts])
+    return JointSubspace(z.cpu().numpy(), covariances, "runs", parts, rows_per_run)
 
 
 def _scores_and_grams(data, r, rows, pieces):
@@ -147,7 +201,7 @@ def resampled_networks(
         As in :func:`~llmbrain.networks.group_ica`.
     random_state : int, numpy Generator or None
     **reduction
-        ``group``, ``confounds``, ``detrend``, ``standardize`` and ``device``, as in
+        ``group``, ``rows_per_run``, ``confounds``, ``detrend``, ``standardize`` and ``device``, as in
         :func:`~llmbrain.networks.group_ica`, and ``blocks``: for each run the label of the piece (document) of every
         token. Pieces are drawn with replacement.
 
@@ -194,7 +248,7 @@ def decompose(subspace, weights, n_components, rng, contrast="cube", max_iter=20
 
     from ..engines.ica import draw_rotations, fastica
 
-    covariance = np.tensordot(weights, subspace.covariances, axes=1)
+    covariance = subspace.covariance(weights, n_components)
     leading = np.linalg.eigh(covariance)[1][:, ::-1][:, :n_components]
     white = torch.from_numpy(np.ascontiguousarray(leading.T.astype(np.float32) @ subspace.rows))
     start = draw_rotations(1, n_components, int(rng.integers(2**31)))

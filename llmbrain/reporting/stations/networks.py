@@ -99,8 +99,10 @@ class Networks(Station):
         parameters = {**info, **(info.get("parameters") or {})}
         forms = {
             "engine": "engine {}", "n_init": "{} starts", "random_state": "seed {}", "scope": "scope {}",
-            "alpha": "alpha {}",
+            "alpha": "alpha {}", "group": "group model {}",
         }  # fmt: skip
+        if info.get("group") == "runs":
+            forms["rows_per_run"] = "{} rows per run and component"
         settings = [form.format(parameters[key]) for key, form in forms.items() if parameters.get(key) is not None]
         text += f" ({', '.join(settings)})." if settings else "."
         converged = info.get("converged")
