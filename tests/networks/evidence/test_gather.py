@@ -60,7 +60,7 @@ def test_evidence_tells_planted_networks_from_surplus_ones(planted):
     assert not metrics["flagged"][own].any() and metrics["flagged"][surplus].all()
     assert (metrics["stability"][own] > 0.9).all() and (metrics["dice"][own] > 0.6).all()
     assert (metrics["icc"][own] > 0.85).all() and (metrics["split_half_r"][surplus] < 0.5).all()
-    assert metrics["label"][own[2]] == "number" and metrics["artefact"][own[1]] == "position"
+    assert metrics["label"][own[2]] == "fires at numbers" and metrics["artefact"][own[1]] == "position"
     table = found.engagement[found.engagement["network"] == own[0]].set_index("kind")
     assert abs(table["mean"]["code"] - table["mean"]["prose"]) > 0.8 and table["p_mean"].iloc[0] < 0.05
     assert np.allclose(found.profile.drop(columns="network").sum(axis=1), 1)
