@@ -214,6 +214,7 @@ def main():
     parser.add_argument("--distil", action="store_true")
     parser.add_argument("--real", nargs="*", help="further models: demo, folders, .gguf files")
     parser.add_argument("--threshold", type=float, default=0.6)
+    parser.add_argument("--measured-on", default="small models", help="words that say which models these are")
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     torch.manual_seed(0)
@@ -224,7 +225,7 @@ def main():
         table = compare_all(options)
     text, rates = summarise(table, options.threshold)
     settings = {"n_components": N_COMPONENTS, "sites": list(SITES), "characters": CHARACTERS}
-    content = {"threshold": options.threshold, "options": settings, "rates": rates}
+    content = {"threshold": options.threshold, "options": settings, "rates": rates, "measured_on": options.measured_on}
     (options.out / "rates.json").write_text(json.dumps(content, indent=1) + "\n")
     print(text)
 

@@ -374,6 +374,10 @@ class FingerprintComparison:
                     f"{words}: {rate['count']} of {rate['n']} pairs, "
                     f"{100 * rate['low']:.1f} to {100 * rate['high']:.1f} %"
                 )
+        if "measured_on" in self.rates:
+            lines.append(
+                f"measured on {self.rates['measured_on']}; pairs share models, so the intervals are too narrow"
+            )
         return "\n".join(lines)
 
 
@@ -443,4 +447,4 @@ def decision_of(options):
     known = json.loads(data_path("fingerprint", "rates.json").read_text(encoding="utf-8"))
     same = {name: known["options"][name] == options.get(name) for name in known["options"]}
     rates = known["rates"].get(str(options["n_texts"]), {}) if all(same.values()) else {}
-    return known["threshold"], rates
+    return known["threshold"], {**rates, "measured_on": known["measured_on"]} if rates else {}

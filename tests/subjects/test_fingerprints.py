@@ -147,3 +147,7 @@ def test_bad_input_is_refused_before_the_model_reads(base):
 def test_measured_rates_are_used_only_for_the_options_they_belong_to():
     threshold, rates = room.decision_of({"n_texts": 10, "n_components": 3, "sites": ["layer"], "characters": 1200})
     assert 0 < threshold < 1 and rates == {}
+    measured = {"n_texts": 10, "n_components": 20, "sites": ["layer", "mlp"], "characters": 1200}
+    known = room.decision_of(measured)[1]
+    assert known["false_positive"]["low"] <= known["false_positive"]["count"] / known["false_positive"]["n"]
+    assert "models" in known["measured_on"]
