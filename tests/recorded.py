@@ -15,6 +15,11 @@ TEXTS = [
     "def add(a, b):\n\treturn a + b\n",
 ]
 
+HERON = (
+    "The other heron stood in the river and ate one more of the restless fish. It is a note on the third morning, and "
+    "the tide came in. "
+)
+
 
 def alone(model, ids, site="mlp"):
     """Activations and surprisals of one sequence by itself, the plain way."""

@@ -241,6 +241,7 @@ SHARED_TESTS = {
     "llmbrain.reporting.stations": "pages are tested as a whole",
     "llmbrain.text": "texts are followed from files to tokens",
     "llmbrain.topography": "one planted order for all of it",
+    "llmbrain.viewer": "the page is tested through its server and in a browser",
 }
 
 

@@ -76,7 +76,7 @@ def test_the_oldest_versions_that_are_tested_are_those_that_are_declared():
 def test_what_is_imported_is_declared():
     packages = {"sklearn": "scikit-learn", "PIL": "pillow", "markupsafe": "jinja2", "joblib": "scikit-learn"}
     packages |= dict.fromkeys(("tokenizers", "huggingface_hub"), "transformers")
-    optional = {**requirements("options.extras_require", "hub"), **requirements("options.extras_require", "eval")}
+    optional = [name for extra in ("hub", "eval", "view") for name in requirements("options.extras_require", extra)]
     declared = {*requirements("options", "install_requires"), *(name.replace("-", "_") for name in optional)}
     for path in (ROOT / "llmbrain").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -95,7 +95,7 @@ def test_hooks_run_the_versions_of_the_constraints():
 
 def test_everything_that_is_declared_is_pinned():
     names = set(requirements("options", "install_requires"))
-    for extra in ("gguf", "eval", "dev", "docs", "notebooks"):
+    for extra in ("gguf", "eval", "view", "dev", "docs", "notebooks"):
         names |= set(requirements("options.extras_require", extra))
     assert {name.lower() for name in names} - set(pins("constraints.txt")) == set()
 

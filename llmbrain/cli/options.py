@@ -67,6 +67,14 @@ StudyFolder = Annotated[
     typer.Argument(parser=_path, metavar="STUDY", help="Study folder from 'llmbrain record' or 'llmbrain run'."),
 ]
 Networks = Annotated[str | None, typer.Option(help="Name of the networks, if the study holds several.")]
+ChosenNetworks = Annotated[
+    str | None,
+    typer.Option(
+        "--networks",
+        help="Name of the networks, if the study holds several; accepted, not-rejected (see 'llmbrain view') or "
+        "numbers choose some, e.g. canica20:accepted or 0,4-6.",
+    ),
+]
 Dtype = Annotated[
     str, typer.Option(help="auto (that of the files on a GPU, else float32), float32, bfloat16 or float16.")
 ]

@@ -26,11 +26,14 @@ from .options import (
 )
 
 Networks = Annotated[
-    str | None, typer.Option(help="Networks to find on the text, if needed: published, layers or joint.")
+    str | None,
+    typer.Option(
+        help="Networks for a score that reads them: found on the text (published, layers or joint), or with --study "
+        "a name, accepted, not-rejected (see 'llmbrain view') or numbers, e.g. canica20:accepted or 0,4-6."
+    ),
 ]
-FromStudy = Annotated[
-    Path | None,
-    typer.Option(help="Study whose networks the recipe reads; --networks is then their name, if it holds several."),
+NetworkStudy = Annotated[
+    Path | None, typer.Option("--study", help="Study whose networks are used; label them with 'llmbrain view'.")
 ]
 RatioOf = Annotated[str, typer.Option(help="What a ratio is a share of: neurons, decoder, all, bytes or latency.")]
 
@@ -51,7 +54,7 @@ def prune(
         str | None, typer.Option(help="How the kept neurons are refitted: none, bias, ridge or affine.")
     ] = None,
     networks: Networks = None,
-    study: FromStudy = None,
+    study: NetworkStudy = None,
     max_tokens: MaxTokens = None,
     bos: Bos = "auto",
     format: Annotated[str, typer.Option("--format", help="hetero, uniform, padded or gguf.")] = "hetero",
@@ -62,7 +65,6 @@ def prune(
     """Remove MLP neurons permanently and save the smaller model."""
     from ..files import check_output_folder
     from ..models import load_model
-    from ..pipeline import current_networks
     from ..pruning import ALLOCATIONS, FORMATS, RATIO_OF, Recipe
     from ..pruning import prune as prune_
     from ..pruning.pruned import MARKER
@@ -70,9 +72,8 @@ def prune(
 
     FORMATS.check(format)
     RATIO_OF.check(ratio_of)
-    found = networks if study is None else current_networks(study, networks)[1]
     given = {
-        "score": score, "compensation": compensation, "networks": found, "max_tokens": max_tokens,
+        "score": score, "compensation": compensation, "networks": _networks(networks, study), "max_tokens": max_tokens,
         "bos": read_bos(bos),
     }  # fmt: skip
     chosen = Recipe.named(recipe).with_(**{name: value for name, value in given.items() if value is not None})
@@ -101,6 +102,7 @@ def grid(
     allocations: Annotated[str, typer.Option(help="Separated by commas.")] = "uniform,global",
     compensations: Annotated[str, typer.Option(help="Separated by commas.")] = "none,bias,affine",
     networks: Networks = None,
+    study: NetworkStudy = None,
     ratios: Annotated[str, typer.Option(help="Separated by commas.")] = "0.2,0.3,0.5",
     ratio_of: RatioOf = "neurons",
     heads: Annotated[
@@ -135,7 +137,7 @@ def grid(
     chosen_seeds = numbers("--seeds", seeds)
     options = {"max_tokens": max_tokens, "context": context, "heads": heads, "bos": read_bos(bos)}
     names = (scores.split(","), allocations.split(","), compensations.split(","))
-    recipes = combine(*names, options=options, networks=networks)
+    recipes = combine(*names, options=options, networks=_networks(networks, study))
     check_output_table(out, GRID_KEYS)
     if figure is not None:
         _check_figure(figure)
@@ -158,6 +160,19 @@ def grid(
         names = "+".join((row.score, row.allocation, row.compensation))
         typer.echo(f"best at {row.ratio:.0%}: {names}, {row.perplexity:.2f} ({row.ratio_to_dense:.3f} x dense)")
     end(wrote, "llmbrain", "prune", "--model", model, "--text", text, "--out", "smaller")
+
+
+def _networks(which, study):
+    """Networks of a study that were asked for, or the name of a way to find some on the text."""
+    from ..networks.labels import CHOICES, chosen_networks, split_choice
+    from ..pipeline import current_networks
+
+    if study is not None:
+        current_networks(study, split_choice(which)[0])  # refuses those that the recording has outgrown
+        return chosen_networks(study, which)
+    if which in CHOICES:
+        raise ParameterError(f"--networks {which} needs the study that holds them. Add --study FOLDER.")
+    return which
 
 
 def _check_figure(path):

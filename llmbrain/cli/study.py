@@ -10,6 +10,7 @@ from ..exceptions import DatasetError, ParameterError
 from .endings import end
 from .options import (
     Bos,
+    ChosenNetworks,
     Device,
     Dtype,
     MaxTokens,
@@ -175,7 +176,7 @@ def networks(
 
 def lesion(
     study: StudyFolder,
-    networks: Networks = None,
+    networks: ChosenNetworks = None,
     text: Annotated[
         str | None, typer.Option(help="Held-out text to measure on; by default the demo's own held-out part.")
     ] = None,
@@ -220,6 +221,7 @@ def lesion(
     """
     from ..dataset import as_study, result_name
     from ..lesions.positions import POSITIONS
+    from ..networks.labels import split_choice
     from ..pipeline import lesion_networks
 
     where = positions if positions in POSITIONS else numbers("--positions", positions)
@@ -229,7 +231,7 @@ def lesion(
     plural = {"mask": "masks", "task": "tasks", "control": "controls"}
     result = lesion_networks(**{name: options[name] for name in (plural.get(n, n) for n in _names(lesion))})
     typer.echo(result.summary())
-    name = "masks" if mask else result_name(as_study(study), "networks", networks)
+    name = "masks" if mask else result_name(as_study(study), "networks", split_choice(networks)[0])
     end([_pattern(study, "lesion_effects", name)], "llmbrain", "report", study)
 
 
@@ -254,6 +256,7 @@ def report(study: StudyFolder, networks: Networks = None):
 
 def view(
     study: StudyFolder,
+    networks: Networks = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help="Where the study's model is now.")] = None,
     no_model: Annotated[
         bool, typer.Option("--no-model", help="Show the study without its model; no new text can be read.")
@@ -283,7 +286,7 @@ def view(
     if no_model and model is not None:
         raise ParameterError("--no-model and --model contradict each other. Leave one out.")
     load = None if no_model else lambda: load_study_model(study, model, device=device)
-    explorer = Explorer(study, load, mask or ())
+    explorer = Explorer(study, load, mask or (), networks)
 
     def announce(address):
         typer.echo(f"The page is at {address}\nIt holds a secret: whoever has this address can use it. Ctrl-C ends it.")

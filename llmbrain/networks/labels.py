@@ -13,9 +13,10 @@ from ..exceptions import DatasetError, ParameterError, check_count
 from ..registry import choose
 from .result import NetworkSet
 
-__all__ = ["DECISIONS", "HandLabels", "maps_hash", "select_networks"]
+__all__ = ["CHOICES", "DECISIONS", "HandLabels", "chosen_networks", "maps_hash", "select_networks", "split_choice"]
 
 DECISIONS = ("accepted", "rejected", "undecided")
+CHOICES = ("all", "accepted", "not-rejected")
 LONGEST_NAME = 80
 COLUMNS = {
     "network": {"Description": "Number of the network, from 0."},
@@ -186,7 +187,7 @@ def select_networks(study, which, desc=None, networks=None):
         if unknown or not len(which):
             raise ParameterError(f"Networks {unknown or []}: choose some of 0 to {len(networks) - 1}.")
         return sorted(set(which))
-    if choose("choice of networks", which, ("all", "accepted", "not-rejected")) == "all":
+    if choose("choice of networks", which, CHOICES) == "all":
         return everything
     labels = HandLabels.load(study, networks, desc)
     if labels is None:
@@ -196,6 +197,67 @@ def select_networks(study, which, desc=None, networks=None):
     if not chosen:
         raise ParameterError(f"No network is {which.replace('-', ' ')}. Accept some with 'llmbrain view'.")
     return chosen
+
+
+def chosen_networks(study, choice=None):
+    """Load the networks of a study that a user asks for.
+
+    Parameters
+    ----------
+    study : Study or path-like
+    choice : str, optional
+        See :func:`split_choice`.
+
+    Returns
+    -------
+    NetworkSet
+        Its networks are numbered anew; ``metrics["network"]`` holds their numbers in the study.
+    """
+    name, which = split_choice(choice)
+    name = result_name(as_study(study), "networks", name)
+    networks = NetworkSet.load(study, name)
+    rows = select_networks(study, which, name, networks)
+    courses = networks.time_courses and [course[:, rows] for course in networks.time_courses]
+    support = None if networks.support is None else networks.support[rows]
+    metrics = networks.metrics.iloc[rows].reset_index(drop=True)
+    return NetworkSet(networks.maps[rows], networks.geometry, metrics, networks.info, courses, support)
+
+
+def split_choice(text):
+    """Read which networks a user asks for: a name, a choice among them, or both with a colon.
+
+    Parameters
+    ----------
+    text : str or None
+
+    Returns
+    -------
+    name : str or None
+        Name of the networks in the study.
+    which : str or list of int
+        For :func:`select_networks`.
+
+    Examples
+    --------
+    >>> split_choice("accepted"), split_choice("canica20"), split_choice("canica20:0,4-6")
+    ((None, 'accepted'), ('canica20', 'all'), ('canica20', [0, 4, 5, 6]))
+    """
+    name, colon, which = (text or "").rpartition(":")
+    if not colon and which not in CHOICES and not which[:1].isdecimal():
+        return which or None, "all"
+    if which[:1].isdecimal():
+        which = _numbers(which)
+    return name or None, which
+
+
+def _numbers(text):
+    found = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or len(first) > 6 or len(last) > 6:
+            raise ParameterError(f"networks {text!r}: pass numbers and ranges separated by commas, e.g. 0,4-6.")
+        found += range(int(first), int(last or first) + 1)
+    return found
 
 
 def _checked_name(name):

@@ -141,7 +141,8 @@ def lesion_networks(
     study : path-like or Study
         With a recording, and networks unless ``masks`` is given.
     networks : str, optional
-        Name of the networks, needed if the study holds several. The result gets the same name.
+        Name of the networks, needed if the study holds several; the result gets the same name. ``"accepted"`` and
+        ``"not-rejected"`` (by hand) or numbers choose some of them, as in ``"canica20:accepted"`` or ``"0,4-6"``.
     text : Corpus, str or list of str, optional
         Held-out text; by default the demo's own held-out part, if the study is of the demo corpus.
     model : torch.nn.Module or str, optional
@@ -185,11 +186,14 @@ def lesion_networks(
     LesionResult
     """
     from ..lesions import LesionResult, LesionStudy
+    from ..networks.labels import select_networks, split_choice
 
     study = as_study(study)
     if masks is None:
-        name, found = current_networks(study, networks)
-        chosen, empty = _masks_of_networks(found, threshold, n_networks)
+        wanted, which = split_choice(networks)
+        name, found = current_networks(study, wanted)
+        numbers = select_networks(study, which, name, found)
+        chosen, empty = _masks_of_networks(found, numbers, threshold, n_networks)
         kept = {"threshold": threshold, "empty_networks": empty}
     else:
         name, chosen, kept = "masks", _given_masks(study, masks), {}
@@ -242,11 +246,11 @@ def _plain(settings):
     return settings
 
 
-def _masks_of_networks(networks, threshold, n_networks):
-    """Masks of the networks of a study that are not empty, and the names of the others."""
+def _masks_of_networks(networks, numbers, threshold, n_networks):
+    """Masks of some networks of a study that are not empty, and the names of the others."""
+    first = [k for k in _stable_first(networks) if k in numbers]
     masks = networks.masks(threshold)
-    if n_networks is not None:
-        masks = [masks[k] for k in sorted(_stable_first(networks)[:n_networks])]
+    masks = [masks[k] for k in sorted(first[:n_networks])]
     empty = [mask.name for mask in masks if not mask.count]
     masks = [mask for mask in masks if mask.count]
     if not masks:

@@ -69,6 +69,12 @@ def network_table(report):
             table[name] = values
     if drivers is not None and drivers.interpretation is not None and len(drivers.interpretation.table) == len(table):
         table["label"] = [readable(label) for label in drivers.interpretation.table["label"]]
+    hand = report["labels"]
+    if hand is not None and len(hand) == len(table):  # what a person said counts more than a suggestion
+        suggested = table["label"] if "label" in table else [""] * len(table)
+        table["label"] = [name or label for name, label in zip(hand.names, suggested)]
+        if any(decision != "undecided" for decision in hand.decisions):
+            table["decision"] = [decision.replace("undecided", "") for decision in hand.decisions]
     kinds = kinds_of(drivers)
     if kinds is not None:
         table["most engaged in"] = kinds.idxmax().to_numpy()

@@ -1,13 +1,14 @@
 """What the page shows of a study: networks, labels, recorded runs, the display order, files, and what is missing."""
 
+import contextlib
 import hashlib
 import threading
 import warnings
 
 import numpy as np
 
-from ..dataset import FILES, as_study
-from ..exceptions import DatasetError, LLMBrainError, ParameterError, check_count
+from ..dataset import FILES, as_study, find_results, open_result, result_name
+from ..exceptions import DatasetError, LLMBrainError, LLMBrainWarning, ParameterError, check_count
 from ..masks import NeuronMask
 from ..networks import NetworkSet
 from ..networks.labels import HandLabels
@@ -24,7 +25,8 @@ CHUNK = 512  # tokens of a run that are projected at a time
 
 def packed(z):
     """Pack z-scores into int16 in hundredths; larger ones are clipped at 327."""
-    return np.clip(np.rint(np.asarray(z) * STEPS_PER_Z), -32767, 32767).astype("<i2").tobytes()
+    steps = np.multiply(z, STEPS_PER_Z, dtype=np.float32)
+    return np.rint(steps, out=steps).clip(-32767, 32767, out=steps).astype("<i2").tobytes()
 
 
 class Contents:
@@ -35,14 +37,18 @@ class Contents:
     study : Study or path-like
     masks : list of path-like
         Files of own masks for lesions.
+    networks : str, optional
+        Name of the networks, if the study holds several; by default the first.
     """
 
-    def __init__(self, study, masks=()):
-        self.study = as_study(study)
+    def __init__(self, study, masks=(), networks=None):
+        self.study, self._wanted = as_study(study), networks
+        if networks is not None:
+            result_name(self.study, "networks", networks)  # raises if there are none of that name
         self._lock = threading.RLock()
         self._signature, self._yardstick, self._runs = None, None, {}
-        self.networks = self.recording = self.labels = self.order = None
-        self.desc, self.messages = "canica", []
+        self.networks = self.recording = self.labels = self.order = self.result = None
+        self.desc, self.messages = None, []
         self.refresh()
         self.masks = [self._own_mask(path) for path in masks]
 
@@ -68,14 +74,19 @@ class Contents:
         )  # fmt: skip
 
     def _read_networks(self):
-        self.networks = self.labels = None
-        found = [one.entities["desc"] for one in self.study.find("components_json")]
+        self.networks = self.labels = self.result = None
+        found = find_results(self.study, "networks")
         if not found:
             self.messages.append(f"This study has no networks yet. Find them with: llmbrain networks {self.study.root}")
             return
-        self.desc = "canica" if "canica" in found else found[0]
+        self.desc = result_name(self.study, "networks", self._wanted) if self._wanted else found[0]
+        others = ", ".join(name for name in found if name != self.desc)
+        if others and not self._wanted:
+            self.messages.append(f"These are the networks {self.desc}. Choose others with --networks: {others}.")
         try:
-            self.networks = NetworkSet.load(self.study, self.desc)
+            with self._noting_warnings():
+                self.result = open_result(self.study, "networks", self.desc).warn_if_stale()
+                self.networks = NetworkSet.of_result(self.result)
         except (LLMBrainError, OSError) as error:
             self.messages.append(f"The networks cannot be read: {error}")
             return
@@ -85,15 +96,21 @@ class Contents:
             self.messages.append(str(error))
         self.labels = self.labels or HandLabels.blank(self.networks)
 
+    @contextlib.contextmanager
+    def _noting_warnings(self):
+        """Show warnings on the page."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield
+        self.messages += [str(one.message) for one in caught if issubclass(one.category, LLMBrainWarning)]
+
     def _read_recording(self):
         self.recording = None
         site = None if self.networks is None else self.networks.geometry.site
         try:
             sites = self.study.sites()
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
+            with self._noting_warnings():
                 self.recording = self.study.recording(site or (sites[0] if sites else None))
-            self.messages += [str(warning.message) for warning in caught]
         except (LLMBrainError, OSError) as error:
             self.messages.append(f"No recorded run can be read, so no text can be read either: {error}")
             return
@@ -106,8 +123,6 @@ class Contents:
     def _read_order(self):
         self.order = None
         geometry = self.geometry
-        if geometry is None:
-            return
         if self.networks is None:
             return
         path = self.study.path("topography", desc=self.desc)
@@ -206,11 +221,8 @@ class Contents:
         """What drives a network: tokens, contexts, effect of its lesion."""
         self._checked(network)
         found = {"network": network, "tokens": [], "contexts": [], "lesion": None}
-        with self._lock:
-            tokens = self.study.read("tokens", desc=self.desc, dtype={"token": str})
-            contexts = self.study.read(
-                "contexts", desc=self.desc, dtype={"before": str, "token": str, "after": str, "document": str}
-            )
+        text = {"token": str, "before": str, "after": str, "document": str}
+        tokens, contexts = (self.result.read(part, dtype=text) for part in ("tokens", "contexts"))
         if tokens is not None:
             own = tokens[tokens["network"] == network]
             for side in (1, -1):
@@ -297,7 +309,7 @@ class Contents:
         rows = []
         for key, (path, kind) in self.volumes().items():
             rows.append({"id": key, "name": path.name, "kind": kind, "bytes": path.stat().st_size})
-        first = ("components", "statmap", "localizer_mask", "layers_dseg", "heads_dseg")
+        first = ("z_components", "components", "statmap", "localizer_mask", "layers_dseg", "heads_dseg")
         return sorted(rows, key=lambda row: (first.index(row["kind"]) if row["kind"] in first else 9, row["name"]))
 
 

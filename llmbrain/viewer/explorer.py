@@ -7,9 +7,9 @@ from collections import OrderedDict
 import numpy as np
 
 from ..exceptions import LLMBrainError, ModelNotFoundError, ParameterError, check_count
+from ..lesions.context import sites_of
 from ..lesions.statistics import output_norms
-from ..masks import CONTROLS
-from ..models import find_sites
+from ..masks import CONTROLS, NeuronMask
 from ..models.inputs import longest_context
 from ..plotting import style
 from ..registry import choose
@@ -38,6 +38,8 @@ class Explorer:
         a model.
     masks : list of path-like
         Files of own masks for lesions, see :meth:`llmbrain.NeuronMask.load`.
+    networks : str, optional
+        Name of the networks, if the study holds several.
 
     Examples
     --------
@@ -46,8 +48,8 @@ class Explorer:
     ['The', ' old', ' bridge', ' was', ' closed', '.']
     """
 
-    def __init__(self, study, load=None, masks=()):
-        self.contents = Contents(study, masks)
+    def __init__(self, study, load=None, masks=(), networks=None):
+        self.contents = Contents(study, masks, networks)
         self.thread = ModelThread()
         self._load, self._model, self._sites, self._norms = load, None, None, None
         self.state, self.message = ("absent", "") if load is None else ("loading", "")
@@ -76,11 +78,8 @@ class Explorer:
             model, tokenizer = self._load()
             geometry = self.contents.geometry
             if geometry is not None:
-                by_layer = {site.layer: site for site in find_sites(model, geometry.site)}
-                found = [by_layer[layer].size if layer in by_layer else None for layer in geometry.layers]
-                if tuple(found) != geometry.sizes:
-                    raise ModelNotFoundError("The model has other neurons than the recording. Name the right --model.")
-                self._sites = [by_layer[layer] for layer in geometry.layers]
+                everything = NeuronMask(np.ones(geometry.n_neurons, bool), geometry, name="the recorded neurons")
+                self._sites = sites_of(model, everything, check_model=False)
                 self._norms = output_norms(self._sites)
             self._model = (model, tokenizer)
             self.state = "ready"
@@ -227,10 +226,14 @@ class Explorer:
         return self.contents.yardstick.sd.astype(float) ** 2 * self._norms**2
 
     def _reference(self, needed):
-        """What a lesion kind needs of the recording: the means, or values at some tokens."""
-        if needed == "mean":
-            return self.contents.yardstick.mean
+        """What a lesion kind needs of the recording, by the name of what it needs."""
+        return {"mean": lambda: self.contents.yardstick.mean, "samples": self._samples}[needed]()
+
+    def _samples(self):
+        """Activity at some recorded tokens, spread evenly, ``(n_samples, n_neurons)``."""
         recording = self.contents.recording
+        if recording is None:
+            raise ParameterError("This kind of lesion needs recorded values, but the study holds no recorded run.")
         places = np.unique(np.linspace(0, recording.n_tokens - 1, N_SAMPLES).astype(int))
         starts = np.cumsum([0, *(run.n_tokens for run in recording)])
         rows = []

@@ -47,7 +47,7 @@ class Yardstick:
 
     def z(self, activity):
         """Z-score activity ``(n_tokens, n_neurons)``; neurons that never change get 0."""
-        return _scaled(np.asarray(activity, np.float32), self.mean, self.sd)
+        return _scaled(activity, self.mean, self.sd)
 
     def courses(self, z):
         """Z-scored courses ``(n_tokens, n_networks)`` of z-scored activity."""
@@ -55,7 +55,9 @@ class Yardstick:
 
 
 def _scaled(activity, mean, sd):
-    return np.where(sd > 0, (activity - mean) / np.where(sd > 0, sd, 1), 0).astype(np.float32, copy=False)
+    z = np.subtract(activity, mean, dtype=np.float32)
+    z *= np.divide(1, sd, out=np.zeros_like(sd), where=sd > 0)
+    return z
 
 
 def course_weights(networks):

@@ -66,7 +66,7 @@ class Guard:
             return
         path = scope["path"][len(self.token) + 1 :]
         inner = {**scope, "path": path, "raw_path": path.encode(), "root_path": ""}
-        await self.app(inner, _once(body), _with_headers(send))
+        await self.app(inner, _again(body, receive), _with_headers(send))
 
     def _refusal(self, scope):
         """Status and sentence of a request that must not pass, or None."""
@@ -117,14 +117,14 @@ async def _body(receive):
             return b"".join(parts), False
 
 
-def _once(body):
-    """A ``receive`` that gives a body that was read already, and then says that the client is gone."""
+def _again(body, receive):
+    """A ``receive`` that gives a body that was read already, and then waits for the client to leave."""
     messages = [{"type": "http.request", "body": body, "more_body": False}]
 
-    async def receive():
-        return messages.pop() if messages else {"type": "http.disconnect"}
+    async def receive_again():
+        return messages.pop() if messages else await receive()
 
-    return receive
+    return receive_again
 
 
 def _with_headers(send):

@@ -11,7 +11,7 @@ from ..exceptions import LLMBrainError, ParameterError
 from .security import LOOPBACK, Guard, new_token
 from .work import Replaced
 
-__all__ = ["make_app", "serve"]
+__all__ = ["make_app", "make_server", "serve"]
 
 TYPES = {
     ".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8",
@@ -149,8 +149,8 @@ def static_files():
     }
 
 
-def serve(explorer, *, host="127.0.0.1", port=0, announce=print):
-    """Serve the page until it is interrupted.
+def make_server(explorer, *, host="127.0.0.1", port=0):
+    """Make a server that listens already.
 
     Parameters
     ----------
@@ -159,8 +159,14 @@ def serve(explorer, *, host="127.0.0.1", port=0, announce=print):
         Address to listen on. Another one than the loopback address lets other machines reach the study.
     port : int
         0 for any free port.
-    announce : callable
-        Called with the address of the page once the server listens.
+
+    Returns
+    -------
+    server : uvicorn.Server
+    listening : socket.socket
+        ``server.run(sockets=[listening])`` serves until it is interrupted.
+    address : str
+        Address of the page, with its secret.
 
     Raises
     ------
@@ -173,23 +179,38 @@ def serve(explorer, *, host="127.0.0.1", port=0, announce=print):
         raise ParameterError(INSTALL) from None
     token = new_token()
     hosts = LOOPBACK if host in LOOPBACK else (*LOOPBACK, host, socket.gethostname())
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listening:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listening.bind((host, port))
-        except OSError as error:
-            raise ParameterError(
-                f"Cannot listen on {host}, port {port}: {error.strerror}. Use another --port."
-            ) from None
-        config = uvicorn.Config(
-            make_app(explorer, token, hosts), log_level="warning", access_log=False, server_header=False,
-            limit_concurrency=MOST_AT_ONCE, timeout_graceful_shutdown=1,
-        )  # fmt: skip
-        name = f"[{host}]" if ":" in host else host
-        announce(f"http://{name}:{listening.getsockname()[1]}/{token}/")
+    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        why = error.strerror or error
+        raise ParameterError(f"Cannot listen on {host}, port {port}: {why}. Use another --host or --port.") from None
+    config = uvicorn.Config(
+        make_app(explorer, token, hosts), log_level="warning", access_log=False, server_header=False, ws="none",
+        limit_concurrency=MOST_AT_ONCE, timeout_graceful_shutdown=1,
+    )  # fmt: skip
+    name = f"[{host}]" if ":" in host else host
+    return uvicorn.Server(config), listening, f"http://{name}:{listening.getsockname()[1]}/{token}/"
+
+
+def serve(explorer, *, host="127.0.0.1", port=0, announce=print):
+    """Serve the page until it is interrupted.
+
+    Parameters
+    ----------
+    explorer, host, port
+        See :func:`make_server`.
+    announce : callable
+        Called with the address of the page once the server listens.
+    """
+    server, listening, address = make_server(explorer, host=host, port=port)
+    with listening:
+        listening.listen()
+        announce(address)
         explorer.start()
         try:
-            uvicorn.Server(config).run(sockets=[listening])
+            server.run(sockets=[listening])
         finally:
             explorer.close()

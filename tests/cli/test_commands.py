@@ -8,7 +8,7 @@ import pytest
 from llmbrain import __version__
 from llmbrain.dataset import Study, find_results
 
-COMMANDS = ["run", "record", "networks", "lesion", "prune", "grid", "evaluate", "report", "info"]
+COMMANDS = ["run", "record", "networks", "lesion", "prune", "grid", "evaluate", "view", "report", "info"]
 
 
 def llmbrain(*args, **kwargs):

@@ -53,7 +53,7 @@ export function showError(element, error) {
 /** A number with a real minus sign. */
 export function number(value, digits = 2) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
-  return value.toFixed(digits).replace("-", "−");
+  return value.toFixed(digits).replace(/^-(?=0(\.0*)?$)/, "").replace("-", "−");
 }
 
 export function signed(value, digits = 2) {

@@ -27,7 +27,7 @@ export function startLesions(app) {
     }
     const kind = study.kinds.find((one) => one.name === $("kind").value);
     $("value-label").hidden = !kind.needs_value;
-    const chosen = app.chosen.length ? `networks ${app.chosen.join(", ")}` : "no network";
+    const chosen = app.chosen.length ? `network${app.chosen.length > 1 ? "s" : ""} ${app.chosen.join(", ")}` : "no network";
     const control = study.controls.find((one) => one.name === $("control").value);
     $("kind-note").textContent = `${kind.summary} Chosen: ${chosen}. Control: ${control.summary || control.name}.`;
     $("strength-note").textContent = number(Number($("strength").value));
@@ -141,7 +141,7 @@ export function startLesions(app) {
   function showNext(found) {
     const most = Math.max(...found.next.flatMap((row) => CONDITIONS.map((name) => row[name])), 1e-9);
     $("next").tBodies[0].replaceChildren(...found.next.map((row) => {
-      const line = make("tr", {}, make("td", { className: "token" }, visible(row.token)));
+      const line = make("tr", {}, make("td", { className: "token" }, visible(row.token).trim() ? visible(row.token) : "␣"));
       for (const name of CONDITIONS) {
         const fillBar = make("span", { className: "fill" });
         fillBar.style.width = `${(100 * row[name]) / most}%`;

@@ -8,7 +8,7 @@ import { mapWithTools, networkOptions } from "./tools.js";
 const FULL = 4; // |z| of the strongest shade
 const WAIT = 350; // milliseconds of silence before a text is read
 const SAMPLE = "The lighthouse keeper counted 12 ships before midnight. “Three more,” she said, and wrote the number down.\n"
-  + "def total(ships):\n    return sum(ship.weight for ship in ships)\n";
+  + "def total(ships):\n    return sum(ship.weight for ship in ships)";
 
 export function startRead(app) {
   const view = { kind: "text", data: null, at: 0, address: null, timer: null };
@@ -159,6 +159,7 @@ export function startRead(app) {
   // -- time courses ---------------------------------------------------------------------------------------------------
   const canvas = $("courses");
   const MARGIN = 4;
+  const LABEL = 17; // pixels above a course for its name
 
   function rows() {
     const found = [{ name: "surprisal (nats)", values: view.data.surprisal, color: css("--muted"), floor: true }];
@@ -169,7 +170,7 @@ export function startRead(app) {
   }
 
   function drawCourses() {
-    const high = 46;
+    const high = 56;
     const n = view.data ? 1 + app.chosen.length : 1;
     canvas.style.height = `${n * high + 6}px`;
     const ratio = devicePixelRatio || 1;
@@ -184,7 +185,6 @@ export function startRead(app) {
     const total = view.data.tokens.length;
     const x = (i) => MARGIN + ((i + 0.5) / total) * (w - 2 * MARGIN);
     const wide = Math.max(1, (w - 2 * MARGIN) / total);
-    context.fillStyle = tint(css("--accent"), 0.16);
     context.fillStyle = css("--strong");
     context.fillRect(x(view.at) - wide / 2, 0, wide, h);
     rows().forEach((row, r) => drawRow(context, row, r * high + 3, high - 4, x, w));
@@ -199,8 +199,9 @@ export function startRead(app) {
   function drawRow(context, row, top, high, x, w) {
     const known = row.values.filter((v) => v !== null);
     const most = Math.max(row.floor ? 4 : 3, ...known.map(Math.abs));
-    const zero = row.floor ? top + high : top + high / 2;
-    const scale = (row.floor ? high - 14 : high / 2 - 1) / most;
+    const plot = high - LABEL;
+    const zero = row.floor ? top + high : top + LABEL + plot / 2;
+    const scale = (row.floor ? plot : plot / 2 - 1) / most;
     context.strokeStyle = css("--rule");
     context.lineWidth = 1;
     context.beginPath();
@@ -229,11 +230,6 @@ export function startRead(app) {
     const text = `${row.name}   ${row.floor ? "" : "z "}${number(value, 1)}`;
     context.font = "600 12px system-ui, sans-serif";
     context.textBaseline = "top";
-    const size = context.measureText(text).width;
-    context.globalAlpha = 0.82;
-    context.fillStyle = css("--card");
-    context.fillRect(2, top - 1, size + 8, 16);
-    context.globalAlpha = 1;
     context.fillStyle = row.floor ? css("--muted") : row.color;
     context.fillText(text, 6, top);
     context.fillStyle = css("--muted");

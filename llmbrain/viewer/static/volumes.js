@@ -6,8 +6,25 @@ const LARGE = 400e6; // bytes; of larger files only the first frames are read
 const FEW_FRAMES = 100;
 const CARD = { light: [0.992, 0.996, 0.996, 1], dark: [0.102, 0.125, 0.153, 1] };
 
+const COLORMAPS = { // from weak to strong, as in the maps of the page
+  "llmbrain warm": [[248, 200, 170], [233, 143, 98], [200, 80, 30], [122, 35, 8]],
+  "llmbrain cool": [[175, 208, 235], [110, 166, 212], [33, 102, 172], [10, 47, 92]],
+};
+
+/** A colour map of NiiVue: the colours, and below the threshold a grey, or nothing. */
+function colormap(stops, grey) {
+  const n = stops.length;
+  const all = [grey || stops[0], ...stops];
+  return {
+    R: all.map((c) => c[0]), G: all.map((c) => c[1]), B: all.map((c) => c[2]), A: all.map((_, i) => (i || grey ? 255 : 0)),
+    I: all.map((_, i) => (i ? Math.max(1, Math.round((255 * (i - 1)) / (n - 1))) : 0)),
+  };
+}
+
+const base = () => `llmbrain ${isDark() ? "dark" : "light"}`;
+
 export function startVolumes(app) {
-  let nv = null, rows = [], starting = null;
+  let nv = null, rows = [], starting = null, notes = [];
 
   function loadScript() {
     return new Promise((done, fail) => {
@@ -28,11 +45,14 @@ export function startVolumes(app) {
     nv = new globalThis.niivue.Niivue({
       // a volume has no left, right or front: axis 0 is the layer
       isOrientationTextVisible: false, isOrientCube: false, isCornerOrientationText: false, isRuler: false,
-      isColorbar: true, show3Dcrosshair: false, dragAndDropEnabled: false, isNearestInterpolation: true,
-      backColor: CARD[isDark() ? "dark" : "light"], crosshairWidth: 0.6, loadingText: "", multiplanarShowRender: 0,
+      isColorbar: false, show3Dcrosshair: false, dragAndDropEnabled: false, isNearestInterpolation: true,
+      backColor: CARD[isDark() ? "dark" : "light"], crosshairWidth: 0.12, loadingText: "", multiplanarShowRender: 0,
       fontColor: isDark() ? [0.8, 0.83, 0.86, 1] : [0.25, 0.3, 0.36, 1], textHeight: 0.03,
       fontMinPx: 11, crosshairColor: [0.9, 0.55, 0.1, 0.9], logLevel: "error",
     });
+    for (const [name, stops] of Object.entries(COLORMAPS)) nv.addColormap(name, colormap(stops));
+    nv.addColormap("llmbrain light", colormap(COLORMAPS["llmbrain warm"], [236, 239, 242]));
+    nv.addColormap("llmbrain dark", colormap(COLORMAPS["llmbrain warm"], [38, 47, 56]));
     await nv.attachToCanvas($("niivue"));
     if (!nv.gl) throw new Error("This browser has no WebGL2, which NiiVue needs. The tab Maps works without it.");
     nv.onLocationChange = place;
@@ -56,9 +76,11 @@ export function startVolumes(app) {
         colormap: i ? "warm" : "gray", opacity: i ? 0.8 : 1,
         ...(row.bytes > LARGE ? { limitFrames4D: FEW_FRAMES } : {}),
       })));
+      notes = [];
       for (const [i, row] of wanted.entries()) color(nv.volumes[i], row, i);
       nv.updateGLVolume();
       frames();
+      $("volume-note").textContent = notes.length ? `${notes.join(". ")}.` : "";
       $("place").textContent = "Drag to move the cross.";
       $("niivue").dataset.loaded = wanted.map((row) => row.id).join(" ");
     } catch (error) {
@@ -67,19 +89,32 @@ export function startVolumes(app) {
     }
   }
 
-  /** Signed maps get two colours with a common threshold; labels and masks keep one. */
+  /** Signed maps get two colours above a threshold of standard deviations; labels and masks keep one. */
   function color(volume, row, i) {
     if (/dseg|mask/.test(row.kind)) {
       volume.colormap = row.kind.includes("dseg") ? "actc" : "red";
       return;
     }
-    const most = Math.max(Math.abs(volume.robust_min), Math.abs(volume.robust_max)) || Math.abs(volume.global_max) || 1;
-    volume.colormap = "warm";
-    volume.colormapNegative = "winter";
-    volume.cal_min = i ? most / 2 : most / 10;
-    volume.cal_max = most * 1.5;
-    volume.cal_minNeg = -volume.cal_max;
-    volume.cal_maxNeg = -volume.cal_min;
+    const sd = spread(volume.img);
+    const times = /components|statmap/.test(row.kind) || i ? 3 : 1;
+    volume.colormap = i ? "llmbrain warm" : base();
+    volume.colormapNegative = "llmbrain cool";
+    volume.cal_min = times * sd;
+    volume.cal_max = 8 * sd;
+    volume.cal_minNeg = -8 * sd;
+    volume.cal_maxNeg = -times * sd;
+    notes.push(`${i ? "Overlay" : "Volume"}: coloured where the value differs from 0 by more than ${number(times * sd, 3)}`
+      + ` (${times} standard deviation${times > 1 ? "s" : ""})`);
+  }
+
+  /** Standard deviation about 0 of up to a million values. */
+  function spread(values) {
+    const step = Math.max(1, Math.floor(values.length / 1e6));
+    let [sum, n] = [0, 0];
+    for (let at = 0; at < values.length; at += step) {
+      if (values[at]) { sum += values[at] ** 2; n += 1; }
+    }
+    return Math.sqrt(sum / Math.max(n, 1)) || 1;
   }
 
   function frames() {
@@ -89,7 +124,7 @@ export function startVolumes(app) {
     $("frame-bar").hidden = n < 2;
     $("frame").max = n - 1;
     $("frame").value = volume.frame4D || 0;
-    $("frame-name").textContent = row.kind === "components" ? "network" : row.kind === "bold" ? "token" : "volume";
+    $("frame-name").textContent = row.kind.includes("components") ? "network" : row.kind === "bold" ? "token" : "volume";
     note(n);
   }
 
@@ -130,7 +165,9 @@ export function startVolumes(app) {
     if (!nv) return;
     nv.opts.backColor = CARD[isDark() ? "dark" : "light"];
     nv.opts.fontColor = isDark() ? [0.8, 0.83, 0.86, 1] : [0.25, 0.3, 0.36, 1];
-    nv.drawScene();
+    const first = nv.volumes[0];
+    if (first?.colormapNegative) first.colormap = base();
+    nv.updateGLVolume();
   });
   app.on("tab", () => {
     if (app.tab !== "volumes" || starting) return;

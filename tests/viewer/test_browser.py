@@ -1,0 +1,266 @@
+"""The page in a real browser: paste a text, move the threshold, silence a network, save a label and reload.
+
+Needs Chromium and its driver (Debian: ``apt-get install chromium chromium-driver``) and selenium; skipped without.
+"""
+
+import shutil
+import threading
+
+import pytest
+from recorded import HERON
+
+from llmbrain.networks import NetworkSet
+from llmbrain.networks.labels import HandLabels
+from llmbrain.viewer.explorer import Explorer
+from llmbrain.viewer.server import make_server
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader", "--window-size=1280,900",
+)  # fmt: skip
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (pip install selenium)")
+pytest.importorskip("uvicorn", reason="uvicorn is not installed (pip install uvicorn)")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(
+        not (CHROMIUM and DRIVER), reason="no Chromium with its driver here (apt-get install chromium chromium-driver)"
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(made, tmp_path_factory):
+    return shutil.copytree(made[0], tmp_path_factory.mktemp("browser") / "study")
+
+
+@pytest.fixture(scope="module")
+def address(folder, tiny):
+    """A real server in a thread, on a free port."""
+    explorer = Explorer(folder, load=lambda: tiny)
+    server, listening, address = make_server(explorer)
+    listening.listen()
+    explorer.start()
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    yield address
+    server.should_exit = True
+    thread.join(10)
+    explorer.close()
+    listening.close()
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory):
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    found = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    found.set_script_timeout(20)
+    yield found
+    found.quit()
+
+
+@pytest.fixture
+def page(driver, address):
+    """The page, opened afresh; it must not have written to the console when the test ends."""
+    driver.get_log("browser")
+    open_page(driver, address)
+    yield driver
+    assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+def open_page(driver, address, width=1280, theme="light"):
+    driver.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600},
+    )
+    driver.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": theme}]}
+    )
+    driver.get("about:blank")
+    driver.get(address)
+    wait(driver, "return document.body.dataset.ready && document.getElementById('state').className.includes('ready')")
+    wait(driver, "return document.querySelectorAll('#words span[data-i]').length > 5")
+
+
+def wait(driver, script, *arguments, seconds=30):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    return WebDriverWait(driver, seconds, 0.05).until(lambda d: d.execute_script(script, *arguments))
+
+
+def type_into(driver, element, value, event="input"):
+    driver.execute_script(
+        "const e = document.getElementById(arguments[0]); e.value = arguments[1];"
+        "e.dispatchEvent(new Event(arguments[2], {bubbles: true}));",
+        element, value, event,
+    )  # fmt: skip
+
+
+def tab(driver, name):
+    driver.execute_script("document.getElementById('tab-' + arguments[0]).click()", name)
+
+
+SHADED = "return [...document.querySelectorAll('#words span')].filter(s => s.style.background).length"
+PIXELS = """const c = document.getElementById(arguments[0]), p = new Uint32Array(
+    c.getContext('2d').getImageData(0, 0, c.width, c.height).data.buffer), n = {};
+    for (const v of p) n[v] = (n[v] || 0) + 1; return Object.keys(n).length;"""
+
+
+def test_a_pasted_text_is_read_shaded_and_followed(page):
+    type_into(page, "text", HERON)
+    wait(page, "return document.getElementById('words').textContent.includes('river')")
+    n = page.execute_script("return document.querySelectorAll('#words span').length")
+    assert n > 30 and page.execute_script(SHADED) > 5
+    page.execute_script("document.getElementById('words').focus()")
+    from selenium.webdriver.common.keys import Keys
+
+    words = page.switch_to.active_element
+    words.send_keys(Keys.HOME), words.send_keys(Keys.ARROW_RIGHT)
+    assert page.execute_script("return document.querySelector('#words .at').dataset.i") == "1"
+    assert page.execute_script("return document.getElementById('token').value") == "1"
+    wait(page, "return document.getElementById('token-note').textContent === arguments[0]", f"2 of {n}")
+    assert "surprisal" in page.execute_script("return document.getElementById('moment-title').textContent")
+    wait(page, PIXELS.replace("length;", "length > 20;"), "moment")  # the map of the moment is drawn
+    assert page.execute_script(PIXELS, "courses") > 20
+    before = page.execute_script(SHADED)
+    page.execute_script("let box; while (box = document.querySelector('#networks input:checked')) box.click()")
+    assert page.execute_script(SHADED) == 0 < before
+
+
+def test_z_is_under_the_pointer(page):
+    from selenium.webdriver import ActionChains
+
+    span = page.find_element("css selector", "#words span[data-i='3']")
+    ActionChains(page).move_to_element(span).perform()
+    wait(page, "return !document.getElementById('tip').hidden")
+    said = page.execute_script("return document.getElementById('tip').textContent")
+    assert "surprisal" in said and "z " in said and "network 0" in said or "0 ·" in said
+
+
+def test_recorded_runs_can_be_scrolled(page):
+    page.execute_script("document.getElementById('source-run').click()")
+    wait(page, "return document.getElementById('read-note').textContent.includes('recorded tokens')")
+    type_into(page, "token", "7")
+    assert page.execute_script("return document.querySelector('#words .at').dataset.i") == "7"
+    page.execute_script("document.getElementById('play').click()")
+    wait(page, "return Number(document.getElementById('token').value) > 8")
+
+
+def test_the_threshold_moves_and_maps_are_compared(page):
+    tab(page, "maps")
+    count = "return document.querySelector('#facts dd')?.textContent"
+    wait(page, "return document.querySelectorAll('#facts dd').length > 3")
+    first = page.execute_script(count)
+    page.execute_script(
+        "const s = document.querySelector('#map-tools .threshold'); s.value = 0.5; s.dispatchEvent(new Event('input'))"
+    )
+    wait(page, count.replace("textContent", "textContent !== arguments[0]"), first)
+    assert int(page.execute_script(count)) > int(first)
+    type_into(page, "map-b", "1", "change")
+    wait(page, "return document.getElementById('facts-title').textContent.includes('against')")
+    assert "Dice" in page.execute_script("return document.getElementById('facts').textContent")
+    page.execute_script(
+        "[...document.querySelectorAll('#map-tools button')].find(b => b.textContent === 'sheets').click()"
+    )
+    page.execute_script("[...document.querySelectorAll('#map-tools button')].find(b => b.textContent === '+').click()")
+    wait(page, PIXELS.replace("length;", "length >= 3;"), "map")
+
+
+def test_a_neuron_is_named_by_pointer_and_by_keys(page):
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    tab(page, "maps")
+    wait(page, "return document.querySelectorAll('#facts dd').length > 3")
+    wait(page, PIXELS.replace("length;", "length > 1;"), "map")  # it is drawn
+    canvas = page.find_element("id", "map")
+    ActionChains(page).move_to_element(canvas).move_by_offset(7, 5).perform()
+    wait(page, r"return /layer \d+, unit \d+/.test(document.getElementById('tip').textContent)")
+    wait(page, "return document.getElementById('tip').textContent.includes('network')")
+    canvas.click()
+    page.execute_script("arguments[0].focus()", canvas)
+    canvas.send_keys(Keys.ARROW_RIGHT)
+    wait(page, "return document.getElementById('tip').textContent.includes('unit')")
+
+
+def test_a_network_is_silenced_beside_a_control(page):
+    tab(page, "lesions")
+    type_into(page, "lesion-text", HERON)
+    type_into(page, "lesion-threshold", "1")
+    type_into(page, "new-tokens", "4")
+    page.execute_script("document.getElementById('silence').click()")
+    wait(page, "return !document.getElementById('lesion-result').hidden")
+    wait(page, "return [...document.querySelectorAll('#written p')].every(p => !p.className) && "
+         "document.querySelectorAll('#written p').length === 3")  # fmt: skip
+    said = page.execute_script("return document.getElementById('lesion-lead').textContent")
+    assert "Silencing" in said and "matched by layer" in said
+    assert page.execute_script("return document.querySelectorAll('#next tbody tr').length") == 10
+    shaded = "return [...document.querySelectorAll('#words-lesion span')].filter(s => s.style.background).length"
+    assert page.execute_script(shaded) > 5
+
+
+def test_errors_are_sentences_in_the_page(page):
+    tab(page, "lesions")
+    type_into(page, "target", "typed")
+    type_into(page, "typed", "somewhere")
+    page.execute_script("document.getElementById('silence').click()")
+    wait(page, "return document.getElementById('lesion-error').textContent.includes('layer:unit')")
+    assert "422" in page.get_log("browser")[0]["message"]  # the browser notes the answer's status
+    tab(page, "read")
+    type_into(page, "text", " ")
+    wait(page, "return document.getElementById('words').textContent.includes('Type or paste')")
+
+
+def test_a_label_is_saved_by_keys_and_survives_a_reload(page, address, folder):
+    from selenium.webdriver.common.keys import Keys
+
+    tab(page, "labels")
+    wait(page, "return document.querySelectorAll('#label-facts dd').length > 3")
+    body = page.find_element("tag name", "body")
+    title = "return document.getElementById('label-title').textContent"
+    first = page.execute_script(title)
+    body.send_keys(Keys.ARROW_DOWN)
+    wait(page, f"{title} !== arguments[0]", first)
+    k = int(page.execute_script(title).split()[1])
+    body.send_keys("a")
+    wait(page, "return document.getElementById('label-saved').textContent.startsWith('Saved')")
+    body.send_keys("n")
+    page.switch_to.active_element.send_keys("herons" + Keys.ENTER)
+    wait(page, "return document.querySelector('#networks .named')?.textContent === 'herons'")
+    body.send_keys("r")  # the keys work again
+    wait(page, "return document.querySelector('#networks .rejected')")
+    body.send_keys("a")
+    wait(page, "return document.querySelector('#networks .mark.accepted')?.textContent === '✓'")
+    labels = HandLabels.load(folder, NetworkSet.load(folder))
+    assert (labels.accepted, labels.names[k]) == ([k], "herons")
+    open_page(page, address)
+    assert page.execute_script("return document.querySelector('#networks .named').textContent") == "herons"
+    assert page.execute_script("return document.querySelectorAll('#networks .mark.accepted').length") == 1
+
+
+def test_volumes_open_in_niivue(page):
+    tab(page, "volumes")
+    wait(
+        page,
+        "return document.getElementById('niivue').dataset.loaded || !document.getElementById('volume-error').hidden",
+    )
+    assert page.execute_script("return document.getElementById('volume-error').textContent") == ""
+    assert page.execute_script("return document.getElementById('frame').max") == "2"  # three networks
+    type_into(page, "frame", "2")
+    assert page.execute_script("return document.getElementById('frame-note').textContent") == "2 of 3"
+    page.get_log("browser")  # WebGL without a GPU leaves remarks
+
+
+@pytest.mark.parametrize(("width", "theme"), [(1280, "dark"), (390, "light"), (390, "dark")])
+def test_no_screen_scrolls_sideways(driver, address, width, theme):
+    open_page(driver, address, width, theme)
+    for name in ("read", "maps", "lesions", "labels", "volumes"):
+        tab(driver, name)
+        assert driver.execute_script("return document.documentElement.scrollWidth") <= width, name
