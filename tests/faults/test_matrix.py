@@ -36,6 +36,41 @@ KINDS = {
         "test_files.py::test_outputs_do_not_overlap_inputs",
         "test_files.py::test_a_kill_between_the_renames_loses_nothing",
     ],
+    "files of one result that do not fit": [
+        "dataset/test_results.py::test_files_that_do_not_belong_together_are_refused",
+        "dataset/test_results.py::test_an_image_may_not_lose_its_last_run",
+        "dataset/test_results.py::test_a_plain_folder_holds_a_result_too",
+    ],
+    "results of earlier or other networks": [
+        "faults/test_mixtures.py::test_lesions_of_earlier_networks_are_not_shown",
+        "faults/test_mixtures.py::test_tables_of_stability_do_not_outlive_their_networks",
+        "faults/test_mixtures.py::test_networks_side_by_side_are_lesioned_by_name",
+        "faults/test_mixtures.py::test_done_before_means_with_the_same_settings_and_sources",
+        "faults/test_mixtures.py::test_lesions_of_the_networks_of_another_study_are_not_shown",
+    ],
+    "recordings that changed or grew": [
+        "faults/test_mixtures.py::test_networks_of_a_run_that_was_recorded_again",
+        "faults/test_mixtures.py::test_networks_of_a_recording_that_has_grown",
+        "faults/test_mixtures.py::test_networks_outlive_the_runs_and_a_move",
+    ],
+    "results and masks of another model": [
+        "dataset/test_results.py::test_results_of_another_model_are_stale",
+        "faults/test_mixtures.py::test_a_localizer_of_another_model_is_not_shown",
+        "faults/test_mixtures.py::test_another_model_is_not_pruned_by_these_networks",
+    ],
+    "kills while a result is published": [
+        "dataset/test_results.py::test_a_kill_at_any_rename_leaves_the_old_or_the_new_result",
+        "dataset/test_results.py::test_an_exception_before_publication_leaves_the_old_result",
+        "dataset/test_results.py::test_a_journal_that_leads_outside_is_ignored",
+        "faults/test_mixtures.py::test_a_kill_at_any_rename_leaves_the_old_or_the_new_lesions",
+    ],
+    "damaged runs": [
+        "dataset/test_checksums.py::test_a_zeroed_stretch_is_found_by_the_quick_check",
+        "dataset/test_checksums.py::test_one_byte_is_found_by_the_thorough_check",
+        "dataset/test_checksums.py::test_networks_are_not_found_on_a_damaged_run",
+        "dataset/test_checksums.py::test_info_names_damaged_and_stale_files",
+    ],
+    "damaged checkpoints": ["lesions/test_batched.py::test_an_interrupted_run_goes_on_where_it_stopped"],
     "corpora of the same name": ["faults/test_matrix.py::test_a_foreign_corpus_called_demo_needs_its_own_text"],
 }
 
