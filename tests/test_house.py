@@ -193,6 +193,7 @@ WORDS = {
     ("llmbrain.networks.base", "model"): "a scope of decomposition",
     ("llmbrain.networks.options", "model"): "a scope of decomposition",
     ("llmbrain.networks.scope", "model"): "a scope of decomposition",
+    ("llmbrain.networks.result", "mlp"): "the usual site is left out of the name of networks",
     ("llmbrain.pipeline.whole", "threshold"): "an argument",
     ("llmbrain.reporting.stations.pruned", "bytes"): "a column that is shown as a size",
     ("llmbrain.plotting.matrices", "correlation"): "a label that gets its range",

@@ -107,6 +107,7 @@ class ResultKind(NamedTuple):
     parts: tuple  # kinds of its other files
     what: str  # what it is called in messages
     remedy: str  # how to make it again
+    option: str = ""  # by which commands choose one
 
 
 # One line for each kind of result of a study. ``desc`` (of atlases: ``site``) is the name of the result.
@@ -116,7 +117,7 @@ RESULTS = {
         ("components", "z_components", "z_components_json", "networks_dseg", "networks_tsv", "networks_json",
          "network_mask", "network_mask_json", "metrics", "mixing", "stability", "profile", "connectivity",
          "engagement", "correlations", "tokens", "contexts"),
-        "networks", "Find them again (llmbrain networks).",
+        "networks", "Find them again (llmbrain networks).", " (--networks)",
     ),
     "lesions": ResultKind(
         "lesion_json", ("lesion_effects", "lesion_controls", "lesion_items"), "lesion study",

@@ -222,8 +222,7 @@ def result_name(folder, kind, name=None):
         return found[0]
     if not found:
         raise DatasetError(f"{folder.root} holds no {rule.what}. {held}")
-    option = " (--networks)" if kind == "networks" else ""
-    raise DatasetError(f"{folder.root} holds several {rule.what}: {', '.join(found)}. Choose one by name{option}.")
+    raise DatasetError(f"{folder.root} holds several {rule.what}: {', '.join(found)}. Choose one by name{rule.option}.")
 
 
 def open_result(folder, kind, name=None):

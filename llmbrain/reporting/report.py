@@ -114,7 +114,7 @@ class Report:
 
         The others are named in ``absent`` with the reason. ``name`` selects one result.
         """
-        found, shown = [], self["networks"] if kind != "networks" else None
+        found, shown = [], self["networks"] if name is None else None
         own = None if shown is None else shown.networks.hash
         for one in find_results(self.study, kind) if name is None else [name]:
             try:

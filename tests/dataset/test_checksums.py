@@ -127,7 +127,7 @@ def test_info_names_damaged_and_stale_files(folder, capsys):
 
     find_networks(folder, n_components=2, n_init=1, progress=False)
     code, out, _ = run_command(capsys, "info", folder)
-    assert code == 0 and "site mlp: 4 runs" in out and "networks canica2: 16 files" in out
+    assert code == 0 and "site mlp: 4 runs" in out and "networks canica2: " in out
     for flag in ("--check", "--check-all"):
         code, out, _ = run_command(capsys, "info", folder, flag)
         assert code == 0 and "No file is damaged." in out
