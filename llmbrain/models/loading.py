@@ -12,7 +12,7 @@ from .devices import as_device
 from .gguf_reader import quick_reading
 from .heterogeneous import load_heterogeneous
 from .origin import remember_source
-from .tokenizer_check import check_tokenizer
+from .tokenizer_check import check_bos, check_predictions, check_tokenizer
 
 __all__ = ["DEMO_NAME", "cache_folder", "demo_file", "load_model"]
 
@@ -66,7 +66,7 @@ def load_model(
     dtype = str(dtype).removeprefix("torch.")
     code = {"revision": revision, "trust_remote_code": bool(trust_remote_code)}
     if hasattr(name, "named_parameters"):
-        return _ready(name), check_tokenizer(_tokenizer_of(name, tokenizer, code))
+        return _checked(name, tokenizer, None, code)
     if as_device(device).type == "cpu" and dtype == "auto":  # raises before the model is read
         dtype = "float32"
     options, source = {"dtype": dtype, **code}, demo_file() if str(name) == "demo" else name
@@ -77,7 +77,15 @@ def load_model(
     else:
         model, own = _load_pretrained(source, options, device), source
     remember_source(model, "demo" if str(name) == "demo" else source)
-    return _ready(model), check_tokenizer(_tokenizer_of(model, tokenizer or own, code))
+    return _checked(model, tokenizer, own, code)
+
+
+def _checked(model, given, own, code):
+    """The model and its tokenizer, ready and checked together; ``given`` goes before ``own``."""
+    model, tokenizer = _ready(model), check_tokenizer(_tokenizer_of(model, given or own, code))
+    check_predictions(model, tokenizer)
+    check_bos(model, tokenizer, own=tokenizer is not given)
+    return model, tokenizer
 
 
 def demo_file():

@@ -3,10 +3,11 @@
 import warnings
 
 import pytest
-from tiny import tiny_tokenizer
+import torch
+from tiny import tiny_model, tiny_tokenizer
 
 from llmbrain.exceptions import LLMBrainWarning
-from llmbrain.models.tokenizer_check import SAMPLE, check_tokenizer
+from llmbrain.models.tokenizer_check import PASSAGE, SAMPLE, check_bos, check_predictions, check_tokenizer
 
 
 def big_tokenizer(pieces, **normalisation):
@@ -54,3 +55,58 @@ def test_the_tokenizer_of_the_demo_works(demo_model):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_tokenizer(demo_model[1])
+
+
+@pytest.fixture(scope="module")
+def reader():
+    """A small model that has learned the passage by heart, from its first position on."""
+    model, tokenizer = tiny_model("gpt2", n_positions=512), tiny_tokenizer()
+    ids = torch.tensor([tokenizer(PASSAGE, add_special_tokens=False)["input_ids"]])
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+    return model.eval()
+
+
+def test_a_bos_token_that_harms_is_forgotten(reader):
+    tokenizer = tiny_tokenizer(add_bos=False)
+    with pytest.warns(LLMBrainWarning, match="does not add it, and the model predicts worse with it"):
+        check_bos(reader, tokenizer)
+    assert tokenizer.bos_token is None
+    given = tiny_tokenizer(add_bos=False)
+    with pytest.warns(LLMBrainWarning, match="Use bos=False"):
+        check_bos(reader, given, own=False)
+    assert given.bos_token is not None
+
+
+def test_a_bos_token_that_does_no_harm_or_is_added_stays(reader):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for model, adds in ((tiny_model("llama"), False), (reader, True)):
+            tokenizer = tiny_tokenizer(add_bos=adds)
+            check_bos(model, tokenizer)
+            assert tokenizer.bos_token is not None
+
+
+def test_a_model_worse_than_chance_is_noticed(reader):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_predictions(reader, tiny_tokenizer())
+        check_predictions(tiny_model("llama"), tiny_tokenizer())
+    rows = reader.get_output_embeddings().weight.data
+    rows.copy_(rows.flip(0))  # the words of another vocabulary
+    with pytest.warns(LLMBrainWarning, match="worse than chance"):
+        check_predictions(reader, tiny_tokenizer())
+    rows.copy_(rows.flip(0))
+
+
+@pytest.mark.demo
+def test_the_demo_keeps_its_bos_token(demo_model):
+    model, tokenizer = demo_model
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_predictions(model, tokenizer)
+        check_bos(model, tokenizer)
+    assert tokenizer.bos_token == "<|im_start|>"
