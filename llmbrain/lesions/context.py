@@ -6,8 +6,10 @@ import weakref
 
 from ..exceptions import GeometryMismatchError, ParameterError, UnusedLesionError
 from ..masks import NeuronMask
-from ..models.hooks import site_hooks
+from ..models.finite import tensors_in
+from ..models.hooks import is_checkpointing, site_hooks
 from ..models.sites import find_sites
+from ..models.wrappers import refuse_compiled, refuse_wrapped
 from .kinds import KINDS, Edit
 from .positions import PositionTracker
 
@@ -23,6 +25,13 @@ def lesion(
     The lesion acts wherever the model runs inside the block: ``model(...)``, ``generate`` with or without a KV cache,
     beam search, pipelines, evaluation harnesses. The weights do not change. Lesions nest: the inner one gets the values
     that the outer one returned. A lesion can be entered again, and works as a decorator.
+
+    It belongs to the model, not to a thread: it also acts on passes that other threads start during the block, such as
+    ``generate`` with a streamer. Only rules for ``positions`` and kinds that depend on the position need passes that
+    follow one another; passes at the same time raise an error then.
+
+    Call ``backward()`` inside the block if the model uses gradient checkpointing, which runs the model again. After the
+    block this raises an error, because the gradients would be those of the intact model.
 
     Parameters
     ----------
@@ -122,7 +131,7 @@ class Lesion(contextlib.ContextDecorator):
         self._entered = []
 
     def __enter__(self):
-        block = _acting(self.edit, self.sites, self._tracker)
+        block = _acting(self.model, self.edit, self.sites, self._tracker)
         self._entered.append(block)
         try:
             block.__enter__()
@@ -178,10 +187,10 @@ _ACTIONS = weakref.WeakSet()  # of all lesions that are entered at the moment
 # A generator, so that an interrupt on the first line of an __exit__ cannot leave the lesion active: when the generator
 # is dropped, its finally blocks run. It does not refer to the Lesion, so that it is dropped with it.
 @contextlib.contextmanager
-def _acting(edit, sites, tracker):
+def _acting(model, edit, sites, tracker):
     """Let an edit act on a model inside a ``with`` block."""
     action = _Action(edit, sites, tracker)
-    with _eager(), tracker.watching(), site_hooks(action.sites, action):
+    with _eager(), tracker.watching(), _watched_gradients(model, action), site_hooks(action.sites, action):
         try:
             try:
                 _ACTIONS.add(action)
@@ -196,6 +205,43 @@ def _acting(edit, sites, tracker):
             "The block ended, but no forward pass reached the lesioned neurons. Run the model that was passed to "
             "lesion() inside the block (not a copy, or a wrapper that runs copies)."
         )
+
+
+@contextlib.contextmanager
+def _watched_gradients(model, action):
+    """Raise if gradients are computed after the block from activations that checkpointing computes again."""
+    import torch
+
+    if not action.sites:
+        yield
+        return
+    body = getattr(model, "base_model", model)
+
+    def recomputes(gradient):
+        if not action.active:
+            raise ParameterError(
+                "backward() was called after the block of the lesion, but gradient checkpointing would run the intact "
+                "model again and return its gradients. Call backward() inside the with block, or turn checkpointing "
+                "off: model.gradient_checkpointing_disable()."
+            )
+
+    def after(module, args, output):
+        if module is not body or not action.active or not torch.is_grad_enabled() or not is_checkpointing(body):
+            return
+        outputs = [tensor for tensor in tensors_in(output) if tensor.requires_grad]
+        if outputs and action.tracker.follows:
+            raise ParameterError(
+                "Gradient checkpointing runs layers again without telling which tokens they read. Turn it off "
+                "(model.gradient_checkpointing_disable()), or use positions='all' and a kind without positions."
+            )
+        for tensor in outputs:
+            tensor.register_hook(recomputes)
+
+    handle = body.register_forward_hook(after)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def is_lesioned(model):
@@ -261,24 +307,5 @@ def check_mask(model, mask, name="The mask"):
 
 def check_hooks_reach(model):
     """Refuse a model whose modules hooks would not reach: compiled, or wrapped by PEFT or for several devices."""
-    if not hasattr(model, "named_modules"):
-        raise ParameterError(
-            f"A lesion needs a loaded model, model, tokenizer = load_model(...); got {type(model).__name__}."
-        )
-    import torch
-
-    if isinstance(model, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
-        raise ParameterError(
-            f"The model is wrapped in {type(model).__name__}, which may run copies of its modules. Pass model.module."
-        )
-    if hasattr(model, "merge_and_unload"):
-        raise ParameterError(
-            f"The model is wrapped by PEFT ({type(model).__name__}). Merge the adapter first: "
-            "model = model.merge_and_unload()."
-        )
-    for name, module in model.named_modules():
-        if type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None:
-            raise ParameterError(
-                f"The model is compiled ({name or 'as a whole'}), and compiled code may skip the hooks that a lesion "
-                "needs. Use the model from before torch.compile (model._orig_mod)."
-            )
+    refuse_wrapped(model)
+    refuse_compiled(model, "compiled code may skip the hooks that a lesion needs")

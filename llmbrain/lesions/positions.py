@@ -1,6 +1,7 @@
 """Position rules: at which tokens a lesion acts."""
 
 import contextlib
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -161,6 +162,11 @@ class PositionTracker:
         self._prompt, self._end = None, 0
         self.n_tokens, self.past = None, 0  # of the current pass: tokens per row, and those read before it
 
+    @property
+    def follows(self):
+        """Whether the lesion depends on the positions of the tokens."""
+        return self._follow
+
     @contextlib.contextmanager
     def watching(self):
         """Follow the passes of the model inside a ``with`` block."""
@@ -168,16 +174,31 @@ class PositionTracker:
             yield
             return
         self.reset()
+        running = set()  # threads that are in a pass; a pass that failed leaves its thread here, so it may begin again
 
         def before(module, args, kwargs):
-            if module is self._body:  # not a copy of the model that was made inside the block
-                self._read(args, kwargs)
+            if module is not self._body:  # a copy of the model that was made inside the block
+                return
+            running.add(threading.get_ident())
+            if len(running) > 1:
+                running.discard(threading.get_ident())
+                raise ParameterError(
+                    "Two threads run the lesioned model at the same time, so the positions of its tokens are not "
+                    "known. Run one pass after the other, or use positions='all' and a kind without positions."
+                )
+            self._read(args, kwargs)
 
-        handle = self._body.register_forward_pre_hook(before, with_kwargs=True)
-        try:
+        def after(module, args, output):
+            running.discard(threading.get_ident())
+
+        body = self._body
+        with contextlib.ExitStack() as stack:
+            for handle in (
+                body.register_forward_pre_hook(before, with_kwargs=True),
+                body.register_forward_hook(after, always_call=True),
+            ):
+                stack.callback(handle.remove)
             yield
-        finally:
-            handle.remove()
 
     def selected(self, leading_shape, device):
         """Where to act in this pass: a boolean tensor of shape ``leading_shape``, or None for everywhere."""
@@ -225,6 +246,8 @@ class PositionTracker:
 
 class FixedPositions:
     """Positions that are known beforehand, for sequences scored in one piece: bool, ``(batch, n_tokens)``."""
+
+    follows = True
 
     def __init__(self, where):
         self.where, self.n_tokens, self.past = where, where.shape[1], 0

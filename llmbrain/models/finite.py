@@ -2,7 +2,7 @@
 
 from ..exceptions import NumericalError
 
-__all__ = ["check_weights", "first_not_finite", "not_finite_error"]
+__all__ = ["check_weights", "first_not_finite", "not_finite_error", "tensors_in"]
 
 
 def first_not_finite(model, run):
@@ -26,7 +26,7 @@ def first_not_finite(model, run):
 
     def watch(name):
         def after(module, args, output):
-            if not found and not all(_finite(t) for t in _tensors(output)):
+            if not found and not all(_finite(t) for t in tensors_in(output)):
                 found.append(name)
 
         return after
@@ -94,14 +94,15 @@ def _finite(tensor):
     return bool(torch.isfinite(total)) or bool(torch.isfinite(tensor).all())
 
 
-def _tensors(output):
+def tensors_in(output):
+    """Yield the tensors of a module's output, which may be nested."""
     import torch
 
     if isinstance(output, torch.Tensor):
         yield output
     elif isinstance(output, dict):
         for value in output.values():
-            yield from _tensors(value)
+            yield from tensors_in(value)
     elif isinstance(output, (tuple, list)):
         for value in output:
-            yield from _tensors(value)
+            yield from tensors_in(value)

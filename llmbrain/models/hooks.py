@@ -2,7 +2,7 @@
 
 import contextlib
 
-__all__ = ["site_hooks"]
+__all__ = ["is_checkpointing", "site_hooks"]
 
 
 @contextlib.contextmanager
@@ -68,3 +68,8 @@ def _edit(site, tensor, edit):
     tensor = tensor.clone()
     tensor[..., site.start : site.stop] = new
     return tensor
+
+
+def is_checkpointing(model):
+    """Tell whether a model in training mode runs layers again in ``backward()`` to save memory."""
+    return any(module.training and getattr(module, "gradient_checkpointing", False) for module in model.modules())

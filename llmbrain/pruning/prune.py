@@ -13,6 +13,7 @@ from ..geometry import NeuronGeometry
 from ..lesions.context import refuse_lesioned
 from ..models.identity import describe_model, other_weights
 from ..models.origin import origin_of
+from ..models.wrappers import refuse_compiled, refuse_wrapped
 from ..text import as_corpus
 from .budget import RATIO_OF, check_budget, check_ratio, compare_counts, compare_speed, count_parameters
 from .calibration import calibration_hash, n_calibration_tokens
@@ -167,6 +168,8 @@ class Pruner:
     """
 
     def __init__(self, model, tokenizer, calibration, progress=False):
+        refuse_wrapped(model)
+        refuse_compiled(model, "compiled code would not see the neurons that are removed")
         self.measurements = Measurements(model, tokenizer, calibration, _bars if progress else None)
         self.checked = {}
 

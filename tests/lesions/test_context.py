@@ -3,6 +3,8 @@
 import contextlib
 import copy
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -213,12 +215,12 @@ def test_a_pipeline_is_lesioned(llama, tokenizer):
 def test_hooks_are_gone_after_every_exit(llama):
     mask = make_mask(llama)
     with lesion(llama, mask):
-        assert n_hooks(llama) == 4
+        assert n_hooks(llama) == 5  # one for each layer, and one for gradients
         logits(llama)
     assert n_hooks(llama) == 0
     for error in (RuntimeError, KeyboardInterrupt, SystemExit):
         with contextlib.suppress(error), lesion(llama, mask, positions="last"):
-            assert n_hooks(llama) == 5  # a hook more, to follow the positions
+            assert n_hooks(llama) == 7  # two more, to follow the positions
             raise error
         assert n_hooks(llama) == 0
 
@@ -229,7 +231,7 @@ def test_hooks_are_gone_after_every_exit(llama):
 
     generator = tokens()
     next(generator)
-    assert n_hooks(llama) == 4
+    assert n_hooks(llama) == 5
     generator.close()
     assert n_hooks(llama) == 0
     assert not hasattr(llama, "lesion")
@@ -268,7 +270,7 @@ def test_lesions_nest_and_compose_to_the_union(llama):
         union = logits(llama)
     with lesion(llama, a), lesion(llama, b):
         nested = logits(llama)
-        assert n_hooks(llama) == 8
+        assert n_hooks(llama) == 10
     assert torch.equal(nested, union)
     with lesion(llama, a):
         with lesion(llama, b):
@@ -290,7 +292,7 @@ def test_a_lesion_can_be_entered_again_nested_in_itself_and_used_as_a_decorator(
     with once:
         first = logits(llama)
         with once:
-            assert n_hooks(llama) == 8
+            assert n_hooks(llama) == 10
             assert not torch.equal(logits(llama), first)
         assert torch.equal(logits(llama), first)
     with once:
@@ -665,3 +667,84 @@ def test_inference_mode_does_not_spoil_later_gradients(llama):
     assert gradient is not None
     units = make_mask(llama).units[0]
     assert gradient[units].abs().max() == 0  # clamped neurons pass nothing back
+
+
+# ---------------------------------------------------------------------------------- checkpointing, threads
+def gradient_of(model, loss):
+    model.zero_grad()
+    loss.backward()
+    return model.model.layers[0].mlp.up_proj.weight.grad.clone()
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_gradients_with_checkpointing_are_those_of_the_lesioned_model(llama, reentrant):
+    """Inside the block they are the same as without checkpointing; after it they are an error."""
+    llama.train().requires_grad_(True)
+    mask = make_mask(llama)
+    loss_of = lambda: llama(IDS, labels=IDS, use_cache=False).loss  # noqa: E731
+    intact = gradient_of(llama, loss_of())
+    with lesion(llama, mask):
+        expected = gradient_of(llama, loss_of())
+    assert not torch.allclose(expected, intact)
+    llama.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+    before = n_hooks(llama)  # transformers has one of its own
+    with lesion(llama, mask):
+        torch.testing.assert_close(gradient_of(llama, loss_of()), expected)
+        late = loss_of()
+    with pytest.raises(ParameterError, match="inside the with block"):
+        late.backward()
+    with lesion(llama, mask):
+        body = llama.model(IDS, use_cache=False).last_hidden_state.sum()
+    with pytest.raises(ParameterError, match="gradient_checkpointing_disable"), lesion(llama, mask):
+        body.backward()  # another lesion does not stand for the one that is over
+    torch.testing.assert_close(gradient_of(llama, loss_of()), intact)
+    assert n_hooks(llama) == before
+
+
+def test_checkpointing_with_positions_is_refused(llama):
+    llama.train().requires_grad_(True)
+    llama.gradient_checkpointing_enable()
+    before = n_hooks(llama)
+    with pytest.raises(ParameterError, match="positions='all'"), lesion(llama, make_mask(llama), positions="last"):
+        llama(IDS, use_cache=False)
+    with lesion(llama, make_mask(llama), positions="last"), torch.no_grad():
+        llama(IDS, use_cache=False)
+    assert n_hooks(llama) == before
+
+
+def test_a_lesion_acts_in_every_thread(llama):
+    mask = make_mask(llama)
+    with lesion(llama, mask):
+        expected = logits(llama)
+        with ThreadPoolExecutor(4) as pool:
+            for found in pool.map(lambda _: logits(llama), range(8)):
+                torch.testing.assert_close(found, expected)
+    with ThreadPoolExecutor(1) as pool:
+        torch.testing.assert_close(pool.submit(logits, llama).result(), logits(llama))
+
+
+def test_passes_at_the_same_time_are_refused_if_positions_matter(llama):
+    """A thread stops in the middle of a pass while another one begins."""
+    inside, go_on = threading.Event(), threading.Event()
+
+    def stop(module, args):
+        if threading.current_thread() is not threading.main_thread():
+            inside.set()
+            go_on.wait(60)
+
+    handle = llama.model.layers[2].register_forward_pre_hook(stop)
+    mask = make_mask(llama)
+    with lesion(llama, mask, positions="last"):
+        expected = logits(llama)
+        with ThreadPoolExecutor(1) as pool:
+            other = pool.submit(logits, llama)
+            assert inside.wait(60)
+            with pytest.raises(ParameterError, match="Two threads"):
+                logits(llama)
+            go_on.set()
+            torch.testing.assert_close(other.result(), expected)
+        torch.testing.assert_close(logits(llama), expected)  # one after the other is allowed
+        with pytest.raises(IndexError), ThreadPoolExecutor(1) as pool:
+            pool.submit(logits, llama, torch.full((1, 3), 10**6)).result()
+        torch.testing.assert_close(logits(llama), expected)  # also after a pass that failed
+    handle.remove()

@@ -1,0 +1,63 @@
+"""Models inside wrappers, whose weights or modules are not those that hooks and pruning work on."""
+
+from ..exceptions import ParameterError
+
+__all__ = ["refuse_compiled", "refuse_wrapped"]
+
+_SHARDED = ("FullyShardedDataParallel", "FSDPModule")
+
+
+def refuse_wrapped(model):
+    """Refuse a model that is wrapped for several devices or by adapters.
+
+    Parameters
+    ----------
+    model : object
+
+    Raises
+    ------
+    ParameterError
+        Says which model to pass instead.
+    """
+    import torch
+
+    name = type(model).__name__
+    if not isinstance(model, torch.nn.Module):
+        raise ParameterError(
+            f"model is {name}; it must be a loaded model: model, tokenizer = llmbrain.load_model(...)."
+        )
+    if hasattr(model, "merge_and_unload"):
+        raise ParameterError(
+            f"The model is wrapped by PEFT ({name}). Merge the adapter first: model = model.merge_and_unload()."
+        )
+    for path, module in model.named_modules():
+        classes = {kind.__name__ for kind in type(module).__mro__}
+        if classes.intersection(_SHARDED):
+            raise ParameterError(
+                f"The weights of {name} are sharded over several processes ({path or 'the whole model'}). Save the "
+                "whole model with save_pretrained and open it with load_model; device='auto' spreads it over devices."
+            )
+        if "lora_A" in module._modules or hasattr(module, "base_layer"):
+            raise ParameterError(
+                f"The model holds adapters of PEFT ({path}). Merge them first: "
+                "model = PeftModel.from_pretrained(base_model, adapter).merge_and_unload()."
+            )
+    if isinstance(getattr(model, "module", None), torch.nn.Module):
+        raise ParameterError(
+            f"The model is wrapped in {name}, which may run copies of its modules. Pass model.module instead."
+        )
+
+
+def refuse_compiled(model, what):
+    """Refuse a model that is compiled as a whole or in part; ``what`` is the work that needs plain modules.
+
+    Raises
+    ------
+    ParameterError
+    """
+    for name, module in model.named_modules():
+        if type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None:
+            raise ParameterError(
+                f"The model is compiled ({name or 'as a whole'}), and {what}. Use the model from before torch.compile "
+                "(model._orig_mod)."
+            )

@@ -1,0 +1,104 @@
+"""Wrapped models are refused everywhere with what to do."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_model, tiny_tokenizer
+
+import llmbrain as lb
+from llmbrain.exceptions import ParameterError
+from llmbrain.models.wrappers import refuse_wrapped
+
+TEXTS = ["The cat sat on the mat and slept there for an hour.", "Snow fell on the harbour all night long."]
+
+
+class Adapted(torch.nn.Module):
+    """Has the method by which PEFT wrappers are recognised."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.base_model = model
+        self.merge_and_unload = lambda: model
+
+
+class FSDPModule:
+    """Stands for the class that fully_shard mixes into a module."""
+
+
+def sharded(model):
+    layer = model.model.layers[1]
+    layer.__class__ = type("FSDPLlamaDecoderLayer", (FSDPModule, type(layer)), {})
+    return model
+
+
+def with_injected_adapter(model):
+    mlp = model.model.layers[0].mlp
+    adapted = torch.nn.Module()
+    adapted.base_layer, adapted.lora_A = mlp.down_proj, torch.nn.ModuleDict()
+    mlp.down_proj = adapted
+    return model
+
+
+class Engine(torch.nn.Module):
+    """Any other wrapper with the model in ``module``, as of DeepSpeed."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.module = model
+
+
+WRAPPED = [
+    (torch.nn.DataParallel, "DataParallel.*Pass model.module"),
+    (Engine, "Engine.*Pass model.module"),
+    (Adapted, "merge_and_unload"),
+    (with_injected_adapter, "adapters of PEFT.*merge_and_unload"),
+    (sharded, "sharded over several processes"),
+    (lambda model: "llama", "model is str; it must be a loaded model"),
+]
+
+
+def record(model, mask, folder):
+    lb.record(model, tiny_tokenizer(), TEXTS, folder, progress=False)
+
+
+def lesion(model, mask, folder):
+    lb.lesion(model, mask)
+
+
+def prune(model, mask, folder):
+    lb.prune(model, tiny_tokenizer(), TEXTS, 0.2, recipe="flap", progress=False)
+
+
+@pytest.mark.parametrize("work", [record, lesion, prune])
+@pytest.mark.parametrize(("wrap", "words"), WRAPPED)
+def test_wrappers_are_refused_with_what_to_do(wrap, words, work, tmp_path):
+    model = tiny_model("llama")
+    geometry = lb.NeuronGeometry.from_model(model)
+    mask = lb.NeuronMask(np.arange(geometry.n_neurons) < 5, geometry)
+    with pytest.raises(ParameterError, match=words):
+        work(wrap(model), mask, tmp_path / "study")
+    assert not (tmp_path / "study").exists()
+
+
+def test_distributed_models_are_refused():
+    model = tiny_model("llama")
+    distributed = torch.nn.parallel.DistributedDataParallel.__new__(torch.nn.parallel.DistributedDataParallel)
+    torch.nn.Module.__init__(distributed)
+    distributed.module = model
+    with pytest.raises(ParameterError, match="DistributedDataParallel.*Pass model.module"):
+        refuse_wrapped(distributed)
+
+
+def test_compiled_models_are_lesioned_and_pruned_before_they_are_compiled():
+    model = tiny_model("llama")
+    geometry = lb.NeuronGeometry.from_model(model)
+    mask = lb.NeuronMask(np.arange(geometry.n_neurons) < 5, geometry)
+    whole, part = torch.compile(model), copy.deepcopy(model)
+    part.model.layers[1].compile()
+    for compiled in (whole, part):
+        for work in (lesion, prune):
+            with pytest.raises(ParameterError, match="compiled.*model._orig_mod"):
+                work(compiled, mask, None)
+    prune(whole._orig_mod, mask, None)
