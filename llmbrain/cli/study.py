@@ -45,6 +45,10 @@ def run(
     n_components: Annotated[int | None, number("Number of networks; 20 by default, 8 with --quick.", least=1)] = None,
     threshold: Threshold = 3.0,
     ratio: Ratio = 0.2,
+    context: Annotated[
+        int | None,
+        number("Tokens that the model reads at once; by default 1024 or 512, or the model's maximum.", least=2),
+    ] = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
     random_state: Seed = 0,

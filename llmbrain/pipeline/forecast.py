@@ -26,12 +26,12 @@ def measure_machine(model):
     """Time a short forward pass of a model, and a product of matrices on the same device."""
     import torch
 
-    from ..models.inputs import input_device
+    from ..models.inputs import input_device, longest_context
 
-    device = input_device(model)
+    device, longest = input_device(model), longest_context(model, TOKENS)
     size = model.get_input_embeddings().num_embeddings
     with torch.no_grad():
-        for n in (WARMUP, TOKENS):
+        for n in (min(WARMUP, longest), min(TOKENS, longest)):
             ids = torch.arange(n, device=device)[None] % size
             token = _seconds(lambda ids=ids: model(ids, use_cache=False), device) / n
         square = torch.ones(1024, 1024, device=device)

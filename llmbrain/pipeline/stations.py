@@ -129,6 +129,7 @@ def lesion_networks(
     controls=None,
     n_controls=20,
     max_tokens=600,
+    context=None,
     bos="auto",
     device="auto",
     random_state=0,
@@ -172,6 +173,8 @@ def lesion_networks(
         Random sets for each network and family.
     max_tokens : int
         Held-out tokens that each condition reads for the loss.
+    context : int, optional
+        Tokens that the model reads at once; by default 512, or the model's maximum.
     bos : {"auto", True, False}
         Special tokens at the head of every window, see :func:`llmbrain.text.leading_tokens`.
     device : str
@@ -199,7 +202,7 @@ def lesion_networks(
         name, chosen, kept = "masks", _given_masks(study, masks), {}
     recordings = {site: study.recording(site) for site in {s for mask in chosen for s in mask.geometry.site_names}}
     made = [
-        _task(task, study, text, {"max_tokens": max_tokens, "bos": bos, "passage": PASSAGE})
+        _task(task, study, text, {"max_tokens": max_tokens, "bos": bos, "passage": PASSAGE, "context": context or 512})
         for task in tasks or ["loss"]
     ]
     for recording in recordings.values():
@@ -210,7 +213,7 @@ def lesion_networks(
         "tasks": [_task_id(task) for task in tasks or ["loss"]],
         "text": _heldout_of(study, text).hash if "loss" in (tasks or ["loss"]) else str(text), "how": how,
         "value": value, "strength": strength, "positions": positions, "controls": controls, "n_controls": n_controls,
-        "max_tokens": max_tokens, "bos": bos, "random_state": random_state,
+        "max_tokens": max_tokens, "context": context, "bos": bos, "random_state": random_state,
         "recording": {site: one.source()["runs"] for site, one in recordings.items()},
     }  # fmt: skip
     if resume and _is_done(study, "lesions", name, settings):
@@ -304,6 +307,7 @@ def compare_pruning(
     ratio=0.2,
     max_tokens=8192,
     max_test_tokens=3000,
+    context=None,
     random_state=0,
     resume=False,
 ):
@@ -323,6 +327,8 @@ def compare_pruning(
         Share of the MLP neurons that is removed.
     max_tokens, max_test_tokens : int
         Most tokens of each text to use.
+    context : int, optional
+        Tokens of a window; by default 512, or the model's maximum.
     random_state : int
         Seed.
     resume : bool
@@ -333,26 +339,20 @@ def compare_pruning(
     pandas.DataFrame
         See :func:`llmbrain.run_grid`.
     """
-    from ..geometry import NeuronGeometry
     from ..models import describe_model
-    from ..pruning import Recipe, run_grid
-    from ..pruning.compensation import default_ridge
+    from ..pruning import run_grid
 
     study = as_study(study)
     name, found = current_networks(study, networks)
-    context = min(512, max_tokens)
-    # The same penalty for all recipes, by the rule for the calibration size: the text is too short to hold some out.
-    shared = {
-        "ridge": default_ridge(max_tokens, max(NeuronGeometry.from_model(model).sizes)),
-        "context": context,
-    }
+    context = pruning_context(model, max_tokens, context)
+    recipes = pruning_recipes(model, found.z, max_tokens, context)
     info = {
         "calibration": {"corpus": calibration.name, "hash": calibration.hash, "n_tokens": max_tokens},
         "test_text": {"corpus": test_text.name, "hash": test_text.hash, "n_tokens": max_test_tokens},
         "context": context,
         "random_state": random_state,
         "ratio_of": "neurons",
-        "options": shared,
+        "options": {name: getattr(recipes[0].options, name) for name in ("ridge", "context")},
         "variants": PRUNING_VARIANTS,
     }
     sources = {
@@ -362,11 +362,6 @@ def compare_pruning(
     settings = {**info, "ratio": ratio, "recipes": PRUNING_RECIPES, "sources": sources}
     if resume and _is_done(study, "pruning", name, settings):
         return open_result(study, "pruning", name).read("prune_table")
-    maps, options = found.z, {"max_tokens": max_tokens, **shared}
-    recipes = [
-        Recipe(*names, {**options, **PRUNING_VARIANTS[variant]}, maps, name=variant)
-        for *names, variant in PRUNING_RECIPES
-    ]
     measured = {"seeds": (random_state,), "context": context, "max_tokens": max_test_tokens}
     table = run_grid(model, tokenizer, calibration, test_text, recipes, ratios=(ratio,), settings=measured)
     write_result(study, "pruning", name, {"prune_table": table}, info, sources=sources, settings=settings)
@@ -406,6 +401,39 @@ def current_networks(study, name=None):
     if found.stale:
         raise DatasetError(found.stale)
     return found.name, NetworkSet.of_result(found)
+
+
+def pruning_context(model, max_tokens, context=None):
+    """Tokens of a window while pruning: ``context``, or 512, but no more than the calibration text or the model allow.
+
+    Raises
+    ------
+    ParameterError
+        If the model cannot read ``context`` tokens at once.
+    """
+    from ..models.inputs import longest_context
+
+    longest = longest_context(model)
+    if context is not None and longest and context > longest:
+        raise ParameterError(f"context={context}: this model reads at most {longest} tokens at once.")
+    return min(context or 512, max_tokens, longest or 512)
+
+
+def pruning_recipes(model, networks, max_tokens, context):
+    """Make the recipes that the pruning table compares.
+
+    All have the same ridge penalty, by the rule for the calibration size: the text is too short to hold some out.
+    """
+    from ..geometry import NeuronGeometry
+    from ..pruning import Recipe
+    from ..pruning.compensation import default_ridge
+
+    ridge = default_ridge(max_tokens, max(NeuronGeometry.from_model(model).sizes))
+    options = {"max_tokens": max_tokens, "ridge": ridge, "context": context}
+    return [
+        Recipe(*names, {**options, **PRUNING_VARIANTS[variant]}, networks, name=variant)
+        for *names, variant in PRUNING_RECIPES
+    ]
 
 
 def _stable_first(networks):

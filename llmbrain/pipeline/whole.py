@@ -7,6 +7,7 @@ from pathlib import Path
 from ..dataset import check_study_folder
 from ..exceptions import ParameterError
 from .forecast import duration, measure_machine
+from .limits import check_limits
 from .stations import PRUNING_RECIPES, compare_pruning, find_networks, lesion_networks
 
 __all__ = ["RunPlan", "run_study"]
@@ -47,6 +48,8 @@ class RunPlan:
         Share of the MLP neurons that pruning removes.
     random_state : int
         Seed of all stations.
+    context : int or None
+        Tokens that the model reads at once; None for the default of each station, or the model's maximum.
     """
 
     n_components: int = 20
@@ -63,6 +66,7 @@ class RunPlan:
     threshold: float = 3.0
     ratio: float = 0.2
     random_state: int = 0
+    context: int | None = None
 
     def __post_init__(self):
         if not 0 < self.ratio < 1:
@@ -70,7 +74,7 @@ class RunPlan:
         if not 0 < self.threshold < float("inf"):
             raise ParameterError(f"threshold={self.threshold} must be a positive number.")
         for name, value in asdict(self).items():
-            least = 0 if name in ("n_repeats", "random_state") else 1
+            least = {"n_repeats": 0, "random_state": 0, "context": 2}.get(name, 1)
             if name not in ("ratio", "threshold", "controls") and value is not None and value < least:
                 raise ParameterError(f"{name}={value} must be at least {least}.")
 
@@ -92,14 +96,16 @@ def run_study(
     n_components=None,
     threshold=3.0,
     ratio=0.2,
+    context=None,
     dtype="auto",
     device="auto",
     random_state=0,
 ):
     """Take a model through the whole path: record, networks, lesions, pruning, report.
 
-    Every station writes its result into the study folder. To resume an interrupted run, repeat the call: results that
-    were made with the same settings from the same sources are kept, and the others are made again.
+    The limits of all stations are checked before the first one starts. Every station writes its result into the study
+    folder. To resume an interrupted run, repeat the call: results that were made
+    with the same settings from the same sources are kept, and the others are made again.
 
     Parameters
     ----------
@@ -120,6 +126,9 @@ def run_study(
         A neuron belongs to a network if its \\|z\\| exceeds this.
     ratio : float
         Share of the MLP neurons that pruning removes.
+    context : int, optional
+        Tokens that the model reads at once; by default 1024 for the recording and 512 elsewhere, or the model's
+        maximum.
     dtype, device : str
         See :func:`llmbrain.load_model`.
     random_state : int
@@ -130,7 +139,9 @@ def run_study(
     pathlib.Path
         The report.
     """
-    plan = replace(QUICK if quick else FULL, threshold=threshold, ratio=ratio, random_state=random_state)
+    plan = replace(
+        QUICK if quick else FULL, threshold=threshold, ratio=ratio, random_state=random_state, context=context
+    )
     plan = plan if n_components is None else replace(plan, n_components=n_components)
     check_study_folder(out)
     run = _Run(plan, Path(out), *_texts(text, test_text, random_state))
@@ -211,12 +222,13 @@ def _load(run):
     from ..models import load_model
 
     run.model, run.tokenizer = load_model(run.name, **run.loading)
+    check_limits(run.model, run.tokenizer, run.train, run.test, run.out, run.plan)
 
 
 def _record(run):
     from ..recording import record
 
-    amounts = {"max_tokens": run.plan.record_tokens, "tokens_per_run": run.plan.tokens_per_run}
+    amounts = {"max_tokens": run.plan.record_tokens, **run.options("tokens_per_run", "context")}
     run.recording = record(run.model, run.tokenizer, run.train, run.out, **amounts)
 
 
@@ -227,7 +239,7 @@ def _find_networks(run):
 
 def _lesion(run):
     amounts = {"n_networks": run.plan.lesion_networks, "max_tokens": run.plan.lesion_tokens}
-    options = {**amounts, **run.options("n_controls", "controls", "threshold", "random_state")}
+    options = {**amounts, **run.options("n_controls", "controls", "threshold", "random_state", "context")}
     given = {"networks": run.networks, "text": run.test, "model": run.model, "tokenizer": run.tokenizer}
     lesion_networks(run.study, **given, **options, resume=True)
 
@@ -235,7 +247,7 @@ def _lesion(run):
 def _prune(run):
     given = {"calibration": run.train, "test_text": run.test, "networks": run.networks}
     amounts = {"max_tokens": run.plan.calibration_tokens, "max_test_tokens": run.plan.test_tokens}
-    options = {**amounts, **run.options("ratio", "random_state")}
+    options = {**amounts, **run.options("ratio", "random_state", "context")}
     compare_pruning(run.study, run.model, run.tokenizer, **given, **options, resume=True)
 
 

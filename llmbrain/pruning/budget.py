@@ -160,7 +160,9 @@ def measure_speed(model, *, batch_size=1, prompt=128, new_tokens=8, repeats=2, s
     """
     embedding, device = model.get_input_embeddings(), input_device(model)
     generator = torch.Generator().manual_seed(seed)
-    prompt = max(1, min(prompt, longest_context(model, 2048) - new_tokens))
+    longest = longest_context(model, 2048)
+    new_tokens = max(1, min(new_tokens, longest // 2))
+    prompt = max(1, min(prompt, longest - new_tokens))
     ids = torch.randint(0, embedding.num_embeddings, (batch_size, prompt), generator=generator).to(device)
     runs = [_run(model, ids, new_tokens, device) for _ in range(repeats + 1)][1:]
     reading, writing = (statistics.median(times) for times in zip(*runs))

@@ -1,0 +1,54 @@
+"""Checks of every station's limits, made before the first one starts."""
+
+from ..exceptions import ParameterError
+
+__all__ = ["check_limits"]
+
+
+def check_limits(model, tokenizer, train, test, out, plan):
+    """Refuse a run of which a later station would fail.
+
+    Parameters
+    ----------
+    model, tokenizer : transformers model and tokenizer
+    train, test : Corpus
+        Text to fit on, and text to measure on.
+    out : path-like
+        The study folder.
+    plan : RunPlan
+        Amounts of all stations.
+
+    Raises
+    ------
+    LLMBrainError
+        The error that the station would raise.
+    """
+    from ..lesions import LossTask
+    from ..recording.job import RecordingOptions, prepare
+    from ..text import text_windows
+    from .stations import pruning_context, pruning_recipes
+
+    options = RecordingOptions(max_tokens=plan.record_tokens, tokens_per_run=plan.tokens_per_run, context=plan.context)
+    job = prepare(model, tokenizer, train, options)
+    job.study(out)
+    _check_networks(plan, job.plan.n_tokens)
+    context = pruning_context(model, plan.calibration_tokens, plan.context)
+    LossTask(test, max_tokens=plan.lesion_tokens, context=context).prepare(model, tokenizer)
+    _check_pruning(model, tokenizer, train, plan, pruning_recipes(model, "published", plan.calibration_tokens, context))
+    text_windows(test, tokenizer, context, max_tokens=plan.test_tokens)
+
+
+def _check_networks(plan, n_tokens):
+    if plan.n_components >= n_tokens:
+        raise ParameterError(
+            f"n_components={plan.n_components} needs more than {plan.n_components} recorded tokens, but the text gives "
+            f"{n_tokens}. Use fewer networks, or more text."
+        )
+
+
+def _check_pruning(model, tokenizer, train, plan, recipes):
+    from ..pruning.prune import Pruner
+
+    pruner = Pruner(model, tokenizer, train)
+    for recipe in recipes:
+        pruner.plan(recipe, plan.ratio, random_state=plan.random_state)
