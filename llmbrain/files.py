@@ -99,15 +99,28 @@ def atomic_path(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     part = sibling(path)
     try:
-        yield part
-        publish(part, path)
-    except OSError as error:
-        if error.filename in (None, str(part)):  # a full disk names no file
-            error.filename = str(path)
-        raise
+        with _naming(path, part):
+            yield part
+            publish(part, path)
     finally:
         with contextlib.suppress(FileNotFoundError):
             part.unlink()
+
+
+@contextlib.contextmanager
+def _naming(path, part):
+    """Name ``path`` in errors of the system while ``part`` is written: a full disk names no file."""
+    try:
+        yield
+    except OSError as error:
+        if not isinstance(error.filename, (str, bytes, os.PathLike)) or str(part) in os.fsdecode(error.filename):
+            error.filename = str(path)
+        raise
+    except Exception as error:  # libraries in Rust have exceptions of their own, with the number in the text
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
 
 
 @contextlib.contextmanager
@@ -121,28 +134,34 @@ def atomic_dir(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     _recover(path)
     part = sibling(path)
-    part.mkdir()
     try:
-        yield part
-        old = None
-        if path.is_dir():
-            _sync_all(part)
-            if _exchange(part, path):
-                _sync(path.parent)
-                return
-        if path.exists():
-            old = sibling(path, "old")
-            os.replace(path, old)
-        try:
-            publish(part, path)
-        except BaseException:
-            if old is not None:
-                os.replace(old, path)
-            raise
-        if old is not None:
-            shutil.rmtree(old, ignore_errors=True)
+        with _naming(path, part):
+            part.mkdir()
+            yield part
+            _replace_folder(part, path)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _replace_folder(part, path):
+    """Put a complete folder in the place of another; what was there before ends up in ``part``, or is deleted."""
+    if path.is_dir():
+        _sync_all(part)
+        if _exchange(part, path):
+            return _sync(path.parent)
+    old = None
+    if path.exists():
+        old = sibling(path, "old")
+        os.replace(path, old)
+    try:
+        publish(part, path)
+    except BaseException:
+        if old is not None:
+            os.replace(old, path)
+        raise
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)
+    return None
 
 
 def _exchange(one, other):

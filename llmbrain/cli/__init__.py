@@ -1,5 +1,6 @@
 """The command line: one command per station, and one for the whole path."""
 
+import errno
 import os
 import sys
 import warnings
@@ -13,6 +14,13 @@ __all__ = ["app", "main"]
 
 INTERRUPTED = 130
 USAGE_ERROR = typer.BadParameter.__mro__[2]  # click's ClickException, which typer does not export
+_FULL = "Free some space, or choose another disk; then repeat the command."
+_DENIED = "Choose a place that you may read and write, or change its permissions; then repeat the command."
+_REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _FULL),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _DENIED),
+}
+_WRONG_PATHS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP)
 
 
 def main(args=None):
@@ -55,7 +63,10 @@ def _explain(error):
         return 2, f"{error.format_message()} (see --help)"
     if isinstance(error, OSError):
         where = f"{os.fspath(error.filename)}: " if error.filename else ""
-        return 1, f"{where}{error.strerror or error}. Finished parts are kept; repeat the command once this is solved."
+        if error.errno in _WRONG_PATHS:
+            return 2, f"{where}{error.strerror}. Choose another path."
+        remedy = _REMEDIES.get(error.errno, "Repeat the command once this is solved.")
+        return 1, f"{where}{error.strerror or error}. {remedy} Finished parts are kept."
     what = f"{type(error).__name__}: {error}".strip().rstrip(".")
     return 1, f"unexpected {what}. Repeat the command with --debug to see where."
 

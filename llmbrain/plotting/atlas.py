@@ -5,6 +5,7 @@ import re
 import numpy as np
 
 from ..exceptions import ParameterError
+from ..files import atomic_path
 from . import style as st
 from .maps import checked_network, frame_sheets, join_notes
 from .matrices import matched_pairs
@@ -158,7 +159,8 @@ def plot_prob_atlas(
         _color_key(key, colors, names, across=1 + (len(z) - 1) // 24)
     if output_file is None:
         return display
-    display.savefig(output_file)
+    with atomic_path(output_file) as part:
+        display.savefig(part)
     display.close()
     return None
 

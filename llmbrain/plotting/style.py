@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..exceptions import ParameterError
+from ..files import atomic_path
 
 __all__ = [
     "COLUMN", "GRID", "INK", "MUTED", "NEGATIVE", "PAGE", "POSITIVE", "SERIES", "caption", "colorbar", "diverging",
@@ -144,10 +145,11 @@ def _save(fig, path):
     if path.suffix.lstrip(".").lower() not in known:
         plt.close(fig)
         raise ParameterError(f"output_file={str(path)!r} has an unknown ending. Use one of {sorted(known)}.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with style():
-        fig.savefig(path)
-    plt.close(fig)
+    try:
+        with style(), atomic_path(path) as part:
+            fig.savefig(part)
+    finally:
+        plt.close(fig)
 
 
 def new_figure(width=PAGE, height=3.0, title=None):
