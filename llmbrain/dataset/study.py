@@ -351,8 +351,9 @@ def check_study_folder(root):
     DatasetError
     """
     root = Path(root)
-    if root.exists() and not root.is_dir():
-        raise DatasetError(f"{root} is a file. Choose a folder.")
+    file = next((p for p in (root, *root.parents) if p.exists() and not p.is_dir()), None)
+    if file is not None:
+        raise DatasetError(f"{file} is a file. Choose a folder.")
     if not root.is_dir() or holds_study(root):
         return
     foreign = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))

@@ -40,4 +40,10 @@ def as_device(device="auto"):
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         found = torch.cuda.device_count() or "no"
         raise ParameterError(f"device={str(device)!r}: torch finds {found} GPU here; use another one, or 'cpu'.")
+    try:
+        torch.empty(1, device=device).cpu()
+    except (RuntimeError, NotImplementedError, ImportError, AttributeError, AssertionError) as error:
+        raise ParameterError(f"device={str(device)!r} cannot be used here; choose 'cpu', 'cuda' or 'auto'.") from error
+    if device.type == "cpu" and device.index:
+        raise ParameterError(f"device={str(device)!r}: there is one CPU device, 'cpu'.")
     return device

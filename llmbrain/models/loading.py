@@ -1,12 +1,12 @@
 """Open a model: from the hub, a folder or a GGUF file, the demo model, or a loaded model."""
 
+import contextlib
 import hashlib
 import importlib.util
 import os
-import struct
 from pathlib import Path
 
-from ..exceptions import ModelNotFoundError, ParameterError
+from ..exceptions import LLMBrainError, ModelNotFoundError, ParameterError
 from ..files import atomic_dir, read_json, write_json
 from .devices import as_device
 from .gguf_reader import quick_reading
@@ -164,7 +164,8 @@ def _dequantise(path, options):
     model = _open(AutoModelForCausalLM.from_pretrained, path.parent, options, gguf_file=path.name)
     _forget_quantisation(model)
     code = {name: options[name] for name in ("revision", "trust_remote_code")}
-    return model, AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, **code)
+    with _reading(path):
+        return model, AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, **code)
 
 
 def _file_key(path):
@@ -192,13 +193,9 @@ def _load_pretrained(source, options, device):
 
 def _open(load, source, options, **more):
     """Open a checkpoint, or raise if it is damaged or does not hold exactly the weights of the model."""
-    from safetensors import SafetensorError
-
     name = more.get("gguf_file") or str(source)
-    try:
+    with _reading(name):
         model, info = load(str(source), output_loading_info=True, ignore_mismatched_sizes=True, **options, **more)
-    except (OSError, ValueError, KeyError, struct.error, SafetensorError) as error:
-        raise _not_found(name, str(error).strip().partition("\n")[0]) from error
     problems = {
         "missing": "it lacks {}",
         "unexpected": "it has unknown weights: {}",
@@ -214,6 +211,20 @@ def _open(load, source, options, **more):
     return model
 
 
+@contextlib.contextmanager
+def _reading(name):
+    """Turn whatever libraries raise for damaged files into one sentence that names the model."""
+    import torch
+
+    try:
+        yield
+    except (LLMBrainError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        why = str(error).strip().partition("\n")[0].rstrip(".:")
+        raise _not_found(name, f"it cannot be opened ({type(error).__name__}: {why})") from error
+
+
 def _few(names):
     rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + rest
@@ -225,7 +236,8 @@ def _check_folder(folder):
         raise _not_found(folder, "the folder holds no config.json")
     index = folder / "model.safetensors.index.json"
     if index.is_file() and not (folder / "model.safetensors").is_file():
-        files = sorted(set(read_json(index).get("weight_map", {}).values()))
+        with _reading(folder):
+            files = sorted(set(read_json(index).get("weight_map", {}).values()))
         missing = [name for name in files if not (folder / name).is_file()]
         if missing:
             raise ModelNotFoundError(
@@ -275,7 +287,7 @@ def _tokenizer_of(model, tokenizer, options):
         raise ParameterError("This model does not name its source; pass its tokenizer with tokenizer=.")
     try:
         return AutoTokenizer.from_pretrained(str(source), **options)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # libraries meet damaged files with errors of every kind
         raise ModelNotFoundError(
             f"The model was found, but no tokenizer under {str(source)!r}; pass one with tokenizer=. "
             f"({str(error).partition(chr(10))[0]})"

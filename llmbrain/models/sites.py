@@ -201,10 +201,14 @@ def _by_hand(model, member, given):
 def _resolve(names, modules):
     """Turn names, a regular expression or a dict into ``[(layer, name)]``, ordered by layer."""
     if isinstance(names, str):
-        matched = [name for name in modules if name and re.fullmatch(names, name)]
+        try:
+            pattern = re.compile(names)
+        except re.error as error:
+            raise ParameterError(f"sites={names!r} (--modules) is not a regular expression: {error}.") from error
+        matched = [name for name in modules if name and pattern.fullmatch(name)]
         if not matched:
             some = ", ".join([name for name in modules if name][:12])
-            raise ParameterError(f"sites={names!r} matches no module. The model has {some}, ...")
+            raise ParameterError(f"sites={names!r} (--modules) matches no module. The model has {some}, ...")
         names = matched
     if not isinstance(names, (dict, list, tuple)) or not all(
         isinstance(name, str) for name in names if not isinstance(names, dict)
