@@ -38,6 +38,7 @@ Files
 
 
 _PARTICIPANT_COLUMNS = {
+    "Description": "The model that was recorded.",
     "participant_id": {"Description": "A subject is a model."},
     "id": {"Description": "Name of the model, as it was loaded."},
     "revision": {"Description": "Commit of the model's repository."},
@@ -47,6 +48,12 @@ _PARTICIPANT_COLUMNS = {
     "n_parameters": {"Description": "Number of parameters, tied ones counted once."},
     "dtype": {"Description": "Type of the weights while recording."},
     "weights_hash": {"Description": "Hash of the weights; see llmbrain.models.identity.weights_hash."},
+}
+
+_LABEL_COLUMNS = {
+    "Description": "The desc- labels in file names.",
+    "desc_id": {"Description": "The label."},
+    "description": {"Description": "What files with this label hold."},
 }
 
 
@@ -64,6 +71,7 @@ def frame_of(info):
         "bidsignore": "\n".join(BIDSIGNORE) + "\n",
         "description": _description(info),
         "participants_json": _PARTICIPANT_COLUMNS,
+        "descriptions_json": _LABEL_COLUMNS,
     }
 
 

@@ -30,6 +30,7 @@ _BIDS = {
     "readme": "README",
     "bidsignore": ".bidsignore",
     "descriptions": "descriptions.tsv",
+    "descriptions_json": "descriptions.json",
     "participants": "participants.tsv",
     "participants_json": "participants.json",
     "sessions": "{subject}/{subject}_sessions.tsv",

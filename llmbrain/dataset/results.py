@@ -130,7 +130,13 @@ def write_result(folder, kind, name, parts, info, *, sources=None, settings=None
     def describe(written):
         files = {path.name: {"sha256": sha256(part), **_count(part)} for path, part in written.items()}
         about = {"llmbrain": __version__, "result": kind, "name": name, "files": files}
-        return {**info, KEY: about | {"sources": sources or {}, "settings": settings}}
+        # BIDS asks for both; images have no space- entity, because voxels are neurons of the study's model
+        space = (
+            {"Description": label_text(kind, name), "SpatialReference": "orig"}
+            if any(".nii" in path.name for path in written)
+            else {}
+        )
+        return {**space, **info, KEY: about | {"sources": sources or {}, "settings": settings}}
 
     manifest = _place(folder, RESULTS[kind].manifest, name)
     if isinstance(folder, Study):

@@ -14,6 +14,7 @@ from ..geometry import NeuronGeometry
 from ..models.identity import describe_model
 from ..models.inputs import longest_context
 from ..models.sites import find_sites
+from ..models.wrappers import refuse_wrapped
 from ..text import batches, padding_id
 from .events import EVENT_COLUMNS, log_frequencies
 from .forecast import Forecast, make_forecast
@@ -152,7 +153,7 @@ class Job:
             for geometry in self.geometries.values():
                 write_atlases(study, geometry)
             if not study.path("events_json").exists():
-                write_json(study.path("events_json"), EVENT_COLUMNS)
+                write_json(study.path("events_json"), {"Description": "What each recorded token is.", **EVENT_COLUMNS})
         return study
 
     def _tokens_hash(self):
@@ -237,10 +238,9 @@ def prepare(model, tokenizer, corpus, options):
 
 def _check_model(model):
     """Raise an error unless the model predicts the next token: otherwise there is no surprisal."""
-    if not hasattr(model, "named_modules") or not hasattr(model, "config"):
-        raise ParameterError(
-            f"model is {type(model).__name__}; it must be a loaded model: model, tokenizer = llmbrain.load_model(...)."
-        )
+    refuse_wrapped(model)
+    if not hasattr(model, "config"):
+        raise ParameterError(f"model is {type(model).__name__}; it must be a language model of transformers.")
     if hasattr(model, "can_generate") and not model.can_generate():
         parts = ", ".join(name for name, _ in model.named_children())
         raise UnsupportedArchitectureError(

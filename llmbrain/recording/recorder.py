@@ -301,6 +301,7 @@ def _sidecar(job, study, run, name, writer):
         "RepetitionTime": 1.0,
         "TokenUnit": "one volume is one token; RepetitionTime is 1 token, not 1 second",
         "SkullStripped": False,
+        "SpatialReference": "orig",  # no space- entity: voxels are neurons of this model
         "Run": run.number,
         "NumberOfTokens": run.n_tokens,
         "DataType": job.storage.name,
