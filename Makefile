@@ -10,7 +10,7 @@ PIP = $(PY) $(PIP_INSTALL)
 FAST = tests/test_package.py tests/test_house.py tests/test_registry.py tests/test_docs.py tests/test_geometry.py \
 	tests/stats tests/masks tests/text
 
-.PHONY: install install-dev demo quick lint check test test-oldest coverage notebooks docs clean
+.PHONY: install install-dev demo quick lint check test faults test-oldest coverage notebooks docs clean
 
 install: $(VENV)/installed
 
@@ -44,6 +44,10 @@ check: lint
 # Before each pull request.
 test: lint
 	$(PY) -m pytest --numprocesses 2 --dist loadfile --doctest-modules llmbrain tests
+
+# All attacks of tests/faults, also the long ones; an hour on two cores. KINDS="--kind kill" chooses some.
+faults: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(PY) tests/faults/matrix.py $(KINDS)
 
 # The lowest versions that setup.cfg declares, on the lowest Python.
 test-oldest: $(OLDEST)/installed

@@ -1,6 +1,7 @@
 """The kinds of faults that were tried against the package, and the tests that show that each holds."""
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,13 @@ from llmbrain.exceptions import ParameterError
 from llmbrain.pipeline.stations import _heldout_of
 from llmbrain.text import load_corpus
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # the matrix is a script, too
+
+import matrix
+from room import Room
+
 TESTS = Path(__file__).resolve().parents[1]
+SHORT = [kind for kind in matrix.KINDS if not matrix.KINDS[kind].long]
 KINDS = {
     "images that were flipped, permuted or cropped": [
         "test_geometry.py::test_images_whose_voxels_are_not_where_they_were_written_are_refused",
@@ -71,6 +78,15 @@ KINDS = {
         "dataset/test_checksums.py::test_info_names_damaged_and_stale_files",
     ],
     "damaged checkpoints": ["lesions/test_batched.py::test_an_interrupted_run_goes_on_where_it_stopped"],
+    "wrapped, compiled and checkpointed models, threads": [
+        "models/test_wrappers.py::test_wrappers_are_refused_with_what_to_do",
+        "models/test_wrappers.py::test_distributed_models_are_refused",
+        "models/test_wrappers.py::test_compiled_models_are_lesioned_and_pruned_before_they_are_compiled",
+        "lesions/test_context.py::test_gradients_with_checkpointing_are_those_of_the_lesioned_model",
+        "lesions/test_context.py::test_checkpointing_with_positions_is_refused",
+        "lesions/test_context.py::test_a_lesion_acts_in_every_thread",
+        "lesions/test_context.py::test_passes_at_the_same_time_are_refused_if_positions_matter",
+    ],
     "corpora of the same name": ["faults/test_matrix.py::test_a_foreign_corpus_called_demo_needs_its_own_text"],
 }
 
@@ -93,3 +109,33 @@ def test_a_foreign_corpus_called_demo_needs_its_own_text(tmp_path):
         known = [document.hash[:16] for document in part]
         own = Study.create(tmp_path / name, model, {"name": "demo", "hash": part.hash, "document_hashes": known})
         assert _heldout_of(own, None).hash == load_corpus("demo", split="heldout").hash
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory):
+    return Room(tmp_path_factory.mktemp("room"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", SHORT)
+def test_a_part_of_the_attacks_holds(kind, room):
+    """``make faults`` tries all of them, and the long kinds."""
+    outcomes = {name: matrix.judge(attack) for name, attack in matrix.cases(kind, room, quick=True)}
+    room.clean()
+    assert outcomes and {name: outcome for name, outcome in outcomes.items() if outcome} == {}
+
+
+def test_attacks_are_judged():
+    """An attack that breaks something is counted as what it broke."""
+
+    def wrong():
+        raise matrix.Wrong("another number")
+
+    def crash():
+        raise ZeroDivisionError("oops")
+
+    assert matrix.judge(lambda: None) is None
+    assert matrix.judge(wrong) == ("silently wrong", "another number")
+    assert matrix.judge(crash)[0] == "unclear" and "ZeroDivisionError" in matrix.judge(crash)[1]
+    row = {"cases": 3, "held": 1, "lost": 0, "silently wrong": 1, "unclear": 1}
+    assert matrix.table({"a kind": row}).splitlines()[-1] == "| all | 3 | 1 | 0 | 1 | 1 |"
