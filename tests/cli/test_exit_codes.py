@@ -32,7 +32,7 @@ def test_ctrl_c_ends_with_130_and_a_sentence():
         "p.describe_environment = lambda: (print('on', flush=True), time.sleep(60)); cli.main(['info'])"
     )
     process = subprocess.Popen(
-        [sys.executable, "-t", command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout.readline() == "on\n"
     time.sleep(0.2)

@@ -354,6 +354,7 @@ _NOT_OURS = (
     {"code": "NIFTI_UNIT"},
     {"code": "SIDECAR_KEY_RECOMMENDED", "subCode": "Sources"},
 )
+_SIDE = {"Description": "An image.", "SpatialReference": "orig", "Manual": False}
 
 
 def test_the_official_bids_validator_finds_nothing_with_the_strictest_settings(original, tmp_path):
@@ -365,7 +366,7 @@ def test_the_official_bids_validator_finds_nothing_with_the_strictest_settings(o
     geometry, table = open_recording(folder, "mlp").geometry, pd.DataFrame({"index": [1], "name": ["a"]})
     for kind, rule in RESULTS.items():
         if "{site}" not in FILES[rule.manifest]:
-            contents = {".tsv": table, ".gz": geometry.mask_img, ".json": {"a": 1}}
+            contents = {".tsv": table, ".gz": geometry.mask_img, ".json": _SIDE}
             parts = {part: contents[Path(FILES[part]).suffix] for part in rule.parts}
             numbered = [part for part in parts if re.search("{run}|{network}", FILES[part])]
             parts |= {part: {1: parts[part]} for part in numbered}

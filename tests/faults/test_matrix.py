@@ -14,10 +14,8 @@ from llmbrain.text import load_corpus
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # the matrix is a script, too
 
 import matrix
-from room import Room
 
 TESTS = Path(__file__).resolve().parents[1]
-SHORT = [kind for kind in matrix.KINDS if not matrix.KINDS[kind].long]
 KINDS = {
     "images that were flipped, permuted or cropped": [
         "test_geometry.py::test_images_whose_voxels_are_not_where_they_were_written_are_refused",
@@ -109,20 +107,6 @@ def test_a_foreign_corpus_called_demo_needs_its_own_text(tmp_path):
         known = [document.hash[:16] for document in part]
         own = Study.create(tmp_path / name, model, {"name": "demo", "hash": part.hash, "document_hashes": known})
         assert _heldout_of(own, None).hash == load_corpus("demo", split="heldout").hash
-
-
-@pytest.fixture(scope="module")
-def room(tmp_path_factory):
-    return Room(tmp_path_factory.mktemp("room"))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", SHORT)
-def test_a_part_of_the_attacks_holds(kind, room):
-    """``make faults`` tries all of them, and the long kinds."""
-    outcomes = {name: matrix.judge(attack) for name, attack in matrix.cases(kind, room, quick=True)}
-    room.clean()
-    assert outcomes and {name: outcome for name, outcome in outcomes.items() if outcome} == {}
 
 
 def test_attacks_are_judged():
