@@ -113,6 +113,8 @@ def _naming(path, part):
     try:
         yield
     except OSError as error:
+        if error.errno is None:  # numpy says only how many items it could not write
+            raise OSError(errno.EIO, f"{error} (is the disk full?)", str(path)) from error
         if not isinstance(error.filename, (str, bytes, os.PathLike)) or str(part) in os.fsdecode(error.filename):
             error.filename = str(path)
         raise

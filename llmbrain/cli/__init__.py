@@ -17,7 +17,7 @@ USAGE_ERROR = typer.BadParameter.__mro__[2]  # click's ClickException, which typ
 _FULL = "Free some space, or choose another disk; then repeat the command."
 _DENIED = "Choose a place that you may read and write, or change its permissions; then repeat the command."
 _REMEDIES = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _FULL),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO), _FULL),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _DENIED),
 }
 _WRONG_PATHS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP)

@@ -131,11 +131,10 @@ def write_result(folder, kind, name, parts, info, *, sources=None, settings=None
         files = {path.name: {"sha256": sha256(part), **_count(part)} for path, part in written.items()}
         about = {"llmbrain": __version__, "result": kind, "name": name, "files": files}
         # BIDS asks for both; images have no space- entity, because voxels are neurons of the study's model
-        space = (
-            {"Description": label_text(kind, name), "SpatialReference": "orig"}
-            if any(".nii" in path.name for path in written)
-            else {}
-        )
+        space = {"Description": label_text(kind, name), "SpatialReference": "orig"}
+        space |= {"Type": "ROI"} if any(path.name.endswith("_mask.nii.gz") for path in written) else {}
+        if not any(".nii" in path.name for path in written):
+            space = {}
         return {**space, **info, KEY: about | {"sources": sources or {}, "settings": settings}}
 
     manifest = _place(folder, RESULTS[kind].manifest, name)

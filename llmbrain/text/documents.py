@@ -45,6 +45,13 @@ class Document:
             )
         if not self.text.strip():
             raise CorpusError(f"Document {self.id!r} is empty or only white space. Remove it or give it a text.")
+        try:
+            self.text.encode()
+        except UnicodeEncodeError as error:
+            raise CorpusError(
+                f"Document {self.id!r} holds half of a character ({self.text[error.start]!a}), which no tokenizer "
+                "reads. Read the text again in its own encoding, or remove it."
+            ) from error
 
     @property
     def hash(self):

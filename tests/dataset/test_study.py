@@ -354,7 +354,7 @@ _NOT_OURS = (
     {"code": "NIFTI_UNIT"},
     {"code": "SIDECAR_KEY_RECOMMENDED", "subCode": "Sources"},
 )
-_SIDE = {"Description": "An image.", "SpatialReference": "orig", "Manual": False}
+_SIDE = {"Description": "An image.", "Type": "ROI", "SpatialReference": "orig", "Manual": False}
 
 
 def test_the_official_bids_validator_finds_nothing_with_the_strictest_settings(original, tmp_path):

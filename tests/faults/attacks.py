@@ -502,7 +502,11 @@ def _hostile_text(room, text):
     ids = ["=1+1", "n/a", "a\tb\r\n", "<i>"]
     rows = [{"text": f"{text} {i} the road to town", "id": identity} for i, identity in enumerate(ids)]
     path.write_text("\n".join(json.dumps(row) for row in rows) + "\n")
-    command("record", "--model", room.model, "--text", path, "--out", study).worked()
+    made = command("record", "--model", room.model, "--text", path, "--out", study)
+    if "\ud83d" in text:
+        made.refused("half of a character")
+        return
+    made.worked()
     events = open_recording(study).events
     if list(dict.fromkeys(events["document"])) != ids:
         raise Wrong(f"ids come back as {list(dict.fromkeys(events['document']))}")
@@ -510,7 +514,7 @@ def _hostile_text(room, text):
 
     found = tiny_tokenizer().decode(events["token_id"][events["document"] == "n/a"].tolist())
     wanted = rows[1]["text"].encode("utf-8", "replace").decode()
-    if found != wanted and "\ud83d" not in rows[1]["text"]:
+    if found != wanted:
         raise Wrong(f"text comes back as {found!r}")
     command("networks", study, "--n-components", 2, "--n-repeats", 0).worked()
     command("report", study).worked()
@@ -538,9 +542,10 @@ def _hostile_name(room, name):
 
 def _hostile_label(room, label):
     study = room.copy()
-    info = json.loads((study / "study.json").read_text())
-    info["labels"]["task"] = label
-    (study / "study.json").write_text(json.dumps(info))
+    for path in study.rglob("study.json"):
+        info = json.loads(path.read_text())
+        info["labels"]["task"] = label
+        path.write_text(json.dumps(info))
     for what in ("networks", "report"):
         command(what, study).refused("study.json")
     if sorted(p.name for p in study.parent.iterdir()) != ["study"]:

@@ -92,3 +92,9 @@ def test_split_errors(corpus):
 
 def test_overlap(corpus):
     assert corpus.overlap(load_corpus(["Text number 4.", "Something else."])) == ["d4"]
+
+
+def test_half_a_character_is_refused():
+    """A lone surrogate is no text: tokenizers raise a TypeError for it."""
+    with pytest.raises(CorpusError, match=r"half of a character \('\\ud83d'\)"):
+        Document("the cat \ud83d", "a")
