@@ -275,7 +275,7 @@ def _damaged(room, args, path, damage):
     spoil(study / path, damage)
     changed = not (study / path).is_file() or (study / path).read_bytes() != before
     answer = command(*(study if str(a) == "STUDY" else a for a in args)).clear()
-    if answer.code == 0 and changed and not answer.err and differs(room.study, study, skip=path):
+    if answer.code == 0 and changed and not answer.warned and differs(room.study, study, skip=path):
         raise Wrong(f"other results: {differs(room.study, study, skip=path)}")
 
 
@@ -360,7 +360,7 @@ def _evaluate(room, model):
 
 def _same_or_refused(room, model, name):
     answer = _evaluate(room, model).clear()
-    if answer.code == 0 and answer.out != _evaluate(room, room.model).out and not answer.err:
+    if answer.code == 0 and answer.perplexity != _evaluate(room, room.model).perplexity and not answer.warned:
         raise Wrong(f"another perplexity: {answer.out}")
     if answer.code == 2 and name and str(name) not in answer.err:
         raise Unclear(f"does not name {name}: {answer.err}")
@@ -400,7 +400,7 @@ def _damaged_pruned(room, name, damage):
     pruned = room.copy("pruned")
     spoil(pruned / name, damage)
     answer = _evaluate(room, pruned).clear()
-    if answer.code == 0 and answer.out != _evaluate(room, room.folder / "pruned").out:
+    if answer.code == 0 and answer.perplexity != _evaluate(room, room.folder / "pruned").perplexity:
         raise Wrong(f"another perplexity: {answer.out}")
 
 

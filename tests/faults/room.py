@@ -42,6 +42,16 @@ class Answer:
     err: str
     error: BaseException | None = None
 
+    @property
+    def warned(self):
+        """Whether llmbrain said anything besides progress."""
+        return "llmbrain: " in self.err
+
+    @property
+    def perplexity(self):
+        """The line of the output with the perplexity."""
+        return next((line for line in self.out.splitlines() if "perplexity" in line), "")
+
     def refused(self, *words):
         """Check that the command ended with 2 and one sentence that holds the given words."""
         self.clear()
