@@ -125,6 +125,8 @@ class Room:
         self._n = 0
         tiny_model("llama").save_pretrained(self.model)
         tiny_tokenizer().save_pretrained(self.model)
+        for path in self.model.iterdir():
+            path.chmod(0o644)  # some attacks run as another user
         for where, n, seed in ((self.corpus, 8, 0), (self.heldout, 3, 1)):
             where.mkdir()
             for i, text in enumerate(texts(n, seed)):
