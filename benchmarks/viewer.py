@@ -20,7 +20,7 @@ def main(study, n_tokens=200):
     explorer.thread.submit("wait", lambda job: None).result()
     _ = explorer.contents.yardstick
     print(f"ready after {time.perf_counter() - start:.1f} s")
-    text = WORDS * (n_tokens // 17)
+    text = WORDS * -(-n_tokens // 17)
     for _ in range(REPEATS):
         wall, cpu = time.perf_counter(), time.process_time()
         found = explorer.read(text).result()
