@@ -27,7 +27,8 @@ class Page(HTMLParser):
         if tag == "img" or attrs.get("role") == "img":
             self.images.append(attrs)
         self.labelled += (attrs.get("aria-labelledby") or "").split()
-        self.sources += [attrs[k] for k in ("src", "href", "xlink:href") if k in attrs]
+        loaded = ("src", "xlink:href") if tag == "a" else ("src", "href", "xlink:href")  # a link loads nothing
+        self.sources += [attrs[k] for k in loaded if k in attrs]
         if tag not in VOID:
             self.open.append(tag)
 

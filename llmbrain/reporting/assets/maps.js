@@ -66,7 +66,7 @@
         for (const v of values) over += Math.abs(v) > shared.threshold;
         bar.querySelector("output").textContent = `${shared.threshold.toFixed(1)}: ${over.toLocaleString("en")} neurons`;
         named.view.textContent = shared.view === "sheets" ? "Lines" : "Sheets";
-        if (named.order) named.order.textContent = shared.order === "display" ? "Natural order" : "Display order";
+        if (named.order) named.order.textContent = shared.order === "display" ? "Natural order" : "Sorted order";
       },
     };
     slider.addEventListener("input", () => { shared.threshold = parseFloat(slider.value); all(); });

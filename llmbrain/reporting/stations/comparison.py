@@ -10,7 +10,7 @@ EFFECTS = ("effect", "match_effect")
 
 
 @STATIONS.register(
-    "comparison", title="Compared with other models", place=120, alone="comparison of models", accepts="a comparison"
+    "comparison", title="Compared with other models", place=125, alone="comparison of models", accepts="a comparison"
 )
 class Compared(Station):
     """A list of Comparison."""
