@@ -52,7 +52,7 @@ def fingerprint(
         Path | None,
         typer.Option("--out", "-o", parser=_path, metavar="PATH", help="File to write, ending in .safetensors."),
     ] = None,
-    texts: Annotated[
+    text: Annotated[
         str, typer.Option(help="Text to read. Only fingerprints on the same text are comparable.")
     ] = "demo",
     n_texts: Annotated[int, number("Number of texts; a third each to fit, choose and score.", least=3)] = 10,
@@ -74,9 +74,9 @@ def fingerprint(
         raise ParameterError(f"{model} is a fingerprint already. Name a second one to compare it with.")
     if out is not None and out.suffix != ".safetensors":
         raise ParameterError(f"--out {out} must end in .safetensors.")
-    standard_texts(texts, n_texts)  # raises before a model is loaded
+    standard_texts(text, n_texts)  # raises before a model is loaded
     made = {s: Fingerprint.load(s) for s in sources if s.endswith(".safetensors")}
-    options = {"texts": texts, "n_texts": n_texts, "n_components": n_components}
+    options = {"text": text, "n_texts": n_texts, "n_components": n_components}
     made |= {s: _make(s, options, dtype, device) for s in sources if s not in made}
     if other is not None:
         typer.echo(compare_fingerprints(made[model], made[other]))

@@ -146,14 +146,14 @@ def parts_of(n_texts):
     return [PARTS[(i + i // 6) % 3] for i in range(n_texts)]
 
 
-def fingerprint(model, tokenizer, texts="demo", *, n_texts=10, n_components=20, sites=SITES, random_state=0):
+def fingerprint(model, tokenizer, text="demo", *, n_texts=10, n_components=20, sites=SITES, random_state=0):
     """Make the fingerprint of a model.
 
     Parameters
     ----------
     model, tokenizer : transformers model and tokenizer
         See :func:`llmbrain.load_model`.
-    texts : Corpus, list of str or source
+    text : Corpus, list of str or source
         See :func:`llmbrain.load_corpus`. Only fingerprints on the same texts can be compared, so keep the default
         unless you make all of them. The first 1,200 characters of each text are read.
     n_texts : int
@@ -180,18 +180,18 @@ def fingerprint(model, tokenizer, texts="demo", *, n_texts=10, n_components=20, 
     from ..models import describe_model
 
     check_count("n_components", n_components, 2)
-    chosen = standard_texts(texts, n_texts)
+    chosen = standard_texts(text, n_texts)
     activity, geometries = read_activity(model, tokenizer, chosen, sites)
     known = {name: describe_model(model)[name] for name in ("id", "architecture", "weights_hash")}
     return make_fingerprint(activity, geometries, chosen, known, n_components=n_components, random_state=random_state)
 
 
-def standard_texts(texts="demo", n_texts=10):
+def standard_texts(text="demo", n_texts=10):
     """The texts of a fingerprint: the beginnings of the first ``n_texts`` documents, a list of str."""
     from ..text import as_corpus
 
     check_count("n_texts", n_texts, len(PARTS))
-    corpus = as_corpus(texts)
+    corpus = as_corpus(text)
     if len(corpus) < n_texts:
         raise ParameterError(f"n_texts={n_texts}, but there are only {len(corpus)} texts. Use fewer, or more text.")
     return [document.text[:CHARACTERS] for document in corpus[:n_texts]]
