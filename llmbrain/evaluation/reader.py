@@ -4,7 +4,7 @@ import contextlib
 
 from ..stats.precision import exact_products
 
-__all__ = ["LogitReader"]
+__all__ = ["LogitReader", "find_rescaling"]
 
 
 class LogitReader:
@@ -52,12 +52,30 @@ class LogitReader:
     def _find(self, hidden, expected):
         if hidden is None:
             return _full
-        made = self.head(hidden[:, -1])
-        candidates = _finishers(self.model.config.get_text_config())
-        return next((finish for finish in candidates if _same(finish(made), expected)), _full)
+        return find_rescaling(self.model, self.head(hidden[:, -1]), expected) or _full
 
 
-def _finishers(config):
+def find_rescaling(model, made, expected):
+    """Find how a model rescales the output of its head into logits.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+    made : torch.Tensor, shape (n_tokens, n_words)
+        Output of the head for some tokens.
+    expected : torch.Tensor, shape (n_tokens, n_words)
+        The model's logits for them.
+
+    Returns
+    -------
+    callable or None
+        Applied to each number by itself, so it also holds for some of the words. None if no known rescaling fits.
+    """
+    known = _rescalings(model.config.get_text_config())
+    return next((rescale for rescale in known if _same(rescale(made), expected)), None)
+
+
+def _rescalings(config):
     """Known ways in which models rescale the output of the head."""
     yield _as_it_is
     cap = getattr(config, "final_logit_softcapping", None)

@@ -4,11 +4,14 @@ The Kullback-Leibler divergence to the dense model grows smoothly from 0 with ev
 two losses on the same tokens is many times noisier, and needs labels.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from ..evaluation.reader import find_rescaling
+from ..exceptions import UnsupportedArchitectureError
 from ..models.anatomy import anatomy_of
 from ..models.inputs import input_device
 from ..models.linears import weight_of
@@ -29,30 +32,102 @@ __all__ = [
 ]
 
 _KEPT_VALUES = 1 << 28  # 1 GiB in float32
+_LEADING = 32  # words of each token that are looked at one by one
+_SAMPLED = 1024  # words by which the mass of all others is estimated
 LEVELS = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
 
 
+@dataclass(frozen=True)
+class Words:
+    """The words by which the predictions for one window are compared; None stands for the whole vocabulary.
+
+    ``leading`` are looked at one by one. ``sampled`` are drawn from all others, which count as one word: the sum over
+    the sample, times ``factor``, estimates the sum over all of them.
+    """
+
+    leading: torch.Tensor
+    sampled: torch.Tensor
+    factor: float
+
+    @classmethod
+    def of(cls, log_probabilities, n_leading=_LEADING, n_sampled=_SAMPLED, seed=0):
+        """Choose the ``n_leading`` most probable words of each token, or None where they are half of the vocabulary."""
+        n_words = log_probabilities.shape[-1]
+        if n_leading + n_sampled >= n_words // 2:
+            return None
+        leads = torch.zeros(n_words, dtype=torch.bool, device=log_probabilities.device)
+        leads[log_probabilities.topk(n_leading, dim=-1).indices.flatten()] = True
+        leading, others = leads.nonzero()[:, 0], (~leads).nonzero()[:, 0]
+        if len(leading) + n_sampled >= n_words // 2:
+            return None
+        draw = np.random.default_rng(seed).choice(len(others), n_sampled, replace=False)
+        return cls(leading, others[torch.as_tensor(draw, device=others.device)], len(others) / n_sampled)
+
+    @property
+    def all(self):
+        """Leading words, then sampled ones."""
+        return torch.cat([self.leading, self.sampled])
+
+    def log_probabilities(self, logits):
+        """Log probabilities of the leading words and of all others together, from the logits of :attr:`all`."""
+        leading, sampled = logits.split([len(self.leading), len(self.sampled)], dim=-1)
+        others = sampled.logsumexp(-1, keepdim=True) + math.log(self.factor)
+        return torch.log_softmax(torch.cat([leading, others], dim=-1), dim=-1)
+
+
 class Probe:
-    """Divergence of a changed model from the dense one on given windows; the model is dense when the probe is made."""
+    """Divergence of a changed model from the dense one on given windows; the model is dense when the probe is made.
+
+    Predictions are compared word by word for the words that lead anywhere in a window, with all other words as one.
+    That is the divergence of a coarser prediction: never more than that of whole predictions, and the same in the
+    limit. With ``n_leading=None`` the whole vocabulary is compared.
+    """
 
     @torch.no_grad()
-    def __init__(self, model, blocks):
+    def __init__(self, model, blocks, n_leading=_LEADING):
         self.model, self.blocks = model, blocks
         self.device = input_device(model)
         self._dense_head = model.get_output_embeddings()
+        self._rescale = self._find_rescaling()
         self._last = [self._final(block) for block in blocks]
+        self._words = [None] * sum(len(b.ids) for b in blocks)
+        if n_leading is not None:
+            whole = (self._predict(self._dense_head, hidden, None) for hidden in self._hidden(self._last))
+            self._words = [Words.of(predictions, n_leading) for predictions in whole]
         self._wanted = {}  # predictions of the dense model for each window, kept if they are small enough
-        self._keeps = self.n_tokens * self._dense_head.weight.shape[0] <= _KEPT_VALUES
+        n_words = self._dense_head.weight.shape[0]
+        widths = [n_words if words is None else len(words.all) for words in self._words]
+        lengths = [len(h) for h in self._hidden(self._last)]
+        self._keeps = sum(n * width for n, width in zip(lengths, widths)) <= _KEPT_VALUES
 
     def _final(self, block):
         """Input of the output embedding."""
         output = self.model.base_model(**block.inputs(self.device), use_cache=False)
         return output.last_hidden_state
 
-    def _log_probabilities(self, head, hidden):
-        logits = head(hidden).float()
-        scale = getattr(self.model.config, "logit_scale", None) or 1.0
-        return torch.log_softmax(logits * scale, dim=-1)
+    def _hidden(self, finals):
+        """Final hidden states of every window in turn, without padding."""
+        for block, hidden in zip(self.blocks, finals):
+            yield from (rows[keep] for rows, keep in zip(hidden, block.mask.to(self.device)))
+
+    def _find_rescaling(self):
+        inputs = {name: value[:1, :8] for name, value in self.blocks[0].inputs(self.device).items()}
+        made = self._dense_head(self.model.base_model(**inputs, use_cache=False).last_hidden_state[:, -1])
+        rescale = find_rescaling(self.model, made, self.model(**inputs, use_cache=False).logits[:, -1])
+        if rescale is None:
+            raise UnsupportedArchitectureError(
+                f"The logits of {type(self.model).__name__} are not those of its output embedding, so divergences "
+                "cannot be measured from hidden states. Use an allocation other than 'curves' and 'search'."
+            )
+        return rescale
+
+    def _predict(self, head, hidden, words):
+        """Log probabilities of one window, shape (n_tokens, n_words)."""
+        if words is None:
+            return torch.log_softmax(self._rescale(head(hidden)).float(), dim=-1)
+        bias = None if head.bias is None else head.bias[words.all]
+        logits = torch.nn.functional.linear(hidden, head.weight[words.all], bias)
+        return words.log_probabilities(self._rescale(logits).float())
 
     def divergence(self, finals=None):
         """Mean divergence of the current model, nats per token; ``finals`` are final hidden states already known."""
@@ -66,22 +141,18 @@ class Probe:
     @torch.no_grad()
     def windows(self, finals=None):
         """Divergence of every window, summed over its tokens, shape (n_windows,)."""
-        values = np.zeros(sum(len(b.ids) for b in self.blocks))
         finals = (self._final(b) for b in self.blocks) if finals is None else finals
-        done = 0
-        for block, dense, hidden in zip(self.blocks, self._last, finals):
-            mask = block.mask.to(self.device)
-            for row in range(len(mask)):  # one window at a time: a vocabulary is wide
-                keep = mask[row]
-                wanted = self._wanted.get(done)
-                if wanted is None:
-                    wanted = self._log_probabilities(self._dense_head, dense[row][keep])
-                    if self._keeps:
-                        self._wanted[done] = wanted
-                given = self._log_probabilities(self.model.get_output_embeddings(), hidden[row][keep])
-                values[done] = float((wanted.exp() * (wanted - given)).sum(dtype=torch.float64))
-                done += 1
-        return values
+        values, head = [], self.model.get_output_embeddings()
+        pairs = zip(self._hidden(self._last), self._hidden(finals), self._words)
+        for number, (dense, hidden, words) in enumerate(pairs):  # one window at a time: a vocabulary is wide
+            wanted = self._wanted.get(number)
+            if wanted is None:
+                wanted = self._predict(self._dense_head, dense, words)
+                if self._keeps:
+                    self._wanted[number] = wanted
+            given = self._predict(head, hidden, words)
+            values.append((wanted.exp() * (wanted - given)).sum(dtype=torch.float64))
+        return torch.stack(values).cpu().numpy()
 
 
 class Supernet:
@@ -136,11 +207,6 @@ class Supernet:
             set_linear(module, weight_of(module))
             module.weight, module.bias = weight, bias
             count_features(module)
-
-    def put_all(self, widths):
-        """Give every layer a width."""
-        for i, width in enumerate(widths):
-            self.put(i, width)
 
     def take_all(self):
         """Make the whole model dense again."""
@@ -201,6 +267,53 @@ def run_rest(walk, first, norm):
         yield norm(hidden)
 
 
+class Assembly:
+    """A model assembled from layers of a supernet, with the residual stream before every layer.
+
+    A trial changes some layers and runs the model from the first of them on.
+    """
+
+    def __init__(self, supernet, probe):
+        self.supernet, self.probe = supernet, probe
+        self.layers = [part.layer for part in supernet.parts]
+        self.walk = Walk(probe.model, probe.blocks)
+        self.norm = anatomy_of(probe.model).norm
+        self.widths = [None] * len(supernet.parts)
+        self.streams = [self.walk.hidden]  # before every layer, for every block
+
+    @torch.no_grad()
+    def measure(self, widths):
+        """Divergence of every window with these widths, and the streams to pass to :meth:`accept`."""
+        changed = [i for i, (old, new) in enumerate(zip(self.widths, widths)) if old != new]
+        for i in changed:
+            self.supernet.put(i, widths[i])
+        try:
+            first = min([self.layers[i] for i in changed], default=len(self.walk.layers))
+            first = min(first, len(self.streams) - 1)
+            streams = []
+            hidden = self.streams[first]
+            for layer in range(first, len(self.walk.layers)):
+                hidden = [self.walk.run(layer, block, h) for block, h in enumerate(hidden)]
+                streams.append(hidden)
+            finals = (self.norm(h) for h in hidden)
+            return self.probe.windows(finals), (widths, first, streams)
+        finally:
+            for i in changed:
+                if self.widths[i] is None:
+                    self.supernet.take(i)
+                else:
+                    self.supernet.put(i, self.widths[i])
+
+    def accept(self, trial):
+        """Go on from a trial."""
+        widths, first, streams = trial
+        for i, (old, new) in enumerate(zip(self.widths, widths)):
+            if old != new:
+                self.supernet.put(i, new)
+        self.widths = widths
+        self.streams = self.streams[: first + 1] + streams
+
+
 def search_counts(supernet, probe, starts, n_keep, *, floors, n_evaluations=200, seed=0, progress=None):
     """Improve an allocation: move neurons between layers while the divergence of the whole model falls.
 
@@ -212,36 +325,31 @@ def search_counts(supernet, probe, starts, n_keep, *, floors, n_evaluations=200,
     sizes = np.array([p.size for p in supernet.parts])
     steps = sizes / supernet.n_steps
     lowest = np.maximum(np.ceil(np.asarray(floors) / steps - 1e-9), 1).astype(int)
-
-    def measure(state):
-        supernet.put_all(supernet.width_of(state))
-        try:
-            values = probe.windows()
-        finally:
-            supernet.take_all()
-        if progress:
-            progress()
-        return values
-
     states = [np.clip(np.rint(np.asarray(s) / steps), lowest, supernet.n_steps).astype(int) for s in starts]
     states = [_fit_budget(s, lowest, steps, n_keep, supernet.n_steps) for s in states]
-    windows = [measure(state) for state in states]
-    best = int(np.argmin([w.sum() for w in windows]))
-    state, window = states[best], windows[best]
-    history = [min(w.sum() for w in windows[: i + 1]) / probe.n_tokens for i in range(len(windows))]
+    state, lowest_sum, history = None, np.inf, []
     tried, paid = np.ones(len(sizes)), np.ones(len(sizes))
-    while len(history) < n_evaluations:
-        trial = _move(state, lowest, supernet.n_steps, steps, paid / tried, rng)
-        touched = trial != state
-        new = measure(trial)
-        tried[touched] += 1
-        if new.sum() < window.sum():
-            state, window = trial, new
-            paid[touched] += 2
-        history.append(window.sum() / probe.n_tokens)
-    value = window.sum() / probe.n_tokens
+    assembly = Assembly(supernet, probe)
+    try:
+        while len(history) < max(n_evaluations, len(states)):
+            start = len(history) < len(states)
+            trial = states[len(history)] if start else _move(state, lowest, supernet.n_steps, steps, paid / tried, rng)
+            windows, streams = assembly.measure(supernet.width_of(trial))
+            better = windows.sum() < lowest_sum
+            if not start:
+                touched = trial != state
+                tried[touched] += 1
+                paid[touched] += 2 * better
+            if better:
+                state, lowest_sum = trial, windows.sum()
+                assembly.accept(streams)
+            history.append(lowest_sum / probe.n_tokens)
+            if progress:
+                progress()
+    finally:
+        supernet.take_all()
     counts = round_counts(state * steps, sizes, n_keep, floors=floors)
-    return counts, value, history
+    return counts, history[-1], history
 
 
 @ALLOCATIONS.register("curves", needs=("curves", "extremes"), heads="losses")

@@ -14,7 +14,7 @@ from llmbrain.models.surgery import (
 from llmbrain.pruning import Recipe
 from llmbrain.pruning.calibration import calibration_blocks
 from llmbrain.pruning.measured import Measurements
-from llmbrain.pruning.search import Probe, _fit_budget, measure_curves, search_counts
+from llmbrain.pruning.search import Assembly, Probe, Words, _fit_budget, measure_curves, search_counts
 
 quick = partial(lb.prune, recipe="fast", measure=False, progress=False)
 TEXTS = ["the cat sat on the mat and then the rain in spain fell on it " * 3 + str(i) * i for i in range(10)]
@@ -23,7 +23,7 @@ TEXTS = ["the cat sat on the mat and then the rain in spain fell on it " * 3 + s
 def test_a_failing_trial_leaves_the_model_whole(model, tokenizer):
     curves = Measurements(model, tokenizer, TEXTS).of(Recipe(options={"context": 48})).curves
     supernet, probe = curves.supernet, curves.probe
-    probe.windows = lambda **kwargs: 1 / 0
+    probe.windows = lambda finals: 1 / 0
     with pytest.raises(ZeroDivisionError):
         search_counts(supernet, probe, [np.array([24] * 4)], 96, floors=[4] * 4)
     assert [p.size for p in prunable_mlps(model)] == [48] * 4
@@ -64,7 +64,8 @@ def test_a_supernet_puts_widths_in_and_takes_them_out(name, tokenizer, texts):
     losses, supernet, probe = curves.losses, curves.supernet, curves.probe
     assert {k: v.shape for k, v in model.state_dict().items()} == {k: v.shape for k, v in before.items()}
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
-    supernet.put_all([24, 30, 48, 12])
+    for i, width in enumerate([24, 30, 48, 12]):
+        supernet.put(i, width)
     assert [p.size for p in prunable_mlps(model)] == [24, 30, 48, 12]
     supernet.take_all()
     assert probe.divergence() == pytest.approx(0, abs=1e-6)
@@ -119,3 +120,72 @@ def test_measured_allocations_meet_the_budget(allocation, tokenizer, texts):
     )
     assert sum(pruned.summary["n_kept"]) == 96
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def _divergence_by_hand(dense, other, blocks):
+    total = 0.0
+    with torch.no_grad():
+        for block in blocks:
+            for ids, mask in zip(block.ids, block.mask):
+                p, q = (torch.log_softmax(m(ids[mask][None]).logits[0], -1) for m in (dense, other))
+                total += float((p.exp() * (p - q)).sum())
+    return total / sum(block.n_tokens for block in blocks)
+
+
+def test_capped_logits_are_compared_as_the_model_gives_them(tokenizer, texts):
+    cap = {"final_logit_softcapping": 0.05}
+    dense, other = tiny_model("gemma2", **cap), tiny_model("gemma2", seed=1, **cap)
+    blocks = calibration_blocks(tokenizer, texts[:3], context=64, batch_size=3)
+    probe = Probe(dense, blocks)
+    probe.model = other
+    assert probe.divergence() == pytest.approx(_divergence_by_hand(dense, other, blocks), rel=1e-4)
+
+
+def test_leading_words_give_the_divergence_of_a_coarser_prediction(tokenizer, texts):
+    dense, other = tiny_model("llama"), tiny_model("llama", seed=1)
+    blocks = calibration_blocks(tokenizer, texts[:4], context=48, batch_size=2)
+    whole, coarse = Probe(dense, blocks, n_leading=None), Probe(dense, blocks)
+    n_words = dense.config.vocab_size
+    with torch.no_grad():
+        predictions = [coarse._predict(coarse._dense_head, hidden, None) for hidden in coarse._hidden(coarse._last)]
+    coarse._words = [Words.of(p, n_leading=1, n_sampled=n_words // 4) for p in predictions]
+    assert all(words is not None and len(words.all) < n_words for words in coarse._words)
+    coarse._wanted.clear()
+    assert coarse.divergence() == pytest.approx(0, abs=1e-7)
+    whole.model = coarse.model = other
+    assert 0 < coarse.divergence() < whole.divergence()
+    # With all other words in the sample, the last class has their exact probability.
+    words = coarse._words[0]
+    others = torch.tensor([i for i in range(n_words) if i not in set(words.leading.tolist())])
+    exact = Words(words.leading, others, 1.0)
+    given = exact.log_probabilities(predictions[0][:, exact.all] + 3.0)  # a constant changes nothing
+    torch.testing.assert_close(given[:, :-1], predictions[0][:, words.leading], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(given[:, -1], predictions[0][:, others].logsumexp(-1), rtol=1e-4, atol=1e-5)
+
+
+def test_small_vocabularies_are_compared_whole():
+    assert Words.of(torch.zeros(4, 300).log_softmax(-1)) is None
+    assert Words.of(torch.randn(4, 5000).log_softmax(-1)) is not None
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_an_assembly_measures_what_the_assembled_model_says(name, tokenizer, texts):
+    model = tiny_model(name)
+    curves = Measurements(model, tokenizer, TEXTS).of(Recipe(options={"context": 48})).curves
+    supernet, probe = curves.supernet, curves.probe
+    assembly, rng = Assembly(supernet, probe), np.random.default_rng(0)
+    widths = [24] * len(supernet.parts)
+    for _ in range(6):
+        windows, trial = assembly.measure(widths)
+        current = list(assembly.widths)
+        for i, width in enumerate(widths):
+            supernet.put(i, width)
+        np.testing.assert_allclose(windows, probe.windows(), rtol=1e-4, atol=1e-6)
+        for i, width in enumerate(current):
+            supernet.put(i, width) if width else supernet.take(i)
+        if rng.random() < 0.6:
+            assembly.accept(trial)
+        widths = list(assembly.widths if assembly.widths[0] else widths)
+        widths[int(rng.integers(1, len(widths)))] = int(rng.choice([12, 24, 36, 48]))
+    supernet.take_all()
+    assert probe.divergence() == pytest.approx(0, abs=1e-6)
