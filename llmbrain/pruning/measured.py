@@ -17,7 +17,7 @@ from .heads import HEAD_BUDGETS, HEAD_SCORES, HEAD_UNITS, measure_heads, survey_
 from .published import find_networks
 from .recipe import describe_networks, networks_id
 from .scores import SCORES, needs_covariance, reads_networks, score_neurons
-from .search import measure_curves
+from .search import measure_counts, measure_curves
 from .walk import TOKEN_WEIGHTS, Walk, survey
 
 __all__ = ["Measured", "Measurements"]
@@ -240,12 +240,24 @@ class Measured:
     def _curves_key(self):
         return "curves", self.options.held_out, self._survey_key(self.recipe.score)
 
+    @property
+    def _orders(self):
+        """Neurons of each layer, best first."""
+        return [f.score.double().argsort(descending=True, stable=True) for f in self.survey()]
+
     def _measure_curves(self):
         fit, probe = split_windows(self.blocks, self.options.held_out)
-        orders = [f.score.double().argsort(descending=True, stable=True) for f in self.survey()]
         return measure_curves(
-            self.model, self.parts, orders, fit, probe, weighting=self.weighting,
+            self.model, self.parts, self._orders, fit, probe, weighting=self.weighting,
             progress=self.progress("curves", len(self.parts)),
+        )  # fmt: skip
+
+    def measure_counts(self, candidates):
+        """Divergence of whole allocations on held-out calibration text, for each of ``candidates``."""
+        fit, probe = split_windows(self.blocks, self.options.held_out)
+        return measure_counts(
+            self.model, self.parts, self._orders, candidates, fit, probe, weighting=self.weighting,
+            progress=self.progress("trial", len(self.parts)),
         )  # fmt: skip
 
     @property

@@ -23,6 +23,7 @@ from .measured import Measurements
 from .pruned import PrunedModel
 from .quality import compare_quality, measure_quality
 from .recipe import Recipe
+from .recover import N_CHECKS, recover
 
 __all__ = ["Plan", "Pruner", "prune"]
 
@@ -40,6 +41,7 @@ def prune(
     compensation=None,
     networks=None,
     options=None,
+    recover=None,
     random_state=0,
     format=None,
     test_text=None,
@@ -47,7 +49,7 @@ def prune(
     measure=True,
     progress=True,
 ):
-    """Remove MLP neurons permanently, without retraining.
+    """Remove MLP neurons permanently, without retraining unless ``recover`` is set.
 
     The recipes are:
 
@@ -79,6 +81,9 @@ def prune(
     score, allocation, compensation, networks, options : optional
         Override that part of the recipe, see :class:`llmbrain.pruning.Recipe`. A dictionary of options changes the
         options that it names; an :class:`llmbrain.pruning.Options` replaces all of them.
+    recover : float, optional
+        Minutes for which the cut model is then trained on what the dense model predicts on the calibration text; by
+        default it is not trained.
     random_state : int
     format : {"hetero", "uniform", "padded", "gguf"}, optional
         How the model will be saved. A recipe that the format cannot hold is refused before the work. A format that
@@ -117,6 +122,7 @@ def prune(
     given = {
         "score": score, "allocation": writer.allocation if allocation is None else allocation,
         "compensation": compensation, "networks": networks, "options": options,
+        "recover": recover,
     }  # fmt: skip
     recipe = Recipe.named(recipe).with_(**{name: value for name, value in given.items() if value is not None})
     pruner = Pruner(model, tokenizer, calibration, progress)
@@ -217,17 +223,20 @@ class Pruner:
         """Carry out a plan and return a :class:`PrunedModel`."""
         start = time.perf_counter()
         shared = self.measurements
+        if inplace and plan.recipe.options.recover:
+            raise ParameterError("recover= trains on what the dense model predicts, so it needs inplace=False.")
         model, measured = shared.model, shared.of(plan.recipe, plan.random_state)
         before, described = shared.counts, {**describe_model(model), "origin": origin_of(model)}
         kept, heads, scores = self._choose(plan, measured)
         target = model if inplace else copy.deepcopy(model)
         table = self._cut(target, plan, measured, kept, heads)
+        recovery = self._recover(target, plan, measured)
         summary = {
             **compare_counts(before, count_parameters(target)), "base_model": described,
             **_account(plan, measured), "n_kept": [len(k) for k in kept],
             "n_heads_before": None if heads is None else [p.n_heads for p in shared.attention],
             "n_heads_kept": None if heads is None else [len(h) for h in heads],
-            "layers": table.to_dict("list"), **_versions(), "seconds": round(time.perf_counter() - start, 1),
+            "recovery": recovery, "layers": table.to_dict("list"), **_versions(), "seconds": round(time.perf_counter() - start, 1),
         }  # fmt: skip
         if measure and target is not model:
             summary["speed"] = compare_speed(model, target)
@@ -259,6 +268,16 @@ class Pruner:
         )  # fmt: skip
         table["sensitivity"] = [np.nan if f.sensitivity is None else f.sensitivity for f in measured.survey()]
         return table
+
+    def _recover(self, target, plan, measured):
+        """Train the cut model if the recipe says so; returns what came of it."""
+        minutes = measured.options.recover
+        if not minutes or not plan.ratio:
+            return None
+        return recover(
+            target, self.measurements.model, measured.blocks, minutes, held_out=measured.options.held_out,
+            random_state=plan.random_state, progress=measured.progress("recover", N_CHECKS),
+        )  # fmt: skip
 
 
 def _account(plan, measured):

@@ -82,6 +82,9 @@ class Options:
         Whole key/value groups, or the same number of query heads of every group.
     head_score : str or None
         How heads are ranked: random, magnitude, wanda, flap or obs. None uses the counterpart of the recipe's score.
+    recover : float
+        Minutes for which the cut model is trained to predict what the dense model predicts on the calibration text; 0
+        does not train.
     network_tokens : int or None
         Most tokens on which ``networks="joint"`` are found: the neurons of all layers are held in memory for all of
         them at once (8,192 tokens of 46,080 neurons take 1.5 GB). None sets no limit.
@@ -108,6 +111,7 @@ class Options:
     heads: bool = False
     head_unit: str = _choice("group", HEAD_UNITS)
     head_score: str | None = None
+    recover: float = 0.0
     network_tokens: int | None = _reading(8192)
 
     def __post_init__(self):
@@ -117,6 +121,8 @@ class Options:
         for name in ("floor", "held_out"):
             if not 0 <= getattr(self, name) < 1:
                 raise ParameterError(f"{name}={getattr(self, name)!r} must be a share from 0 to below 1.")
+        if isinstance(self.recover, bool) or not (isinstance(self.recover, (int, float)) and 0 <= self.recover < 1e6):
+            raise ParameterError(f"recover={self.recover!r} must be a number of minutes from 0 (no training).")
         if self.ridge != "auto" and not (isinstance(self.ridge, (int, float)) and self.ridge >= 0):
             raise ParameterError(f"ridge={self.ridge!r} must be a number from 0, or 'auto'.")
         if self.round_to not in range(1, 257):

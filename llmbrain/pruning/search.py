@@ -17,7 +17,7 @@ from ..models.inputs import input_device
 from ..models.linears import weight_of
 from ..models.parts import modules_of
 from ..models.surgery import count_features, set_linear
-from .allocation import ALLOCATIONS, fill_by_curves, round_counts, smooth_curves, uniform
+from .allocation import ALLOCATIONS, by_power, fill_by_curves, round_counts, smooth_curves, uniform
 from .compensation import compensate, default_ridge, frozen
 from .walk import Walk, gather
 
@@ -26,6 +26,7 @@ __all__ = [
     "Curves",
     "Probe",
     "Supernet",
+    "measure_counts",
     "measure_curves",
     "run_rest",
     "search_counts",
@@ -92,7 +93,7 @@ class Probe:
         self._last = [self._final(block) for block in blocks]
         self._words = [None] * sum(len(b.ids) for b in blocks)
         if n_leading is not None:
-            whole = (self._predict(self._dense_head, hidden, None) for hidden in self._hidden(self._last))
+            whole = (self.predict(self._dense_head, hidden, None) for hidden in self._hidden(self._last))
             self._words = [Words.of(predictions, n_leading) for predictions in whole]
         self._wanted = {}  # predictions of the dense model for each window, kept if they are small enough
         n_words = self._dense_head.weight.shape[0]
@@ -121,8 +122,8 @@ class Probe:
             )
         return rescale
 
-    def _predict(self, head, hidden, words):
-        """Log probabilities of one window, shape (n_tokens, n_words)."""
+    def predict(self, head, hidden, words):
+        """Log probabilities of one window from its final hidden states, shape (n_tokens, n_words)."""
         if words is None:
             return torch.log_softmax(self._rescale(head(hidden)).float(), dim=-1)
         bias = None if head.bias is None else head.bias[words.all]
@@ -147,10 +148,10 @@ class Probe:
         for number, (dense, hidden, words) in enumerate(pairs):  # one window at a time: a vocabulary is wide
             wanted = self._wanted.get(number)
             if wanted is None:
-                wanted = self._predict(self._dense_head, dense, words)
+                wanted = self.predict(self._dense_head, dense, words)
                 if self._keeps:
                     self._wanted[number] = wanted
-            given = self._predict(head, hidden, words)
+            given = self.predict(head, hidden, words)
             values.append((wanted.exp() * (wanted - given)).sum(dtype=torch.float64))
         return torch.stack(values).cpu().numpy()
 
@@ -158,12 +159,15 @@ class Probe:
 class Supernet:
     """All layers cut and refitted at several widths, which can be swapped into the model.
 
-    ``orders`` are the neurons of each layer, best first; widths are multiples of ``1 / n_steps`` of a layer.
+    ``orders`` are the neurons of each layer, best first. ``widths`` lists the widths of each layer; by default the
+    multiples of ``1 / n_steps`` of the layer.
     """
 
-    def __init__(self, model, parts, orders, n_steps=20):
+    def __init__(self, model, parts, orders, n_steps=20, widths=None):
         self.model, self.parts, self.orders, self.n_steps = model, parts, orders, int(n_steps)
-        self.widths = [sorted({max(1, round(p.size * k / n_steps)) for k in range(1, n_steps)}) for p in parts]
+        self.widths = widths or [
+            sorted({max(1, round(p.size * k / n_steps)) for k in range(1, n_steps)}) for p in parts
+        ]
         self.refits = [{} for _ in parts]
         self._dense = [self._weights(p) for p in parts]
 
@@ -189,7 +193,7 @@ class Supernet:
         """Give layer ``i`` the nearest fitted width, or its own if ``width`` is above all of them."""
         part = self.parts[i]
         self.take(i)
-        if width >= (part.size + self.widths[i][-1]) / 2:
+        if not self.widths[i] or width >= (part.size + self.widths[i][-1]) / 2:
             return
         kept, weight, bias = self.refits[i][min(self.widths[i], key=lambda w: abs(w - width))]
         for module, readers in modules_of(part.readers):
@@ -256,6 +260,30 @@ def measure_curves(
         if progress:
             progress()
     return Curves(losses, supernet, probe)
+
+
+@torch.no_grad()
+def measure_counts(model, parts, orders, candidates, fit_blocks, probe_blocks, *, weighting=None, progress=None):
+    """Measure the divergence of whole allocations, each assembled from layers that are refitted one by one.
+
+    ``candidates`` are counts of all layers. Returns one divergence for each, in nats per token of ``probe_blocks``. The
+    model is dense before and after.
+    """
+    probe = Probe(model, probe_blocks)
+    widths = [sorted({int(counts[i]) for counts in candidates} - {part.size}) for i, part in enumerate(parts)]
+    supernet, walk = Supernet(model, parts, orders, widths=widths), Walk(model, fit_blocks)
+    for i, part in enumerate(parts):
+        outputs = []
+        moments = gather(walk, part.layer, part.writer, weighting=weighting, outputs=outputs)[0]
+        supernet.fit(i, moments, default_ridge(moments.n, part.size))
+        walk.restart(outputs)
+        if progress:
+            progress()
+    assembly = Assembly(supernet, probe)
+    try:
+        return [assembly.measure([int(n) for n in counts])[0].sum() / probe.n_tokens for counts in candidates]
+    finally:
+        supernet.take_all()
 
 
 def run_rest(walk, first, norm):
@@ -359,6 +387,17 @@ def by_curves(curves, extremes, n_keep, *, floors=1, round_to=1):
     return fill_by_curves(
         smooth, [0, *LEVELS], curves.sizes, n_keep, extremes=extremes, floors=floors, round_to=round_to
     )
+
+
+@ALLOCATIONS.register(
+    "trial", needs=("scores", "stream_powers", "sizes", "measure_counts"), score="flap", heads="share"
+)
+def by_trial(scores, stream_powers, sizes, measure_counts, n_keep, *, floors=1, round_to=1):
+    """Take the best of a few cheap allocations by its divergence on held-out calibration text."""
+    budget = {"floors": floors, "round_to": round_to}
+    candidates = [uniform(sizes, n_keep, **budget)]
+    candidates += [by_power(scores, stream_powers, e, n_keep, **budget) for e in (0.5, 1.0)]
+    return candidates[int(np.argmin(measure_counts(candidates)))]
 
 
 @ALLOCATIONS.register(

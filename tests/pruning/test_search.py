@@ -147,7 +147,7 @@ def test_leading_words_give_the_divergence_of_a_coarser_prediction(tokenizer, te
     whole, coarse = Probe(dense, blocks, n_leading=None), Probe(dense, blocks)
     n_words = dense.config.vocab_size
     with torch.no_grad():
-        predictions = [coarse._predict(coarse._dense_head, hidden, None) for hidden in coarse._hidden(coarse._last)]
+        predictions = [coarse.predict(coarse._dense_head, hidden, None) for hidden in coarse._hidden(coarse._last)]
     coarse._words = [Words.of(p, n_leading=1, n_sampled=n_words // 4) for p in predictions]
     assert all(words is not None and len(words.all) < n_words for words in coarse._words)
     coarse._wanted.clear()
