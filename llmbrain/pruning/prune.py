@@ -236,7 +236,8 @@ class Pruner:
             **_account(plan, measured), "n_kept": [len(k) for k in kept],
             "n_heads_before": None if heads is None else [p.n_heads for p in shared.attention],
             "n_heads_kept": None if heads is None else [len(h) for h in heads],
-            "recovery": recovery, "layers": table.to_dict("list"), **_versions(), "seconds": round(time.perf_counter() - start, 1),
+            "recovery": recovery, "layers": table.to_dict("list"), **_versions(),
+            "seconds": round(time.perf_counter() - start, 1),
         }  # fmt: skip
         if measure and target is not model:
             summary["speed"] = compare_speed(model, target)
