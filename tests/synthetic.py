@@ -196,9 +196,35 @@ def quality_of(events, geometry, seed=0):
     return Quality(tokens, documents, dead, geometry.layers, geometry.n_neurons, True, sinks)
 
 
+def comparison_of_models(n_networks):
+    """A comparison with one other model, as `llmbrain.subjects.compare_studies` returns it."""
+    from llmbrain.subjects.comparison import Comparison
+
+    models, numbers = ["SmolLM2", "smaller"], np.arange(n_networks)
+    fates = [("kept", "split", "lost")[i % 3] for i in numbers]
+    pairs = [
+        pd.DataFrame(
+            {
+                "model": mine, "other": other, "network": numbers, "match": numbers[::-1], "chosen": 0.8, "score": 0.7,
+                "explained": 0.5, "fate": fates, "p": 0.01,
+            }
+        )
+        for mine, other in (models, models[::-1])
+    ]  # fmt: skip
+    shared = pd.DataFrame(
+        {"network": numbers, "isc": 0.6, "p": 0.01, "q": 0.02, "p_fwe": 0.03, "n_kept": 1, "words": "' the', ' a'"}
+    )
+    similarity = pd.DataFrame([[1.0, 0.7], [0.7, 1.0]], models, models)
+    info = {
+        "models": models, "confounds": ["position"], "n_words": 900, "n_documents": 6, "kept_at": 0.5, "n_draws": 200,
+    }  # fmt: skip
+    return Comparison(shared, pd.concat(pairs, ignore_index=True), similarity, info)
+
+
 def report_data(geometry=None, n_networks=12, n_tokens=600):
     """A report with everything that a study can hold, without files."""
     from llmbrain.lesions import DoseResponse, LesionResult
+    from llmbrain.networks.labels import HandLabels
     from llmbrain.reporting.report import Report
     from llmbrain.reporting.stations.display import Display
     from llmbrain.reporting.stations.drivers import Drivers
@@ -240,5 +266,7 @@ def report_data(geometry=None, n_networks=12, n_tokens=600):
         "pruning": Grid(prune_table()),
         "files": pd.DataFrame(files, columns=["file", "size"]),
         "quality": quality_of(networks.events, geometry),
+        "comparison": [comparison_of_models(n_networks)],
+        "labels": HandLabels(["undecided"] * n_networks, [""] * n_networks, "0123").set(1, "accepted", "numbers"),
     }
     return Report(results=results, title=model["id"], subtitle="on the corpus “demo”")
