@@ -66,7 +66,7 @@ def test_a_whole_report_has_all_sections_in_order(data):
     page = check_page(report.html)
     expected = [
         "summary", "model", "recording", "quality", "order", "networks", "browse", "localizers", "lesions", "doses",
-        "pruning", "methods", "files",
+        "pruning", "comparison", "methods", "files",
     ]  # fmt: skip
     assert report.sections == expected
     assert [link for link in page.links if link[1:] in expected] == [f"#{s}" for s in expected]
