@@ -16,6 +16,7 @@ from .runs import Recording, Run
 
 __all__ = ["Study", "as_study", "check_study_folder", "find_studies", "holds_study", "open_recording"]
 
+_OTHER_LABEL = {"model": " or another label for it, with session= (--session),"}
 _IDENTITY = {"model": ("weights_hash", "id"), "corpus": ("hash", "name")}  # the first that both know decides
 
 
@@ -164,7 +165,7 @@ class Study:
             mine, theirs = self.info[part], there.get(part, {})
             key = next((key for key in keys if mine.get(key) and theirs.get(key)), keys[-1])
             if mine.get(key) != theirs.get(key):
-                label = " or another label for it, with session= (--session)," if part == "model" else ""
+                label = _OTHER_LABEL.get(part, "")
                 raise DatasetError(
                     f"{self.root} holds a study of another {part} ({_who(theirs)}); this one is {_who(mine)}. "
                     f"Choose another folder,{label} or remove that one."

@@ -1,14 +1,14 @@
 """Networks in the form of tedana's output, which its viewer Rica opens."""
 
-from pathlib import Path
-
 import numpy as np
 
 from ..dataset.layout import TEDANA
 from ..exceptions import ParameterError
-from ..files import save_img, write_text, write_tsv
+from ..files import atomic_dir, check_output_folder, mark_folder, save_img, write_text, write_tsv
 
 __all__ = ["write_tedana"]
+
+MARKER = "llmbrain_tedana.json"
 
 _REPORT = """\
 Networks of {method}, written by llmbrain in the form of tedana's output. There are no echoes, so two columns of the
@@ -26,7 +26,7 @@ def write_tedana(networks, folder):
     networks : NetworkSet
         With time courses.
     folder : path-like
-        Created if it is missing.
+        Missing, empty, or written by this function before.
 
     Returns
     -------
@@ -36,7 +36,7 @@ def write_tedana(networks, folder):
     Raises
     ------
     ParameterError
-        If the networks have no time courses.
+        If the networks have no time courses, or the folder holds other files.
 
     Examples
     --------
@@ -46,8 +46,7 @@ def write_tedana(networks, folder):
 
     if networks.time_courses is None:
         raise ParameterError("These networks have no time courses, which Rica shows. Fit them again on a recording.")
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = check_output_folder(folder, MARKER)
     names = [f"ICA_{k:02d}" for k in range(len(networks))]
     metrics = networks.metrics
     table = pd.DataFrame(
@@ -61,10 +60,11 @@ def write_tedana(networks, folder):
             "classification_tags": np.where(metrics["flagged"].astype(bool), "Empty or unstable", "Stable"),
         }
     )
-    paths = {kind: folder / name for kind, name in TEDANA.items()}
-    save_img(paths["z_components"], networks.geometry.to_img(networks.z))
-    save_img(paths["mask"], networks.geometry.mask_img)
-    write_tsv(paths["mixing"], pd.DataFrame(np.concatenate(networks.time_courses), columns=names))
-    write_tsv(paths["metrics"], table)
-    write_text(paths["report"], _REPORT.format(method=networks.info.get("method", "an analysis")))
-    return list(paths.values())
+    with atomic_dir(folder) as part:
+        save_img(part / TEDANA["z_components"], networks.geometry.to_img(networks.z))
+        save_img(part / TEDANA["mask"], networks.geometry.mask_img)
+        write_tsv(part / TEDANA["mixing"], pd.DataFrame(np.concatenate(networks.time_courses), columns=names))
+        write_tsv(part / TEDANA["metrics"], table)
+        write_text(part / TEDANA["report"], _REPORT.format(method=networks.info.get("method", "an analysis")))
+        mark_folder(part, MARKER, {"form": "tedana"})
+    return [folder / name for name in TEDANA.values()]

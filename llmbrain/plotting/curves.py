@@ -136,7 +136,7 @@ def plot_token_quality(tokens, *, title=None):
     >>> figure = plot_token_quality(pd.DataFrame({"activity": [1.0, 0.9, 3.0], "outlying": [False, False, True]}))
     """
     strips = [name for name in ("activity", "change", "surprisal") if name in tokens and tokens[name].notna().any()]
-    high = 0.62
+    looks, high = {"surprisal": (st.MUTED, "surprisal\n(nats)")}, 0.62
     title = "Activity and change per token" if title is None else title
     fig, place = st.fixed_figure(st.PAGE, (high + 0.12) * len(strips) + 0.5, title)
     at = np.arange(len(tokens))
@@ -145,13 +145,13 @@ def plot_token_quality(tokens, *, title=None):
     for i, name in enumerate(strips):
         ax = place(0.75, 0.08 + i * (high + 0.12), st.PAGE - 0.95, high)
         values = tokens[name].to_numpy(float)
-        color = st.MUTED if name == "surprisal" else st.NEGATIVE
+        color, label = looks.get(name, (st.NEGATIVE, name))
         ax.plot(at, values, color=color, lw=0.5, rasterized=len(at) > 4000)
         if name == "activity":
             ax.plot(at[outlying], values[outlying], ls="", marker="v", ms=3, color=st.POSITIVE)
         for edge in edges:
             ax.axvline(edge - 0.5, color=st.GRID, lw=0.6, zorder=0)
         ax.set(xlim=(-0.5, len(at) - 0.5), ylim=(0, None))
-        ax.set_ylabel(f"{name}\n(nats)" if name == "surprisal" else name, fontsize=7)
+        ax.set_ylabel(label, fontsize=7)
         ax.set_xticklabels([]) if i < len(strips) - 1 else ax.set_xlabel("token", labelpad=1)
     return fig

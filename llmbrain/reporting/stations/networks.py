@@ -9,6 +9,7 @@ from ... import plotting
 from ...dataset import find_results
 from ...networks import NetworkSet
 from ...networks.base import NetworkEstimator
+from ...networks.engines.reduction import GROUP_MODELS
 from ...networks.meaning.labels import UNNAMED
 from ...networks.result import STABLE, THRESHOLD
 from ..network_table import network_flags, network_table, readable
@@ -101,7 +102,7 @@ class Networks(Station):
             "engine": "engine {}", "n_init": "{} starts", "random_state": "seed {}", "scope": "scope {}",
             "alpha": "alpha {}", "group": "group model {}",
         }  # fmt: skip
-        if info.get("group") == "runs":
+        if info.get("group") in GROUP_MODELS and GROUP_MODELS[info["group"]].by_run:
             forms["rows_per_run"] = "{} rows per run and component"
         settings = [form.format(parameters[key]) for key, form in forms.items() if parameters.get(key) is not None]
         text += f" ({', '.join(settings)})." if settings else "."
