@@ -93,11 +93,11 @@ table.sort_values(["ratio", "perplexity"])[shown].round(3)
 figure = plot_pruning_grid(table[table["score"] != "magnitude"])
 
 # %% [markdown]
-# Read without compensation first. The published rule beats chance (24 against 38 and 64 at a fifth of the neurons) and
-# is far worse than two one-line formulas that ignore networks (both 12; the intact model has 9). Weights alone are
+# Read without compensation first. The published rule beats chance (26 against 43 and 64 at a fifth of the neurons) and
+# is far worse than two one-line formulas that ignore networks (both 13; the intact model has 10). Weights alone are
 # worse than chance.
 #
-# Compensation helps the good selection and ruins the poor one: FLAP falls to 11, the network rule rises to hundreds.
+# Compensation helps the good selection and ruins the poor one: FLAP falls to 12, the network rule rises to hundreds.
 # Least squares has two thousand tokens here for some twelve hundred weights per output. That is enough where the
 # remaining neurons predict the removed ones; where they do not, it fits only the calibration text. More text solves
 # this ([benchmarks/RESULTS.md](../benchmarks/RESULTS.md) has the table with 65,536 tokens, on which the refit more than

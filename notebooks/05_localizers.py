@@ -166,6 +166,9 @@ masks = [
     lb.NeuronMask.top(-difference, n, geometry, two_sided=False, name="arithmetic"),
 ]
 n_test = 4 if quick else 10
+first = Corpus(  # importances come from texts that are not tested
+    [d for function, items in stimuli.items() for d in items.select(kind=function)[: n_pairs // 2]], name="first half"
+)
 test = Corpus(
     [d for function, items in stimuli.items() for d in items.select(kind=function)[n_pairs // 2 :][:n_test]],
     name="test",
@@ -175,7 +178,7 @@ result = lb.LesionStudy(
     tasks=[LossTask(test, max_tokens=24 * len(test))],
     n_controls=3 if quick else 9,
     controls=(("layer", "importance"),),
-    reference=recordings["code"],
+    reference=first,
     random_state=0,
 ).run(model, tokenizer, progress=False)
 columns = ["network", "task", "effect", "ci_low", "ci_high", "control_mean", "control_max", "p"]
