@@ -22,7 +22,7 @@ def compare(
     n_draws: Annotated[int, number("Circular shifts for each p-value.", least=1)] = 99,
     random_state: Seed = 0,
 ):
-    """Compare the networks of several models that read the same texts.
+    """Compare the networks of several models.
 
     Networks are matched by their time courses on words, on one half of the documents, and scored on the other. The
     result is written into the study of the first model, whose report then shows it.

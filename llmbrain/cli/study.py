@@ -112,7 +112,7 @@ def record(
     dtype: Dtype = "auto",
     device: Device = "auto",
 ):
-    """Record activations as 4D NIfTI runs in a BIDS-like study folder."""
+    """Record activations as 4D NIfTI runs in a study folder."""
     from ..dataset import bids_label, check_study_folder
     from ..models import load_model
     from ..recording import conversations, generated

@@ -162,7 +162,7 @@ def plot_time_courses(courses, events=None, *, networks=None, tokens=None, surpr
     ax = place(0.75, 0.2, st.PAGE - 1.15, body)
     at = np.arange(len(values))
     for i, k in enumerate(networks):
-        full = max(3.0, float(np.ceil(np.abs(values[:, k]).max())))
+        full = max(3.0, float(np.ceil(np.abs(values[:, k]).max() - 1e-6)))
         ax.text(1.005, i, f"±{full:.0f}", transform=ax.get_yaxis_transform(), fontsize=6, color=st.MUTED, va="center")
         y = values[:, k] / (2.2 * full)
         ax.fill_between(at, i - np.maximum(y, 0), i, color=colors[k], alpha=0.85, lw=0, step="mid")

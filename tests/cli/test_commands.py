@@ -68,6 +68,8 @@ def test_a_kind_of_lesion_and_its_value_reach_the_study(monkeypatch, tmp_path, c
 
     monkeypatch.setattr(pipeline, "lesion_networks", lesions)
     monkeypatch.setattr("llmbrain.cli.study._pattern", lambda *_: "files")
+    monkeypatch.setattr("llmbrain.dataset.as_study", lambda study: study)
+    monkeypatch.setattr("llmbrain.dataset.result_name", lambda *_: "canica20")
     cli.main(["lesion", str(tmp_path), "--how", "scale", "--value", "2", "--strength", "0.5"])
     assert (got["how"], got["value"], got["strength"]) == ("scale", 2.0, 0.5)
     out = capsys.readouterr().out

@@ -84,5 +84,5 @@ def _alone(tmp_path, monkeypatch, request):
 def test_the_tests_are_those_of_our_estimators():
     module = import_module("nilearn.decomposition.tests.test_decomposition_estimators")
     assert [type(estimator) for estimator in module.ESTIMATORS_TO_CHECK] == [DictLearning, CanICA]
-    assert nilearn.decomposition.CanICA is not CanICA and len(TESTS) == 20
+    assert nilearn.decomposition.CanICA is not CanICA and len(TESTS) == 21
     assert {name for name in EXPECTED if name.startswith("test_")} <= {test.__name__ for test in TESTS.values()}
