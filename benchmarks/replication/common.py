@@ -197,7 +197,7 @@ def networks(subject, n_components, runs=None, n_init=None, random_state=None):
         n_components,
         n_init=n_init or args.n_init,
         random_state=args.seed if random_state is None else random_state,
-        device=None if args.device == "cpu" else args.device,
+        device=args.device,
         time_courses=False,
         warn=False,
     )

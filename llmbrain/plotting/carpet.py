@@ -159,7 +159,8 @@ def plot_time_courses(courses, events=None, *, networks=None, tokens=None, surpr
     body = strip * (len(networks) + beside)
     title = "Time courses of networks" if title is None else title
     fig, place = st.fixed_figure(st.PAGE, body + 0.25 + (0.7 if readable else 0.45), title)
-    ax = place(0.75, 0.2, st.PAGE - 1.15, body)
+    left = 1.05 if beside else 0.75  # the name of the surprisal is long
+    ax = place(left, 0.2, st.PAGE - left - 0.4, body)
     at = np.arange(len(values))
     for i, k in enumerate(networks):
         full = max(3.0, float(np.ceil(np.abs(values[:, k]).max() - 1e-6)))

@@ -38,8 +38,10 @@ def test_a_real_study_from_its_folder(study):
     report = generate_report(study.root)
     page = check_page(report.html)
     assert report.save() == study.path("report") and study.path("report").is_file()
-    wanted = {"summary", "model", "recording", "networks", "browse", "lesions", "methods", "files"}
+    wanted = {"summary", "model", "recording", "quality", "networks", "browse", "lesions", "methods", "files"}
     assert set(report.sections) == wanted
+    files = [link for link in page.links if not link.startswith("#")]
+    assert len(files) > 5 and all((study.path("report").parent / file).is_file() for file in files)
     assert "No pruning has been compared yet" in report.html
     assert "network-03" in page.ids and "seed 3" in report.html
     assert study.info["model"]["weights_hash"] in report.html
@@ -97,7 +99,7 @@ def test_the_display_order_is_kept_with_the_study_and_used_again(study):
 def test_a_recording_alone(study):
     report = generate_report(study.recording())
     check_page(report.html)
-    assert report.sections == ["summary", "model", "recording", "methods"]
+    assert report.sections == ["summary", "model", "recording", "quality", "methods"]
     assert "fig-carpet-layers" in report.html
 
 
