@@ -135,7 +135,8 @@ def test_every_picture_is_decoded(browser, report):
 def test_every_link_leads_somewhere(browser, report):
     show(browser, report)
     dead = browser.execute_script(
-        """return [...document.querySelectorAll("a[href]")].filter(a => !a.closest("#files")).map(a => a.getAttribute("href"))
+        """return [...document.querySelectorAll("a[href]")].filter(a => !a.closest("#files"))
+           .map(a => a.getAttribute("href"))
            .filter(h => !h.startsWith("#") || !document.getElementById(h.slice(1)));"""
     )
     assert dead == []
