@@ -267,6 +267,6 @@ def report_data(geometry=None, n_networks=12, n_tokens=600):
         "files": pd.DataFrame(files, columns=["file", "size"]),
         "quality": quality_of(networks.events, geometry),
         "comparison": [comparison_of_models(n_networks)],
-        "labels": HandLabels(["undecided"] * n_networks, [""] * n_networks, "0123").set(1, "accepted", "numbers"),
+        "labels": HandLabels(["undecided"] * n_networks, [""] * n_networks, "0123").set(0, "accepted", "numbers"),
     }
     return Report(results=results, title=model["id"], subtitle="on the corpus “demo”")
