@@ -3,7 +3,7 @@
 The public names are imported when they are first used, so that ``import llmbrain`` stays fast.
 """
 
-import importlib
+from .lazy import lazy_names
 
 __version__ = "0.1.0"
 
@@ -35,14 +35,4 @@ _ROOM_OF = {
 
 __all__ = ["__version__", *_ROOM_OF]
 
-
-def __getattr__(name):
-    if name in _ROOM_OF:
-        value = getattr(importlib.import_module(f".{_ROOM_OF[name]}", __name__), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__():
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _ROOM_OF)

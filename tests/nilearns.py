@@ -21,7 +21,7 @@ def importable():
         yield
     finally:
         pytest.mark._config = strict
-        if stub:  # other packages would ask for its specification and fail
+        if stub:  # a package that finds the stub would fail when it asks for its specification
             del sys.modules["polars"]
 
 

@@ -27,7 +27,7 @@ def _load_build():
 build = _load_build()
 SCRIPTS = build.scripts()
 NAMES = [path.stem for path in SCRIPTS]
-FIGURES = {"00": 3, "01": 3, "02": 5, "03": 3, "04": 2, "05": 3, "06": 1}  # at least so many in each
+FIGURES = {"00": 3, "01": 3, "02": 5, "03": 3, "04": 2, "05": 3, "06": 1}  # fewest figures of each notebook
 
 
 def _executed(script):

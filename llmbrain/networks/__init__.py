@@ -1,6 +1,6 @@
 """Functional networks: independent components and dictionaries over neurons, and the evidence that they are real."""
 
-from importlib import import_module
+from ..lazy import lazy_names
 
 _WHERE = {
     "CanICA": "canica",
@@ -28,12 +28,4 @@ _WHERE = {
 
 __all__ = sorted(_WHERE)
 
-
-def __getattr__(name):
-    if name in _WHERE:
-        return getattr(import_module(f".{_WHERE[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__():
-    return __all__
+__getattr__, __dir__ = lazy_names(__name__, _WHERE)

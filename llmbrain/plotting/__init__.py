@@ -4,7 +4,7 @@ Every ``plot_*`` function returns a matplotlib figure; with ``output_file=`` it 
 None. There are no brain outlines, because neurons have no spatial neighbourhood.
 """
 
-import importlib
+from ..lazy import lazy_names
 
 _MODULE_OF = {
     "plot_network_map": "maps",
@@ -34,14 +34,4 @@ _MODULE_OF = {
 
 __all__ = list(_MODULE_OF)
 
-
-def __getattr__(name):
-    if name in _MODULE_OF:
-        value = getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__():
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _MODULE_OF)

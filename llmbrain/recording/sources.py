@@ -11,7 +11,7 @@ from ..exceptions import CorpusError, ParameterError, check_count
 from ..models.inputs import input_device
 from ..text import Corpus, Document, TokenizedDocument, as_corpus, encode, padding_id, token_spans
 from ..text.reading import read_jsonl
-from ..text.spans import NOWHERE
+from ..text.spans import NOWHERE, encode_with_places
 from ..text.tokens import Speller, special_ids
 
 __all__ = ["Material", "conversations", "generated", "texts"]
@@ -244,13 +244,7 @@ def _spans_of(contents, text, render):
 
 def _tokenize_chat(identity, kind, text, spans, tokenizer):
     # The template writes its own special tokens; the tokenizer must not add them a second time.
-    try:
-        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    except NotImplementedError as error:
-        raise ParameterError(
-            f"{type(tokenizer).__name__} does not return the positions of its tokens in the text, so roles cannot be "
-            "marked. Load a fast tokenizer (AutoTokenizer prefers one), or record plain texts."
-        ) from error
+    encoded = encode_with_places(tokenizer, text, "roles cannot be marked")
     plain = encode([Document(text, identity, kind)], tokenizer, bos=False)[0]
     roles, places, lengths = [], [], np.cumsum([0, *(last - first for first, last, _ in spans)]).tolist()
     for begin, end in encoded["offset_mapping"]:

@@ -1,6 +1,6 @@
 """Reports: one HTML file that contains everything it shows."""
 
-import importlib
+from ..lazy import lazy_names
 
 _MODULE_OF = {
     "HTMLReport": "document",
@@ -11,12 +11,4 @@ _MODULE_OF = {
 
 __all__ = sorted(_MODULE_OF)
 
-
-def __getattr__(name):
-    if name in _MODULE_OF:
-        return getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__():
-    return __all__
+__getattr__, __dir__ = lazy_names(__name__, _MODULE_OF)

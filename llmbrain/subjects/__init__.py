@@ -1,6 +1,6 @@
 """Between models: aligned courses, what models share, matched networks, fingerprints."""
 
-from importlib import import_module
+from ..lazy import lazy_names
 
 _WHERE = {
     "Comparison": "comparison",
@@ -29,12 +29,4 @@ _WHERE = {
 
 __all__ = sorted(_WHERE)
 
-
-def __getattr__(name):
-    if name in _WHERE:
-        return getattr(import_module(f".{_WHERE[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__():
-    return __all__
+__getattr__, __dir__ = lazy_names(__name__, _WHERE)

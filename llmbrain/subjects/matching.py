@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..exceptions import ParameterError, check_count
-from ..networks.evidence.matching import matched_scores
+from ..networks.evidence.matching import matched_scores, standardize_maps
 from ..stats import permutation_p
 from .isc import _ends, shifted
 
@@ -39,10 +39,7 @@ def correlate_courses(a, b):
 
 
 def _standardized(courses):
-    courses = np.asarray(courses, dtype=np.float64)
-    courses = courses - courses.mean(axis=0)
-    norm = np.sqrt((courses**2).sum(axis=0))
-    return courses / np.where(norm > 1e-12 * np.sqrt(len(courses)), norm, np.inf)
+    return standardize_maps(np.transpose(courses), np.float64).T
 
 
 def alternate_documents(documents):

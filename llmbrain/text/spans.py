@@ -4,7 +4,7 @@ import numpy as np
 
 from ..exceptions import ParameterError
 
-__all__ = ["NOWHERE", "token_spans"]
+__all__ = ["NOWHERE", "encode_with_places", "token_spans"]
 
 NOWHERE = -1  # start and stop of a token that is not part of the text, such as an added BOS
 
@@ -44,18 +44,29 @@ def token_spans(tokenizer, text, ids):
     [[-1, -1], [0, 1], [1, 6], [6, 10]]
     """
     ids = np.asarray(ids, dtype=np.int64)
-    try:
-        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    except NotImplementedError as error:
-        raise ParameterError(
-            f"{type(tokenizer).__name__} does not return the positions of its tokens in the text, so models cannot be "
-            "aligned. Load a fast tokenizer (AutoTokenizer prefers one)."
-        ) from error
+    encoded = encode_with_places(tokenizer, text, "models cannot be aligned")
     own = np.asarray(encoded["input_ids"], dtype=np.int64)
     first, n = _place(ids, own)
     spans = np.full((len(ids), 2), NOWHERE, dtype=np.int64)
     spans[first : first + n] = _filled(np.reshape(encoded["offset_mapping"], (-1, 2))[:n], text)
     return spans
+
+
+def encode_with_places(tokenizer, text, otherwise):
+    """Encode a text without special tokens; the entry ``offset_mapping`` holds the characters of each token.
+
+    Raises
+    ------
+    ParameterError
+        If the tokenizer has no positions; ``otherwise`` says what does not work then.
+    """
+    try:
+        return tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    except NotImplementedError as error:
+        raise ParameterError(
+            f"{type(tokenizer).__name__} does not return the positions of its tokens in the text, so {otherwise}. Load "
+            "a fast tokenizer (AutoTokenizer prefers one)."
+        ) from error
 
 
 def _place(ids, own):

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from killing import end_at_step
 
 from llmbrain.dataset import Study, find_results, is_done, open_result, result_name, write_result
 from llmbrain.exceptions import DatasetError, StaleResultWarning
@@ -117,7 +118,7 @@ def test_a_kill_at_any_rename_leaves_the_old_or_the_new_result(tmp_path):
         old.save(study, tables={"stability": table(3)})
         child = os.fork()
         if not child:
-            _end_at_step(n)
+            end_at_step(n)
             new.save(study)
             os._exit(0)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -133,22 +134,6 @@ def test_a_kill_at_any_rename_leaves_the_old_or_the_new_result(tmp_path):
     assert n > 7 and {hash for hash, *_ in seen} == {old.hash, new.hash}
     switched = [hash for hash, *_ in seen].index(new.hash)
     assert all(hash == new.hash for hash, *_ in seen[switched:])  # at one moment, and for good
-
-
-def _end_at_step(n):
-    """Let this process end without a trace before its n-th rename or deletion."""
-    left = [n]
-
-    def counted(function):
-        def step(*args, **kwargs):
-            if left[0] == 0:
-                os._exit(9)
-            left[0] -= 1
-            return function(*args, **kwargs)
-
-        return step
-
-    os.replace, os.unlink = counted(os.replace), counted(os.unlink)
 
 
 def test_an_exception_before_publication_leaves_the_old_result(study):

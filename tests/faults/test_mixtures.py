@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from killing import end_at_step
 from tiny import tiny_model, tiny_tokenizer
 
 import llmbrain as lb
@@ -223,7 +224,7 @@ def test_a_kill_at_any_rename_leaves_the_old_or_the_new_lesions(original, tmp_pa
         study = Study.open(shutil.copytree(original, tmp_path / f"study-{n}"))
         child = os.fork()
         if not child:
-            _end_at_step(n)
+            end_at_step(n)
             new.save(study, "canica3")
             os._exit(0)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -238,18 +239,3 @@ def test_a_kill_at_any_rename_leaves_the_old_or_the_new_lesions(original, tmp_pa
         if code == 0:
             break
     assert code == 0 and seen == sorted(seen) and not seen[0] and seen[-1]
-
-
-def _end_at_step(n):
-    left = [n]
-
-    def counted(function):
-        def step(*args, **kwargs):
-            if left[0] == 0:
-                os._exit(9)
-            left[0] -= 1
-            return function(*args, **kwargs)
-
-        return step
-
-    os.replace, os.unlink = counted(os.replace), counted(os.unlink)

@@ -1,0 +1,35 @@
+"""Public names of a package that are imported when they are first used, so that importing the package stays fast."""
+
+import sys
+from importlib import import_module
+
+__all__ = ["lazy_names"]
+
+
+def lazy_names(package, modules):
+    """Make ``__getattr__`` and ``__dir__`` of a package.
+
+    Parameters
+    ----------
+    package : str
+        ``__name__`` of the package.
+    modules : dict
+        Module of each public name, relative to the package.
+
+    Returns
+    -------
+    tuple of callable
+        To be assigned to ``__getattr__`` and ``__dir__`` of the package (PEP 562).
+    """
+
+    def find(name):
+        if name not in modules:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value = getattr(import_module(f".{modules[name]}", package), name)
+        setattr(sys.modules[package], name, value)
+        return value
+
+    def names():
+        return sorted({*vars(sys.modules[package]), *modules})
+
+    return find, names
