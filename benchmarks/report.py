@@ -9,6 +9,7 @@ Writes a study folder with planted networks (a real one of this size would need 
 
 import argparse
 import resource
+import shutil
 import sys
 import tempfile
 import time
@@ -34,7 +35,9 @@ from synthetic import (  # noqa: E402
 
 from llmbrain import __version__  # noqa: E402
 from llmbrain.dataset import Study  # noqa: E402
-from llmbrain.files import write_json, write_tsv  # noqa: E402
+from llmbrain.dataset.checksums import checksums  # noqa: E402
+from llmbrain.dataset.results import write_result  # noqa: E402
+from llmbrain.files import sha256, write_json, write_tsv  # noqa: E402
 from llmbrain.geometry import NeuronGeometry  # noqa: E402
 from llmbrain.lesions.dose import DoseResponse  # noqa: E402
 from llmbrain.lesions.result import LesionResult  # noqa: E402
@@ -60,6 +63,8 @@ def main():
             work = time.process_time() - work
             assert "recording" in report.sections, "the planted recording cannot be read"
             print(f"{name}: {seconds:.1f} s ({work:.1f} of processor), {size:.1f} MB, {len(report.sections)} sections")
+        if args.keep:
+            shutil.copy(path, args.keep)
         print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB, study included")
 
 
@@ -70,6 +75,7 @@ def arguments():
     parser.add_argument("--width", type=int, default=11008, help="neurons per layer")
     parser.add_argument("--networks", type=int, default=64, help="planted networks")
     parser.add_argument("--tokens", type=int, default=250, help="tokens of each of two runs")
+    parser.add_argument("--keep", default=None, help="copy of the last page")
     parser.add_argument("--folder", default=None, help="folder for the study, which is removed at the end")
     return parser.parse_args()
 
@@ -92,7 +98,7 @@ def write_study(root, args):
     for frame in (table, controls, items):
         frame["network"] = [f"network-{k:02d}" for k in frame["network"]]
     LesionResult(table, controls, items, {"random_state": 0}).save(study)
-    write_tsv(study.path("prune_table"), prune_table())
+    write_result(study, "pruning", "canica", {"prune_table": prune_table()}, {})
     found = localizer(geometry, maps[3])
     q = np.where(found.selected, 0.01, 0.9)
     items = pd.DataFrame({"item": list("abcd"), "condition": ["code", "code", "prose", "prose"]})
@@ -112,6 +118,7 @@ def write_run(study, geometry, run, frame, activity):
     sidecar = {
         "ModelID": "planted", "WeightsHash": "0", "Site": "mlp", "Geometry": geometry.to_dict(), "DataType": "float32",
         "NumberOfTokens": len(activity), "Run": run, "LibraryVersions": {"llmbrain": __version__},
+        "Checksums": checksums(writer.sums), "EventsHash": sha256(study.path("events", run=run)),
     }  # fmt: skip
     write_json(study.path("bold_json", run=run), sidecar)
 
