@@ -1,4 +1,4 @@
-"""Networks in the form of tedana's output, which its viewer Rica opens."""
+"""Networks in the form of tedana's output, which its viewer Rica reads."""
 
 import numpy as np
 
@@ -19,7 +19,7 @@ are empty or unstable are rejected.
 
 
 def write_tedana(networks, folder):
-    """Write networks into a folder that Rica, the viewer of tedana, opens.
+    """Write networks into a folder in the form that Rica, the viewer of tedana, reads.
 
     Parameters
     ----------
