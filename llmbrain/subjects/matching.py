@@ -32,7 +32,7 @@ def correlate_courses(a, b):
 
     Examples
     --------
-    >>> correlate_courses([[1.0], [2.0], [4.0]], [[-1.0], [-2.0], [-4.0]]).tolist()
+    >>> correlate_courses([[1.0], [2.0], [4.0]], [[-1.0], [-2.0], [-4.0]]).round(6).tolist()
     [[-1.0]]
     """
     return np.clip(_standardized(a).T @ _standardized(b), -1.0, 1.0)
