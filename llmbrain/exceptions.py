@@ -55,6 +55,10 @@ class NumericalError(LLMBrainError, ArithmeticError):
     """A model returned values that are not finite."""
 
 
+class ParallelError(LLMBrainError, RuntimeError):
+    """The processes that share a piece of work did not meet, or one of them ended."""
+
+
 class UnusedLesionError(LLMBrainError, RuntimeError):
     """A lesion ended although no forward pass had reached its neurons."""
 

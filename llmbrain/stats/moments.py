@@ -3,6 +3,7 @@
 import copy
 
 from ..exceptions import ParameterError
+from ..parallel import all_reduce, broadcast, rank, reduce_to, world_size
 from .precision import full_precision
 
 __all__ = ["Moments"]
@@ -43,9 +44,7 @@ class Moments:
 
     Notes
     -----
-    A large mean would consume the digits of a small variance; the shift prevents that. To add up several processes,
-    broadcast one shift, call :meth:`about` with it in each process, and all-reduce ``n``, ``weight`` and every tensor
-    of ``sums``.
+    A large mean would consume the digits of a small variance; the shift prevents that.
 
     Examples
     --------
@@ -157,6 +156,40 @@ class Moments:
         total.n, total.weight = self.n + other.n, self.weight + other.weight
         moved = other.to(self.device)._sums_about(self.shift, self.target_shift)
         total.sums = {name: moved[name].add_(kept).to(kept.dtype) for name, kept in self.sums.items()}
+        return total
+
+    def all_reduce(self):
+        """Return the moments of all processes together, the same bits in each; alone, of this one.
+
+        See :mod:`llmbrain.parallel`. All processes must call this, also those that have added no token.
+        """
+        return self._reduced(all_reduce)
+
+    def reduce_to(self, owner):
+        """Return the moments of all processes together in the process ``owner``; elsewhere they are undefined."""
+        return self._reduced(lambda tensor: reduce_to(tensor, owner))
+
+    def _reduced(self, add_up):
+        import torch
+
+        if world_size() == 1:
+            return self
+        counts = torch.zeros(world_size(), 2, dtype=torch.float64)
+        counts[rank()] = torch.tensor([self.n, self.weight], dtype=torch.float64)
+        all_reduce(counts)
+        if not counts[:, 0].any():
+            return self
+        first = int(counts[:, 0].nonzero()[0])  # the first process that has tokens gives the shift
+
+        def shift_of(own, size):
+            own = torch.zeros(size, dtype=self.dtype, device=self.device) if own is None else own.clone()
+            return broadcast(own, first)
+
+        target_shift = shift_of(self.target_shift, self.n_targets) if self.n_targets else None
+        total = self.about(shift_of(self.shift, self.size), target_shift)
+        total.n, total.weight = int(counts[:, 0].sum()), float(counts[:, 1].sum())
+        for name in total.sums:
+            add_up(total.sums[name])
         return total
 
     def about(self, shift, target_shift=None):
