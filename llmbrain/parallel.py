@@ -411,8 +411,8 @@ def _take_gpus(place, backend, wanted):
         if backend == "nccl" or wanted > 1:
             what = "NCCL" if backend == "nccl" else f"{wanted} GPUs per process"
             raise ParameterError(
-                f"{what} cannot be used: torch finds no GPU on {platform.node()}. Use backend 'gloo', and one process per "
-                "CPU socket or node."
+                f"{what} cannot be used: torch finds no GPU on {platform.node()}. Use the backend 'gloo', and one "
+                "process for each socket or machine."
             )
         return
     if n_gpus == wanted and "SLURM_PROCID" in os.environ:  # srun has bound each process to its own
