@@ -114,7 +114,7 @@ kept_overlap({name.split(" + ")[0]: value for name, value in kept.items() if nam
 #
 # `recipe="fast"` takes more from layers that write little, fits each layer on the real output of the pruned layers
 # before it, and refits with tokens weighted by their residual stream. It is measured in the same way as the rows above.
-# `recipe="best"`, the default, also searches for the allocation and refits the attention; it needs a GPU to be fast.
+# `recipe="best"`, the default on a GPU, also searches for the allocation and refits the attention; it needs a GPU to be fast.
 
 # %%
 pruned = lb.prune(

@@ -45,7 +45,12 @@ def prune(
     test_text: TestText = None,
     ratio: Ratio = 0.2,
     ratio_of: RatioOf = "neurons",
-    recipe: Annotated[str, typer.Option(help="best (needs a GPU), fast, or the baselines flap and wanda.")] = "best",
+    recipe: Annotated[
+        str,
+        typer.Option(
+            help="best (needs a GPU), fast, the baselines flap and wanda, or auto: best on a GPU, fast on a CPU."
+        ),
+    ] = "auto",
     score: Annotated[str | None, typer.Option(help="How neurons are ranked: flap, wanda, random, ...")] = None,
     allocation: Annotated[
         str | None, typer.Option(help="How the budget is spread over layers: power, global, uniform, ...")
@@ -65,6 +70,7 @@ def prune(
     """Remove MLP neurons permanently and save the smaller model."""
     from ..files import check_output_folder
     from ..models import load_model
+    from ..models.devices import as_device
     from ..pruning import ALLOCATIONS, FORMATS, RATIO_OF, Recipe
     from ..pruning import prune as prune_
     from ..pruning.pruned import MARKER
@@ -76,6 +82,8 @@ def prune(
         "score": score, "compensation": compensation, "networks": _networks(networks, study), "max_tokens": max_tokens,
         "bos": read_bos(bos),
     }  # fmt: skip
+    if recipe == "auto":
+        recipe = "fast" if as_device(device).type == "cpu" else "best"
     chosen = Recipe.named(recipe).with_(**{name: value for name, value in given.items() if value is not None})
     if allocation is not None:
         ALLOCATIONS.check(allocation)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..dataset import check_study_folder
 from ..exceptions import ParameterError
-from .forecast import duration, measure_machine
+from ..models.speed import duration, measure_machine
 from .limits import check_limits
 from .stations import PRUNING_RECIPES, compare_pruning, find_networks, lesion_networks
 

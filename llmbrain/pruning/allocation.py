@@ -22,8 +22,11 @@ __all__ = [
 ]
 
 # score: the score that it reads instead of the recipe's. random: whether the counts depend on the seed.
+# probes: how often the held-out windows are read to measure it, of the options and the number of layers.
 # heads: how a budget of parameters is split between heads and neurons, a name of heads.HEAD_BUDGETS.
-ALLOCATIONS = Registry("allocation", needs=(), score=None, random=False, heads="threshold")
+ALLOCATIONS = Registry(
+    "allocation", needs=(), score=None, random=False, probes=lambda options, n_layers: 0, heads="threshold"
+)
 
 
 def check_counts(counts, sizes):

@@ -18,6 +18,7 @@ from ..text import as_corpus
 from .budget import RATIO_OF, check_budget, check_ratio, compare_counts, compare_speed, count_parameters
 from .calibration import calibration_hash, n_calibration_tokens
 from .cut import account, cut
+from .expected import default_recipe, forecast_in_words
 from .formats import FORMATS
 from .measured import Measurements
 from .pruned import PrunedModel
@@ -34,7 +35,7 @@ def prune(
     calibration,
     ratio=0.2,
     *,
-    recipe="best",
+    recipe="auto",
     ratio_of="neurons",
     score=None,
     allocation=None,
@@ -57,9 +58,10 @@ def prune(
         FLAP score, searched allocation, affine least squares, and refits of gate, up and output projections. The
         published figures of this package use it. With 135M parameters and 64k calibration tokens it takes one to two
         minutes on a GPU. On a CPU, use few tokens: the model reads the calibration text about ninety times.
+        ``"auto"`` chooses it for a model on a GPU.
     ``fast``
         FLAP score, allocation by what the neurons of a layer write to the residual stream, affine least squares with
-        tokens weighted relative to their stream. About ten times as fast.
+        tokens weighted relative to their stream. About ten times as fast. ``"auto"`` chooses it for a model on a CPU.
     ``flap``, ``wanda``
         The published baselines: FLAP with mean bias and one threshold for all layers; Wanda-sp, nothing refitted.
 
@@ -73,7 +75,7 @@ def prune(
     ratio : float
         Share to remove, from 0 to below 1; with 0 the model stays bit-identical.
     recipe : str or Recipe
-        A name of :data:`llmbrain.pruning.RECIPES`, or a :class:`llmbrain.pruning.Recipe`.
+        ``"auto"``, a name of :data:`llmbrain.pruning.RECIPES`, or a :class:`llmbrain.pruning.Recipe`.
     ratio_of : {"neurons", "decoder", "all", "bytes", "latency"}
         What the ratio is a share of: MLP neurons, parameters of the decoder blocks, all parameters, bytes of all
         weights, or the time of a forward pass on this machine. A latency becomes a number of neurons before they are
@@ -97,7 +99,7 @@ def prune(
         Measure tokens per second of both models in turn (some seconds for a small model), for the summary. Not with
         ``inplace``, where only one model is left.
     progress : bool
-        Show progress bars in a terminal.
+        Print the expected time, and show progress bars in a terminal.
 
     Returns
     -------
@@ -124,6 +126,7 @@ def prune(
         "compensation": compensation, "networks": networks, "options": options,
         "recover": recover,
     }  # fmt: skip
+    recipe = default_recipe(model) if isinstance(recipe, str) and recipe == "auto" else recipe
     recipe = Recipe.named(recipe).with_(**{name: value for name, value in given.items() if value is not None})
     pruner = Pruner(model, tokenizer, calibration, progress)
     plan = pruner.plan(recipe, ratio, ratio_of, random_state)
@@ -131,6 +134,8 @@ def prune(
         writer.check(model, recipe)
     if recipe.networks is not None and not recipe.reads_networks:
         warn_unread()
+    if progress and ratio:
+        print(forecast_in_words(pruner.measurements.of(recipe, random_state)), flush=True)
     before = None if test_text is None else measure_quality(model, tokenizer, test_text)
     pruned = pruner.run(plan, inplace=inplace, measure=measure)
     pruned.format = format or "hetero"

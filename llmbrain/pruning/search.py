@@ -380,7 +380,16 @@ def search_counts(supernet, probe, starts, n_keep, *, floors, n_evaluations=200,
     return counts, history[-1], history
 
 
-@ALLOCATIONS.register("curves", needs=("curves", "extremes"), heads="losses")
+def _curve_probes(options, n_layers):
+    """A measurement of one cut layer runs the model from this layer on, on average half of it."""
+    return len(LEVELS) * n_layers / 2
+
+
+def _search_probes(options, n_layers):
+    return _curve_probes(options, n_layers) + options.n_evaluations / 2
+
+
+@ALLOCATIONS.register("curves", needs=("curves", "extremes"), probes=_curve_probes, heads="losses")
 def by_curves(curves, extremes, n_keep, *, floors=1, round_to=1):
     """Remove neurons at equal marginal loss along the measured curves of every layer."""
     smooth = smooth_curves(curves.losses, LEVELS)
@@ -390,8 +399,9 @@ def by_curves(curves, extremes, n_keep, *, floors=1, round_to=1):
 
 
 @ALLOCATIONS.register(
-    "trial", needs=("scores", "stream_powers", "sizes", "measure_counts"), score="flap", heads="share"
-)
+    "trial", needs=("scores", "stream_powers", "sizes", "measure_counts"), score="flap",
+    probes=lambda options, n_layers: 4, heads="share",
+)  # fmt: skip
 def by_trial(scores, stream_powers, sizes, measure_counts, n_keep, *, floors=1, round_to=1):
     """Take the best of a few cheap allocations by its divergence on held-out calibration text."""
     budget = {"floors": floors, "round_to": round_to}
@@ -401,8 +411,9 @@ def by_trial(scores, stream_powers, sizes, measure_counts, n_keep, *, floors=1, 
 
 
 @ALLOCATIONS.register(
-    "search", needs=("curves", "extremes", "n_evaluations", "random_state", "progress"), random=True, heads="losses"
-)
+    "search", needs=("curves", "extremes", "n_evaluations", "random_state", "progress"), random=True,
+    probes=_search_probes, heads="losses",
+)  # fmt: skip
 def by_search(curves, extremes, n_evaluations, random_state, progress, n_keep, *, floors=1, round_to=1):
     """Move neurons between layers while the divergence of the whole model falls."""
     starts = [uniform(curves.sizes, n_keep, floors=floors)]

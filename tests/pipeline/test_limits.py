@@ -6,8 +6,8 @@ import pytest
 from tiny import tiny_model, tiny_tokenizer
 
 from llmbrain.exceptions import LLMBrainError, ParameterError
+from llmbrain.models.speed import measure_machine
 from llmbrain.pipeline import whole
-from llmbrain.pipeline.forecast import measure_machine
 from llmbrain.pipeline.limits import check_limits
 from llmbrain.pipeline.stations import pruning_context
 from llmbrain.pruning.budget import measure_speed

@@ -31,7 +31,7 @@ def test_a_recipe_is_named_with_what_was_changed_of_it(model, tokenizer):
 def test_the_default_recipe_is_the_one_whose_figures_are_published():
     import inspect
 
-    assert inspect.signature(lb.prune).parameters["recipe"].default == "best"
+    assert inspect.signature(lb.prune).parameters["recipe"].default == "auto"
     best = Recipe.named("best")
     assert best.names() == ("flap", "search", "affine") and best.describe() == best.name == "best"
     o = best.options

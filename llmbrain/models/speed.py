@@ -26,7 +26,7 @@ def measure_machine(model):
     """Time a short forward pass of a model, and a product of matrices on the same device."""
     import torch
 
-    from ..models.inputs import input_device, longest_context
+    from .inputs import input_device, longest_context
 
     device, longest = input_device(model), longest_context(model, TOKENS)
     size = model.get_input_embeddings().num_embeddings

@@ -1,0 +1,52 @@
+"""How long pruning will take, from what a recipe reads and the speed of this machine."""
+
+from ..models.speed import duration, measure_machine
+from .allocation import ALLOCATIONS
+from .calibration import n_calibration_tokens
+
+__all__ = ["default_recipe", "expected_seconds", "forecast_in_words"]
+
+_WALKS = 4.0  # readings of the calibration text by the scores and by the cut, which runs the dense and the cut model
+_READERS = {"none": 0.0, "up": 1.0, "all": 2.0}  # refits of the linears before the cut one, in solves of its size
+
+
+def default_recipe(model):
+    """Name of the recipe that ``recipe="auto"`` stands for: "best" on an accelerator, "fast" on a CPU."""
+    return "fast" if next(model.parameters()).device.type == "cpu" else "best"
+
+
+def expected_seconds(measured, speed):
+    """Estimate how long a recipe will take.
+
+    Parameters
+    ----------
+    measured : Measured
+        What the recipe reads; only its windows are made.
+    speed : llmbrain.models.speed.Speed
+        From :func:`llmbrain.models.speed.measure_machine`.
+
+    Returns
+    -------
+    float
+        Seconds. The readings of the text are counted, and the Gram matrices and solves of every layer; a factor of two
+        either way is possible. Minutes of ``recover`` are added.
+    """
+    options, sizes = measured.options, measured.sizes
+    n_tokens, allocation = n_calibration_tokens(measured.blocks), measured.recipe.allocation
+    walks, grams = _WALKS, 1
+    if isinstance(allocation, str):
+        member = ALLOCATIONS[allocation]
+        walks += options.held_out * member.probes(options, len(sizes))
+        grams += bool(member.probes(options, len(sizes))) or "schur_residuals" in member.needs
+    products = sum(grams * n_tokens * n**2 + (2 + _READERS[options.reconstruct]) * n**3 for n in sizes)
+    return speed.of_tokens(walks * n_tokens) + speed.of_products(products) + 60.0 * options.recover
+
+
+def forecast_in_words(measured):
+    """Describe a recipe, its text and how long it will take, after a short measurement of this machine."""
+    seconds = expected_seconds(measured, measure_machine(measured.model))
+    device = next(measured.model.parameters()).device.type
+    return (
+        f"Pruning with the recipe {measured.recipe.describe()!r} on {n_calibration_tokens(measured.blocks):,} tokens: "
+        f"about {duration(seconds)} on this {device}, as it is now."
+    )
