@@ -23,6 +23,8 @@ SHORTER = {  # what quick runs leave out besides what the notebooks do: half of 
     '"gain": (0.0, 0.5, 1.0, 1.5, 2.0)': '"gain": (0.0, 1.0, 2.0)',
     "[5, 10, 15, 20, 30], n_init=2": "[5, 10], n_init=2",
     'recipe="fast", progress': 'recipe="flap", progress',
+    '"max_tokens": 512 if quick': '"max_tokens": 128 if quick',
+    'recipe="fast",\n    options': 'recipe="flap",\n    options',
     "max_tokens=60 if quick": "max_tokens=24 if quick",
     "n_tokens = 200 if quick": "n_tokens = 60 if quick",
     '"max_tokens": 300 if quick': '"max_tokens": 120 if quick',

@@ -60,3 +60,14 @@ def test_every_page_is_in_the_index():
     listed = re.findall(r"^([a-z_]+)$", (DOCS / "index.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
     pages = {path.stem for path in [*DOCS.glob("*.md"), *DOCS.glob("*.rst")]} - {"index"}
     assert sorted(listed) == sorted(pages)
+
+
+@pytest.mark.demo
+@pytest.mark.parametrize("page", ["coming_from", "own_task"])
+def test_python_of_a_page_runs(page, demo_model, capsys):
+    """Every block, in order, with fewer controls."""
+    del demo_model  # skips where the demo model is missing
+    source = "".join(re.findall(r"```python\n(.*?)```", (DOCS / f"{page}.md").read_text(encoding="utf-8"), re.DOTALL))
+    assert "n_controls=" in source
+    exec(compile(re.sub(r"n_controls=\d+", "n_controls=2", source), f"{page}.md", "exec"), {"__name__": page})
+    assert "their 2 controls" in capsys.readouterr().out
