@@ -65,7 +65,9 @@ def fingerprint(
     A fingerprint holds the time courses of the model's networks on known texts, and no weights. Comparing two tells
     whether one model descends from the other, with the error rates of that decision.
     """
-    from ..subjects.fingerprints import Fingerprint, compare_fingerprints, standard_texts
+    from ..models import describe_model
+    from ..subjects.fingerprints import Fingerprint, check_fingerprint_file, compare_fingerprints, standard_texts
+    from ..subjects.fingerprints import fingerprint as make
 
     if other is not None and out is not None:
         raise ParameterError("--out belongs to one model. Make the fingerprints first, then compare the two files.")
@@ -74,20 +76,23 @@ def fingerprint(
         raise ParameterError(f"{model} is a fingerprint already. Name a second one to compare it with.")
     if out is not None and out.suffix != ".safetensors":
         raise ParameterError(f"--out {out} must end in .safetensors.")
+    if out is not None:
+        check_fingerprint_file(out)
     standard_texts(text, n_texts)  # raises before a model is loaded
     made = {s: Fingerprint.load(s) for s in sources if s.endswith(".safetensors")}
     options = {"text": text, "n_texts": n_texts, "n_components": n_components}
-    made |= {s: _make(s, options, dtype, device) for s in sources if s not in made}
-    if other is not None:
-        typer.echo(compare_fingerprints(made[model], made[other]))
+    if other is None:
+        loaded = _load(model, dtype, device)
+        out = check_fingerprint_file(out or f"{Path(describe_model(loaded[0])['id']).name}.safetensors")
+        path = make(*loaded, **options).save(out)
+        typer.echo(f"The fingerprint is at {path} ({path.stat().st_size / 1000:.0f} kB)")
         return
-    path = made[model].save(out or Path(f"{Path(made[model].info['model']['id']).name}.safetensors"))
-    typer.echo(f"The fingerprint is at {path} ({path.stat().st_size / 1000:.0f} kB)")
+    made |= {s: make(*_load(s, dtype, device), **options) for s in sources if s not in made}
+    typer.echo(compare_fingerprints(made[model], made[other]))
 
 
-def _make(source, options, dtype, device):
+def _load(source, dtype, device):
     from ..models import load_model
-    from ..subjects.fingerprints import fingerprint as make
 
-    typer.echo(f"Reading {options['n_texts']} texts with {source} ...", err=True)
-    return make(*load_model(source, dtype=dtype, device=device), **options)
+    typer.echo(f"Reading texts with {source} ...", err=True)
+    return load_model(source, dtype=dtype, device=device)

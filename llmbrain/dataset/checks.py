@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 
 from ..exceptions import DatasetError, LLMBrainError
-from ..files import read_json, sha256
+from ..files import read_json, read_tsv, sha256
 from ..geometry import NeuronGeometry
 from .checksums import checksums, hash_sums, sampled, volume_sums
 from .layout import bids_label, events_of
 
-__all__ = ["check_content", "check_run", "inside_study", "read_object", "read_sidecar"]
+__all__ = ["check_content", "check_run", "inside_study", "read_object", "read_sidecar", "read_table"]
 
 _NEEDED = (
     "ModelID", "WeightsHash", "Site", "Geometry", "NumberOfTokens", "Run", "DataType", "Checksums", "EventsHash",
@@ -93,6 +93,15 @@ def read_object(path):
     if not isinstance(content, dict):
         raise DatasetError(f"{path} holds {type(content).__name__}, not a JSON object. Restore it, or make it again.")
     return content
+
+
+def read_table(path, dtype=None):
+    """Read a table; a damaged file raises :class:`DatasetError`."""
+    try:
+        return read_tsv(path, dtype=dtype)
+    except ValueError as error:  # pandas: no columns, rows of another length, another encoding, text for a number
+        reason = str(error).strip().rstrip(".")
+        raise DatasetError(f"{path} cannot be read as a table ({reason}). Restore it, or make it again.") from error
 
 
 def read_sidecar(path):

@@ -18,7 +18,7 @@ from .checks import read_object
 from .frame import label_text
 from .layout import FILES, NUMBERS, RESULTS, bids_label
 from .publication import publish_together, recover
-from .study import Study
+from .study import Study, find_studies, holds_study
 
 __all__ = ["Result", "find_results", "is_done", "open_result", "result_name", "stale_reason", "write_result"]
 
@@ -117,7 +117,8 @@ def write_result(folder, kind, name, parts, info, *, sources=None, settings=None
     sources : dict, optional
         Hashes of what the result was made from: ``weights`` (of the model), ``text``, ``recording`` (from
         :meth:`llmbrain.dataset.Recording.source`), ``networks`` (list of :attr:`llmbrain.NetworkSet.hash`), and any
-        others. These four are compared with the study when the result is opened.
+        others. These four are compared with the study when the result is opened, and so are ``others`` (label of
+        another model of the dataset -> hash of its networks).
     settings : dict, optional
         Settings that the result depends on; see :func:`is_done`.
 
@@ -339,6 +340,22 @@ def _changed(study, sources):
         reason = _changed_networks(study, made)
         if reason:
             return reason
+    return _changed_others(study, sources.get("others"))
+
+
+def _changed_others(study, others):
+    """Look for the networks of other models that a result was made from, if the dataset holds these models."""
+    if not isinstance(others, dict) or not holds_study(study.root):
+        return ""
+    beside = {one.name: one for one in find_studies(study.root)}
+    for name, made in others.items():
+        if name in beside and name != study.name:
+            held = [
+                read_manifest(beside[name], "networks", one).info.get("hash")
+                for one in find_results(beside[name], "networks")
+            ]
+            if made not in held:
+                return f"made from networks of {name} (hash {made}) that it no longer holds"
     return ""
 
 

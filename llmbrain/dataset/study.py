@@ -7,8 +7,8 @@ from pathlib import Path
 
 from .. import __version__
 from ..exceptions import DatasetError, LLMBrainWarning
-from ..files import read_tsv, write_any
-from .checks import check_run, read_object, read_sidecar
+from ..files import write_any
+from .checks import check_run, read_object, read_sidecar, read_table
 from .checksums import run_hash
 from .frame import SESSION_COLUMNS, frame_of, participants_of, sessions_of
 from .layout import FILES, NUMBERS, Found, bids_label, file_name, file_pattern, is_label
@@ -241,11 +241,16 @@ class Study:
         Returns
         -------
         pandas.DataFrame or dict
+
+        Raises
+        ------
+        DatasetError
+            If the file is damaged.
         """
         path = self.path(kind, **entities)
         if not path.is_file():
             return default
-        return read_object(path) if path.suffix == ".json" else read_tsv(path, dtype=dtype)
+        return read_object(path) if path.suffix == ".json" else read_table(path, dtype)
 
     def write(self, kind, content, **entities):
         """Write a single file of this study atomically; the end of its name decides the format.

@@ -9,6 +9,7 @@ import hashlib
 import numpy as np
 
 from ..dataset import as_study, result_name
+from ..dataset.publication import publish_together, recover
 from ..exceptions import DatasetError, ParameterError, check_count
 from ..registry import choose
 from .result import NetworkSet
@@ -100,10 +101,14 @@ class HandLabels:
         return pd.DataFrame({"network": range(len(self)), "decision": self.decisions, "name": names})
 
     def save(self, study, desc):
-        """Write the table and its description into a study; returns the path of the table."""
+        """Write the table and its description into a study; returns the path of the table.
+
+        Both are published as one, so that a table never stands beside the hash of other maps.
+        """
         study = as_study(study)
-        study.write("labels_json", {**COLUMNS, "MapsHash": self.maps_hash}, desc=desc)
-        return study.write("labels", self.table, desc=desc)
+        path, description = study.path("labels", desc=desc), {**COLUMNS, "MapsHash": self.maps_hash}
+        publish_together(study.path("labels_json", desc=desc), {path: self.table}, lambda _: description, lambda: ())
+        return path
 
     @classmethod
     def load(cls, study, networks, desc=None):
@@ -128,25 +133,25 @@ class HandLabels:
             If they were given to other networks, or the table is damaged.
         """
         study, desc = as_study(study), desc or networks.name
-        table, info = (
-            study.read("labels", desc=desc, dtype={"name": str, "decision": str}),
-            study.read("labels_json", {}, desc=desc),
-        )
+        path = study.path("labels", desc=desc)
+        recover(path.parent)
+        table = study.read("labels", desc=desc, dtype={"name": str, "decision": str})
         if table is None:
             return None
-        path = study.path("labels", desc=desc)
-        if info.get("MapsHash") != maps_hash(networks):
+        if study.read("labels_json", {}, desc=desc).get("MapsHash") != maps_hash(networks):
             raise DatasetError(
                 f"The labels in {path} were given to other networks than those that are in the study now. Move the "
                 "file away and label the new networks."
             )
-        try:
-            labels = cls(table["decision"].tolist(), table["name"].fillna("").tolist(), info["MapsHash"])
-        except (KeyError, ParameterError) as error:
-            raise DatasetError(f"{path} cannot be read: {error} Restore it, or remove it.") from error
-        if len(labels) != len(networks) or table["network"].tolist() != list(range(len(networks))):
+        missing = [name for name in ("network", "decision", "name") if name not in table]
+        if missing:
+            raise DatasetError(f"{path} has no column {missing[0]!r}. Restore it, or move it away.")
+        if table["network"].tolist() != list(range(len(networks))):
             raise DatasetError(f"{path} must have one line per network, 0 to {len(networks) - 1}. Restore it.")
-        return labels
+        try:
+            return cls(table["decision"].tolist(), table["name"].fillna("").tolist(), maps_hash(networks))
+        except ParameterError as error:
+            raise DatasetError(f"{path} cannot be read: {error} Restore it, or move it away.") from error
 
 
 def maps_hash(networks):
@@ -185,7 +190,9 @@ def select_networks(study, which, desc=None, networks=None):
     if not isinstance(which, str):
         unknown = sorted(set(which) - set(everything))
         if unknown or not len(which):
-            raise ParameterError(f"Networks {unknown or []}: choose some of 0 to {len(networks) - 1}.")
+            shown = ", ".join(map(str, unknown[:3])) + ("..." if len(unknown) > 3 else "")
+            wrong = f"There is no network {shown}" if unknown else "No network is chosen"
+            raise ParameterError(f"{wrong}: choose some of 0 to {len(networks) - 1}.")
         return sorted(set(which))
     if choose("choice of networks", which, CHOICES) == "all":
         return everything
@@ -256,6 +263,10 @@ def _numbers(text):
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()) or len(first) > 6 or len(last) > 6:
             raise ParameterError(f"networks {text!r}: pass numbers and ranges separated by commas, e.g. 0,4-6.")
+        if int(last or first) < int(first):
+            raise ParameterError(
+                f"networks {text!r}: the range {part.strip()} is empty. Write the smaller number first."
+            )
         found += range(int(first), int(last or first) + 1)
     return found
 

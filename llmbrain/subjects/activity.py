@@ -1,12 +1,14 @@
 """Activity of a model on texts, in memory: tokens, the characters they cover, and the values at several sites."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from ..exceptions import NumericalError, ParameterError
 from ..geometry import NeuronGeometry
-from ..models.inputs import longest_context
+from ..models.finite import not_finite_error
+from ..models.inputs import input_device, longest_context
 from ..models.sites import find_sites
 from ..recording.capture import quiet_forward, run_batch
 from ..text import batches, cut_windows, encode, padding_id, token_spans
@@ -61,7 +63,7 @@ def read_activity(model, tokenizer, texts, sites=("layer", "mlp")):
     ParameterError
         If a site is unknown, or the tokenizer does not return positions.
     NumericalError
-        If an activity is not finite.
+        If an activity or a surprisal is not finite.
     """
     if not callable(tokenizer) or not hasattr(tokenizer, "convert_ids_to_tokens"):
         raise ParameterError(
@@ -115,6 +117,9 @@ def _read(model, sites, batch, pieces):
             raise NumericalError(f"{sites[i].name} returned values that are not finite. Load the model in float32.")
 
     nats = run_batch(model, sites, batch, places, keep).cpu().numpy()
+    if not np.isfinite(nats[np.concatenate(places) > 0]).all():  # nothing predicts a first token
+        inputs = batch.inputs(input_device(model))
+        raise not_finite_error(model, partial(model, **inputs, use_cache=False), "The surprisals")
     for key, values in [("nats", nats), *enumerate(rows)]:
         for i, part in zip(batch.indices, np.split(values, ends)):
             pieces[i][key] = part

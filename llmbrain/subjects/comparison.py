@@ -194,7 +194,10 @@ def _networks_of(study, name):
         name = result_name(study, "networks", name)
     except LLMBrainError as error:
         raise DatasetError(f"{study.name}: {error}") from error
-    found = NetworkSet.load(study, name)
+    result = open_result(study, "networks", name)
+    if result.stale:
+        raise DatasetError(result.stale)
+    found = NetworkSet.of_result(result)
     if found.time_courses is None:
         raise DatasetError(f"The networks {name} of {study.name} have no time courses. Find them again.")
     return found, name
@@ -264,11 +267,7 @@ def _read(study, networks):
             f"{study.name} does not say where its tokens lie in the text, because its tokenizer gives no positions, or "
             "an earlier version recorded it. Record it again."
         )
-    courses = np.concatenate(networks.time_courses)
-    if len(courses) != len(events):
-        raise DatasetError(
-            f"The networks of {study.name} cover {len(courses)} tokens, its recording {len(events)}. Find them again."
-        )
+    courses, events = _courses_of(study, networks, events)
     found = {}
     for name, rows in events.groupby("document", sort=False).indices.items():
         part = events.iloc[rows]
@@ -277,6 +276,19 @@ def _read(study, networks):
         found[name] = {"tokens": tokens, "spans": spans, "courses": courses[rows]}
         found[name]["surprisal"] = part["surprisal"].to_numpy(float)
     return found
+
+
+def _courses_of(study, networks, events):
+    """Time courses of the runs that are recorded, and the events of the runs that the networks were found on."""
+    numbers = networks.info.get("runs") or range(1, len(networks.time_courses) + 1)
+    known = dict(zip(numbers, networks.time_courses))
+    events = events[events["run"].isin(list(known))].reset_index(drop=True)
+    counts = events.groupby("run", sort=False).size()
+    wrong = [run for run, n in counts.items() if n != len(known[run])]
+    if wrong or not len(counts):
+        run = f"run {wrong[0]}" if wrong else "any recorded run"
+        raise DatasetError(f"The time courses of {study.name} do not fit {run}. Find its networks again.")
+    return np.concatenate([known[run] for run in counts.index]), events
 
 
 def _check_same(text, document, name, study):
@@ -336,7 +348,7 @@ def _effects_of(study, networks):
     own, _ = networks
     for name in find_results(study, "lesions"):
         result = open_result(study, "lesions", name)
-        if own.hash in (result.sources.get("networks") or ()):
+        if own.hash in (result.sources.get("networks") or ()) and not result.stale:
             table = LesionResult.of_result(result).table
             first = table[(table["task"] == table["task"].iloc[0]) & (table["family"] == table["family"].iloc[0])]
             numbers = first["network"].astype(str).str.extract(r"(\d+)$")[0].astype(int)

@@ -27,6 +27,7 @@ from .similarity import linear_cka
 __all__ = [
     "Fingerprint",
     "FingerprintComparison",
+    "check_fingerprint_file",
     "compare_fingerprints",
     "fingerprint",
     "make_fingerprint",
@@ -40,6 +41,7 @@ PARTS = ("fit", "choose", "score")
 SITES = ("layer", "mlp")
 CKA_COMPONENTS = 64
 CHARACTERS = 1200  # of each text that are read
+LEAST_WORDS = 50  # of each part: correlations over fewer words say nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,10 +76,16 @@ class Fingerprint:
         return f"Fingerprint({model['id']}: {options['n_components']} networks at {', '.join(self.sites)})"
 
     def save(self, path):
-        """Write the fingerprint to one file (safetensors with a description in its header); returns the path."""
+        """Write the fingerprint to one file (safetensors with a description in its header); returns the path.
+
+        Raises
+        ------
+        ParameterError
+            If the file exists and is no fingerprint, such as the weights of a model.
+        """
         from safetensors.numpy import save_file
 
-        path = Path(path)
+        path = check_fingerprint_file(path)
         tensors = {f"{site}.{part}": x.astype(np.float16) for (site, part), x in self.courses.items()}
         tensors |= {f"{site}.activity": x.astype(np.float16) for site, x in self.activity.items()}
         tensors |= {f"words.{part}": x.astype(np.int32) for part, x in self.words.items()}
@@ -94,34 +102,106 @@ class Fingerprint:
         DatasetError
             If the file is missing, damaged, not a fingerprint, or of another version of the format.
         """
-        from safetensors import SafetensorError, safe_open
-
         path = Path(path)
         if not path.is_file():
             raise DatasetError(
                 f"There is no fingerprint {path}. Make one with 'llmbrain fingerprint MODEL --out {path}'."
             )
         try:
-            with safe_open(path, "np") as file:
-                info = json.loads((file.metadata() or {})["llmbrain_fingerprint"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        except (SafetensorError, KeyError, ValueError) as error:
-            raise DatasetError(f"{path} is not a fingerprint of llmbrain ({error}). Make it again.") from error
-        if info.get("version") != VERSION:
+            info, tensors = _read_file(path)
+            _check_info(info)
+            if info["version"] != VERSION:
+                raise DatasetError(
+                    f"{path} has version {info['version']} of the format; this llmbrain reads version {VERSION}. Make "
+                    "it again with the same version of llmbrain for both models."
+                )
+            return cls(info, *_parts_in(tensors, info["options"]["sites"]))
+        except _Damaged as error:
             raise DatasetError(
-                f"{path} has version {info.get('version')} of the format; this llmbrain reads version {VERSION}. Make "
-                "it again with the same version of llmbrain for both models."
-            )
-        courses, activity, words = {}, {}, {}
-        for name, tensor in tensors.items():
-            first, part = name.split(".")
-            if first == "words":
-                words[part] = tensor.astype(np.int64)
-            elif part == "activity":
-                activity[first] = tensor.astype(np.float32)
-            else:
-                courses[first, part] = tensor.astype(np.float32)
-        return cls(info, courses, activity, words)
+                f"{path} is not a fingerprint of llmbrain, or damaged: {error}. Make it again."
+            ) from error
+
+
+class _Damaged(ValueError):
+    """What is wrong with the content of a file."""
+
+
+def _read_file(path, tensors=True):
+    """Description and tensors of a file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np") as file:
+            info = (file.metadata() or {}).get("llmbrain_fingerprint")
+            if info is None:
+                raise _Damaged("it has no description of a fingerprint")
+            found = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
+            return json.loads(info), found
+    except (SafetensorError, ValueError) as error:
+        raise _Damaged(str(error).rstrip(".")) from error
+
+
+def _check_info(info):
+    """Refuse a description that was damaged or changed."""
+    if not isinstance(info, dict) or "version" not in info:
+        raise _Damaged("its description names no version")
+    if info["version"] != VERSION:
+        return
+    for name in ("model", "texts", "options"):
+        if not isinstance(info.get(name), dict):
+            raise _Damaged(f"its description has no {name}")
+    name, sites = info["model"].get("id"), info["options"].get("sites")
+    if not isinstance(name, str) or not name.isprintable():
+        raise _Damaged("its model has no name")
+    if not isinstance(sites, list) or not sites or not all(isinstance(site, str) for site in sites):
+        raise _Damaged("its description names no sites")
+    if type(info["options"].get("n_texts")) is not int or set(info["texts"]) != set(PARTS):
+        raise _Damaged("its description does not name its texts")
+
+
+def _parts_in(tensors, sites):
+    """Courses, activity and words of a fingerprint, after a check that they belong together."""
+    tensors = dict(tensors)
+
+    def take(name, n_rows=None, dtype=np.float32):
+        found = tensors.pop(name, None)
+        if found is None:
+            raise _Damaged(f"{name} is missing")
+        if found.ndim != 2 or not found.size or n_rows not in (None, len(found)):
+            raise _Damaged(f"{name} has the shape {found.shape}")
+        if not np.isfinite(found).all():
+            raise _Damaged(f"{name} holds values that are not finite")
+        return found.astype(dtype)
+
+    words = {part: take(f"words.{part}", dtype=np.int64) for part in PARTS[1:]}
+    for part, found in words.items():
+        if found.shape[1] != 2 or len(np.unique(found, axis=0)) < len(found) or found.min() < 0:
+            raise _Damaged(f"words.{part} does not number the words")
+    activity = {site: take(f"{site}.activity", len(words["score"])) for site in sites}
+    courses = {(site, part): take(f"{site}.{part}", len(words[part])) for site in sites for part in words}
+    if tensors:
+        raise _Damaged(f"{min(tensors)} does not belong to it")
+    return courses, activity, words
+
+
+def check_fingerprint_file(path):
+    """Refuse to replace a file that is no fingerprint, such as the weights of a model; returns the path.
+
+    Raises
+    ------
+    ParameterError
+    """
+    path = Path(path)
+    if path.exists():
+        try:
+            if not path.is_file():
+                raise _Damaged("it is no file")
+            _read_file(path, tensors=False)
+        except _Damaged as error:
+            raise ParameterError(
+                f"{path} exists and is no fingerprint; it is not replaced. Choose another file."
+            ) from error
+    return path
 
 
 def parts_of(n_texts):
@@ -171,7 +251,9 @@ def fingerprint(model, tokenizer, text="demo", *, n_texts=10, n_components=20, s
     Raises
     ------
     ParameterError
-        If there are too few texts, or too few tokens for the networks.
+        If there are too few texts or words, or too few tokens for the networks.
+    NumericalError
+        If an activity or a surprisal is not finite.
 
     Examples
     --------
@@ -217,6 +299,7 @@ def make_fingerprint(activity, geometries, texts, model_info, *, n_components=20
     units = [find_units(text) for text in texts]
     kept = _kept_words(activity, units)
     words = {part: np.concatenate([kept[i] for i in parts[part]]) for part in PARTS[1:]}
+    _check_words({part: len(found) for part, found in words.items()}, "the texts have")
     confounds = {part: _confounds_of(units, words[part]) for part in words}
     courses, components = {}, {}
     for site in sites:
@@ -238,6 +321,16 @@ def make_fingerprint(activity, geometries, texts, model_info, *, n_components=20
         "random_state": random_state,
     }
     return Fingerprint(info, courses, components, words)
+
+
+def _check_words(counts, whose):
+    """Refuse parts with so few words that any two networks may correlate."""
+    for part, n in counts.items():
+        if n < LEAST_WORDS:
+            raise ParameterError(
+                f"To {part} networks, {whose} {n} words; at least {LEAST_WORDS} are needed. Use more or longer texts "
+                "(n_texts=, --n-texts)."
+            )
 
 
 def _on_words(rows, activity, units, kept, numbers):
@@ -398,7 +491,7 @@ def compare_fingerprints(a, b, *, n_draws=199, random_state=0):
     Raises
     ------
     ParameterError
-        If the fingerprints are of other texts or options.
+        If the fingerprints are of other texts or options, or share fewer than 50 words to choose or to score on.
     """
     a, b = (x if isinstance(x, Fingerprint) else Fingerprint.load(x) for x in (a, b))
     check_count("n_draws", n_draws)
@@ -406,6 +499,7 @@ def compare_fingerprints(a, b, *, n_draws=199, random_state=0):
     threshold, rates = decision_of(a.info["options"])
     rng, sites, largest = np.random.default_rng(random_state), {}, np.full(n_draws, -np.inf)
     rows = {part: _shared(a.words[part], b.words[part]) for part in PARTS[1:]}
+    _check_words({part: len(mine) for part, (mine, _) in rows.items()}, "the models share")
     ends = {part: _ends(a.words[part][mine, 0], len(mine)) for part, (mine, _) in rows.items()}
     for site in a.sites:
         mine, theirs = ([x.courses[site, part][rows[part][i]] for part in PARTS[1:]] for i, x in enumerate((a, b)))

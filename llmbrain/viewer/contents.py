@@ -74,7 +74,7 @@ class Contents:
         )  # fmt: skip
 
     def _read_networks(self):
-        self.networks = self.labels = self.result = None
+        self.networks = self.labels = self.result = self._unreadable = None
         found = find_results(self.study, "networks")
         if not found:
             self.messages.append(f"This study has no networks yet. Find them with: llmbrain networks {self.study.root}")
@@ -93,7 +93,8 @@ class Contents:
         try:
             self.labels = HandLabels.load(self.study, self.networks, self.desc)
         except LLMBrainError as error:
-            self.messages.append(str(error))
+            self._unreadable = str(error)
+            self.messages.append(self._unreadable)
         self.labels = self.labels or HandLabels.blank(self.networks)
 
     @contextlib.contextmanager
@@ -285,9 +286,18 @@ class Contents:
 
     # -- labels ---------------------------------------------------------------------------------------------------
     def label(self, network, decision=None, name=None):
-        """Change the label of a network and save the table; returns the row of the network."""
+        """Change the label of a network and save the table; returns the row of the network.
+
+        Raises
+        ------
+        DatasetError
+            If the study holds a table that cannot be read or belongs to other networks: it is not replaced.
+        """
+        self.refresh()
         with self._lock:
             self._checked(network)
+            if self._unreadable is not None:
+                raise DatasetError(f"{self._unreadable} Until then, no label is saved.")
             self.labels.set(network, decision, name)
             self.labels.save(self.study, self.desc)
             self._signature = self._state()  # our own change needs no reading again

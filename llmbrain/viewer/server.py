@@ -68,6 +68,9 @@ def _endpoint(answer):
             return _respond({"error": str(error), "replaced": True}, 409)
         except LLMBrainError as error:
             return _respond({"error": str(error)}, 422)
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            return _respond({"error": f"{where}{error.strerror or error}. Nothing was saved."}, 500)
         except Exception as error:
             logging.getLogger("llmbrain.viewer").exception("The viewer could not answer %s", request.url.path)
             return _respond({"error": f"Unexpected {type(error).__name__}: {error}"}, 500)

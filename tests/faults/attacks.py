@@ -8,17 +8,18 @@ import shutil
 import struct
 from functools import partial
 
+import uvicorn
 from room import Lost, Unclear, Wrong, command
 
 from llmbrain.cli.app import app
 from llmbrain.registry import Registry
 
-KINDS = Registry("kind of attack", long=False)
+KINDS = Registry("kind of attack", long=False, most=None)  # most: cases that the long part tries; all by default
 
 # ------------------------------------------------------------------------------------------------------------- options
 _NUMBERS = ("nan", "inf", "-1", "0", "999999999999", "1e400", "three", "", "0x10", "١")
 _TEXTS = ("", " ", "no/such/thing", "(", "*", "\n", "-", "=1", "a\x01b", "'; rm -rf /", "🦆")
-_OUT = {"--out", "-o"}
+N_VALUES = 3  # of each option
 
 
 def _commands(room, folder):
@@ -47,6 +48,19 @@ def _commands(room, folder):
             "none",
         ),
         "evaluate": (room.model, "--text", room.heldout, "--context", 64),
+        "compare": (study, room.second, "--n-draws", 5),
+        "fingerprint": (
+            room.model,
+            "--text",
+            room.corpus,
+            "--n-texts",
+            6,
+            "--n-components",
+            2,
+            "--out",
+            folder / "f.safetensors",
+        ),
+        "view": (study, "--no-model", "--no-browser"),
         "report": (study,),
         "info": (room.model,),
     }
@@ -68,14 +82,18 @@ def options_of(name):
 
 @KINDS.register("bad values of options")
 def bad_options(room):
-    """Every option of every command with values that it cannot mean."""
-    for name in ("record", "networks", "lesion", "prune", "grid", "evaluate", "run"):
+    """Every option of every command with values that it cannot mean; each value is tried on many options."""
+    n = 0
+    for name in _commands(room, room.folder):
         for option, numeric in options_of(name).items():
-            for value in _NUMBERS[:8] if numeric else _TEXTS:
+            values = _NUMBERS if numeric else _TEXTS
+            for _ in range(N_VALUES):
+                value, n = values[n % len(values)], n + 1
                 yield f"{name} {option} {value!r}", partial(_bad_option, room, name, option, value)
 
 
 def _bad_option(room, name, option, value):
+    uvicorn.Server.run = lambda *_, **__: None  # an accepted value would serve the page for ever
     folder = room.fresh("x").parent
     shutil.copytree(room.study, folder / "study")
     args = _without(_commands(room, folder)[name], option)
@@ -248,7 +266,7 @@ _READERS = {
 }
 
 
-@KINDS.register("damaged files of a study", long=True)
+@KINDS.register("damaged files of a study", long=True, most=300)
 def damaged_studies(room):
     """Every file of a finished study, damaged in twelve ways, then read by every command."""
     stations = {args[0]: args for args in room.stations("STUDY")}

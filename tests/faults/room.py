@@ -6,6 +6,7 @@ import shutil
 import sys
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -113,6 +114,8 @@ class Room:
         Folders of texts.
     study : pathlib.Path
         Recording, networks, lesions and report of the model; attacks work on a :meth:`copy`.
+    second : pathlib.Path
+        Recording and networks of another model on the same texts, made when it is first needed.
     """
 
     def __init__(self, folder):
@@ -133,6 +136,17 @@ class Room:
                 (where / f"text{i}.txt").write_text(text)
         for args in self.stations(self.study):
             command(*args).worked()
+
+    @cached_property
+    def second(self):
+        """Recording and networks of another model on the same texts."""
+        model, study = self.folder / "other", self.folder / "second"
+        tiny_model("gpt2", seed=3).save_pretrained(model)
+        tiny_tokenizer().save_pretrained(model)
+        record, networks = self.stations(study)[:2]
+        command(*(model if a == self.model else a for a in record)).worked()
+        command(*networks).worked()
+        return study
 
     def stations(self, study):
         """Commands that make a whole study, in order."""

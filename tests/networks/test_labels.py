@@ -1,7 +1,10 @@
 """Hand labels: kept in the study, tied to their maps, used to choose networks."""
 
+import os
+
 import numpy as np
 import pytest
+from killing import end_at_step
 
 from llmbrain.dataset import Study
 from llmbrain.exceptions import DatasetError, ParameterError
@@ -46,10 +49,45 @@ def test_damaged_tables_are_refused(networks, study):
         "network\tdecision\tname\n0\tmaybe\tn/a\n",
         "network\tname\n0\tn/a\n",
         "network\tdecision\tname\n0\taccepted\tn/a\n",
+        "decision\tname\naccepted\tn/a\n",
+        "",
+        "network\tdecision\tname\n0\taccepted\tn/a\tmore\tand more\n",
+        "network\tdecision\tname\n0\taccepted\t\xff\n",
     ):
-        path.write_text(damage)
+        path.write_bytes(damage.encode("latin-1"))
         with pytest.raises(DatasetError):
             HandLabels.load(study, networks)
+
+
+def readable(study, networks):
+    """Whether the labels of a study are those of some maps."""
+    try:
+        return HandLabels.load(study, networks, NAME) is not None
+    except DatasetError:
+        return False
+
+
+def test_a_kill_never_puts_labels_beside_other_maps(networks, study):
+    """Old labels of old maps are replaced by new ones; at every rename the table is refused or belongs to its maps."""
+    HandLabels.blank(networks).set(0, "accepted").save(study, NAME)
+    other = NetworkSet(networks.maps[::-1], networks.geometry)
+    new = HandLabels.blank(other).set(3, "accepted")
+    found = []
+    for n in range(12):
+        child = os.fork()
+        if not child:
+            end_at_step(n)
+            new.save(study, NAME)
+            os._exit(0)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        owners = [maps for maps in (networks, other) if readable(study, maps)]
+        assert len(owners) == 1  # the table belongs to the maps whose hash is beside it
+        found.append(owners[0] is other)
+        assert HandLabels.load(study, owners[0], NAME).accepted == ([3] if found[-1] else [0])
+        HandLabels.blank(networks).set(0, "accepted").save(study, NAME)
+        if code == 0:
+            break
+    assert code == 0 and found[-1] and not found[0]
 
 
 def test_networks_are_chosen_by_their_labels(networks, study):
@@ -103,3 +141,15 @@ def test_wrong_choices_are_refused():
     for wrong in ("0,x", "3-", "0-99999999"):
         with pytest.raises(ParameterError, match="separated by commas"):
             split_choice(wrong)
+
+
+@pytest.mark.parametrize("text", ["5-3", "0,5-3", "canica20:2-1"])
+def test_empty_ranges_are_refused(text):
+    with pytest.raises(ParameterError, match="is empty"):
+        split_choice(text)
+
+
+def test_many_unknown_networks_make_a_short_message(study):
+    with pytest.raises(ParameterError) as found:
+        select_networks(study, list(range(100_000)))
+    assert "4, 5, 6..." in str(found.value) and len(str(found.value)) < 100

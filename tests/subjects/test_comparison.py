@@ -1,5 +1,7 @@
 """Models of a dataset are compared by what they do on the same words, and a copy of a model keeps all its networks."""
 
+import shutil
+
 import numpy as np
 import pytest
 from commands import run
@@ -11,7 +13,7 @@ from llmbrain.lesions import LesionStudy, LossTask
 from llmbrain.networks import CanICA
 from llmbrain.recording import record
 from llmbrain.reporting import generate_report
-from llmbrain.subjects.comparison import Comparison, align_studies, compare_studies, example_words
+from llmbrain.subjects.comparison import Comparison, _read, align_studies, compare_studies, example_words
 
 SENTENCES = [
     "On the third morning the old heron stood in the river and ate one more of the restless fish. ",
@@ -133,3 +135,53 @@ def test_bad_input_is_refused(dataset, tmp_path):
         compare_studies([first, add(tmp_path / "every", llama, every=2, subject="x")])
     with pytest.raises(DatasetError, match="sub-x: .* holds no networks"):
         compare_studies([first, add(tmp_path / "bare", llama, fit=False, subject="x")])
+
+
+# -- studies whose files do not belong together -----------------------------------------------------------------------
+def remove_run(study, number):
+    for kind in ("bold", "bold_json", "events"):
+        study.path(kind, run=number).unlink()
+
+
+def test_courses_are_those_of_their_own_run(tmp_path):
+    """Networks of the second run, where the first run is as long as the second: lengths alone would not tell."""
+    from llmbrain import open_recording
+    from llmbrain.networks import NetworkSet
+
+    add(tmp_path / "a", tiny_model("llama"), fit=False, tokens_per_run=250, context=64)
+    recording = open_recording(tmp_path / "a")
+    study, part = recording.study, recording[1:2]
+    CanICA(n_components=3, n_init=1, random_state=0).fit(part).networks_.save(study)
+    found = NetworkSet.load(study)
+    whole = _read(study, found)
+    remove_run(study, 1)
+    assert found.info["runs"] == [2] and list(whole) == list(_read(study, found))
+    kept = part[0].events
+    assert sum(len(one["tokens"]) for one in whole.values()) == len(kept)
+    assert [t for one in whole.values() for t in one["tokens"]] == kept["token"].tolist()
+    found.info["runs"] = [9]
+    with pytest.raises(DatasetError, match="do not fit any recorded run"):
+        _read(study, found)
+    found.info["runs"], found.time_courses = [2], [found.time_courses[0][:-1]]
+    with pytest.raises(DatasetError, match="do not fit run 2"):
+        _read(study, found)
+
+
+def test_networks_that_the_recording_has_outgrown_are_not_compared(dataset, tmp_path):
+    folder = shutil.copytree(dataset, tmp_path / "copy")
+    study = Study.open(folder, "copy")
+    sidecar = study.path("bold_json", run=1)
+    sidecar.write_text(sidecar.read_text().replace('"All": "', '"All": "0'))
+    with pytest.raises(DatasetError, match=r"the recording has changed since \(run 1\)"):
+        compare_studies([Study.open(folder, "first"), study], n_draws=5)
+
+
+def test_a_comparison_with_earlier_networks_of_another_model_is_stale(dataset, tmp_path):
+    folder = shutil.copytree(dataset, tmp_path / "copy")
+    first, other = Study.open(folder, "first"), Study.open(folder, "copy")
+    compare_studies([first, other], n_draws=5).save(first)
+    assert open_result(first, "comparison").stale == ""
+    CanICA(n_components=3, n_init=1, random_state=1).fit(other.recording()).networks_.save(other, "canica4")
+    assert "networks of sub-copy" in open_result(first, "comparison").stale
+    page = generate_report(first, topography=None)
+    assert "Compared with other models" not in str(page) and "sub-copy" in str(page)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny import tiny_model, tiny_tokenizer
 
-from llmbrain.exceptions import DatasetError, ParameterError
+from llmbrain.exceptions import DatasetError, NumericalError, ParameterError
 from llmbrain.subjects import fingerprints as room
 from llmbrain.subjects.fingerprints import Fingerprint, compare_fingerprints, fingerprint, network_score, parts_of
 
@@ -128,6 +128,89 @@ def test_unequal_fingerprints_are_refused(base, prints, tmp_path):
     old = Fingerprint({**prints["base"].info, "version": "0"}, *list(vars(prints["base"]).values())[1:])
     with pytest.raises(DatasetError, match="version 0"):
         Fingerprint.load(old.save(tmp_path / "old.safetensors"))
+
+
+def rewritten(path, prints, change):
+    """Write a fingerprint after a change of its description and its tensors."""
+    import json
+
+    from safetensors import safe_open
+    from safetensors.numpy import save_file
+
+    prints["base"].save(path)
+    with safe_open(path, "np") as file:
+        info = json.loads(file.metadata()["llmbrain_fingerprint"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    change(info, tensors)
+    save_file(
+        {n: np.ascontiguousarray(x) for n, x in tensors.items()}, path, {"llmbrain_fingerprint": json.dumps(info)}
+    )
+    return path
+
+
+def broken(name):
+    def change(info, tensors):
+        tensors[name] = tensors[name].copy()
+        tensors[name].flat[3] = np.nan
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda info, tensors: info.pop("model"), "no model"),
+        (lambda info, tensors: info.update(options=[]), "no options"),
+        (lambda info, tensors: info["options"].update(sites=[]), "no sites"),
+        (lambda info, tensors: info.update(texts={}), "texts"),
+        (lambda info, tensors: info["model"].update(id="x\x1b[31m"), "no name"),
+        (lambda info, tensors: tensors.pop("layer.choose"), "layer.choose is missing"),
+        (lambda info, tensors: tensors.update({"mlp.score": tensors["mlp.score"][:-2]}), "mlp.score has the shape"),
+        (lambda info, tensors: tensors.update({"words.score": tensors["words.score"][:, 0]}), "words.score"),
+        (lambda info, tensors: tensors["words.score"].__setitem__(0, tensors["words.score"][1]), "number the words"),
+        (lambda info, tensors: tensors.update(more=tensors["mlp.score"]), "more does not belong"),
+        (broken("mlp.activity"), "mlp.activity holds values that are not finite"),
+        (broken("layer.score"), "layer.score holds values that are not finite"),
+    ],
+)  # fmt: skip
+def test_damaged_fingerprints_are_refused(prints, tmp_path, change, words):
+    path = rewritten(tmp_path / "changed.safetensors", prints, change)
+    with pytest.raises(DatasetError, match=words):
+        Fingerprint.load(path)
+
+
+def test_only_fingerprints_are_replaced(prints, tmp_path):
+    weights = tmp_path / "model.safetensors"
+    tiny_model().save_pretrained(tmp_path)
+    before = weights.read_bytes()
+    link = tmp_path / "link.safetensors"
+    link.symlink_to(weights)
+    for path in (weights, link, tmp_path):
+        with pytest.raises(ParameterError, match="is not replaced"):
+            prints["base"].save(path)
+    assert weights.read_bytes() == before
+    own = prints["base"].save(tmp_path / "own.safetensors")
+    assert prints["stranger"].save(own) == own and Fingerprint.load(own).info == prints["stranger"].info
+
+
+def test_a_few_words_are_too_few(prints):
+    few = {part: rows[:20] for part, rows in prints["base"].words.items()}
+    courses = {key: rows[:20] for key, rows in prints["base"].courses.items()}
+    activity = {site: rows[:20] for site, rows in prints["base"].activity.items()}
+    with pytest.raises(ParameterError, match="share 20 words; at least 50"):
+        compare_fingerprints(prints["base"], Fingerprint(prints["base"].info, courses, activity, few))
+
+
+@pytest.mark.parametrize(("weight", "module"), [("model.norm.weight", "model.norm"), ("lm_head.weight", "lm_head")])
+def test_models_whose_logits_are_not_finite_get_no_fingerprint(base, weight, module):
+    """The activity of all sites is finite, and only what is predicted from it is not."""
+    model = tiny_model("llama", scale=6.0)
+    with torch.no_grad():
+        model.get_parameter(weight).fill_(float("nan"))
+    with pytest.raises(
+        NumericalError, match=f"The surprisals are not finite.*{module}.*{weight.partition('.')[2][-6:]}"
+    ):
+        fingerprint(model, base[1], **AMOUNTS)
 
 
 def test_bad_input_is_refused_before_the_model_reads(base):

@@ -212,6 +212,27 @@ def test_labels_are_saved_and_read_again(study):
     assert post(client, "/api/labels/9", {"decision": "accepted"}).status_code == 422
 
 
+def test_labels_that_cannot_be_read_are_never_replaced(study):
+    """Labels of earlier networks, and a table that a spreadsheet broke, are the user's work."""
+    client = testclient.TestClient(make_app(Explorer(study), TOKEN), base_url=HOST)
+    assert post(client, "/api/labels/1", {"decision": "accepted", "name": "fish"}).status_code == 200
+    (path,) = study.rglob("*_labels.tsv")
+    whole = path.read_text()
+    path.write_text(whole.replace("accepted", "yes"))
+    broken = path.read_bytes()
+    for page in (client, testclient.TestClient(make_app(Explorer(study), TOKEN), base_url=HOST)):
+        answer = post(page, "/api/labels/0", {"decision": "rejected"})
+        assert answer.status_code == 422 and str(path) in answer.json()["error"]
+        assert path.read_bytes() == broken
+    path.write_text(whole.replace("fish", "bird"))  # changed in a spreadsheet while the page is open
+    assert post(client, "/api/labels/0", {"decision": "rejected"}).status_code == 200
+    assert "rejected" in path.read_text() and "bird" in path.read_text()
+    networks = NetworkSet.load(study)
+    NetworkSet(networks.maps[::-1], networks.geometry, info=networks.info).save(study)
+    answer = post(client, "/api/labels/2", {"decision": "accepted"})
+    assert answer.status_code == 422 and "other networks" in answer.json()["error"] and "bird" in path.read_text()
+
+
 # -- incomplete studies -----------------------------------------------------------------------------------------------
 def test_without_a_model_the_study_is_shown_and_reading_is_refused(made):
     client = testclient.TestClient(make_app(Explorer(made[0]), TOKEN), base_url=HOST)
