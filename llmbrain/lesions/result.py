@@ -101,7 +101,7 @@ class LesionResult:
         """Summarise the result in a few lines of text; the ``n_rows`` largest effects are listed."""
         lines = []
         main = self.table[self.table["task"] == self.tasks[0]]
-        lines.append(f"{self.tasks[0]}: {self.measured_on()}.")
+        lines.append(f"{self.tasks[0]}: {self.measured_on() or 'amount of text unknown'}.")
         for family, rows in main.groupby("family", sort=False):
             above = int((rows["effect"] > rows["control_max"]).sum())
             found, pooled = (int((rows[column] < 0.05).sum()) for column in ("q", "q_pooled"))

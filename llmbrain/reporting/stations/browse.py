@@ -169,7 +169,8 @@ def _lesion_strip(lesion, k):
         everything += [*controls["effect"]]
     limits = (float(np.nanmin(everything)), float(np.nanmax(everything)))
     text = f"{number(float(row['effect']))} {unit_of(lesion, row.get('task'))}"
-    text += f" on {lesion.measured_on(row['task'])}" if row.get("task") else ""
+    amount = lesion.measured_on(row["task"]) if row.get("task") else ""
+    text += f" on {amount}" if amount else ""
     if len(values):
         text += f", more than {int((values < row['effect']).sum())} of {len(values)} control draws"
     known = [(c, name) for c, name in (("p", "p"), ("q", "q"), ("q_pooled", "q pooled")) if pd.notna(row.get(c))]

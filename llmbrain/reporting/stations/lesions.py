@@ -173,15 +173,16 @@ def _by_task(lesion, tasks):
     caption = "Harm of each network's lesion on each task; " + (
         f"a dot marks effects beyond the controls ({q} < 0.05)." if found else "no effect is beyond the controls."
     )
-    caption += f" {_amounts(lesion, tasks)}"
+    caption = f"{caption} {_amounts(lesion, tasks)}".rstrip()
     alt = f"Matrix of {lesion.table['network'].nunique()} networks by {len(tasks)} tasks."
     return figure(fig, "fig-selectivity", caption, alt)
 
 
 def _amounts(lesion, tasks):
     """Sentence on how much was read for each task, and the intact values."""
-    said = "; ".join(f"{task.split(':', 1)[-1]}: {lesion.measured_on(task)}" for task in tasks)
-    return f"Measured on {said}."
+    known = [(task.split(":", 1)[-1], lesion.measured_on(task)) for task in tasks]
+    said = "; ".join(f"{name}: {amount}" for name, amount in known if amount)
+    return f"Measured on {said}." if said else ""
 
 
 def _tables(report, lesion, tasks):
