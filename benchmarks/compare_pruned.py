@@ -1,53 +1,85 @@
 """What pruning does to the networks of the demo model: kept, split and lost, and the effect of their lesions.
 
-    python benchmarks/compare_pruned.py out                  about 10 minutes on 2 cores
-    python benchmarks/compare_pruned.py out --ratio 0.5
+    python benchmarks/compare_pruned.py out                              about 10 minutes on one core
+    python benchmarks/compare_pruned.py out --ratios 0.2 0.5 --lesions 6
 
-Records the model and its pruned version (recipe ``fast``, calibrated on other texts of the demo corpus) on the same
-texts, finds networks in each, compares them, and lesions the matched ones. A yardstick for the dense model is the same
-comparison with itself under networks from another seed.
+Records the model and its pruned versions (recipe ``fast``, calibrated on other texts of the demo corpus) on the same
+texts, finds networks in each and compares them. The networks of the dense model with the best matches in the first
+pruned one are then silenced in both, on held-out text. The yardstick is the dense model itself, with networks from
+another seed.
 """
 
 import argparse
+import copy
+import time
 from pathlib import Path
 
 import llmbrain as lb
+from llmbrain.lesions import LossTask
+from llmbrain.reporting import generate_group_report
 from llmbrain.text import Corpus, Document
+
+
+def subjects(model, tokenizer, calibration, ratios):
+    """Yield ``(label, model, seed)``: the dense model, the same with another seed, and the pruned ones."""
+    yield "dense", model, 0
+    yield "seed1", model, 1
+    for ratio in ratios:
+        settings = {"recipe": "fast", "options": {"max_tokens": 4096}, "progress": False}
+        pruned = lb.prune(copy.deepcopy(model), tokenizer, calibration, ratio=ratio, **settings).model
+        yield f"pruned{round(100 * ratio)}", pruned, 0
+
+
+def lesion(found, fitted, tokenizer, options):
+    """Silence the best matched networks of the dense model, and their matches in the first pruned one."""
+    names = ("dense", f"pruned{round(100 * options.ratios[0])}")
+    pairs = found.pairs.query(f"model == 'sub-{names[0]}' and other == 'sub-{names[1]}'")
+    best = pairs.sort_values("score", ascending=False).head(options.lesions)
+    task = LossTask(lb.load_corpus("demo", split="heldout"), max_tokens=options.lesion_tokens, by_kind=False)
+    for name, column in zip(names, ("network", "match")):
+        model, masks, study = fitted[name]
+        chosen = [masks[int(k)] for k in best[column]]
+        lesions = lb.LesionStudy(chosen, [task], n_controls=options.n_controls, controls=["layer"], random_state=0)
+        result = lesions.run(model, tokenizer, progress=False)
+        result.save(study)
+        print(result.table[["network", "intact", "effect", "control_mean", "control_max"]].round(3).to_string())
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--ratio", type=float, default=0.3)
-    parser.add_argument("--n-components", type=int, default=12)
-    parser.add_argument("--n-texts", type=int, default=12)
-    parser.add_argument("--lesion-tokens", type=int, default=0, help="0 leaves the lesions out")
+    parser.add_argument("--ratios", type=float, nargs="+", default=[0.2, 0.5])
+    parser.add_argument("--n-components", type=int, default=20)
+    parser.add_argument("--n-texts", type=int, default=24)
+    parser.add_argument("--lesions", type=int, default=6, help="number of pairs to silence; 0 leaves the lesions out")
+    parser.add_argument("--lesion-tokens", type=int, default=240)
+    parser.add_argument("--n-controls", type=int, default=5)
     options = parser.parse_args()
     demo = lb.load_corpus("demo")
-    texts = [Document(d.text[:1000], d.id, d.kind) for d in demo[: options.n_texts]]
+    texts = Corpus([Document(d.text[:700], d.id, d.kind) for d in demo[: options.n_texts]], "openings")
     calibration = [d.text for d in demo[options.n_texts :]]
     model, tokenizer = lb.load_model("demo")
-    pruned = lb.prune(
-        model, tokenizer, calibration, ratio=options.ratio, recipe="fast", options={"max_tokens": 4096}
-    ).model
-    models = {"dense": (model, 0), "seed1": (model, 1), f"pruned{round(100 * options.ratio)}": (pruned, 0)}
-    studies = []
-    for name, (one, seed) in models.items():
-        runs = lb.record(one, tokenizer, Corpus(texts, "openings"), options.out, subject=name, tokens_per_run=8192)
-        canica = lb.CanICA(options.n_components, n_init=10, random_state=seed).fit(runs)
+    fitted = {}
+    for name, one, seed in subjects(model, tokenizer, calibration, options.ratios):
+        start = time.perf_counter()
+        runs = lb.record(one, tokenizer, texts, options.out, subject=name, tokens_per_run=8192, progress=False)
+        canica = lb.CanICA(options.n_components, n_init=5, random_state=seed).fit(runs)
         canica.networks_.save(runs.study)
-        studies.append(runs.study)
-        if options.lesion_tokens:
-            heldout = lb.load_corpus("demo", split="heldout")
-            task = lb.lesions.LossTask(heldout, max_tokens=options.lesion_tokens)
-            lesions = lb.LesionStudy(canica.masks(), tasks=[task], n_controls=5, random_state=0)
-            lesions.run(one, tokenizer).save(runs.study)
+        fitted[name] = one, canica.masks(), runs.study
+        print(f"{name}: {runs.n_tokens} tokens, {time.perf_counter() - start:.0f} s", flush=True)
+    studies = [study for _, _, study in fitted.values()]
+    start = time.perf_counter()
     found = lb.compare_studies(studies)
-    found.save(studies[0])
-    lb.generate_report(studies[0]).save()
+    print(f"comparison: {time.perf_counter() - start:.1f} s")
     print(found.fates().to_string(index=False))
-    print(found.similarity.round(3).to_string())
-    print(found.pairs.round(3).to_string(index=False))
+    print(found.similarity.round(3).to_string(), flush=True)
+    if options.lesions:
+        lesion(found, fitted, tokenizer, options)
+        found = lb.compare_studies(studies)  # now with the effects
+    found.save(studies[0])
+    generate_group_report(options.out).save()
+    columns = [c for c in found.pairs if not c.endswith(("_low", "_high"))]
+    print(found.pairs.query("model == 'sub-dense'")[columns].round(3).to_string(index=False))
     print(found.shared.round(3).to_string(index=False))
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ..exceptions import ParameterError
+from .endings import end
 from .options import Device, Dtype, Seed, _path, number
 
 
@@ -42,7 +43,9 @@ def compare(
     typer.echo("\nNetworks of the first model that the models share:")
     table = found.shared.sort_values("isc", ascending=False)[["network", "isc", "q", "n_kept", "words"]]
     typer.echo(table.round(3).to_string(index=False))
-    typer.echo(f"The tables are at {paths[0].parent}")
+    first = opened[0]
+    whole = len(studies) == 1
+    end(paths, "llmbrain", "report", first.root, *(["--group"] if whole else []))
 
 
 def fingerprint(
@@ -66,7 +69,14 @@ def fingerprint(
     whether one model descends from the other, with the error rates of that decision.
     """
     from ..models import describe_model
-    from ..subjects.fingerprints import Fingerprint, check_fingerprint_file, compare_fingerprints, standard_texts
+    from ..subjects.fingerprints import (
+        Fingerprint,
+        check_fingerprint_file,
+        compare_fingerprints,
+        described,
+        refuse_unequal,
+        standard_texts,
+    )
     from ..subjects.fingerprints import fingerprint as make
 
     if other is not None and out is not None:
@@ -78,8 +88,11 @@ def fingerprint(
         raise ParameterError(f"--out {out} must end in .safetensors.")
     if out is not None:
         check_fingerprint_file(out)
-    standard_texts(text, n_texts)  # raises before a model is loaded
+    wanted = described(standard_texts(text, n_texts), n_components)  # what is wrong is said before a model is loaded
     made = {s: Fingerprint.load(s) for s in sources if s.endswith(".safetensors")}
+    if len(made) < len(sources):
+        for source, known in made.items():
+            refuse_unequal(known.info, wanted, f"{source} and {other if source == model else model}")
     options = {"text": text, "n_texts": n_texts, "n_components": n_components}
     if other is None:
         loaded = _load(model, dtype, device)

@@ -251,10 +251,21 @@ def _names(command):
     return inspect.signature(command).parameters
 
 
-def report(study: StudyFolder, networks: Networks = None):
+def report(
+    study: StudyFolder,
+    networks: Networks = None,
+    group: Annotated[
+        bool, typer.Option("--group", help="Of all models of a dataset: what they share (after 'llmbrain compare').")
+    ] = False,
+):
     """Write the report of a study: one HTML file."""
-    from ..reporting import generate_report
+    from ..reporting import generate_group_report, generate_report
 
+    if group:
+        if not isinstance(study, Path) or networks is not None:
+            raise ParameterError("--group is about all models. Leave out --subject, --session and --networks.")
+        end([generate_group_report(study).save()], "Open it in a browser.")
+        return
     end([generate_report(study, networks=networks).save()], "llmbrain", "view", study)
 
 

@@ -23,6 +23,7 @@ _MODULE_OF = {
     "plot_stability": "curves",
     "plot_order": "curves",
     "plot_token_quality": "curves",
+    "plot_models": "models",
     "plot_lesion_effects": "lesions",
     "plot_dose_response": "lesions",
     "plot_selectivity": "lesions",

@@ -4,6 +4,7 @@ from ..lazy import lazy_names
 
 _MODULE_OF = {
     "HTMLReport": "document",
+    "generate_group_report": "report",
     "generate_report": "report",
     "bibtex": "references",
     "methods_text": "stations.methods",

@@ -8,13 +8,15 @@ from markupsafe import Markup
 
 from .. import __version__, plotting
 from ..dataset import Study, find_results, find_studies, open_result, result_name
-from ..exceptions import LLMBrainError, ParameterError
+from ..dataset.results import read_manifest
+from ..exceptions import DatasetError, LLMBrainError, ParameterError
+from ..subjects.comparison import Comparison
 from .document import HTMLReport, check_output_file
 from .mapdata import map_data
 from .page import render
 from .station import stations
 
-__all__ = ["HTMLReport", "Report", "generate_report"]
+__all__ = ["HTMLReport", "Report", "generate_group_report", "generate_report"]
 
 
 def generate_report(study_or_object, *, networks=None, title=None, topography="auto", output_file=None):
@@ -63,6 +65,36 @@ def generate_report(study_or_object, *, networks=None, title=None, topography="a
     return page
 
 
+def generate_group_report(dataset, *, name=None, title=None, output_file=None):
+    """Make a report of all models of a dataset: what they are, and which networks they share.
+
+    Parameters
+    ----------
+    dataset : path-like
+        Folder with several models and a comparison of them (``llmbrain compare``).
+    name : str, optional
+        Name of the comparison, if a model holds several.
+    title, output_file
+        See :func:`generate_report`.
+
+    Returns
+    -------
+    HTMLReport
+        Its ``save()`` writes ``report.html`` in the dataset.
+
+    Raises
+    ------
+    DatasetError
+        If the dataset holds one model, or no comparison that belongs to its networks.
+    """
+    if output_file is not None:
+        check_output_file(output_file)
+    page = Report.of_group(find_studies(dataset), name).page(title)
+    if output_file is not None:
+        page.save(output_file)
+    return page
+
+
 class Report:
     """The results that one report shows, by the name of their station, and the lines that head the page.
 
@@ -74,6 +106,7 @@ class Report:
         self.results = dict(results or {})
         self.title, self.subtitle, self.kicker = title, subtitle, kicker  # kicker: the line above the title
         self.networks_name = None  # of the networks of a study that are shown
+        self.path = None  # where the page is saved, if not in a study
         self.absent, self.warnings = [], []  # what the report cannot show and why; what its readers must know
 
     @classmethod
@@ -84,6 +117,33 @@ class Report:
         report = cls(study, topography, title=title, subtitle=f"on the corpus “{corpus}”")
         if networks is not None or find_results(study, "networks"):
             report.networks_name = result_name(study, "networks", networks)
+        return report
+
+    @classmethod
+    def of_group(cls, studies, name=None):
+        """The report of all models of a dataset; the comparison lies in the study of its first model."""
+        if len(studies) < 2:
+            raise DatasetError(
+                f"{studies[0].root} holds one model ({studies[0].name}); a report of the group needs at least two."
+            )
+        report, found = cls(kicker="report of several models", title="What the models share"), []
+        for study in studies:
+            names = [one for one in find_results(study, "comparison") if name in (None, one)]
+            for result in (open_result(study, "comparison", one) for one in names):
+                reason = result.stale or _changed_models(result, studies)
+                if reason:
+                    report.absent.append(f"Not shown: {reason}")
+                else:
+                    found.append(Comparison.of_result(result))
+        if not found:
+            reasons = " ".join(report.absent) or "None has been made."
+            raise DatasetError(
+                f"{studies[0].root} holds no comparison{f' {name!r}' if name else ''} of its present networks. "
+                f"{reasons} Run 'llmbrain compare {studies[0].root}'."
+            )
+        report.results = {"subjects": studies, "comparison": found}
+        report.subtitle = f"{len(studies)} models in {studies[0].root.resolve().name}"
+        report.path = studies[0].path("report")
         return report
 
     @classmethod
@@ -160,8 +220,20 @@ class Report:
             js=_asset("report.js"), maps=_maps_script(self),
         )  # fmt: skip
         several = self.study is not None and len(find_studies(self.study.root)) > 1
-        path = None if self.study is None else self.study.path("subject_report" if several else "report")
+        path = self.path if self.study is None else self.study.path("subject_report" if several else "report")
         return HTMLReport(html, path, [section["id"] for section in sections])
+
+
+def _changed_models(result, studies):
+    """Say whether a model of a comparison has other networks now, or an empty text."""
+    hashes = {study.name: set() for study in studies}
+    for study in studies:
+        for one in find_results(study, "networks"):
+            hashes[study.name].add(read_manifest(study, "networks", one).info.get("hash"))
+    for model, made in (result.sources.get("others") or {}).items():
+        if made not in hashes.get(model, {made}):
+            return f"The comparison {result.name!r} was made with other networks of {model}. Compare again."
+    return ""
 
 
 def last_part(name):

@@ -1,5 +1,6 @@
 """Compare the models of a dataset: which networks they share, and what became of each."""
 
+import itertools
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -8,10 +9,10 @@ from ..dataset import Study, find_results, find_studies, open_result, write_resu
 from ..exceptions import DatasetError, LLMBrainError
 from ..networks.evidence.matching import matched_scores
 from ..stats import Interval
-from .alignment import align, find_units, rebuild_text
+from .alignment import UNKNOWN, align, find_units, rebuild_text
 from .confounds import regress_out, word_confounds
 from .isc import isc_test
-from .matching import KEPT, alternate_documents, correlate_courses, match_courses
+from .matching import KEPT, alternate_documents, correlate_courses, match_both_ways
 from .similarity import model_tree
 
 __all__ = ["AlignedCourses", "Comparison", "align_studies", "compare_studies"]
@@ -133,23 +134,18 @@ def compare_studies(
     --------
     >>> compare_studies("dataset").fates()  # doctest: +SKIP
     """
+    import pandas as pd
+
     opened = _open_all(studies)
     sets = [_networks_of(study, networks) for study in opened]
     aligned = align_studies(opened, [one for one, _ in sets])
     courses, names = aligned.without(confounds), aligned.names
-    similarity, rows, matchings = np.eye(len(names)), [], {}
-    for i in range(len(names)):
-        for j in range(len(names)):
-            if i == j:
-                continue
-            options = {"kept_at": kept_at, "n_draws": n_draws, "random_state": random_state}
-            found = match_courses(courses[i], courses[j], aligned.documents, **options)
-            matchings[i, j] = found
-            similarity[i, j] = np.nanmean(found.score)
-            rows.append(_with_lesions(found.to_frame(), opened[i], opened[j], sets[i], sets[j], names[i], names[j]))
-    import pandas as pd
-
-    pairs = pd.concat(rows, ignore_index=True)
+    options = {"kept_at": kept_at, "n_draws": n_draws, "random_state": random_state}
+    matchings = _match_all(courses, aligned.documents, options)
+    similarity = np.eye(len(names))
+    for where, found in matchings.items():
+        similarity[where] = np.nanmean(found.score)
+    pairs = _table_of_pairs(matchings, names, [_effects_of(study, one) for study, one in zip(opened, sets)])
     table = pd.DataFrame((similarity + similarity.T) / 2, index=names, columns=names)
     shared = _shared_networks(courses, aligned, pairs, n_draws, random_state)
     info = {
@@ -159,6 +155,27 @@ def compare_studies(
         "sources": {"networks": [sets[0][0].hash], "others": {n: s.hash for n, (s, _) in zip(names[1:], sets[1:])}},
     }  # fmt: skip
     return Comparison(shared, pairs, table, info)
+
+
+def _match_all(courses, documents, options):
+    """Match every pair of models in both directions: ``(i, j)`` -> CourseMatching, ordered by model."""
+    found = {}
+    for i, j in itertools.combinations(range(len(courses)), 2):
+        found[i, j], found[j, i] = match_both_ways(courses[i], courses[j], documents, **options)
+    return dict(sorted(found.items()))
+
+
+def _table_of_pairs(matchings, names, effects):
+    """One table of all matchings, with the effects of lesions where both models have them."""
+    import pandas as pd
+
+    rows = []
+    for (i, j), found in matchings.items():
+        table = found.to_frame()
+        table.insert(0, "model", names[i])
+        table.insert(1, "other", names[j])
+        rows.append(_with_lesions(table, effects[i], effects[j]))
+    return pd.concat(rows, ignore_index=True)
 
 
 def _open_all(studies):
@@ -228,7 +245,9 @@ def align_studies(studies, networks):
             f"The networks are of different sites ({shown}). Record and decompose one site in all models."
         )
     read = [_read(study, one) for study, one in zip(studies, networks)]
-    documents = [name for name in read[0] if all(name in other for other in read)]
+    # the halves alternate, so documents of one kind stand together: each half then has every kind of text
+    shared = [name for name in read[0] if all(name in other for other in read)]
+    documents = sorted(shared, key=lambda name: read[0][name]["kind"])
     if len(documents) < 2:
         raise DatasetError(
             f"{' and '.join(study.name for study in studies)} share {len(documents)} documents; a comparison needs "
@@ -236,11 +255,7 @@ def align_studies(studies, networks):
         )
     courses, words, numbers, surprisal = [[] for _ in studies], [], [], []
     for number, name in enumerate(documents):
-        text = ""
-        for one in read:
-            text = rebuild_text(one[name]["tokens"], one[name]["spans"], into=text)
-        for study, one in zip(studies, read):
-            _check_same(text, one[name], name, study)
+        text = _common_text(studies, [one[name] for one in read], name)
         units = find_units(text)
         columns = [align(np.c_[d["courses"], d["surprisal"]], d["spans"], units) for d in (one[name] for one in read)]
         kept = np.all([np.isfinite(x[:, :-1]).all(axis=1) for x in columns], axis=0)
@@ -273,7 +288,8 @@ def _read(study, networks):
         part = events.iloc[rows]
         spans = part[["start", "stop"]].fillna(-1).to_numpy(np.int64)
         tokens = part["token"].fillna("").tolist()
-        found[name] = {"tokens": tokens, "spans": spans, "courses": courses[rows]}
+        kind = str(part["kind"].iloc[0]) if "kind" in part else ""
+        found[name] = {"tokens": tokens, "spans": spans, "courses": courses[rows], "kind": kind}
         found[name]["surprisal"] = part["surprisal"].to_numpy(float)
     return found
 
@@ -291,12 +307,20 @@ def _courses_of(study, networks, events):
     return np.concatenate([known[run] for run in counts.index]), events
 
 
-def _check_same(text, document, name, study):
-    own = rebuild_text(document["tokens"], document["spans"])
-    if any(a != b and "\ufffd" not in (a, b) for a, b in zip(own, text)):
-        raise DatasetError(
-            f"The document {name!r} of {study.name} is another text than in the other models. Record the same corpus."
-        )
+def _common_text(studies, documents, name):
+    """Put a document together from the tokens of all models, and check that it is the same text in each."""
+    own = [rebuild_text(one["tokens"], one["spans"]) for one in documents]
+    text = own[0]
+    for one, known in zip(documents, own):
+        if UNKNOWN in text or len(known) > len(text):
+            text = rebuild_text(one["tokens"], one["spans"], into=text)
+    for study, known in zip(studies, own):
+        if not text.startswith(known) and any(a != b and UNKNOWN not in (a, b) for a, b in zip(known, text)):
+            raise DatasetError(
+                f"The document {name!r} of {study.name} is another text than in the other models. Record the same "
+                "corpus."
+            )
+    return text
 
 
 def _shared_networks(courses, aligned, pairs, n_draws, random_state):
@@ -328,13 +352,10 @@ def example_words(course, words, n=N_WORDS):
     return " ".join(names[np.argsort(-sign * score)[:n]])
 
 
-def _with_lesions(table, study, other, mine, theirs, name, other_name):
-    """Add the names of the models, and the effects of the lesions of each network and its match where known."""
-    table.insert(0, "model", name)
-    table.insert(1, "other", other_name)
-    effects = [_effects_of(s, one) for s, one in ((study, mine), (other, theirs))]
-    if all(effects):
-        for prefix, known, key in (("", effects[0], "network"), ("match_", effects[1], "match")):
+def _with_lesions(table, own, others):
+    """Add the effects of the lesions of each network and its match, where both are known."""
+    if own and others:
+        for prefix, known, key in (("", own, "network"), ("match_", others, "match")):
             found = [known.get(int(k), Interval(np.nan, np.nan, np.nan)) for k in table[key]]
             for field_, suffix in (("estimate", ""), ("low", "_low"), ("high", "_high")):
                 table[f"{prefix}effect{suffix}"] = [getattr(one, field_) for one in found]

@@ -313,13 +313,8 @@ def make_fingerprint(activity, geometries, texts, model_info, *, n_components=20
             courses[site, part] = _standardized(regress_out(rows, confounds[part]))
         rows = [activity[i].values[site] for i in parts["score"]]
         components[site] = _components(_on_words(rows, activity, units, kept, parts["score"]))
-    info = {
-        "version": VERSION,
-        "model": dict(model_info),
-        "options": {"n_texts": n_texts, "n_components": n_components, "sites": sites, "characters": CHARACTERS},
-        "texts": {part: _hash([texts[i] for i in parts[part]]) for part in PARTS},
-        "random_state": random_state,
-    }
+    info = {"version": VERSION, "model": dict(model_info), "random_state": random_state}
+    info |= described(texts, n_components, sites)
     return Fingerprint(info, courses, components, words)
 
 
@@ -331,6 +326,14 @@ def _check_words(counts, whose):
                 f"To {part} networks, {whose} {n} words; at least {LEAST_WORDS} are needed. Use more or longer texts "
                 "(n_texts=, --n-texts)."
             )
+
+
+def described(texts, n_components, sites=SITES):
+    """What two fingerprints must have in common: the options, and a hash of the texts of each part, a dict."""
+    options = {"n_texts": len(texts), "n_components": n_components, "sites": list(sites), "characters": CHARACTERS}
+    names = parts_of(len(texts))
+    hashes = {part: _hash([text for text, name in zip(texts, names) if name == part]) for part in PARTS}
+    return {"options": options, "texts": hashes}
 
 
 def _on_words(rows, activity, units, kept, numbers):
@@ -495,7 +498,7 @@ def compare_fingerprints(a, b, *, n_draws=199, random_state=0):
     """
     a, b = (x if isinstance(x, Fingerprint) else Fingerprint.load(x) for x in (a, b))
     check_count("n_draws", n_draws)
-    _refuse_unequal(a, b)
+    refuse_unequal(a.info, b.info, f"{a.info['model']['id']} and {b.info['model']['id']}")
     threshold, rates = decision_of(a.info["options"])
     rng, sites, largest = np.random.default_rng(random_state), {}, np.full(n_draws, -np.inf)
     rows = {part: _shared(a.words[part], b.words[part]) for part in PARTS[1:]}
@@ -516,15 +519,14 @@ def compare_fingerprints(a, b, *, n_draws=199, random_state=0):
     return FingerprintComparison(models, score, sites, permutation_p(score, largest), threshold, rates)
 
 
-def _refuse_unequal(a, b):
-    for name, what in (("texts", "texts"), ("options", "options")):
-        mine, theirs = a.info[name], b.info[name]
-        differ = [key for key in mine if mine[key] != theirs.get(key)]
+def refuse_unequal(a, b, names):
+    """Raise an error if two fingerprints are of other texts or options; ``a`` and ``b`` hold what `described` does."""
+    for name in ("options", "texts"):
+        differ = [key for key in a[name] if a[name][key] != b[name].get(key)]
         if differ:
             raise ParameterError(
-                f"The fingerprints of {a.info['model']['id']} and {b.info['model']['id']} are of other {what} "
-                f"({differ[0]}: {mine[differ[0]]} and {theirs.get(differ[0])}). Make both on the same texts with the "
-                "same options."
+                f"The fingerprints of {names} are of other {name} ({differ[0]}: {a[name][differ[0]]} and "
+                f"{b[name].get(differ[0])}). Make both on the same texts with the same options."
             )
 
 

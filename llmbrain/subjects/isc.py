@@ -15,7 +15,7 @@ from ..stats import fdr, permutation_p
 __all__ = ["ISC_NULLS", "ISC", "inter_subject_correlation", "inter_subject_functional_correlation", "isc_test"]
 
 # A null takes courses (n_subjects, n_units, n_features), the ends of the documents and a generator, and returns
-# courses without what the subjects share. Features of a subject are treated alike.
+# courses without what the subjects share. Features of a subject are treated alike, and each keeps its mean and norm.
 ISC_NULLS = Registry("null", needs_documents=False)
 
 
@@ -156,7 +156,7 @@ def isc_test(courses, *, documents=None, pairwise=False, null="shift", n_draws=1
     z, rng = _unit_norm(courses), np.random.default_rng(random_state)
     values = _correlation(z, pairwise)
     mean = _fisher_mean(values)
-    draws = np.stack([_fisher_mean(_correlation(_unit_norm(draw(z, ends, rng)), pairwise)) for _ in range(n_draws)])
+    draws = np.stack([_fisher_mean(_correlation(draw(z, ends, rng), pairwise)) for _ in range(n_draws)])
     largest = np.broadcast_to(np.nanmax(draws, axis=1, keepdims=True), draws.shape)
     p = permutation_p(mean, draws)
     return ISC(values, mean, draws, p, fdr(p), permutation_p(mean, largest))
@@ -169,11 +169,15 @@ def _fisher_mean(values):
 @ISC_NULLS.register("shift")
 def shifted(courses, ends, rng):
     """Shift every subject around by another number of units within each document."""
-    out = np.empty_like(courses)
-    for s, course in enumerate(courses):
-        for start, stop in zip([0, *ends[:-1]], ends):
-            out[s, start:stop] = np.roll(course[start:stop], int(rng.integers(stop - start)), axis=0)
-    return out
+    return np.stack([course[shifted_places(ends, rng)] for course in courses])
+
+
+def shifted_places(ends, rng):
+    """Draw the unit that stands at each place after a circular shift of every document."""
+    starts = np.array([0, *ends[:-1]])
+    lengths = np.asarray(ends) - starts
+    moved = np.repeat(starts + rng.integers(lengths), lengths)
+    return np.repeat(starts, lengths) + (np.arange(ends[-1]) - moved) % np.repeat(lengths, lengths)
 
 
 @ISC_NULLS.register("phase")

@@ -24,6 +24,8 @@ def test_fingerprints_are_written_and_compared(folder, capsys):
     assert code == 0 and "one origin" in said and "score 1.000" in said and "linear CKA 1.000" in said
     code, said, _ = run(capsys, "fingerprint", folder / "model-1", a, *amounts)
     assert code == 0 and "no common origin shown" in said
+    code, _, said = run(capsys, "fingerprint", "nowhere", a, "--n-texts", 5, "--n-components", 4)
+    assert code == 2 and "n_texts: 4 and 5" in said  # before the model is looked for
 
 
 def test_wrong_input_is_refused_before_work(folder, capsys):

@@ -7,13 +7,14 @@ import pytest
 from commands import run
 from tiny import tiny_model, tiny_tokenizer
 
-from llmbrain.dataset import Study, open_result
+from llmbrain.dataset import Study, open_recording, open_result
 from llmbrain.exceptions import DatasetError
 from llmbrain.lesions import LesionStudy, LossTask
 from llmbrain.networks import CanICA
 from llmbrain.recording import record
-from llmbrain.reporting import generate_report
+from llmbrain.reporting import generate_group_report, generate_report
 from llmbrain.subjects.comparison import Comparison, _read, align_studies, compare_studies, example_words
+from llmbrain.text import Corpus, Document
 
 SENTENCES = [
     "On the third morning the old heron stood in the river and ate one more of the restless fish. ",
@@ -112,10 +113,46 @@ def test_example_words_are_those_that_drive_a_course():
     assert set(example_words(-course, words, 2).split()) == {"7", "9"}
 
 
-def test_the_command(dataset, capsys):
+def test_the_command_and_the_report_of_the_group(dataset, capsys):
     code, said, _ = run(capsys, "compare", dataset, "--n-draws", 5, "--confounds", "none")
-    assert code == 0 and "kept" in said and "sub-other" in said
+    assert code == 0 and "kept" in said and "sub-other" in said and "--group" in said
+    code, said, _ = run(capsys, "report", dataset, "--group")
+    page = (dataset / "report.html").read_text(encoding="utf-8")
+    assert code == 0 and "report.html" in said
+    assert all(f"sub-{name}" in page for name in ("first", "copy", "other")) and "LlamaForCausalLM" in page
+    shared = Comparison.of_result(open_result(Study.open(dataset, "copy"), "comparison")).shared  # first by its label
+    assert shared["words"][0].split()[0] in page
+    assert "leave out" in run(capsys, "report", dataset, "--group", "--subject", "copy")[2].lower()
     assert run(capsys, "compare", dataset, "--confounds", "positions")[0] == 2
+
+
+def test_a_report_of_the_group_needs_a_comparison_of_present_networks(tmp_path):
+    for name, seed in (("a", 0), ("b", 1)):
+        study = add(tmp_path / "two", tiny_model("llama", seed=seed), subject=name)
+    with pytest.raises(DatasetError, match="holds no comparison of its present networks. None has been made"):
+        generate_group_report(tmp_path / "two")
+    compare_studies(tmp_path / "two", n_draws=5).save(Study.open(tmp_path / "two", "a"))
+    assert "sub-b" in str(generate_group_report(tmp_path / "two"))
+    CanICA(n_components=3, n_init=2, random_state=1).fit(open_recording(study)).networks_.save(study, "canica4")
+    with pytest.raises(DatasetError, match="other networks of sub-b. Compare again"):
+        generate_group_report(tmp_path / "two")
+    with pytest.raises(DatasetError, match="at least two"):
+        generate_group_report(add(tmp_path / "one", tiny_model("llama"), fit=False).root)
+
+
+def test_documents_of_a_kind_are_on_both_sides(tmp_path):
+    """Kinds that alternate must not divide the halves: the other half would hold other kinds of text only."""
+    from llmbrain.networks import NetworkSet
+    from llmbrain.subjects.matching import alternate_documents
+
+    texts = Corpus([Document(f"{text} {i}", kind=f"kind {i % 2}") for i, text in enumerate(TEXTS)], "kinds")
+    studies = [add(tmp_path, tiny_model("llama", seed=i), texts=texts, subject=f"m{i}") for i in range(2)]
+    aligned = align_studies(studies, [NetworkSet.load(study) for study in studies])
+    half = alternate_documents(aligned.documents)
+    numbers = [
+        {word for word, there in zip(aligned.words, half) if there is side} & set("012345") for side in (True, False)
+    ]
+    print(numbers)
 
 
 def test_bad_input_is_refused(dataset, tmp_path):

@@ -76,6 +76,7 @@ def test_nulls_keep_each_subjects_own_structure(null):
     courses = planted(3, 240, seed=2)
     moved = ISC_NULLS[null](courses, [60, 120, 180, 240], np.random.default_rng(0))
     assert not np.allclose(moved, courses)
+    assert np.allclose(moved.mean(axis=1), courses.mean(axis=1)) and np.allclose(moved.std(axis=1), courses.std(axis=1))
     for before, after in zip(courses, moved):
         if null == "documents":
             assert np.allclose(np.sort(before, axis=0), np.sort(after, axis=0))

@@ -1,6 +1,8 @@
 """Comparison with other models: which networks they share, and what became of the others."""
 
+from ...plotting import plot_models
 from ...subjects.comparison import Comparison
+from ..page import figure
 from ..station import STATIONS, Station
 from ..tables import html_table
 
@@ -30,7 +32,7 @@ class Compared(Station):
         return [(f"{int(first['kept'].sum())} of {total}", "networks kept in other models")]
 
     def section(self, report, result):
-        return "".join(_comparison(one) for one in result)
+        return "".join(_comparison(i, one) for i, one in enumerate(result))
 
     def methods(self, report, result, cite):
         info = result[0].info
@@ -43,11 +45,16 @@ class Compared(Station):
         )
 
 
-def _comparison(found):
+def _comparison(number, found):
     models = found.info["models"]
     shared = found.shared.sort_values("isc", ascending=False)[list(SHARED)]
     about = f"Networks of {models[0]}, with their correlation between all models on held-out documents (isc)"
-    html = html_table(found.fates(), "Networks of each model (first column) in each other model")
+    caption = (
+        "A tree of the models, the mean correlation of their matched networks on held-out documents, and how many "
+        f"networks of {models[0]} are kept, split and lost in each of the others."
+    )
+    html = figure(plot_models(found, title=""), f"fig-models-{number}", caption, "Similarity of the models.", True)
+    html += html_table(found.fates(), "Networks of each model (first column) in each other model")
     html += html_table(found.similarity.reset_index(), "Mean correlation of matched networks on held-out documents")
     html += html_table(shared, f"{about}, and the words that drive them most")
     for (_, other), pairs in found.pairs[found.pairs["model"] == models[0]].groupby(["model", "other"], sort=False):
