@@ -15,6 +15,7 @@ import argparse
 import itertools
 import json
 import time
+from functools import partial
 from pathlib import Path
 
 import derive
@@ -43,29 +44,35 @@ N_COMPONENTS = 20
 
 
 def relatives(base, name, options):
-    """Yield ``(kind, model)`` for everything that is derived from a base, made one by one."""
+    """Yield ``(kind, make)`` for everything that is derived from a base; ``make()`` returns the model."""
     model, tokenizer = base
     calibration = [text for text in options.other.read_text(encoding="utf-8").split("\n = ")[:60] if len(text) > 200]
     for ratio in (0.2, 0.3, 0.5):
-        yield f"pruned {ratio:.0%}", derive.pruned(model, tokenizer, calibration, ratio)
-    yield "int8", derive.quantised(model, 8)
-    yield "4-bit", derive.quantised(model, 4)
-    yield "noise 10%", derive.noisy(model, 0.1)
-    yield "noise 30%", derive.noisy(model, 0.3)
-    yield "permuted", derive.permuted(model)
-    yield "rotated", derive.rotated(model)
-    yield "scaled", derive.scaled(model)
+        yield f"pruned {ratio:.0%}", partial(derive.pruned, model, tokenizer, calibration, ratio)
+    yield "int8", partial(derive.quantised, model, 8)
+    yield "4-bit", partial(derive.quantised, model, 4)
+    yield "noise 10%", partial(derive.noisy, model, 0.1)
+    yield "noise 30%", partial(derive.noisy, model, 0.3)
+    yield "permuted", partial(derive.permuted, model)
+    yield "rotated", partial(derive.rotated, model)
+    yield "scaled", partial(derive.scaled, model)
     if not options.steps:
         return
-    steps = {"steps": options.steps}
-    yield "fine-tuned", derive.finetuned(model, tokenizer, options.other, **steps)
-    yield "LoRA", derive.lora(model, tokenizer, options.other, **steps)
-    yield "averaged", derive.averaged(model, derive.finetuned(model, tokenizer, options.other, seed=1, **steps))
+    tune = partial(derive.finetuned, model, tokenizer, options.other, steps=options.steps)
+    yield "fine-tuned", tune
+    yield "LoRA", partial(derive.lora, model, tokenizer, options.other, steps=options.steps)
+    yield "averaged", lambda: derive.averaged(model, tune(seed=1))
     if options.distil:
-        config = model.config
-        shape = {"vocabulary": config.vocab_size, "hidden": config.hidden_size, "layers": config.num_hidden_layers}
-        student = new_model(argparse.Namespace(**shape, device="cpu"), 5000 + int(name[-2:]))
-        yield "distilled", derive.distilled(model, tokenizer, options.other, student, steps=3 * options.steps)
+        yield "distilled", lambda: _distilled(base, name, options)
+
+
+def _distilled(base, name, options):
+    """Train a model with other initial weights on the probabilities of the base."""
+    model, tokenizer = base
+    config = model.config
+    shape = {"vocabulary": config.vocab_size, "hidden": config.hidden_size, "layers": config.num_hidden_layers}
+    student = new_model(argparse.Namespace(**shape, device="cpu"), 5000 + int(name[-2:]))
+    return derive.distilled(model, tokenizer, options.other, student, steps=3 * options.steps)
 
 
 def read(model, tokenizer, name, out, n_texts):
@@ -73,11 +80,13 @@ def read(model, tokenizer, name, out, n_texts):
     texts = standard_texts("demo", max(n_texts))
     activity, geometries = read_activity(model, tokenizer, texts, SITES)
     for n in n_texts:
+        if (out / f"{name}_{n:02d}.safetensors").is_file():
+            continue
         made = make_fingerprint(activity[:n], geometries, texts[:n], {"id": name}, n_components=N_COMPONENTS)
         made.save(out / f"{name}_{n:02d}.safetensors")
-    runs = [one.values["layer"] for one in activity[: published.N_TEXTS]]
-    courses = published.courses(runs, geometries["layer"])
-    np.savez(out / f"{name}_published.npz", *courses)
+    if not (out / f"{name}_published.npz").is_file():
+        runs = [one.values["layer"] for one in activity[: published.N_TEXTS]]
+        np.savez(out / f"{name}_published.npz", *published.courses(runs, geometries["layer"]))
 
 
 def read_all(options):
@@ -87,7 +96,8 @@ def read_all(options):
     prints.mkdir(parents=True, exist_ok=True)
 
     def missing(name):
-        return not (prints / f"{name}_published.npz").is_file()
+        files = [f"{name}_published.npz", *(f"{name}_{n:02d}.safetensors" for n in options.n_texts)]
+        return not all((prints / file).is_file() for file in files)
 
     def keep(model, tokenizer, name):
         start = time.perf_counter()
@@ -98,14 +108,11 @@ def read_all(options):
         if missing(folder.name):
             keep(*lb.load_model(str(folder)), folder.name)
     for folder in folders[: options.bases]:
-        if not missing(f"{folder.name}.last"):
-            continue
         base = lb.load_model(str(folder))
-        for kind, model in relatives(base, folder.name, options):
+        for kind, make in relatives(base, folder.name, options):
             name = f"{folder.name}.{kind}"
             if missing(name):
-                keep(model, base[1], name)
-        (prints / f"{folder.name}.last_published.npz").touch()
+                keep(make(), base[1], name)
     for source in options.real or ():
         name = "real-" + Path(source).stem.replace(".", "_").replace("_", "-")
         if missing(name):
@@ -116,11 +123,11 @@ def compare_all(options):
     """Score every pair of stored models for every number of texts."""
     prints, rows = options.out / "fingerprints", []
     names = sorted(p.name.removesuffix("_published.npz") for p in prints.glob("*_published.npz"))
-    names = [name for name in names if not name.endswith(".last")]
     public = {name: [x for _, x in sorted(np.load(prints / f"{name}_published.npz").items())] for name in names}
     for n in options.n_texts:
-        loaded = {name: Fingerprint.load(prints / f"{name}_{n:02d}.safetensors") for name in names}
-        for a, b in itertools.combinations(names, 2):
+        files = {name: prints / f"{name}_{n:02d}.safetensors" for name in names}
+        loaded = {name: Fingerprint.load(file) for name, file in files.items() if file.is_file()}
+        for a, b in itertools.combinations(loaded, 2):
             row = {"a": a, "b": b, "n_texts": n, **relation(a, b), **scores(loaded[a], loaded[b])}
             if n == published.N_TEXTS:
                 row["published_max"], row["published_pairs"] = published.score(public[a], public[b])

@@ -90,7 +90,7 @@ def fingerprint(
         check_fingerprint_file(out)
     wanted = described(standard_texts(text, n_texts), n_components)  # what is wrong is said before a model is loaded
     made = {s: Fingerprint.load(s) for s in sources if s.endswith(".safetensors")}
-    if len(made) < len(sources):
+    if len(made) < len(set(sources)):
         for source, known in made.items():
             refuse_unequal(known.info, wanted, f"{source} and {other if source == model else model}")
     options = {"text": text, "n_texts": n_texts, "n_components": n_components}
