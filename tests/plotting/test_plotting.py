@@ -14,6 +14,7 @@ from llmbrain.networks import CanICA, NetworkSet
 from llmbrain.plotting import style
 from llmbrain.plotting.carpet import carpet_rows
 from llmbrain.plotting.sheets import as_maps, layer_shares, sheet_mosaic, signed_max, unit_mosaic
+from llmbrain.subjects import Comparison
 from llmbrain.topography import fit_topography
 
 GEOMETRY = NeuronGeometry.from_sizes([96] * 6, layers=[2, 3, 5, 7, 11, 13])
@@ -159,6 +160,21 @@ def one_size_table():
     return pd.concat([pd.DataFrame([dense]), table[table["ratio"] == 0.2]], ignore_index=True)
 
 
+def compared(n_models):
+    """A comparison of models, each a little further from the first."""
+    names = [f"sub-model{i}" for i in range(n_models)]
+    fates = [
+        {"model": a, "other": b, "network": k, "fate": ("kept", "split", "lost")[(i + j + k) % 3]}
+        for i, a in enumerate(names)
+        for j, b in enumerate(names)
+        for k in range(9)
+        if a != b
+    ]
+    place = np.arange(n_models)
+    similarity = pd.DataFrame(1.1 ** -np.abs(place[:, None] - place).astype(float), index=names, columns=names)
+    return Comparison(None, pd.DataFrame(fates), similarity, {"models": names})
+
+
 def figures():
     """Every kind of figure: name -> (function, arguments, keywords)."""
     maps, tokens = planted_maps(GEOMETRY, 6), events(120)
@@ -196,6 +212,8 @@ def figures():
         "layer-graph": (plotting.plot_layer_graph, (np.corrcoef(activity[:40]),), {"keep": 0.1}),
         "matching": (plotting.plot_matching, (np.abs(r[:4]),), {"names": ("half A", "half B")}),
         "coupling": (plotting.plot_coupling, (courses, -courses[:, ::-1]), {"events": tokens, "tokens": (0, 60)}),
+        "models": (plotting.plot_models, (compared(2),), {}),
+        "models-10": (plotting.plot_models, (compared(10),), {}),
         "stability": (plotting.plot_stability, (np.linspace(0.99, 0.2, 6),), {}),
         "order": (plotting.plot_order, (order,), {"chosen": 10}),
         "lesions": (plotting.plot_lesion_effects, (table, controls), {}),
