@@ -8,7 +8,6 @@ from markupsafe import Markup
 
 from .. import __version__, plotting
 from ..dataset import Study, find_results, find_studies, open_result, result_name
-from ..dataset.results import read_manifest
 from ..exceptions import DatasetError, LLMBrainError, ParameterError
 from ..subjects.comparison import Comparison
 from .document import HTMLReport, check_output_file
@@ -130,9 +129,8 @@ class Report:
         for study in studies:
             names = [one for one in find_results(study, "comparison") if name in (None, one)]
             for result in (open_result(study, "comparison", one) for one in names):
-                reason = result.stale or _changed_models(result, studies)
-                if reason:
-                    report.absent.append(f"Not shown: {reason}")
+                if result.stale:
+                    report.absent.append(f"Not shown: {result.stale}")
                 else:
                     found.append(Comparison.of_result(result))
         if not found:
@@ -222,18 +220,6 @@ class Report:
         several = self.study is not None and len(find_studies(self.study.root)) > 1
         path = self.path if self.study is None else self.study.path("subject_report" if several else "report")
         return HTMLReport(html, path, [section["id"] for section in sections])
-
-
-def _changed_models(result, studies):
-    """Say whether a model of a comparison has other networks now, or an empty text."""
-    hashes = {study.name: set() for study in studies}
-    for study in studies:
-        for one in find_results(study, "networks"):
-            hashes[study.name].add(read_manifest(study, "networks", one).info.get("hash"))
-    for model, made in (result.sources.get("others") or {}).items():
-        if made not in hashes.get(model, {made}):
-            return f"The comparison {result.name!r} was made with other networks of {model}. Compare again."
-    return ""
 
 
 def last_part(name):
