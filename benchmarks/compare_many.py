@@ -3,8 +3,9 @@
     python benchmarks/compare_many.py out                 about 3 minutes on one core, most of it to make the dataset
     python benchmarks/compare_many.py out --profile       where the time goes
 
-The models are small and untrained, each with its own seed; they read both parts of the demo corpus. Only the comparison is
-timed: opening the dataset, alignment on words, all pairs of models, the correlation between models, and the tables.
+The models are small and untrained, each with its own seed; they read both parts of the demo corpus. Only the
+comparison is timed: opening the dataset, alignment on words, all pairs of models, the correlation between models, and
+the tables.
 """
 
 import argparse
