@@ -24,8 +24,14 @@ __all__ = [
     "alone",
     "barrier",
     "broadcast",
+    "check_complete",
+    "check_enough",
     "check_shared_folder",
+    "gather_texts",
+    "here",
+    "launched",
     "main_process",
+    "only_launch",
     "processes",
     "rank",
     "reduce_to",
@@ -86,6 +92,20 @@ class Share:
 
     def __str__(self):
         return f"{self.index + 1}/{self.count}"
+
+    def path(self, path):
+        """Return the file of this share beside a file: ``grid.share-3-of-40.tsv`` for ``grid.tsv``."""
+        path = Path(path)
+        return path.with_name(f"{path.stem}.share-{self.index + 1}-of-{self.count}{path.suffix}")
+
+    @staticmethod
+    def find(path):
+        """Return the files of shares beside a file, a dict by :class:`Share`, in order."""
+        path = Path(path)
+        name = re.compile(rf"{re.escape(path.stem)}\.share-(\d+)-of-(\d+){re.escape(path.suffix)}")
+        files = path.parent.iterdir() if path.parent.is_dir() else ()
+        found = {Share(int(m[1]) - 1, int(m[2])): file for file in files if (m := name.fullmatch(file.name))}
+        return dict(sorted(found.items(), key=lambda item: (item[0].count, item[0].index)))
 
 
 def split(n_items, count, costs=None):
@@ -186,6 +206,12 @@ def processes(backend=None, gpus_per_rank=1):
                 dist.destroy_process_group()
 
 
+def launched():
+    """Number of processes that the launcher has started, whether they share work now or not; 1 without one."""
+    place = _launched()
+    return 1 if place is None else place.size
+
+
 @contextlib.contextmanager
 def alone():
     """Let this process do the work of the block by itself, for example inside an item of its share."""
@@ -195,6 +221,94 @@ def alone():
         yield
     finally:
         _WORLD = before
+
+
+def here(part=None):
+    """Return the share of this process, or None if there is one process: of a share ``part``, or of everything."""
+    part = Share.parse(part)
+    if _WORLD is None:
+        return part
+    index, count = (0, 1) if part is None else (part.index, part.count)
+    return Share(index * _WORLD.size + _WORLD.rank, count * _WORLD.size)
+
+
+def check_enough(n_items, what, part=None):
+    """Raise an error if there are more shares or processes than items.
+
+    Parameters
+    ----------
+    n_items : int
+    what : str
+        Names the items in the error, for example ``"runs"``.
+    part : Share or str, optional
+
+    Raises
+    ------
+    ParameterError
+    """
+    mine = here(part)
+    if mine is not None and mine.count > n_items:
+        unit = "processes" if part is None else "shares"
+        raise ParameterError(
+            f"{mine.count} {unit} were started, but there are {n_items} {what}. Start at most {n_items} {unit}."
+        )
+
+
+def check_complete(shares, where):
+    """Raise an error unless shares are the shares 1 to n of one n.
+
+    Parameters
+    ----------
+    shares : iterable of Share
+    where : path-like
+        Where they were looked for.
+
+    Raises
+    ------
+    DatasetError
+        The message names those that are missing.
+    """
+    counts = sorted({share.count for share in shares})
+    if not counts:
+        raise DatasetError(f"{where} holds no shares to merge. Run the command with --share 1/N to N/N first.")
+    if len(counts) > 1:
+        raise DatasetError(
+            f"{where} holds shares of different splits: of {' and of '.join(map(str, counts))}. Remove the files of "
+            "all but one."
+        )
+    missing = [str(share) for k in range(counts[0]) if (share := Share(k, counts[0])) not in set(shares)]
+    if missing:
+        raise DatasetError(
+            f"{where} lacks the shares {', '.join(missing)}. Run these with --share, and then merge again."
+        )
+
+
+@contextlib.contextmanager
+def only_launch(path):
+    """Refuse a second launch that writes the same file, as long as the block runs.
+
+    Raises
+    ------
+    DatasetError
+        If another process holds the file.
+    """
+    from filelock import FileLock, Timeout
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name.lstrip('.')}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise DatasetError(
+            f"Another launch is writing {path} now. Wait for it, or stop it, and then repeat this one."
+        ) from None
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            Path(lock.lock_file).unlink()
+        lock.release()
 
 
 # ------------------------------------------------------------------------------------------------ messages
@@ -242,6 +356,22 @@ def barrier():
         all_reduce(torch.zeros(1))  # on the CPU, also in a world of GPUs
 
 
+def gather_texts(text):
+    """Return the texts of all processes, in their order; alone, a list with this one."""
+    if _WORLD is None:
+        return [text]
+    import torch
+
+    data = text.encode()
+    sizes = torch.zeros(world_size(), dtype=torch.int64)
+    sizes[rank()] = len(data)
+    all_reduce(sizes)
+    table = torch.zeros(world_size(), max(1, int(sizes.max())), dtype=torch.uint8)
+    table[rank(), : len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else 0
+    all_reduce(table)
+    return [bytes(row[: int(size)].numpy()).decode() for row, size in zip(table, sizes)]
+
+
 def agree(what, *parts):
     """Raise an error in every process unless all have the same ``parts`` (texts or bytes).
 
@@ -257,16 +387,12 @@ def agree(what, *parts):
     """
     if _WORLD is None:
         return
-    import torch
-
     digest = hashlib.sha256()
     for part in parts:
         part = part.encode() if isinstance(part, str) else part
         digest.update(len(part).to_bytes(8, "little") + part)
-    table = torch.zeros(world_size(), 32, dtype=torch.int64)
-    table[rank()] = torch.tensor(list(digest.digest()))
-    all_reduce(table)
-    differ = [k + 1 for k in range(1, world_size()) if not torch.equal(table[k], table[0])]
+    found = gather_texts(digest.hexdigest())
+    differ = [k + 1 for k in range(1, world_size()) if found[k] != found[0]]
     if differ:
         raise ParameterError(
             f"The {what} of process{'es' * (len(differ) > 1)} {', '.join(map(str, differ))} of {world_size()} differ "

@@ -31,7 +31,7 @@ def start(arguments, n, env=None):
     ]
 
 
-def launch(arguments, n=2, env=None, timeout=120):
+def launch(arguments, n=2, env=None, timeout=400):
     """Run ``n`` processes to their end; return ``(code, stdout, stderr)`` of each."""
     running = start(arguments, n, env)
     try:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from launching import launch
 
-from llmbrain.exceptions import ParameterError
-from llmbrain.parallel import Share, processes, share, split, world_size
+from llmbrain.exceptions import DatasetError, ParameterError
+from llmbrain.parallel import Share, check_complete, only_launch, processes, share, split, world_size
 
 
 def script(tmp_path, code):
@@ -41,6 +41,29 @@ def test_a_share_that_is_none_is_refused(text):
     with pytest.raises(ParameterError, match="NUMBER/COUNT"):
         Share.parse(text)
     assert Share.parse(None) is None and str(Share.parse("3/40")) == "3/40"
+
+
+def test_shares_have_files_of_their_own(tmp_path):
+    whole, parts = tmp_path / "grid.tsv", [Share(k, 12) for k in range(12)]
+    for part in parts:
+        part.path(whole).touch()
+    assert parts[9].path(whole).name == "grid.share-10-of-12.tsv"
+    assert list(Share.find(whole)) == parts
+    check_complete(parts, tmp_path)
+    with pytest.raises(DatasetError, match="lacks the shares 3/12, 12/12"):
+        check_complete(parts[:2] + parts[3:-1], tmp_path)
+    with pytest.raises(DatasetError, match="different splits: of 2 and of 12"):
+        check_complete([*parts, Share(0, 2)], tmp_path)
+
+
+def test_a_second_launch_is_refused(tmp_path):
+    with only_launch(tmp_path / "a.tsv"):
+        with pytest.raises(DatasetError, match="Another launch is writing"), only_launch(tmp_path / "a.tsv"):
+            pass
+        with only_launch(tmp_path / "b.tsv"):
+            pass
+    with only_launch(tmp_path / "a.tsv"):
+        pass
 
 
 def test_alone_nothing_is_shared_and_torch_is_not_imported():

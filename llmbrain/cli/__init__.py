@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+import time
 import warnings
 
 import typer
@@ -13,6 +14,7 @@ from .app import app
 __all__ = ["app", "main"]
 
 INTERRUPTED = 130
+_HEAD_START = 1.0  # seconds for the first process to say what is wrong: torchrun stops all when one ends
 USAGE_ERROR = typer.BadParameter.__mro__[2]  # click's ClickException, which typer does not export
 _FULL = "Free some space, or choose another disk; then repeat the command."
 _DENIED = "Choose a place that you may read and write, or change its permissions; then repeat the command."
@@ -40,14 +42,27 @@ def main(args=None):
         code, message = _explain(error)
         if debug and code != INTERRUPTED:
             raise
-        typer.echo(f"llmbrain: {message}", err=True)
+        typer.echo(f"{_speaker()}: {message}", err=True)
     except KeyboardInterrupt:
         code = INTERRUPTED
     if code == INTERRUPTED:  # typer turns Ctrl-C into this value and prints nothing
         message = "interrupted. Finished parts are kept; repeat the command to resume."
-        typer.echo(f"llmbrain: {message}", err=True)
+        typer.echo(f"{_speaker()}: {message}", err=True)
     if code:
+        if _number() not in ("", "0"):
+            time.sleep(_HEAD_START)
         sys.exit(code)
+
+
+def _number():
+    """Number of this process as the launcher gives it, or an empty text."""
+    env = os.environ
+    return env.get("RANK", "") if env.get("WORLD_SIZE", "1") != "1" else ""
+
+
+def _speaker():
+    """Name of the program, with the number of the process if there are several."""
+    return f"llmbrain, process {int(_number()) + 1}" if _number().isdecimal() else "llmbrain"
 
 
 def _explain(error):

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from . import between, smaller, study
-from .options import of_one_model
+from .options import in_one_process, in_processes, of_one_model
 
 app = typer.Typer(
     name="llmbrain",
@@ -37,6 +37,8 @@ def _options(
     """Options before the command; main() handles --debug itself."""
 
 
+SHARED = (study.record, study.networks, study.lesion, smaller.prune, smaller.grid)  # between several processes
+
 for command in (
     study.run,
     study.record,
@@ -45,10 +47,12 @@ for command in (
     smaller.prune,
     smaller.grid,
     smaller.evaluate,
+    study.merge,
     between.compare,
     between.fingerprint,
     study.view,
     study.report,
     study.info,
 ):
-    app.command()(of_one_model(command))
+    placed = in_processes if command in SHARED else in_one_process
+    app.command()(placed(of_one_model(command)))

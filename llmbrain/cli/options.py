@@ -1,14 +1,18 @@
 """Options that several commands share, the ranges of their numbers, and how their texts are read."""
 
+import contextlib
 import functools
 import inspect
+import io
 import math
+import warnings
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..exceptions import ParameterError
+from ..parallel import launched, main_process, processes
 from ..registry import choose
 
 MOST_NUMBERS = 100_000  # maximum length of a list such as 0,4,10-15
@@ -84,6 +88,10 @@ Threshold = Annotated[float, number("A neuron belongs to a network if its |z| ex
 Ratio = Annotated[float, number("Share to remove.", above=0, below=1)]
 Context = Annotated[int, number("Tokens of context.", least=2)]
 Bos = Annotated[str, typer.Option("--bos", help="BOS at the head of every window: auto, yes or no.")]
+Share = Annotated[
+    str | None,
+    typer.Option("--share", help="Do only this share, e.g. 3/40, as one job of an array; then run llmbrain merge."),
+]
 
 
 Subject = Annotated[
@@ -114,6 +122,35 @@ def of_one_model(command):
     ]
     run.__signature__ = inspect.Signature([*parameters.values(), *added])
     run.__annotations__ = {**command.__annotations__, **labels}
+    return run
+
+
+def in_processes(command):
+    """Let the processes of torchrun or srun share the work of a command; the first of them prints."""
+
+    @functools.wraps(command)
+    def run(*args, **options):
+        with processes(gpus_per_rank=options.get("gpus_per_rank", 1)), contextlib.ExitStack() as stack:
+            if not main_process():
+                stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+                warnings.simplefilter("ignore")
+            return command(*args, **options)
+
+    return run
+
+
+def in_one_process(command):
+    """Refuse several processes for a command that has no work to share."""
+
+    @functools.wraps(command)
+    def run(*args, **options):
+        if launched() > 1:
+            raise ParameterError(
+                f"'llmbrain {command.__name__}' runs in one process, but {launched()} were started. Start it without "
+                "torchrun or srun."
+            )
+        return command(*args, **options)
+
     return run
 
 

@@ -19,6 +19,7 @@ from .options import (
     OutFile,
     Ratio,
     Seed,
+    Share,
     TestText,
     Text,
     numbers,
@@ -127,6 +128,7 @@ def grid(
     bos: Bos = "auto",
     dtype: Dtype = "auto",
     device: Device = "auto",
+    share: Share = None,
 ):
     """Compare pruning recipes that are calibrated on one text.
 
@@ -154,9 +156,12 @@ def grid(
     loaded, tokenizer = load_model(model, dtype=dtype, device=device)
     settings = {
         "ratio_of": ratio_of, "seeds": chosen_seeds, "context": context, "max_tokens": max_test_tokens,
-        "minimal_pairs": "all" if minimal_pairs else None, "bos": read_bos(bos),
+        "minimal_pairs": "all" if minimal_pairs else None, "bos": read_bos(bos), "share": share,
     }  # fmt: skip
     table = run_grid(loaded, tokenizer, fit, test, recipes, ratios=shares, out=out, settings=settings)
+    if share is not None:
+        end([], "llmbrain", "merge", out)
+        return
     wrote = [out]
     if figure is not None:
         from ..plotting import plot_pruning_grid

@@ -20,10 +20,12 @@ from .options import (
     Ratio,
     Seed,
     Session,
+    Share,
     StudyFolder,
     Subject,
     Text,
     Threshold,
+    _path,
     number,
     numbers,
     read_bos,
@@ -102,6 +104,10 @@ def record(
     run_index: Annotated[
         str | None, typer.Option(help="Record only these runs, e.g. 3 or 1,4-6, as one job of an array.")
     ] = None,
+    share: Share = None,
+    gpus_per_rank: Annotated[
+        int, number("GPUs of each process under torchrun, for a model that one cannot hold.", least=1)
+    ] = 1,
     subject: Annotated[str | None, typer.Option(help="Label of the model in the dataset; its name by default.")] = None,
     session: Annotated[
         str | None, typer.Option(help="Label of the checkpoint, to keep several of one model; its revision by default.")
@@ -109,6 +115,9 @@ def record(
     forecast: Annotated[
         bool, typer.Option("--forecast", help="Print the size and the memory of the recording, and record nothing.")
     ] = False,
+    processes: Annotated[
+        int | None, number("With --forecast: also the time of this many processes or shares.", least=1)
+    ] = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
 ):
@@ -129,6 +138,8 @@ def record(
     }  # fmt: skip
     leading = read_bos(bos)
     runs = numbers("--run-index", run_index)
+    if processes is not None and not forecast:
+        raise ParameterError("--processes is for --forecast. To record in several processes, start them with torchrun.")
     check_study_folder(out)
     texts = Path(text) if chat and text.endswith(".jsonl") else load_corpus(text)
     loaded, tokenizer = load_model(model, dtype=dtype, device=device)
@@ -139,15 +150,15 @@ def record(
     else:
         options["bos"] = leading
     if forecast:
-        typer.echo(forecast_(loaded, tokenizer, texts, **options))
+        typer.echo(forecast_(loaded, tokenizer, texts, processes=processes, **options))
         return
-    recordings = record_(loaded, tokenizer, texts, out, run_index=runs, **options)
+    recordings = record_(loaded, tokenizer, texts, out, run_index=runs, share=share, **options)
     recordings = list(recordings.values()) if len(sites) > 1 else [recordings]
     wrote = [
         f"{Path(r.paths[0]).parent}/*_desc-{bids_label(r.site)}_bold.nii ({len(r)} run{'s'[: len(r) > 1]})"
         for r in recordings
     ]
-    end(wrote, "llmbrain", "networks", out)
+    end(wrote, "llmbrain", "networks" if share is None else "merge", out)
 
 
 def networks(
@@ -217,6 +228,7 @@ def lesion(
     bos: Bos = "auto",
     device: Device = "auto",
     random_state: Seed = 0,
+    share: Share = None,
 ):
     """Silence networks and matched controls, and measure the loss.
 
@@ -234,9 +246,42 @@ def lesion(
     }  # fmt: skip
     plural = {"mask": "masks", "task": "tasks", "control": "controls"}
     result = lesion_networks(**{name: options[name] for name in (plural.get(n, n) for n in _names(lesion))})
+    if share is not None:
+        end([], "llmbrain", "merge", study)
+        return
     typer.echo(result.summary())
     name = "masks" if mask else result_name(as_study(study), "networks", split_choice(networks)[0])
     end([_pattern(study, "lesion_effects", name)], "llmbrain", "report", study)
+
+
+def merge(
+    study: Annotated[
+        Path,
+        typer.Argument(parser=_path, metavar="STUDY OR TSV", help="What the shares have filled: a study, or a grid."),
+    ],
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Where the study's model is now.")] = None,
+    device: Annotated[str | None, typer.Option(help="Device of the model; by default that of the shares.")] = None,
+):
+    """Put together what jobs of an array have made with --share.
+
+    Checks that no share is missing, unfinished or of another study, and writes the tables that one process would write.
+    """
+    if isinstance(study, Path) and study.suffix == ".tsv":
+        from ..pruning import merge_grid
+
+        table = merge_grid(study)
+        typer.echo(f"{len(table)} rows")
+        end([study], "llmbrain", "prune", "--out", "smaller")
+        return
+    from ..pipeline import merge_shares
+
+    found = merge_shares(study, model=model, device=device)
+    if "runs" in found:
+        typer.echo(f"The recording is complete: {found.pop('runs')} runs.")
+    for result in found.values():
+        typer.echo(result.summary())
+    wrote = [_pattern(study, "lesion_effects", name) for name in found]
+    end(wrote, "llmbrain", "report" if found else "networks", study)
 
 
 def _pattern(study, kind, desc):

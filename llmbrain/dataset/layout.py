@@ -96,6 +96,9 @@ _NOT_BIDS = {  # BIDS has no name for these yet
     "comparison_similarity": "{func}/{stem}_desc-{desc}_similarity.tsv",
     "comparison_json": "{func}/{stem}_desc-{desc}_comparison.json",
     "lesion_unfinished": "{func}/.{stem}_lesion.part.npz",
+    "lesion_shares": "{func}/.{stem}_desc-{desc}_lesion.part.npz",
+    "lesion_shares_json": "{func}/.{stem}_desc-{desc}_lesion.part.json",
+    "recording_shares": "{func}/.{stem}_shares.part.json",
     "lock": "{func}/.{stem}_run-{run}_events.lock",
 }
 FILES = {**_BIDS, **_NOT_BIDS}

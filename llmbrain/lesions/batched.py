@@ -18,6 +18,7 @@ from ..models.anatomy import anatomy_of
 from ..models.finite import first_not_finite, not_finite_error
 from ..models.hooks import site_hooks
 from ..models.inputs import input_device
+from ..parallel import share
 from ..stats.precision import exact_products
 from ..text import Window, group_windows, pad
 from .context import Lesion, check_hooks_reach
@@ -47,6 +48,11 @@ class BatchPlan:
     conditions: np.ndarray  # positions of the conditions under which they are read
     with_intact: bool  # whether the losses of the intact model are computed as well
 
+    @property
+    def rows(self):
+        """The rows of the result that the pass computes; row 0 is the intact model."""
+        return np.r_[0, self.conditions + 1] if self.with_intact else self.conditions + 1
+
 
 def plan_batches(sequences, first_layers, max_batch_tokens):
     """Split a study into forward passes of at most ``max_batch_tokens`` tokens (rows times longest sequence).
@@ -67,12 +73,15 @@ def plan_batches(sequences, first_layers, max_batch_tokens):
     return plans
 
 
-def condition_losses(model, sites, sequences, edits, passes=None, *, done=None, progress=None):
+def condition_losses(model, sites, sequences, edits, passes=None, *, done=None, progress=None, part=None):
     """Sum the losses of every sequence, intact (row 0) and under every edit: ``(1 + n_edits, n_sequences)``, in nats.
 
     ``sites`` follow the layer order of the edits' geometry. ``done`` is the result of an interrupted call, with NaN for
     missing values, and is filled in place. ``progress`` is called after each pass with the number of (condition, token)
     pairs done and the array so far. A loss that is not finite is an error that names the module or the lesion.
+
+    With a share ``part``, or in several processes, some of the passes are made and the values of the others stay NaN.
+    The passes are those of the whole study, so every value has the bits that a single process computes.
     """
     import torch
 
@@ -81,10 +90,14 @@ def condition_losses(model, sites, sequences, edits, passes=None, *, done=None, 
     sums = np.full((1 + len(edits), len(sequences)), np.nan) if done is None else done
     reader = LogitReader(model)
     first = np.array([start_of(edit, sites) for edit in edits], dtype=int)
-    for plan in plan_batches(sequences, first, passes.max_batch_tokens):
-        wanted = np.r_[0, plan.conditions + 1] if plan.with_intact else plan.conditions + 1
-        if not np.isnan(sums[np.ix_(wanted, plan.sequences)]).any():
-            continue
+    plans = plan_batches(sequences, first, passes.max_batch_tokens)
+    if part is not None:
+        plans = part.of(plans, _costs(plans, sequences, first, model))
+    plans = [plan for plan in plans if np.isnan(sums[np.ix_(plan.rows, plan.sequences)]).any()]
+    if part is None:
+        plans = share(plans, _costs(plans, sequences, first, model))
+    for plan in plans:
+        wanted = plan.rows
         batch = [sequences[i] for i in plan.sequences]
         chosen = [edits[c] for c in plan.conditions]
         with torch.no_grad():
@@ -94,6 +107,16 @@ def condition_losses(model, sites, sequences, edits, passes=None, *, done=None, 
         if progress is not None:
             progress(len(wanted) * sum(len(s) for s in batch), sums)
     return sums
+
+
+def _costs(plans, sequences, first_layers, model):
+    """Estimate the cost of each pass: token rows times the layers that they run through, the head as one more."""
+    n_layers = len(anatomy_of(model).layers)
+    costs = []
+    for plan in plans:
+        n_rows = n_layers + float((n_layers + 1 - first_layers[plan.conditions]).sum())
+        costs.append(n_rows * len(plan.sequences) * max(len(sequences[i]) for i in plan.sequences))
+    return costs
 
 
 def _check_finite(result, reader, sites, batch, conditions, wanted, positions):

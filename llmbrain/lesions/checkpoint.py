@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..exceptions import LLMBrainWarning
+from ..exceptions import DatasetError, LLMBrainWarning
 from ..files import atomic_path
+from ..parallel import Share, check_complete
 
-__all__ = ["Checkpoint", "describe_function"]
+__all__ = ["Checkpoint", "check_shares", "describe_function"]
 
 SECONDS_BETWEEN = 20.0
 
@@ -31,28 +32,90 @@ class Checkpoint:
         Identify the study: weights, lesions, texts. Another study starts from the beginning.
     task : str, optional
         Name of a task that has its own file next to ``path``.
+    share : Share, optional
+        Which share is written, into a file of its own. The files of all shares are read.
 
     Attributes
     ----------
     found : ndarray or None
-        The numbers of the same study, as far as they were finished.
+        The numbers of the same study, as far as they were finished; NaN elsewhere.
+    finished : ndarray of bool or None
+        Which of them were finished, in the shape that was kept.
     """
 
-    def __init__(self, path, parts, task=None):
-        self.path = None if path is None else Path(path)
-        if self.path is not None and task is not None:
-            self.path = self.path.with_name(f"{self.path.stem}.{re.sub('[^0-9A-Za-z_]+', '-', task)}.npz")
-        self.key = _digest(parts) if self.path else ""
-        self.found = _read(self.path, self.key)
+    def __init__(self, path, parts, task=None, share=None):
+        self.key = "" if path is None else _digest(parts)
+        self.found = self.finished = self.path = None
+        if path is not None:
+            whole = _with_task(Path(path), task)
+            self.path = whole if share is None else share.path(whole)
+            for file in (whole, *Share.find(whole).values()):
+                self._take(read_checkpoint(file))
         self._last = time.monotonic()
 
-    def keep(self, numbers, now=False):
-        """Write the finished numbers, unless they were written a short time ago and ``now`` is false."""
+    def _take(self, kept):
+        """Add the finished numbers of another file of the same study."""
+        if kept is None or kept["key"] != self.key:
+            return
+        numbers, finished = kept["numbers"], kept["finished"]
+        if self.found is None:
+            self.found, self.finished = numbers, finished
+        elif self.found.shape == numbers.shape:
+            self.found = np.where(finished, numbers, self.found)
+            self.finished = self.finished | finished
+
+    def keep(self, numbers, finished=None, now=False):
+        """Write the finished numbers, unless they were written a short time ago and ``now`` is false.
+
+        ``finished`` has the shape of ``numbers`` or one that is broadcast to it; by default all but NaN are finished.
+        """
         if self.path is None or (not now and time.monotonic() - self._last < SECONDS_BETWEEN):
             return
+        finished = ~np.isnan(numbers) if finished is None else finished
         with atomic_path(self.path) as part, open(part, "wb") as file:
-            np.savez(file, key=self.key, numbers=numbers)
+            np.savez(file, key=self.key, numbers=numbers, finished=finished)
         self._last = time.monotonic()
+
+
+def check_shares(path, tasks=(None,)):
+    """Raise an error unless the shares beside a checkpoint belong together and are complete.
+
+    Parameters
+    ----------
+    path : path-like
+        The checkpoint of the whole study.
+    tasks : sequence of str or None
+        Names of the tasks that have their own files; None for the tasks on texts.
+
+    Raises
+    ------
+    DatasetError
+        The message names the shares that are missing, unfinished or of another study.
+    """
+    for task in tasks:
+        whole = _with_task(Path(path), task)
+        kept = {share: read_checkpoint(file) for share, file in Share.find(whole).items()}
+        check_complete(kept, whole.parent)
+        keys = {share: None if one is None else one["key"] for share, one in kept.items()}
+        usual = max(keys.values(), key=list(keys.values()).count)
+        other = [str(share) for share, key in keys.items() if key != usual]
+        if other:
+            raise DatasetError(
+                f"The shares {', '.join(other)} are of another study than the others: other networks, texts, options "
+                "or weights, or a damaged file. Run them again with the command of the others."
+            )
+        finished = np.logical_or.reduce(
+            [np.broadcast_to(one["finished"], one["numbers"].shape) for one in kept.values()]
+        )
+        if not finished.all():
+            raise DatasetError(
+                f"{np.mean(~finished):.1%} of the values are missing. Repeat the shares that were interrupted; if none "
+                "was, they ran on GPUs of different memory, which form other batches: set max_batch_tokens."
+            )
+
+
+def _with_task(path, task):
+    return path if task is None else path.with_name(f"{path.stem}.{re.sub('[^0-9A-Za-z_]+', '-', task)}.npz")
 
 
 def describe_function(function):
@@ -83,16 +146,16 @@ def _describe(thing):
     return repr(thing)
 
 
-def _read(path, key):
-    """Read the array that was written under this key, or return None."""
-    if path is None or not path.is_file():
+def read_checkpoint(path):
+    """Read ``key``, ``numbers`` and ``finished`` of a file; None if it is missing or damaged."""
+    if not path.is_file():
         return None
     try:
         with np.load(path, allow_pickle=False) as kept:
-            return kept["numbers"] if str(kept["key"]) == key else None
+            return {"key": str(kept["key"]), "numbers": kept["numbers"], "finished": kept["finished"]}
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         warnings.warn(
-            f"{path} is damaged ({error}); the study starts from the beginning.", LLMBrainWarning, stacklevel=4
+            f"{path} is damaged ({error}); the study starts from the beginning.", LLMBrainWarning, stacklevel=5
         )
         return None
 

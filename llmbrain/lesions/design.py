@@ -183,6 +183,11 @@ class Design:
         edits = [self.edit(condition) for condition in self.conditions]
         return self.scorer.run(self.tasks, edits, progress=progress, checkpoint=checkpoint)
 
+    def measure_share(self, part, progress, checkpoint):
+        """Measure one share of the conditions into its own file beside the checkpoint."""
+        edits = [self.edit(condition) for condition in self.conditions]
+        self.scorer.run_share(self.tasks, edits, part, progress=progress, checkpoint=checkpoint)
+
     def warn_of_double_dipping(self):
         """Warn if a task uses text that networks, thresholds or importances come from; return the warnings."""
         sources = {

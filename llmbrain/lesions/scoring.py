@@ -7,6 +7,18 @@ import numpy as np
 
 from ..exceptions import ParameterError
 from ..models.inputs import input_device
+from ..parallel import (
+    agree,
+    all_reduce,
+    barrier,
+    check_enough,
+    gather_texts,
+    here,
+    main_process,
+    only_launch,
+    share,
+    world_size,
+)
 from .batched import MODES, Passes, condition_losses, row_mode
 from .checkpoint import Checkpoint
 from .context import Lesion
@@ -37,26 +49,49 @@ class Scorer:
         check_positions(self.positions)
 
     def run(self, tasks, edits, *, progress=False, checkpoint=None):
-        """Return item values of every task: arrays ``(1 + n_edits, n_items)``; row 0 is intact, larger is worse."""
-        check_positions(self.positions, tasks)
-        sequences = [s for task in tasks for s in task.sequences]
-        sums = self._score(sequences, edits, progress, checkpoint) if sequences else None
+        """Return item values of every task: arrays ``(1 + n_edits, n_items)``; row 0 is intact, larger is worse.
+
+        In several processes, each runs some of the conditions, and all return the same values.
+        """
+        check_enough(1 + len(edits), "conditions")
+        found = self._measure(tasks, edits, progress, checkpoint)
         values, start = [], 0
-        for task in tasks:
+        for task, rows in zip(tasks, found):
             if task.call is not None:
-                values.append(self._call(task, edits, progress, checkpoint))
+                values.append(task.take(rows))
                 continue
             stop = start + len(task.sequences)
-            values.append(task.values(sums[:, start:stop]))
+            values.append(task.values(rows[:, start:stop]))
             start = stop
         return values
 
-    def _score(self, sequences, edits, progress, checkpoint):
+    def run_share(self, tasks, edits, part, *, progress=False, checkpoint=None):
+        """Run one share of the conditions and keep its numbers in the checkpoint."""
+        check_enough(1 + len(edits), "conditions", part)
+        self._measure(tasks, edits, progress, checkpoint, part)
+
+    def _measure(self, tasks, edits, progress, checkpoint, part=None):
+        """Return for every task what was measured, of callables or of all sequences together."""
+        check_positions(self.positions, tasks)
+        sequences, mine = [s for task in tasks for s in task.sequences], here(part)
+        progress = progress and main_process()
+        alone = mine is None or checkpoint is None
+        with contextlib.nullcontext() if alone else only_launch(mine.path(checkpoint)):
+            sums = self._score(sequences, edits, progress, checkpoint, part) if sequences else None
+            return [
+                sums if task.call is None else self._call(task, edits, progress, checkpoint, part) for task in tasks
+            ]
+
+    def _score(self, sequences, edits, progress, checkpoint, part):
         if self.mode == "auto":
             self.mode = row_mode(self.model, self.sites, edits)
-        key = [] if checkpoint is None else self._key(edits, sequences)
-        keeper, shape = Checkpoint(checkpoint, key), (1 + len(edits), len(sequences))
-        sums = keeper.found if np.shape(keeper.found) == shape else np.full(shape, np.nan)
+        max_tokens = self.max_batch_tokens or default_batch_tokens(self.model)
+        max_tokens = min(map(int, gather_texts(str(max_tokens))))  # the free memory of GPUs differs
+        key = self._key(edits, sequences) if checkpoint is not None or world_size() > 1 else []
+        agree("settings, texts or weights", self.mode, *key)
+        keeper, shape = Checkpoint(checkpoint, key, share=here(part)), (1 + len(edits), len(sequences))
+        before = keeper.found if np.shape(keeper.found) == shape else np.full(shape, np.nan)
+        sums = before.copy()
         with _bar((1 + len(edits)) * sum(map(len, sequences)), "lesions", progress) as bar, self._precision():
 
             def step(n_tokens, sums):
@@ -64,34 +99,51 @@ class Scorer:
                 keeper.keep(sums)
 
             bar.update(int((~np.isnan(sums)).sum(axis=0) @ [len(s) for s in sequences]))
-            passes = Passes(self.max_batch_tokens or default_batch_tokens(self.model), self.mode, self.positions)
+            passes = Passes(max_tokens, self.mode, self.positions)
+            barrier()  # nobody writes before all have read the checkpoints
             try:
-                condition_losses(self.model, self.sites, sequences, edits, passes, done=sums, progress=step)
+                condition_losses(
+                    self.model,
+                    self.sites,
+                    sequences,
+                    edits,
+                    passes,
+                    done=sums,
+                    progress=step,
+                    part=None if part is None else here(part),
+                )
             finally:
                 keeper.keep(sums, now=True)
-        return sums
+        return _together(sums, ~np.isnan(sums), ~np.isnan(before))
 
-    def _call(self, task, edits, progress, checkpoint):
+    def _call(self, task, edits, progress, checkpoint, part):
         key = [] if checkpoint is None else [*self._key(edits, []), str(self.positions), task.name, task.key]
-        keeper = Checkpoint(checkpoint, key, task.name)
-        rows = [] if keeper.found is None else list(keeper.found)
-        with self._precision(), _bar(1 + len(edits), task.name, progress, unit="run") as bar:
+        keeper, conditions = Checkpoint(checkpoint, key, task.name, here(part)), [None, *edits]
+        before = np.zeros(len(conditions), bool) if keeper.found is None else keeper.finished[:, 0]
+        rows = {k: keeper.found[k] for k in np.flatnonzero(before)}
+        todo = range(len(conditions)) if part is None else here(part).of(range(len(conditions)))
+        todo = [k for k in todo if not before[k]]
+        barrier()
+        with self._precision(), _bar(len(conditions), task.name, progress, unit="run") as bar:
             bar.update(len(rows))
             follow = any(edit.kind.by_position for edit in edits)
             tracker = PositionTracker(self.model, self.positions, follow=follow)
-            for edit in [None, *edits][len(rows) :]:
+            for k in todo if part is not None else share(todo):
                 lesioned = contextlib.nullcontext()
-                if edit is not None:
-                    lesioned = Lesion(self.model, edit, self.sites, tracker)
+                if k:
+                    lesioned = Lesion(self.model, conditions[k], self.sites, tracker)
                 with lesioned:
-                    row = task.call(self.model, self.tokenizer)
-                rows.append(row)
-                if len({len(row) for row in rows}) == 1:
-                    keeper.keep(np.stack(rows), now=True)
+                    rows[k] = task.call(self.model, self.tokenizer)
+                if len({len(row) for row in rows.values()}) == 1:
+                    keeper.keep(*_table(rows, len(conditions)), now=True)
                 bar.update(1)
-        if len({len(row) for row in rows}) > 1:
+        counts = {
+            size for text in gather_texts(" ".join(str(len(row)) for row in rows.values())) for size in text.split()
+        }
+        if len(counts) > 1:
             raise ParameterError(f"The task {task.name!r} returned different numbers of items under different lesions.")
-        return task.take(np.stack(rows))
+        numbers, finished = _table(rows, len(conditions), int(next(iter(counts))))
+        return _together(numbers, finished, before[:, None])
 
     def _precision(self):
         import torch
@@ -120,6 +172,26 @@ class Scorer:
             return []
         ids = (torch.from_numpy(s.ids)[None] for s in sequences)
         return [scored_positions(self.positions, [s], i).numpy().tobytes() for s, i in zip(sequences, ids)]
+
+
+def _table(rows, n, width=None):
+    """Arrange rows by their number: numbers ``(n, width)``, NaN for missing rows, and which rows are there."""
+    numbers = np.full((n, next(map(len, rows.values())) if width is None else width), np.nan)
+    finished = np.zeros((n, 1), bool)
+    for k, row in rows.items():
+        numbers[k], finished[k] = row, True
+    return numbers, finished
+
+
+def _together(numbers, finished, before):
+    """Put together what each process has measured since ``before``, which all know; the same bits in all."""
+    import torch
+
+    if world_size() == 1:
+        return numbers
+    # each value is a sum of one number and zeros; a NaN that was measured (an unread answer) stays one
+    new = torch.from_numpy(np.where(finished & ~before, numbers, 0.0))
+    return np.where(before, numbers, all_reduce(new).numpy())
 
 
 def default_batch_tokens(model):

@@ -4,6 +4,7 @@ import dataclasses
 import time
 
 from ..exceptions import ParameterError, check_count
+from ..parallel import Share
 from ..stats import ALTERNATIVES
 from .design import Design
 from .dose import dose_result
@@ -182,7 +183,8 @@ class LesionStudy:
         progress : bool
             Show a progress bar.
         checkpoint : path-like, optional
-            A ``.npz`` file for finished work. To resume an interrupted study, repeat the call.
+            A ``.npz`` file for finished work. To resume an interrupted study, repeat the call. Files of shares
+            (:meth:`run_share`) beside it are used as well.
 
         Returns
         -------
@@ -204,6 +206,37 @@ class LesionStudy:
         result = study_result(design, values) if design.axis is None else dose_result(design, values)
         result.info |= {"warnings": warned, "seconds": round(time.perf_counter() - begin, 1)}
         return result
+
+    def run_share(self, model, tokenizer, share, checkpoint, *, progress=True):
+        """Measure one share of the conditions, as one job of an array.
+
+        When all shares are measured, :meth:`run` with the same checkpoint has nothing left to measure: its tables are
+        those of a single process, bit for bit. To resume an interrupted share, repeat the call.
+
+        Parameters
+        ----------
+        model : transformers causal language model
+        tokenizer : transformers tokenizer
+        share : str or Share
+            For example ``"3/40"``, the third of forty.
+        checkpoint : path-like
+            The ``.npz`` file of the whole study; the share gets a file of its own beside it.
+        progress : bool
+            Show a progress bar.
+
+        Raises
+        ------
+        ParameterError
+            If there are more shares than conditions, and as for :meth:`run`.
+        DatasetError
+            If another process is measuring this share now.
+        """
+        part = Share.parse(share)
+        if part is None or checkpoint is None:
+            raise ParameterError(f"share={share!r}, checkpoint={checkpoint!r}: a share needs both.")
+        design = self._design(model, tokenizer)
+        design.warn_of_double_dipping()
+        design.measure_share(part, progress, checkpoint)
 
     def _design(self, model, tokenizer):
         return Design(self, model, tokenizer, StudyOptions.of(self.options))

@@ -2,7 +2,14 @@
 
 from .environment import describe_environment, describe_sites
 from .inspection import StudyState, inspect_study
-from .stations import compare_pruning, current_networks, find_networks, lesion_networks, load_study_model
+from .stations import (
+    compare_pruning,
+    current_networks,
+    find_networks,
+    lesion_networks,
+    load_study_model,
+    merge_shares,
+)
 from .whole import RunPlan, run_study
 
 __all__ = [
@@ -16,5 +23,6 @@ __all__ = [
     "inspect_study",
     "lesion_networks",
     "load_study_model",
+    "merge_shares",
     "run_study",
 ]

@@ -5,11 +5,21 @@ import inspect
 import json
 from pathlib import Path
 
+from .. import parallel
 from ..dataset import Recording, as_study, is_done, open_recording, open_result, write_result
 from ..exceptions import DatasetError, ModelNotFoundError, ParameterError
-from ..files import sha256
+from ..files import read_json, sha256, write_json
 
-__all__ = ["compare_pruning", "current_networks", "find_networks", "lesion_networks", "load_study_model"]
+__all__ = [
+    "compare_pruning",
+    "current_networks",
+    "find_networks",
+    "lesion_networks",
+    "load_study_model",
+    "merge_shares",
+]
+
+MERGE = "merge"  # instead of a share: make the result of all
 
 # What the pruning table compares, at one ratio and on one calibration text: score, allocation, compensation and how
 # statistics are taken. Published rules take them once in the dense model, all tokens alike. Least squares counts each
@@ -134,6 +144,7 @@ def lesion_networks(
     device="auto",
     random_state=0,
     resume=False,
+    share=None,
 ):
     """Lesion the networks of a study, and matched random sets, on text that was not used to find them.
 
@@ -183,15 +194,21 @@ def lesion_networks(
         Seed.
     resume : bool
         Return the result that the study holds if it was made with the same settings from the same networks and text.
+    share : str, optional
+        Measure only one share of the conditions: ``"3/40"`` is the third of forty; :func:`merge_shares` then makes the
+        result. ``"merge"`` makes it with the arguments that are given here.
 
     Returns
     -------
-    LesionResult
+    LesionResult, or None for one share
     """
+    given = locals()
     from ..lesions import LesionResult, LesionStudy
+    from ..lesions.checkpoint import check_shares
     from ..networks.labels import select_networks, split_choice
 
     study = as_study(study)
+    parallel.check_shared_folder(study.root)
     if masks is None:
         wanted, which = split_choice(networks)
         name, found = current_networks(study, wanted)
@@ -216,22 +233,88 @@ def lesion_networks(
         "max_tokens": max_tokens, "context": context, "bos": bos, "random_state": random_state,
         "recording": {site: one.source()["runs"] for site, one in recordings.items()},
     }  # fmt: skip
+    parallel.agree("networks, text or settings", json.dumps(settings, sort_keys=True, default=str))
     if resume and _is_done(study, "lesions", name, settings):
         return LesionResult.load(study, name)
+    unfinished = study.path("lesion_unfinished") if share is None else study.path("lesion_shares", desc=name)
+    if share == MERGE:
+        check_shares(unfinished, _own_files(made))
+    elif share is not None:
+        _note_share(study, name, given)
     model, tokenizer = load_study_model(study, model, tokenizer, device)
     lesions = LesionStudy(
         chosen, tasks=made, n_controls=n_controls, controls=controls or ("layer", "layer+importance"), how=how,
         reference=recordings if len(recordings) > 1 else next(iter(recordings.values())), random_state=random_state,
         options={"value": value, "strength": strength, "positions": positions},
     )  # fmt: skip
-    print(lesions.forecast(model, tokenizer)["text"])
-    unfinished = study.path("lesion_unfinished")
+    if share not in (None, MERGE):
+        return lesions.run_share(model, tokenizer, share, unfinished)
+    if parallel.main_process():
+        print(lesions.forecast(model, tokenizer)["text"])
     result = lesions.run(model, tokenizer, checkpoint=unfinished)
     result.info |= kept
-    result.save(study, name, settings=_plain(settings))
-    for left in unfinished.parent.glob(f"{unfinished.stem}*.npz"):  # tasks may have files of their own
-        left.unlink(missing_ok=True)
+    if parallel.main_process():
+        result.save(study, name, settings=_plain(settings))
+        # tasks and shares have files of their own
+        for left in unfinished.parent.glob(f"{unfinished.stem}*"):
+            left.unlink(missing_ok=True)
+    parallel.barrier()
     return result
+
+
+def _own_files(tasks):
+    """Names of the tasks that have a checkpoint of their own; None stands for all tasks on texts."""
+    from ..lesions import CallableTask
+
+    own = [task.name or task.function.__name__ for task in tasks if isinstance(task, CallableTask)]
+    return own if len(own) == len(tasks) else [None, *own]
+
+
+def _note_share(study, name, given):
+    """Keep the arguments of a share in the study, with which :func:`merge_shares` makes the result."""
+    kept = {name: value for name, value in given.items() if name not in ("study", "tokenizer", "resume", "share")}
+    if _plain(kept) is None:
+        raise ParameterError("A share takes model, text, masks and tasks as names or files, so that it can be merged.")
+    write_json(study.path("lesion_shares_json", desc=name), kept)
+
+
+def merge_shares(study, *, model=None, device=None):
+    """Put together the shares of a study: check the runs of its recording, and make the tables of its lesions.
+
+    Parameters
+    ----------
+    study : path-like or Study
+        In which ``llmbrain record --share`` or ``llmbrain lesion --share`` has run.
+    model : str, optional
+        Where the study's model is now, if not where the shares found it.
+    device : str, optional
+        Device of the model.
+
+    Returns
+    -------
+    dict
+        ``"runs"``: number of runs of a shared recording; and by the name of networks, a :class:`LesionResult`.
+
+    Raises
+    ------
+    DatasetError
+        If there are no shares, or some are missing, unfinished or of another study; the message names them.
+    """
+    from ..recording import check_shares
+
+    study = as_study(study)
+    n_runs = check_shares(study)
+    merged = {} if n_runs is None else {"runs": n_runs}
+    for found in study.find("lesion_shares_json"):
+        options = read_json(found.path)
+        options |= {} if model is None else {"model": model}
+        options |= {} if device is None else {"device": device}
+        merged[found.entities["desc"]] = lesion_networks(study, **options, share=MERGE)
+    if not merged:
+        raise DatasetError(
+            f"{study.root} holds no shares. Run llmbrain record or lesion with --share 1/N to N/N first."
+        )
+    return merged
 
 
 def _task_id(task):

@@ -9,7 +9,7 @@ from .budget import RATIO_OF
 from .calibration import calibration_blocks
 from .compensation import COMPENSATIONS, compensate, schur_residual
 from .formats import FORMATS
-from .grid import GridSettings, combine, kept_overlap, run_grid
+from .grid import GridSettings, combine, kept_overlap, merge_grid, run_grid
 from .heads import HEAD_SCORES
 from .prune import Pruner, prune
 from .pruned import PrunedModel, load_pruned
@@ -38,6 +38,7 @@ __all__ = [
     "kept_overlap",
     "layer_networks",
     "load_pruned",
+    "merge_grid",
     "prune",
     "published_networks",
     "run_grid",

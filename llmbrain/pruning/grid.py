@@ -1,6 +1,8 @@
 """The grid: recipes and ratios on one calibration text, measured on another, in one table that can be resumed."""
 
+import contextlib
 import hashlib
+import json
 import time
 from dataclasses import dataclass
 from itertools import product
@@ -8,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from .. import parallel
 from ..exceptions import DatasetError, ParameterError
-from ..files import check_output_table, read_tsv, write_tsv
+from ..files import check_output_table, read_json, read_tsv, write_json, write_tsv
 from ..models.identity import weights_hash
 from ..text import describe_bos
 from .allocation import ALLOCATIONS
@@ -18,7 +21,7 @@ from .prune import Pruner, warn_unread
 from .recipe import Recipe, networks_id
 from .scores import SCORES
 
-__all__ = ["GRID_COLUMNS", "GRID_KEYS", "GridSettings", "combine", "kept_overlap", "run_grid"]
+__all__ = ["GRID_COLUMNS", "GRID_KEYS", "GridSettings", "combine", "kept_overlap", "merge_grid", "run_grid"]
 
 GRID_COLUMNS = (
     "score", "allocation", "compensation", "variant", "ratio", "seed", "perplexity", "ratio_to_dense", "parameters",
@@ -52,6 +55,9 @@ class GridSettings:
         Start no row after this time; to resume, call again with the same ``out``.
     progress : bool
         Print every row, and show progress bars in a terminal.
+    share : str or None
+        Run only one share of the rows, as one job of an array: ``"3/40"`` is the third of forty. They are written
+        beside ``out``; :func:`merge_grid` puts all shares together.
     """
 
     ratio_of: str = "neurons"
@@ -63,6 +69,7 @@ class GridSettings:
     keep: object = None
     max_seconds: float | None = None
     progress: bool = True
+    share: str | None = None
 
 
 def combine(
@@ -112,7 +119,8 @@ def run_grid(
     Returns
     -------
     pandas.DataFrame
-        Columns :data:`GRID_COLUMNS`; the first row is the dense model (score "dense").
+        Columns :data:`GRID_COLUMNS`; the first row is the dense model (score "dense"). Of a share, its rows. Inside
+        :func:`llmbrain.parallel.processes` the rows are shared between the processes, and all return the whole table.
 
     Raises
     ------
@@ -122,32 +130,116 @@ def run_grid(
     ParameterError
         For unknown names, recipes that read networks without ``networks``, and impossible budgets; before any work.
     """
-    import pandas as pd
-
     settings = settings if isinstance(settings, GridSettings) else GridSettings(**(settings or {}))
     if out is not None:
         check_output_table(out, GRID_KEYS)
+    part, mine = parallel.Share.parse(settings.share), parallel.here(settings.share)
+    if part is not None and out is None:
+        raise ParameterError(f"share={settings.share!r} needs a file for all shares: pass out= (--out).")
+    own = out if mine is None or out is None else mine.path(out)
     recipes = combine() if recipes is None else [Recipe.named(r) for r in recipes]
-    pruner = Pruner(model, tokenizer, calibration, settings.progress)
-    plans = _plan(pruner, recipes, ratios, settings)
+    with parallel.alone():  # every process prunes by itself
+        pruner = Pruner(model, tokenizer, calibration, settings.progress)
+        plans = _plan(pruner, recipes, ratios, settings)
+        constants = _constants(pruner, plans, test_text, settings)
+    parallel.check_enough(len(plans), "rows", part)
+    parallel.agree("model, texts or settings", json.dumps([constants, list(map(_key, plans))], default=str))
+    if out is not None:
+        parallel.check_shared_folder(Path(out).parent)
+    with parallel.only_launch(own) if own is not None and mine is not None else contextlib.nullcontext():
+        earlier = [own] if mine is None or part is not None else [out, *parallel.Share.find(out).values()]
+        rows = _first_of_each(
+            [row for file in earlier if file is not None for row in _known(file, constants, settings)]
+        )
+        _check_settings(rows, recipes, out)
+        parallel.barrier()  # nobody writes before all have read what is known
+        done = {tuple(row[k] for k in GRID_KEYS) for row in rows}
+        todo = [plan for plan in (plans if mine is None or part is None else mine.of(plans)) if _key(plan) not in done]
+        todo = todo if part is not None else parallel.share(todo)
+        with parallel.alone():
+            rows = _run_rows(pruner, todo, rows, constants, test_text, settings, own)
+    if part is not None:
+        write_json(own.with_suffix(".json"), {"constants": constants, "keys": list(map(_key, plans))})
+    elif mine is not None:
+        rows = _in_order([row for text in parallel.gather_texts(_as_text(rows)) for row in json.loads(text)], plans)
+    table = _as_table(rows)
+    if own is not None and (mine is None or part is not None or parallel.main_process()):
+        write_tsv(own if part is not None else out, table)
+        for file in parallel.Share.find(out).values() if part is None and mine is not None else ():
+            file.unlink()
+    parallel.barrier()
+    return table
+
+
+def merge_grid(out):
+    """Put together the shares of a grid.
+
+    Parameters
+    ----------
+    out : path-like
+        The ``out`` of the shares; their files lie beside it, and are removed.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The table of a single process, except for the seconds.
+
+    Raises
+    ------
+    DatasetError
+        If there are no shares, or some are missing, unfinished or of another grid; the message names them.
+    """
+    check_output_table(out, GRID_KEYS)
+    out, files = Path(out), parallel.Share.find(out)
+    noted = {part: read_json(file.with_suffix(".json")) for part, file in files.items() if _noted(file)}
+    parallel.check_complete(noted, out.parent)
+    usual = max(noted.values(), key=list(noted.values()).count)
+    other = [str(part) for part, one in noted.items() if one != usual]
+    if other:
+        raise DatasetError(
+            f"The shares {', '.join(other)} are of another grid than the others: another model, text or evaluation, or "
+            "other recipes. Run them again with the command of the others."
+        )
+    rows = [row for part in noted for row in _known(files[part], usual["constants"], GridSettings())]
+    rows = _in_order(rows, [tuple(key) for key in usual["keys"]])
+    there = {tuple(row[k] for k in GRID_KEYS) for row in rows}
+    missing = [k for k, key in enumerate(usual["keys"]) if tuple(key) not in there]
+    if missing:  # stopped by max_seconds
+        count = len(noted)
+        names = sorted({str(parallel.Share(k % count, count)) for k in missing})
+        raise DatasetError(f"The shares {', '.join(names)} lack {len(missing)} rows. Repeat them, and merge again.")
+    table = _as_table(rows)
+    write_tsv(out, table)
+    for file in files.values():
+        file.unlink()
+        file.with_suffix(".json").unlink(missing_ok=True)
+    return table
+
+
+def _noted(file):
+    return file.with_suffix(".json").is_file()
+
+
+def _constants(pruner, plans, test_text, settings):
+    """What is the same in all rows, by column."""
     first = pruner.measurements.of(plans[0].recipe if plans else Recipe())
-    constants = {
+    return {
         "context": settings.context, "calibration_hash": calibration_hash(first.blocks), "ratio_of": settings.ratio_of,
         "test_hash": _test_hash(test_text, settings.max_tokens),
-        "weights_hash": "w" + weights_hash(model), "bos": describe_bos(tokenizer, settings.bos),
+        "weights_hash": "w" + weights_hash(pruner.measurements.model),
+        "bos": describe_bos(pruner.measurements.tokenizer, settings.bos),
     }  # fmt: skip
-    rows = _known(out, constants, settings)
-    _check_settings(rows, recipes, out)
-    done = {tuple(row[k] for k in GRID_KEYS) for row in rows}
-    measure = _measure(tokenizer, test_text, settings)
+
+
+def _run_rows(pruner, plans, rows, constants, test_text, settings, out):
+    """Run plans one after the other and return all rows, the dense model first; each is written when it is known."""
+    model, measure = pruner.measurements.model, _measure(pruner.measurements.tokenizer, test_text, settings)
     if not any(row["score"] == "dense" for row in rows):
         rows.insert(0, {**_row(("dense", "", "", "", 0.0, 0), model), **constants, **measure(model)})
     dense = rows[0]["perplexity"]
     rows[0]["ratio_to_dense"] = 1.0
     began = time.perf_counter()
     for plan in plans:
-        if _key(plan) in done:
-            continue
         start = time.perf_counter()
         if settings.max_seconds is not None and start - began > settings.max_seconds:
             break
@@ -160,15 +252,35 @@ def run_grid(
         if settings.keep is not None:
             settings.keep(row, pruned)
         if out is not None:
-            write_tsv(out, pd.DataFrame(rows, columns=list(GRID_COLUMNS)))
+            write_tsv(out, _as_table(rows))
         if settings.progress:
             name = " + ".join(part for part in _key(plan)[:4] if part)
             factor = f"{row['ratio_to_dense']:.3f} x dense"
             print(f"{name}, {plan.ratio:.0%}: {row['perplexity']:.2f} ({factor})", flush=True)
-    table = pd.DataFrame(rows, columns=list(GRID_COLUMNS))
-    if out is not None:
-        write_tsv(out, table)
-    return table
+    return rows
+
+
+def _first_of_each(rows):
+    """Rows without those whose key occurred before; the dense model first."""
+    rows = list({tuple(row[k] for k in GRID_KEYS): row for row in reversed(rows)}.values())[::-1]
+    return sorted(rows, key=lambda row: row["score"] != "dense")
+
+
+def _in_order(rows, plans):
+    """Rows of several processes in the order of one: other rows of an earlier table first, then those of the plans."""
+    place = {key if isinstance(key, tuple) else _key(key): k for k, key in enumerate(plans)}
+    return sorted(_first_of_each(rows), key=lambda row: place.get(tuple(row[k] for k in GRID_KEYS), -1))
+
+
+def _as_text(rows):
+    """Rows as JSON, exact to the last bit."""
+    return json.dumps(rows, default=lambda value: value.item())
+
+
+def _as_table(rows):
+    import pandas as pd
+
+    return pd.DataFrame(rows, columns=list(GRID_COLUMNS))
 
 
 def _plan(pruner, recipes, ratios, settings):

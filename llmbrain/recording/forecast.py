@@ -24,7 +24,9 @@ class Forecast:
     bytes : int
         Total size of the NIfTI files.
     peak_memory : int
-        Bytes in addition to the model: the activations and logits of one batch.
+        Bytes in addition to the model: the activations and logits of one batch; of each process.
+    n_processes, n_fed_each, seconds : int, int, float
+        If they were asked for: processes, tokens that the busiest one reads, and the time that it needs for these.
     """
 
     n_documents: int
@@ -34,12 +36,23 @@ class Forecast:
     n_neurons: dict
     bytes: int
     peak_memory: int
+    n_processes: int | None = None
+    n_fed_each: int | None = None
+    seconds: float | None = None
 
     def __str__(self):
+        each = ""
+        if self.n_processes is not None:
+            minutes = f"{self.seconds / 60:.1f} minutes" if self.seconds >= 60 else f"{self.seconds:.1f} seconds"
+            each = (
+                f". With {self.n_processes} process{'es' * (self.n_processes > 1)}: at most {self.n_fed_each} tokens "
+                f"each, about {minutes} on processors like this one, plus loading; {_size(self.peak_memory)} and one "
+                "copy of the model in the memory of each"
+            )
         neurons = ", ".join(f"{n} neurons ({site})" for site, n in self.n_neurons.items())
         return (
             f"{self.n_tokens} tokens of {self.n_documents} documents in {self.n_runs} runs x {neurons}: "
-            f"{_size(self.bytes)} on disk, about {_size(self.peak_memory)} of memory in addition to the model"
+            f"{_size(self.bytes)} on disk, about {_size(self.peak_memory)} of memory in addition to the model{each}"
         )
 
 

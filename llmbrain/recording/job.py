@@ -1,6 +1,7 @@
 """Options and plan of a recording: everything that is decided before the first forward pass."""
 
 import hashlib
+import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -155,6 +156,13 @@ class Job:
             if not study.path("events_json").exists():
                 write_json(study.path("events_json"), {"Description": "What each recorded token is.", **EVENT_COLUMNS})
         return study
+
+    @property
+    def identity(self):
+        """All that decides the bytes of the files, as one text."""
+        modules = {name: [site.name for site in sites] for name, sites in self.sites.items()}
+        parts = self.model_info, self.plan.settings, self._tokens_hash(), modules, self.storage.name
+        return json.dumps([*parts, self.options.batch_size, str(self.options)], sort_keys=True, default=str)
 
     def _tokens_hash(self):
         """Hash of the token ids: with another tokenizer, or other generated text, it is another recording."""

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import __version__
+from .. import __version__, parallel
 from ..dataset import Recording, Run
 from ..dataset.checksums import checksums
 from ..dataset.layout import bids_label
-from ..exceptions import NumericalWarning, RecordingError
+from ..exceptions import NumericalWarning, RecordingError, check_count
 from ..files import sha256, write_json, write_tsv
 from ..models.finite import not_finite_error
 from ..models.inputs import input_device
@@ -25,6 +25,7 @@ from .events import run_events
 from .forecast import check_room
 from .job import RecordingOptions, prepare
 from .scaling import neuron_scales
+from .shares import check_processes, forecast_of_shares, note_share, runs_of_share
 from .writer import RunWriter
 
 __all__ = ["forecast", "record"]
@@ -32,7 +33,7 @@ __all__ = ["forecast", "record"]
 _WAIT = 0.5  # seconds before retrying runs that another process is recording
 
 
-def record(model, tokenizer, text, out=None, *, run_index=None, progress=True, **options):
+def record(model, tokenizer, text, out=None, *, run_index=None, share=None, progress=True, **options):
     """Record the activations of a model's neurons while it reads texts.
 
     Activations are written into 4D NIfTI files, ``(layer, row, column, token)``, each with a JSON sidecar and an
@@ -40,6 +41,7 @@ def record(model, tokenizer, text, out=None, *, run_index=None, progress=True, *
     out. Only one batch of activations is in memory at a time (on CUDA, two batches of each of up to eight runs, within
     40 % of the free device memory). The tokenized text stays in memory: about 50 bytes per token. To resume an
     interrupted recording, repeat the call: finished runs stay, and the others are recorded again with the same bytes.
+    Inside :func:`llmbrain.parallel.processes`, the runs are shared between the processes; the bytes are the same.
 
     Parameters
     ----------
@@ -54,6 +56,9 @@ def record(model, tokenizer, text, out=None, *, run_index=None, progress=True, *
     run_index : int or sequence of int, optional
         Record only these runs, counted from 1. Several processes, for example of a job array, can record into one
         folder.
+    share : str or Share, optional
+        Record only one share of the runs, balanced by tokens: ``"3/40"`` is the third of forty. ``llmbrain merge``
+        checks that all shares are there.
     progress : bool
         Show the forecast and a progress bar.
     **options
@@ -75,7 +80,7 @@ def record(model, tokenizer, text, out=None, *, run_index=None, progress=True, *
     CorpusError
         If the texts are missing or empty, or a document is shorter than two tokens.
     DatasetError
-        If the folder holds another study. Nothing has been written then.
+        If the folder holds another study, or not all processes see it. Nothing has been written then.
     RecordingError
         If the disk is too small, or an activation is infinite or not a number (with the layer and the token).
 
@@ -84,15 +89,22 @@ def record(model, tokenizer, text, out=None, *, run_index=None, progress=True, *
     >>> runs = record(model, tokenizer, load_corpus("demo"), out="study")  # doctest: +SKIP
     >>> runs[0].to_array().shape, runs.events.columns  # doctest: +SKIP
     """
-    job = prepare(model, tokenizer, text, RecordingOptions(**options))
-    wanted = job.wanted(run_index)
+    job, progress = prepare(model, tokenizer, text, RecordingOptions(**options)), progress and parallel.main_process()
+    wanted = runs_of_share(job, job.wanted(run_index), share)
+    check_processes(job, wanted, out)
     study = job.study(out if out is not None else _temporary())
     missing = job.missing(study, wanted)
     check_room(study.root, sum(job.run_bytes(run, names) for run, names in missing))
-    study = job.study(study.root, create=True)
+    if parallel.main_process():
+        study = job.study(study.root, create=True)
+    parallel.barrier()  # nobody writes a run before all know which are missing
     if progress:
         print(f"Recording {job.forecast} -> {study.root}")
-    _record_runs(job, study, missing, progress)
+    if share is not None:
+        note_share(job, study, share)
+    scales = _scales(job, study) if missing else None
+    _record_runs(job, study, parallel.share(missing, [run.n_tokens for run, _ in missing]), scales, progress)
+    parallel.barrier()
     recordings = {name: _open(study, name, wanted) for name in job.geometries}
     if progress:
         for runs in recordings.values():
@@ -102,29 +114,45 @@ def record(model, tokenizer, text, out=None, *, run_index=None, progress=True, *
     return recordings[job.options.site] if isinstance(job.options.site, str) else recordings
 
 
-def forecast(model, tokenizer, text, **options):
+def forecast(model, tokenizer, text, *, processes=None, **options):
     """Compute the size of a recording without recording.
 
     Parameters
     ----------
     model, tokenizer, text, **options
         As in :func:`llmbrain.record`.
+    processes : int, optional
+        Also estimate what each of so many processes does, and how long it takes: the model reads the first texts once
+        to measure its speed.
 
     Returns
     -------
     Forecast
         Print it, or read its numbers.
     """
-    return prepare(model, tokenizer, text, RecordingOptions(**options)).forecast
+    check_count("processes", processes, optional=True)
+    job = prepare(model, tokenizer, text, RecordingOptions(**options))
+    return job.forecast if processes is None else forecast_of_shares(job, processes)
 
 
-def _record_runs(job, study, missing, progress):
+def _scales(job, study):
+    """Return the int16 factors of each site, measured once for all processes; None for float32."""
+    if job.storage != np.int16:
+        return dict.fromkeys(job.geometries)
+    if not parallel.main_process():
+        parallel.barrier()  # the main process writes them meanwhile
+    scales = neuron_scales(job, study)
+    if parallel.main_process():
+        parallel.barrier()
+    return scales
+
+
+def _record_runs(job, study, missing, scales, progress):
     """Record the missing runs; wait for runs that another process is recording."""
     from tqdm.auto import tqdm
 
     if not missing:
         return
-    scales = neuron_scales(job, study) if job.storage == np.int16 else dict.fromkeys(job.geometries)
     total = sum(run.n_tokens for run, _ in missing)
     scanners = _Scanners(job, [run for run, _ in missing])
     with quiet_forward(job.model), tqdm(total=total, unit="token", disable=not progress) as bar:

@@ -602,6 +602,40 @@ def test_an_interrupted_study_goes_on_where_it_stopped(tiny, masks, tmp_path, mo
     assert done == 5
 
 
+def test_merged_shares_are_the_study_of_one_process_bit_for_bit(tiny, masks, tmp_path, monkeypatch):
+    from llmbrain.lesions import batched
+    from llmbrain.lesions.checkpoint import check_shares
+
+    def bytes_of_some(model, tokenizer):
+        """As many numbers as an item has, one of them an answer that cannot be read."""
+        return np.append(model(torch.arange(6)[None]).logits[0, :2, 0].detach().numpy(), np.nan)
+
+    tasks, path = [TEXTS, CallableTask(bytes_of_some, name="bytes")], tmp_path / "kept.npz"
+    options = {"max_batch_tokens": 400}
+    study = LesionStudy(masks, tasks, n_controls=4, reference=REFERENCE, options=options)
+    whole = study.run(*tiny, progress=False)
+    for share in ("3/3", "1/3"):
+        study.run_share(*tiny, share, path, progress=False)
+    with pytest.raises(DatasetError, match="lacks the shares 2/3"):
+        check_shares(path, (None, "bytes"))
+    other = LesionStudy(masks, tasks, n_controls=4, reference=REFERENCE, random_state=1, options=options)
+    other.run_share(*tiny, "2/3", path, progress=False)
+    with pytest.raises(DatasetError, match="shares 2/3 are of another study"):
+        check_shares(path, (None, "bytes"))
+    study.run_share(*tiny, "2/3", path, progress=False)
+    check_shares(path, (None, "bytes"))
+    monkeypatch.setattr("llmbrain.lesions.scoring.row_mode", lambda *_: "prefix")
+    monkeypatch.setitem(batched._PASSES, "prefix", lambda *_: 1 / 0)  # nothing is left to be measured
+    merged = study.run(*tiny, progress=False, checkpoint=path)
+    for name in ("table", "controls", "items"):
+        pd.testing.assert_frame_equal(getattr(merged, name), getattr(whole, name), check_exact=True)
+    study.run_share(*tiny, "1/4", path, progress=False)
+    with pytest.raises(DatasetError, match="different splits: of 3 and of 4"):
+        check_shares(path)
+    with pytest.raises(ParameterError, match=r"900 shares .* conditions\. Start at most"):
+        study.run_share(*tiny, "1/900", path, progress=False)
+
+
 def test_functions_go_on_where_they_were_interrupted(tiny, masks, tmp_path):
     calls, stop = [], [2]
 

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from tiny import tiny_model
 
@@ -16,7 +17,7 @@ from llmbrain.exceptions import (
     ParameterError,
 )
 from llmbrain.files import read_tsv, write_tsv
-from llmbrain.pruning import Recipe, combine, kept_overlap, run_grid
+from llmbrain.pruning import Recipe, combine, kept_overlap, merge_grid, run_grid
 
 quick = partial(lb.prune, recipe="fast", measure=False, progress=False)
 SENTENCES = [f"the cat number {i} sat on the mat and then the rain in spain fell over hills {i * 7}" for i in range(16)]
@@ -105,6 +106,27 @@ def test_recipes_of_one_name_share_options_and_networks(model, tokenizer, tmp_pa
     ):
         with pytest.raises(ParameterError, match="different options or networks. Give each set a name"):
             grid_of(model, tokenizer, pair)
+
+
+def test_merged_shares_are_the_table_of_one_process(model, tokenizer, tmp_path):
+    out = tmp_path / "grid.tsv"
+    recipes = recipes_of(("flap", "uniform", "none"), ("random", "uniform", "none"), ("wanda", "uniform", "none"))
+    whole = grid_of(model, tokenizer, recipes)
+    part = partial(grid_of, model, tokenizer, recipes, out=out)
+    part(share="2/2")
+    with pytest.raises(DatasetError, match="lacks the shares 1/2"):
+        merge_grid(out)
+    grid_of(model, tokenizer, recipes[:2], out=out, share="1/2")
+    with pytest.raises(DatasetError, match="shares .* of another grid"):
+        merge_grid(out)
+    part(share="1/2")
+    merged = merge_grid(out)
+    pd.testing.assert_frame_equal(merged.drop(columns="seconds"), whole.drop(columns="seconds"), check_exact=True)
+    assert [file.name for file in tmp_path.iterdir()] == ["grid.tsv"]
+    with pytest.raises(DatasetError, match="holds no shares"):
+        merge_grid(out)
+    with pytest.raises(ParameterError, match="9 shares were started, but there are 3 rows"):
+        part(share="1/9")
 
 
 def test_seeds_of_the_search_are_draws_of_their_own(model, tokenizer, monkeypatch):
