@@ -249,9 +249,7 @@ def check_enough(n_items, what, part=None):
     mine = here(part)
     if mine is not None and mine.count > n_items:
         unit = "processes" if part is None else "shares"
-        raise ParameterError(
-            f"{mine.count} {unit} were started, but there are {n_items} {what}. Start at most {n_items} {unit}."
-        )
+        raise ParameterError(f"{mine.count} {unit} were started for {n_items} {what}. Start at most {n_items}.")
 
 
 def check_complete(shares, where):

@@ -18,7 +18,7 @@ from tiny import tiny_model, tiny_tokenizer
 import llmbrain as lb
 from llmbrain import parallel as p
 from llmbrain.exceptions import ParameterError
-from llmbrain.lesions import CallableTask
+from llmbrain.lesions import CallableTask, LossTask
 from llmbrain.masks import masks_from_maps
 from llmbrain.pruning import combine, run_grid
 
@@ -54,8 +54,8 @@ with p.processes():
     assert files_of(shared) == files_of(one)
     other = TEXTS[p.rank() :]
     refused(lambda: lb.record(model, tokenizer, other, folder / "differ", **options), "process 2 of 2 differ")
-    refused(lambda: lb.record(model, tokenizer, TEXTS[:1], folder / "few", progress=False), "2 processes were started")
-    refused(lambda: lb.record(model, tokenizer, TEXTS, progress=False), "one folder")
+    refused(lambda: lb.record(model, tokenizer, TEXTS[:1], folder / "few", progress=False), "started for 1 runs")
+    refused(lambda: lb.record(model, tokenizer, TEXTS, **options), "one folder")
     assert not (folder / "differ").exists() and not (folder / "few").exists()
 
     geometry = runs.geometry
@@ -64,8 +64,9 @@ with p.processes():
     def score(model, tokenizer):
         return model(torch.arange(6)[None]).logits[0, :3, 0].detach().numpy()
 
-    study = lb.LesionStudy(masks, [TEXTS[:4], CallableTask(score, name="score")], n_controls=3, controls=["layer"],
-                           reference=runs, options={"max_batch_tokens": 200})
+    tasks = [LossTask(TEXTS[:4]), CallableTask(score, name="score")]
+    options = {"max_batch_tokens": 200}
+    study = lb.LesionStudy(masks, tasks, n_controls=3, controls=["layer"], reference=runs, options=options)
     both = study.run(model, tokenizer, checkpoint=folder / "kept.npz", progress=False)
     assert len(list(folder.glob("kept*.npz"))) == 4  # of two processes, texts and callable
     with p.alone():

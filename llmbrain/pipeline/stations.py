@@ -272,7 +272,9 @@ def _own_files(tasks):
 
 def _note_share(study, name, given):
     """Keep the arguments of a share in the study, with which :func:`merge_shares` makes the result."""
-    kept = {name: value for name, value in given.items() if name not in ("study", "tokenizer", "resume", "share")}
+    kept = dict(given)
+    for name in ("study", "tokenizer", "resume", "share"):
+        del kept[name]
     if _plain(kept) is None:
         raise ParameterError("A share takes model, text, masks and tasks as names or files, so that it can be merged.")
     write_json(study.path("lesion_shares_json", desc=name), kept)

@@ -632,7 +632,7 @@ def test_merged_shares_are_the_study_of_one_process_bit_for_bit(tiny, masks, tmp
     study.run_share(*tiny, "1/4", path, progress=False)
     with pytest.raises(DatasetError, match="different splits: of 3 and of 4"):
         check_shares(path)
-    with pytest.raises(ParameterError, match=r"900 shares .* conditions\. Start at most"):
+    with pytest.raises(ParameterError, match=r"900 shares were started for \d+ conditions"):
         study.run_share(*tiny, "1/900", path, progress=False)
 
 

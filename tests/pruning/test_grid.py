@@ -125,7 +125,7 @@ def test_merged_shares_are_the_table_of_one_process(model, tokenizer, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["grid.tsv"]
     with pytest.raises(DatasetError, match="holds no shares"):
         merge_grid(out)
-    with pytest.raises(ParameterError, match="9 shares were started, but there are 3 rows"):
+    with pytest.raises(ParameterError, match="9 shares were started for 3 rows"):
         part(share="1/9")
 
 

@@ -20,7 +20,7 @@ def test_shares_make_the_files_of_one_process(llama, tokenizer, tmp_path):
     tokens = [part.n_tokens for part in parts]
     assert max(tokens) - min(tokens) <= 90
     assert files_of(tmp_path / "shares") == files_of(tmp_path / "whole")
-    with pytest.raises(ParameterError, match=f"99 shares were started, but there are {len(whole)} runs"):
+    with pytest.raises(ParameterError, match=f"99 shares were started for {len(whole)} runs"):
         quiet(llama, tokenizer, texts, tmp_path / "shares", share="1/99", **options)
 
 
