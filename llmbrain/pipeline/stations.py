@@ -273,8 +273,8 @@ def _own_files(tasks):
 def _note_share(study, name, given):
     """Keep the arguments of a share in the study, with which :func:`merge_shares` makes the result."""
     kept = dict(given)
-    for name in ("study", "tokenizer", "resume", "share"):
-        del kept[name]
+    for argument in ("study", "tokenizer", "resume", "share"):
+        del kept[argument]
     if _plain(kept) is None:
         raise ParameterError("A share takes model, text, masks and tasks as names or files, so that it can be merged.")
     write_json(study.path("lesion_shares_json", desc=name), kept)
