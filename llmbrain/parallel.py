@@ -6,6 +6,7 @@ here does nothing and torch is not imported, so that code is written once for on
 
 import contextlib
 import hashlib
+import json
 import os
 import platform
 import re
@@ -27,6 +28,7 @@ __all__ = [
     "check_complete",
     "check_enough",
     "check_shared_folder",
+    "gather",
     "gather_texts",
     "here",
     "launched",
@@ -354,20 +356,42 @@ def barrier():
         all_reduce(torch.zeros(1))  # on the CPU, also in a world of GPUs
 
 
-def gather_texts(text):
-    """Return the texts of all processes, in their order; alone, a list with this one."""
+def gather(record):
+    """Return the records of all processes, in their order; alone, a list with this one.
+
+    Parameters
+    ----------
+    record : dict
+        Arrays, and values that JSON can hold. The names and shapes may differ between processes.
+    """
     if _WORLD is None:
-        return [text]
+        return [record]
+    import numpy as np
     import torch
 
-    data = text.encode()
+    arrays = {name: value for name, value in record.items() if isinstance(value, np.ndarray)}
+    plain = {name: value for name, value in record.items() if name not in arrays}
+    forms = {name: [value.dtype.str, value.shape] for name, value in arrays.items()}
+    head = np.frombuffer(json.dumps([plain, forms]).encode(), np.uint8)
     sizes = torch.zeros(world_size(), dtype=torch.int64)
-    sizes[rank()] = len(data)
+    sizes[rank()] = len(head)
     all_reduce(sizes)
-    table = torch.zeros(world_size(), max(1, int(sizes.max())), dtype=torch.uint8)
-    table[rank(), : len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else 0
-    all_reduce(table)
-    return [bytes(row[: int(size)].numpy()).decode() for row, size in zip(table, sizes)]
+    found = []
+    for owner, size in enumerate(sizes.tolist()):
+        mine = owner == rank()
+        text = broadcast(torch.from_numpy(head.copy() if mine else np.empty(size, np.uint8)), owner)
+        plain, forms = json.loads(bytes(text.numpy()))
+        for name, (dtype, shape) in forms.items():
+            plain[name] = np.array(arrays[name]) if mine else np.empty(shape, dtype)
+            if plain[name].size:
+                broadcast(torch.from_numpy(plain[name].reshape(-1).view(np.uint8)), owner)
+        found.append(plain)
+    return found
+
+
+def gather_texts(text):
+    """Return the texts of all processes, in their order; alone, a list with this one."""
+    return [record["text"] for record in gather({"text": text})]
 
 
 def agree(what, *parts):

@@ -125,7 +125,7 @@ class NetworkEstimator:
         """Threshold the maps in place."""
 
     def _finish_parts(self, runs, decompose, info, batch=None):
-        """Decompose the parts of the scope on the fast engine, and store the result."""
+        """Decompose the parts of the scope on the fast engine, store the result and return it."""
         found = decompose_parts(runs, parts_of(runs.geometry, self.scope, self.mask), decompose, batch)
         self._threshold(found.maps)
         self.n_iter_, self.converged_, self.dead_ = found.n_iter, found.converged, found.dead
@@ -147,6 +147,7 @@ class NetworkEstimator:
             info=info,
             support=found.support,
         )
+        return found
 
     def _finish_stock(self, runs, confounds, stock, info, **special):
         """Fit nilearn's own estimator, store its maps and return it."""

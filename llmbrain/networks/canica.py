@@ -161,11 +161,11 @@ class CanICA(NetworkEstimator, StockCanICA):
         def decompose(sources, neurons):
             return group_ica(sources, self.n_components, do_cca=self.do_cca, **shared, **solver)
 
-        def batch(parts):
+        def batch(parts, numbers):
             if not can_batch(parts, solver["device"], solver["group"]):
                 return None
             search = {name: solver[name] for name in ("contrast", "max_iter", "tol", "device")}
-            return group_ica_of_parts(parts, self.n_components, **shared, **search)
+            return group_ica_of_parts(parts, self.n_components, numbers=numbers, **shared, **search)
 
         self._finish_parts(runs, decompose, {"rows_per_run": solver["rows_per_run"]}, batch)
 

@@ -162,10 +162,8 @@ class DictLearning(NetworkEstimator, StockDictLearning):
         solver = self._solver(group="auto", rows_per_run=2, tol=1e-4, device="auto")
         init = None if self.dict_init is None else self._init_maps(runs.geometry)
 
-        begun = []
-
         def decompose(sources, neurons):
-            found = group_dictionary(
+            return group_dictionary(
                 sources,
                 self.n_components,
                 alpha=self.alpha_,
@@ -176,11 +174,9 @@ class DictLearning(NetworkEstimator, StockDictLearning):
                 **self._cleaning,
                 **solver,
             )
-            begun.append((neurons, *found.initial))
-            return found
 
-        self._finish_parts(runs, decompose, {"alpha": self.alpha_})
-        self._keep_start(begun, runs.geometry.n_neurons)
+        found = self._finish_parts(runs, decompose, {"alpha": self.alpha_})
+        self._keep_start(found.initial, runs.geometry.n_neurons)
 
     def _keep_start(self, begun, n_neurons):
         """Store the initial maps and loadings of all parts under nilearn's names."""

@@ -7,6 +7,7 @@ from sklearn.utils.validation import check_memory
 
 from ..exceptions import HarmfulOptionWarning, LLMBrainWarning, ParameterError, ParameterTypeError
 from ..models.devices import as_device
+from ..parallel import world_size
 from ..registry import Registry
 
 __all__ = [
@@ -115,6 +116,8 @@ def check_options(estimator):
         raise ParameterError(
             f"random_state must be an integer, a numpy RandomState or None; got a {type(seed).__name__}."
         )
+    if isinstance(seed, np.random.RandomState) and world_size() > 1:
+        raise ParameterError("Several processes need random_state as an integer: each would advance a RandomState.")
     check_solver(estimator.solver_params)
     if estimator.scope != "model" and needs_nilearn(estimator):
         raise ParameterError(

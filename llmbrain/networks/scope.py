@@ -6,9 +6,13 @@ from pathlib import Path
 import numpy as np
 
 from ..exceptions import MaskError, ParameterError, ParameterTypeError
+from ..parallel import alone, gather, share, world_size
+from .engines.group import GroupICA
 from .engines.parallel import hand_back
 
 __all__ = ["Part", "decompose_parts", "parts_of"]
+
+_LISTS = ("time_courses", "initial")  # fields of GroupICA that hold several arrays
 
 
 @dataclass
@@ -34,6 +38,7 @@ class Parts:
     group: str
     flat: bool
     tail_weights: list  # of dict, one per part
+    initial: list  # neurons, initial maps and loadings of each part of a dictionary
 
 
 def parts_of(geometry, scope, mask=None):
@@ -93,17 +98,19 @@ def decompose_parts(runs, parts, decompose, batch=None):
     """Decompose every part and combine the maps in the flat order of neurons.
 
     ``decompose`` takes the sources of a part and the flat indices of its neurons in reading order, and returns a
-    :class:`~llmbrain.networks.engines.group.GroupICA`. ``batch`` takes the sources of all parts and decomposes them at
-    once, or returns None if it cannot.
+    :class:`~llmbrain.networks.engines.group.GroupICA`. ``batch`` takes the sources of all parts and the numbers of
+    some, and decomposes these at once, or returns None if it cannot. Several processes share the parts, or the neurons
+    of a single part.
     """
     from .evidence.stability import restart_stability
 
     n_neurons = runs.geometry.n_neurons
     whole = len(parts) == 1 and len(parts[0].neurons) == n_neurons
     read = [_read(runs, part, whole) for part in parts]
-    results = batch([sources for sources, _ in read]) if batch else None
-    if results is None:
-        results = [decompose(*r) for r in read]
+    if len(parts) > 1 and world_size() > 1:
+        results = _shared(read, decompose, batch)
+    else:
+        results = _results(read, range(len(read)), decompose, batch)
     hand_back()
     maps = None if whole else np.zeros((sum(len(r.maps) for r in results), n_neurons), np.float32)
     dead, first = np.zeros(n_neurons, bool), 0
@@ -132,4 +139,36 @@ def decompose_parts(runs, parts, decompose, batch=None):
         group=results[0].group,
         flat=any(r.flat for r in results),
         tail_weights=[r.tail_weights for r in results],
+        initial=[(neurons, *r.initial) for (_, neurons), r in zip(read, results) if r.initial],
     )
+
+
+def _results(read, numbers, decompose, batch):
+    """Decompositions of some of the parts."""
+    found = batch([sources for sources, _ in read], numbers) if batch and len(numbers) else None
+    return [decompose(*read[i]) for i in numbers] if found is None else found
+
+
+def _shared(read, decompose, batch):
+    """Decompositions of all parts, each made by one process."""
+    numbers = share(range(len(read)))
+    with alone():
+        own = dict(zip(numbers, _results(read, numbers, decompose, batch)))
+    found = {}
+    for i in range(-(-len(read) // world_size())):  # one part of each process at a time, which takes least memory
+        some = {"part": numbers[i], **_to_record(own[numbers[i]])} if i < len(numbers) else {}
+        found |= {record.pop("part"): _from_record(record) for record in gather(some) if record}
+    return [found[i] for i in range(len(read))]
+
+
+def _to_record(found):
+    """A decomposition as arrays and plain values."""
+    record = {name: value for name, value in vars(found).items() if name not in _LISTS}
+    for name in _LISTS:
+        record |= {f"{name} {i}": array for i, array in enumerate(getattr(found, name) or ())}
+    return record
+
+
+def _from_record(record):
+    lists = {name: [record.pop(key) for key in list(record) if key.startswith(f"{name} ")] for name in _LISTS}
+    return GroupICA(**record, **{name: arrays or None for name, arrays in lists.items()})

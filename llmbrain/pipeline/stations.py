@@ -90,6 +90,11 @@ def find_networks(
     Returns
     -------
     NetworkSet
+
+    Notes
+    -----
+    The processes of :mod:`llmbrain.parallel` share the work: the neurons of all runs, the repetitions, and the halves
+    of the text. All of them return the networks; the first one writes them.
     """
     from ..networks import CanICA, DictLearning, NetworkSet, gather_evidence
     from ..networks.engines.progress import show_progress
@@ -107,17 +112,22 @@ def find_networks(
     }  # fmt: skip
     if name is None and n_components != "auto":
         name = networks_name(method, n_components, recording.site)
+    parallel.agree("settings or recordings", json.dumps(settings, sort_keys=True, default=str))
+    parallel.check_shared_folder(study.root)
     if resume and name is not None and _is_done(study, "networks", name, settings):
         return NetworkSet.load(study, name)
     options = {"n_components": n_components, "engine": engine, "random_state": random_state}
     estimator = CanICA(n_init=n_init, **options) if method == "canica" else DictLearning(**options)
     with show_progress(progress):
         networks = estimator.fit(recording).networks_.set_threshold(threshold)
-        networks.save(study, name, settings={**settings, "n_repeats": 0})
+        if parallel.main_process():
+            networks.save(study, name, settings={**settings, "n_repeats": 0})
         if n_repeats:
             evidence = gather_evidence(networks, recording, n_repeats=n_repeats, random_state=random_state)
-            evidence.save(study, name, settings=settings)
+            if parallel.main_process():
+                evidence.save(study, name, settings=settings)
             networks = evidence.networks
+    parallel.barrier()  # until the files are written
     return networks
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from ...exceptions import NumericalWarning, ParameterError
-from .group import GroupICA, check_n_components, order_maps, warn_dead, warn_flat
+from .columns import WHOLE
+from .group import GroupICA, can_share, check_n_components, order_maps, warn_dead, warn_flat
 from .ica import draw_rotations, fastica
 from .linalg import gram, product
 from .parallel import block_map, workers
@@ -37,33 +38,35 @@ class Dictionary:
     converged: bool
 
 
-def sparse_dictionary(x, codes, alpha, *, n_epochs=100, tol=1e-4):
+def sparse_dictionary(x, codes, alpha, *, n_epochs=100, tol=1e-4, columns=WHOLE):
     """Minimise the objective by coding all neurons (coordinate descent) and updating the atoms in turn.
 
     ``x`` is ``(n_rows, n_neurons)``; ``codes``, the initial maps ``(n_components, n_neurons)``, are overwritten. The
     iteration ends after ``n_epochs`` passes, or when the objective falls by a smaller share than ``tol``. The update of
-    the atoms is algorithm 2 of Mairal et al. (2010), JMLR 11, 19-60.
+    the atoms is algorithm 2 of Mairal et al. (2010), JMLR 11, 19-60. Processes that share the neurons exchange the
+    products of rows and codes in every pass.
     """
     total = sum(block_map(lambda b: float(x[:, b].square().sum(dtype=torch.float64)), _slices(x)))
-    atoms = first = _first_atoms(x, codes)
+    total = columns.number(total)
+    atoms = first = _first_atoms(x, codes, columns)
     codes.zero_()
     history, converged = [], False
     for _ in track(range(n_epochs), "Dictionary, passes at most"):
-        inner, cross, l1 = _code(x, codes, atoms, alpha)
+        inner, cross, l1 = _code(x, codes, atoms, alpha, columns)
         fit = total - 2 * float((cross * atoms).sum()) + float((gram(atoms.T) * inner).sum())
-        history.append(0.5 * fit + alpha * l1)
+        history.append(columns.agreed_number(0.5 * fit + alpha * l1))
         if len(history) > 1 and history[-2] - history[-1] < tol * history[-2]:
             converged = True
             break
-        atoms = _update_atoms(atoms, inner, cross)
+        atoms = columns.agreed(_update_atoms(atoms, inner, cross))
     return Dictionary(codes, atoms, first, history, converged)
 
 
-def _first_atoms(x, maps):
+def _first_atoms(x, maps, columns):
     """Unit loadings of maps by least squares, float64."""
     cross = sum(block_map(lambda b: product(x[:, b], maps[:, b].T).double(), _slices(x)))
     inner = sum(block_map(lambda b: gram(maps[:, b]).double(), _slices(x)))
-    atoms = cross @ torch.linalg.pinv(inner, hermitian=True)
+    atoms = columns.agreed(columns.total(cross) @ torch.linalg.pinv(columns.total(inner), hermitian=True))
     norms = torch.linalg.vector_norm(atoms, dim=0)
     return atoms / torch.where(norms > 0, norms, 1)
 
@@ -72,7 +75,7 @@ def _slices(x, size=1 << 14):
     return [slice(i, min(i + size, x.shape[1])) for i in range(0, x.shape[1], size)]
 
 
-def _code(x, codes, atoms, alpha):
+def _code(x, codes, atoms, alpha, columns):
     """Coordinate descent on the codes of all neurons, in place; returns ``C C^T``, ``X C^T`` and ``|C|_1``."""
     n = len(codes)
     small, d = gram(atoms.T.contiguous()), atoms.float()
@@ -97,7 +100,7 @@ def _code(x, codes, atoms, alpha):
         inner += a
         cross += b
         l1 += s
-    return inner, cross, l1
+    return columns.total(inner), columns.total(cross), columns.number(l1)
 
 
 def _update_atoms(atoms, inner, cross, passes=2):
@@ -138,19 +141,21 @@ def group_dictionary(
     ``n_components``. The other parameters are those of :func:`~llmbrain.networks.group_ica` and
     :func:`sparse_dictionary`. In the result, ``n_iter`` and ``converged`` have one element.
     """
-    data = CleanedRuns(runs, confounds, detrend=detrend, standardize=standardize, device=device)
-    check_n_components(n_components, data.n_tokens, data.n_neurons)
+    shared = can_share(runs, n_components, rows_per_run)
+    data = CleanedRuns(runs, confounds, detrend=detrend, standardize=standardize, device=device, shared=shared)
+    columns = data.columns
+    check_n_components(n_components, data.n_tokens, columns.n_neurons)
     alpha = 0.1 * data.n_rows**0.5 if alpha == "auto" else float(alpha)
     with workers(data.device):
-        rows = min(round(rows_per_run * n_components), sum(n - 1 for n in data.n_tokens), data.n_neurons - 1)
+        rows = min(round(rows_per_run * n_components), sum(n - 1 for n in data.n_tokens), columns.n_neurons - 1)
         subspace = group_subspace(data, rows, group=group, rows_per_run=1, do_cca=False, at_least=n_components)
         x = project(data, subspace)
         x *= subspace.values.sqrt().float()[:, None]
-        codes = _begin(x, subspace, n_components, random_state) if init is None else _given(init, data)
-        begun = codes.cpu().numpy().copy()
+        codes = _begin(x, subspace, n_components, random_state, columns) if init is None else _given(init, data)
+        begun = columns.whole(codes).numpy().copy()
         data.release()
-        found = sparse_dictionary(x, codes, alpha, n_epochs=n_epochs, tol=tol)
-    alive = (found.codes != 0).any(1)
+        found = sparse_dictionary(x, codes, alpha, n_epochs=n_epochs, tol=tol, columns=columns)
+    alive = columns.total((found.codes != 0).sum(1))
     if not bool(alive.any()):
         raise ParameterError(f"alpha={alpha:g} leaves no neuron in any map; use a smaller one (0.1 * sqrt(n_tokens)).")
     if warn and not found.converged:
@@ -166,6 +171,7 @@ def group_dictionary(
         warn_flat(subspace)
     found.codes[:, dead.to(found.codes.device)] = 0
     maps, courses, variance = order_maps(data, found.codes.cpu().numpy())
+    maps, dead = columns.whole(torch.from_numpy(maps)).numpy(), columns.whole(dead)
     return GroupICA(
         maps=maps,
         variance=variance,
@@ -182,14 +188,16 @@ def group_dictionary(
     )
 
 
-def _begin(x, subspace, n_components, random_state):
+def _begin(x, subspace, n_components, random_state, columns):
     """Independent components of the leading rows, from one start."""
-    z, _ = whiten_rows(x[:n_components] / subspace.values[:n_components].sqrt().float()[:, None])
-    return product(fastica(z, draw_rotations(1, n_components, random_state, z.device)).w[0].float(), z)
+    z, _ = whiten_rows(x[:n_components] / subspace.values[:n_components].sqrt().float()[:, None], columns)
+    start = columns.agreed(draw_rotations(1, n_components, random_state, z.device))
+    return product(fastica(z, start, columns=columns).w[0].float(), z)
 
 
 def _given(init, data):
     maps = np.array(init, np.float32)
-    if maps.ndim != 2 or maps.shape[1] != data.n_neurons:
-        raise ParameterError(f"init must be (n_components, {data.n_neurons}); got {maps.shape}.")
-    return torch.from_numpy(maps).to(data.device)
+    columns = data.columns
+    if maps.ndim != 2 or maps.shape[1] != columns.n_neurons:
+        raise ParameterError(f"init must be (n_components, {columns.n_neurons}); got {maps.shape}.")
+    return torch.from_numpy(maps[:, columns.first : columns.last]).contiguous().to(data.device)

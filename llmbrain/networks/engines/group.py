@@ -9,14 +9,16 @@ from ...exceptions import NumericalWarning, ParameterError
 from .contrasts import CONTRASTS
 from .group_models import TRY_CONTRAST, TRY_STEPS, TRY_TOL, choose_subspace
 from .ica import Rotations, batched_fastica, draw_rotations, fastica, sparsest_start
+from .leading import is_tall
 from .maps import order_and_sign, order_maps, rotate
 from .parallel import hand_back, workers
 from .reduction import ROWS_PER_RUN, group_subspace, whiten
-from .runs import CleanedRuns
+from .runs import CleanedRuns, as_sources
 
 __all__ = [
     "GroupICA",
     "check_n_components",
+    "can_share",
     "check_search",
     "group_ica",
     "order_maps",
@@ -152,6 +154,11 @@ def group_ica(
     ParameterError
         If the data cannot carry ``n_components``.
 
+    Notes
+    -----
+    The processes of :mod:`llmbrain.parallel` share the neurons: each reads some columns of all runs. In every step of
+    FastICA they exchange ``(n_init, n_components, n_components + 1)`` sums. All of them return the whole result.
+
     Examples
     --------
     >>> rng = np.random.RandomState(0)
@@ -161,11 +168,13 @@ def group_ica(
     >>> result.maps.shape, bool(result.converged.all())
     ((3, 500), True)
     """
-    data = CleanedRuns(runs, confounds, detrend=detrend, standardize=standardize, device=device)
-    check_n_components(n_components, data.n_tokens, data.n_neurons)
+    shared = can_share(runs, n_components, rows_per_run)
+    data = CleanedRuns(runs, confounds, detrend=detrend, standardize=standardize, device=device, shared=shared)
+    columns = data.columns
+    check_n_components(n_components, data.n_tokens, columns.n_neurons)
     check_search(n_init, contrast, max_iter, tol)
     with workers(data.device):
-        starts = draw_rotations(n_init, n_components, random_state, data.device)
+        starts = columns.agreed(draw_rotations(n_init, n_components, random_state, data.device))
         options = {"rows_per_run": rows_per_run, "do_cca": do_cca}
         if group == "auto":
             choice = choose_subspace(data, n_components, start=starts[:1], **options)
@@ -179,8 +188,8 @@ def group_ica(
             z = whiten(data, subspace)
         subspace.rows = None
         hand_back()
-        found = _rotate(z, starts, contrast, max_iter, tol, begun)
-        chosen = sparsest_start(found.w, z)
+        found = _rotate(z, starts, contrast, max_iter, tol, begun, columns)
+        chosen = sparsest_start(found.w, z, columns)
         hand_back()
         rotate(found.w[chosen].float(), z)
         dead = data.dead()
@@ -188,6 +197,7 @@ def group_ica(
         maps, order, signs, courses, variance = order_and_sign(data, z)
         data.release()
         hand_back()
+        maps, dead = columns.whole(maps), columns.whole(dead)
     w = found.w.cpu()
     w[chosen] = w[chosen][order] * signs[:, None].double().cpu()
     if warn:
@@ -195,7 +205,7 @@ def group_ica(
         warn_flat(subspace)
         warn_convergence(found.converged, found.change.max())
     return GroupICA(
-        maps=maps.cpu().numpy(),
+        maps=maps.numpy(),
         variance=variance,
         n_iter=found.n_iter,
         converged=found.converged,
@@ -210,13 +220,20 @@ def group_ica(
     )
 
 
-def _rotate(z, starts, contrast, max_iter, tol, begun=None):
+def _rotate(z, starts, contrast, max_iter, tol, begun, columns):
     """FastICA from all starts; on a GPU without waiting for it at every step."""
-    search = {"contrast": contrast, "max_iter": max_iter, "tol": tol}
+    search = {"contrast": contrast, "max_iter": max_iter, "tol": tol, "columns": columns}
     if z.device.type == "cpu":
         return fastica(z, starts, **search, begun=begun)
     w, *rest = (part[0] for part in batched_fastica(z[None], starts[None], **search))
     return Rotations(w, *(part.cpu().numpy() for part in rest))
+
+
+def can_share(runs, n_components, rows_per_run=ROWS_PER_RUN):
+    """Whether processes can share the neurons: products between neurons, the cheaper ones, would need all of them."""
+    sources = as_sources(runs)
+    rows = max(n_components, round(rows_per_run * n_components))
+    return not is_tall(sum(s.n_tokens for s in sources), sources[0].n_neurons, rows)
 
 
 def check_search(n_init, contrast, max_iter, tol):
@@ -231,10 +248,10 @@ def check_search(n_init, contrast, max_iter, tol):
 
 def warn_dead(dead, data, stacklevel=3):
     """Warn about neurons that are excluded."""
-    n_bad = int(data.bad.sum())
+    n_bad = int(data.columns.total(data.bad.sum()))
     for n, what in ((n_bad, "hold NaN or infinite values"), (int(dead.sum()) - n_bad, "are constant in every run")):
         if n > 0:
-            message = f"{n} of {data.n_neurons} neurons {what}; they are excluded (their maps are 0)."
+            message = f"{n} of {data.columns.n_neurons} neurons {what}; they are excluded (their maps are 0)."
             warnings.warn(message, NumericalWarning, stacklevel=stacklevel)
 
 

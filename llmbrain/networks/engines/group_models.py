@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
+from .columns import WHOLE
 from .ica import Rotations, fastica
-from .leading import check_rank, is_tall, one_matrix, token_gram
+from .leading import check_rank, from_tokens, is_tall, one_matrix, token_gram
 from .linalg import leading_eigenpairs, product
 from .parallel import block_map, hand_back, temporary
 from .reduction import ROWS_PER_RUN, Subspace, group_subspace, is_flat, strides, whiten
@@ -36,11 +37,11 @@ def choose_subspace(data, n_components, *, rows_per_run=ROWS_PER_RUN, do_cca=Tru
     rotation ``start``, ``(1, n_components, n_components)``.
     """
     options = {"rows_per_run": rows_per_run, "do_cca": do_cca}
-    if len(data.sources) == 1 or not one_matrix(min(data.n_rows, data.n_neurons), n_components):
+    if len(data.sources) == 1 or not one_matrix(min(data.n_rows, data.columns.n_neurons), n_components):
         group = "tokens" if len(data.sources) == 1 else "runs"
         subspace = group_subspace(data, n_components, group=group, **options)
         return Choice(subspace, whiten(data, subspace), {})
-    if is_tall(data.n_rows, data.n_neurons, n_components):
+    if is_tall(data.n_rows, data.columns.n_neurons, n_components):
         tokens, runs = (group_subspace(data, n_components, group=g, **options) for g in ("tokens", "runs"))
     else:
         data.hold()
@@ -59,8 +60,9 @@ def choose_subspace(data, n_components, *, rows_per_run=ROWS_PER_RUN, do_cca=Tru
             white.clear()  # computing it again, if it is the better one, costs less than holding two
         hand_back()
         white[subspace.group] = z = whiten(data, subspace)
-        begun[subspace.group] = found = fastica(z, start, contrast=TRY_CONTRAST, max_iter=TRY_STEPS, tol=TRY_TOL)
-        weights[subspace.group] = tail_weight(found.w[0], z)
+        search = {"contrast": TRY_CONTRAST, "max_iter": TRY_STEPS, "tol": TRY_TOL, "columns": data.columns}
+        begun[subspace.group] = found = fastica(z, start, **search)
+        weights[subspace.group] = tail_weight(found.w[0], z, data.columns)
         del z
     best = runs if weights["runs"] > HEAVIER * weights["tokens"] else tokens
     z = white.pop(best.group, None)
@@ -71,7 +73,7 @@ def choose_subspace(data, n_components, *, rows_per_run=ROWS_PER_RUN, do_cca=Tru
     return Choice(best, z, weights, begun[best.group])
 
 
-def tail_weight(w, z):
+def tail_weight(w, z, columns=WHOLE):
     """Mean over maps of ``log(1 + excess kurtosis)``; a negative excess counts as 0."""
     rows, total = w.float(), torch.zeros(len(w), dtype=torch.float64, device=z.device)
 
@@ -81,12 +83,13 @@ def tail_weight(w, z):
 
     for part in block_map(fourth, strides(z)):
         total += part
-    return float((total / z.shape[1] - 3).clamp_min(0).log1p().mean())
+    return float((columns.total(total) / columns.count(z) - 3).clamp_min(0).log1p().mean())
 
 
 def _tokens_from_gram(matrix, data, k):
     """Leading subspace of all tokens, from their Gram matrix."""
-    values, vectors = leading_eigenpairs(matrix, k)
+    found = from_tokens(matrix, k).agreed(data.columns)
+    values, vectors = found.values, found.left
     check_rank(values, k, "in the cleaned data")
     return Subspace(list((vectors.T / values.sqrt()[:, None]).split(data.n_tokens, 1)), values, "tokens")
 
@@ -108,6 +111,8 @@ def _runs_from_gram(matrix, data, n_components, rows_per_run, do_cca):
         place[n : n + rows.numel()] = rows.flatten()
         n += rows.numel()
     values, vectors = leading_eigenpairs(place[: m * m].view(m, m), n_components, overwrite=True)
+    values = data.columns.agreed(values)
     check_rank(values, n_components, "common to the runs")
     parts = (vectors.T / values.sqrt()[:, None]).split([len(p) for p in reductions], 1)
-    return Subspace([a @ b for a, b in zip(parts, reductions)], values, "runs")
+    projections = [data.columns.agreed(a @ b) for a, b in zip(parts, reductions)]
+    return Subspace(projections, values, "runs")

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from ...stats.precision import full_precision
+from .columns import WHOLE
 from .contrasts import CONTRASTS
 from .linalg import decorrelate, gram, polar_factor, product
 from .parallel import block_map, temporary
@@ -39,7 +40,7 @@ def draw_rotations(n_init, n_components, random_state, device="cpu"):
     return decorrelate(torch.from_numpy(np.stack(draws)).to(device))
 
 
-def fastica(z, starts, *, contrast="cube", max_iter=200, tol=1e-4, begun=None):
+def fastica(z, starts, *, contrast="cube", max_iter=200, tol=1e-4, begun=None, columns=WHOLE):
     """Rotate white data to independent rows with the parallel fixed-point iteration of FastICA, from every start.
 
     ``z`` is ``(n_components, n_samples)`` with ``z @ z.T / n_samples`` the identity. A start has converged when no row
@@ -55,13 +56,13 @@ def fastica(z, starts, *, contrast="cube", max_iter=200, tol=1e-4, begun=None):
         first = slice(len(begun.w))
         w[first], n_iter[first], change[first] = begun.w, begun.n_iter, begun.change
         converged[first] = begun.change < tol
-    step = _Step(z, contrast)
+    step = _Step(z, contrast, columns)
     active = np.flatnonzero(~converged & (n_iter < max_iter))
     with progress_bar("FastICA, steps at most", max_iter) as bar:
         while len(active):
             old = w[active]
-            new = decorrelate(step(old))
-            limit = _turned(new, old).cpu().numpy()
+            new = columns.agreed(decorrelate(step(old)))
+            limit = columns.agreed(_turned(new, old)).cpu().numpy()
             if not np.all(np.isfinite(limit)):
                 raise FloatingPointError("FastICA produced NaN or infinite values; are the data white and finite?")
             w[active] = new
@@ -90,23 +91,25 @@ class _Step:
 
     While the iteration is short, passing over the data costs least. In a long one with a cubic ``g``, the matrix of all
     fourth moments is computed once and the data are not needed again. Both give the same step up to rounding.
+    Processes that share the neurons exchange the sums of a step, ``(n_init, c, c + 1)``, or the fourth moments once.
     """
 
-    def __init__(self, z, contrast):
-        self.z, self.contrast = z, CONTRASTS[contrast]()
-        self.c, self.v = z.shape
+    def __init__(self, z, contrast, columns=WHOLE):
+        self.z, self.contrast, self.columns = z, CONTRASTS[contrast](), columns
+        self.c, self.v = len(z), columns.count(z)
         self.moments = None
         self.spent = 0.0
         pairs = self.c * (self.c + 1) // 2
-        self.direct_cost = self.v * (4.0 * self.c**2 + 60.0 * self.c)
+        own = self.v / columns.n_owners
+        self.direct_cost = own * (4.0 * self.c**2 + 60.0 * self.c)
         moment_cost = 2.0 * pairs**2 * self.c
-        self.build_cost = self.v * (1.0 * pairs**2 + 20.0 * pairs)
+        self.build_cost = own * (1.0 * pairs**2 + 20.0 * pairs)
         small = pairs**2 * 8 <= MOMENT_BYTES and moment_cost < self.direct_cost / 2
         self.can_build = small and CONTRASTS[contrast].fourth_moments
 
     def __call__(self, w):
         if self.moments is None and self.can_build and self.spent >= self.build_cost:
-            self.moments = _fourth_moments(self.z)
+            self.moments = _fourth_moments(self.z, self.columns)
         if self.moments is not None:
             return self._from_moments(w)
         self.spent += len(w) * self.direct_cost
@@ -115,14 +118,15 @@ class _Step:
     def _direct(self, w):
         r, c = w.shape[:2]
         rows = w.reshape(r * c, c).float()
-        outer = torch.zeros(r * c, c, dtype=torch.float64, device=w.device)
-        slope = torch.zeros(r * c, dtype=torch.float64, device=w.device)
-        size = min(CACHE_VALUES // min(r * c, CACHE_ROWS), self.v) if w.device.type == "cpu" else self.v
-        chunk = size * max(1, -(-self.v // (16 * size)))  # 16 tasks per step, whatever the number of workers
-        tasks = [(i, min(i + chunk, self.v)) for i in range(0, self.v, chunk)]
-        for part, sums in block_map(lambda task: self._part(rows, *task, size), tasks):
+        sums = torch.zeros(r * c, c + 1, dtype=torch.float64, device=w.device)
+        outer, slope, v = sums[:, :c], sums[:, c], self.z.shape[1]
+        size = min(CACHE_VALUES // min(r * c, CACHE_ROWS), v) if w.device.type == "cpu" else v
+        chunk = size * max(1, -(-v // (16 * size)))  # 16 tasks per step, whatever the number of workers
+        tasks = [(i, min(i + chunk, v)) for i in range(0, v, chunk)]
+        for part, slopes in block_map(lambda task: self._part(rows, *task, size), tasks):
             outer += part
-            slope += sums
+            slope += slopes
+        self.columns.total(sums)
         return outer.reshape(r, c, c) / self.v - (slope / self.v).reshape(r, c, 1) * w
 
     def _part(self, rows, first, last, size):
@@ -155,7 +159,7 @@ class _Step:
         return outer.reshape(r, c, c) - slope.reshape(r, c, 1) * w
 
 
-def _fourth_moments(z):
+def _fourth_moments(z, columns=WHOLE):
     """Moments ``E[z_i z_j z_k z_l]`` as a matrix over pairs, with the pairs and their multiplicity."""
     c, v = z.shape
     first, second = torch.triu_indices(c, c, device=z.device)
@@ -173,11 +177,11 @@ def _fourth_moments(z):
 
     for square in block_map(part, range(0, v, size)):
         total += square
-    return total / v, first, second, weight
+    return columns.total(total) / columns.count(z), first, second, weight
 
 
 @full_precision()
-def batched_fastica(z, starts, *, contrast="cube", max_iter=300, tol=1e-4, low=1e-7):
+def batched_fastica(z, starts, *, contrast="cube", max_iter=300, tol=1e-4, low=1e-7, columns=WHOLE):
     """Run FastICA on many white data sets, from several starts each, without waiting for the device at every step.
 
     ``z`` is ``(n_problems, n_components, n_samples)`` float32 and ``starts``
@@ -191,7 +195,7 @@ def batched_fastica(z, starts, *, contrast="cube", max_iter=300, tol=1e-4, low=1
     active, part = torch.arange(len(z), device=z.device), z
     w_part, n_part, d_part, c_part = w, n_iter, done, change
     for step in range(1, max_iter + 1):
-        new = polar_factor(_batched_step(contrast, part, w_part), low)
+        new = polar_factor(_batched_step(contrast, part, w_part, columns), low)
         limit = _turned(new, w_part)
         # what has converged is frozen on the device
         w_part = torch.where(d_part[..., None, None], w_part, new)
@@ -200,6 +204,8 @@ def batched_fastica(z, starts, *, contrast="cube", max_iter=300, tol=1e-4, low=1
         d_part = d_part | (limit < tol)
         if step % LOOK and step < max_iter:
             continue
+        w_part, n_part, c_part = map(columns.agreed, (w_part, n_part, c_part))
+        d_part = c_part < tol
         w[active], n_iter[active], done[active], change[active] = w_part, n_part, d_part, c_part
         left = ~d_part.all(-1)
         n_left = int(left.sum())  # the only time the host waits for the device
@@ -211,20 +217,23 @@ def batched_fastica(z, starts, *, contrast="cube", max_iter=300, tol=1e-4, low=1
     return w, n_iter, done, change
 
 
-def _batched_step(contrast, z, w):
+def _batched_step(contrast, z, w, columns=WHOLE):
     """The step of :class:`_Step` for every problem and start; float32 sums are added in float64."""
     p, r, c, _ = w.shape
-    v, rows = z.shape[-1], w.reshape(p, r * c, c).float()
+    v, rows = columns.count(z), w.reshape(p, r * c, c).float()
     slope, outer = 0.0, 0.0
     for part in z.split(max(1, STEP_VALUES // (p * r * c)), -1):
         more, sums = _sums(contrast, rows, part)
         slope, outer = slope + sums.double(), outer + more.double()
+    slope, outer = columns.total(slope), columns.total(outer)
     return outer.reshape(p, r, c, c) / v - slope.reshape(p, r, c, 1) / v * w
 
 
-def sparsest_start(w, z):
+def sparsest_start(w, z, columns=WHOLE):
     """Number of the start whose largest l1 norm of a map is smallest (nilearn's rule)."""
-    return 0 if len(w) == 1 else int(_sums_of(w, z, torch.abs).amax(1).argmin())
+    if len(w) == 1:
+        return 0
+    return int(columns.agreed(columns.total(_sums_of(w, z, torch.abs)).amax(1).argmin()))
 
 
 def extreme_start(w, z, contrast):

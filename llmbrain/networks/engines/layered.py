@@ -105,12 +105,13 @@ def layered_ica(
     max_iter=300,
     tol=1e-4,
     random_state=0,
+    numbers=None,
 ):
     """Decompose each layer by itself, all in one batch: subspace iteration, whitening, FastICA.
 
     Layers, ``(n_tokens, n_signals)``, are z-scored in place; on a GPU they should be bfloat16. Of a generator, 16
     layers are on the device at a time. Of ``n_init`` starts, the sparsest is kept. ``extra`` and ``n_power`` are those
-    of :func:`leading_signals`.
+    of :func:`leading_signals`. ``numbers`` are those of the layers among more layers, on which the starts depend.
     """
     state = random_state if isinstance(random_state, np.random.RandomState) else np.random.RandomState(random_state)
     drawn = random_state is None or random_state is state
@@ -124,10 +125,10 @@ def layered_ica(
         totals += [(len(x) - 1) * x.shape[1] if standardize else float(x.float().square().sum()) for x in group]
     z, transform = whiten_rows(torch.cat(rows))
     values, totals = torch.cat(values), torch.tensor(totals, dtype=torch.float64, device=z.device)
-    starts = draw_rotations(len(z) * n_init, n_components, state, z.device)
-    rotations, n_iter, converged, change = batched_fastica(
-        z, starts.reshape(len(z), n_init, n_components, n_components), contrast=contrast, max_iter=max_iter, tol=tol
-    )
+    numbers = list(range(len(z)) if numbers is None else numbers)
+    starts = draw_rotations((max(numbers) + 1) * n_init, n_components, state, z.device)
+    starts = starts.reshape(-1, n_init, n_components, n_components)[numbers]
+    rotations, n_iter, converged, change = batched_fastica(z, starts, contrast=contrast, max_iter=max_iter, tol=tol)
     chosen = torch.tensor([sparsest_start(w, white) for w, white in zip(rotations, z)], device=z.device)
     w = rotations[torch.arange(len(z), device=z.device), chosen]
     maps = w.float() @ z
@@ -180,15 +181,15 @@ def group_ica_of_parts(
     device="auto",
     dtype=torch.bfloat16,
     warn=True,
+    numbers=None,
 ):
-    """Decompose every part by itself, as :func:`~llmbrain.networks.group_ica` with ``group="tokens"`` would.
+    """Decompose parts by themselves, as :func:`~llmbrain.networks.group_ica` with ``group="tokens"`` would.
 
-    A part is a list of runs; all parts have the same number of neurons. The cleaned tokens lie on the device as
-    ``dtype``.
+    A part is a list of runs; all parts have the same number of neurons. Those with the given ``numbers`` are
+    decomposed, by default all. The cleaned tokens lie on the device as ``dtype``.
     """
-    data = [
-        CleanedRuns(sources, confounds, detrend=detrend, standardize=standardize, device=device) for sources in parts
-    ]
+    numbers = range(len(parts)) if numbers is None else numbers
+    data = [CleanedRuns(parts[i], confounds, detrend=detrend, standardize=standardize, device=device) for i in numbers]
     check_n_components(n_components, data[0].n_tokens, data[0].n_neurons)
     found = layered_ica(
         (d.stacked(0, d.n_neurons).to(dtype) for d in data),
@@ -199,6 +200,7 @@ def group_ica_of_parts(
         max_iter=max_iter,
         tol=tol,
         random_state=random_state,
+        numbers=numbers,
     )
     values = found.values.sqrt().cpu().numpy()
     if not torch.isfinite(found.maps).all():

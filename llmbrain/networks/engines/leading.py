@@ -48,6 +48,17 @@ class Leading:
         right = None if self.right is None else self.right[which]
         return Leading(self.values[which], left, right, self.residual)
 
+    @classmethod
+    def empty(cls, n_rows, k, device):
+        """Room for the pairs that another process has found."""
+        kind = {"dtype": torch.float64, "device": device}
+        return cls(torch.empty(k, **kind), torch.empty(n_rows, k, **kind))
+
+    def agreed(self, columns, owner=0):
+        """Return the values and left vectors that one of the processes with shared neurons has found."""
+        self.values, self.left = columns.agreed(self.values, owner), columns.agreed(self.left, owner)
+        return self
+
 
 def one_matrix(n, k):
     """Whether the products of ``n`` rows are computed as one matrix to find ``k`` vectors."""
@@ -65,10 +76,10 @@ def leading(data, k, seed=0, at_least=None):
     Fewer than ``k`` pairs are returned if the data have fewer independent directions, and an error is raised if these
     are fewer than ``at_least`` (``k`` by default; 0 for no check).
     """
-    if is_tall(data.n_rows, data.n_neurons, k):
+    if is_tall(data.n_rows, data.columns.n_neurons, k):
         found = from_neurons(neuron_gram(data), k, seed)
     elif one_matrix(data.n_rows, k):
-        found = from_tokens(token_gram(data), k, seed)
+        found = from_tokens(token_gram(data), k, seed).agreed(data.columns)
     else:
         found = _from_krylov(data, k, seed)
     if at_least == 0:
@@ -116,8 +127,16 @@ def neuron_gram(data):
     return matrix
 
 
-def token_gram(data):
-    """``X X^T`` of data that comes in blocks of neurons, float64."""
+def token_gram(data, owner=None):
+    """``X X^T`` of data that comes in blocks of neurons, float64.
+
+    If the neurons are shared, only the process ``owner`` gets the matrix; by default all processes do.
+    """
+    return data.columns.total(_own_token_gram(data), owner)
+
+
+def _own_token_gram(data):
+    """Products over the neurons of this process."""
     n = data.n_rows
     matrix = torch.zeros(n, n, dtype=torch.float64, device=data.device)
     if data.device.type != "cpu":
@@ -175,7 +194,7 @@ def _apply(data, q):
     blocks = list(data.blocks())
     for part in track(block_map(twice, blocks), "Krylov space, one pass", len(blocks)):
         out += part
-    return out
+    return data.columns.agreed(data.columns.total(out))
 
 
 def check_rank(values, k, where):

@@ -37,15 +37,16 @@ def reorder(rows, order):
 
 def order_and_sign(data, maps):
     """Sort unit-variance maps by the variance they explain, make the peaks positive, scale to unit norm."""
-    v = maps.shape[1]
-    signs = torch.where(maps.amax(1) < -maps.amin(1), -1.0, 1.0).to(maps)
+    columns, v = data.columns, data.columns.n_neurons
+    highest, lowest = columns.largest(torch.stack([maps.amax(1), -maps.amin(1)]))
+    signs = torch.where(highest < lowest, -1.0, 1.0).to(maps)
     maps *= signs[:, None]
     courses = [c / v for c in run_products(data, maps)]
     energy = torch.stack([c.square().sum(0) for c in courses]).sum(0)
     variance = energy * v / max(data.sum_of_squares(), 1e-30) if data.standardize else energy / energy.sum()
-    order = torch.argsort(variance, descending=True, stable=True)
+    order = columns.agreed(torch.argsort(variance, descending=True, stable=True))
     reorder(maps, order)
-    maps /= torch.linalg.vector_norm(maps, dim=1, keepdim=True)
+    maps /= columns.norm(torch.linalg.vector_norm(maps, dim=1, keepdim=True))
     courses = [(c[:, order] * v**0.5).float().cpu().numpy() for c in courses]
     return maps, order.cpu(), signs[order], courses, variance[order].cpu().numpy()
 
@@ -54,19 +55,21 @@ def order_maps(data, maps):
     """Sort maps ``(n_components, n_neurons)`` by the variance they explain alone, with positive peaks and unit norm.
 
     Returns the maps, their courses in each run by least squares ``(n_tokens, n_components)``, and the share of the
-    variance of the cleaned data that each map explains. Neurons are in reading order.
+    variance of the cleaned data that each map explains. Neurons are in reading order; where they are shared, those of
+    this process.
     """
-    maps = np.array(maps, np.float32)
-    maps[maps.max(1) < -maps.min(1)] *= -1
-    norms = np.linalg.norm(maps, axis=1, keepdims=True)
+    maps, columns = np.array(maps, np.float32), data.columns
+    highest, lowest = columns.largest(torch.from_numpy(np.stack([maps.max(1), -maps.min(1)]))).numpy()
+    maps[highest < lowest] *= -1
+    norms = columns.norm(torch.from_numpy(np.linalg.norm(maps, axis=1, keepdims=True))).numpy()
     maps /= np.where(norms > 0, norms, 1)
     with workers(data.device):
         products = run_products(data, torch.from_numpy(maps).to(data.device))
     energy = sum(p.square().sum(0) for p in products).cpu().numpy()
     total = data.sum_of_squares() if data.standardize else energy.sum()
-    order = np.argsort(-energy, kind="stable")
+    order = columns.agreed(torch.from_numpy(np.argsort(-energy, kind="stable"))).numpy()
     maps = maps[order]
-    inverse = torch.linalg.pinv(torch.from_numpy(maps @ maps.T).double(), hermitian=True)
+    inverse = torch.linalg.pinv(columns.total(torch.from_numpy(maps @ maps.T).double()), hermitian=True)
     courses = [(p.cpu()[:, order] @ inverse).float().numpy() for p in products]
     return maps, courses, (energy / max(total, 1e-30))[order]
 
@@ -83,7 +86,15 @@ def least_squares_courses(data, maps):
 
 
 def run_products(data, maps):
-    """``X_r @ maps.T`` for every run, float64, in one pass."""
+    """``X_r @ maps.T`` for every run, float64, in one pass.
+
+    Where the neurons are shared, ``maps`` are those of this process, and sums ``(n_tokens, n_maps)`` are exchanged.
+    """
+    return [data.columns.total(products) for products in _own_products(data, maps)]
+
+
+def _own_products(data, maps):
+    """Sums over the neurons of this process."""
     totals = [torch.zeros(n, len(maps), dtype=torch.float64, device=data.device) for n in data.n_tokens]
     if any(map(data.is_long, range(len(totals)))):
 

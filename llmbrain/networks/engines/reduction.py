@@ -6,8 +6,21 @@ from functools import partial
 import torch
 
 from ...exceptions import ParameterError
+from ...parallel import rank
 from ...registry import Registry
-from .leading import GRAM_ROWS, NOTHING, check_rank, from_neurons, from_tokens, is_tall, leading, one_matrix, token_gram
+from .columns import WHOLE
+from .leading import (
+    GRAM_ROWS,
+    NOTHING,
+    Leading,
+    check_rank,
+    from_neurons,
+    from_tokens,
+    is_tall,
+    leading,
+    one_matrix,
+    token_gram,
+)
 from .linalg import product
 from .parallel import block_map, run_blocks, temporary
 from .progress import track
@@ -119,6 +132,9 @@ def _of_runs(runs, n_components, *, rows_per_run, do_cca, seed, at_least):
 def _leading_of_runs(runs, n_rows, seed):
     """Yield the leading pairs of every run; decompositions use one thread each, so several runs go in parallel."""
     whole = [_OneRun(runs, r) for r in range(len(n_rows))]
+    if runs.columns.is_shared:
+        yield from track(_leading_of_shared_runs(whole, n_rows, seed), "Reducing runs", len(whole))
+        return
     if all(4 * run.n_rows * run.n_neurons <= HOLD_BYTES for run in whole):
         tasks = block_map(lambda r: _begin(whole[r], n_rows[r], seed)(), range(len(whole)))
         yield from track(tasks, "Reducing runs", len(whole))
@@ -127,10 +143,27 @@ def _leading_of_runs(runs, n_rows, seed):
     yield from track(tasks, "Reducing runs", len(whole))
 
 
+def _leading_of_shared_runs(whole, n_rows, seed):
+    """Yield the leading pairs of every run; each process decomposes the products, over all neurons, of some runs."""
+    columns = whole[0].columns
+    owners, n = range(columns.n_owners), columns.n_owners
+    for i in range(0, len(whole), n):
+        some = [(owner, run, k) for owner, run, k in zip(owners, whole[i:], n_rows[i:]) if one_matrix(run.n_rows, k)]
+        grams = ((owner, k, token_gram(run, owner)) for owner, run, k in some)
+        mine = [(k, matrix) for owner, k, matrix in grams if owner == rank()]  # one matrix at most
+        solved = [from_tokens(matrix, k, seed, overwrite=True) for k, matrix in mine]
+        for owner, run, k in zip(owners, whole[i:], n_rows[i:]):
+            if one_matrix(run.n_rows, k):
+                found = solved[0] if owner == rank() else Leading.empty(run.n_rows, k, run.device)
+                yield found.agreed(columns, owner)
+            else:
+                yield leading(run, k, seed, 0)
+
+
 def _begin(run, k, seed):
     """Read a run with all workers, and return the call that finds its leading pairs with one."""
     n = run.n_rows
-    if not is_tall(n, run.n_neurons, k) and one_matrix(n, k):
+    if not is_tall(n, run.columns.n_neurons, k) and one_matrix(n, k):
         matrix = run.token_gram()
         if 8 * n * n <= AHEAD_BYTES:
             return partial(from_tokens, matrix, k, seed, overwrite=True)
@@ -196,15 +229,15 @@ def strides(z):
 
 def whiten(runs, subspace):
     """Project all runs on a subspace and make the rows white: ``Z @ Z.T / n_neurons`` is the identity."""
-    return whiten_rows(project(runs, subspace))[0]
+    return whiten_rows(project(runs, subspace), runs.columns)[0]
 
 
-def whiten_rows(z):
+def whiten_rows(z, columns=WHOLE):
     """Centre rows ``(..., k, n_neurons)`` over neurons and make them white, in place.
 
     Returns them, and the matrices ``(..., k, k)``, float64, that made the centred rows white.
     """
-    v = z.shape[-1]
+    v = columns.count(z)
     sums = torch.zeros(z.shape[:-1], dtype=torch.float64, device=z.device)
     products = torch.zeros(*z.shape[:-1], z.shape[-2], dtype=torch.float64, device=z.device)
 
@@ -215,8 +248,8 @@ def whiten_rows(z):
     for total, square in block_map(moments, strides(z)):
         sums += total
         products += square
-    mean = sums[..., None] / v
-    transform = _white_transform(products / v - mean * mean.mT)
+    mean = columns.total(sums)[..., None] / v
+    transform = columns.agreed(_white_transform(columns.total(products) / v - mean * mean.mT))
     mean, small = mean.float(), transform.float()
 
     def rotate(where):
@@ -246,7 +279,7 @@ class _OneRun:
 
     def __init__(self, runs, r):
         self.runs, self.r, self.n_rows, self.device = runs, r, runs.n_tokens[r], runs.device
-        self.n_neurons = runs.n_neurons
+        self.n_neurons, self.columns = runs.n_neurons, runs.columns
 
     def token_gram(self):
         """Products between tokens, which the run may keep for other decompositions."""
@@ -277,15 +310,16 @@ class _Stack:
 
     def __init__(self, runs, n_rows, do_cca):
         self.runs, self.device, self.n_neurons, self.do_cca = runs, runs.device, runs.n_neurons, do_cca
-        self.reductions, self.heights, self.n_rows = [], [], 0
+        self.reductions, self.heights, self.n_rows, self.columns = [], [], 0, runs.columns
         self.held = self.square = None
-        total, v = sum(n_rows), runs.n_neurons
-        size, limit = total * v * 4, STACK_BYTES_TWICE if total <= GRAM_ROWS else STACK_BYTES
+        total, v = sum(n_rows), runs.columns.n_neurons
+        bytes_per_row = 4 * v // runs.columns.n_owners  # about the same in all processes
+        size, limit = total * bytes_per_row, STACK_BYTES_TWICE if total <= GRAM_ROWS else STACK_BYTES
         any_tall = any(is_tall(n, v, k) for n, k in zip(runs.n_tokens, n_rows))
         if is_tall(total, v, max(n_rows)):
             self.square = torch.zeros(v, v, dtype=torch.float64, device=runs.device)
-        elif any_tall or size <= max(limit, 0.4 * max(runs.n_tokens) * v * 4):
-            self.held = torch.empty(total, v, device=runs.device)
+        elif any_tall or size <= max(limit, 0.4 * max(runs.n_tokens) * bytes_per_row):
+            self.held = torch.empty(total, runs.n_neurons, device=runs.device)
 
     def add(self, found):
         """Add the next run, whose leading pairs are given."""

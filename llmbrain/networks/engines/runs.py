@@ -11,6 +11,7 @@ import torch
 from ...exceptions import ParameterError
 from ...models.devices import as_device
 from ...stats.moments import Moments
+from .columns import Columns
 from .parallel import temporary
 
 __all__ = ["ArraySource", "CleanedRuns", "as_sources"]
@@ -59,6 +60,22 @@ class ArraySource:
     def scaled(self, where):
         """Factors of the neurons ``where``, or None."""
         return None if self.scale is None else self.scale[where]
+
+    def part(self, first, last):
+        """Return the same run with the neurons ``first:last`` only."""
+        return _Part(self, first, last)
+
+
+class _Part(ArraySource):
+    """Consecutive neurons of a run."""
+
+    def __init__(self, source, first, last):
+        super().__init__(source.open, source.n_tokens, last - first)
+        self.source, self.begin = source, first
+
+    def read(self, start, stop, out, first=0):
+        """Read from the whole run."""
+        self.source.read(self.begin + start, self.begin + stop, out, first)
 
 
 def _read_file(run, where, out, top=0):
@@ -147,10 +164,16 @@ class CleanedRuns:
     The result is that of nilearn's ``signal.clean`` with ``standardize="zscore_sample"``: linear trend and confounds
     are removed first, then the neuron is divided by its standard deviation (over ``n_tokens - 1``). Neurons that are
     constant in a run, up to the rounding of float32, become zero in it. Neurons with non-finite values become zero.
+
+    With ``shared``, each process of :mod:`llmbrain.parallel` reads its own neurons only; ``columns`` says which.
     """
 
-    def __init__(self, runs, confounds=None, *, detrend=False, standardize=True, device="cpu", min_tokens=2):
-        self.sources = as_sources(runs)
+    def __init__(
+        self, runs, confounds=None, *, detrend=False, standardize=True, device="cpu", min_tokens=2, shared=False
+    ):
+        sources = as_sources(runs)
+        self.columns = Columns(sources[0].n_neurons, shared)
+        self.sources = [self.columns.of(source) for source in sources]
         self.n_tokens = [s.n_tokens for s in self.sources]
         self.n_neurons = self.sources[0].n_neurons
         self.n_rows = sum(self.n_tokens)
@@ -383,7 +406,8 @@ class CleanedRuns:
 
     def sum_of_squares(self):
         """Sum of squares of the standardised data; valid after one pass."""
-        return float(sum((n - 1) * int(((s > 0) & ~self.bad).sum()) for n, s in zip(self.n_tokens, self.scale)))
+        used = torch.stack([((s > 0) & ~self.bad).sum() for s in self.scale])
+        return float(sum((n - 1) * int(u) for n, u in zip(self.n_tokens, self.columns.total(used))))
 
 
 def _nuisance(confounds, n_tokens, detrend, run):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ...exceptions import NumericalWarning, ParameterError
+from ...parallel import alone, gather, share, world_size
 from ..result import NetworkSet
 
 __all__ = ["Evidence", "gather_evidence"]
@@ -140,8 +141,8 @@ def gather_evidence(
     networks.geometry.check_same(runs.geometry, "the recording")
     confounds = as_confounds(confounds, len(runs.sources))
     options = _options(networks, runs, device)
-    scores, clusters = [], []
-    for rows, neurons in _parts(networks):
+
+    def evidence_of(rows, neurons):
         sources = runs.sources if neurons is None else runs.part(neurons)
         spent = np.cumsum([4 * source.n_tokens**2 for source in sources])
         for source, size in zip(sources, spent):  # the decompositions of the data and of its halves share them
@@ -151,10 +152,11 @@ def gather_evidence(
         layer_of = networks.geometry.layer_of if neurons is None else networks.geometry.layer_of[neurons]
         layer_of = runs.read_order(layer_of) if neurons is None else layer_of
         table, found = _stability(sources, confounds, maps, layer_of, n_repeats, n_draws, random_state, options)
-        scores.append(table.assign(network=rows))
-        clusters.append(_flat(found, runs, neurons))
         for source in sources:
             source.grams = None
+        return table.assign(network=rows), _flat(found, runs, neurons)
+
+    scores, clusters = zip(*_of_parts(evidence_of, list(_parts(networks))))
     stability = pd.concat(scores).sort_values("network").reset_index(drop=True)
     courses = networks.time_courses
     if courses is None or [len(c) for c in courses] != runs.n_tokens:
@@ -169,8 +171,30 @@ def gather_evidence(
         engagement=engagement,
         profile=_profile(networks),
         connectivity=functional_connectivity(live),
-        clusters=clusters,
+        clusters=list(clusters),
     )
+
+
+def _of_parts(evidence_of, parts):
+    """Evidence of every part; several processes share the parts, or the repetitions of a single one."""
+    import pandas as pd
+
+    from .stability import Icasso
+
+    if len(parts) == 1 or world_size() == 1:
+        return [evidence_of(*part) for part in parts]
+    own = {}
+    with alone():
+        for i in share(range(len(parts))):
+            table, clusters = evidence_of(*parts[i])
+            own |= {f"{i} table {name}": column.to_numpy() for name, column in table.items()}
+            own |= {f"{i} clusters {name}": array for name, array in vars(clusters).items()}
+    found = [{"table": {}, "clusters": {}} for _ in parts]
+    for record in gather(own):
+        for key, array in record.items():
+            i, kind, name = key.split(" ", 2)
+            found[int(i)][kind][name] = array
+    return [(pd.DataFrame(f["table"]), Icasso(**f["clusters"])) for f in found]
 
 
 def _options(networks, runs, device):
@@ -212,7 +236,7 @@ def _flat(clusters, runs, neurons):
 
 def _stability(sources, confounds, maps, layer_of, n_repeats, n_draws, random_state, options):
     from .matching import match_maps
-    from .order import half_subspace, halves, sparsest_maps
+    from .order import draw_seeds, half_subspace, halves, sparsest_maps
     from .resampling import resampled_networks
     from .stability import score_networks, split_half
 
@@ -234,10 +258,12 @@ def _stability(sources, confounds, maps, layer_of, n_repeats, n_draws, random_st
     limit = min(sum(s.n_tokens - 1 for s in side) for side in sides)
     if limit <= n_components:
         return table.assign(split_half_r=np.nan, icc=np.nan, dice=np.nan, split_half_p=np.nan), clusters
-    found = [
-        sparsest_maps(half_subspace(side, n_components, confounds=given, **reduction), n_components, 3, rng)
-        for side, given in zip(sides, nuisance)
-    ]
+    seeds, own = [draw_seeds(3, rng) for _ in sides], {}
+    for i in share(range(len(sides))):
+        space = half_subspace(sides[i], n_components, confounds=nuisance[i], **reduction)
+        own[str(i)] = sparsest_maps(space, n_components, seeds[i])
+    found = {i: half for record in gather(own) for i, half in record.items()}
+    found = [found[str(i)] for i in range(len(sides))]
     # a given network is represented by its match in the first half
     own = match_maps(maps, found[0]).index
     halves_table = split_half(*found, layer_of=layer_of, n_draws=n_draws, random_state=random_state)

@@ -5,16 +5,18 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ...exceptions import ParameterError
+from ...parallel import gather, share
 from ..engines.progress import track
 from .matching import match_maps
 from .noise import explained_variance, marchenko_pastur_count, parallel_analysis, standardized_sample
-from .resampling import ROWS_PER_COMPONENT, cut_blocks, decompose, joint_subspace
+from .resampling import ROWS_PER_COMPONENT, cut_blocks, decompose, draw_seed, joint_subspace
 
 __all__ = [
     "Order",
     "REPRODUCED",
     "choose_n_components",
     "default_grid",
+    "draw_seeds",
     "half_subspace",
     "half_spans",
     "halves",
@@ -99,12 +101,15 @@ def split_half_curve(runs, grid, *, n_init=3, confounds=None, random_state=0, **
             f"The grid {grid} must lie between 1 and {limit}, the largest number that half of the tokens allow."
         )
     spaces = [half_subspace(side, grid[-1], confounds=c, **reduction) for side, c in zip(sides, nuisance)]
-    table = []
-    for k in track(grid, "Numbers of components"):
-        a, b = (sparsest_maps(space, k, n_init, rng) for space in spaces)
+    seeds = {k: [draw_seeds(n_init, rng) for _ in spaces] for k in grid}
+    rows = {}
+    for k in track(share(grid, costs=grid), "Numbers of components"):  # several processes share the numbers
+        a, b = (sparsest_maps(space, k, own) for space, own in zip(spaces, seeds[k]))
         r = np.abs(match_maps(a, b).score)
         found = int((r >= REPRODUCED).sum())
-        table.append((k, found, found / k, r.mean(), np.median(r)))
+        rows[str(k)] = [k, found, found / k, float(r.mean()), float(np.median(r))]
+    rows = {k: row for record in gather(rows) for k, row in record.items()}
+    table = [rows[str(k)] for k in grid]
     return pd.DataFrame(table, columns=["n_components", "n_reproduced", "share", "mean_r", "median_r"])
 
 
@@ -114,10 +119,15 @@ def half_subspace(side, n_components, **reduction):
     return joint_subspace(side, ROWS_PER_COMPONENT * n_components, blocks=blocks, **reduction)
 
 
-def sparsest_maps(space, n_components, n_init, rng):
+def draw_seeds(n_init, rng):
+    """Draw the seeds of the starts of :func:`sparsest_maps`."""
+    return [draw_seed(rng) for _ in range(n_init)]
+
+
+def sparsest_maps(space, n_components, seeds):
     """Maps of the sparsest of several decompositions of a joint subspace, (n_components, n_neurons)."""
     weights = np.ones(len(space.covariances))
-    maps = [decompose(space, weights, n_components, rng).astype(np.float32) @ space.rows for _ in range(n_init)]
+    maps = [decompose(space, weights, n_components, seed).astype(np.float32) @ space.rows for seed in seeds]
     return min(maps, key=lambda m: np.abs(m).sum(axis=1).max())
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from scipy.linalg import eigh
 
 from ...exceptions import ParameterError
+from ...parallel import gather, share
 from ..engines.progress import track
 from ..engines.reduction import ROWS_PER_RUN, STACK_BYTES
 from .stability import icasso
@@ -22,6 +23,7 @@ __all__ = [
     "ROWS_PER_COMPONENT",
     "cut_blocks",
     "decompose",
+    "draw_seed",
     "joint_subspace",
     "resampled_networks",
 ]
@@ -231,10 +233,16 @@ def resampled_networks(
             f"n_components={n_components} exceeds the {subspace.rows.shape[0]} independent directions of the runs."
         )
     n_blocks = len(subspace.covariances)
-    estimates = []
-    for _ in track(range(n_repeats), "Repetitions on bootstrapped runs"):
+    draws = []
+    for _ in range(n_repeats):
         weights = rng.multinomial(n_blocks, np.full(n_blocks, 1 / n_blocks)) if resample else np.ones(n_blocks)
-        estimates.append(decompose(subspace, weights, n_components, rng, contrast, max_iter, tol))
+        draws.append((weights, draw_seed(rng)))
+    own = {  # several processes share the repetitions
+        str(i): decompose(subspace, draws[i][0], n_components, draws[i][1], contrast, max_iter, tol)
+        for i in track(share(range(n_repeats)), "Repetitions on bootstrapped runs")
+    }
+    found = {i: maps for record in gather(own) for i, maps in record.items()}
+    estimates = [found[str(i)] for i in range(n_repeats)]
     stacked = np.concatenate(estimates)
     clusters = icasso(estimates, correlations=stacked @ stacked.T)
     maps = clusters.maps.astype(np.float32) @ subspace.rows / np.float32(np.sqrt(subspace.rows.shape[1]))
@@ -242,7 +250,12 @@ def resampled_networks(
     return replace(clusters, maps=maps * flip[:, None])
 
 
-def decompose(subspace, weights, n_components, rng, contrast="cube", max_iter=200, tol=1e-4):
+def draw_seed(rng):
+    """Draw the seed of one decomposition."""
+    return int(rng.integers(2**31))
+
+
+def decompose(subspace, weights, n_components, seed, contrast="cube", max_iter=200, tol=1e-4):
     """Decompose one weighting of the blocks from a random start; returns map coordinates ``(n_components, n_rows)``."""
     import torch
 
@@ -251,6 +264,6 @@ def decompose(subspace, weights, n_components, rng, contrast="cube", max_iter=20
     covariance = subspace.covariance(weights, n_components)
     leading = np.linalg.eigh(covariance)[1][:, ::-1][:, :n_components]
     white = torch.from_numpy(np.ascontiguousarray(leading.T.astype(np.float32) @ subspace.rows))
-    start = draw_rotations(1, n_components, int(rng.integers(2**31)))
+    start = draw_rotations(1, n_components, seed)
     found = fastica(white, start, contrast=contrast, max_iter=max_iter, tol=tol)
     return found.w[0].numpy() @ leading.T
