@@ -42,6 +42,13 @@ def refuse_wrapped(model):
                 f"The model holds adapters of PEFT ({path}). Merge them first: "
                 "model = PeftModel.from_pretrained(base_model, adapter).merge_and_unload()."
             )
+    for path, parameter in model.named_parameters():
+        if type(parameter).__name__ == "DTensor":
+            raise ParameterError(
+                f"The weights of {name} are sharded over several processes by tensor parallelism or FSDP ({path}), but "
+                "each process needs whole layers. Load a replica in every process, without tp_plan=, or spread one model "
+                "over several GPUs of a process with device='auto'."
+            )
     if isinstance(getattr(model, "module", None), torch.nn.Module):
         raise ParameterError(
             f"The model is wrapped in {name}, which may run copies of its modules. Pass model.module instead."

@@ -16,11 +16,22 @@ from ..models.surgery import (
     slice_attention,
     slice_mlp,
 )
+from ..parallel import broadcast, rank, world_size
 from ..stats.moments import Moments
 from .calibration import held_out_masks
-from .compensation import COMPENSATIONS, choose_ridge, compensate, default_ridge, frozen, output_error
+from .compensation import COMPENSATIONS, Refit, choose_ridge, compensate, default_ridge, frozen, output_error
 from .reconstruct import READERS, Samples, reconstruct
-from .walk import TOKEN_WEIGHTS, Walk, gather, input_site, output_site, split_update, token_weights, writes_to_stream
+from .walk import (
+    TOKEN_WEIGHTS,
+    Walk,
+    gather,
+    input_site,
+    of_all,
+    output_site,
+    split_update,
+    token_weights,
+    writes_to_stream,
+)
 
 __all__ = ["Cutter", "account", "cut"]
 
@@ -89,9 +100,9 @@ class Cutter:
         self.dense = list(self.walk.hidden) if options.target == "stream" and self.sequential and self.full else None
         self.weighting = TOKEN_WEIGHTS[options.token_weights]
         wants_held = self.full and (options.ridge == "auto" or bool(self.readers))
-        self.held = held_out_masks(self.walk.masks, options.held_out) if wants_held else None
-        if self.held is not None and not any(bool(h.any()) for h in self.held):
-            self.held = None
+        masks = [block.mask.to(self.walk.device) for block in blocks]
+        held = held_out_masks(masks, options.held_out) if wants_held else []
+        self.held = [held[i] for i in self.walk.numbers] if any(bool(h.any()) for h in held) else None
         self.touched = False
 
     def layer(self, part, keep, attention=None, heads=None):
@@ -134,7 +145,9 @@ class Cutter:
     def _attention(self, part, attention, heads, dense_written):
         """Cut heads and refit the output projection, or only refit it, towards the dense stream after attention."""
         walk, caught = self.walk, {}
-        direct = dense_written and writes_to_stream(walk, part.layer, attention.writer, silenced=part.writer)
+        direct = dense_written is not None and writes_to_stream(
+            walk, part.layer, attention.writer, silenced=part.writer
+        )
 
         def targets(i, output):
             return dense_written[i].float() - (
@@ -146,14 +159,14 @@ class Cutter:
         with site_hooks([output_site(attention.writer)], lambda i, x: caught.update(x=x)):
             fit, held = gather(
                 walk, part.layer, attention.writer, full=self.full, targets=targets if direct else None, held=self.held,
-                weighting=self.weighting,
+                weighting=self.weighting, owner=_owner(part),
             )  # fmt: skip
         n_in = features(attention.writer)[0]
         if heads is None:
             keep = torch.arange(n_in)
         else:
             keep = channels(torch.as_tensor(np.asarray(heads), dtype=torch.long).sort().values, attention.head_dim)
-        refit, gained = self._solve(attention.writer, fit, held, keep, {})
+        refit, gained = self._solve(_owner(part), attention.writer, fit, held, keep, {})
         if heads is not None:
             slice_attention(attention, heads, refit)
             self.touched = True
@@ -177,15 +190,32 @@ class Cutter:
         else:
             fit, held = gather(
                 self.walk, part.layer, part.writer, full=self.full, targets=targets, held=self.held,
-                weighting=self.weighting, outputs=outputs,
+                weighting=self.weighting, outputs=outputs, owner=_owner(part),
             )  # fmt: skip
-        refit, _ = self._solve(part.writer, fit, held, keep, row)
+        refit, _ = self._solve(_owner(part), part.writer, fit, held, keep, row)
         slice_mlp(part, keep, refit)
         if samples is not None:
             left = reconstruct(part, samples, readers=self.readers, n_steps=self.options.n_steps)
             row["reconstruction"] = left[-1]
 
-    def _solve(self, linear, fit, held, keep, row):
+    def _solve(self, owner, linear, fit, held, keep, row):
+        """Refit in the process that owns the moments; see :meth:`_solve_here`."""
+        if world_size() == 1:
+            return self._solve_here(linear, fit, held, keep, row)
+        weight, device = weight_of(linear), self.walk.device
+        new = torch.empty(len(weight), len(keep), dtype=torch.float64, device=device)
+        bias, facts = torch.zeros(len(weight), dtype=torch.float64, device=device), torch.zeros(4, dtype=torch.float64)
+        if owner == rank():
+            refit, gained = self._solve_here(linear, fit, held, keep, row)
+            new = refit.weight.to(new).contiguous()
+            bias = bias if refit.bias is None else refit.bias.to(bias)
+            facts = [gained, refit.bias is not None, row.get("ridge", math.nan), row.get("error", math.nan)]
+            facts = torch.tensor([math.nan if fact is None else float(fact) for fact in facts], dtype=torch.float64)
+        gained, has_bias, row["ridge"], row["error"] = broadcast(facts, owner).tolist()
+        new, bias = broadcast(new, owner), broadcast(bias, owner)
+        return Refit(new, bias if has_bias else None), bool(gained)
+
+    def _solve_here(self, linear, fit, held, keep, row):
         """Choose the ridge and refit; returns the refit and whether it lowers the held-out error.
 
         At the largest ridge only the bias is refitted. If even that raises the held-out error, the weights are kept.
@@ -232,7 +262,12 @@ class Cutter:
                 samples.add(
                     caught[0].reshape(shape), wanted, mask.float() if weights is None else weights.float(), mask, held
                 )
-        return sides[0], sides[1] if sides[1].n else None, samples
+        return *of_all(sides, _owner(part)), samples
+
+
+def _owner(part):
+    """Process that refits a layer."""
+    return part.layer % world_size()
 
 
 def _power(weight, moments):

@@ -9,6 +9,7 @@ import torch
 from ..exceptions import GeometryMismatchError
 from ..models.inputs import longest_context
 from ..models.surgery import prunable_attentions, prunable_mlps
+from ..parallel import alone
 from ..text import describe_bos
 from .allocation import ALLOCATIONS, check_counts, round_counts
 from .budget import count_parameters, layer_floors
@@ -156,11 +157,12 @@ class Measured:
         networks = self.recipe.networks
         if not isinstance(networks, str):
             return self.shared.split_maps(networks), None
-        found = find_networks(
-            networks, self.model, self.shared.tokenizer, self.windows, context=self.options.context,
-            random_state=self.random_state, max_tokens=self.options.network_tokens,
-            progress=self.progress("networks", len(self.parts)),
-        )  # fmt: skip
+        with alone():  # every process finds the same ones
+            found = find_networks(
+                networks, self.model, self.shared.tokenizer, self.windows, context=self.options.context,
+                random_state=self.random_state, max_tokens=self.options.network_tokens,
+                progress=self.progress("networks", len(self.parts)),
+            )  # fmt: skip
         return self.shared.split_maps(found), found.info
 
     def describe_networks(self):

@@ -14,6 +14,7 @@ from ..lesions.context import refuse_lesioned
 from ..models.identity import describe_model, other_weights
 from ..models.origin import origin_of
 from ..models.wrappers import refuse_compiled, refuse_wrapped
+from ..parallel import agree, main_process, world_size
 from ..text import as_corpus
 from .budget import RATIO_OF, check_budget, check_ratio, compare_counts, compare_speed, count_parameters
 from .calibration import calibration_hash, n_calibration_tokens
@@ -112,6 +113,11 @@ def prune(
         floors and exempt layers make impossible.
     UnsupportedArchitectureError
         For mixtures of experts, quantised or offloaded models.
+
+    Notes
+    -----
+    The processes of :mod:`llmbrain.parallel` share the calibration windows, each with a replica of the model. All of
+    them return the same smaller model, and the first one writes it.
 
     Examples
     --------
@@ -230,8 +236,16 @@ class Pruner:
         shared = self.measurements
         if inplace and plan.recipe.options.recover:
             raise ParameterError("recover= trains on what the dense model predicts, so it needs inplace=False.")
+        if world_size() > 1 and plan.recipe.options.recover:
+            raise ParameterError(
+                f"recover={plan.recipe.options.recover} trains in one process; {world_size()} were started. Leave it out."
+            )
         model, measured = shared.model, shared.of(plan.recipe, plan.random_state)
         before, described = shared.counts, {**describe_model(model), "origin": origin_of(model)}
+        if world_size() > 1:
+            identity = (plan.recipe.settings_hash(), plan.recipe.describe(), plan.ratio, plan.ratio_of)
+            text = calibration_hash(measured.blocks)
+            agree("models, recipes or texts", described["weights_hash"], repr(identity), str(plan.random_state), text)
         kept, heads, scores = self._choose(plan, measured)
         target = model if inplace else copy.deepcopy(model)
         table = self._cut(target, plan, measured, kept, heads)
@@ -244,7 +258,7 @@ class Pruner:
             "recovery": recovery, "layers": table.to_dict("list"), **_versions(),
             "seconds": round(time.perf_counter() - start, 1),
         }  # fmt: skip
-        if measure and target is not model:
+        if measure and target is not model and main_process():  # others at the same time would disturb it
             summary["speed"] = compare_speed(model, target)
         geometry = NeuronGeometry.from_sizes(shared.sizes, site="mlp")
         return PrunedModel(target, shared.tokenizer, kept, geometry, table, scores, summary, heads)

@@ -8,6 +8,7 @@ from ..exceptions import ModelNotFoundError
 from ..files import atomic_dir, check_output_folder, mark_folder, read_json, write_text
 from ..geometry import NeuronGeometry
 from ..lesions.context import refuse_lesioned
+from ..parallel import main_process
 from .formats import FORMATS
 from .formats.card import gain_in_words, model_card
 
@@ -94,7 +95,8 @@ class PrunedModel:
     def save_pretrained(self, folder, format=None, *, tokenizer=None, results=None):
         """Write the model into a folder.
 
-        An earlier pruned model in the folder is replaced when the new one is complete. Nothing else is replaced.
+        An earlier pruned model in the folder is replaced when the new one is complete. Nothing else is replaced. Of
+        several processes, the first one writes it.
 
         Parameters
         ----------
@@ -121,6 +123,8 @@ class PrunedModel:
         format, tokenizer = format or self.format, tokenizer or self.tokenizer
         writer = FORMATS[format]
         refuse_lesioned(self.model, "saved")
+        if not main_process():
+            return Path(folder)
         check_output_folder(folder, MARKER, inputs=[getattr(self.model.config, "_name_or_path", "")])
         with atomic_dir(folder) as part:
             writer(self.model, tokenizer, part)

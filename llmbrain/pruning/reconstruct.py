@@ -11,6 +11,7 @@ import torch
 
 from ..models.linears import weight_of
 from ..models.surgery import set_linear
+from ..parallel import all_reduce, broadcast, main_process
 from ..stats.moments import Moments
 from ..stats.precision import full_precision
 from .compensation import choose_ridge, compensate, frozen
@@ -29,7 +30,7 @@ class Samples:
     """Tokens of one layer in blocks without padding.
 
     ``inputs`` and ``targets`` (the wanted output) have shape (n_tokens, width), ``weights`` (n_tokens,); ``held`` tells
-    for each block whether it is held out.
+    for each block whether it is held out. Several processes hold other tokens of the layer.
     """
 
     inputs: list
@@ -50,6 +51,11 @@ class Samples:
                 self.targets.append(targets[chosen])
                 self.weights.append(weights[chosen])
                 self.held.append(out)
+
+    def judges(self):
+        """Blocks on which errors are measured: those that are held out, or all if none is in any process."""
+        held = self.part(True)
+        return held if bool(all_reduce(torch.tensor(float(len(held))))) else self.part(False)
 
     def part(self, held):
         """Blocks that are held out, or those that are not."""
@@ -160,11 +166,12 @@ def _held_error(mlp, samples, up=None, gate=None):
     """Weighted mean squared error on held-out blocks, or on all if none is held out."""
     weight, bias = _writer(mlp)
     total = count = 0.0
-    for z, y, w, _ in samples.part(True) or samples.part(False):
+    for z, y, w, _ in samples.judges():
         gap = mlp.hidden(z.float(), up, gate) @ weight.T - y.float()
         gap = gap if bias is None else gap + bias
         total += float((gap.square().sum(1) * w).sum(dtype=torch.float64))
         count += float(w.sum(dtype=torch.float64))
+    total, count = all_reduce(torch.tensor([total, count], dtype=torch.float64)).tolist()
     return total / max(count, 1e-300)
 
 
@@ -172,7 +179,7 @@ def _refit_reader(mlp, which, samples, n_steps, damping, errors):
     weight, bias = _writer(mlp)
     reader = mlp.up if which == "up" else mlp.gate
     blocks = samples.part(False)
-    width, n_units = blocks[0][0].shape[1], weight.shape[1]
+    width, n_units = mlp.rows(reader)[0].shape[1], weight.shape[1]
     gram = torch.zeros(width, width, device=weight.device)
     curvature = torch.zeros(n_units, device=weight.device)
     right = torch.zeros(n_units, width, device=weight.device)
@@ -189,6 +196,8 @@ def _refit_reader(mlp, which, samples, n_steps, damping, errors):
         gram += (z * w[:, None]).T @ z
         curvature += (factor.square() * w[:, None]).sum(0)
         count += float(w.sum())
+    gram, right, curvature = all_reduce(gram), all_reduce(right), all_reduce(curvature)
+    count = float(all_reduce(torch.tensor(count, dtype=torch.float64)))
     curvature = curvature * weight.square().sum(0) / count
     gram, right = gram / count, right / count
     scale = gram.diagonal().mean()
@@ -197,19 +206,20 @@ def _refit_reader(mlp, which, samples, n_steps, damping, errors):
     inverse = torch.linalg.inv(gram.double() + 1e-2 * float(scale) * torch.eye(width, device=gram.device)).float()
 
     def apply(change):
-        out = penalty * change
+        out = penalty * change if main_process() else torch.zeros_like(change)
         for i, (z, _, w, _) in enumerate(blocks):
             z = z.float()
             factor = factors[i] if remember else mlp.factor(z, which)
             pushed = (factor * (z @ change.T)) @ weight.T
             out = out + (((pushed * w[:, None]) @ weight) * factor).T @ z / count
-        return out
+        return all_reduce(out)
 
     def watch(change):
         return _held_error(mlp, samples, **{which: change})
 
     change, seen = conjugate_gradients(apply, right, lambda r: (r / curvature[:, None]) @ inverse, n_steps, watch)
     if min(seen) < errors[-1]:
+        change = broadcast(change)
         target = weight_of(reader.module)
         target[reader.start : reader.stop] += change.to(target.dtype)
         errors.append(min(seen))
@@ -224,6 +234,7 @@ def _refit_writer(mlp, samples, errors):
         h = mlp.hidden(z.float())
         gap = y.float() - h @ weight.T
         sides[int(held)].add(h, gap if bias is None else gap - bias, w)
+    sides = [side.all_reduce() for side in sides]
     fit = frozen(sides[0])
     every = torch.arange(n_units)
     best, seen = choose_ridge(weight, fit, sides[1] if sides[1].n else fit, every)
@@ -231,5 +242,5 @@ def _refit_writer(mlp, samples, errors):
     if error < errors[-1]:
         refit = compensate(weight, fit, every, "affine", best)
         new_bias = refit.bias if bias is None else refit.bias + bias
-        set_linear(mlp.part.writer, refit.weight, new_bias)
+        set_linear(mlp.part.writer, broadcast(refit.weight), broadcast(new_bias))
         errors.append(error)

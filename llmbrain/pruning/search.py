@@ -17,6 +17,7 @@ from ..models.inputs import input_device
 from ..models.linears import weight_of
 from ..models.parts import modules_of
 from ..models.surgery import count_features, set_linear
+from ..parallel import all_reduce, broadcast, rank, share, world_size
 from .allocation import ALLOCATIONS, by_power, fill_by_curves, round_counts, smooth_curves, uniform
 from .compensation import compensate, default_ridge, frozen
 from .walk import Walk, gather
@@ -81,17 +82,19 @@ class Probe:
 
     Predictions are compared word by word for the words that lead anywhere in a window, with all other words as one.
     That is the divergence of a coarser prediction: never more than that of whole predictions, and the same in the
-    limit. With ``n_leading=None`` the whole vocabulary is compared.
+    limit. With ``n_leading=None`` the whole vocabulary is compared. Several processes share the blocks, as a
+    :class:`~llmbrain.pruning.walk.Walk` does; divergences are those of all windows.
     """
 
     @torch.no_grad()
     def __init__(self, model, blocks, n_leading=_LEADING):
         self.model, self.blocks = model, blocks
         self.device = input_device(model)
+        self._own = share(range(len(blocks)))
         self._dense_head = model.get_output_embeddings()
         self._rescale = self._find_rescaling()
-        self._last = [self._final(block) for block in blocks]
-        self._words = [None] * sum(len(b.ids) for b in blocks)
+        self._last = [self._final(blocks[i]) for i in self._own]
+        self._words = [None] * sum(len(blocks[i].ids) for i in self._own)
         if n_leading is not None:
             whole = (self.predict(self._dense_head, hidden, None) for hidden in self._hidden(self._last))
             self._words = [Words.of(predictions, n_leading) for predictions in whole]
@@ -107,9 +110,9 @@ class Probe:
         return output.last_hidden_state
 
     def _hidden(self, finals):
-        """Final hidden states of every window in turn, without padding."""
-        for block, hidden in zip(self.blocks, finals):
-            yield from (rows[keep] for rows, keep in zip(hidden, block.mask.to(self.device)))
+        """Final hidden states of every window of this process in turn, without padding."""
+        for i, hidden in zip(self._own, finals):
+            yield from (rows[keep] for rows, keep in zip(hidden, self.blocks[i].mask.to(self.device)))
 
     def _find_rescaling(self):
         inputs = {name: value[:1, :8] for name, value in self.blocks[0].inputs(self.device).items()}
@@ -142,7 +145,7 @@ class Probe:
     @torch.no_grad()
     def windows(self, finals=None):
         """Divergence of every window, summed over its tokens, shape (n_windows,)."""
-        finals = (self._final(b) for b in self.blocks) if finals is None else finals
+        finals = (self._final(self.blocks[i]) for i in self._own) if finals is None else finals
         values, head = [], self.model.get_output_embeddings()
         pairs = zip(self._hidden(self._last), self._hidden(finals), self._words)
         for number, (dense, hidden, words) in enumerate(pairs):  # one window at a time: a vocabulary is wide
@@ -153,7 +156,17 @@ class Probe:
                     self._wanted[number] = wanted
             given = self.predict(head, hidden, words)
             values.append((wanted.exp() * (wanted - given)).sum(dtype=torch.float64))
-        return torch.stack(values).cpu().numpy()
+        return self._in_order(torch.stack(values).cpu() if values else torch.zeros(0, dtype=torch.float64)).numpy()
+
+    def _in_order(self, values):
+        """Values of the windows of all processes, from those of this one."""
+        if world_size() == 1:
+            return values
+        ends = np.cumsum([0] + [len(block.ids) for block in self.blocks])
+        table = torch.zeros(int(ends[-1]), dtype=torch.float64)
+        if len(values):
+            table[np.concatenate([np.arange(ends[i], ends[i + 1]) for i in self._own])] = values
+        return all_reduce(table)
 
 
 class Supernet:
@@ -180,13 +193,20 @@ class Supernet:
         return [(linear, linear.weight, linear.bias) for linear in part.linears]
 
     def fit(self, i, moments, ridge):
-        """Refit layer ``i`` at all widths."""
+        """Refit layer ``i`` at all widths; several processes share the widths."""
         part = self.parts[i]
         weight, moments = weight_of(part.writer).detach(), frozen(moments)
-        for width in self.widths[i]:
+        for place, width in enumerate(self.widths[i]):
             kept = self.orders[i][:width].sort().values
-            refit = compensate(weight, moments, kept, "affine", ridge)
-            self.refits[i][width] = (kept, refit.weight.to(weight.dtype), refit.bias.to(weight.dtype))
+            if place % world_size() == rank():
+                refit = compensate(weight, moments, kept, "affine", ridge)
+                new = refit.weight.to(weight.dtype), refit.bias.to(weight.dtype)
+            else:
+                new = weight.new_empty(len(weight), width), weight.new_empty(len(weight))
+            self.refits[i][width] = (kept, *new)
+        for place, width in enumerate(self.widths[i]):
+            for tensor in self.refits[i][width][1:]:
+                broadcast(tensor, place % world_size())
 
     @torch.no_grad()
     def put(self, i, width):

@@ -12,6 +12,8 @@ from ..models.hooks import site_hooks
 from ..models.inputs import input_device
 from ..models.linears import features, weight_of
 from ..models.sites import Site
+from ..parallel import broadcast, rank, share, world_size
+from ..parallel import gather as gather_records
 from ..stats.moments import Moments
 from .compensation import schur_residual
 
@@ -21,6 +23,7 @@ __all__ = [
     "Walk",
     "gather",
     "input_site",
+    "of_all",
     "output_site",
     "split_update",
     "survey",
@@ -33,17 +36,19 @@ class Walk:
     """Calibration blocks on their way through a decoder, one layer at a time.
 
     Only the inputs of the current layer are held in memory: ``hidden``, one tensor of shape (n_windows, n_longest,
-    hidden_size) per block.
+    hidden_size) per block. Several processes share the blocks: ``blocks`` are those of this process, ``numbers`` their
+    places among all.
     """
 
     def __init__(self, model, blocks):
         check_weights(model)
-        self.model, self.blocks = model, blocks
+        self.numbers = share(range(len(blocks)))
+        self.model, self.blocks = model, [blocks[i] for i in self.numbers]
         self.layers = anatomy_of(model).layers
         self.device = input_device(model)
-        self.masks = [b.mask.to(self.device) for b in blocks]
+        self.masks = [b.mask.to(self.device) for b in self.blocks]
         self.hidden, self._arguments = [], []
-        for block in blocks:
+        for block in self.blocks:
             self._capture(block)
 
     @torch.no_grad()
@@ -122,6 +127,8 @@ class Walk:
     @torch.no_grad()
     def check(self):
         """Check on the first block that walking layer by layer reproduces the output of the model."""
+        if not self.blocks:  # another process has it
+            return
         last = []
         handle = self.layers[-1].register_forward_hook(lambda module, args, output: last.append(_first(output)))
         try:
@@ -180,12 +187,13 @@ def stream_weighting(output):
 TOKEN_WEIGHTS = {"equal": None, "stream": stream_weighting}
 
 
-def gather(walk, layer, linear, *, full=True, targets=None, held=None, weighting=None, outputs=None):
+def gather(walk, layer, linear, *, full=True, targets=None, held=None, weighting=None, outputs=None, owner=None):
     """Accumulate moments of the inputs of one linear over all blocks, and separately over the held-out tokens.
 
     ``targets(block, output)`` returns what the layer's output should gain. ``held`` marks the held-out tokens of each
     block; without it the second result is None. ``weighting(output)`` returns the weight of each token. Outputs of the
-    layer are appended to ``outputs``, so that the caller need not compute them again.
+    layer are appended to ``outputs``, so that the caller need not compute them again. The moments of several processes
+    are added up, in the process ``owner`` alone if it is given.
     """
     n_in, n_out = features(linear)
     kind = {"n_targets": n_out if targets else 0, "full": full, "device": walk.device}
@@ -199,7 +207,13 @@ def gather(walk, layer, linear, *, full=True, targets=None, held=None, weighting
             y = targets(i, output) if targets else None
             weights = token_weights(walk, i, output, weighting)
             split_update(moments, caught["x"], y, weights, None if held is None else held[i])
-    return moments[0], moments[1] if moments[1] is not None and moments[1].n else None
+    return of_all(moments, owner)
+
+
+def of_all(moments, owner=None):
+    """Moments of the fitted and of the held-out tokens of all processes; None for the latter if there are none."""
+    fit, held = (m if m is None else m.all_reduce() if owner is None else m.reduce_to(owner) for m in moments)
+    return fit, held if held is not None and held.n else None
 
 
 def split_update(moments, x, y, weights, held):
@@ -224,8 +238,15 @@ def token_weights(walk, block, output, weighting=None):
 def writes_to_stream(walk, layer, linear, silenced=None):
     """Whether the output of a linear is added to the layer's output unchanged (no norm or gate in between).
 
-    The output of ``silenced`` is set to zero meanwhile: the MLP, if attention is tested.
+    The output of ``silenced`` is set to zero meanwhile: the MLP, if attention is tested. The first block decides.
     """
+    decided = torch.zeros(1, device=walk.device)
+    if walk.blocks:
+        decided[0] = _is_added(walk, layer, linear, silenced)
+    return bool(broadcast(decided))
+
+
+def _is_added(walk, layer, linear, silenced):
     quiet = [] if silenced is None else [output_site(silenced)]
     with site_hooks(quiet, lambda i, x: torch.zeros_like(x)):
         plain = walk.run(layer, 0)
@@ -241,28 +262,62 @@ def survey(walk, parts, scores, *, full, schur=False, weighting=None, progress=N
     """Walk the dense model once and compute several scores for every layer.
 
     ``scores[name](part, moments)`` returns one number per neuron, and may read covariances if ``full``. With ``schur``
-    the sensitivity of each layer is computed too. Returns a list of :class:`LayerSurvey` for each name.
+    the sensitivity of each layer is computed too. Returns a list of :class:`LayerSurvey` for each name. Of as many
+    layers as there are processes, each process scores one.
     """
-    found = {name: [] for name in scores}
-    for part in parts:
-        outputs = []
-        moments, _ = gather(walk, part.layer, part.writer, full=full or schur, weighting=weighting, outputs=outputs)
+    found, mine = {name: [None] * len(parts) for name in scores}, []
+    for i, part in enumerate(parts):
+        outputs, owner = [], i % world_size()
+        moments, _ = gather(
+            walk, part.layer, part.writer, full=full or schur, weighting=weighting, outputs=outputs, owner=owner
+        )
         walk.restart(outputs)
         power = _stream_power(walk)
-        for name, score in scores.items():
-            values = score(part, moments).to(walk.device)
-            layer = LayerSurvey(moments.mean, moments.variance, values, power=power)
-            if schur:
-                kept = values.topk(max(1, part.size // 2)).indices
-                residual = schur_residual(weight_of(part.writer), moments.covariance, kept, 1e-2)
-                layer.sensitivity = residual / power
-            found[name].append(layer)
+        mine += [(i, part, moments, power)] if owner == rank() else []
+        del moments
+        if owner == world_size() - 1 or part is parts[-1]:
+            for own in mine:
+                _score(*own, scores, schur, found)
+            mine = []
         if progress:
             progress()
+    return _of_owners(found, walk.device)
+
+
+def _score(i, part, moments, power, scores, schur, found):
+    """Add the scores of one layer to those that were found."""
+    for name, score in scores.items():
+        values = score(part, moments).to(moments.device)
+        layer = LayerSurvey(moments.mean, moments.variance, values, power=power)
+        if schur:
+            kept = values.topk(max(1, part.size // 2)).indices
+            residual = schur_residual(weight_of(part.writer), moments.covariance, kept, 1e-2)
+            layer.sensitivity = residual / power
+        found[name][i] = layer
+
+
+def _of_owners(found, device):
+    """The surveys of all processes, in each of them."""
+    if world_size() == 1:
+        return found
+    own = {}
+    for n, layers in enumerate(found.values()):
+        for i, layer in enumerate(layers):
+            values = {} if layer is None else vars(layer)
+            own |= {f"{n} {i} {k}": v.cpu().numpy() if isinstance(v, torch.Tensor) else v for k, v in values.items()}
+    fields = {key: value for record in gather_records(own) for key, value in record.items()}
+    for n, layers in enumerate(found.values()):
+        for i in range(len(layers)):
+            values = {k: fields[f"{n} {i} {k}"] for k in LayerSurvey.__dataclass_fields__}
+            tensors = {k: torch.from_numpy(v).to(device) for k, v in values.items() if hasattr(v, "shape")}
+            layers[i] = LayerSurvey(**{**values, **tensors})
     return found
 
 
 def _stream_power(walk):
     """Median over tokens of the squared norm of the residual stream; the median ignores the few massive tokens."""
     power = [h.float().square().sum(-1)[m] for h, m in zip(walk.hidden, walk.masks)]
-    return float(torch.cat(power).median())
+    power = torch.cat(power) if power else torch.zeros(0)
+    if world_size() > 1:
+        power = torch.cat([torch.from_numpy(r["power"]) for r in gather_records({"power": power.cpu().numpy()})])
+    return float(power.median())
