@@ -14,12 +14,12 @@ from llmbrain.exceptions import ParameterError
 from llmbrain.parallel import main_process, processes, rank
 
 RNG = np.random.default_rng(0)
-WORDS = "the cat sat on mat and then rain in spain fell or dog ran over hills while birds sang quiet songs".split()
-TEXTS = [" ".join(RNG.choice(WORDS, 14)) for _ in range(26)]
+WORDS = ["the", "cat", "sat", "on", "mat", "and", "rain", "in", "spain", "fell", "dog", "ran", "over", "hills", "quiet"]
+TEXTS = [" ".join(RNG.choice(WORDS, 14)) for _ in range(18)]
 SMALL = {"context": 48, "batch_size": 4}
 CASES = {
     "fast": {"recipe": "fast", "options": SMALL},
-    "best": {"recipe": "best", "options": {**SMALL, "n_evaluations": 8, "n_steps": 3}},
+    "best": {"recipe": "best", "options": {**SMALL, "n_evaluations": 6, "n_steps": 2}},
     "one window": {"recipe": "fast", "allocation": "trial", "options": {"context": 48, "max_tokens": 40}},
     "schur": {"recipe": "flap", "allocation": "schur", "compensation": "ridge", "options": SMALL},
     "heads": {

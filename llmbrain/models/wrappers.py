@@ -46,8 +46,8 @@ def refuse_wrapped(model):
         if type(parameter).__name__ == "DTensor":
             raise ParameterError(
                 f"The weights of {name} are sharded over several processes by tensor parallelism or FSDP ({path}), but "
-                "each process needs whole layers. Load a replica in every process, without tp_plan=, or spread one model "
-                "over several GPUs of a process with device='auto'."
+                "each process needs whole layers. Load a replica in every process, without tp_plan=, or spread one "
+                "model over several GPUs of a process with device_map='auto'."
             )
     if isinstance(getattr(model, "module", None), torch.nn.Module):
         raise ParameterError(

@@ -166,7 +166,7 @@ class Cutter:
             keep = torch.arange(n_in)
         else:
             keep = channels(torch.as_tensor(np.asarray(heads), dtype=torch.long).sort().values, attention.head_dim)
-        refit, gained = self._solve(_owner(part), attention.writer, fit, held, keep, {})
+        refit, gained = self._refit(_owner(part), attention.writer, fit, held, keep, {})
         if heads is not None:
             slice_attention(attention, heads, refit)
             self.touched = True
@@ -192,21 +192,21 @@ class Cutter:
                 self.walk, part.layer, part.writer, full=self.full, targets=targets, held=self.held,
                 weighting=self.weighting, outputs=outputs, owner=_owner(part),
             )  # fmt: skip
-        refit, _ = self._solve(_owner(part), part.writer, fit, held, keep, row)
+        refit, _ = self._refit(_owner(part), part.writer, fit, held, keep, row)
         slice_mlp(part, keep, refit)
         if samples is not None:
             left = reconstruct(part, samples, readers=self.readers, n_steps=self.options.n_steps)
             row["reconstruction"] = left[-1]
 
-    def _solve(self, owner, linear, fit, held, keep, row):
-        """Refit in the process that owns the moments; see :meth:`_solve_here`."""
+    def _refit(self, owner, linear, fit, held, keep, row):
+        """Refit in the process that owns the moments; see :meth:`_solve`."""
         if world_size() == 1:
-            return self._solve_here(linear, fit, held, keep, row)
+            return self._solve(linear, fit, held, keep, row)
         weight, device = weight_of(linear), self.walk.device
         new = torch.empty(len(weight), len(keep), dtype=torch.float64, device=device)
         bias, facts = torch.zeros(len(weight), dtype=torch.float64, device=device), torch.zeros(4, dtype=torch.float64)
         if owner == rank():
-            refit, gained = self._solve_here(linear, fit, held, keep, row)
+            refit, gained = self._solve(linear, fit, held, keep, row)
             new = refit.weight.to(new).contiguous()
             bias = bias if refit.bias is None else refit.bias.to(bias)
             facts = [gained, refit.bias is not None, row.get("ridge", math.nan), row.get("error", math.nan)]
@@ -215,7 +215,7 @@ class Cutter:
         new, bias = broadcast(new, owner), broadcast(bias, owner)
         return Refit(new, bias if has_bias else None), bool(gained)
 
-    def _solve_here(self, linear, fit, held, keep, row):
+    def _solve(self, linear, fit, held, keep, row):
         """Choose the ridge and refit; returns the refit and whether it lowers the held-out error.
 
         At the largest ridge only the bias is refitted. If even that raises the held-out error, the weights are kept.

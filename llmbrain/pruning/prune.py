@@ -238,7 +238,8 @@ class Pruner:
             raise ParameterError("recover= trains on what the dense model predicts, so it needs inplace=False.")
         if world_size() > 1 and plan.recipe.options.recover:
             raise ParameterError(
-                f"recover={plan.recipe.options.recover} trains in one process; {world_size()} were started. Leave it out."
+                f"recover={plan.recipe.options.recover} trains in one process, but {world_size()} were started. Leave "
+                "it out, or start one process."
             )
         model, measured = shared.model, shared.of(plan.recipe, plan.random_state)
         before, described = shared.counts, {**describe_model(model), "origin": origin_of(model)}
