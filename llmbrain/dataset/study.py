@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..exceptions import DatasetError, LLMBrainWarning
-from ..files import write_any
+from ..files import discard_leftovers, write_any
 from .checks import check_run, read_object, read_sidecar, read_table
 from .checksums import run_hash
 from .frame import SESSION_COLUMNS, frame_of, participants_of, sessions_of
@@ -255,6 +255,8 @@ class Study:
     def write(self, kind, content, **entities):
         """Write a single file of this study atomically; the end of its name decides the format.
 
+        What killed processes left of this file is removed.
+
         Files of a result are written by :func:`llmbrain.dataset.write_result`.
 
         Parameters
@@ -269,6 +271,7 @@ class Study:
         pathlib.Path
         """
         path = self.path(kind, **entities)
+        discard_leftovers([path])
         return write_any(path, content)
 
     def all_files(self):

@@ -1,6 +1,8 @@
 """Inputs of a model: the device of its token ids, and the number of tokens that it reads at once."""
 
-__all__ = ["input_device", "longest_context"]
+from ..exceptions import ParameterError
+
+__all__ = ["check_generation", "input_device", "longest_context"]
 
 
 def input_device(model):
@@ -23,3 +25,18 @@ def longest_context(model, default=None):
         if isinstance(value, int) and value > 1:
             return value
     return default
+
+
+def check_generation(model, n_prompt, max_new_tokens):
+    """Refuse to generate more tokens than a model can read at once: it would go on for a long time, and write noise.
+
+    Raises
+    ------
+    ParameterError
+    """
+    longest = longest_context(model)
+    if longest is not None and n_prompt + max_new_tokens > longest:
+        raise ParameterError(
+            f"A prompt of {n_prompt} tokens and {max_new_tokens} new ones are more than the {longest} that this model "
+            f"reads at once. Generate at most {max(longest - n_prompt, 0)}, or use a shorter prompt."
+        )

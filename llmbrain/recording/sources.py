@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..exceptions import CorpusError, ParameterError, check_count
-from ..models.inputs import input_device
+from ..models.inputs import check_generation, input_device
 from ..text import Corpus, Document, TokenizedDocument, as_corpus, encode, padding_id, token_spans
 from ..text.reading import read_jsonl
 from ..text.spans import NOWHERE, encode_with_places
@@ -152,6 +152,11 @@ def generated(model, tokenizer, prompts, *, max_new_tokens=64, random_state=None
     -------
     Material
         The events get a column ``phase``: ``prompt`` or ``generated``.
+
+    Raises
+    ------
+    ParameterError
+        If a prompt and its continuation may be longer than what the model reads at once.
     """
     import torch
 
@@ -166,6 +171,8 @@ def generated(model, tokenizer, prompts, *, max_new_tokens=64, random_state=None
         options["pad_token_id"] = padding_id(tokenizer)
     documents = []
     device = input_device(model)
+    for document in material.documents:
+        check_generation(model, len(_without_end(document, tokenizer)), int(max_new_tokens))
     with quiet_forward(model), torch.no_grad(), torch.random.fork_rng():
         for number, document in enumerate(material.documents):
             if random_state is not None:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..exceptions import GeometryMismatchError, ParameterError
-from ..files import read_json, save_img, write_json
+from ..dataset.checks import read_object
+from ..exceptions import DatasetError, GeometryMismatchError, ParameterError
+from ..files import save_img, write_json
 from ..geometry import NeuronGeometry
 from ..registry import Registry
 from .layout import assign_to_grid, embed_features, hilbert_curve, two_largest
@@ -112,8 +113,17 @@ class Topography:
 
     @classmethod
     def load(cls, path):
-        """Load the files of :meth:`save`."""
-        info = read_json(_json_beside(Path(path)))
+        """Load the files of :meth:`save`.
+
+        Raises
+        ------
+        LLMBrainError
+            If a file is damaged; the message names it.
+        """
+        side = _json_beside(Path(path))
+        info = read_object(side)
+        if "Geometry" not in info:
+            raise DatasetError(f"{side} has no Geometry. Restore it, or make the report again.")
         geometry = NeuronGeometry.from_dict(info.pop("Geometry"))
         info.pop("provenance", None)  # of a result in a study
         return cls(np.asarray(geometry.to_array(path)), geometry, info)

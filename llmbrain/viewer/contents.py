@@ -207,7 +207,8 @@ class Contents:
 
     def map_of(self, network):
         """z-scored map of a network, packed."""
-        return packed(self.networks.z[self._checked(network)])
+        k = self._checked(network)
+        return packed(self.networks.z[k])
 
     def neuron(self, index):
         """The strongest networks of a neuron."""

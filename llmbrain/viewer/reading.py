@@ -6,10 +6,13 @@ course is z-scored over the recorded tokens as well. A z of 2 therefore means th
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from ..exceptions import CorpusError, ParameterError
+from ..models.finite import not_finite_error
+from ..models.inputs import input_device
 from ..recording.capture import quiet_forward, run_batch
 from ..stats import Moments
 from ..text import Document, pad
@@ -204,6 +207,11 @@ def read_text(model, sites, window, tokens, cut=False):
     Returns
     -------
     Reading
+
+    Raises
+    ------
+    NumericalError
+        If a surprisal is not finite. It names the first module that returned such a value.
     """
     batch, parts = pad([window]), [None] * len(sites)
 
@@ -212,4 +220,7 @@ def read_text(model, sites, window, tokens, cut=False):
 
     with quiet_forward(model):
         surprisal = run_batch(model, sites, batch, [window.places], keep).float().cpu().numpy()
+    if not np.isfinite(surprisal[window.places > 0]).all():  # nothing predicts a first token
+        inputs = batch.inputs(input_device(model))
+        raise not_finite_error(model, partial(model, **inputs, use_cache=False), "The surprisals")
     return Reading(tokens, surprisal, np.concatenate(parts, axis=1), cut)

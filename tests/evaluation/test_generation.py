@@ -8,6 +8,7 @@ from tiny import tiny_model, tiny_tokenizer
 from llmbrain.evaluation import generate_texts, text_metrics
 from llmbrain.evaluation.generation import GeneratedText, distinct_n, longest_loop
 from llmbrain.exceptions import ParameterError
+from llmbrain.models.inputs import longest_context
 
 PROMPTS = ["one prompt", "a longer prompt of more tokens", "two prompt"]
 
@@ -18,6 +19,12 @@ def test_prompts_together_give_what_each_gives_alone(tiny):
         (alone,) = generate_texts(*tiny, prompt, max_new_tokens=10)
         assert alone.ids.tolist() == text.ids.tolist()
         assert (text.prompt, alone.text) == (prompt, text.text)
+
+
+def test_no_more_tokens_than_the_model_reads(tiny):
+    longest = longest_context(tiny[0])
+    with pytest.raises(ParameterError, match=f"more than the {longest}"):
+        generate_texts(*tiny, PROMPTS, max_new_tokens=longest)
 
 
 def test_sampling_is_seeded_and_leaves_torch_s_generator_alone(tiny):

@@ -64,7 +64,7 @@ def resumed(room, study, said=""):
 
 
 @KINDS.register("kill -9 at random moments", long=True)
-def random_kills(room, n=30, seed=0):
+def random_kills(room, n=8, seed=0):
     """A whole study is made, killed at a random moment, and resumed."""
     start = time.perf_counter()
     fork(partial(stations, room, room.fresh()))
@@ -74,7 +74,7 @@ def random_kills(room, n=30, seed=0):
 
 
 @KINDS.register("Ctrl-C at random moments", long=True)
-def random_interrupts(room, n=20, seed=1):
+def random_interrupts(room, n=6, seed=1):
     """A whole study is made, interrupted at a random moment, and resumed."""
     start = time.perf_counter()
     fork(partial(stations, room, room.fresh()))
@@ -98,7 +98,7 @@ def _stopped(room, after, how):
     resumed(room, study, said)
 
 
-@KINDS.register("kill -9 at a rename", long=True, most=40)
+@KINDS.register("kill -9 at a rename", long=True, most=8)
 def kills_at_renames(room):
     """The process ends before, or right after, the n-th time that a file gets its name."""
     total = _count_renames(partial(stations, room, room.fresh()))
@@ -217,7 +217,7 @@ def writers(room):
     return found
 
 
-@KINDS.register("full disks", long=True, most=40)
+@KINDS.register("full disks", long=True, most=24)
 def full_disks(room, sizes=(0, 4096, 20_000, 65_536, 120_000)):
     """Every writer on a disk with little space, which is made larger afterwards."""
     for name, args in writers(room).items():
@@ -225,7 +225,7 @@ def full_disks(room, sizes=(0, 4096, 20_000, 65_536, 120_000)):
             yield f"{name}: {n_bytes} bytes free", partial(_full, room, name, args, n_bytes)
 
 
-@KINDS.register("files that cannot grow")
+@KINDS.register("files that cannot grow", most=12)
 def limited_files(room, sizes=(0, 1000, 20_000)):
     """Every writer where files can have a few bytes only."""
     for name, args in writers(room).items():

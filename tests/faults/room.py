@@ -34,6 +34,10 @@ class Unclear(Broken):
     """A traceback, or an error that does not say what to do."""
 
 
+class TooLong(BaseException):
+    """An attack that does not end."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """How a command ended."""
@@ -90,6 +94,8 @@ def command(*args):
             cli.main([str(a) for a in args])
         except SystemExit as left:
             code = left.code
+        except TooLong:
+            raise
         except BaseException as left:
             error = left
     return Answer(code, out.getvalue(), err.getvalue(), error)

@@ -123,3 +123,26 @@ def test_attacks_are_judged():
     assert matrix.judge(crash)[0] == "unclear" and "ZeroDivisionError" in matrix.judge(crash)[1]
     row = {"cases": 3, "held": 1, "lost": 0, "silently wrong": 1, "unclear": 1}
     assert matrix.table({"a kind": row}).splitlines()[-1] == "| all | 3 | 1 | 0 | 1 | 1 |"
+
+
+# -- a few attacks of each kind; `make faults` tries the others -------------------------------------------------------
+FEW = {"files that cannot grow": 1, "places that cannot be written": 1, "hooks": 10, "damaged files of a study": 3}
+LONG = ("kill -9 at random moments", "Ctrl-C at random moments", "kill -9 at a rename", "full disks")
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory):
+    return matrix.Room(tmp_path_factory.mktemp("faults"))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in matrix.KINDS if kind not in LONG])
+def test_attacks_hold(room, kind):
+    broken = {name: matrix.judge(attack) for name, attack in matrix.cases(kind, room, FEW.get(kind, 2))}
+    room.clean()
+    assert not {name: outcome for name, outcome in broken.items() if outcome}
+
+
+def test_a_kill_at_a_rename_holds(room):
+    """Before the first file has its name, a killed process leaves only what the next one removes."""
+    assert matrix.judge(lambda: matrix.processes._killed_at(room, 1, "before")) is None
+    room.clean()

@@ -81,6 +81,14 @@ def test_no_chat_template():
         conversations(["Hi"], tiny_tokenizer(chat=False))
 
 
+@pytest.mark.parametrize("n", [127, 10**12])
+def test_more_tokens_than_the_model_reads_are_refused_before_any_is_generated(tokenizer, n):
+    """Ten to the twelfth tokens would take years, and a model of 128 positions would write noise."""
+    model = tiny_model("llama")
+    with pytest.raises(ParameterError, match=f"{n} new ones are more than the 128"):
+        generated(model, tokenizer, ["It is", "On the third morning"], max_new_tokens=n)
+
+
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 @pytest.mark.parametrize("seed", [None, 3])
 def test_generation_is_recorded_as_it_happened(name, seed, tokenizer, tmp_path):

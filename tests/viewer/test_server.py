@@ -6,7 +6,9 @@ import json
 import numpy as np
 import pytest
 from recorded import HERON
+from tiny import tiny_model, tiny_tokenizer
 
+from llmbrain.dataset import Study
 from llmbrain.networks import NetworkSet
 from llmbrain.networks.labels import HandLabels
 from llmbrain.viewer.explorer import Explorer
@@ -231,6 +233,36 @@ def test_labels_that_cannot_be_read_are_never_replaced(study):
     NetworkSet(networks.maps[::-1], networks.geometry, info=networks.info).save(study)
     answer = post(client, "/api/labels/2", {"decision": "accepted"})
     assert answer.status_code == 422 and "other networks" in answer.json()["error"] and "bird" in path.read_text()
+
+
+@pytest.mark.parametrize("content", [b"[]", b"{}", b"junk\x00\xff\n"])
+@pytest.mark.parametrize("kind", ["metrics.tsv", "canica3_components.json", "topography.json"])
+def test_damaged_files_are_said_on_the_page(study, kind, content):
+    paths = list(study.rglob(f"*{kind}"))
+    if kind == "topography.json":
+        paths = [Study.open(study).path("topography_json", desc="canica3")]
+        paths[0].with_name(paths[0].name.replace(".json", ".nii.gz")).write_bytes(b"nothing")
+    for path in paths:
+        path.write_bytes(content)
+    client = testclient.TestClient(make_app(Explorer(study), TOKEN), base_url=HOST)
+    said = get(client, "/api/study").json()["messages"]
+    assert any(str(paths[0]) in line or paths[0].name in line for line in said)
+    if kind != "topography.json":
+        answer = get(client, "/api/networks/0/map")
+        assert answer.status_code == 422 and "no network 0" in answer.json()["error"]
+
+
+def test_a_model_whose_logits_are_not_finite_shows_no_numbers(study):
+    model = tiny_model("llama", max_position_embeddings=2048)
+    model.get_parameter("model.norm.weight").data.fill_(float("nan"))
+    explorer = Explorer(study, load=lambda: (model, tiny_tokenizer())).start()
+    explorer.thread.submit("wait", lambda job: None).result(60)
+    client = testclient.TestClient(make_app(explorer, TOKEN), base_url=HOST)
+    for path in ("read", "lesion", "write"):
+        answer = post(client, f"/api/{path}", {"text": HERON, "networks": [0], "condition": "lesion", "threshold": 1.0})
+        assert answer.status_code == 422 and "model.norm" in answer.json()["error"], path
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    explorer.close()
 
 
 # -- incomplete studies -----------------------------------------------------------------------------------------------
