@@ -19,14 +19,16 @@ TEXTS = [" ".join(RNG.choice(WORDS, 14)) for _ in range(18)]
 SMALL = {"context": 48, "batch_size": 4}
 CASES = {
     "fast": {"recipe": "fast", "options": SMALL},
-    "best": {"recipe": "best", "options": {**SMALL, "n_evaluations": 6, "n_steps": 2}},
+    "refits": {"recipe": "best", "allocation": "power", "options": {**SMALL, "n_steps": 2}},
     "one window": {"recipe": "fast", "allocation": "trial", "options": {"context": 48, "max_tokens": 40}},
     "schur": {"recipe": "flap", "allocation": "schur", "compensation": "ridge", "options": SMALL},
+    "search": {"recipe": "fast", "allocation": "search", "options": {**SMALL, "n_evaluations": 6}},
     "heads": {
-        "recipe": "flap", "allocation": "curves", "ratio_of": "decoder", "score": "obs",
+        "recipe": "flap", "allocation": "curves", "ratio_of": "decoder",
         "options": {**SMALL, "heads": True, "head_score": "obs"},
     },
 }  # fmt: skip
+MEASURED = ("search", "heads")  # their allocations compare divergences, which rounding can turn
 
 
 def compute(folder):
