@@ -1,9 +1,12 @@
-"""Python code in several processes of torch.distributed, as torchrun starts them."""
+"""Python code in several processes of torch.distributed, with the variables that torchrun sets."""
 
+import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,30 +17,23 @@ def free_port():
         return s.getsockname()[1]
 
 
-def start(arguments, n, env=None):
-    """Start ``n`` processes of Python with the variables that torchrun sets."""
-    port = str(free_port())
-    common = {**os.environ, "WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1"}
-    common |= {"MASTER_PORT": port, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **(env or {})}
-    return [
-        subprocess.Popen(
-            [sys.executable, *map(str, arguments)],
-            env={**common, "RANK": str(k), "LOCAL_RANK": str(k)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for k in range(n)
-    ]
-
-
-def launch(arguments, n=2, env=None, timeout=400):
-    """Run ``n`` processes to their end; return ``(code, stdout, stderr)`` of each."""
-    running = start(arguments, n, env)
+def launch(arguments, n=2, env=None, timeout=400, preload="torch"):
+    """Run a script in ``n`` processes to their end; return ``(code, stdout, stderr)`` of each."""
+    world = {"WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1"}
+    world |= {"MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, Path(__file__).with_name("forked.py"), n, preload, *arguments]
+    running = subprocess.Popen(
+        list(map(str, command)),
+        env={**os.environ, **world, **(env or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     try:
-        found = [process.communicate(timeout=timeout) for process in running]
+        out, err = running.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
-        for process in running:
-            process.kill()
-        pytest.fail(f"{n} processes did not end in {timeout} s: {[p.communicate() for p in running]}")
-    return [(process.returncode, *texts) for process, texts in zip(running, found)]
+        os.killpg(running.pid, signal.SIGKILL)
+        pytest.fail(f"{n} processes did not end in {timeout} s")
+    assert running.returncode == 0, err
+    return [tuple(one) for one in json.loads(out)]

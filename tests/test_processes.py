@@ -94,7 +94,7 @@ print("done")
 def test_every_station_gives_what_one_process_gives(tmp_path):
     path = tmp_path / "script.py"
     path.write_text(SCRIPT, encoding="utf-8")
-    found = launch([path, tmp_path / "work", Path(__file__).parent], n=2)
+    found = launch([path, tmp_path / "work", Path(__file__).parent], n=2, preload="torch,transformers,llmbrain.pruning")
     assert [(code, out[-5:]) for code, out, _ in found] == [(0, "done\n")] * 2, found
 
 

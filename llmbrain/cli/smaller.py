@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ..exceptions import ParameterError
+from ..parallel import main_process
 from .endings import end
 from .options import (
     Bos,
@@ -163,7 +164,7 @@ def grid(
         end([], "llmbrain", "merge", out)
         return
     wrote = [out]
-    if figure is not None:
+    if figure is not None and main_process():
         from ..plotting import plot_pruning_grid
 
         plot_pruning_grid(table, output_file=figure)

@@ -33,9 +33,11 @@ def check_processes(job, wanted, out):
 
 def note_share(job, study, share):
     """Keep in the study which runs all shares have together, for :func:`check_shares`."""
-    runs = {str(run.number): run.n_tokens for run in job.plan.runs}
-    count = parallel.Share.parse(share).count
-    write_json(study.path("recording_shares"), {"count": count, "runs": runs, "sites": list(job.geometries)})
+    note, runs = study.path("recording_shares"), {str(run.number): run.n_tokens for run in job.plan.runs}
+    noted = {"count": parallel.Share.parse(share).count, "runs": runs, "sites": list(job.geometries)}
+    if note.is_file():  # another site may be recorded in shares of its own
+        noted["sites"] = sorted({*noted["sites"], *read_object(note)["sites"]})
+    write_json(note, noted)
 
 
 def check_shares(study):
