@@ -143,7 +143,7 @@ def test_three_processes_add_up_what_one_sees_and_notice_a_death(tmp_path):
             raise AssertionError("not noticed")
     assert p.world_size() == 1
     """
-    found = launch([script(tmp_path, code), tmp_path], n=3)
+    found = launch([script(tmp_path, code), tmp_path], n=3, preload="torch")
     assert [code for code, _, _ in found] == [0, -9, 0], found
 
 
