@@ -45,7 +45,7 @@ check: lint
 test: lint
 	$(PY) -m pytest --numprocesses 2 --dist loadfile --doctest-modules llmbrain tests
 
-# All attacks of tests/faults, also the long ones; an hour on two cores. KINDS="--kind kill" chooses some.
+# Attacks of tests/faults, also the long ones. KINDS="--kind kill" chooses some.
 faults: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(PY) tests/faults/matrix.py $(KINDS)
 

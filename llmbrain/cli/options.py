@@ -113,6 +113,8 @@ def of_one_model(command):
         from ..dataset import Study
 
         if subject is not None or session is not None:
+            if options.get("study") is None:
+                raise ParameterError("--subject and --session choose a model of a study. Add --study FOLDER.")
             options["study"] = Study.open(options["study"], subject, session)
         return command(*args, **options)
 

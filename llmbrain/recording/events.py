@@ -2,7 +2,9 @@
 
 import numpy as np
 
-__all__ = ["EVENT_COLUMNS", "log_frequencies", "run_events"]
+from ..text.spans import NOWHERE
+
+__all__ = ["EVENT_COLUMNS", "extra_columns", "log_frequencies", "run_events"]
 
 EVENT_COLUMNS = {
     "onset": {
@@ -78,7 +80,7 @@ def run_events(plan, run, surprisals, frequencies):
                     "position": positions,
                     "window": window.number,
                     "window_position": window.places,
-                    **{name: np.asarray(values)[positions] for name, values in _extras(document)},
+                    **{name: np.asarray(values)[positions] for name, values in extra_columns(document)},
                 }
             )
         )
@@ -91,6 +93,12 @@ def run_events(plan, run, surprisals, frequencies):
     return frame
 
 
-def _extras(document):
-    """Return further columns of a document, e.g. the role of each token in a conversation."""
-    return getattr(document, "columns", {}).items()
+def extra_columns(document):
+    """Yield further columns of a document with their values, e.g. the role of each token in a conversation.
+
+    Whole numbers are stored as arrays, in which ``NOWHERE`` marks a missing value; here it becomes None.
+    """
+    for name, values in getattr(document, "columns", {}).items():
+        if isinstance(values, np.ndarray):
+            values = np.where(values == NOWHERE, None, values)
+        yield name, values

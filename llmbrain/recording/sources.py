@@ -13,6 +13,7 @@ from ..text import Corpus, Document, TokenizedDocument, as_corpus, encode, paddi
 from ..text.reading import read_jsonl
 from ..text.spans import NOWHERE, encode_with_places
 from ..text.tokens import Speller, special_ids
+from .events import extra_columns
 
 __all__ = ["Material", "conversations", "generated", "texts"]
 
@@ -70,11 +71,9 @@ def _placed(document, text, tokenizer):
 
 
 def _place_columns(spans):
-    """Spans as columns of the events: missing where a token is outside of the text."""
-    return {
-        name: [None if value == NOWHERE else value for value in column]
-        for name, column in zip(("start", "stop"), spans.T.tolist())
-    }
+    """Spans as columns of the events; ``NOWHERE`` where a token is outside of the text."""
+    # arrays, because lists of numbers would take most of the memory of a tokenized text
+    return dict(zip(("start", "stop"), np.ascontiguousarray(np.asarray(spans, np.int32).T)))
 
 
 def conversations(chats, tokenizer, *, name="chat", add_generation_prompt=False):
@@ -280,7 +279,7 @@ def _join(document, n_prompt, ids, tokenizer, special):
     spelled = Speller(tokenizer)(new)
     known = {"role": "assistant"}  # the text of a continuation has no place in the document
     columns = {
-        **{k: [*list(v)[:n_prompt], *[known.get(k)] * len(new)] for k, v in getattr(document, "columns", {}).items()},
+        **{k: [*v[:n_prompt], *[known.get(k)] * len(new)] for k, v in extra_columns(document)},
         "phase": ["prompt"] * n_prompt + ["generated"] * len(new),
     }
     return MarkedDocument(

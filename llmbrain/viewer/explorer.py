@@ -70,7 +70,7 @@ class Explorer:
         if self.contents.recording is not None:
             try:
                 _ = self.contents.yardstick
-            except LLMBrainError as error:
+            except (LLMBrainError, OSError) as error:
                 self.contents.messages.append(str(error))
 
     def _open(self, job):

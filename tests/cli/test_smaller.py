@@ -5,6 +5,7 @@ import importlib.util
 
 import pandas as pd
 import pytest
+from commands import run
 from tiny import tiny_model, tiny_tokenizer
 
 import llmbrain as lb
@@ -141,3 +142,10 @@ def test_the_command_prune_replaces_nothing_foreign(inside, files, tmp_path, cap
             command(*common, "--out", out)
         assert "Choose another folder" in capsys.readouterr().err
     assert foreign.read_text() == "mine" and (files / "tiny" / "config.json").is_file()
+
+
+@pytest.mark.parametrize("command", ["prune", "grid"])
+@pytest.mark.parametrize("option", ["--subject", "--session"])
+def test_a_label_needs_a_study(command, option, tmp_path, capsys):
+    code, _, said = run(capsys, command, "--out", tmp_path / "out", option, "x")
+    assert code == 2 and "Add --study" in said and not (tmp_path / "out").exists()

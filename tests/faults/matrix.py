@@ -1,6 +1,6 @@
 """The fault matrix: try every kind of attack and count what held, was lost, silently wrong, or unclear.
 
-``python tests/faults/matrix.py`` runs the long part, which takes about 15 minutes of one core: every kind, and of the
+``python tests/faults/matrix.py`` runs the long part: every kind, and of the
 largest kinds some cases, always the same ones. ``--quick`` leaves out the long kinds and tries a part of the
 others; ``--most N`` tries N cases of each kind; ``--kind`` chooses kinds by a part of their name. ``--out`` writes the
 table as Markdown.
@@ -76,7 +76,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kind", action="append", help="part of the name of a kind; repeat for several")
     parser.add_argument("--quick", action="store_true", help="a few cases of each kind that is not long")
-    parser.add_argument("--most", type=int, help="cases of each kind; by default, what takes 15 minutes in all")
+    parser.add_argument("--most", type=int, help="cases of each kind; by default, all, or some of the largest kinds")
     parser.add_argument("--out", type=Path, help="file for the table")
     chosen = parser.parse_args()
     rows = {}

@@ -1,5 +1,7 @@
 """Conversations and generated text."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from llmbrain.exceptions import (
 )
 from llmbrain.models import find_sites, site_hooks
 from llmbrain.recording import conversations, generated
+from llmbrain.recording.sources import texts
 from llmbrain.text import encode
 
 
@@ -129,3 +132,15 @@ def test_a_model_answers_a_chat(llama, tokenizer, tmp_path):
     assert "".join(events.loc[events["role"] == "user", "token"]) == "What is it?Who is there?"
     with pytest.raises(ParameterError, match="max_new_tokens=0"):
         generated(llama, tokenizer, chats, max_new_tokens=0)
+
+
+def test_a_tokenized_text_takes_few_bytes_per_token(tokenizer):
+    """Places of tokens as lists of numbers took 70 bytes per token."""
+    words = ["the cat", "of a house", "that is on an island", "near the road", "to town"]
+    corpus = [" ".join(np.random.default_rng(i).choice(words, 300)) for i in range(10)]
+    texts(corpus, tokenizer)
+    tracemalloc.start()
+    material = texts(corpus, tokenizer)
+    n_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert n_bytes / sum(len(document.ids) for document in material.documents) < 40
