@@ -6,7 +6,7 @@
 Records the model and its pruned versions (recipe ``fast``, calibrated on other texts of the demo corpus) on the same
 texts, finds networks in each and compares them. The networks of the dense model with the best matches in the first
 pruned one are then silenced in both, on held-out text. The yardstick is the dense model itself, with networks from
-another seed.
+another seed. To resume an interrupted run, repeat the command.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import llmbrain as lb
+from llmbrain.dataset import find_results
 from llmbrain.lesions import LossTask
 from llmbrain.reporting import generate_group_report
 from llmbrain.text import Corpus, Document
@@ -28,6 +29,13 @@ def subjects(model, tokenizer, calibration, ratios):
         settings = {"recipe": "fast", "options": {"max_tokens": 4096}, "progress": False}
         pruned = lb.prune(copy.deepcopy(model), tokenizer, calibration, ratio=ratio, **settings).model
         yield f"pruned{round(100 * ratio)}", pruned, 0
+
+
+def networks_of(runs, n_components, seed):
+    """Find the networks of a recording, or read those that an interrupted call has found."""
+    if not find_results(runs.study, "networks"):
+        lb.CanICA(n_components, n_init=5, random_state=seed).fit(runs).networks_.save(runs.study)
+    return lb.NetworkSet.load(runs.study)
 
 
 def lesion(found, fitted, tokenizer, options):
@@ -63,9 +71,8 @@ def main():
     for name, one, seed in subjects(model, tokenizer, calibration, options.ratios):
         start = time.perf_counter()
         runs = lb.record(one, tokenizer, texts, options.out, subject=name, tokens_per_run=8192, progress=False)
-        canica = lb.CanICA(options.n_components, n_init=5, random_state=seed).fit(runs)
-        canica.networks_.save(runs.study)
-        fitted[name] = one, canica.masks(), runs.study
+        found = networks_of(runs, options.n_components, seed)
+        fitted[name] = one, found.masks(3.0), runs.study
         print(f"{name}: {runs.n_tokens} tokens, {time.perf_counter() - start:.0f} s", flush=True)
     studies = [study for _, _, study in fitted.values()]
     start = time.perf_counter()

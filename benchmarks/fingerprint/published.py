@@ -22,13 +22,22 @@ def courses(activity, geometry, random_state=666):
     return [np.stack([run[:, mask].mean(axis=1) for mask in masks], axis=1) for run in activity]
 
 
+class Ranks:
+    """Standardised ranks of a model's courses in each text, kept for every length that they were cut to."""
+
+    def __init__(self, courses):
+        self.courses, self.known = courses, {}
+
+    def of(self, text, n):
+        """Ranks of the first ``n`` tokens of a text, so that products of two models are Spearman correlations."""
+        if (text, n) not in self.known:
+            z = rankdata(self.courses[text][:n], axis=0)
+            self.known[text, n] = (z - z.mean(0)) / np.where(z.std(0) > 0, z.std(0), np.inf)
+        return self.known[text, n]
+
+
 def score(a, b):
-    """Largest mean correlation of any pair, and the number of pairs above the published 0.5."""
-    tables = []
-    for x, y in zip(a, b):
-        n = min(len(x), len(y))
-        x, y = (rankdata(z[:n], axis=0) for z in (x, y))
-        x, y = ((z - z.mean(0)) / np.where(z.std(0) > 0, z.std(0), np.inf) for z in (x, y))
-        tables.append(x.T @ y / n)
-    table = np.mean(tables, axis=0)
+    """Largest mean correlation of any pair, and the number of pairs above the published 0.5; ``a, b`` are Ranks."""
+    lengths = [min(len(x), len(y)) for x, y in zip(a.courses, b.courses)]
+    table = np.mean([a.of(i, n).T @ b.of(i, n) / n for i, n in enumerate(lengths)], axis=0)
     return float(table.max()), int((table > RELATED).sum())

@@ -123,7 +123,7 @@ def compare_all(options):
     """Score every pair of stored models for every number of texts."""
     prints, rows = options.out / "fingerprints", []
     names = sorted(p.name.removesuffix("_published.npz") for p in prints.glob("*_published.npz"))
-    public = {name: [x for _, x in sorted(np.load(prints / f"{name}_published.npz").items())] for name in names}
+    public = {name: published.Ranks(_published(prints / f"{name}_published.npz")) for name in names}
     for n in options.n_texts:
         files = {name: prints / f"{name}_{n:02d}.safetensors" for name in names}
         loaded = {name: Fingerprint.load(file) for name, file in files.items() if file.is_file()}
@@ -135,6 +135,12 @@ def compare_all(options):
     table = pd.DataFrame(rows)
     table.to_csv(options.out / "pairs.tsv", sep="\t", index=False, float_format="%.4f")
     return table
+
+
+def _published(path):
+    """Courses of a file of `read`, one array per text in the order of the texts."""
+    with np.load(path) as file:
+        return [file[f"arr_{i}"] for i in range(len(file.files))]
 
 
 def relation(a, b):
@@ -220,7 +226,7 @@ def main():
     parser.add_argument("--n-texts", type=int, nargs="*", default=list(N_TEXTS))
     parser.add_argument("--distil", action="store_true")
     parser.add_argument("--real", nargs="*", help="further models: demo, folders, .gguf files")
-    parser.add_argument("--threshold", type=float, default=0.6)
+    parser.add_argument("--threshold", type=float, default=0.7)
     parser.add_argument("--measured-on", default="small models", help="words that say which models these are")
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()

@@ -3,6 +3,7 @@
 from ..lazy import lazy_names
 
 _WHERE = {
+    "AlignedCourses": "comparison",
     "Comparison": "comparison",
     "CourseMatching": "matching",
     "Fingerprint": "fingerprints",
@@ -11,6 +12,7 @@ _WHERE = {
     "ModelTree": "similarity",
     "Units": "alignment",
     "align": "alignment",
+    "align_studies": "comparison",
     "alignment_matrix": "alignment",
     "compare_fingerprints": "fingerprints",
     "compare_studies": "comparison",
