@@ -6,10 +6,14 @@ Which networks and which layers are active together, and which networks of anoth
 """
 
 # %%
+import itertools
+
 import numpy as np
+import pandas as pd
 
 from llmbrain import plotting
 from llmbrain.networks.connectivity import functional_connectivity
+from llmbrain.subjects import Comparison, match_courses
 
 rng = np.random.default_rng(0)
 
@@ -50,3 +54,27 @@ second = rng.laplace(size=(80, 5))
 second[:, 3] = first[:, 0] + 0.4 * rng.normal(size=80)
 second[:, 1] = -first[:, 1] + 0.8 * rng.normal(size=80)
 figure = plotting.plot_coupling(first, second, names=("base", "fine-tuned"), n_pairs=3)
+
+# %%
+# Several models
+# --------------
+# Four made-up models that read eight documents: a fine-tuned one that keeps the networks of the base with some noise, a
+# pruned one with more noise and two new networks, and one that shares nothing. :func:`llmbrain.compare_studies` makes
+# the same comparison from recordings.
+documents = np.repeat(np.arange(8), 60)
+base = rng.laplace(size=(len(documents), 6))
+courses = {
+    "base": base,
+    "fine-tuned": base + 0.3 * rng.laplace(size=base.shape),
+    "pruned": np.where(np.arange(6) < 4, base, 0) + 0.7 * rng.laplace(size=base.shape),
+    "other": rng.laplace(size=base.shape),
+}
+names, pairs = list(courses), []
+similarity = pd.DataFrame(np.eye(4), index=names, columns=names)
+for one, other in itertools.permutations(names, 2):
+    found = match_courses(courses[one], courses[other], documents, n_draws=19)
+    pairs.append(found.to_frame().assign(model=one, other=other))
+    similarity.loc[one, other] = found.score.mean()
+similarity = (similarity + similarity.T) / 2
+comparison = Comparison(None, pd.concat(pairs), similarity, {"models": names})
+figure = plotting.plot_models(comparison)
