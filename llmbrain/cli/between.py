@@ -88,7 +88,7 @@ def fingerprint(
         raise ParameterError(f"--out {out} must end in .safetensors.")
     if out is not None:
         check_fingerprint_file(out)
-    wanted = described(standard_texts(text, n_texts), n_components)  # what is wrong is said before a model is loaded
+    wanted = described(standard_texts(text, n_texts), n_components)  # raises before a model is loaded
     made = {s: Fingerprint.load(s) for s in sources if s.endswith(".safetensors")}
     if len(made) < len(set(sources)):
         for source, known in made.items():
