@@ -106,6 +106,7 @@ class Report:
         self.title, self.subtitle, self.kicker = title, subtitle, kicker  # kicker: the line above the title
         self.networks_name = None  # of the networks of a study that are shown
         self.path = None  # where the page is saved, if not in a study
+        self.group = []  # studies of a dataset, for a report of all of them
         self.absent, self.warnings = [], []  # what the report cannot show and why; what its readers must know
 
     @classmethod
@@ -139,7 +140,7 @@ class Report:
                 f"{studies[0].root} holds no comparison{f' {name!r}' if name else ''} of its present networks. "
                 f"{reasons} Run 'llmbrain compare {studies[0].root}'."
             )
-        report.results = {"subjects": studies, "comparison": found}
+        report.results, report.group = {"comparison": found}, studies
         report.subtitle = f"{len(studies)} models in {studies[0].root.resolve().name}"
         report.path = studies[0].path("report")
         return report

@@ -1,5 +1,7 @@
 """Comparison with other models: which networks they share, and what became of the others."""
 
+import pandas as pd
+
 from ...plotting import plot_models
 from ...subjects.comparison import Comparison
 from ..page import figure
@@ -32,7 +34,8 @@ class Compared(Station):
         return [(f"{int(first['kept'].sum())} of {total}", "networks kept in other models")]
 
     def section(self, report, result):
-        return "".join(_comparison(i, one) for i, one in enumerate(result))
+        parts = [_comparison(i, one) for i, one in enumerate(result)]
+        return "".join([_models(report.group), *parts] if report.group else parts)
 
     def methods(self, report, result, cite):
         info = result[0].info
@@ -43,6 +46,26 @@ class Compared(Station):
             f"scored on the documents between; a network is kept from r = {info['kept_at']:g}. Correlations between "
             f"models were tested by {info['n_draws']} circular shifts within documents, with FDR over networks."
         )
+
+
+def _models(studies):
+    """A table of the models of a dataset, with links to the reports that have been written."""
+    rows = []
+    for study in studies:
+        known = study.info["model"]
+        rows.append(
+            {
+                "model": study.name,
+                "name": known.get("id") or "",
+                "architecture": known.get("architecture") or "",
+                "layers": known.get("n_layers"),
+                "parameters": known.get("n_parameters"),
+                "corpus": study.info["corpus"].get("name") or "",
+            }
+        )
+    pages = {study.name: study.path("subject_report") for study in studies}
+    links = {name: path.relative_to(studies[0].root).as_posix() for name, path in pages.items() if path.is_file()}
+    return html_table(pd.DataFrame(rows), "Models of the dataset", link=("model", links.get))
 
 
 def _comparison(number, found):
