@@ -26,7 +26,7 @@ def check_limits(model, tokenizer, train, test, out, plan):
     from ..lesions import LossTask
     from ..recording.job import RecordingOptions, prepare
     from ..text import text_windows
-    from .stations import pruning_context, pruning_recipes
+    from .pruning import pruning_context, pruning_recipes
 
     options = RecordingOptions(max_tokens=plan.record_tokens, tokens_per_run=plan.tokens_per_run, context=plan.context)
     job = prepare(model, tokenizer, train, options)

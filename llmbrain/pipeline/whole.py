@@ -7,8 +7,10 @@ from pathlib import Path
 from ..dataset import check_study_folder
 from ..exceptions import ParameterError
 from ..models.speed import duration, measure_machine
+from .finding import find_networks
+from .lesioning import lesion_networks
 from .limits import check_limits
-from .stations import PRUNING_RECIPES, compare_pruning, find_networks, lesion_networks
+from .pruning import PRUNING_RECIPES, compare_pruning
 
 __all__ = ["RunPlan", "run_study"]
 

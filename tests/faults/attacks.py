@@ -463,8 +463,8 @@ def _numbers(room, what, weight, value, dtype="float32"):
     }[what]  # fmt: skip
     answer = command(what, *args).clear()
     if answer.code == 0 and what != "info":
-        made = " ".join(p.name for p in new.rglob("*.safetensors")) if new.is_dir() else ""
-        if "nan" in answer.out or "inf" in answer.out.replace("info", "") or made:
+        made = [t for p in new.rglob("*.safetensors") for t in load_file(p).values()] if new.is_dir() else []
+        if "nan" in answer.out or "inf" in answer.out.replace("info", "") or not all(t.isfinite().all() for t in made):
             raise Wrong(f"goes on: {answer.out[-200:]}")
         if (value != value or abs(value) == math.inf) and not _unread(weight):
             raise Wrong(f"goes on with {value} in {weight}")

@@ -8,7 +8,7 @@ import pytest
 
 from llmbrain.dataset import Study
 from llmbrain.exceptions import ParameterError
-from llmbrain.pipeline.stations import _heldout_of
+from llmbrain.pipeline.sources import heldout_of
 from llmbrain.text import load_corpus
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # the matrix is a script, too
@@ -102,11 +102,11 @@ def test_a_foreign_corpus_called_demo_needs_its_own_text(tmp_path):
         tmp_path / "foreign", model, {"name": "demo", "hash": "0" * 64, "document_hashes": ["0" * 16]}
     )
     with pytest.raises(ParameterError, match="held-out text"):
-        _heldout_of(foreign, None)
+        heldout_of(foreign, None)
     for name, part in (("own", demo), ("part", demo[:3])):
         known = [document.hash[:16] for document in part]
         own = Study.create(tmp_path / name, model, {"name": "demo", "hash": part.hash, "document_hashes": known})
-        assert _heldout_of(own, None).hash == load_corpus("demo", split="heldout").hash
+        assert heldout_of(own, None).hash == load_corpus("demo", split="heldout").hash
 
 
 def test_attacks_are_judged():

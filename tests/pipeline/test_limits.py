@@ -9,7 +9,7 @@ from llmbrain.exceptions import LLMBrainError, ParameterError
 from llmbrain.models.speed import measure_machine
 from llmbrain.pipeline import whole
 from llmbrain.pipeline.limits import check_limits
-from llmbrain.pipeline.stations import pruning_context
+from llmbrain.pipeline.pruning import pruning_context
 from llmbrain.pruning.budget import measure_speed
 from llmbrain.text import load_corpus
 
