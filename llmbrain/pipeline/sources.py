@@ -85,6 +85,7 @@ def heldout_of(study, text):
 
 
 def done_before(study, kind, name, settings):
+    """Return whether a study holds a result that was made with these settings, and say so if it does."""
     done = plain_settings(settings) is not None and is_done(study, kind, name, settings)
     if done:
         print("   done before with the same settings")
