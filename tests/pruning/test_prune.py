@@ -173,7 +173,7 @@ def test_a_pruner_checks_the_budget_too(model, tokenizer):
 
 def test_the_best_recipe_runs_and_is_accounted_for(model, tokenizer, tmp_path):
     options = {"context": 48, "n_evaluations": 12, "n_steps": 2}
-    pruned = quiet(model, tokenizer, TEXTS, 0.3, options=options)
+    pruned = quiet(model, tokenizer, TEXTS, 0.3, recipe="best", options=options)
     s = pruned.summary
     assert s["recipe"] == "best, changed: n_steps=2, n_evaluations=12" and s["allocation"] == "search"
     assert sum(s["n_kept"]) == s["neurons_after"] == round(0.7 * s["neurons_before"])
