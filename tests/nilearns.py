@@ -21,7 +21,7 @@ def importable():
         yield
     finally:
         pytest.mark._config = strict
-        if stub:  # a package that finds the stub would fail when it asks for its specification
+        if stub:  # other packages ask for the specification of polars, which the stub lacks
             del sys.modules["polars"]
 
 

@@ -120,7 +120,7 @@ def test_three_processes_add_up_what_one_sees_and_notice_a_death(tmp_path):
         else:
             raise AssertionError("not refused")
         p.check_shared_folder(folder / "study")
-        p._SECONDS_UNTIL_VISIBLE = 1
+        p.messages._SECONDS_UNTIL_VISIBLE = 1
         local = folder / "machine" / str(r)  # as on three machines without a shared file system
         local.mkdir(parents=True)
         try:
@@ -185,29 +185,29 @@ def test_nccl_without_gpus_is_refused(monkeypatch):
 def test_gpus_are_dealt_out_to_the_processes_of_a_machine(monkeypatch):
     import torch
 
-    from llmbrain.parallel import _Place, _take_gpus
+    from llmbrain.parallel.launchers import Place, take_gpus
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    _take_gpus(_Place(3, 4, 1, 2), None, 2)
+    take_gpus(Place(3, 4, 1, 2), None, 2)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,3"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7,5,3,1")
-    _take_gpus(_Place(2, 4, 2, 4), None, 1)
+    take_gpus(Place(2, 4, 2, 4), None, 1)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
     with pytest.raises(ParameterError, match="at most 1 per machine"):
-        _take_gpus(_Place(0, 2, 0, 2), None, 3)
+        take_gpus(Place(0, 2, 0, 2), None, 3)
 
 
 def test_srun_is_a_launcher(monkeypatch):
-    from llmbrain.parallel import _launched
+    from llmbrain.parallel.launchers import read_place
 
     in_world(monkeypatch, SLURM_STEP_NUM_TASKS="6", SLURM_PROCID="4", SLURM_LOCALID="1", SLURM_JOB_ID="123",
              SLURM_STEP_NODELIST="gpu[07-08,11]", SLURM_STEP_TASKS_PER_NODE="3(x2)")  # fmt: skip
-    place = _launched()
+    place = read_place()
     assert (place.rank, place.size, place.local, place.local_size) == (4, 6, 1, 3)
     assert os.environ["MASTER_ADDR"] == "gpu07" and os.environ["MASTER_PORT"] == "32300"
     in_world(monkeypatch, SLURM_NTASKS="6", SLURM_PROCID="0")  # a batch script without srun
-    assert _launched() is None
+    assert read_place() is None
 
 
 def test_one_process_of_torchrun_is_alone(monkeypatch):

@@ -28,15 +28,8 @@ from train import new_model
 
 import llmbrain as lb
 from llmbrain.subjects.activity import read_activity
-from llmbrain.subjects.fingerprints import (
-    CHARACTERS,
-    PARTS,
-    SITES,
-    Fingerprint,
-    make_fingerprint,
-    network_score,
-    standard_texts,
-)
+from llmbrain.subjects.descent import network_score, shared_words
+from llmbrain.subjects.fingerprints import CHARACTERS, PARTS, SITES, Fingerprint, make_fingerprint, standard_texts
 from llmbrain.subjects.similarity import linear_cka
 
 N_TEXTS = (3, 6, 10, 20, 40)
@@ -154,9 +147,7 @@ def relation(a, b):
 
 def scores(a, b):
     """Scores of all sites, without the p-values."""
-    from llmbrain.subjects.fingerprints import _shared
-
-    rows = {part: _shared(a.words[part], b.words[part]) for part in PARTS[1:]}
+    rows = {part: shared_words(a.words[part], b.words[part]) for part in PARTS[1:]}
     found = {}
     for site in SITES:
         mine, theirs = ([x.courses[site, p][rows[p][i]] for p in PARTS[1:]] for i, x in enumerate((a, b)))

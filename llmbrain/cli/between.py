@@ -69,14 +69,8 @@ def fingerprint(
     whether one model descends from the other, with the error rates of that decision.
     """
     from ..models import describe_model
-    from ..subjects.fingerprints import (
-        Fingerprint,
-        check_fingerprint_file,
-        compare_fingerprints,
-        described,
-        refuse_unequal,
-        standard_texts,
-    )
+    from ..subjects.descent import compare_fingerprints, refuse_unequal
+    from ..subjects.fingerprints import Fingerprint, check_fingerprint_file, described, standard_texts
     from ..subjects.fingerprints import fingerprint as make
 
     if other is not None and out is not None:

@@ -140,7 +140,7 @@ def prune(
         writer.check(model, recipe)
     if recipe.networks is not None and not recipe.reads_networks:
         warn_unread()
-    if progress and ratio:
+    if progress and ratio and main_process():
         print(forecast_in_words(pruner.measurements.of(recipe, random_state)), flush=True)
     before = None if test_text is None else measure_quality(model, tokenizer, test_text)
     pruned = pruner.run(plan, inplace=inplace, measure=measure)

@@ -122,8 +122,8 @@ def forecast(model, tokenizer, text, *, processes=None, **options):
     model, tokenizer, text, **options
         As in :func:`llmbrain.record`.
     processes : int, optional
-        Also estimate what each of so many processes does, and how long it takes: the model reads the first texts once
-        to measure its speed.
+        Also estimate, for this number of processes, what each of them does and how long it takes. The model reads the
+        first texts once, to measure its speed.
 
     Returns
     -------

@@ -10,8 +10,8 @@ import torch
 from tiny import tiny_model, tiny_tokenizer
 
 from llmbrain.exceptions import DatasetError, NumericalError, ParameterError
-from llmbrain.subjects import fingerprints as room
-from llmbrain.subjects.fingerprints import Fingerprint, compare_fingerprints, fingerprint, network_score, parts_of
+from llmbrain.subjects.descent import compare_fingerprints, decision_of, network_score
+from llmbrain.subjects.fingerprints import Fingerprint, fingerprint, parts_of
 
 BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "fingerprint"
 AMOUNTS = {"n_texts": 6, "n_components": 6}
@@ -228,9 +228,9 @@ def test_bad_input_is_refused_before_the_model_reads(base):
 
 
 def test_measured_rates_are_used_only_for_the_options_they_belong_to():
-    threshold, rates = room.decision_of({"n_texts": 10, "n_components": 3, "sites": ["layer"], "characters": 1200})
+    threshold, rates = decision_of({"n_texts": 10, "n_components": 3, "sites": ["layer"], "characters": 1200})
     assert 0 < threshold < 1 and rates == {}
     measured = {"n_texts": 10, "n_components": 20, "sites": ["layer", "mlp"], "characters": 1200}
-    known = room.decision_of(measured)[1]
+    known = decision_of(measured)[1]
     assert known["false_positive"]["low"] <= known["false_positive"]["count"] / known["false_positive"]["n"]
     assert "models" in known["measured_on"]
