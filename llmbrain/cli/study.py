@@ -123,10 +123,6 @@ def record(
 ):
     """Record activations as 4D NIfTI runs in a study folder."""
     from ..dataset import bids_label, check_study_folder
-    from ..models import load_model
-    from ..recording import conversations, generated
-    from ..recording import forecast as forecast_
-    from ..recording import record as record_
     from ..text import load_corpus
 
     sites = [name for given in site or ["mlp"] for name in given.split(",")]
@@ -142,6 +138,12 @@ def record(
         raise ParameterError("--processes is for --forecast. To record in several processes, start them with torchrun.")
     check_study_folder(out)
     texts = Path(text) if chat and text.endswith(".jsonl") else load_corpus(text)
+    # after a wrong text was refused, because these take seconds to import
+    from ..models import load_model
+    from ..recording import conversations, generated
+    from ..recording import forecast as forecast_
+    from ..recording import record as record_
+
     loaded, tokenizer = load_model(model, dtype=dtype, device=device)
     if chat:
         texts = conversations(texts, tokenizer, add_generation_prompt=generate is not None)
@@ -304,6 +306,10 @@ def report(
     ] = False,
 ):
     """Write the report of a study: one HTML file."""
+    from ..dataset import as_study
+
+    if not group:
+        as_study(study)  # refuses what is no study before the seconds that the next imports take
     from ..reporting import generate_group_report, generate_report
 
     if group:

@@ -1,9 +1,17 @@
 """Open models and find their neurons."""
 
-from .anatomy import anatomy_of
-from .hooks import site_hooks
-from .identity import describe_model
-from .loading import load_model
-from .sites import SITES, Site, find_sites
+from ..lazy import lazy_names
 
-__all__ = ["SITES", "Site", "anatomy_of", "describe_model", "find_sites", "load_model", "site_hooks"]
+_WHERE = {
+    "SITES": "sites",
+    "Site": "sites",
+    "anatomy_of": "anatomy",
+    "describe_model": "identity",
+    "find_sites": "sites",
+    "load_model": "loading",
+    "site_hooks": "hooks",
+}
+
+__all__ = sorted(_WHERE)
+
+__getattr__, __dir__ = lazy_names(__name__, _WHERE)

@@ -65,11 +65,12 @@ def find_networks(
     The processes of :mod:`llmbrain.parallel` share the work: the neurons of all runs, the repetitions, and the halves
     of the text. All of them return the networks; the first one writes them.
     """
+    recording = study if isinstance(study, Recording) else open_recording(study, site)
+    # after a wrong study was refused, because these take seconds to import
     from ..networks import CanICA, DictLearning, NetworkSet, gather_evidence
     from ..networks.engines.progress import show_progress
     from ..networks.result import networks_name
 
-    recording = study if isinstance(study, Recording) else open_recording(study, site)
     if site not in (None, recording.site):
         raise ParameterError(f"site={site!r}, but the recording is of the site {recording.site!r}.")
     if method not in ("canica", "dictlearning"):

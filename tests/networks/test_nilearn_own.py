@@ -2,11 +2,13 @@
 
 nilearn installs its test modules with itself. They are imported here while its names ``CanICA`` and ``DictLearning``
 stand for ours, so every test and its data are nilearn's, and every setting that a test does not choose is our default,
-but for the checks of conventions, which fit noise several hundred times: they start once instead of ten times.
+but for the checks of conventions, which fit noise several hundred times: they start once instead of ten times, and
+learn dictionaries in 3 passes instead of 100.
 Tests of surfaces are left out, because neurons are volumes. What ``EXPECTED`` names must fail; all others must pass.
 """
 
 import inspect
+from contextlib import ExitStack
 from importlib import import_module
 from unittest.mock import patch
 
@@ -46,7 +48,10 @@ def nilearns_tests():
                     patch.object(home, ours.__name__, ours).start()
         try:
             for name in MODULES:
-                with patch.dict(CanICA.__init__.__kwdefaults__, n_init=1):  # for the estimators that modules make
+                quick = (CanICA, {"n_init": 1}), (DictLearning, {"n_epochs": 3})
+                with ExitStack() as stack:  # for the estimators that modules make
+                    for kind, less in quick:
+                        stack.enter_context(patch.dict(kind.__init__.__kwdefaults__, less))
                     module = import_module(f"nilearn.decomposition.tests.{name}")
                 for key, test in vars(module).items():
                     if key.startswith("test_") and inspect.isfunction(test):
@@ -86,6 +91,7 @@ def _alone(tmp_path, monkeypatch, request):
 def test_the_tests_are_those_of_our_estimators():
     module = import_module("nilearn.decomposition.tests.test_decomposition_estimators")
     assert [type(estimator) for estimator in module.ESTIMATORS_TO_CHECK] == [DictLearning, CanICA]
+    assert module.ESTIMATORS_TO_CHECK[0].n_epochs == 3 and DictLearning().n_epochs == 100
     assert module.ESTIMATORS_TO_CHECK[1].n_init == 1 and CanICA().n_init == 10
     assert nilearn.decomposition.CanICA is not CanICA and len(TESTS) == 21
     assert {name for name in EXPECTED if name.startswith("test_")} <= {test.__name__ for test in TESTS.values()}
