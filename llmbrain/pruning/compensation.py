@@ -218,7 +218,9 @@ def _error(weight, moments, kept, refit, residual):
     offset = gap @ moments.mean
     if refit.bias is not None:
         offset = offset - refit.bias
-    spread = ((gap @ moments.covariance) * gap).sum()
+    changed = (gap != 0).any(0).nonzero()[:, 0]  # the removed inputs alone, if the others were not refitted
+    part = gap[:, changed]
+    spread = ((part @ moments.covariance[changed][:, changed]) * part).sum()
     if residual and moments.n_targets:
         offset = offset + moments.target_mean
         spread = spread + 2 * (gap * moments.cross_covariance).sum() + moments.target_variance.sum()
