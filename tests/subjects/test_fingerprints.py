@@ -10,7 +10,7 @@ import torch
 from tiny import tiny_model, tiny_tokenizer
 
 from llmbrain.exceptions import DatasetError, NumericalError, ParameterError
-from llmbrain.subjects.descent import compare_fingerprints, decision_of, network_score
+from llmbrain.subjects.descent import compare_fingerprints
 from llmbrain.subjects.fingerprints import Fingerprint, fingerprint, parts_of
 
 BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "fingerprint"
@@ -96,15 +96,6 @@ def test_other_tokenizers_can_be_compared(base, prints):
     other.bos_token = None
     found = compare_fingerprints(prints["base"], fingerprint(base[0], other, **AMOUNTS), n_draws=19)
     assert found.score > 0.5  # the same weights without BOS
-
-
-def test_pairs_are_chosen_on_one_part_and_scored_on_the_other():
-    rng = np.random.default_rng(0)
-    a, b = rng.standard_normal((2, 2, 300, 30))
-    score, pairs = network_score(a, b)
-    assert abs(score) < 0.03 and len(pairs) == 30  # matched by chance on the first part: nothing on the second
-    noisy = a[:, :, ::-1] * -1 + 0.5 * rng.standard_normal(a.shape)
-    assert network_score(a, noisy)[0] == pytest.approx(1 / np.sqrt(1.25), abs=0.02)
 
 
 def test_parts_share_no_text_and_all_kinds():
@@ -225,12 +216,3 @@ def test_bad_input_is_refused_before_the_model_reads(base):
         fingerprint(
             model, tokenizer, ["The heron flew.", "A boat sank.", "Rain fell again."], n_texts=3, n_components=200
         )
-
-
-def test_measured_rates_are_used_only_for_the_options_they_belong_to():
-    threshold, rates = decision_of({"n_texts": 10, "n_components": 3, "sites": ["layer"], "characters": 1200})
-    assert 0 < threshold < 1 and rates == {}
-    measured = {"n_texts": 10, "n_components": 20, "sites": ["layer", "mlp"], "characters": 1200}
-    known = decision_of(measured)[1]
-    assert known["false_positive"]["low"] <= known["false_positive"]["count"] / known["false_positive"]["n"]
-    assert "models" in known["measured_on"]
