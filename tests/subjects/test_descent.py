@@ -1,14 +1,9 @@
 """Fingerprints compared: pairs, scores and the rates of the decision."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from llmbrain.subjects.descent import decision_of, network_score
-
-BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "fingerprint"
-AMOUNTS = {"n_texts": 6, "n_components": 6}
 
 
 def test_pairs_are_chosen_on_one_part_and_scored_on_the_other():
