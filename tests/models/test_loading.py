@@ -1,5 +1,6 @@
 """Opening models: from every kind of source, with errors that say what was tried."""
 
+import os
 import shutil
 
 import pytest
@@ -176,3 +177,24 @@ def test_code_in_a_folder_does_not_run(folder, monkeypatch, pruned, known):
         with pytest.raises(ModelNotFoundError):
             load_model(folder)
     assert not ran.exists()
+
+
+def test_copies_are_named_by_the_bytes_of_their_file(tmp_path, monkeypatch):
+    """A file that is copied or installed again keeps its copy; a file that changes does not."""
+    from llmbrain.models.loading import _drop_older_copies, cached_copy
+
+    monkeypatch.setenv("LLMBRAIN_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    (tmp_path / "a" / "x.gguf").write_bytes(b"weights"), (tmp_path / "b" / "x.gguf").write_bytes(b"weights")
+    folder = cached_copy(tmp_path / "a" / "x.gguf")
+    os.utime(tmp_path / "b" / "x.gguf", (1, 1))
+    assert folder == cached_copy(tmp_path / "b" / "x.gguf")
+    (tmp_path / "b" / "x.gguf").write_bytes(b"Weights")
+    other = cached_copy(tmp_path / "b" / "x.gguf")
+    assert other != folder
+    old = folder.with_name(folder.name[:-6] + "abcdef")
+    mine = folder.with_name(folder.name[:-6] + "notes")
+    for made in (folder, other, old, mine):
+        made.mkdir(parents=True)
+    _drop_older_copies(folder)
+    assert sorted(folder.parent.iterdir()) == sorted([folder, other, mine])

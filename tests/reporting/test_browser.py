@@ -3,24 +3,14 @@
 Needs Chromium and its driver (Debian: ``apt-get install chromium chromium-driver``) and selenium; skipped without.
 """
 
-import shutil
-
+import chromium
 import pytest
 from synthetic import DOSE_INFO, Networks, dose_table, lesion_tables, prune_table, report_data
 
 from llmbrain.geometry import NeuronGeometry
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
-)  # fmt: skip
-
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (pip install selenium)")
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="no Chromium with its driver here (apt-get install chromium chromium-driver)"
-)
+pytestmark = chromium.MARKS
 
 
 @pytest.fixture(scope="module")
@@ -36,28 +26,13 @@ def report(tmp_path_factory):
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     """Headless Chromium with a fresh profile; its own network is off, so that anything loaded fails loudly."""
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}", "--window-size=1280,900"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    service = webdriver.ChromeService(DRIVER)
-    driver = webdriver.Chrome(options=options, service=service)
+    driver = chromium.start(tmp_path_factory.mktemp("profile"), "--disable-gpu", logs=("browser", "performance"))
     yield driver
     driver.quit()
 
 
 def show(browser, report, width=1280, theme="light", fragment=""):
-    """Open the report afresh on a screen of some width."""
-    browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride",
-        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600},
-    )
-    browser.execute_cdp_cmd(
-        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": theme}]}
-    )
-    browser.get("about:blank")
-    browser.get(report.as_uri() + fragment)
+    chromium.show(browser, report.as_uri() + fragment, width, theme)
 
 
 def test_no_errors_and_nothing_loaded(browser, report):

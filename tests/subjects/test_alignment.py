@@ -60,7 +60,7 @@ def real(name):
     """The tokenizer of a real model, read from the folder of its dequantised copy, or from its file."""
     import os
 
-    from llmbrain.models.loading import _file_key, cache_folder, demo_file
+    from llmbrain.models.loading import cached_copy, demo_file
 
     if name == "demo":
         path = demo_file()
@@ -68,7 +68,7 @@ def real(name):
         path = Path(os.environ.get("LLMBRAIN_TEST_MODELS", "")) / name
         if not path.is_file():
             pytest.skip(f"{name} (in the folder LLMBRAIN_TEST_MODELS) is not there")
-    folder = cache_folder() / "gguf" / _file_key(path)
+    folder = cached_copy(path)
     if (folder / "tokenizer.json").is_file():
         return AutoTokenizer.from_pretrained(folder)
     return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)

@@ -6,6 +6,7 @@ Needs Chromium and its driver (Debian: ``apt-get install chromium chromium-drive
 import shutil
 import threading
 
+import chromium
 import pytest
 from recorded import HERON
 
@@ -14,22 +15,9 @@ from llmbrain.networks.labels import HandLabels
 from llmbrain.viewer.explorer import Explorer
 from llmbrain.viewer.server import make_server
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--use-angle=swiftshader",
-    "--enable-unsafe-swiftshader", "--window-size=1280,900",
-)  # fmt: skip
-
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (pip install selenium)")
 pytest.importorskip("uvicorn", reason="uvicorn is not installed (pip install uvicorn)")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(
-        not (CHROMIUM and DRIVER), reason="no Chromium with its driver here (apt-get install chromium chromium-driver)"
-    ),
-]
+pytestmark = chromium.MARKS
 
 
 @pytest.fixture(scope="module")
@@ -53,15 +41,10 @@ def address(folder, tiny):
     listening.close()
 
 
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory):
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    found = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    found.set_script_timeout(20)
+@pytest.fixture
+def driver(tmp_path):
+    """A fresh browser for each test: one that hangs must not take the others along."""
+    found = chromium.start(tmp_path / "profile", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
     yield found
     found.quit()
 
@@ -69,22 +52,13 @@ def driver(tmp_path_factory):
 @pytest.fixture
 def page(driver, address):
     """The page, opened afresh; it must not have written to the console when the test ends."""
-    driver.get_log("browser")
     open_page(driver, address)
     yield driver
     assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
 
 
 def open_page(driver, address, width=1280, theme="light"):
-    driver.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride",
-        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600},
-    )
-    driver.execute_cdp_cmd(
-        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": theme}]}
-    )
-    driver.get("about:blank")
-    driver.get(address)
+    chromium.show(driver, address, width, theme)
     wait(driver, "return document.body.dataset.ready && document.getElementById('state').className.includes('ready')")
     wait(driver, "return document.querySelectorAll('#words span[data-i]').length > 5")
 
