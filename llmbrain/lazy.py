@@ -1,7 +1,8 @@
-"""Public names of a package that are imported when they are first used, so that importing the package stays fast."""
+"""Public names and modules of a package, imported when they are first used, so that the package opens fast."""
 
 import sys
 from importlib import import_module
+from importlib.util import find_spec
 
 __all__ = ["lazy_names"]
 
@@ -23,6 +24,8 @@ def lazy_names(package, modules):
     """
 
     def find(name):
+        if name not in modules and not name.startswith("_") and find_spec(f"{package}.{name}"):
+            return import_module(f"{package}.{name}")
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         value = getattr(import_module(f".{modules[name]}", package), name)

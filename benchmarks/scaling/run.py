@@ -19,13 +19,14 @@ HERE = Path(__file__).resolve().parent
 
 
 def measure(work, n_processes, small, repeats):
-    """Seconds of one piece of work, the best repetition of one launch."""
+    """Seconds of one piece of work, the best repetition of one launch, or NaN if it failed."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n_processes)]
     command = [*launcher, str(HERE / "work.py"), work, "--repeats", str(repeats), *(["--small"] if small else [])]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith('{"work"')]
     if done.returncode or not lines:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
+        print(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}", flush=True)
+        return float("nan")
     return min(json.loads(lines[-1])["seconds"])
 
 

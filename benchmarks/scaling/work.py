@@ -71,19 +71,25 @@ def lesion(args, folder):
     return lambda: study.run(model, tokenizer, progress=False)
 
 
-def _runs(n_runs, n_tokens, n_neurons):
-    rng = np.random.default_rng(0)
-    maps = rng.laplace(size=(16, n_neurons)).astype(np.float32) * (rng.random((16, n_neurons)) < 0.05)
-    return [
-        (rng.laplace(size=(n_tokens, 16)) @ maps + rng.standard_normal((n_tokens, n_neurons))).astype(np.float32)
-        for _ in range(n_runs)
-    ]
+def _runs(n_runs, n_tokens, n_neurons, device):
+    """Runs in main memory, float32 ``(n_tokens, n_neurons)``: 16 sparse maps with courses of their own, and noise."""
+    draw = torch.Generator(device).manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(shape, generator=draw, device=device)
+
+    maps = normal(16, n_neurons) ** 3 * (torch.rand(16, n_neurons, generator=draw, device=device) < 0.05)
+    runs = [np.empty((n_tokens, n_neurons), np.float32) for _ in range(n_runs)]
+    for run in runs:
+        for rows in np.array_split(run, -(-n_tokens // 512)):
+            rows[:] = (normal(len(rows), 16) ** 3 @ maps + normal(*rows.shape)).cpu().numpy()
+    return runs
 
 
 def networks(args, folder):
     """10,240 tokens x 704,512 neurons in memory, 128 components."""
     shape, n_components = ((2, 128, 4000), 8) if args.small else ((1, 10_240, 704_512), 128)
-    runs = _runs(*shape)
+    runs = _runs(*shape, args.device)
     return lambda: lb.CanICA(n_components, n_init=1, random_state=0, standardize=True, detrend=False).fit(runs)
 
 
@@ -91,7 +97,7 @@ def layers(args, folder):
     """32 layers x (10,240 tokens x 22,016 neurons), 128 components for each layer."""
     n_layers, n_tokens, width, k = (4, 128, 1000, 8) if args.small else (32, 10_240, 22_016, 128)
     geometry = lb.NeuronGeometry([width] * n_layers)
-    runs = _runs(1, n_tokens, n_layers * width)
+    runs = _runs(1, n_tokens, n_layers * width, args.device)
     return lambda: lb.CanICA(k, n_init=1, random_state=0, scope="layer", geometry=geometry).fit(runs)
 
 
@@ -137,9 +143,10 @@ def main():
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--gpus-per-rank", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm"))
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device")
     args = parser.parse_args()
     with parallel.processes(gpus_per_rank=args.gpus_per_rank):
+        args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
         folder = Path(tempfile.gettempdir() if args.small or not args.folder.is_dir() else args.folder)
         folder = folder / "llmbrain-scaling"
         if parallel.main_process():

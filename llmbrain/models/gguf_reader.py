@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-__all__ = ["quick_reading"]
+__all__ = ["quick_reader", "quick_reading"]
 
 AHEAD = 3  # tensors that are dequantised before transformers asks for them
 
@@ -39,6 +39,13 @@ def quick_reading():
             yield
         finally:
             gguf.GGUFReader, gguf.dequantize = plain
+
+
+def quick_reader():
+    """The package's class ``GGUFReader``, with arrays of the metadata read in bulk."""
+    import gguf
+
+    return _quick_class(gguf.GGUFReader)
 
 
 def _quick_class(base):

@@ -5,6 +5,8 @@ import re
 import weakref
 from pathlib import Path
 
+from .gguf_reader import quick_reader
+
 __all__ = ["origin_of", "remember_source"]
 
 # What load_model opened. Nothing is stored on the model itself, so a copy of it has no entry.
@@ -71,9 +73,7 @@ def _of_card(path):
 
 def _of_gguf(path):
     """Licence and repository in the metadata of a GGUF file."""
-    from gguf import GGUFReader
-
-    fields = GGUFReader(path).fields
+    fields = quick_reader()(path).fields
 
     def text(*names):
         for name in names:

@@ -88,10 +88,12 @@ def take_gpus(place, backend, wanted):
         )
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = named.split(",") if named else [str(k) for k in range(n_gpus)]
-    if torch.cuda.is_initialized():
-        torch.cuda.set_device(place.local * wanted)
-    else:
+    if not torch.cuda.is_initialized():
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names[place.local * wanted : (place.local + 1) * wanted])
+    # The driver reads the variable once, and something may have asked it for GPUs before: then all are still visible,
+    # "cuda" would mean the first of them in every process, and NCCL refuses two processes on one GPU.
+    if torch._C._cuda_getDeviceCount() > wanted:
+        torch.cuda.set_device(place.local * wanted)
 
 
 def meet(place, backend):

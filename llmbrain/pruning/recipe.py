@@ -314,8 +314,8 @@ def best():
 
 @RECIPES.register("fast")
 def fast():
-    """FLAP score, allocation by what a layer writes, affine least squares on weighted tokens."""
-    return Recipe("flap", "power", "affine", Options(token_weights="stream"))
+    """FLAP score, the better of a few cheap allocations, affine least squares on weighted tokens."""
+    return Recipe("flap", "trial", "affine", Options(token_weights="stream"))
 
 
 @RECIPES.register("flap")

@@ -49,6 +49,7 @@ def test_gpus_are_dealt_out_to_the_processes_of_a_machine(monkeypatch):
     from llmbrain.parallel.launchers import Place, take_gpus
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch._C, "_cuda_getDeviceCount", lambda: 1, raising=False)  # what the driver shows then
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     take_gpus(Place(3, 4, 1, 2), None, 2)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,3"
@@ -57,6 +58,22 @@ def test_gpus_are_dealt_out_to_the_processes_of_a_machine(monkeypatch):
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
     with pytest.raises(ParameterError, match="at most 1 per machine"):
         take_gpus(Place(0, 2, 0, 2), None, 3)
+
+
+def test_processes_that_see_all_gpus_take_one_each(monkeypatch):
+    """The driver was asked for GPUs before, so that it does not read CUDA_VISIBLE_DEVICES again."""
+    import torch
+
+    from llmbrain.parallel.launchers import Place, take_gpus
+
+    taken = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(torch._C, "_cuda_getDeviceCount", lambda: 4, raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    take_gpus(Place(3, 4, 3, 4), None, 1)
+    take_gpus(Place(1, 2, 1, 2), None, 2)
+    assert taken == [3, 2]
 
 
 def test_srun_is_a_launcher(monkeypatch):

@@ -22,7 +22,7 @@ def test_a_recipe_is_named_with_what_was_changed_of_it(model, tokenizer):
         options = {"context": 32, "max_tokens": 300, **given.pop("options", {})}
         return quick(model, tokenizer, SENTENCES, 0.5, options=options, **given).summary["recipe"]
 
-    assert name() == name(allocation="power") == "fast"
+    assert name() == name(allocation="trial") == "fast"
     assert name(allocation="uniform") == "fast, changed: allocation=uniform"
     assert name(options={"token_weights": "equal", "floor": 0.1}) == "fast, changed: floor=0.1, token_weights=equal"
     assert name(recipe="wanda", score=[np.arange(48)] * 4) == "wanda, changed: score=given"
@@ -40,7 +40,7 @@ def test_the_default_recipe_is_the_one_whose_figures_are_published():
 
 
 def test_what_is_given_overrides_its_part_of_the_recipe():
-    assert Recipe.named("fast").allocation == "power"
+    assert Recipe.named("fast").allocation == "trial"
     changed = Recipe.named("best").with_(allocation="uniform", reconstruct="none", options={"n_steps": 2})
     assert changed.allocation == "uniform" and changed.score == "flap"
     assert (changed.options.reconstruct, changed.options.n_steps, changed.options.token_weights) == (

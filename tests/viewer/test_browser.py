@@ -3,8 +3,13 @@
 Needs Chromium and its driver (Debian: ``apt-get install chromium chromium-driver``) and selenium; skipped without.
 """
 
+import os
+import re
 import shutil
-import threading
+import signal
+import subprocess
+import sys
+import time
 
 import chromium
 import pytest
@@ -12,8 +17,6 @@ from recorded import HERON
 
 from llmbrain.networks import NetworkSet
 from llmbrain.networks.labels import HandLabels
-from llmbrain.viewer.explorer import Explorer
-from llmbrain.viewer.server import make_server
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (pip install selenium)")
 pytest.importorskip("uvicorn", reason="uvicorn is not installed (pip install uvicorn)")
@@ -26,19 +29,30 @@ def folder(made, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def address(folder, tiny):
-    """A real server in a thread, on a free port."""
-    explorer = Explorer(folder, load=lambda: tiny)
-    server, listening, address = make_server(explorer)
-    listening.listen()
-    explorer.start()
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-    thread.start()
-    yield address
-    server.should_exit = True
-    thread.join(10)
-    explorer.close()
-    listening.close()
+def address(folder, tiny, tmp_path_factory):
+    """The command ``llmbrain view`` as a user starts it, in a process of its own."""
+    model = tmp_path_factory.mktemp("model")
+    for part in tiny:
+        part.save_pretrained(model)
+    command = [sys.executable, "-m", "llmbrain", "view", str(folder), "--model", str(model), "--no-browser"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    log = (tmp_path_factory.mktemp("log") / "view.txt").open("w+")
+    with subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=env) as server:
+        yield _printed_address(server, log)
+        server.send_signal(signal.SIGINT)
+        server.wait(30)
+
+
+def _printed_address(server, log, seconds=120):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and server.poll() is None:
+        log.seek(0)
+        if found := re.search(r"http://\S+/", log.read()):
+            return found[0]
+        time.sleep(0.1)
+    log.seek(0)
+    server.kill()
+    raise AssertionError(f"The page did not open:\n{log.read()}")
 
 
 @pytest.fixture
