@@ -157,9 +157,11 @@ def _replace_folder(part, path):
         os.replace(path, old)
     try:
         publish(part, path)
-    except BaseException:
-        if old is not None:
+    except BaseException as error:
+        if old is not None and not path.exists():
             os.replace(old, path)
+        elif isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST) and path.is_dir():
+            return _replace_folder(part, path)  # another process has put its own folder there in the meantime
         raise
     if old is not None:
         shutil.rmtree(old, ignore_errors=True)

@@ -178,3 +178,20 @@ def test_every_text_survives_json(text, key, tmp_path_factory):
     if not high_before_low:  # JSON reads such a pair as the one character that it stands for
         assert read_json(write_json(path, {key: [text]})) == {key: [text]}
     path.read_text(encoding="utf-8")
+
+
+def test_two_processes_may_write_one_folder(tmp_path, monkeypatch):
+    """The other one puts its folder there after this one has looked and before it renames: the last one stays."""
+    target, publish = tmp_path / "copy", files.publish
+
+    def late(part, path):
+        if not path.exists():
+            path.mkdir()
+            (path / "theirs.txt").write_text("theirs")
+        publish(part, path)
+
+    monkeypatch.setattr(files, "publish", late)
+    with atomic_dir(target) as part:
+        (part / "mine.txt").write_text("mine")
+    assert [p.name for p in target.iterdir()] == ["mine.txt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["copy"]

@@ -112,21 +112,33 @@ def _load_gguf(path, options, device, cache):
     missing = [name for name in ("accelerate", "gguf") if importlib.util.find_spec(name) is None]
     if missing:
         raise ModelNotFoundError(f"Opening a .gguf file needs {' and '.join(missing)}: pip install 'llmbrain[gguf]'")
-    folder = cached_copy(path)
-    if not (cache and (folder / "config.json").is_file()):
+    if not cache:
         with quick_reading():
-            model, tokenizer = _dequantise(path, {**options, "dtype": "float32"} if cache else options)
-        if not cache:
-            model.config._name_or_path = path.stem
-            return model.to(as_device(device)), tokenizer
-        with atomic_dir(folder) as part:
-            model.save_pretrained(part)
-            _save_tokenizer(tokenizer, part)
-        del model
-        _drop_older_copies(folder)
+            model, tokenizer = _dequantise(path, options)
+        model.config._name_or_path = path.stem
+        return model.to(as_device(device)), tokenizer
+    folder = cached_copy(path)
+    if not (folder / "config.json").is_file():
+        _make_copy(path, folder, options)
     model = _load_pretrained(folder, options, device)
     model.config._name_or_path = path.stem
     return model, folder
+
+
+def _make_copy(path, folder, options):
+    """Dequantise a GGUF file into a folder; of several processes that ask for it, one does it and the others wait."""
+    from filelock import FileLock
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.parent / f".{folder.name}.lock"):
+        if (folder / "config.json").is_file():
+            return
+        with quick_reading():
+            model, tokenizer = _dequantise(path, {**options, "dtype": "float32"})
+        with atomic_dir(folder) as part:
+            model.save_pretrained(part)
+            _save_tokenizer(tokenizer, part)
+        _drop_older_copies(folder)
 
 
 def _save_tokenizer(tokenizer, folder):
