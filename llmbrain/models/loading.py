@@ -126,7 +126,7 @@ def _load_gguf(path, options, device, cache):
 
 
 def _make_copy(path, folder, options):
-    """Dequantise a GGUF file into a folder; of several processes that ask for it, one does it and the others wait."""
+    """Dequantise a GGUF file into a folder; of several processes, one does it and the others wait."""
     from filelock import FileLock
 
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,10 @@ import pytest
 from llmbrain import __version__
 from llmbrain.dataset import Study, find_results
 
-COMMANDS = ["run", "record", "networks", "lesion", "prune", "grid", "evaluate", "view", "report", "info"]
+COMMANDS = [
+    "run", "record", "networks", "lesion", "prune", "grid", "evaluate", "compare", "fingerprint", "view", "report",
+    "merge", "info",
+]  # fmt: skip
 
 
 def llmbrain(*args, **kwargs):
