@@ -30,6 +30,6 @@ def test_a_cpu_gets_the_fast_recipe_and_is_told_the_time(tokenizer, capsys):
 
 def test_what_is_read_more_often_takes_longer(tokenizer):
     wanda, fast, best = (expected(tokenizer, name) for name in ("wanda", "fast", "best"))
-    assert wanda <= fast < expected(tokenizer, "fast", allocation="trial") < best
+    assert wanda <= expected(tokenizer, "fast", allocation="power") < fast < best
     assert expected(tokenizer, "fast", max_tokens=64) < fast
     assert expected(tokenizer, "fast", recover=2.0) == pytest.approx(fast + 120)
