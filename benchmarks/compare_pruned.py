@@ -26,7 +26,7 @@ def subjects(model, tokenizer, calibration, ratios):
     yield "dense", model, 0
     yield "seed1", model, 1
     for ratio in ratios:
-        settings = {"recipe": "fast", "options": {"max_tokens": 4096}, "progress": False}
+        settings = {"recipe": "fast", "allocation": "power", "options": {"max_tokens": 4096}, "progress": False}
         pruned = lb.prune(copy.deepcopy(model), tokenizer, calibration, ratio=ratio, **settings).model
         yield f"pruned{round(100 * ratio)}", pruned, 0
 

@@ -14,14 +14,11 @@ notes30, notes50   the same at 30 and 50 %, in the same table
 ablation           one change at a time, measured on the REST OF THE CALIBRATION FILE; the recipe is chosen from this
                    table alone
 best               the package's default recipe, whole test text, 20, 30 and 50 %
-fast               the recipe "fast", whole test text, 20, 30 and 50 %
-cheap              allocations that need no search, on the REST OF THE CALIBRATION FILE; the allocation of "fast" is
-                   chosen from these tables of several models alone
-models             the recipe "fast" beside FLAP and Wanda-sp as published, on the test text, 20 and 50 %
+fast               the recipe "fast" with shares by power, whole test text, 20, 30 and 50 %
 final              the chosen recipe and the baselines, whole test text, 20, 30 and 50 %
 heads              neurons and heads together, as a share of the decoder's parameters
 
-pruning_networks.py tests whether networks help in any role.
+pruning_networks.py tests whether networks help in any role; pruning_models.py makes the table of several models.
 """
 
 import argparse
@@ -40,7 +37,7 @@ FULL = {
     "n_evaluations": 300,
 }
 ONE_SHOT = {"propagation": "one-shot", "ridge": 0.01, "floor": 0.0}
-PRESETS = ("best", "fast", "cheap", "models", "notes", "notes30", "notes50", "ablation", "final", "heads")
+PRESETS = ("best", "fast", "notes", "notes30", "notes50", "ablation", "final", "heads")
 
 
 def clean(text, how):
@@ -82,8 +79,6 @@ def recipes_of(rows, variants, options, networks=None):
 
 def presets(args):
     """Return the recipes, variants, ratios and measurements of the chosen preset."""
-    from llmbrain.pruning import RECIPES
-
     grid = [
         (s, a, c)
         for s in ("wanda", "flap", "obs", "magnitude")
@@ -134,7 +129,6 @@ def presets(args):
     full = {"full": FULL} if args.networks is None else {"full, networks": {**FULL, "networks": args.networks}}
     measured = {"variants": {"one-shot": ONE_SHOT, "published": published}, "networks": "published", "max_windows": 200}
     steps = ("none", "bias", "affine")
-    baselines = [("flap", "global", "bias", "one-shot"), ("wanda", "uniform", "none", "one-shot")]
     at_30 = [(s, "global", c, "one-shot") for s in ("wanda", "flap") for c in steps] + network
     at_50 = [(s, "uniform", c, "one-shot") for s in ("wanda", "flap", "obs") for c in steps]
     at_50 += [("flap", "global", c, "one-shot") for c in steps] + network
@@ -167,21 +161,6 @@ def presets(args):
             }
         ],
         "fast": [{"recipes": [("flap", "power", "affine", "fast")], "variants": {"fast": {"token_weights": "stream"}}}],
-        "cheap": [
-            {
-                "recipes": [("flap", a, "affine", "fast") for a in ("trial", "power", "uniform", "schur")] + baselines,
-                "variants": {"fast": {"token_weights": "stream"}, "one-shot": ONE_SHOT},
-                "ratios": (0.2, 0.5),
-                "on": "dev",
-            }
-        ],
-        "models": [
-            {
-                "recipes": [("flap", RECIPES["fast"]().allocation, "affine", "fast"), *baselines],
-                "variants": {"fast": {"token_weights": "stream"}, "one-shot": ONE_SHOT},
-                "ratios": (0.2, 0.5),
-            }
-        ],
         "heads": [
             {
                 "recipes": [

@@ -105,17 +105,18 @@ def run(args):
 
 
 def show(files):
-    """Print the tables of several models side by side, as ratios to the dense model."""
+    """Print the tables of several models side by side: ratios to the dense model, or perplexities if it is missing."""
     columns = {}
     for file in files:
         table, model = pd.read_csv(file, sep="\t"), Path(file).stem.removeprefix("pruning_models_")
-        dense = table[table.recipe == "dense"].iloc[0]
+        of_dense = table[table.recipe == "dense"].mean(numeric_only=True)
         table = table[table.recipe != "dense"]
         groups = table.groupby(KEYS[:3], sort=False)
         for text in ("development", "test"):
-            columns[model, text] = groups[text].agg(lambda x, d=dense[text]: "/".join(f"{v / d:.3f}" for v in x))
+            unit = 1.0 if pd.isna(of_dense[text]) else of_dense[text]
+            columns[model, text] = groups[text].agg(lambda x, unit=unit: "/".join(f"{v / unit:.3f}" for v in x))
         columns[model, "seconds"] = groups["seconds"].mean().round(1)
-        print(f"{model}: dense {dense.development} on the development text, {dense.test} on the test text")
+        print(f"{model}, dense: development {of_dense.development:.3f}, test {of_dense.test:.3f}")
     print(pd.DataFrame(columns).sort_index().to_string(na_rep=""))
 
 

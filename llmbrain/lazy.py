@@ -24,13 +24,13 @@ def lazy_names(package, modules):
     """
 
     def find(name):
-        if name not in modules and not name.startswith("_") and find_spec(f"{package}.{name}"):
+        if name in modules:
+            value = getattr(import_module(f".{modules[name]}", package), name)
+            setattr(sys.modules[package], name, value)
+            return value
+        if not name.startswith("_") and find_spec(f"{package}.{name}"):
             return import_module(f"{package}.{name}")
-        if name not in modules:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(import_module(f".{modules[name]}", package), name)
-        setattr(sys.modules[package], name, value)
-        return value
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     def names():
         return sorted({*vars(sys.modules[package]), *modules})

@@ -81,11 +81,11 @@ def averaged(model, other):
 
 # -- compression ----------------------------------------------------------------------------------------------------
 def pruned(model, tokenizer, calibration, ratio):
-    """Prune MLP neurons with the recipe ``fast``."""
+    """Prune MLP neurons with the recipe ``fast`` and shares by power."""
     import llmbrain as lb
 
     options = {"context": 256}
-    recipe = {"recipe": "fast", "options": options, "progress": False}
+    recipe = {"recipe": "fast", "allocation": "power", "options": options, "progress": False}
     return lb.prune(copy.deepcopy(model), tokenizer, calibration, ratio=ratio, **recipe).model
 
 

@@ -136,9 +136,16 @@ def _make_copy(path, folder, options):
         with quick_reading():
             model, tokenizer = _dequantise(path, {**options, "dtype": "float32"})
         with atomic_dir(folder) as part:
-            model.save_pretrained(part)
+            _save_model(model, part)
             _save_tokenizer(tokenizer, part)
         _drop_older_copies(folder)
+
+
+def _save_model(model, folder):
+    """Save a model from whichever process this is: transformers writes nothing in any but the first of several."""
+    model.should_save_on_this_rank = lambda is_main_process: True
+    model.save_pretrained(folder)
+    del model.should_save_on_this_rank
 
 
 def _save_tokenizer(tokenizer, folder):

@@ -1,7 +1,11 @@
 """Opening models: from every kind of source, with errors that say what was tried."""
 
+import inspect
 import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -198,3 +202,27 @@ def test_copies_are_named_by_the_bytes_of_their_file(tmp_path, monkeypatch):
         made.mkdir(parents=True)
     _drop_older_copies(folder)
     assert sorted(folder.parent.iterdir()) == sorted([folder, other, mine])
+
+
+SECOND = """
+import sys
+import torch.distributed as dist
+sys.path.insert(0, sys.argv[1])
+from tiny import tiny_model
+from llmbrain.models.loading import _save_model
+dist.init_process_group("gloo")
+if dist.get_rank() == 1:
+    _save_model(tiny_model("llama"), sys.argv[2])
+dist.barrier()
+"""
+
+
+def test_any_of_several_processes_can_make_the_copy(tmp_path):
+    """transformers leaves writing to the first one; without weights in the folder, load_model refuses it."""
+    (tmp_path / "second.py").write_text(SECOND)
+    tests = str(Path(inspect.getfile(tiny_model)).parent)
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run([*run, str(tmp_path / "second.py"), tests, str(tmp_path / "copy")], check=True, capture_output=True)
+    tiny_tokenizer().save_pretrained(tmp_path / "copy")
+    model, _ = load_model(tmp_path / "copy", device="cpu")
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), tiny_model("llama").parameters(), strict=True))
