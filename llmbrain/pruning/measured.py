@@ -23,6 +23,8 @@ from .walk import TOKEN_WEIGHTS, Walk, survey
 
 __all__ = ["Measured", "Measurements"]
 
+_FEWEST_WINDOWS = 3  # held out, to compare allocations
+
 
 class Measurements:
     """A dense model, its calibration text, and everything measured on them so far.
@@ -255,8 +257,14 @@ class Measured:
         )  # fmt: skip
 
     def measure_counts(self, candidates):
-        """Divergence of whole allocations on held-out calibration text, for each of ``candidates``."""
+        """Divergence of whole allocations in held-out calibration windows, shape (n_candidates, n_windows).
+
+        Nothing is measured, and all are zero, where the windows are too few to tell candidates apart.
+        """
         fit, probe = split_windows(self.blocks, self.options.held_out)
+        n_windows = sum(len(block.ids) for block in probe)
+        if n_windows < _FEWEST_WINDOWS:
+            return np.zeros((len(candidates), n_windows))
         return measure_counts(
             self.model, self.parts, self._orders, candidates, fit, probe, weighting=self.weighting,
             progress=self.progress("trial", len(self.parts)),

@@ -314,7 +314,7 @@ def best():
 
 @RECIPES.register("fast")
 def fast():
-    """FLAP score, the better of a few cheap allocations, affine least squares on weighted tokens."""
+    """FLAP score, shares by power unless others are clearly better, affine least squares on weighted tokens."""
     return Recipe("flap", "trial", "affine", Options(token_weights="stream"))
 
 

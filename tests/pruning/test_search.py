@@ -11,7 +11,7 @@ import llmbrain as lb
 from llmbrain.models.surgery import (
     prunable_mlps,
 )
-from llmbrain.pruning import Recipe
+from llmbrain.pruning import Recipe, search
 from llmbrain.pruning.calibration import calibration_blocks
 from llmbrain.pruning.measured import Measurements
 from llmbrain.pruning.search import Assembly, Probe, Words, _fit_budget, measure_curves, search_counts
@@ -189,3 +189,31 @@ def test_an_assembly_measures_what_the_assembled_model_says(name, tokenizer, tex
         widths[int(rng.integers(1, len(widths)))] = int(rng.choice([12, 24, 36, 48]))
     supernet.take_all()
     assert probe.divergence() == pytest.approx(0, abs=1e-6)
+
+
+def test_an_allocation_is_taken_only_if_it_is_clearly_better():
+    rng = np.random.default_rng(0)
+    hard = rng.normal(3, 1, 8)  # some windows are harder than others, for every allocation
+    first, better, same = hard, hard - 0.2 + rng.normal(0, 0.05, 8), hard - 0.02 + rng.normal(0, 0.1, 8)
+    assert search.clearly_lowest([first, better, same]) == 1
+    assert search.clearly_lowest([first, same]) == 0
+    assert search.clearly_lowest([first, first]) == 0 == search.clearly_lowest([[0.0], [0.0]])
+    assert search.clearly_lowest([[1.0], [0.1]]) == 0  # one window says nothing
+
+
+def test_few_held_out_windows_cost_nothing(model, tokenizer, monkeypatch):
+    """With fewer than three of them the trial keeps shares by power, without measuring."""
+    from llmbrain.pruning import measured
+
+    def fail(*args, **kwargs):
+        raise AssertionError("measured")
+
+    def kept(allocation, max_tokens):
+        options = {"context": 16, "max_tokens": max_tokens, "batch_size": 1}
+        return lb.prune(model, tokenizer, TEXTS, 0.5, recipe="fast", allocation=allocation, options=options,
+                        measure=False, progress=False).summary["n_kept"]  # fmt: skip
+
+    monkeypatch.setattr(measured, "measure_counts", fail)
+    assert kept("trial", 64) == kept("power", 64)
+    with pytest.raises(AssertionError, match="measured"):
+        kept("trial", 640)
