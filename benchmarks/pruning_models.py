@@ -26,17 +26,18 @@ def recipes():
     from llmbrain.pruning import Recipe
 
     fast = Recipe.named("fast")
-    refits = {"reconstruct": "all", "refit_attention": True, "held_out": 0.2}
+    refits = {"reconstruct": "all", "refit_attention": True, "reader_tokens": 16_384}
     return {
         "flap": Recipe.named("flap"),
         "wanda": Recipe.named("wanda"),
         "power": fast.with_(allocation="power"),
-        "trial": fast.with_(allocation="trial"),
         "uniform": fast.with_(allocation="uniform"),
-        "power, refits": fast.with_(allocation="power", **refits),
-        "trial, refits": fast.with_(allocation="trial", **refits),
-        "uniform, refits": fast.with_(allocation="uniform", **refits),
+        "curves": fast.with_(allocation="curves"),
         "fast": fast,
+        "fast, attention": fast.with_(refit_attention=True),
+        "fast, up": fast.with_(refit_attention=True, reconstruct="up", reader_tokens=16_384),
+        "fast, refits": fast.with_(**refits),
+        "best, few": Recipe.named("best").with_(reader_tokens=16_384),
         "best": Recipe.named("best"),
     }
 

@@ -16,6 +16,7 @@ __all__ = [
     "held_out_share",
     "n_calibration_tokens",
     "split_windows",
+    "thin_out",
 ]
 
 _FEW = 8  # with fewer blocks than this, windows are held out; with fewer windows, segments of them
@@ -70,13 +71,33 @@ def group_blocks(windows, batch_size, context=None):
 def split_windows(blocks, share):
     """Split blocks into those to fit on and the ``share`` held out; a single window serves as both."""
     if len(blocks) >= _FEW:
-        chosen = held_out_share(len(blocks), share)
+        chosen = _hold_out([block.n_tokens for block in blocks], share)
         return tuple([b for b, h in zip(blocks, chosen) if h == held] or blocks for held in (False, True))
     windows = [window for block in blocks for window in block.windows]
-    chosen = held_out_share(len(windows), share)
+    chosen = _hold_out([len(window) for window in windows], share)
     size = max(len(block.ids) for block in blocks)
     sides = [[w for w, h in zip(windows, chosen) if h == held] for held in (False, True)]
     return tuple(group_blocks(side, size) for side in sides) if all(sides) else (blocks, blocks)
+
+
+def thin_out(blocks, most):
+    """Evenly spread windows of about ``most`` tokens in blocks of the same size, or all blocks if they hold no more."""
+    total = n_calibration_tokens(blocks)
+    if total <= most:
+        return blocks
+    windows = [window for block in blocks for window in block.windows]
+    chosen = held_out_share(len(windows), most / total)
+    return group_blocks([w for w, c in zip(windows, chosen) if c], max(len(block.ids) for block in blocks))
+
+
+def _hold_out(sizes, share):
+    """Choose which of several items are held out; those of less than half the largest size never are.
+
+    The last window of a text holds what is left, sometimes a few tokens, which would decide nothing.
+    """
+    large = [2 * size >= max(sizes) for size in sizes]
+    chosen = iter(held_out_share(sum(large), share))
+    return [is_large and next(chosen) for is_large in large]
 
 
 def held_out_share(n_blocks, share=0.125):
@@ -108,9 +129,10 @@ def held_out_masks(masks, share=0.125):
     # about 512 tokens, but never more than three tenths, where the share alone would hold out fewer
     share = max(share, min(0.3, 512 / max(n_tokens, 1))) if share else 0.0
     if len(masks) >= _FEW:
-        return [m.clone() if held else torch.zeros_like(m) for m, held in zip(masks, held_out_share(len(masks), share))]
+        chosen = _hold_out([int(m.sum()) for m in masks], share)
+        return [m.clone() if held else torch.zeros_like(m) for m, held in zip(masks, chosen)]
     if sum(map(len, masks)) >= _FEW:
-        held = iter(held_out_share(sum(map(len, masks)), share))
+        held = iter(_hold_out([int(row.sum()) for m in masks for row in m], share))
         return [torch.tensor([next(held) for _ in m], device=m.device)[:, None] & m for m in masks]
     lengths = [int(row.sum()) for m in masks for row in m]
     size = max(1, min(_SEGMENT, n_tokens // 16))

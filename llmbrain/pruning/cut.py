@@ -18,7 +18,7 @@ from ..models.surgery import (
 )
 from ..parallel import broadcast, rank, world_size
 from ..stats.moments import Moments
-from .calibration import held_out_masks
+from .calibration import held_out_masks, held_out_share
 from .compensation import COMPENSATIONS, Refit, choose_ridge, compensate, default_ridge, frozen, output_error
 from .reconstruct import READERS, Samples, reconstruct
 from .walk import (
@@ -103,6 +103,8 @@ class Cutter:
         masks = [block.mask.to(self.walk.device) for block in blocks]
         held = held_out_masks(masks, options.held_out) if wants_held else []
         self.held = [held[i] for i in self.walk.numbers] if any(bool(h.any()) for h in held) else None
+        sampled = _sample(masks, held, options.reader_tokens)
+        self.sampled = [sampled[i] for i in self.walk.numbers]
         self.touched = False
 
     def layer(self, part, keep, attention=None, heads=None):
@@ -256,6 +258,8 @@ class Cutter:
                 weights = token_weights(walk, i, output, self.weighting)
                 held = None if self.held is None else self.held[i]
                 split_update(sides, caught[1], extra, weights, held)
+                if not self.sampled[i]:
+                    continue
                 shape = (*mask.shape, -1)
                 wanted = caught[2].reshape(shape).float()
                 wanted = wanted if extra is None else wanted + extra.float()
@@ -263,6 +267,20 @@ class Cutter:
                     caught[0].reshape(shape), wanted, mask.float() if weights is None else weights.float(), mask, held
                 )
         return *of_all(sides, _owner(part)), samples
+
+
+def _sample(masks, held, most):
+    """Choose evenly spread blocks of about ``most`` tokens, of those with held-out tokens and of the others alike."""
+    n_tokens, chosen = sum(int(m.sum()) for m in masks), [True] * len(masks)
+    if most is None or n_tokens <= most:
+        return chosen
+    with_held = [bool(h.any()) for h in held] or [False] * len(masks)
+    for side in (False, True):
+        places = [i for i, h in enumerate(with_held) if h == side]
+        if len(places) > 1:
+            for i, take in zip(places, held_out_share(len(places), most / n_tokens)):
+                chosen[i] = take
+    return chosen
 
 
 def _owner(part):

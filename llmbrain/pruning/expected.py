@@ -36,8 +36,9 @@ def expected_seconds(measured, speed):
     walks, grams = _WALKS, 1
     if isinstance(allocation, str):
         member = ALLOCATIONS[allocation]
-        walks += options.held_out * member.probes(options, len(sizes))
-        grams += bool(member.probes(options, len(sizes))) or "schur_residuals" in member.needs
+        read = member.reads(options, len(sizes), n_tokens)
+        walks += read / max(n_tokens, 1)
+        grams += bool(read) or "schur_residuals" in member.needs
     products = sum(grams * n_tokens * n**2 + (2 + _READERS[options.reconstruct]) * n**3 for n in sizes)
     return speed.of_tokens(walks * n_tokens) + speed.of_products(products) + 60.0 * options.recover
 

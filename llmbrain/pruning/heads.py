@@ -10,8 +10,8 @@ from ..models.surgery import channels, set_linear
 from ..registry import Registry
 from . import scores as sc
 from .allocation import fill_by_curves, smooth_curves
+from .allocation.supernet import run_rest
 from .compensation import compensate, default_ridge, frozen
-from .search import LEVELS, run_rest
 from .walk import Walk, gather
 
 __all__ = [
@@ -136,7 +136,7 @@ def threshold_budget(recipe_scores, unit_scores, neuron_costs, unit_costs, floor
 def loss_budget(head_losses, unit_costs, curves, neuron_costs, floors, extremes, budget):
     """Compare the measured divergence without a unit of heads with that without neurons."""
     return joint_by_losses(
-        head_losses, unit_costs, curves.losses, LEVELS, curves.sizes, neuron_costs, budget, floors=floors,
+        head_losses, unit_costs, curves.losses, curves.levels, curves.sizes, neuron_costs, budget, floors=floors,
         extremes=extremes,
     )  # fmt: skip
 

@@ -12,18 +12,17 @@ from ..models.surgery import prunable_attentions, prunable_mlps
 from ..parallel import alone
 from ..text import describe_bos
 from .allocation import ALLOCATIONS, check_counts, round_counts
+from .allocation.curves import PROBED, measure_curves
+from .allocation.trial import ROUGH, TRIED, measure_cuts
 from .budget import count_parameters, layer_floors
-from .calibration import calibration_windows, group_blocks, split_windows
+from .calibration import calibration_windows, group_blocks, split_windows, thin_out
 from .heads import HEAD_BUDGETS, HEAD_SCORES, HEAD_UNITS, measure_heads, survey_heads
 from .published import find_networks
 from .recipe import describe_networks, networks_id
 from .scores import SCORES, needs_covariance, reads_networks, score_neurons
-from .search import measure_counts, measure_curves
 from .walk import TOKEN_WEIGHTS, Walk, survey
 
 __all__ = ["Measured", "Measurements"]
-
-_FEWEST_WINDOWS = 3  # held out, to compare allocations
 
 
 class Measurements:
@@ -237,8 +236,17 @@ class Measured:
 
     @property
     def curves(self):
-        """Divergence when only one layer is cut."""
-        return self.shared.once(self._curves_key, self._measure_curves)
+        """Divergence when only one layer is cut, and layers fitted at every width of a search."""
+        return self._curves(n_steps=20)
+
+    @property
+    def rough_curves(self):
+        """Divergence when only one layer is cut, at few widths and on part of the text."""
+        return self._curves(**ROUGH)
+
+    def _curves(self, fit=None, probe=PROBED, **widths):
+        key = (*self._curves_key, fit, probe, *widths.items())
+        return self.shared.once(key, lambda: self._measure_curves(fit, probe, widths))
 
     @property
     def _curves_key(self):
@@ -249,25 +257,24 @@ class Measured:
         """Neurons of each layer, best first."""
         return [f.score.double().argsort(descending=True, stable=True) for f in self.survey()]
 
-    def _measure_curves(self):
-        fit, probe = split_windows(self.blocks, self.options.held_out)
+    def _split(self, fit=None, probe=None):
+        """Windows to fit on and to measure on, of at most so many tokens."""
+        sides = split_windows(self.blocks, self.options.held_out)
+        return [side if most is None else thin_out(side, most) for side, most in zip(sides, (fit, probe))]
+
+    def _measure_curves(self, fit, probe, widths):
         return measure_curves(
-            self.model, self.parts, self._orders, fit, probe, weighting=self.weighting,
+            self.model, self.parts, self._orders, *self._split(fit, probe), weighting=self.weighting, **widths,
             progress=self.progress("curves", len(self.parts)),
         )  # fmt: skip
 
-    def measure_counts(self, candidates):
-        """Divergence of whole allocations in held-out calibration windows, shape (n_candidates, n_windows).
-
-        Nothing is measured, and all are zero, where the windows are too few to tell candidates apart.
-        """
-        fit, probe = split_windows(self.blocks, self.options.held_out)
-        n_windows = sum(len(block.ids) for block in probe)
-        if n_windows < _FEWEST_WINDOWS:
-            return np.zeros((len(candidates), n_windows))
-        return measure_counts(
-            self.model, self.parts, self._orders, candidates, fit, probe, weighting=self.weighting,
-            progress=self.progress("trial", len(self.parts)),
+    def measure_cuts(self, candidates):
+        """Divergence of cuts with these counts, refitted on part of the text as the recipe says; (n_candidates,)."""
+        if len({tuple(counts) for counts in candidates}) == 1:
+            return np.zeros(len(candidates))
+        return measure_cuts(
+            self.model, [self.best(counts) for counts in candidates], *self._split(**TRIED),
+            self.recipe.compensation, self.options, progress=self.progress("trial", len(candidates)),
         )  # fmt: skip
 
     @property
@@ -333,7 +340,7 @@ class Measured:
         return self.shared.once(key, self._measure_heads)
 
     def _measure_heads(self):
-        fit, _ = split_windows(self.blocks, self.options.held_out)
+        fit, _ = self._split()
         units = [heads for _, heads in self._ordered_heads]
         return measure_heads(
             self.model, self.shared.attention, units, fit, self.curves.probe, weighting=self.weighting,

@@ -70,6 +70,8 @@ class Options:
     reconstruct : {"none", "up", "all"}
         Whether the rows of kept neurons are refitted too, by least squares on the output of the dense MLP: the linear
         that is multiplied in ("up"), or the gate as well ("all").
+    reader_tokens : int or None
+        Most tokens on which these refits are made; None uses all.
     n_steps : int
         Most conjugate-gradient steps for one of these refits.
     n_evaluations : int
@@ -105,6 +107,7 @@ class Options:
     token_weights: str = _choice("equal", TOKEN_WEIGHTS)
     refit_attention: bool = False
     reconstruct: str = _choice("none", READERS)
+    reader_tokens: int | None = None
     n_steps: int = 8
     n_evaluations: int = 150
     extremes: float = 0.3
@@ -130,6 +133,7 @@ class Options:
         self._check_whole("context", 2)
         self._check_whole("batch_size", 1)
         self._check_whole("max_tokens", 2, none=True)
+        self._check_whole("reader_tokens", 2, none=True)
         self._check_whole("network_tokens", 4, none=True)
         if self.head_score is not None:
             HEAD_SCORES.check(self.head_score)
@@ -314,7 +318,7 @@ def best():
 
 @RECIPES.register("fast")
 def fast():
-    """FLAP score, shares by power unless others are clearly better, affine least squares on weighted tokens."""
+    """FLAP score, the best of three allocations that are tried, affine least squares on weighted tokens."""
     return Recipe("flap", "trial", "affine", Options(token_weights="stream"))
 
 

@@ -8,8 +8,8 @@ import torch
 
 from ..models.anatomy import anatomy_of
 from ..models.inputs import input_device
+from .allocation.probe import Probe, Words
 from .calibration import group_blocks, split_windows
-from .search import Probe, Words
 
 __all__ = ["LEARNING_RATE", "N_CHECKS", "recover"]
 

@@ -131,7 +131,8 @@ def test_merged_shares_are_the_table_of_one_process(model, tokenizer, tmp_path):
 
 def test_seeds_of_the_search_are_draws_of_their_own(model, tokenizer, monkeypatch):
     """One row per seed, from one survey and one set of curves."""
-    from llmbrain.pruning import measured, search
+    from llmbrain.pruning import measured
+    from llmbrain.pruning.allocation import search
 
     calls, seeds = [], []
     survey, curves, searched = measured.survey, measured.measure_curves, search.search_counts

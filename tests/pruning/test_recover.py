@@ -10,7 +10,7 @@ import llmbrain as lb
 from llmbrain.exceptions import ParameterError
 from llmbrain.pruning.calibration import calibration_blocks, split_windows
 from llmbrain.pruning.recover import recover
-from llmbrain.pruning.search import Probe
+from llmbrain.pruning.allocation.probe import Probe
 
 TEXTS = ["the cat sat on the mat and then the rain in spain fell on it " * 3 + str(i) * i for i in range(12)]
 

@@ -15,7 +15,7 @@ from llmbrain.pruning.calibration import (
     n_calibration_tokens,
     split_windows,
 )
-from llmbrain.pruning.search import Supernet
+from llmbrain.pruning.allocation.supernet import Supernet
 from llmbrain.pruning.walk import Walk, gather, writes_to_stream
 
 TEXTS = ["the cat sat on the mat and then the rain in spain fell on it " * 3 + str(i) * i for i in range(10)]
@@ -186,7 +186,7 @@ def test_walks_do_not_touch_the_model(tokenizer, texts):
     before = {k: v.clone() for k, v in model.state_dict().items()}
     hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
     Walk(model, calibration_blocks(tokenizer, texts[:3], context=64)).check()
-    Supernet(model, prunable_mlps(model), [torch.arange(48)] * 4)
+    Supernet(model, prunable_mlps(model), [torch.arange(48)] * 4, [[24]] * 4)
     assert sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()) == hooks
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 

@@ -1,4 +1,4 @@
-"""Allocations: how many units each layer keeps. Scores decide which units; the two are chosen independently.
+"""Allocations in closed form: how many units each layer keeps, from scores and statistics.
 
 A registered allocation is called as ``allocation(*needs, n_keep, floors=, round_to=)``. What it may need are the
 attributes of :class:`llmbrain.pruning.measured.Measured` and the fields of :class:`llmbrain.pruning.Options`.
@@ -6,27 +6,25 @@ attributes of :class:`llmbrain.pruning.measured.Measured` and the fields of :cla
 
 import numpy as np
 
-from ..exceptions import ParameterError
-from ..registry import Registry
+from ...exceptions import ParameterError
+from ...registry import Registry
 
 __all__ = [
     "ALLOCATIONS",
+    "by_power",
     "check_counts",
-    "fill_by_curves",
+    "check_floors",
     "global_standardised",
     "global_threshold",
     "round_counts",
     "sensitivity_counts",
-    "smooth_curves",
     "uniform",
 ]
 
 # score: the score that it reads instead of the recipe's. random: whether the counts depend on the seed.
-# probes: how often the held-out windows are read to measure it, of the options and the number of layers.
+# reads: tokens that pass through the model to measure it, of options, number of layers, and calibration tokens.
 # heads: how a budget of parameters is split between heads and neurons, a name of heads.HEAD_BUDGETS.
-ALLOCATIONS = Registry(
-    "allocation", needs=(), score=None, random=False, probes=lambda options, n_layers: 0, heads="threshold"
-)
+ALLOCATIONS = Registry("allocation", needs=(), score=None, random=False, reads=lambda *_: 0, heads="threshold")
 
 
 def check_counts(counts, sizes):
@@ -37,7 +35,8 @@ def check_counts(counts, sizes):
     return counts
 
 
-def _check(sizes, n_keep, floors):
+def check_floors(sizes, n_keep, floors):
+    """Return sizes, total and floors as whole numbers, after checking that the total lies between floors and sizes."""
     sizes = np.asarray(sizes, dtype=np.int64)
     floors = np.broadcast_to(np.asarray(floors, dtype=np.int64), sizes.shape).copy()
     floors = np.minimum(floors, sizes)
@@ -76,7 +75,7 @@ def round_counts(wanted, sizes, n_keep, *, floors=1, round_to=1):
     >>> round_counts([100, 300, 200], [256, 384, 256], 600, round_to=64).tolist()
     [64, 320, 192]
     """
-    sizes, n_keep, floors = _check(sizes, n_keep, floors)
+    sizes, n_keep, floors = check_floors(sizes, n_keep, floors)
     step = int(round_to)
     if step < 1:
         raise ParameterError(f"round_to={round_to!r} must be a whole number from 1 to 256.")
@@ -126,7 +125,7 @@ def uniform(sizes, n_keep, *, floors=1, round_to=1):
     >>> uniform([8, 8, 8], 16, floors=[8, 1, 1]).tolist()
     [8, 4, 4]
     """
-    sizes, n_keep, floors = _check(sizes, n_keep, floors)
+    sizes, n_keep, floors = check_floors(sizes, n_keep, floors)
     free = floors < sizes
     share = (n_keep - sizes[~free].sum()) / max(sizes[free].sum(), 1)
     step = int(round_to)
@@ -160,7 +159,7 @@ def global_standardised(scores, n_keep, *, floors=1, round_to=1):
     -------
     numpy.ndarray of int, shape (n_layers,)
     """
-    sizes, n_keep, floors = _check([len(s) for s in scores], n_keep, floors)
+    sizes, n_keep, floors = check_floors([len(s) for s in scores], n_keep, floors)
     scores = [np.asarray(s, dtype=float) for s in scores]
     scores = [(s - s.mean()) / (s.std() or 1.0) for s in scores]
     return round_counts(_pool(scores, sizes, n_keep, floors), sizes, n_keep, floors=floors, round_to=round_to)
@@ -169,7 +168,7 @@ def global_standardised(scores, n_keep, *, floors=1, round_to=1):
 @ALLOCATIONS.register("threshold", needs=("scores",))
 def global_threshold(scores, n_keep, *, floors=1, round_to=1):
     """Apply one threshold to the raw scores of all layers (the rule of the network union)."""
-    sizes, n_keep, floors = _check([len(s) for s in scores], n_keep, floors)
+    sizes, n_keep, floors = check_floors([len(s) for s in scores], n_keep, floors)
     return round_counts(_pool(scores, sizes, n_keep, floors), sizes, n_keep, floors=floors, round_to=round_to)
 
 
@@ -220,7 +219,7 @@ def sensitivity_counts(sensitivity, sizes, n_keep, *, exponent=0.3, clip=(0.02, 
     >>> sensitivity_counts([1.0, 4.0], [100, 100], 100, exponent=0.5).tolist()
     [33, 67]
     """
-    sizes, n_keep, floors = _check(sizes, n_keep, floors)
+    sizes, n_keep, floors = check_floors(sizes, n_keep, floors)
     s = np.asarray(sensitivity, dtype=float)
     if not np.all(np.isfinite(s)) or (s < 0).any():
         raise ParameterError("Sensitivities must be finite and not negative.")
@@ -244,91 +243,3 @@ def _clipped_shares(weights, sizes, ratio, clip):
         else:
             high = factor
     return np.clip(high * weights, lowest, highest)
-
-
-def smooth_curves(losses, levels, *, over_layers=0.25, noise=None):
-    """Smooth loss curves: rising, convex, and close to those of neighbouring layers.
-
-    Parameters
-    ----------
-    losses : array-like, shape (n_layers, n_levels)
-        Added loss when only one layer is pruned, at each level.
-    levels : array-like, shape (n_levels,)
-        Shares removed, rising, without 0.
-    over_layers : float
-        Weight of each neighbouring layer in the logarithm of the curve (0 does not smooth). The first and last layer
-        are not smoothed: they differ from their neighbours.
-    noise : float, optional
-        Losses are floored at this before the logarithm; default 2 % of the largest median loss.
-
-    Returns
-    -------
-    numpy.ndarray, shape (n_layers, n_levels + 1)
-        Convex curves at ``[0, *levels]``.
-    """
-    losses = np.asarray(losses, dtype=float)
-    levels = np.asarray(levels, dtype=float)
-    floor = noise if noise is not None else 0.02 * np.median(losses, axis=0).max()
-    logs = np.log(np.maximum(losses, max(floor, 1e-12) * levels / levels[-1]))
-    smoothed = logs.copy()
-    for i in range(1, len(logs) - 1):
-        neighbours = [j for j in (i - 1, i + 1) if 0 < j < len(logs) - 1]
-        weights = np.array([1.0] + [over_layers] * len(neighbours))
-        smoothed[i] = np.average(logs[[i, *neighbours]], axis=0, weights=weights)
-    curves = np.concatenate([np.zeros((len(losses), 1)), np.exp(smoothed)], axis=1)
-    x = np.concatenate([[0.0], levels])
-    return np.stack([_convex(x, c) for c in curves])
-
-
-def _convex(x, y):
-    """Nearest convex, non-decreasing curve through 0: isotonic regression of the slopes, weighted by the steps."""
-    from scipy.optimize import isotonic_regression
-
-    steps = np.diff(x)
-    slopes = isotonic_regression(np.maximum(np.diff(y) / steps, 0), weights=steps).x
-    return np.concatenate([[0.0], np.cumsum(slopes * steps)])
-
-
-def fill_by_curves(curves, levels, sizes, n_keep, *, costs=None, extremes=0.0, floors=1, round_to=1):
-    """Remove units where the measured curves rise least, so that the marginal loss per unit is equal everywhere.
-
-    Parameters
-    ----------
-    curves : array-like, shape (n_layers, n_levels)
-        Convex added loss at ``levels`` (the first is 0), from :func:`smooth_curves`.
-    levels : array-like, shape (n_levels,)
-        Shares removed, from 0.
-    sizes : array-like of int, shape (n_layers,)
-    n_keep : int
-    costs : array-like, shape (n_layers,), optional
-        Cost of a unit of each layer (parameters, bytes, latency); marginal loss is divided by it.
-    extremes : float
-        Strength of a quadratic penalty ``extremes * mean slope * removed ** 2``, which keeps layers from being emptied:
-        curves of single layers underestimate the loss of many emptied layers together.
-    floors, round_to
-        See :func:`round_counts`.
-
-    Returns
-    -------
-    numpy.ndarray of int, shape (n_layers,)
-    """
-    curves, levels = np.asarray(curves, dtype=float), np.asarray(levels, dtype=float)
-    sizes, n_keep, floors = _check(sizes, n_keep, floors)
-    costs = np.ones(len(sizes)) if costs is None else np.asarray(costs, dtype=float)
-    grid = np.linspace(0, 1, 513)
-    # Beyond the last level the curve continues with twice its last slope.
-    last = np.diff(curves[:, -2:], axis=1)[:, 0] / (levels[-1] - levels[-2])
-    ends = curves[:, -1] + 2 * last * (1 - levels[-1])
-    x = np.concatenate([levels, [1.0]]) if levels[-1] < 1 else levels
-    full = np.stack([np.interp(grid, x, np.append(c, e) if levels[-1] < 1 else c) for c, e in zip(curves, ends)])
-    penalty = extremes * np.median(full[:, grid.searchsorted(0.5)]) * grid**2
-    slopes = np.diff(full + penalty, axis=1) / (costs * sizes)[:, None]
-    middles = (grid[1:] + grid[:-1]) / 2
-    allowed = middles[None, :] <= 1 - (floors / sizes)[:, None]
-    price = np.where(allowed, np.maximum.accumulate(slopes, axis=1), np.inf)
-    order = np.argsort(price, axis=None, kind="stable")
-    step = np.repeat(sizes / len(middles), len(middles))[order]
-    used = np.zeros(price.size, dtype=bool)
-    used[order[np.cumsum(step) <= sizes.sum() - n_keep + 1e-9]] = True
-    removed = used.reshape(price.shape).sum(1) * sizes / len(middles)
-    return round_counts(sizes - removed, sizes, n_keep, floors=floors, round_to=round_to)

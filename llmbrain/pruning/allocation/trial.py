@@ -1,0 +1,83 @@
+"""Allocation by trial: a few candidates are cut as the model will be, and the one that diverges least is taken."""
+
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from ...models.surgery import count_features, prunable_mlps, set_width
+from ..cut import cut
+from .curves import by_curves, tokens_of_curves
+from .probe import Probe
+from .shares import ALLOCATIONS, by_power, round_counts
+
+__all__ = ["ROUGH", "TRIED", "by_trial", "dense_again", "measure_cuts"]
+
+# Shares at which curves are measured roughly, tokens to fit on, and most tokens on which divergences are measured.
+ROUGH = {"levels": (0.2, 0.5, 0.8), "fit": 16_384, "probe": 8_192}
+TRIED = {"fit": 8_192, "probe": 4_096}  # tokens of a cut that is only measured
+
+
+def _tokens(options, n_layers, n_tokens):
+    rough = tokens_of_curves(options, n_layers, n_tokens, ROUGH["levels"], ROUGH["probe"])
+    return rough + 3 * (2 * min(n_tokens, TRIED["fit"]) + min(n_tokens, TRIED["probe"]))
+
+
+@ALLOCATIONS.register(
+    "trial", needs=("rough_curves", "extremes", "scores", "stream_powers", "measure_cuts"), score="flap",
+    reads=_tokens, heads="share",
+)  # fmt: skip
+def by_trial(rough_curves, extremes, scores, stream_powers, measure_cuts, n_keep, *, floors=1, round_to=1):
+    """Cut the model by roughly measured curves, by power, and half-way between them, and take what diverges least."""
+    budget = {"floors": floors, "round_to": round_to}
+    curves = by_curves(rough_curves, extremes, n_keep, **budget)
+    power = by_power(scores, stream_powers, 1.0, n_keep, **budget)
+    candidates = [curves, power, round_counts((curves + power) / 2, rough_curves.sizes, n_keep, **budget)]
+    return candidates[int(measure_cuts(candidates).argmin())]
+
+
+@torch.no_grad()
+def measure_cuts(model, candidates, fit_blocks, probe_blocks, compensation, options, progress=None):
+    """Cut a model in several ways, one after the other, and measure how far each diverges from the dense one.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        Dense before and after.
+    candidates : list
+        For each way, the neurons kept in each layer.
+    fit_blocks, probe_blocks : list of llmbrain.text.Batch
+        Windows to refit on, and to measure on.
+    compensation, options
+        As for :func:`llmbrain.pruning.cut.cut`.
+
+    Returns
+    -------
+    numpy.ndarray, shape (n_candidates,)
+        Nats per token.
+    """
+    # A rule instead of held-out tokens chooses the penalty, and only writers are refitted: the order stays the same.
+    options = options.with_(held_out=0.0, reconstruct="none", refit_attention=False)
+    probe, found = Probe(model, probe_blocks), []
+    for kept in candidates:
+        with dense_again(model):
+            cut(model, fit_blocks, kept, compensation, options)
+            found.append(probe.divergence())
+        if progress:
+            progress()
+    return np.array(found)
+
+
+@contextmanager
+def dense_again(model):
+    """Give the MLPs of a model their weights back at the end."""
+    parts = prunable_mlps(model)
+    dense = [(linear, linear.weight, linear.bias) for part in parts for linear in part.linears]
+    try:
+        yield
+    finally:
+        for linear, weight, bias in dense:
+            linear.weight, linear.bias = weight, bias
+            count_features(linear)
+        for part in parts:
+            set_width(part.owner, part.size)
