@@ -21,8 +21,8 @@ from llmbrain.models.surgery import (
 )
 from llmbrain.pruning import Pruner, Recipe
 from llmbrain.pruning import published as network_scores
-from llmbrain.pruning.calibration import calibration_blocks
 from llmbrain.pruning.allocation.probe import Probe
+from llmbrain.pruning.calibration import calibration_blocks
 
 quick = partial(lb.prune, recipe="fast", measure=False, progress=False)
 TEXTS = ["the cat sat on the mat and then the rain in spain fell on it " * 3 + str(i) * i for i in range(10)]

@@ -8,9 +8,9 @@ from tiny import tiny_model
 
 import llmbrain as lb
 from llmbrain.exceptions import ParameterError
+from llmbrain.pruning.allocation.probe import Probe
 from llmbrain.pruning.calibration import calibration_blocks, split_windows
 from llmbrain.pruning.recover import recover
-from llmbrain.pruning.allocation.probe import Probe
 
 TEXTS = ["the cat sat on the mat and then the rain in spain fell on it " * 3 + str(i) * i for i in range(12)]
 

@@ -8,6 +8,7 @@ from llmbrain.exceptions import CorpusError, NumericalError
 from llmbrain.models.surgery import (
     prunable_mlps,
 )
+from llmbrain.pruning.allocation.supernet import Supernet
 from llmbrain.pruning.calibration import (
     calibration_blocks,
     calibration_hash,
@@ -15,7 +16,6 @@ from llmbrain.pruning.calibration import (
     n_calibration_tokens,
     split_windows,
 )
-from llmbrain.pruning.allocation.supernet import Supernet
 from llmbrain.pruning.walk import Walk, gather, writes_to_stream
 
 TEXTS = ["the cat sat on the mat and then the rain in spain fell on it " * 3 + str(i) * i for i in range(10)]
