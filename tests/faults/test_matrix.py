@@ -33,13 +33,13 @@ KINDS = {
         "recording/test_capture.py::test_surprisals_that_are_not_finite_are_not_written",
     ],
     "hostile text in tables and JSON": [
-        "test_files.py::test_every_text_survives_a_table",
-        "test_files.py::test_every_text_survives_json",
+        "files/test_tables.py::test_every_text_survives_a_table",
+        "files/test_contents.py::test_every_text_survives_json",
     ],
     "output folders": [
-        "test_files.py::test_nothing_else_is_replaced",
-        "test_files.py::test_outputs_do_not_overlap_inputs",
-        "test_files.py::test_a_kill_between_the_renames_loses_nothing",
+        "files/test_outputs.py::test_nothing_else_is_replaced",
+        "files/test_outputs.py::test_outputs_do_not_overlap_inputs",
+        "files/test_leftovers.py::test_a_kill_between_the_renames_loses_nothing",
     ],
     "files of one result that do not fit": [
         "dataset/test_results.py::test_files_that_do_not_belong_together_are_refused",
