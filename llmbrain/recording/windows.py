@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..exceptions import CorpusError, ParameterError, check_count
-from ..geometry import NIFTI1_MAX
+from ..images import NIFTI1_MAX
 from ..text import cut_windows
 
 __all__ = ["Plan", "RunPlan", "plan_recording"]

@@ -22,9 +22,9 @@ KINDS = {
         "networks/test_inputs.py::test_runs_whose_layers_are_reversed_or_moved_are_refused",
         "networks/test_result.py::test_maps_that_were_reoriented_are_refused",
         "dataset/test_study.py::test_damage_is_named",
-        "test_house.py::test_only_the_geometry_opens_images",
+        "test_house.py::test_only_one_module_opens_images",
     ],
-    "damaged images": ["test_geometry.py::test_damaged_images_are_named"],
+    "damaged images": ["test_images.py::test_damaged_images_are_named"],
     "values that are not finite": [
         "models/test_finite.py::test_the_first_module_is_found_in_every_architecture",
         "evaluation/test_losses.py::test_losses_that_are_not_finite_are_an_error_that_names_the_module",
