@@ -138,7 +138,7 @@ def grid(
     from ..files import check_output_table
     from ..models import load_model
     from ..pruning import combine, run_grid
-    from ..pruning.grid import GRID_KEYS
+    from ..pruning.grid_table import GRID_KEYS
     from ..text import load_corpus
 
     try:
