@@ -15,7 +15,7 @@ import time
 import numpy as np
 
 from llmbrain.networks import group_ica
-from llmbrain.networks.engines.runs import ArraySource
+from llmbrain.networks.engines.sources import ArraySource
 
 SERIES = {
     "tokens": [("tokens per run", n, {"n_tokens": n}) for n in (1024, 4096, 16384, 65536, 131072)],

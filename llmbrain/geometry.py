@@ -5,7 +5,6 @@ of a mask in the order of the flat neuron index, ``offsets[layer] + unit``: arra
 permutation. Layers whose width does not fold exactly are padded with voxels outside the mask.
 """
 
-import contextlib
 import hashlib
 import json
 import math
@@ -14,32 +13,10 @@ from functools import cached_property
 
 import numpy as np
 
-from .exceptions import DatasetError, GeometryMismatchError, ParameterError
+from .exceptions import GeometryMismatchError, ParameterError
+from .images import NIFTI1_MAX, check_space, fold, load_img, new_img, nifti_dtype, read_data
 
-__all__ = ["NIFTI1_MAX", "NeuronGeometry", "fold", "load_img"]
-
-NIFTI1_MAX = 32767  # NIfTI-1 stores each axis in a signed 16-bit integer
-
-
-def fold(width):
-    """Fold ``width`` neurons into a nearly square sheet ``(rows, cols)`` with ``rows >= cols``.
-
-    The most square exact fold is used if its sides differ by at most 1 : 3. Otherwise the sheet is the smallest nearly
-    square one that holds all neurons, and the rest of it is padding.
-
-    Examples
-    --------
-    >>> fold(1536), fold(11008), fold(97)
-    ((48, 32), (128, 86), (10, 10))
-    """
-    for cols in range(math.isqrt(width), 0, -1):
-        if width % cols == 0:
-            rows = width // cols
-            if rows <= 3 * cols:
-                return rows, cols
-            break
-    rows = math.ceil(math.sqrt(width))
-    return rows, math.ceil(width / rows)
+__all__ = ["NeuronGeometry"]
 
 
 @dataclass(frozen=True)
@@ -344,16 +321,15 @@ class NeuronGeometry:
             raise ParameterError(
                 f"{len(array)} tokens do not fit the fourth axis of NIfTI-1 (at most {NIFTI1_MAX}); use several runs."
             )
-        array = array.astype(_nifti_dtype(array.dtype), copy=False)
+        array = array.astype(nifti_dtype(array.dtype), copy=False)
         volume = np.zeros((*self.shape, *array.shape[:-1]), array.dtype)
         volume[self.is_neuron] = array.T
-        return self._img(volume)
+        return new_img(volume)
 
     def to_array(self, img):
         """Read the neurons of a 3D or 4D image or its path, the inverse of :meth:`to_img`."""
         img = self.open_img(img)
-        with _damage(img.get_filename()):
-            return np.asanyarray(img.dataobj)[self.is_neuron].T
+        return read_data(img)[self.is_neuron].T
 
     def open_img(self, img):
         """Open a 3D or 4D image or its path and check its shape and affine; its data stay on disk.
@@ -361,33 +337,18 @@ class NeuronGeometry:
         Everything in the package that reads an image calls this: the axes of a flipped, permuted or resampled image
         are no longer layer, row and column.
         """
-        import nibabel as nib
-
-        img = load_img(img)
-        name = img.get_filename() or "The image"
-        if img.shape[:3] != self.shape:
-            raise GeometryMismatchError(
-                f"{name} has the shape {img.shape[:3]}, this geometry ({_short(self)}) has {self.shape}."
-            )
-        if img.affine is None or not np.allclose(img.affine, np.eye(4)):
-            axes = "unknown" if img.affine is None else "".join(map(str, nib.aff2axcodes(img.affine)))
-            raise GeometryMismatchError(
-                f"The affine of {name} (axes {axes}) is not the identity (axes RAS) that llmbrain writes: it was "
-                "flipped, reoriented or resampled, and its voxels no longer match neurons. Save it in the space of an "
-                "image written by llmbrain."
-            )
-        return img
+        return check_space(load_img(img), self.shape, f"this geometry ({_short(self)})")
 
     @cached_property
     def mask_img(self):
         """Image that is 1 at neurons and 0 at padding (uint8)."""
-        return self._img(self.is_neuron.astype(np.uint8))
+        return new_img(self.is_neuron.astype(np.uint8))
 
     @cached_property
     def layers_img(self):
         """Atlas of layers: position of the layer plus 1, and 0 at padding (int16)."""
         labels = np.arange(1, self.n_layers + 1, dtype=np.int16)[:, None, None]
-        return self._img((labels * self.is_neuron).astype(np.int16))
+        return new_img((labels * self.is_neuron).astype(np.int16))
 
     @cached_property
     def heads_img(self):
@@ -398,7 +359,7 @@ class NeuronGeometry:
         width = np.array(self.sizes) // np.array(self.n_heads)
         volume = np.zeros(self.shape, np.int32)
         volume[self.is_neuron] = first[self.layer_of] + self.unit_of // width[self.layer_of] + 1
-        return self._img(volume)
+        return new_img(volume)
 
     def masker(self, **kwargs):
         """Make a nilearn ``NiftiMasker`` of all neurons that by default does not smooth, detrend or standardise."""
@@ -406,47 +367,9 @@ class NeuronGeometry:
 
         return NiftiMasker(**{"mask_img": self.mask_img, "standardize": None, **kwargs})
 
-    def _img(self, volume):
-        import nibabel as nib
-
-        img = nib.Nifti1Image(volume, np.eye(4))
-        img.header.set_xyzt_units("mm", "unknown")  # the fourth axis counts tokens, and NIfTI has no code for them
-        return img
-
     def _check_width(self, array):
         if array.shape[-1:] != (self.n_neurons,):
             raise GeometryMismatchError(f"Expected {self.n_neurons} neurons on the last axis; got shape {array.shape}.")
-
-
-def load_img(img):
-    """Open an image or its path, of unknown geometry; :meth:`NeuronGeometry.open_img` checks its voxels."""
-    import nibabel as nib
-
-    if hasattr(img, "dataobj"):
-        return img
-    with _damage(img):
-        return nib.load(img)
-
-
-@contextlib.contextmanager
-def _damage(name):
-    """Name the file whose reading fails."""
-    try:
-        yield
-    except (FileNotFoundError, PermissionError, MemoryError):
-        raise
-    except Exception as error:  # nibabel raises many kinds for damaged files
-        raise DatasetError(f"{name} is damaged ({error}). Restore it, or make it again.") from error
-
-
-def _nifti_dtype(dtype):
-    if np.issubdtype(dtype, np.bool_):
-        return np.uint8
-    if np.issubdtype(dtype, np.floating):
-        return np.float32
-    if dtype.itemsize > 4:
-        return np.int32
-    return dtype
 
 
 def _short(geometry):

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reoriented import AXES, misplaced
 
-from llmbrain.exceptions import DatasetError, GeometryMismatchError, ParameterError
-from llmbrain.geometry import NIFTI1_MAX, NeuronGeometry, fold
+from llmbrain.exceptions import GeometryMismatchError, ParameterError
+from llmbrain.geometry import NeuronGeometry
+from llmbrain.images import NIFTI1_MAX
 
 SIZES = st.lists(st.one_of(st.integers(1, 60), st.sampled_from([97, 101, 64])), min_size=1, max_size=6)
 
@@ -46,21 +47,6 @@ def test_disk_order_is_the_order_of_the_file(sizes, seed, tmp_path_factory):
     nib.save(geometry.to_img(array), path)
     raw = np.fromfile(path, np.float32, offset=352).reshape(2, geometry.n_voxels)
     assert np.array_equal(raw, block)
-
-
-@given(width=st.integers(1, 40000))
-def test_fold_holds_every_neuron_and_is_near_square(width):
-    rows, cols = fold(width)
-    assert rows >= cols
-    assert width <= rows * cols < width + rows
-    assert rows <= 3 * cols or width <= 3
-
-
-@pytest.mark.parametrize(
-    ("width", "sheet"), [(1536, (48, 32)), (11008, (128, 86)), (3072, (64, 48)), (14336, (128, 112)), (97, (10, 10))]
-)
-def test_known_folds(width, sheet):
-    assert fold(width) == sheet
 
 
 def test_layers_and_heads_are_atlases():
@@ -122,19 +108,7 @@ def test_images_whose_voxels_are_not_where_they_were_written_are_refused(axes, n
             geometry.to_array(source)
 
 
-@pytest.mark.parametrize("content", [b"", b"not an image" * 40])
-def test_damaged_images_are_named(content, tmp_path):
-    path = tmp_path / "components.nii.gz"
-    path.write_bytes(content)
-    with pytest.raises(DatasetError, match="components.nii.gz is damaged"):
-        NeuronGeometry.from_sizes([4]).to_array(path)
-    nib.save(NeuronGeometry.from_sizes([4]).to_img(np.arange(4.0)), path)
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(DatasetError, match="components.nii.gz is damaged"):
-        NeuronGeometry.from_sizes([4]).to_array(path)
-
-
-def test_limits_of_nifti_are_said_aloud():
+def test_limits_of_nifti_are_errors():
     with pytest.raises(ParameterError, match=str(NIFTI1_MAX)):
         NeuronGeometry.from_sizes([1] * (NIFTI1_MAX + 1))
     with pytest.raises(ParameterError, match="use several runs"):

@@ -214,11 +214,11 @@ def test_families_are_not_dispatched_by_comparing_names(name):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_only_the_geometry_opens_images(name):
+def test_only_one_module_opens_images(name):
     """Any other place could read an image whose axes are not layer, row and column."""
     opened = [node for node in ast.walk(TREES[name]) if isinstance(node, ast.Attribute) and node.attr == "load"]
     opened = [node for node in opened if isinstance(node.value, ast.Name) and node.value.id in ("nib", "nibabel")]
-    assert not opened or name == "llmbrain.geometry"
+    assert not opened or name == "llmbrain.images"
 
 
 # Rooms whose modules may share a file of tests, and why. Other modules are tested in tests/<room>/test_<module>.py.

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from . import between, smaller, study
+from . import between, show, smaller, study
 from .options import in_one_process, in_processes, of_one_model
 
 app = typer.Typer(
@@ -50,9 +50,9 @@ for command in (
     study.merge,
     between.compare,
     between.fingerprint,
-    study.view,
-    study.report,
-    study.info,
+    show.view,
+    show.report,
+    show.info,
 ):
     placed = in_processes if command in SHARED else in_one_process
     app.command()(placed(of_one_model(command)))

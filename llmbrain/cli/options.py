@@ -58,8 +58,8 @@ Text = Annotated[str, typer.Option("--text", "-t", help=f"The text to read: {TEX
 TestText = Annotated[
     str | None, typer.Option("--test-text", help="Other text, to measure on; by default the held-out part of the demo.")
 ]
-MaxTokens = Annotated[int | None, number("Most tokens of the text to read.", "--max-tokens", least=2)]
-MaxTestTokens = Annotated[int | None, number("Most tokens of the test text to read.", "--max-test-tokens", least=2)]
+MaxTokens = Annotated[int | None, number("Maximum number of tokens of the text.", "--max-tokens", least=2)]
+MaxTestTokens = Annotated[int | None, number("Maximum number of test tokens.", "--max-test-tokens", least=2)]
 Out = Annotated[
     Path, typer.Option("--out", "-o", parser=_path, metavar="PATH", help="Folder to write; created if it is missing.")
 ]

@@ -108,12 +108,12 @@ def grid(
     model: Model = "demo",
     text: Text = "demo",
     test_text: TestText = None,
-    scores: Annotated[str, typer.Option(help="Separated by commas.")] = "random,magnitude,wanda,flap",
-    allocations: Annotated[str, typer.Option(help="Separated by commas.")] = "uniform,global",
-    compensations: Annotated[str, typer.Option(help="Separated by commas.")] = "none,bias,affine",
+    scores: Annotated[str, typer.Option(help="Scores, separated by commas.")] = "random,magnitude,wanda,flap",
+    allocations: Annotated[str, typer.Option(help="Allocations, separated by commas.")] = "uniform,global",
+    compensations: Annotated[str, typer.Option(help="Compensations, separated by commas.")] = "none,bias,affine",
     networks: Networks = None,
     study: NetworkStudy = None,
-    ratios: Annotated[str, typer.Option(help="Separated by commas.")] = "0.2,0.3,0.5",
+    ratios: Annotated[str, typer.Option(help="Shares to remove, separated by commas.")] = "0.2,0.3,0.5",
     ratio_of: RatioOf = "neurons",
     heads: Annotated[
         bool, typer.Option("--heads", help="Prune attention heads too; needs --ratio-of decoder.")
@@ -138,7 +138,7 @@ def grid(
     from ..files import check_output_table
     from ..models import load_model
     from ..pruning import combine, run_grid
-    from ..pruning.grid import GRID_KEYS
+    from ..pruning.grid_table import GRID_KEYS
     from ..text import load_corpus
 
     try:

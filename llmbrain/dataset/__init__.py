@@ -1,10 +1,11 @@
 """The study folder: the only place that names, writes, finds, checks and reads its files."""
 
 from .checks import check_content, check_run
+from .folder import check_study_folder, holds_study
 from .layout import FILES, bids_label
 from .results import Result, find_results, is_done, open_result, result_name, write_result
 from .runs import Recording, Run, read_confounds
-from .study import Study, as_study, check_study_folder, find_studies, holds_study, open_recording
+from .study import Study, as_study, find_studies, open_recording
 
 __all__ = [
     "FILES",

@@ -16,6 +16,7 @@ __all__ = [
     "RESULTS",
     "Found",
     "ResultKind",
+    "bare_label",
     "bids_label",
     "events_of",
     "file_name",
@@ -194,6 +195,11 @@ def bids_label(text):
     ('mlpgate', 'HuggingFaceTBSmolLM2135M')
     """
     return re.sub(r"[^0-9A-Za-z]", "", str(text)) or "unnamed"
+
+
+def bare_label(label, prefix):
+    """Return a label without its prefix, such as ``sub-``; other values pass through."""
+    return label.removeprefix(prefix) if isinstance(label, str) else label
 
 
 def is_label(text):

@@ -15,10 +15,11 @@ from .. import __version__
 from ..exceptions import DatasetError, StaleResultWarning
 from ..files import read_tsv, sha256
 from .checks import read_object
+from .folder import holds_study
 from .frame import label_text
 from .layout import FILES, NUMBERS, RESULTS, bids_label
 from .publication import publish_together, recover
-from .study import Study, find_studies, holds_study
+from .study import Study, find_studies
 
 __all__ = ["Result", "find_results", "is_done", "open_result", "result_name", "stale_reason", "write_result"]
 

@@ -1,19 +1,20 @@
 """Reading a recording: runs, their activations and events, and the confounds that nilearn takes."""
 
+import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from ..exceptions import DatasetError, ParameterError
+from ..exceptions import DatasetError, LLMBrainWarning, ParameterError
 from ..files import read_tsv
 from ..geometry import NeuronGeometry
 from .checks import check_content, check_run, inside_study, read_sidecar
 from .checksums import run_hash
 from .layout import events_of
 
-__all__ = ["CONFOUNDS", "Recording", "Run", "read_confounds"]
+__all__ = ["CONFOUNDS", "Recording", "Run", "open_runs", "read_confounds"]
 
 CONFOUNDS = ("position", "sink", "log_frequency", "surprisal")
 _TEXT = {"token": str, "document": str, "kind": str, "role": str}
@@ -119,6 +120,44 @@ class Run:
     def confounds(self, columns=CONFOUNDS):
         """See :func:`read_confounds`."""
         return read_confounds(self, columns)
+
+
+def open_runs(paths, weights_hash=None):
+    """Check and open the finished runs of a site.
+
+    Parameters
+    ----------
+    paths : list of path-like
+        The ``_bold.nii`` files in order.
+    weights_hash : str, optional
+        Of the study's model, which the runs must have too.
+
+    Returns
+    -------
+    list of Run
+
+    Raises
+    ------
+    DatasetError
+        If a file is damaged or of another model.
+
+    Warns
+    -----
+    LLMBrainWarning
+        If a run between them is missing.
+    """
+    for path in paths:
+        check_run(path, weights_hash)
+    runs = [Run(path, check=False) for path in paths]
+    gaps = sorted(set(range(1, runs[-1].index)) - {run.index for run in runs})
+    if gaps:
+        warnings.warn(
+            f"{runs[0].path.parent} lacks the runs {', '.join(map(str, gaps))} of the site {runs[0].geometry.site!r}: "
+            "they are not recorded yet, or were removed.",
+            LLMBrainWarning,
+            stacklevel=3,
+        )
+    return runs
 
 
 class Recording(Sequence):

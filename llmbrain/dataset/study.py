@@ -1,23 +1,21 @@
 """A study: a model, a corpus, and the folder that holds everything made from them."""
 
 import re
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import __version__
-from ..exceptions import DatasetError, LLMBrainWarning
+from ..exceptions import DatasetError
 from ..files import discard_leftovers, write_any
-from .checks import check_run, read_object, read_sidecar, read_table
+from .checks import read_object, read_sidecar, read_table
 from .checksums import run_hash
+from .folder import check_study_folder, holds_study, model_files
 from .frame import SESSION_COLUMNS, frame_of, participants_of, sessions_of
-from .layout import FILES, NUMBERS, Found, bids_label, file_name, file_pattern, is_label
-from .runs import Recording, Run
+from .identity import check_same, check_settings
+from .layout import FILES, NUMBERS, Found, bare_label, bids_label, file_name, file_pattern, is_label
+from .runs import Recording, open_runs
 
-__all__ = ["Study", "as_study", "check_study_folder", "find_studies", "holds_study", "open_recording"]
-
-_OTHER_LABEL = {"model": " or another label for it, with session= (--session),"}
-_IDENTITY = {"model": ("weights_hash", "id"), "corpus": ("hash", "name")}  # the first that both know decides
+__all__ = ["Study", "as_study", "find_studies", "open_recording"]
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,7 @@ class Study:
         DatasetError
             If there is none, several match, or ``study.json`` is damaged.
         """
-        subject, session = _bare(subject, "sub-"), _bare(session, "ses-")
+        subject, session = bare_label(subject, "sub-"), bare_label(session, "ses-")
         found = find_studies(root)
         chosen = [s for s in found if subject in (None, s.subject) and session in (None, s.session)]
         if len(chosen) == 1:
@@ -157,31 +155,11 @@ class Study:
                     f"{self.root} holds {other.name}; a model has either sessions or none, so {self.name} cannot be "
                     "added. Use the same kind of label, or another label with subject= (--subject)."
                 )
-            self._refuse_conflict(other.info, ("model", "corpus") if other == self else ("corpus",))
-
-    def _refuse_conflict(self, there, parts):
-        for part in parts:
-            keys = _IDENTITY[part]
-            mine, theirs = self.info[part], there.get(part, {})
-            key = next((key for key in keys if mine.get(key) and theirs.get(key)), keys[-1])
-            if mine.get(key) != theirs.get(key):
-                label = _OTHER_LABEL.get(part, "")
-                raise DatasetError(
-                    f"{self.root} holds a study of another {part} ({_who(theirs)}); this one is {_who(mine)}. "
-                    f"Choose another folder,{label} or remove that one."
-                )
-        if "model" not in parts:
-            return
-        differ = [
-            f"{key}={there['recording'].get(key)!r} there, {value!r} now"
-            for key, value in self.info["recording"].items()
-            if there["recording"].get(key, False if value is False else None) != value
-        ]
-        if differ and there["recording"]:
-            raise DatasetError(
-                f"{self.root} was recorded with other settings ({'; '.join(differ)}). "
-                "Use the same settings to continue it, or choose another folder."
-            )
+            same = other == self
+            for part in ("model", "corpus") if same else ("corpus",):
+                check_same(part, self.info, other.info, self.root)
+            if same:
+                check_settings(self.info["recording"], other.info["recording"], self.root)
 
     # -- files ----------------------------------------------------------------------------------------------------
     def path(self, kind, **entities):
@@ -342,50 +320,6 @@ class Study:
             self.write("descriptions", pd.DataFrame(sorted(rows), columns=columns))
 
 
-def _who(part):
-    key = part.get("weights_hash") or part.get("hash")
-    return f"{part.get('id') or part.get('name')!r}" + (f", hash {key}" if key else "")
-
-
-def check_study_folder(root):
-    """Refuse a folder that a study cannot be written to: one that holds files and no study. Hidden files may stay.
-
-    Parameters
-    ----------
-    root : path-like
-        It may be missing.
-
-    Raises
-    ------
-    DatasetError
-    """
-    root = Path(root)
-    file = next((p for p in (root, *root.parents) if p.exists() and not p.is_dir()), None)
-    if file is not None:
-        raise DatasetError(f"{file} is a file. Choose a folder.")
-    if not root.is_dir() or holds_study(root):
-        return
-    foreign = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
-    if foreign:
-        raise DatasetError(
-            f"{root} holds {foreign[0]}, which llmbrain did not write, and no study. Choose a new or an empty folder."
-        )
-
-
-def _bare(label, prefix):
-    return label.removeprefix(prefix) if isinstance(label, str) else label
-
-
-def _model_files(root):
-    """The ``study.json`` of every model and checkpoint of a dataset, sorted."""
-    return sorted([*Path(root).glob("sub-*/study.json"), *Path(root).glob("sub-*/ses-*/study.json")])
-
-
-def holds_study(root):
-    """Whether a folder holds the description of a study."""
-    return (Path(root) / FILES["study_json"]).is_file() or bool(_model_files(root))
-
-
 def find_studies(root):
     """Find the models and checkpoints of a dataset.
 
@@ -407,7 +341,7 @@ def find_studies(root):
         If there is none, a description is damaged, or a folder is named after another model than it describes.
     """
     root = Path(root)
-    path, files = root / FILES["study_json"], _model_files(root)
+    path, files = root / FILES["study_json"], model_files(root)
     if not path.is_file() and not files:
         raise DatasetError(f"{root} holds no study ({path.name} is missing). Make one with record(..., out=...).")
     if path.is_file() and not files:
@@ -463,16 +397,4 @@ def open_recording(folder, site=None):
         raise DatasetError(f"{study.root} holds the sites {', '.join(sites)}; choose one with site= (--site).")
     if site is not None and site not in sites:
         raise DatasetError(f"The site {site!r} is not recorded in {study.root}. Choose from {', '.join(sites)}.")
-    paths = study.run_paths(site or sites[0])
-    for path in paths:
-        check_run(path, study.info["model"].get("weights_hash"))
-    runs = [Run(path, check=False) for path in paths]
-    gaps = sorted(set(range(1, runs[-1].index)) - {run.index for run in runs})
-    if gaps:
-        warnings.warn(
-            f"{study.root} lacks the runs {', '.join(map(str, gaps))} of the site {runs[0].geometry.site!r}: they are "
-            "not recorded yet, or were removed.",
-            LLMBrainWarning,
-            stacklevel=2,
-        )
-    return Recording(study, runs)
+    return Recording(study, open_runs(study.run_paths(site or sites[0]), study.info["model"].get("weights_hash")))

@@ -66,7 +66,7 @@ def window_losses(model, windows, *, max_batch_tokens=4096, progress=None):
     model : transformers causal language model
     windows : list of llmbrain.text.Window
     max_batch_tokens : int
-        Most tokens in a batch, padding included. A longer window is a batch of its own.
+        Maximum number of tokens in a batch, padding included. A longer window is a batch of its own.
     progress : callable, optional
         Called with the number of tokens done after each batch.
 

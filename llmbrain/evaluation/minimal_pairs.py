@@ -23,7 +23,7 @@ def minimal_pairs(model, tokenizer, pairs="all", *, n_pairs=None, max_batch_toke
     n_pairs : int, optional
         Keep the first ``n_pairs`` pairs of each phenomenon.
     max_batch_tokens : int
-        Most tokens of a batch.
+        Maximum number of tokens in a batch.
     bos : {"auto", True, False}
         Special tokens before every sentence, see :func:`llmbrain.text.leading_tokens`.
 

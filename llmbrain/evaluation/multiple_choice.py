@@ -140,7 +140,7 @@ def multiple_choice(model, tokenizer, questions, *, normalise="none", max_batch_
         Divide log likelihoods by the length of the option. In lm-eval, "none" is ``acc`` and "character" is
         ``acc_norm``.
     max_batch_tokens : int
-        Most tokens of a batch.
+        Maximum number of tokens in a batch.
     bos : {"auto", True, False}
         Special tokens before every prompt, see :func:`llmbrain.text.leading_tokens`.
 

@@ -2,6 +2,7 @@
 
 from .controls import CONTROLS
 from .family import ControlFamily, draw_control
-from .mask import NeuronMask, masks_from_maps
+from .maps import masks_from_maps
+from .mask import NeuronMask
 
 __all__ = ["CONTROLS", "ControlFamily", "NeuronMask", "draw_control", "masks_from_maps"]

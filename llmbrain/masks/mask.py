@@ -1,7 +1,5 @@
 """Sets of neurons: made from maps, names or images, combined, compared, matched with controls."""
 
-import operator
-
 import numpy as np
 
 from ..exceptions import GeometryMismatchError, MaskError, ParameterError
@@ -9,8 +7,9 @@ from ..geometry import NeuronGeometry
 from .family import ControlFamily, draw_control
 from .files import describe_mask, read_image, read_mask, write_mask
 from .heads import heads_of_share, whole_heads
+from .selection import above, as_geometry, flat_index, highest, named, of_heads, of_layers
 
-__all__ = ["NeuronMask", "masks_from_maps"]
+__all__ = ["NeuronMask"]
 
 
 class NeuronMask:
@@ -82,21 +81,15 @@ class NeuronMask:
             See :class:`NeuronMask`.
         """
         geometry = as_geometry(geometry)
-        values = _checked_map(map, geometry)
         info = {"threshold": float(threshold), "two_sided": bool(two_sided), **(info or {})}
-        return cls((np.abs(values) if two_sided else values) > threshold, geometry, name, info)
+        return cls(above(map, geometry, threshold, two_sided), geometry, name, info)
 
     @classmethod
     def top(cls, map, n, geometry, two_sided=True, name=None, info=None):
         """Make a mask of the ``n`` neurons with the highest ``|map|`` (or highest value, one-sided)."""
         geometry = as_geometry(geometry)
-        values = _checked_map(map, geometry)
-        if not 1 <= n <= geometry.n_neurons:
-            raise ParameterError(f"n must lie between 1 and {geometry.n_neurons}, the number of neurons; got {n}.")
-        values = np.abs(values) if two_sided else values
-        chosen = np.zeros(geometry.n_neurons, dtype=bool)
-        chosen[np.argsort(-values, kind="stable")[:n]] = True
-        return cls(chosen, geometry, name, {"top": int(n), "two_sided": bool(two_sided), **(info or {})})
+        info = {"top": int(n), "two_sided": bool(two_sided), **(info or {})}
+        return cls(highest(map, geometry, n, two_sided), geometry, name, info)
 
     @classmethod
     def from_names(cls, names, geometry, name=None, info=None, *, site="mlp"):
@@ -113,10 +106,7 @@ class NeuronMask:
             Site of the neurons, if a model is given; see :func:`llmbrain.find_sites`.
         """
         geometry = as_geometry(geometry, site)
-        values = np.zeros(geometry.n_neurons, dtype=bool)
-        for neuron in names:
-            values[_flat_index(geometry, neuron)] = True
-        return cls(values, geometry, name, info)
+        return cls(named(names, geometry), geometry, name, info)
 
     @classmethod
     def from_heads(cls, heads, geometry, name=None, info=None):
@@ -125,17 +115,7 @@ class NeuronMask:
         ``geometry`` may be a loaded model.
         """
         geometry = as_geometry(geometry, "attention")
-        if geometry.n_heads is None or geometry.parts is not None:
-            raise MaskError(f"The site '{geometry.site}' has no heads; use the site 'attention'.")
-        values = np.zeros(geometry.n_neurons, dtype=bool)
-        for layer, head in heads:
-            start = geometry.index(layer, 0)
-            position = geometry.layers.index(layer)
-            if not 0 <= head < geometry.n_heads[position]:
-                raise MaskError(f"Layer {layer} has heads 0 to {geometry.n_heads[position] - 1}; got {head}.")
-            width = geometry.sizes[position] // geometry.n_heads[position]
-            values[start + head * width : start + (head + 1) * width] = True
-        return cls(values, geometry, name, info)
+        return cls(of_heads(heads, geometry), geometry, name, info)
 
     @classmethod
     def from_layers(cls, layers, geometry, name=None, info=None, *, site="mlp"):
@@ -144,11 +124,7 @@ class NeuronMask:
         ``geometry`` may be a loaded model; ``site`` is then the site of the neurons.
         """
         geometry = as_geometry(geometry, site)
-        unknown = sorted(set(layers) - set(geometry.layers))
-        if unknown:
-            raise MaskError(f"Layers {unknown} are not among the layers {list(geometry.layers)} of this geometry.")
-        positions = [i for i, layer in enumerate(geometry.layers) if layer in set(layers)]
-        return cls(np.isin(geometry.layer_of, positions), geometry, name, info)
+        return cls(of_layers(layers, geometry), geometry, name, info)
 
     @classmethod
     def from_img(cls, img, geometry, threshold=0.0, name=None, info=None):
@@ -265,7 +241,7 @@ class NeuronMask:
         return hash((self.geometry, self.values.tobytes()))
 
     def __contains__(self, layer_and_unit):
-        return bool(self.values[_flat_index(self.geometry, layer_and_unit)])
+        return bool(self.values[flat_index(self.geometry, layer_and_unit)])
 
     def over(self, geometry):
         """Return the set as a mask of a geometry that also has other sites, see :meth:`NeuronGeometry.join`.
@@ -410,73 +386,6 @@ class NeuronMask:
             f"NeuronMask({name}{self.count} neurons, {self.share:.2%}, in {layers} of {self.geometry.n_layers} "
             f"layers{of})"
         )
-
-
-def masks_from_maps(maps, geometry, threshold=3.0, two_sided=True, names=None, info=None):
-    """Threshold several maps, with one threshold for all or one for each.
-
-    Parameters
-    ----------
-    maps : array of shape (n_networks, n_neurons)
-    geometry : NeuronGeometry
-    threshold : float or sequence of n_networks floats
-    two_sided : bool
-    names : sequence of str, optional
-        Default: ``network-01``, ``network-02``, ...
-    info : dict, optional
-
-    Returns
-    -------
-    list of NeuronMask
-        Empty masks are included; a lesion of one raises an error with its name.
-    """
-    maps = np.atleast_2d(np.asarray(maps))
-    thresholds = np.broadcast_to(np.asarray(threshold, dtype=float), (len(maps),))
-    names = names or [f"network-{i + 1:02d}" for i in range(len(maps))]
-    return [
-        NeuronMask.from_map(m, geometry, float(t), two_sided, name=name, info=info)
-        for m, t, name in zip(maps, thresholds, names, strict=True)
-    ]
-
-
-def as_geometry(geometry, site="mlp"):
-    """Return a geometry as it is, or the geometry of a site of a loaded model."""
-    if isinstance(geometry, NeuronGeometry):
-        return geometry
-    if hasattr(geometry, "named_modules"):
-        return NeuronGeometry.from_model(geometry, site)
-    raise MaskError(
-        f"A mask needs a NeuronGeometry or a loaded model; got {type(geometry).__name__}. Make one with "
-        "NeuronGeometry.from_model(model), or take recording.geometry."
-    )
-
-
-def _flat_index(geometry, neuron):
-    """Flat index of a neuron that is named ``(layer, unit)`` or ``(site, layer, unit)``."""
-    try:
-        *site, layer, unit = neuron
-        layer, unit = operator.index(layer), operator.index(unit)
-    except (TypeError, ValueError):
-        site = [None] * 3
-    if len(site) > 1:
-        raise MaskError(
-            f"A neuron is named (layer, unit), or (site, layer, unit) if there are several; got {neuron!r}."
-        )
-    if site and geometry.parts is None and site[0] != geometry.site:
-        raise MaskError(f"The neuron {neuron!r} is of another site; this mask has the site '{geometry.site}'.")
-    return geometry.index(layer, unit, site[0] if site else None)
-
-
-def _checked_map(map, geometry):
-    """Return a map as floats, one per neuron and none NaN."""
-    values = np.asarray(map, dtype=float)
-    if values.shape != (geometry.n_neurons,):
-        raise GeometryMismatchError(
-            f"A map must have one value per neuron ({geometry.n_neurons}); got shape {values.shape}."
-        )
-    if np.isnan(values).any():
-        raise MaskError(f"The map has {int(np.isnan(values).sum())} NaN values, which cannot be thresholded.")
-    return values
 
 
 def _merged_info(a, b):

@@ -11,8 +11,6 @@ __all__ = [
     "attention_writers",
     "channels",
     "even_heads",
-    "mask_heads",
-    "mask_mlp",
     "prunable_attentions",
     "prunable_mlps",
     "set_head_counts",
@@ -134,10 +132,10 @@ def _other_parameters(attention):
 
 
 # -- slicing ----------------------------------------------------------------------------------------------------------
-def set_linear(module, weight, bias=None, *, keep_bias=True):
+def set_linear(module, weight, bias=None):
     """Give a linear a weight ``(n_outputs, n_inputs)`` of any shape, in place; its dtype and device do not change.
 
-    ``bias`` replaces the whole bias; without it, ``keep_bias`` decides whether an existing bias stays.
+    ``bias`` replaces the whole bias; without it, an existing bias stays.
     """
     like = module.weight
     stored = weight.T if is_transposed(module) else weight
@@ -146,8 +144,6 @@ def set_linear(module, weight, bias=None, *, keep_bias=True):
     if bias is not None:
         bias = bias.to(like.device, like.dtype).contiguous().clone()
         module.bias = torch.nn.Parameter(bias, requires_grad=like.requires_grad)
-    elif not keep_bias and module.bias is not None:
-        module.bias = None
     count_features(module)
 
 
@@ -254,20 +250,3 @@ def even_heads(kept_heads, n_heads, n_kv_heads):
             "the same number in each group that stays."
         )
     return heads, counts.nonzero()[:, 0]
-
-
-# -- silencing --------------------------------------------------------------------------------------------------------
-@torch.no_grad()
-def mask_mlp(mlp, kept):
-    """Silence the other neurons: set the columns of the writer that read them to zero. Widths do not change."""
-    removed = torch.ones(mlp.size, dtype=torch.bool)
-    removed[_indices(kept, mlp.size, "neurons")] = False
-    weight_of(mlp.writer)[:, removed.to(mlp.writer.weight.device)] = 0
-
-
-@torch.no_grad()
-def mask_heads(attention, kept_heads):
-    """Silence the other heads: set the columns of the writer that read them to zero."""
-    removed = torch.ones(attention.size, dtype=torch.bool)
-    removed[channels(_indices(kept_heads, attention.n_heads, "heads"), attention.head_dim)] = False
-    weight_of(attention.writer)[:, removed.to(attention.writer.weight.device)] = 0

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from ..exceptions import DatasetError, GeometryMismatchError, ParameterError
-from ..geometry import NeuronGeometry, load_img
-from .engines.runs import ArraySource
+from ..geometry import NeuronGeometry
+from ..images import load_img
+from .engines.sources import ArraySource
 
 __all__ = ["GridGeometry", "Runs", "as_confounds", "geometry_from_dict", "grid_geometry", "load_runs", "open_study"]
 

@@ -15,7 +15,8 @@ from .engines.leading import leading
 from .engines.linalg import product
 from .engines.maps import least_squares_courses, run_products
 from .engines.parallel import block_map, workers
-from .engines.runs import ArraySource, CleanedRuns
+from .engines.runs import CleanedRuns
+from .engines.sources import ArraySource
 from .evidence.stability import restart_stability
 from .inputs import as_confounds, load_runs
 from .result import THRESHOLD, NetworkSet, describe_maps, zscored_rows

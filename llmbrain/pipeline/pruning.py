@@ -55,7 +55,7 @@ def compare_pruning(
     ratio : float
         Share of the MLP neurons that is removed.
     max_tokens, max_test_tokens : int
-        Most tokens of each text to use.
+        Maximum number of tokens to use of each text.
     context : int, optional
         Tokens of a window; by default 512, or the model's maximum.
     random_state : int

@@ -9,7 +9,8 @@ from .budget import RATIO_OF
 from .calibration import calibration_blocks
 from .compensation import COMPENSATIONS, compensate, schur_residual
 from .formats import FORMATS
-from .grid import GridSettings, combine, kept_overlap, merge_grid, run_grid
+from .grid import GridSettings, combine, kept_overlap, run_grid
+from .grid_table import merge_grid
 from .heads import HEAD_SCORES
 from .prune import Pruner, prune
 from .pruned import PrunedModel, load_pruned

@@ -12,24 +12,17 @@ import numpy as np
 
 from .. import parallel
 from ..exceptions import DatasetError, ParameterError
-from ..files import check_output_table, read_json, read_tsv, write_json, write_tsv
+from ..files import check_output_table, write_json, write_tsv
 from ..models.identity import weights_hash
 from ..text import describe_bos
 from .allocation import ALLOCATIONS
 from .calibration import calibration_hash
+from .grid_table import GRID_COLUMNS, GRID_KEYS, as_table, as_text, first_of_each, in_order, key_of, read_rows
 from .prune import Pruner, warn_unread
 from .recipe import Recipe, networks_id
 from .scores import SCORES
 
-__all__ = ["GRID_COLUMNS", "GRID_KEYS", "GridSettings", "combine", "kept_overlap", "merge_grid", "run_grid"]
-
-GRID_COLUMNS = (
-    "score", "allocation", "compensation", "variant", "ratio", "seed", "perplexity", "ratio_to_dense", "parameters",
-    "neurons_removed", "decoder_removed", "total_removed", "minimal_pairs", "context", "test_tokens",
-    "calibration_tokens", "calibration_hash", "seconds", "ratio_of", "test_hash", "settings_hash",
-    "weights_hash", "bos",
-)  # fmt: skip
-GRID_KEYS = GRID_COLUMNS[:6]  # columns that identify a row
+__all__ = ["GridSettings", "combine", "kept_overlap", "run_grid"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +50,7 @@ class GridSettings:
         Print every row, and show progress bars in a terminal.
     share : str or None
         Run only one share of the rows, as one job of an array: ``"3/40"`` is the third of forty. They are written
-        beside ``out``; :func:`merge_grid` puts all shares together.
+        beside ``out``; :func:`llmbrain.pruning.merge_grid` puts all shares together.
     """
 
     ratio_of: str = "neurons"
@@ -119,7 +112,8 @@ def run_grid(
     Returns
     -------
     pandas.DataFrame
-        Columns :data:`GRID_COLUMNS`; the first row is the dense model (score "dense"). Of a share, its rows. Inside
+        Columns :data:`llmbrain.pruning.grid_table.GRID_COLUMNS`; the first row is the dense model (score "dense"). Of
+        a share, its rows. Inside
         :func:`llmbrain.parallel.processes` the rows are shared between the processes, and all return the whole table.
 
     Raises
@@ -148,12 +142,12 @@ def run_grid(
         parallel.check_shared_folder(Path(out).parent)
     with parallel.only_launch(own) if own is not None and mine is not None else contextlib.nullcontext():
         earlier = [own] if mine is None or part is not None else [out, *parallel.Share.find(out).values()]
-        rows = _first_of_each(
-            [row for file in earlier if file is not None for row in _known(file, constants, settings)]
-        )
+        pairs = settings.minimal_pairs is not None
+        rows = [row for file in earlier if file is not None for row in read_rows(file, constants, pairs)]
+        rows = first_of_each(rows)
         _check_settings(rows, recipes, out)
         parallel.barrier()  # nobody writes before all have read what is known
-        done = {tuple(row[k] for k in GRID_KEYS) for row in rows}
+        done = set(map(key_of, rows))
         todo = [plan for plan in (plans if mine is None or part is None else mine.of(plans)) if _key(plan) not in done]
         todo = todo if part is not None else parallel.share(todo)
         with parallel.alone():
@@ -161,63 +155,15 @@ def run_grid(
     if part is not None:
         write_json(own.with_suffix(".json"), {"constants": constants, "keys": list(map(_key, plans))})
     elif mine is not None:
-        rows = _in_order([row for text in parallel.gather_texts(_as_text(rows)) for row in json.loads(text)], plans)
-    table = _as_table(rows)
+        rows = [row for text in parallel.gather_texts(as_text(rows)) for row in json.loads(text)]
+        rows = in_order(rows, map(_key, plans))
+    table = as_table(rows)
     if own is not None and (mine is None or part is not None or parallel.main_process()):
         write_tsv(own if part is not None else out, table)
         for file in parallel.Share.find(out).values() if part is None and mine is not None else ():
             file.unlink()
     parallel.barrier()
     return table
-
-
-def merge_grid(out):
-    """Put together the shares of a grid.
-
-    Parameters
-    ----------
-    out : path-like
-        The ``out`` of the shares; their files lie beside it, and are removed.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The table of a single process, except for the seconds.
-
-    Raises
-    ------
-    DatasetError
-        If there are no shares, or some are missing, unfinished or of another grid; the message names them.
-    """
-    check_output_table(out, GRID_KEYS)
-    out, files = Path(out), parallel.Share.find(out)
-    noted = {part: read_json(file.with_suffix(".json")) for part, file in files.items() if _noted(file)}
-    parallel.check_complete(noted, out.parent)
-    usual = max(noted.values(), key=list(noted.values()).count)
-    other = [str(part) for part, one in noted.items() if one != usual]
-    if other:
-        raise DatasetError(
-            f"The shares {', '.join(other)} are of another grid than the others: another model, text or evaluation, or "
-            "other recipes. Run them again with the command of the others."
-        )
-    rows = [row for part in noted for row in _known(files[part], usual["constants"], GridSettings())]
-    rows = _in_order(rows, [tuple(key) for key in usual["keys"]])
-    there = {tuple(row[k] for k in GRID_KEYS) for row in rows}
-    missing = [k for k, key in enumerate(usual["keys"]) if tuple(key) not in there]
-    if missing:  # stopped by max_seconds
-        count = len(noted)
-        names = sorted({str(parallel.Share(k % count, count)) for k in missing})
-        raise DatasetError(f"The shares {', '.join(names)} lack {len(missing)} rows. Repeat them, and merge again.")
-    table = _as_table(rows)
-    write_tsv(out, table)
-    for file in files.values():
-        file.unlink()
-        file.with_suffix(".json").unlink(missing_ok=True)
-    return table
-
-
-def _noted(file):
-    return file.with_suffix(".json").is_file()
 
 
 def _constants(pruner, plans, test_text, settings):
@@ -252,35 +198,12 @@ def _run_rows(pruner, plans, rows, constants, test_text, settings, out):
         if settings.keep is not None:
             settings.keep(row, pruned)
         if out is not None:
-            write_tsv(out, _as_table(rows))
+            write_tsv(out, as_table(rows))
         if settings.progress:
             name = " + ".join(part for part in _key(plan)[:4] if part)
             factor = f"{row['ratio_to_dense']:.3f} x dense"
             print(f"{name}, {plan.ratio:.0%}: {row['perplexity']:.2f} ({factor})", flush=True)
     return rows
-
-
-def _first_of_each(rows):
-    """Rows without those whose key occurred before; the dense model first."""
-    rows = list({tuple(row[k] for k in GRID_KEYS): row for row in reversed(rows)}.values())[::-1]
-    return sorted(rows, key=lambda row: row["score"] != "dense")
-
-
-def _in_order(rows, plans):
-    """Rows of several processes in the order of one: other rows of an earlier table first, then those of the plans."""
-    place = {key if isinstance(key, tuple) else _key(key): k for k, key in enumerate(plans)}
-    return sorted(_first_of_each(rows), key=lambda row: place.get(tuple(row[k] for k in GRID_KEYS), -1))
-
-
-def _as_text(rows):
-    """Rows as JSON, exact to the last bit."""
-    return json.dumps(rows, default=lambda value: value.item())
-
-
-def _as_table(rows):
-    import pandas as pd
-
-    return pd.DataFrame(rows, columns=list(GRID_COLUMNS))
 
 
 def _plan(pruner, recipes, ratios, settings):
@@ -308,29 +231,6 @@ def _plan(pruner, recipes, ratios, settings):
 
 def _key(plan):
     return (*plan.recipe.names(), plan.recipe.name, plan.ratio, plan.random_state)
-
-
-def _known(out, constants, settings):
-    """Read the rows of an earlier run."""
-    if out is None or not Path(out).is_file():
-        return []
-    frame = read_tsv(out)
-    for name in GRID_KEYS[:4]:
-        frame[name] = frame[name].fillna("").astype(str)
-    frame["ratio"], frame["seed"] = frame["ratio"].astype(float), frame["seed"].astype(int)
-    for name, value in constants.items():
-        if name not in frame:
-            frame[name] = np.nan
-            continue
-        known = frame[name].dropna().astype(str)
-        if not (known == str(value)).all():
-            raise DatasetError(
-                f"{out} holds results with another {name} than this run's ({value}). Results are comparable only "
-                "with the same model, calibration, context, evaluation text and kind of ratio. Use another file."
-            )
-    if settings.minimal_pairs is not None and frame["minimal_pairs"].isna().any():
-        raise DatasetError(f"{out} holds results without minimal pairs, which this run requests. Use another file.")
-    return frame.to_dict("records")
 
 
 def _check_settings(rows, recipes, out):

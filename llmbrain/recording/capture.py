@@ -124,7 +124,7 @@ class HostScanner:
     groups : list of list of Site
         The sites of each recording; all are captured in the same forward pass.
     n_rows : int
-        Most tokens that one batch keeps; determines the size of the buffers.
+        Maximum number of tokens that one batch keeps; determines the size of the buffers.
     n_runs : int
         Number of runs to record in all.
 

@@ -51,7 +51,7 @@ class RecordingOptions:
         A document longer than the context is read in overlapping windows. In every window but the first, only tokens
         preceded by at least ``warmup`` tokens are recorded; a quarter of the context by default.
     tokens_per_run : int
-        Most tokens per run, at most 32767. Runs end with documents where possible.
+        Maximum number of tokens per run, at most 32767. Runs end with documents where possible.
     batch_size : int
         Most windows per batch; a batch also has at most 2048 tokens, or one window.
     storage : {"float32", "int16"}

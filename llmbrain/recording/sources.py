@@ -139,7 +139,7 @@ def generated(model, tokenizer, prompts, *, max_new_tokens=64, random_state=None
     prompts : Material, Corpus, list of str, ...
         From :func:`conversations`, or plain texts.
     max_new_tokens : int
-        Most tokens generated per document.
+        Maximum number of tokens generated per document.
     random_state : int, optional
         Seed for sampling; None takes the likeliest token each time.
     bos : {"auto", True, False}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..exceptions import CorpusError, ParameterError, check_count
-from ..geometry import NIFTI1_MAX
+from ..images import NIFTI1_MAX
 from ..text import cut_windows
 
 __all__ = ["Plan", "RunPlan", "plan_recording"]
@@ -53,7 +53,8 @@ def plan_recording(documents, *, context, warmup, tokens_per_run, max_tokens=Non
     context, warmup : int
         See :func:`llmbrain.text.cut_windows`; ``0 <= warmup < context``.
     tokens_per_run : int
-        Most tokens of a run. Consecutive documents fill it; a document that does not fit begins the next run.
+        Maximum number of tokens in a run. Consecutive documents fill it; a document that does not fit begins the next
+        run.
     max_tokens : int, optional
         Stop after ``max_tokens`` recorded tokens; the last document is cut.
     every : int

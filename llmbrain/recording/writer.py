@@ -8,6 +8,7 @@ import numpy as np
 
 from ..dataset.checksums import volume_sums
 from ..exceptions import RecordingError
+from ..images import new_img
 from .mapping import MappedFile
 
 __all__ = ["RunWriter", "nifti_header"]
@@ -17,11 +18,7 @@ _OFFSET = 352  # 348 bytes of header and 4 that declare that no extension follow
 
 def nifti_header(geometry, n_tokens, dtype=np.float32):
     """Make the header of a run of ``n_tokens`` volumes, the first 352 bytes of the file."""
-    import nibabel as nib
-
-    volume = np.broadcast_to(np.zeros((), dtype), (*geometry.shape, n_tokens))
-    header = nib.Nifti1Image(volume, np.eye(4)).header
-    header.set_xyzt_units("mm", "unknown")  # the fourth axis counts tokens, and NIfTI has no code for them
+    header = new_img(np.broadcast_to(np.zeros((), dtype), (*geometry.shape, n_tokens))).header
     header.set_slope_inter(1.0, 0.0)
     header["descrip"] = b"llmbrain: (layer, row, col, token)"
     header["vox_offset"] = _OFFSET

@@ -91,7 +91,7 @@ def text_windows(texts, tokenizer, context=1024, *, bos="auto", max_tokens=None,
         Whatever `as_corpus` takes. Windows are passed through, up to ``max_tokens``.
     tokenizer : transformers tokenizer
     context : int
-        Most tokens of a window, leading special tokens included.
+        Maximum number of tokens in a window, leading special tokens included.
     bos : {"auto", True, False}
         See `leading_tokens`.
     max_tokens : int, optional
@@ -141,7 +141,7 @@ def cut_windows(document, context, *, warmup=None, kept=None, longest=None, numb
     ----------
     document : TokenizedDocument
     context : int
-        Most tokens of a window.
+        Maximum number of tokens in a window.
     warmup : int, optional
         Least number of tokens before a kept one, unless the document begins there. Windows then overlap, and each reads
         as much context as fits. By default windows do not overlap.
@@ -327,7 +327,7 @@ def group_windows(windows, *, max_rows=None, max_tokens=None):
     max_rows : int, optional
         Most windows of a group.
     max_tokens : int, optional
-        Most tokens of a group, padding included. A longer window is a group of its own.
+        Maximum number of tokens in a group, padding included. A longer window is a group of its own.
 
     Returns
     -------

@@ -22,9 +22,9 @@ KINDS = {
         "networks/test_inputs.py::test_runs_whose_layers_are_reversed_or_moved_are_refused",
         "networks/test_result.py::test_maps_that_were_reoriented_are_refused",
         "dataset/test_study.py::test_damage_is_named",
-        "test_house.py::test_only_the_geometry_opens_images",
+        "test_house.py::test_only_one_module_opens_images",
     ],
-    "damaged images": ["test_geometry.py::test_damaged_images_are_named"],
+    "damaged images": ["test_images.py::test_damaged_images_are_named"],
     "values that are not finite": [
         "models/test_finite.py::test_the_first_module_is_found_in_every_architecture",
         "evaluation/test_losses.py::test_losses_that_are_not_finite_are_an_error_that_names_the_module",
@@ -33,13 +33,13 @@ KINDS = {
         "recording/test_capture.py::test_surprisals_that_are_not_finite_are_not_written",
     ],
     "hostile text in tables and JSON": [
-        "test_files.py::test_every_text_survives_a_table",
-        "test_files.py::test_every_text_survives_json",
+        "files/test_tables.py::test_every_text_survives_a_table",
+        "files/test_contents.py::test_every_text_survives_json",
     ],
     "output folders": [
-        "test_files.py::test_nothing_else_is_replaced",
-        "test_files.py::test_outputs_do_not_overlap_inputs",
-        "test_files.py::test_a_kill_between_the_renames_loses_nothing",
+        "files/test_outputs.py::test_nothing_else_is_replaced",
+        "files/test_outputs.py::test_outputs_do_not_overlap_inputs",
+        "files/test_leftovers.py::test_a_kill_between_the_renames_loses_nothing",
     ],
     "files of one result that do not fit": [
         "dataset/test_results.py::test_files_that_do_not_belong_together_are_refused",

@@ -7,7 +7,7 @@ from tiny import tiny_model
 
 from llmbrain.exceptions import GeometryMismatchError, MaskError, ParameterError
 from llmbrain.geometry import NeuronGeometry
-from llmbrain.masks import NeuronMask, masks_from_maps
+from llmbrain.masks import NeuronMask
 
 GEOMETRY = NeuronGeometry.from_sizes([48, 37, 64], layers=[2, 5, 6])
 
@@ -59,33 +59,6 @@ def test_summary_shows_counts_and_overlap():
     assert frame.layer.tolist() == [2, 5, 6]
     assert frame.n_neurons.tolist() == [1, 0, 1]
     assert frame.shared_with_b.tolist() == [1, 0, 0]
-
-
-def test_from_map_one_and_two_sided():
-    z = np.zeros(GEOMETRY.n_neurons)
-    z[[0, 1, 2]] = [4.0, -5.0, 3.0]
-    assert NeuronMask.from_map(z, GEOMETRY).indices.tolist() == [0, 1]
-    assert NeuronMask.from_map(z, GEOMETRY, two_sided=False).indices.tolist() == [0]
-    assert NeuronMask.top(z, 2, GEOMETRY).indices.tolist() == [0, 1]
-    assert NeuronMask.top(z, 2, GEOMETRY, two_sided=False).indices.tolist() == [0, 2]
-
-
-def test_masks_from_maps_take_a_shared_threshold_or_one_each():
-    maps = np.random.default_rng(0).standard_normal((3, GEOMETRY.n_neurons))
-    shared = masks_from_maps(maps, GEOMETRY, 2.0)
-    each = masks_from_maps(maps, GEOMETRY, [1.0, 2.0, 3.0])
-    assert shared[1] == each[1]
-    assert each[0].count > shared[0].count
-    assert [m.name for m in shared] == ["network-01", "network-02", "network-03"]
-
-
-def test_from_heads_takes_all_dimensions_of_a_head():
-    geometry = NeuronGeometry.from_sizes([32, 32], site="attention", n_heads=[4, 4])
-    assert NeuronMask.from_heads([(1, 2)], geometry).indices.tolist() == list(range(32 + 16, 32 + 24))
-    with pytest.raises(MaskError, match="heads 0 to 3"):
-        NeuronMask.from_heads([(0, 4)], geometry)
-    with pytest.raises(MaskError, match="no heads"):
-        NeuronMask.from_heads([(2, 0)], GEOMETRY)
 
 
 def test_heads_are_told_and_matched_as_wholes():

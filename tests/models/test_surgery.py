@@ -7,11 +7,10 @@ from zoo import DENSE, EXPERTS, HYBRID, zoo_model
 
 from llmbrain.exceptions import ParameterError, UnsupportedArchitectureError
 from llmbrain.models import find_sites, site_hooks
+from llmbrain.models.linears import weight_of
 from llmbrain.models.surgery import (
     channels,
     even_heads,
-    mask_heads,
-    mask_mlp,
     prunable_attentions,
     prunable_mlps,
     slice_attention,
@@ -24,6 +23,20 @@ HEADS = [n for n in ARCHITECTURES if n not in ("phi3", "olmo2", "gpt_neox", "blo
 @pytest.fixture(scope="module")
 def ids():
     return torch.randint(3, 256, (2, 17), generator=torch.Generator().manual_seed(0))
+
+
+@torch.no_grad()
+def mask_mlp(mlp, kept):
+    """Silence the other neurons: their columns of the writer become zero."""
+    removed = [i for i in range(mlp.size) if i not in set(torch.as_tensor(kept).tolist())]
+    weight_of(mlp.writer)[:, removed] = 0
+
+
+@torch.no_grad()
+def mask_heads(attention, kept_heads):
+    """Silence the other heads."""
+    kept = set(channels(torch.as_tensor(kept_heads), attention.head_dim).tolist())
+    weight_of(attention.writer)[:, [i for i in range(attention.size) if i not in kept]] = 0
 
 
 def logits(model, ids):

@@ -3,10 +3,8 @@
 import importlib
 import importlib.util
 from functools import partial
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from tiny import tiny_model
 
@@ -17,7 +15,7 @@ from llmbrain.exceptions import (
     ParameterError,
 )
 from llmbrain.files import read_tsv, write_tsv
-from llmbrain.pruning import Recipe, combine, kept_overlap, merge_grid, run_grid
+from llmbrain.pruning import Recipe, combine, kept_overlap, run_grid
 
 quick = partial(lb.prune, recipe="fast", measure=False, progress=False)
 SENTENCES = [f"the cat number {i} sat on the mat and then the rain in spain fell over hills {i * 7}" for i in range(16)]
@@ -108,27 +106,6 @@ def test_recipes_of_one_name_share_options_and_networks(model, tokenizer, tmp_pa
             grid_of(model, tokenizer, pair)
 
 
-def test_merged_shares_are_the_table_of_one_process(model, tokenizer, tmp_path):
-    out = tmp_path / "grid.tsv"
-    recipes = recipes_of(("flap", "uniform", "none"), ("random", "uniform", "none"), ("wanda", "uniform", "none"))
-    whole = grid_of(model, tokenizer, recipes)
-    part = partial(grid_of, model, tokenizer, recipes, out=out)
-    part(share="2/2")
-    with pytest.raises(DatasetError, match="lacks the shares 1/2"):
-        merge_grid(out)
-    grid_of(model, tokenizer, recipes[:2], out=out, share="1/2")
-    with pytest.raises(DatasetError, match="shares .* of another grid"):
-        merge_grid(out)
-    part(share="1/2")
-    merged = merge_grid(out)
-    pd.testing.assert_frame_equal(merged.drop(columns="seconds"), whole.drop(columns="seconds"), check_exact=True)
-    assert [file.name for file in tmp_path.iterdir()] == ["grid.tsv"]
-    with pytest.raises(DatasetError, match="holds no shares"):
-        merge_grid(out)
-    with pytest.raises(ParameterError, match="9 shares were started for 3 rows"):
-        part(share="1/9")
-
-
 def test_seeds_of_the_search_are_draws_of_their_own(model, tokenizer, monkeypatch):
     """One row per seed, from one survey and one set of curves."""
     from llmbrain.pruning import measured
@@ -155,15 +132,6 @@ def test_combinations_are_recipes():
     recipes = combine(("flap", "wanda"), ("uniform",), ("none", "bias"), options={"floor": 0.1}, name="x")
     assert [r.names() for r in recipes][:2] == [("flap", "uniform", "none"), ("flap", "uniform", "bias")]
     assert len(recipes) == 4 and all(r.options.floor == 0.1 and r.name == "x" for r in recipes)
-
-
-def test_tables_of_before_stay_readable():
-
-    from llmbrain.plotting import plot_pruning_grid
-
-    table = read_tsv(Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "fast_drop_65536.tsv")
-    assert {"dense", "flap"} <= set(table.score)
-    assert plot_pruning_grid(table) is not None
 
 
 def test_networks_of_a_recipe_are_its_own(model, tokenizer):

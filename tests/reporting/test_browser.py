@@ -247,3 +247,75 @@ def test_figure_words_do_not_overlap_or_leave_their_picture(browser, report):
            .map(([r, text]) => svg.closest("figure").id + ": " + text); });"""
     )
     assert outside == []
+
+
+# Share of the map's canvas that is not background, and the words beside it.
+DRAWN = """const canvas = document.querySelector(".network.shown canvas");
+if (!canvas) return 0;
+const p = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+let coloured = 0;
+for (let i = 0; i < p.length; i += 4) {
+  const [r, g, b] = p.slice(i, i + 3);
+  coloured += Math.max(r, g, b) - Math.min(r, g, b) > 40;
+}
+return coloured / (p.length / 4);"""
+TIP = "return document.querySelector('.network.shown .map-tip').textContent"
+
+
+@pytest.fixture
+def canvas(browser, report):
+    """The live map of network 1, scrolled into view."""
+    show(browser, report, fragment="#network-01")
+    browser.execute_script("document.querySelector('#network-01 .map').scrollIntoView({behavior: 'instant'})")
+    wait_for(browser, DRAWN, lambda share: share > 0)
+    return browser.find_element("css selector", "#network-01 canvas")
+
+
+def test_the_threshold_of_the_maps_moves(browser, canvas):
+    output = "return document.querySelector('.network.shown .map-tools output').textContent"
+    before, shown = browser.execute_script(output), browser.execute_script(DRAWN)
+    browser.execute_script(
+        """const slider = document.querySelector('.network.shown .map-tools input');
+        slider.value = 0.5; slider.dispatchEvent(new Event('input'));"""
+    )
+    assert browser.execute_script(output).startswith("0.5: ") and before.startswith("3.0: ")
+    assert browser.execute_script(DRAWN) > shown
+    show_next = "document.querySelector('.network.shown .next').click()"
+    browser.execute_script(show_next)  # the threshold is that of all maps
+    wait_for(browser, output, lambda text: text.startswith("0.5: "))
+
+
+def test_the_pointer_and_the_keys_name_neurons(browser, canvas):
+    from selenium.webdriver import ActionChains, Keys
+
+    assert browser.execute_script(TIP).startswith("Point at a neuron")
+    inside = -canvas.size["width"] // 7, -canvas.size["height"] // 4  # of a sheet, not between two
+    ActionChains(browser).move_to_element_with_offset(canvas, *inside).perform()
+    first = wait_for(browser, TIP, lambda text: text.startswith("Layer "))
+    assert "unit" in first and "z = " in first
+    canvas.send_keys(Keys.ARROW_RIGHT)  # beside the strongest neuron
+    second = wait_for(browser, TIP, lambda text: text.startswith("Layer ") and text != first)
+    canvas.send_keys(Keys.ARROW_DOWN)
+    wait_for(browser, TIP, lambda text: text.startswith("Layer ") and text != second)
+    browser.find_element("css selector", "#network-01 .map-tools input").send_keys(Keys.ARROW_LEFT)
+    assert browser.execute_script("return document.querySelector('.network.shown').id") == "network-01"
+
+
+def test_the_maps_zoom_and_change_their_view(browser, canvas):
+    click = "document.querySelector('.network.shown .map-tools [data-do=' + arguments[0] + ']').click()"
+    pixels = "return document.querySelector('.network.shown canvas').toDataURL()"
+    states = [browser.execute_script(pixels)]
+    for button in ("in", "out", "view", "order"):
+        browser.execute_script(click, button)
+        states.append(wait_for(browser, pixels, lambda now: now != states[-1]))
+    browser.execute_script(click, "in")
+    browser.execute_script(click, "all")
+    wait_for(browser, pixels, lambda now: now == states[-1])
+
+
+def wait_for(browser, script, condition):
+    """Wait until the value of a script meets a condition, and return it."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(browser, 5).until(lambda b: condition(b.execute_script(script)))
+    return browser.execute_script(script)

@@ -13,7 +13,8 @@ from .leading import is_tall
 from .maps import order_and_sign, order_maps, rotate
 from .parallel import hand_back, workers
 from .reduction import ROWS_PER_RUN, group_subspace, whiten
-from .runs import CleanedRuns, as_sources
+from .runs import CleanedRuns
+from .sources import as_sources
 
 __all__ = [
     "GroupICA",
@@ -115,7 +116,7 @@ def group_ica(
     Parameters
     ----------
     runs : list of ndarray of shape (n_tokens, n_neurons)
-        The runs; :class:`~llmbrain.networks.engines.runs.ArraySource` objects are taken too.
+        The runs; :class:`~llmbrain.networks.engines.sources.ArraySource` objects are taken too.
     n_components : int
         Number of maps.
     confounds : list of ndarray or None

@@ -27,7 +27,7 @@ def standardized_sample(runs, *, max_neurons=LARGEST_SIDE, confounds=None, rando
 
     Confounds ``(n_tokens, n_confounds)`` are removed first. Neurons that are constant in some run are left out.
     """
-    from ..engines.runs import as_sources
+    from ..engines.sources import as_sources
 
     sources = as_sources(runs)
     n_neurons = sources[0].n_neurons

@@ -43,7 +43,7 @@ def half_spans(n_tokens):
 
 def halves(runs, confounds=None):
     """Split runs into two halves of sources, see :func:`half_spans`, and their confounds in the same way."""
-    from ..engines.runs import ArraySource, as_sources
+    from ..engines.sources import ArraySource, as_sources
 
     sources = as_sources(runs)
     sides, nuisance = [], []
@@ -192,7 +192,7 @@ def choose_n_components(
     """
     import pandas as pd
 
-    from ..engines.runs import ArraySource
+    from ..engines.sources import ArraySource
     from ..inputs import load_runs
 
     recording = None

@@ -400,21 +400,28 @@ export class NeuronMap {
     canvas.addEventListener("blur", (event) => { this.cursor = null; tell(null, event); this.draw(); });
   }
 
+  _strongest() {
+    let best = 0;
+    if (this.values) this.values.forEach((v, i) => { if (Math.abs(v) > Math.abs(this.values[best])) best = i; });
+    return best;
+  }
+
   _center() {
     if (this.cursor === null) return [null, null];
     return [this.cursor % this.width, Math.floor(this.cursor / this.width)];
   }
 
-  /** Move the keyboard's cursor to the next cell that holds a neuron. */
+  /** Move the keyboard's cursor to the next cell that holds a neuron; it begins at the strongest one. */
   _move([dx, dy], times, event) {
-    let [x, y] = this.cursor === null ? [Math.floor(this.width / 2), Math.floor(this.height / 2)] : this._center();
+    if (this.cursor === null) this.cursor = this.where[this._strongest()];
+    let [x, y] = this._center();
+    const holds = (a, b) => a >= 0 && b >= 0 && a < this.width && b < this.height;
     for (let n = 0; n < times; n++) {
-      const [a, b] = [x + dx, y + dy];
-      if (a < 0 || b < 0 || a >= this.width || b >= this.height) break;
+      let [a, b] = [x + dx, y + dy];
+      while (holds(a, b) && this.index[b * this.width + a] < 0) { a += dx; b += dy; } // across gaps
+      if (!holds(a, b)) break;
       [x, y] = [a, b];
     }
-    while (this.index[y * this.width + x] < 0 && x + dx >= 0 && x + dx < this.width && y + dy >= 0
-      && y + dy < this.height) { x += dx; y += dy; }
     this.cursor = y * this.width + x;
     const [left, top, right, bottom] = this._box();
     if (this.box && (x < left || x >= right || y < top || y >= bottom)) {

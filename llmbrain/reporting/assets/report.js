@@ -77,7 +77,7 @@
     });
     browser.addEventListener("keydown", function (event) {
       var step = event.key === "ArrowRight" ? ".next" : event.key === "ArrowLeft" ? ".previous" : null;
-      if (!step || event.target.closest(".scroll")) { return; }
+      if (!step || event.target.closest(".scroll, input, canvas")) { return; } // these use the keys themselves
       var link = browser.querySelector(".network.shown " + step);
       if (link) { link.click(); event.preventDefault(); }
     });

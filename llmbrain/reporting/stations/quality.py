@@ -156,7 +156,7 @@ def _token_table(result):
             "activity": found["activity"], "change": found["change"],
         }
     )  # fmt: skip
-    return html_table(shown, f"The {len(shown)} tokens that stand out most")
+    return html_table(shown, "Tokens that stand out most")
 
 
 def _document_table(result):

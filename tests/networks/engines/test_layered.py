@@ -7,9 +7,9 @@ from planted import planted_runs, recovery
 
 from llmbrain.exceptions import NumericalWarning, ParameterError
 from llmbrain.networks.engines import ica, layered, linalg
-from llmbrain.networks.engines import runs as blocks
 from llmbrain.networks.engines.group import group_ica
 from llmbrain.networks.engines.parallel import workers
+from llmbrain.networks.engines.sources import as_sources
 
 
 def white(c=6, v=4000, seed=0):
@@ -75,7 +75,7 @@ def test_parts_in_one_batch_have_the_same_results():
 
     cases = [planted_runs(900, 4, (150, 100), seed=s, snr=1.0)[0] for s in range(3)]
     cases[1][0][:, 7], cases[1][1][:, 7] = 2, 3
-    parts = [blocks.as_sources(runs) for runs in cases]
+    parts = [as_sources(runs) for runs in cases]
     assert can_batch(parts, "cuda", "tokens") and not can_batch(parts, "cpu", "tokens")
     assert not can_batch(parts, "cuda", "runs") and not can_batch(parts[:1], "cuda", "tokens")
     with pytest.warns(NumericalWarning, match="1 of 900"):

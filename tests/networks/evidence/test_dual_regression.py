@@ -130,7 +130,7 @@ def test_dual_regression_leaves_out_dead_neurons_and_confounds():
 
 
 def test_pooled_maps_of_one_run_are_stage_two(planted):
-    from llmbrain.networks.engines.runs import as_sources
+    from llmbrain.networks.engines.sources import as_sources
     from llmbrain.networks.evidence.dual_regression import pooled_maps
 
     run, maps, _ = planted

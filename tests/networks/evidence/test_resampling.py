@@ -85,7 +85,7 @@ def test_kept_gram_matrices_change_nothing(monkeypatch):
     from planted import planted_runs
 
     from llmbrain.networks.engines import reduction
-    from llmbrain.networks.engines.runs import as_sources
+    from llmbrain.networks.engines.sources import as_sources
     from llmbrain.networks.evidence.order import half_subspace, halves
 
     runs, _ = planted_runs(2000, 4, (150, 90, 120, 60))

@@ -1,0 +1,27 @@
+"""Atomic files: each file is written next to its destination and renamed, so an interrupted run damages nothing."""
+
+from .atomic import atomic_dir, atomic_path, publish
+from .contents import fill, read_json, save_img, sha256, write_any, write_json, write_text
+from .leftovers import discard_leftovers, sibling
+from .outputs import check_output_folder, check_output_table, mark_folder
+from .tables import read_tsv, write_tsv
+
+__all__ = [
+    "atomic_dir",
+    "atomic_path",
+    "check_output_folder",
+    "check_output_table",
+    "discard_leftovers",
+    "fill",
+    "mark_folder",
+    "publish",
+    "read_json",
+    "read_tsv",
+    "save_img",
+    "sha256",
+    "sibling",
+    "write_any",
+    "write_json",
+    "write_text",
+    "write_tsv",
+]

@@ -1,0 +1,145 @@
+"""The table of a grid: its columns, rows of an earlier run, and the shares of several jobs put together."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from .. import parallel
+from ..exceptions import DatasetError
+from ..files import check_output_table, read_json, read_tsv, write_tsv
+
+__all__ = [
+    "GRID_COLUMNS",
+    "GRID_KEYS",
+    "as_table",
+    "as_text",
+    "first_of_each",
+    "in_order",
+    "key_of",
+    "merge_grid",
+    "read_rows",
+]
+
+GRID_COLUMNS = (
+    "score", "allocation", "compensation", "variant", "ratio", "seed", "perplexity", "ratio_to_dense", "parameters",
+    "neurons_removed", "decoder_removed", "total_removed", "minimal_pairs", "context", "test_tokens",
+    "calibration_tokens", "calibration_hash", "seconds", "ratio_of", "test_hash", "settings_hash",
+    "weights_hash", "bos",
+)  # fmt: skip
+
+
+GRID_KEYS = GRID_COLUMNS[:6]  # columns that identify a row
+
+
+def key_of(row):
+    """Values that identify a row."""
+    return tuple(row[k] for k in GRID_KEYS)
+
+
+def as_table(rows):
+    """Rows as a data frame."""
+    import pandas as pd
+
+    return pd.DataFrame(rows, columns=list(GRID_COLUMNS))
+
+
+def as_text(rows):
+    """Rows as JSON, exact to the last bit."""
+    return json.dumps(rows, default=lambda value: value.item())
+
+
+def first_of_each(rows):
+    """Rows without those whose key occurred before; the dense model first."""
+    rows = list({key_of(row): row for row in reversed(rows)}.values())[::-1]
+    return sorted(rows, key=lambda row: row["score"] != "dense")
+
+
+def in_order(rows, keys):
+    """Rows of several processes in the order of one: other rows of an earlier table first, then those with the keys."""
+    place = {key: k for k, key in enumerate(keys)}
+    return sorted(first_of_each(rows), key=lambda row: place.get(key_of(row), -1))
+
+
+def read_rows(out, constants, minimal_pairs=False):
+    """Read the rows of an earlier run, and refuse those of another model, text or evaluation.
+
+    Parameters
+    ----------
+    out : path-like
+        It may be missing.
+    constants : dict
+        The value that all rows must have in some columns.
+    minimal_pairs : bool
+        Whether rows without minimal pairs are refused.
+
+    Returns
+    -------
+    list of dict
+    """
+    if not Path(out).is_file():
+        return []
+    frame = read_tsv(out)
+    for name in GRID_KEYS[:4]:
+        frame[name] = frame[name].fillna("").astype(str)
+    frame["ratio"], frame["seed"] = frame["ratio"].astype(float), frame["seed"].astype(int)
+    for name, value in constants.items():
+        if name not in frame:
+            frame[name] = np.nan
+            continue
+        known = frame[name].dropna().astype(str)
+        if not (known == str(value)).all():
+            raise DatasetError(
+                f"{out} holds results with another {name} than this run's ({value}). Results are comparable only "
+                "with the same model, calibration, context, evaluation text and kind of ratio. Use another file."
+            )
+    if minimal_pairs and frame["minimal_pairs"].isna().any():
+        raise DatasetError(f"{out} holds results without minimal pairs, which this run requests. Use another file.")
+    return frame.to_dict("records")
+
+
+def merge_grid(out):
+    """Put together the shares of a grid.
+
+    Parameters
+    ----------
+    out : path-like
+        The ``out`` of the shares; their files lie beside it, and are removed.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The table of a single process, except for the seconds.
+
+    Raises
+    ------
+    DatasetError
+        If there are no shares, or some are missing, unfinished or of another grid; the message names them.
+    """
+    check_output_table(out, GRID_KEYS)
+    out, files = Path(out), parallel.Share.find(out)
+    notes = {part: file.with_suffix(".json") for part, file in files.items()}
+    noted = {part: read_json(note) for part, note in notes.items() if note.is_file()}
+    parallel.check_complete(noted, out.parent)
+    usual = max(noted.values(), key=list(noted.values()).count)
+    other = [str(part) for part, one in noted.items() if one != usual]
+    if other:
+        raise DatasetError(
+            f"The shares {', '.join(other)} are of another grid than the others: another model, text or evaluation, or "
+            "other recipes. Run them again with the command of the others."
+        )
+    rows = [row for part in noted for row in read_rows(files[part], usual["constants"])]
+    keys = list(map(tuple, usual["keys"]))
+    rows = in_order(rows, keys)
+    there = set(map(key_of, rows))
+    missing = [k for k, key in enumerate(keys) if key not in there]
+    if missing:  # stopped by max_seconds
+        count = len(noted)
+        names = sorted({str(parallel.Share(k % count, count)) for k in missing})
+        raise DatasetError(f"The shares {', '.join(names)} lack {len(missing)} rows. Repeat them, and merge again.")
+    table = as_table(rows)
+    write_tsv(out, table)
+    for file in files.values():
+        file.unlink()
+        file.with_suffix(".json").unlink(missing_ok=True)
+    return table

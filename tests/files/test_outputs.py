@@ -1,0 +1,74 @@
+"""Outputs: nothing foreign is replaced."""
+
+import pytest
+
+from llmbrain.exceptions import ParameterError
+from llmbrain.files import atomic_dir, check_output_folder, mark_folder
+
+MARKER = "marker.json"
+
+
+def write(folder, text):
+    with atomic_dir(folder) as part:
+        (part / "a.txt").write_text(text)
+        mark_folder(part, MARKER, {})
+
+
+def test_what_was_written_before_is_replaced(tmp_path):
+    out = tmp_path / "out"
+    for text in ("one", "two"):
+        check_output_folder(out, MARKER)
+        write(out, text)
+    assert (out / "a.txt").read_text() == "two" and [p.name for p in tmp_path.iterdir()] == ["out"]
+    (tmp_path / "empty").mkdir()
+    assert check_output_folder(tmp_path / "empty", MARKER) == tmp_path / "empty"
+
+
+def a_file(path):
+    path.write_text("thesis")
+
+
+def a_folder_with_a_thesis(path):
+    path.mkdir()
+    (path / "thesis.txt").write_text("thesis")
+
+
+def an_output_with_a_thesis(path):
+    write(path, "one")
+    (path / "thesis.txt").write_text("thesis")
+
+
+def an_output_with_a_link(path):
+    write(path, "one")
+    (path / "link").symlink_to(path)
+
+
+def a_foreign_marker(path):
+    a_folder_with_a_thesis(path)
+    (path / MARKER).write_text('{"files": "thesis.txt"}')
+
+
+def a_link_to_an_output(path):
+    write(path.with_name("real"), "one")
+    path.symlink_to(path.with_name("real"))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        a_file, a_folder_with_a_thesis, an_output_with_a_thesis, an_output_with_a_link, a_foreign_marker,
+        a_link_to_an_output,
+    ],
+)  # fmt: skip
+def test_nothing_else_is_replaced(make, tmp_path):
+    make(tmp_path / "out")
+    with pytest.raises(ParameterError, match="Choose another folder"):
+        check_output_folder(tmp_path / "out", MARKER)
+
+
+@pytest.mark.parametrize("out", ["in", "in/deeper/out", "."])
+def test_outputs_do_not_overlap_inputs(out, tmp_path):
+    (tmp_path / "in").mkdir()
+    with pytest.raises(ParameterError):
+        check_output_folder(tmp_path / out, MARKER, inputs=[tmp_path / "in"])
+    check_output_folder(tmp_path / "out", MARKER, inputs=[tmp_path / "in", "", "no/such/input"])

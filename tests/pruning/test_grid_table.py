@@ -1,0 +1,47 @@
+"""The table of a grid: shares that are merged, and tables of earlier versions."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from llmbrain.exceptions import DatasetError, ParameterError
+from llmbrain.files import read_tsv
+from llmbrain.pruning import Recipe, merge_grid, run_grid
+
+SENTENCES = [f"the cat number {i} sat on the mat and then the rain in spain fell over hills {i * 7}" for i in range(16)]
+
+
+def test_merged_shares_are_the_table_of_one_process(model, tokenizer, tmp_path):
+    out = tmp_path / "grid.tsv"
+    recipes = [Recipe(score, "uniform", "none", {"context": 32}) for score in ("flap", "random", "wanda")]
+    settings = {"seeds": (0,), "context": 32, "progress": False}
+
+    def part(share=None, recipes=recipes):
+        where = {} if share is None else {"out": out}
+        options = settings | {"share": share}
+        return run_grid(model, tokenizer, SENTENCES, SENTENCES[:3], recipes, ratios=(0.5,), settings=options, **where)
+
+    whole = part()
+    part("2/2")
+    with pytest.raises(DatasetError, match="lacks the shares 1/2"):
+        merge_grid(out)
+    part("1/2", recipes[:2])
+    with pytest.raises(DatasetError, match="shares .* of another grid"):
+        merge_grid(out)
+    part("1/2")
+    merged = merge_grid(out)
+    pd.testing.assert_frame_equal(merged.drop(columns="seconds"), whole.drop(columns="seconds"), check_exact=True)
+    assert [file.name for file in tmp_path.iterdir()] == ["grid.tsv"]
+    with pytest.raises(DatasetError, match="holds no shares"):
+        merge_grid(out)
+    with pytest.raises(ParameterError, match="9 shares were started for 3 rows"):
+        part("1/9")
+
+
+def test_tables_of_before_stay_readable():
+    from llmbrain.plotting import plot_pruning_grid
+
+    table = read_tsv(Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "fast_drop_65536.tsv")
+    assert {"dense", "flap"} <= set(table.score)
+    assert plot_pruning_grid(table) is not None
