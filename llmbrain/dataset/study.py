@@ -16,7 +16,7 @@ from .runs import Recording, Run
 
 __all__ = ["Study", "as_study", "check_study_folder", "find_studies", "holds_study", "open_recording"]
 
-_OTHER_LABEL = {"model": " or another label for it, with session= (--session),"}
+_OTHER_LABEL = {"model": " or another label, with subject= (--subject) or session= (--session),"}
 _IDENTITY = {"model": ("weights_hash", "id"), "corpus": ("hash", "name")}  # the first that both know decides
 
 
