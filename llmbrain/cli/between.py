@@ -43,9 +43,14 @@ def compare(
     typer.echo("\nNetworks of the first model that the models share:")
     table = found.shared.sort_values("isc", ascending=False)[["network", "isc", "q", "n_kept", "words"]]
     typer.echo(table.round(3).to_string(index=False))
-    first = opened[0]
-    whole = len(studies) == 1
-    end(paths, "llmbrain", "report", first.root, *(["--group"] if whole else []))
+    if "effect" in found.pairs:
+        typer.echo("\nEffects of the lesions of networks of the first model, and of their matches:")
+        columns = ["other", "network", "match", "score", "fate", "effect", "match_effect"]
+        both = found.pairs[found.pairs["model"] == opened[0].name].dropna(subset=["effect", "match_effect"])
+        typer.echo(both[columns].round(3).to_string(index=False))
+    for note in found.info["notes"]:
+        typer.echo(note, err=True)
+    end(paths, "llmbrain", "report", *((studies[0], "--group") if len(studies) == 1 else (opened[0],)))
 
 
 def fingerprint(

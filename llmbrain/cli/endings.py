@@ -1,5 +1,6 @@
 """The last lines of a command: what it wrote, and which command comes next."""
 
+import itertools
 import os
 import shlex
 from pathlib import Path
@@ -27,12 +28,23 @@ def end(wrote, *then):
     ----------
     wrote : list of path-like
         Files, folders or patterns of files; empty for a command that writes nothing.
-    *then : str
-        Words of the next command, or one sentence.
+    *then : str, path-like or Study
+        Words of the next command, or one sentence. A study becomes its folder and, where others lie beside it, the
+        options that choose it.
     """
     for path in wrote:
         typer.echo(f"Wrote {_short(path)}")
-    typer.echo(f"Next: {shell(*then) if len(then) > 1 else then[0]}")
+    typer.echo(f"Next: {shell(*itertools.chain.from_iterable(map(_words, then))) if len(then) > 1 else then[0]}")
+
+
+def _words(part):
+    """Words of one part of a command."""
+    from ..dataset import Study, find_studies
+
+    if not isinstance(part, Study):
+        return [part]
+    labels = {"--subject": part.subject, "--session": part.session} if len(find_studies(part.root)) > 1 else {}
+    return [part.root, *(word for option, label in labels.items() if label for word in (option, label))]
 
 
 def _short(path):

@@ -157,7 +157,7 @@ def record(
         f"{Path(r.paths[0]).parent}/*_desc-{bids_label(r.site)}_bold.nii ({len(r)} run{'s'[: len(r) > 1]})"
         for r in recordings
     ]
-    end(wrote, "llmbrain", "networks" if share is None else "merge", out)
+    end(wrote, "llmbrain", "networks" if share is None else "merge", recordings[0].study)
 
 
 def networks(

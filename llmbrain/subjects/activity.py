@@ -17,6 +17,7 @@ __all__ = ["TextActivity", "read_activity"]
 
 CONTEXT = 1024
 BATCH_TOKENS = 2048
+CHECKED_TOKENS = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,16 +30,16 @@ class TextActivity:
         Characters of each token, see :func:`llmbrain.text.token_spans`.
     values : dict of float32 array of shape (n_tokens, n_neurons)
         Activity by site.
-    surprisal : array of shape (n_tokens,)
+    surprisal : array of shape (n_tokens,), or None
         Nats; NaN for a first token that nothing predicts.
     """
 
     spans: np.ndarray
     values: dict
-    surprisal: np.ndarray
+    surprisal: np.ndarray = None
 
 
-def read_activity(model, tokenizer, texts, sites=("layer", "mlp")):
+def read_activity(model, tokenizer, texts, sites=("layer", "mlp"), *, surprisals=True):
     """Read texts with a model and keep the activity of every token of the text.
 
     Special tokens that were added are left out, and so is the first token of a text without any: it is an attention
@@ -50,6 +51,9 @@ def read_activity(model, tokenizer, texts, sites=("layer", "mlp")):
     texts : list of str
     sites : sequence of str
         See :func:`llmbrain.find_sites`.
+    surprisals : bool
+        Whether the output head runs on all tokens. With a large vocabulary it takes most of the time. Without, it runs
+        on a few tokens only, to check that the model predicts finite values.
 
     Returns
     -------
@@ -63,7 +67,7 @@ def read_activity(model, tokenizer, texts, sites=("layer", "mlp")):
     ParameterError
         If a site is unknown, or the tokenizer does not return positions.
     NumericalError
-        If an activity or a surprisal is not finite.
+        If an activity, a surprisal or a logit is not finite.
     """
     if not callable(tokenizer) or not hasattr(tokenizer, "convert_ids_to_tokens"):
         raise ParameterError(
@@ -81,8 +85,10 @@ def read_activity(model, tokenizer, texts, sites=("layer", "mlp")):
         )
     pieces = [{} for _ in windows]
     with quiet_forward(model):
-        for batch in batches(windows, max_tokens=BATCH_TOKENS, pad_id=padding_id(tokenizer)):
-            _read(model, flat, batch, pieces)
+        for number, batch in enumerate(batches(windows, max_tokens=BATCH_TOKENS, pad_id=padding_id(tokenizer))):
+            if not surprisals and number == 0:
+                _check_logits(model, batch)
+            _read(model, flat, batch, pieces, surprisals)
     activity = []
     for number in range(len(documents)):
         mine = [i for i, window in enumerate(windows) if window.document == number]
@@ -92,7 +98,7 @@ def read_activity(model, tokenizer, texts, sites=("layer", "mlp")):
             columns = range(start, start + len(group))
             values[name] = np.concatenate([np.hstack([pieces[i][c] for c in columns]) for i in mine])
             start += len(group)
-        nats = np.concatenate([pieces[i]["nats"] for i in mine])
+        nats = np.concatenate([pieces[i]["nats"] for i in mine]) if surprisals else None
         activity.append(TextActivity(spans[number][where], values, nats))
     return activity, {name: NeuronGeometry.from_sites(group, name) for name, group in found.items()}
 
@@ -105,7 +111,19 @@ def _kept(document, spans):
     return kept
 
 
-def _read(model, sites, batch, pieces):
+def _check_logits(model, batch):
+    """Raise an error if the model does not predict finite values at the head of a batch."""
+    import torch
+
+    inputs = {name: x[:1, :CHECKED_TOKENS] for name, x in batch.inputs(input_device(model)).items()}
+    run = partial(model, **inputs, use_cache=False)
+    with torch.no_grad():
+        finite = torch.isfinite(run().logits).all()
+    if not finite:
+        raise not_finite_error(model, run, "The logits")
+
+
+def _read(model, sites, batch, pieces, surprisals):
     """Run one batch and put the rows of every window into its piece."""
     places = [window.places for window in batch.windows]
     ends = np.cumsum([len(place) for place in places])[:-1]
@@ -116,10 +134,13 @@ def _read(model, sites, batch, pieces):
         if not np.isfinite(rows[i]).all():
             raise NumericalError(f"{sites[i].name} returned values that are not finite. Load the model in float32.")
 
-    nats = run_batch(model, sites, batch, places, keep).cpu().numpy()
-    if not np.isfinite(nats[np.concatenate(places) > 0]).all():  # nothing predicts a first token
-        inputs = batch.inputs(input_device(model))
-        raise not_finite_error(model, partial(model, **inputs, use_cache=False), "The surprisals")
-    for key, values in [("nats", nats), *enumerate(rows)]:
+    nats = run_batch(model, sites, batch, places, keep, surprisals)
+    found = dict(enumerate(rows))
+    if surprisals:
+        found["nats"] = nats.cpu().numpy()
+        if not np.isfinite(found["nats"][np.concatenate(places) > 0]).all():  # nothing predicts a first token
+            inputs = batch.inputs(input_device(model))
+            raise not_finite_error(model, partial(model, **inputs, use_cache=False), "The surprisals")
+    for key, values in found.items():
         for i, part in zip(batch.indices, np.split(values, ends)):
             pieces[i][key] = part

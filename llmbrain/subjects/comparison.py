@@ -1,6 +1,7 @@
 """Compare the models of a dataset: which networks they share, and what became of each."""
 
 import itertools
+import json
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -63,11 +64,11 @@ class Comparison:
     pairs : DataFrame
         One row per network and pair of models: model, other, network, match, chosen, score, explained, fate, p; and
         effect, effect_low, effect_high, match_effect, match_effect_low, match_effect_high, if both models have lesion
-        studies of these networks.
+        studies of these networks with the same task, text and kind of lesion.
     similarity : DataFrame
         Mean score of the matched networks of each pair of models.
     info : dict
-        Models, words, documents and settings.
+        Models, words, documents and settings; ``notes`` says which lesion studies were not compared.
     """
 
     shared: object
@@ -145,12 +146,14 @@ def compare_studies(
     similarity = np.eye(len(names))
     for where, found in matchings.items():
         similarity[where] = np.nanmean(found.score)
-    pairs = _table_of_pairs(matchings, names, [_effects_of(study, one) for study, one in zip(opened, sets)])
+    lesions = [_lesions_of(study, one) for study, one in zip(opened, sets)]
+    pairs = _table_of_pairs(matchings, names, lesions)
     table = pd.DataFrame((similarity + similarity.T) / 2, index=names, columns=names)
     shared = _shared_networks(courses, aligned, pairs, n_draws, random_state)
     info = {
         "models": names, "n_words": len(aligned.words), "n_documents": int(len(np.unique(aligned.documents))),
         "confounds": list(confounds), "kept_at": kept_at, "n_draws": n_draws, "random_state": random_state,
+        "notes": _unequal_lesions(lesions, names),
         "new": {f"{names[i]} {names[j]}": found.new for (i, j), found in matchings.items()},
         "sources": {"networks": [sets[0][0].hash], "others": {n: s.hash for n, (s, _) in zip(names[1:], sets[1:])}},
     }  # fmt: skip
@@ -165,7 +168,7 @@ def _match_all(courses, documents, options):
     return dict(sorted(found.items()))
 
 
-def _table_of_pairs(matchings, names, effects):
+def _table_of_pairs(matchings, names, lesions):
     """One table of all matchings, with the effects of lesions where both models have them."""
     import pandas as pd
 
@@ -174,7 +177,7 @@ def _table_of_pairs(matchings, names, effects):
         table = found.to_frame()
         table.insert(0, "model", names[i])
         table.insert(1, "other", names[j])
-        rows.append(_with_lesions(table, effects[i], effects[j]))
+        rows.append(_with_lesions(table, lesions[i], lesions[j]))
     return pd.concat(rows, ignore_index=True)
 
 
@@ -353,28 +356,42 @@ def example_words(course, words, n=N_WORDS):
 
 
 def _with_lesions(table, own, others):
-    """Add the effects of the lesions of each network and its match, where both are known."""
-    if own and others:
-        for prefix, known, key in (("", own, "network"), ("match_", others, "match")):
+    """Add the effects of the lesions of each network and its match, where both are known for one text and lesion."""
+    design = next((one for one in own if one in others), None)
+    if design is not None:
+        for prefix, known, key in (("", own[design], "network"), ("match_", others[design], "match")):
             found = [known.get(int(k), Interval(np.nan, np.nan, np.nan)) for k in table[key]]
             for field_, suffix in (("estimate", ""), ("low", "_low"), ("high", "_high")):
                 table[f"{prefix}effect{suffix}"] = [getattr(one, field_) for one in found]
     return table
 
 
-def _effects_of(study, networks):
-    """Effect of the lesion of each network on the loss, by its number; empty without a lesion study of them."""
+def _unequal_lesions(lesions, names):
+    """One sentence for each pair of models whose lesion studies cannot be compared."""
+    return [
+        f"The lesions of {names[i]} and {names[j]} are not compared: they share no task on one text with one kind of "
+        "lesion. Run 'llmbrain lesion' with the same options on both."
+        for i, j in itertools.combinations(range(len(names)), 2)
+        if lesions[i] and lesions[j] and not set(lesions[i]) & set(lesions[j])
+    ]
+
+
+def _lesions_of(study, networks):
+    """Lesion studies of these networks: (task, text, kind of lesion) -> the effect of each network by its number."""
     from ..lesions import LesionResult
 
     own, _ = networks
+    found = {}
     for name in find_results(study, "lesions"):
         result = open_result(study, "lesions", name)
-        if own.hash in (result.sources.get("networks") or ()) and not result.stale:
-            table = LesionResult.of_result(result).table
-            first = table[(table["task"] == table["task"].iloc[0]) & (table["family"] == table["family"].iloc[0])]
-            numbers = first["network"].astype(str).str.extract(r"(\d+)$")[0].astype(int)
-            return {
-                k: Interval(float(e), float(a), float(b))
-                for k, e, a, b in zip(numbers, first["effect"], first["ci_low"], first["ci_high"])
-            }
-    return {}
+        if own.hash not in (result.sources.get("networks") or ()) or result.stale:
+            continue
+        done = LesionResult.of_result(result)
+        table = done.table[done.table["family"] == done.table["family"].iloc[0]]
+        table = table.assign(number=table["network"].str.extract(r"^network-(\d+)$")[0]).dropna(subset="number")
+        for task, rows in table.groupby("task", sort=False):
+            about = done.info["tasks"].get(task.partition(":")[0], {})
+            design = (task, about.get("corpus_hash"), json.dumps(done.info["lesion"], sort_keys=True))
+            columns = zip(rows["number"].astype(int), rows["effect"], rows["ci_low"], rows["ci_high"])
+            found.setdefault(design, {k: Interval(float(e), float(a), float(b)) for k, e, a, b in columns})
+    return found

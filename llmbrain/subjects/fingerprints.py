@@ -245,7 +245,7 @@ def fingerprint(model, tokenizer, text="demo", *, n_texts=10, n_components=20, s
     ParameterError
         If there are too few texts or words, or too few tokens for the networks.
     NumericalError
-        If an activity or a surprisal is not finite.
+        If an activity or a logit is not finite.
 
     Examples
     --------
@@ -255,7 +255,7 @@ def fingerprint(model, tokenizer, text="demo", *, n_texts=10, n_components=20, s
 
     check_count("n_components", n_components, 2)
     chosen = standard_texts(text, n_texts)
-    activity, geometries = read_activity(model, tokenizer, chosen, sites)
+    activity, geometries = read_activity(model, tokenizer, chosen, sites, surprisals=False)
     known = {name: describe_model(model)[name] for name in ("id", "architecture", "weights_hash")}
     return make_fingerprint(activity, geometries, chosen, known, n_components=n_components, random_state=random_state)
 

@@ -64,7 +64,7 @@ def test_what_was_recorded_stays_untouched(folder):
 
 def test_two_models_with_one_label_are_refused(folder):
     before = sorted(folder.rglob("*"))
-    with pytest.raises(DatasetError, match="another model .* with session= "):
+    with pytest.raises(DatasetError, match="another model .* session= "):
         add(folder, seed=5, session="base")
     with pytest.raises(DatasetError, match="either sessions or none"):
         add(folder)

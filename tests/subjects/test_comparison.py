@@ -10,6 +10,7 @@ from tiny import tiny_model, tiny_tokenizer
 from llmbrain.dataset import Study, open_recording, open_result
 from llmbrain.exceptions import DatasetError
 from llmbrain.lesions import LesionStudy, LossTask
+from llmbrain.masks import NeuronMask
 from llmbrain.networks import CanICA
 from llmbrain.recording import record
 from llmbrain.reporting import generate_group_report, generate_report
@@ -92,18 +93,54 @@ def test_tables_are_kept_and_shown(found, dataset):
         assert found.shared["words"][0].split()[0] in str(page)
 
 
-def test_lesions_of_matched_networks_stand_side_by_side(dataset, found):
-    for name in ("first", "copy"):
-        study = Study.open(dataset, name)
-        from llmbrain.networks import NetworkSet
+def lesion(study, model, change=None, **options):
+    """Save the lesions of all networks of a study."""
+    from llmbrain.networks import NetworkSet
 
-        networks = NetworkSet.load(study)
-        tasks = [LossTask(["The heron saw a boat in the rain and went home."], max_tokens=12)]
-        lesions = LesionStudy(networks.masks(1.5), tasks=tasks, n_controls=2, controls=["layer"], random_state=0)
-        lesions.run(tiny_model("llama"), tiny_tokenizer(), progress=False).save(study)
-    pairs = compare_studies([Study.open(dataset, name) for name in ("first", "copy")], n_draws=5).pairs
+    masks = NetworkSet.load(study).masks(1.5)
+    tasks = [LossTask(["The heron saw a boat in the rain and went home."], max_tokens=12)]
+    lesions = LesionStudy((change or list)(masks), tasks, n_controls=2, controls=["layer"], random_state=0, **options)
+    lesions.run(model, tiny_tokenizer(), progress=False).save(study)
+
+
+def test_lesions_of_matched_networks_stand_side_by_side(dataset, found, tmp_path):
+    folder = shutil.copytree(dataset, tmp_path / "copy")
+    studies = [Study.open(folder, name) for name in ("first", "copy")]
+    lesion(studies[0], tiny_model("llama"))
+    assert "effect" not in compare_studies(studies, n_draws=5).pairs
+    lesion(studies[1], tiny_model("llama"))
+    compared = compare_studies(studies, n_draws=5)
+    pairs = compared.pairs
     assert np.allclose(pairs["effect"], pairs["match_effect"], atol=1e-4) and pairs["effect"].notna().all()
-    assert "effect" not in found.pairs
+    assert "effect" not in found.pairs and compared.info["notes"] == []
+    assert "effect of the match&#x27;s lesion" in str(generate_report(compared, topography=None))
+
+
+def test_only_lesions_of_single_networks_count(dataset, tmp_path):
+    """A set made from several networks is none of them, whatever its name ends in."""
+    folder = shutil.copytree(dataset, tmp_path / "copy")
+    studies = [Study.open(folder, name) for name in ("first", "copy")]
+
+    def with_union(masks):
+        union = masks[0] | masks[1]
+        return [NeuronMask(union.values, union.geometry, "network-00 or network-03", masks[0].info), *masks[:2]]
+
+    for study in studies:
+        lesion(study, tiny_model("llama"), with_union)
+    pairs = compare_studies(studies, n_draws=5).pairs
+    assert set(pairs.loc[pairs["effect"].notna(), "network"]) == {0, 1}
+
+
+def test_lesions_of_another_kind_are_not_compared(dataset, tmp_path):
+    folder = shutil.copytree(dataset, tmp_path / "copy")
+    studies = [Study.open(folder, name) for name in ("first", "copy")]
+    lesion(studies[0], tiny_model("llama"))
+    lesion(studies[1], tiny_model("llama"), how="mean")
+    compared = compare_studies(studies, n_draws=5)
+    assert "effect" not in compared.pairs
+    (note,) = compared.info["notes"]
+    said = "The lesions of sub-first and sub-copy are not compared"
+    assert note.startswith(said) and said in str(generate_report(compared, topography=None))
 
 
 def test_example_words_are_those_that_drive_a_course():

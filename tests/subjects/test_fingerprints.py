@@ -198,9 +198,7 @@ def test_models_whose_logits_are_not_finite_get_no_fingerprint(base, weight, mod
     model = tiny_model("llama", scale=6.0)
     with torch.no_grad():
         model.get_parameter(weight).fill_(float("nan"))
-    with pytest.raises(
-        NumericalError, match=f"The surprisals are not finite.*{module}.*{weight.partition('.')[2][-6:]}"
-    ):
+    with pytest.raises(NumericalError, match=f"The logits are not finite.*{module}.*{weight.partition('.')[2][-6:]}"):
         fingerprint(model, base[1], **AMOUNTS)
 
 

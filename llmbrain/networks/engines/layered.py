@@ -191,6 +191,9 @@ def group_ica_of_parts(
     numbers = range(len(parts)) if numbers is None else numbers
     data = [CleanedRuns(parts[i], confounds, detrend=detrend, standardize=standardize, device=device) for i in numbers]
     check_n_components(n_components, data[0].n_tokens, data[0].n_neurons)
+    if _fit(data):  # each is read once then, not again for its courses
+        for d in data:
+            d.hold()
     found = layered_ica(
         (d.stacked(0, d.n_neurons).to(dtype) for d in data),
         n_components,
@@ -205,12 +208,22 @@ def group_ica_of_parts(
     values = found.values.sqrt().cpu().numpy()
     if not torch.isfinite(found.maps).all():
         raise ParameterError(f"n_components={n_components}, but a part has fewer independent directions than that.")
-    results = [_result(d, found, i, values[i]) for i, d in enumerate(data)]
+    results = []
+    for i, d in enumerate(data):
+        results.append(_result(d, found, i, values[i]))
+        d.release()
     if warn:
         for d, result in zip(data, results):
             warn_dead(torch.from_numpy(result.dead), d)
         warn_convergence(found.converged.cpu().numpy(), float(found.change.max()))
     return results
+
+
+def _fit(data):
+    """Whether half of the free memory of the device holds all tokens of all parts."""
+    needed = sum(d.n_rows * d.n_neurons * 4 for d in data)
+    device = data[0].device
+    return device.type == "cuda" and 2 * needed < torch.cuda.mem_get_info(device)[0]
 
 
 def _result(data, found, i, values):

@@ -101,7 +101,7 @@ class CleanedRuns:
 
     def release(self):
         """Delete the kept data."""
-        self._held, self._filled, self._joint = {}, {}, None
+        self._held, self._filled, self._joint, self._stage = {}, {}, None, None
 
     def blocks(self, rows=None):
         """Yield the bounds of blocks of neurons: a few megabytes for this number of rows, a small part of a run."""
@@ -122,7 +122,8 @@ class CleanedRuns:
                 self._filled[r][start:stop] = True
             return out
         if out is None:
-            out = torch.empty(self.n_tokens[r], stop - start)
+            shape = torch.Size((self.n_tokens[r], stop - start))
+            out = torch.empty(shape) if self.device.type == "cpu" else self._staged(shape)
         return self._read(out, r, start, stop)
 
     def is_long(self, r):
@@ -190,7 +191,7 @@ class CleanedRuns:
 
     def _read(self, out, r, start, stop):
         """Read and clean a block into ``out``, or into a copy on the device, which is returned."""
-        host = out if out.device.type == "cpu" else torch.empty(out.shape)
+        host = out if out.device.type == "cpu" else self._staged(out.shape)
         self.sources[r].read(start, stop, host.numpy())
         if host is not out:
             out.copy_(host)
@@ -204,6 +205,12 @@ class CleanedRuns:
         if bool(self.bad[start:stop].any()):
             out[:, self.bad[start:stop].to(out.device)] = 0
         return out
+
+    def _staged(self, shape):
+        """Memory through which blocks go to another device; new memory for each would cost more than the copy."""
+        if self._stage is None or self._stage.numel() < shape.numel():
+            self._stage = torch.empty(shape.numel())
+        return self._stage[: shape.numel()].view(shape)
 
     def stacked(self, start, stop):
         """Return the cleaned neurons ``start:stop`` of all runs on top of each other, ``(n_rows, stop - start)``."""

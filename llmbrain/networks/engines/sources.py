@@ -4,6 +4,7 @@ import mmap
 import os
 
 import numpy as np
+import torch
 
 from ...exceptions import ParameterError
 
@@ -39,7 +40,7 @@ class ArraySource:
         where = slice(start, stop) if self.columns is None else _as_slice(self.columns[start:stop])
         run = self.open()
         if not _read_file(run, where, out, first):
-            np.copyto(out, run[first : first + len(out), where], casting="unsafe")
+            _copy(run[first : first + len(out), where], out)
         if self.scale is not None:
             out *= self.scale[start:stop]
 
@@ -62,6 +63,14 @@ class _Part(ArraySource):
     def read(self, start, stop, out, first=0):
         """Read from the whole run."""
         self.source.read(self.begin + start, self.begin + stop, out, first)
+
+
+def _copy(values, out):
+    """Copy an array into another of float32; large ones with several threads."""
+    if values.dtype == out.dtype and values.flags.writeable:  # torch warns about arrays that are not
+        torch.from_numpy(out).copy_(torch.from_numpy(values))
+    else:
+        np.copyto(out, values, casting="unsafe")
 
 
 def _read_file(run, where, out, top=0):

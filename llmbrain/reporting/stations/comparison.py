@@ -4,13 +4,13 @@ import pandas as pd
 
 from ...plotting import plot_models
 from ...subjects.comparison import Comparison
-from ..page import figure
+from ..page import figure, note
 from ..station import STATIONS, Station
 from ..tables import html_table
 
 SHARED = ("network", "isc", "q", "n_kept", "words")
 PAIRS = ("network", "match", "score", "explained", "fate", "p")
-EFFECTS = ("effect", "match_effect")
+EFFECTS = {"effect": "effect of its lesion", "match_effect": "effect of the match's lesion"}
 
 
 @STATIONS.register(
@@ -39,7 +39,7 @@ class Compared(Station):
 
     def methods(self, report, result, cite):
         info = result[0].info
-        removed = f" {', '.join(info['confounds'])} were regressed out." if info["confounds"] else ""
+        removed = f" Regressed out: {', '.join(info['confounds'])}." if info["confounds"] else ""
         return (
             f"Time courses of {len(info['models'])} models were aligned on {info['n_words']} words of "
             f"{info['n_documents']} documents.{removed} Networks were matched one to one on every other document and "
@@ -82,5 +82,5 @@ def _comparison(number, found):
     html += html_table(shared, f"{about}, and the words that drive them most")
     for (_, other), pairs in found.pairs[found.pairs["model"] == models[0]].groupby(["model", "other"], sort=False):
         columns = [*PAIRS, *(name for name in EFFECTS if name in pairs)]
-        html += html_table(pairs[columns], f"Networks of {models[0]} and their matches in {other}")
-    return html
+        html += html_table(pairs[columns], f"Networks of {models[0]} and their matches in {other}", labels=EFFECTS)
+    return html + "".join(map(note, found.info.get("notes", [])))
