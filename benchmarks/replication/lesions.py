@@ -2,6 +2,7 @@
 
     python benchmarks/replication/lesions.py                                     # the demo model, demo corpus
     python benchmarks/replication/lesions.py --wikitext DIR --test-tokens 24000 --autocast bfloat16 --device cuda
+    torchrun --nproc-per-node 4 benchmarks/replication/lesions.py ...            # conditions shared by four GPUs
 
 Claim (Liu et al. 2025, section 4): silencing one functional network, or all ten (under 2 % of the units), breaks the
 model, while silencing 15 % of the units at random does not. Here every network, and the union of all, is compared with
@@ -20,6 +21,7 @@ from common import PAPER, fitted, masks_of, parser, subject, union_of, write
 from llmbrain.lesions import Edit, LesionStudy
 from llmbrain.lesions.scoring import Scorer
 from llmbrain.masks import NeuronMask
+from llmbrain.parallel import alone, main_process, processes
 
 
 def main():
@@ -28,9 +30,16 @@ def main():
     p.add_argument("--components", type=int, default=20)
     p.add_argument("--controls", nargs="+", default=["layer", "layer+importance"])
     args = p.parse_args()
+    with processes():
+        run(args)
+
+
+def run(args):
+    """Find the networks, lesion them, and write; several processes share the conditions."""
     begin = time.perf_counter()
     s = subject(args)
-    maps, statistics, again = fitted(s, args.components)
+    with alone():  # the same networks in every process
+        maps, statistics, again = fitted(s, args.components)
     masks = masks_of(s, maps)
     union = union_of(masks)
     print(f"networks after {time.perf_counter() - begin:.0f} s", flush=True)
@@ -43,14 +52,16 @@ def main():
         random_state=args.seed,
         options=s.options,
     )
-    print(study.forecast(s.model, s.tokenizer)["text"], flush=True)
     result = study.run(s.model, s.tokenizer, checkpoint=Path(args.out) / "lesions_checkpoint.npz")
-    result.save(args.out, name="lesions")
-    random = random_share(s, 0.15)
-    lines = [recurrence(again), *statement(result, random, union)]
-    if args.autocast:
-        lines.append(precision(s, result, [*masks, union]))
-    write(s, "lesions", {"effects": result.table, "random15": random}, "\n".join(lines), begin)
+    if not main_process():
+        return
+    with alone():
+        result.save(args.out, name="lesions")
+        random = random_share(s, 0.15)
+        lines = [recurrence(again), *statement(result, random, union)]
+        if args.autocast:
+            lines.append(precision(s, result, [*masks, union]))
+        write(s, "lesions", {"effects": result.table, "random15": random}, "\n".join(lines), begin)
 
 
 def effects(s, edits, autocast):
