@@ -44,6 +44,7 @@ html_title = "llmbrain"
 html_show_sourcelink = False
 html_static_path, html_css_files = ["_static"], ["wide.css"]
 html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False}
+html_sidebars = {"*": []}  # pages without sub-pages have no use for a second list of pages, but for its width
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3

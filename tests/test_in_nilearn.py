@@ -64,8 +64,13 @@ def check_glm(runs, z, events, glm, first, **_):
     from scipy.stats import ttest_ind
 
     assert glm.design_matrices_[0].columns.tolist() == ["code", "prose", "constant"] and first == "code"
-    x, code = runs[0].to_array(), (events["trial_type"] == "code").to_numpy()
+    x, code = np.concatenate([run.to_array() for run in runs]), (events["trial_type"] == "code").to_numpy()
     assert np.corrcoef(z, ttest_ind(x[code], x[~code]).statistic)[0, 1] > 0.9
+
+
+def check_own_events(commas, events, runs, confounds, z, **_):
+    assert set(events["trial_type"]) == {"comma", "other"} and len(confounds) == runs.n_tokens
+    assert np.isfinite(z).all() and commas.count == (np.abs(z) > 5).sum()
 
 
 def check_connectivity(matrices, courses, networks, runs, **_):
@@ -86,6 +91,7 @@ def check_pybids(layout, bold, masks, tr, runs, **_):
 CHECKS = {
     "Maskers": check_maskers,
     "A linear model of the events": check_glm,
+    "Events of your own": check_own_events,
     "Connectivity of networks": check_connectivity,
     "Pictures": check_pictures,
     "pybids": check_pybids,

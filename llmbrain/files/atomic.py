@@ -106,9 +106,18 @@ def atomic_dir(path):
         with _naming(path, part):
             part.mkdir()
             yield part
+            _open_to_the_same(part)
             _replace_folder(part, path)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _open_to_the_same(folder):
+    """Let those who may read a new folder read its files: safetensors writes files for their owner alone."""
+    if os.name == "posix":
+        for file in folder.rglob("*"):
+            if file.is_file() and not file.is_symlink():
+                file.chmod(file.stat().st_mode | (folder.stat().st_mode & 0o444))
 
 
 def _replace_folder(part, path):

@@ -78,7 +78,7 @@ class PrunedModel:
         if self.saved:
             lines.append(f"saved: {self.saved['bytes'] / 1e6:,.1f} MB, weights in {self.saved['dtype']}")
             if self.saved["dtype"] in ("float32", "float64"):
-                lines[-1] += "; load the model with dtype='bfloat16' for a smaller folder"
+                lines[-1] += "; load the model with dtype='bfloat16' (--dtype bfloat16) for a smaller folder"
         lines += [line for line in (gain_in_words(speed, what) for what in ("prefill", "decode")) if speed and line]
         return "\n".join(lines)
 

@@ -1,5 +1,7 @@
 """Folders that are written: they replace others in one step, and a second process loses nothing."""
 
+import os
+
 import pytest
 
 from llmbrain.files import atomic, atomic_dir
@@ -33,3 +35,15 @@ def test_two_processes_may_write_one_folder(tmp_path, monkeypatch):
         (part / "mine.txt").write_text("mine")
     assert [p.name for p in target.iterdir()] == ["mine.txt"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["copy"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs permissions")
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_those_who_may_read_a_folder_may_read_its_files(umask, mode, tmp_path):
+    before = os.umask(umask)
+    try:
+        with atomic_dir(tmp_path / "out") as part:
+            os.close(os.open(part / "weights", os.O_CREAT | os.O_WRONLY, 0o600))
+    finally:
+        os.umask(before)
+    assert (tmp_path / "out" / "weights").stat().st_mode & 0o777 == mode

@@ -27,7 +27,7 @@ def model_card(pruned, format, results=None, size=None):
     lines += [_provenance(name, origin), "", *_counts(s, size), ""]
     lines += [
         f"Neurons were ranked by `{s['score']}`, the budget was divided among layers by `{s['allocation']}`, "
-        f"{_compensation(s)}{_refits(s)} Widths of the layers: {', '.join(map(str, s['n_kept']))}.",
+        f"{_compensation(s)}{_refits(s)} {_widths(s['n_kept'])}",
         "",
         "## Loading", "", FORMATS[format].loading, "",
         "## Measured", "", *_measured(s, results), "",
@@ -89,6 +89,12 @@ def _measured(s, results):
             "FOLDER --text FILE`.", "",
         ]  # fmt: skip
     return lines + _speed(s.get("speed"))
+
+
+def _widths(kept):
+    if len(set(kept)) == 1:
+        return f"Every layer keeps {kept[0]:,}."
+    return f"Widths of the layers: {', '.join(map(str, kept))}."
 
 
 def _compensation(s):

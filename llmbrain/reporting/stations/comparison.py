@@ -39,7 +39,7 @@ class Compared(Station):
 
     def methods(self, report, result, cite):
         info = result[0].info
-        removed = f" Regressed out: {', '.join(info['confounds'])}." if info["confounds"] else ""
+        removed = f" Confounds that were regressed out: {', '.join(info['confounds'])}." if info["confounds"] else ""
         return (
             f"Time courses of {len(info['models'])} models were aligned on {info['n_words']} words of "
             f"{info['n_documents']} documents.{removed} Networks were matched one to one on every other document and "

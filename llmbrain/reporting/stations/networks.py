@@ -227,6 +227,7 @@ def _stability(found):
         name = next((c for c in ("stability", "iq") if c in frame and frame[c].notna().any()), None)
         if name is not None:
             fig = plotting.plot_stability(frame[name].to_numpy(float), label="stability", title="")
-            caption = "Stability of each network over repeated decompositions; hollow points are unstable."
+            over = "restarts on the same data" if found.stability is None else "repeated decompositions"
+            caption = f"Stability of each network over {over}; hollow points are unstable."
             return figure(fig, "fig-stability", caption, f"Dot plot of the stability of {len(frame)} networks.")
     return ""
