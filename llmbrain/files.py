@@ -19,6 +19,7 @@ from .exceptions import ParameterError
 __all__ = [
     "atomic_dir",
     "atomic_path",
+    "check_apart",
     "check_output_folder",
     "check_output_table",
     "discard_leftovers",
@@ -84,7 +85,8 @@ def sibling(path, kind="part"):
 def atomic_path(path):
     """Yield a temporary :class:`pathlib.Path` next to ``path`` that is renamed to ``path`` if the block succeeds.
 
-    Missing parent folders are created. If the block raises, the temporary file is removed.
+    Missing parent folders are created. If the block raises, the temporary file is removed. Leftovers of killed runs are
+    removed too.
 
     Examples
     --------
@@ -97,6 +99,7 @@ def atomic_path(path):
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    discard_leftovers([path])
     part = sibling(path)
     try:
         with _naming(path, part):
@@ -194,13 +197,15 @@ def discard_leftovers(paths):
     for path in paths:
         for _, leftover in _leftovers(path):
             if not leftover.is_dir():
-                leftover.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # removed by another process, or of another user
+                    leftover.unlink()
 
 
 def _leftovers(path):
     """Temporary files and folders beside a path whose processes have ended, with their kind."""
     left = re.compile(rf"\.[0-9a-f]{{8}}-([0-9a-f]{{8}})-(\d+)\.(part|old)\.{re.escape(path.name)}")
-    found = [(m, p) for p in path.parent.iterdir() if (m := left.fullmatch(p.name))] if path.parent.is_dir() else []
+    names = os.listdir(path.parent) if path.parent.is_dir() else []
+    found = [(m, path.with_name(name)) for name in names if (m := left.fullmatch(name))]
     return [(m[3], p) for m, p in found if not _may_run(m[1], int(m[2]), p)]
 
 
@@ -216,7 +221,10 @@ def _may_run(host, pid, leftover):
         except PermissionError:
             return True
         return True
-    return time.time() - leftover.stat().st_mtime < _DAY
+    try:
+        return time.time() - leftover.stat().st_mtime < _DAY
+    except FileNotFoundError:  # its process has just renamed it
+        return True
 
 
 def sha256(path):
@@ -237,6 +245,28 @@ def mark_folder(folder, marker, obj):
     folder = Path(folder)
     files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir())
     return write_json(folder / marker, {**obj, "files": files})
+
+
+def check_apart(path, inputs, around=True):
+    """Refuse an output that is an input or lies in one: the next run would read it.
+
+    Parameters
+    ----------
+    path : path-like
+    inputs : sequence
+        Files and folders that are read; names of anything else, such as ``"demo"``, are passed over.
+    around : bool
+        Whether the output may not contain an input either, because it is replaced as a whole.
+
+    Raises
+    ------
+    ParameterError
+    """
+    for source in inputs:
+        if isinstance(source, (str, os.PathLike)) and str(source) not in ("", "demo") and os.path.exists(source):
+            one, other = Path(source).resolve(), Path(path).resolve()
+            if one == other or one in other.parents or (around and other in one.parents):
+                raise ParameterError(f"The output {path} overlaps the input {source}. Choose another place.")
 
 
 def check_output_folder(path, marker, inputs=()):
@@ -265,11 +295,7 @@ def check_output_folder(path, marker, inputs=()):
         raise ParameterError(f"The output folder {str(path)!r} has no name of its own. Choose a named folder.")
     if path.parent.is_dir():
         _recover(path)
-    for source in filter(None, map(str, inputs)):
-        if os.path.exists(source):
-            one, other = Path(source).resolve(), path.resolve()
-            if one == other or one in other.parents or other in one.parents:
-                raise ParameterError(f"The output folder {path} overlaps the input {source}. Choose another folder.")
+    check_apart(path, inputs)
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise ParameterError(f"The output {path} exists and is not a folder. Choose another folder.")
     if path.is_dir() and any(path.iterdir()):

@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 
 from llmbrain import files
 from llmbrain.exceptions import ParameterError
-from llmbrain.files import atomic_dir, check_output_folder, mark_folder, read_json, read_tsv, write_json, write_tsv
+from llmbrain.files import (
+    atomic_dir,
+    check_apart,
+    check_output_folder,
+    mark_folder,
+    read_json,
+    read_tsv,
+    write_json,
+    write_tsv,
+)
 
 MARKER = "marker.json"
 
@@ -82,6 +91,28 @@ def test_outputs_do_not_overlap_inputs(out, tmp_path):
     with pytest.raises(ParameterError):
         check_output_folder(tmp_path / out, MARKER, inputs=[tmp_path / "in"])
     check_output_folder(tmp_path / "out", MARKER, inputs=[tmp_path / "in", "", "no/such/input"])
+
+
+@pytest.mark.parametrize("out", ["in", "in/deeper/out"])
+def test_no_output_lies_in_an_input(out, tmp_path):
+    (tmp_path / "in").mkdir()
+    with pytest.raises(ParameterError, match="overlaps the input"):
+        check_apart(tmp_path / out, ["demo", None, object(), tmp_path / "in"], around=False)
+    check_apart(tmp_path, [tmp_path / "in"], around=False)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs processes that end")
+def test_every_write_removes_what_killed_processes_left(tmp_path):
+    path = tmp_path / "a.json"
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for pid, kind in ((ended.pid, "part"), (os.getpid(), "part")):
+        (tmp_path / f".00000000-{files._HOST}-{pid}.{kind}.a.json").write_text("half")
+    write_json(path, {})
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        f".00000000-{files._HOST}-{os.getpid()}.part.a.json",
+        "a.json",
+    ]
 
 
 KILLED = """

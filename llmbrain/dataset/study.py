@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..exceptions import DatasetError, LLMBrainWarning
-from ..files import discard_leftovers, write_any
+from ..files import check_apart, write_any
 from .checks import check_run, read_object, read_sidecar, read_table
 from .checksums import run_hash
 from .frame import SESSION_COLUMNS, frame_of, participants_of, sessions_of
@@ -270,9 +270,7 @@ class Study:
         -------
         pathlib.Path
         """
-        path = self.path(kind, **entities)
-        discard_leftovers([path])
-        return write_any(path, content)
+        return write_any(self.path(kind, **entities), content)
 
     def all_files(self):
         """All files of the folder, sorted, without unfinished ones."""
@@ -347,22 +345,25 @@ def _who(part):
     return f"{part.get('id') or part.get('name')!r}" + (f", hash {key}" if key else "")
 
 
-def check_study_folder(root):
+def check_study_folder(root, inputs=()):
     """Refuse a folder that a study cannot be written to: one that holds files and no study. Hidden files may stay.
 
     Parameters
     ----------
     root : path-like
         It may be missing.
+    inputs : sequence
+        What is read; the folder may not lie in it, see :func:`llmbrain.files.check_apart`.
 
     Raises
     ------
-    DatasetError
+    DatasetError, ParameterError
     """
     root = Path(root)
     file = next((p for p in (root, *root.parents) if p.exists() and not p.is_dir()), None)
     if file is not None:
         raise DatasetError(f"{file} is a file. Choose a folder.")
+    check_apart(root, inputs, around=False)
     if not root.is_dir() or holds_study(root):
         return
     foreign = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
