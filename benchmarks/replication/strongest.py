@@ -39,7 +39,11 @@ def main():
     maps, statistics, _ = fitted(s, args.components)
     masks = {m.name: (m, z) for m, z in zip(masks_of(s, maps), maps[np.abs(maps).max(1) > args.threshold])}
     chosen = {name: masks[name] for name in names}
-    edits = {f"{name}, {label}": Edit(m, allow_empty=True) for name, found in chosen.items() for label, m in parts(*found).items()}
+    edits = {
+        f"{name}, {label}": Edit(m, allow_empty=True)
+        for name, found in chosen.items()
+        for label, m in parts(*found).items()
+    }
     task = s.tasks()[0].prepare(s.model, s.tokenizer)
     runner = Scorer(s.model, s.tokenizer, s.sites, max_batch_tokens=args.max_batch_tokens, autocast=args.autocast)
     values = runner.run([task], list(edits.values()))[0]

@@ -73,6 +73,7 @@ def fingerprint(
     A fingerprint holds the time courses of the model's networks on known texts, and no weights. Comparing two tells
     whether one model descends from the other, with the error rates of that decision.
     """
+    from ..files import check_apart
     from ..models import describe_model
     from ..subjects.descent import compare_fingerprints, refuse_unequal
     from ..subjects.fingerprints import Fingerprint, check_fingerprint_file, described, standard_texts
@@ -87,6 +88,7 @@ def fingerprint(
         raise ParameterError(f"--out {out} must end in .safetensors.")
     if out is not None:
         check_fingerprint_file(out)
+        check_apart(out, [model, text], around=False)
     wanted = described(standard_texts(text, n_texts), n_components)  # raises before a model is loaded
     made = {s: Fingerprint.load(s) for s in sources if s.endswith(".safetensors")}
     if len(made) < len(set(sources)):

@@ -89,7 +89,7 @@ def prune(
     chosen = Recipe.named(recipe).with_(**{name: value for name, value in given.items() if value is not None})
     if allocation is not None:
         ALLOCATIONS.check(allocation)
-    check_output_folder(out, MARKER, inputs=[source for source in (model, text, study or "demo") if source != "demo"])
+    check_output_folder(out, MARKER, inputs=[model, text, test_text, study])
     texts = load_corpus(text)
     heldout = text == "demo" and test_text in (None, "demo")
     other = load_corpus("demo", split="heldout") if heldout else None if test_text is None else load_corpus(test_text)
@@ -135,7 +135,7 @@ def grid(
 
     Combines every score with every allocation, compensation and ratio, and measures perplexity on other text.
     """
-    from ..files import check_output_table
+    from ..files import check_apart, check_output_table
     from ..models import load_model
     from ..pruning import combine, run_grid
     from ..pruning.grid_table import GRID_KEYS
@@ -152,6 +152,8 @@ def grid(
     check_output_table(out, GRID_KEYS)
     if figure is not None:
         _check_figure(figure)
+    for path in filter(None, (out, figure)):
+        check_apart(path, [model, text, test_text, study], around=False)
     fit = load_corpus(text)
     test = load_corpus("demo", split="heldout") if test_text in (None, "demo") else load_corpus(test_text)
     loaded, tokenizer = load_model(model, dtype=dtype, device=device)

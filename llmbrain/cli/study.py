@@ -133,7 +133,7 @@ def record(
     runs = numbers("--run-index", run_index)
     if processes is not None and not forecast:
         raise ParameterError("--processes is for --forecast. To record in several processes, start them with torchrun.")
-    check_study_folder(out)
+    check_study_folder(out, [model, text])
     texts = Path(text) if chat and text.endswith(".jsonl") else load_corpus(text)
     # after a wrong text was refused, because these take seconds to import
     from ..models import load_model

@@ -3,27 +3,31 @@
 from pathlib import Path
 
 from ..exceptions import DatasetError
+from ..files import check_apart
 from .layout import FILES
 
 __all__ = ["check_study_folder", "holds_study", "model_files"]
 
 
-def check_study_folder(root):
+def check_study_folder(root, inputs=()):
     """Refuse a folder that a study cannot be written to: one that holds files and no study. Hidden files may stay.
 
     Parameters
     ----------
     root : path-like
         It may be missing.
+    inputs : sequence
+        What is read; the folder may not lie in it, see :func:`llmbrain.files.check_apart`.
 
     Raises
     ------
-    DatasetError
+    DatasetError, ParameterError
     """
     root = Path(root)
     file = next((p for p in (root, *root.parents) if p.exists() and not p.is_dir()), None)
     if file is not None:
         raise DatasetError(f"{file} is a file. Choose a folder.")
+    check_apart(root, inputs, around=False)
     if not root.is_dir() or holds_study(root):
         return
     foreign = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))

@@ -38,7 +38,7 @@ def publish_together(manifest, contents, describe, obsolete):
     with _locked(folder):
         _finish(folder)
         journal = folder / (_JOURNAL + manifest.name)
-        discard_leftovers([*contents, manifest, journal])
+        discard_leftovers(contents)
         written = {path: sibling(path) for path in contents}
         try:
             for path, content in contents.items():
@@ -106,7 +106,7 @@ def _read_journal(path):
     try:
         journal = read_json(path)
         names = [journal["manifest"], *journal["obsolete"], *journal["moves"], *journal["moves"].values()]
-        plain = all(isinstance(name, str) and re.fullmatch(r"[\w.-]+", name) for name in names)
+        plain = all(isinstance(name, str) and re.fullmatch(r"(?!\.\.?$)[^/\\\0]+", name) for name in names)
         right = plain and isinstance(journal["content"], dict) and path.name == _JOURNAL + journal["manifest"]
     except (ValueError, KeyError, TypeError, AttributeError):
         return None

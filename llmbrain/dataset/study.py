@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..exceptions import DatasetError
-from ..files import discard_leftovers, write_any
+from ..files import write_any
 from .checks import read_object, read_sidecar, read_table
 from .checksums import run_hash
 from .folder import check_study_folder, holds_study, model_files
@@ -248,9 +248,7 @@ class Study:
         -------
         pathlib.Path
         """
-        path = self.path(kind, **entities)
-        discard_leftovers([path])
-        return write_any(path, content)
+        return write_any(self.path(kind, **entities), content)
 
     def all_files(self):
         """All files of the folder, sorted, without unfinished ones."""

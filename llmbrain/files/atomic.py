@@ -8,7 +8,7 @@ import re
 import shutil
 from pathlib import Path
 
-from .leftovers import recover, sibling
+from .leftovers import discard_leftovers, recover, sibling
 
 __all__ = ["atomic_dir", "atomic_path", "publish"]
 
@@ -50,7 +50,8 @@ def _sync(path):
 def atomic_path(path):
     """Yield a temporary :class:`pathlib.Path` next to ``path`` that is renamed to ``path`` if the block succeeds.
 
-    Missing parent folders are created. If the block raises, the temporary file is removed.
+    Missing parent folders are created. If the block raises, the temporary file is removed. Leftovers of killed runs are
+    removed too.
 
     Examples
     --------
@@ -63,6 +64,7 @@ def atomic_path(path):
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    discard_leftovers([path])
     part = sibling(path)
     try:
         with _naming(path, part):

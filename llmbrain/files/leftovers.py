@@ -1,5 +1,6 @@
 """Temporary files: their names, and what killed runs left behind."""
 
+import contextlib
 import os
 import platform
 import re
@@ -36,13 +37,15 @@ def discard_leftovers(paths):
     for path in paths:
         for _, leftover in _leftovers(path):
             if not leftover.is_dir():
-                leftover.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # removed by another process, or of another user
+                    leftover.unlink()
 
 
 def _leftovers(path):
     """Temporary files and folders beside a path whose processes have ended, with their kind."""
     left = re.compile(rf"\.[0-9a-f]{{8}}-([0-9a-f]{{8}})-(\d+)\.(part|old)\.{re.escape(path.name)}")
-    found = [(m, p) for p in path.parent.iterdir() if (m := left.fullmatch(p.name))] if path.parent.is_dir() else []
+    names = os.listdir(path.parent) if path.parent.is_dir() else []
+    found = [(m, path.with_name(name)) for name in names if (m := left.fullmatch(name))]
     return [(m[3], p) for m, p in found if not _may_run(m[1], int(m[2]), p)]
 
 
@@ -58,4 +61,7 @@ def _may_run(host, pid, leftover):
         except PermissionError:
             return True
         return True
-    return time.time() - leftover.stat().st_mtime < _DAY
+    try:
+        return time.time() - leftover.stat().st_mtime < _DAY
+    except FileNotFoundError:  # its process has just renamed it
+        return True

@@ -7,7 +7,7 @@ from ..exceptions import ParameterError
 from .contents import read_json, write_json
 from .leftovers import recover
 
-__all__ = ["check_output_folder", "check_output_table", "mark_folder"]
+__all__ = ["check_apart", "check_output_folder", "check_output_table", "mark_folder"]
 
 
 def mark_folder(folder, marker, obj):
@@ -15,6 +15,28 @@ def mark_folder(folder, marker, obj):
     folder = Path(folder)
     files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir())
     return write_json(folder / marker, {**obj, "files": files})
+
+
+def check_apart(path, inputs, around=True):
+    """Refuse an output that is an input or lies in one: the next run would read it.
+
+    Parameters
+    ----------
+    path : path-like
+    inputs : sequence
+        Files and folders that are read; names of anything else, such as ``"demo"``, are passed over.
+    around : bool
+        Whether the output may not contain an input either, because it is replaced as a whole.
+
+    Raises
+    ------
+    ParameterError
+    """
+    for source in inputs:
+        if isinstance(source, (str, os.PathLike)) and str(source) not in ("", "demo") and os.path.exists(source):
+            one, other = Path(source).resolve(), Path(path).resolve()
+            if one == other or one in other.parents or (around and other in one.parents):
+                raise ParameterError(f"The output {path} overlaps the input {source}. Choose another place.")
 
 
 def check_output_folder(path, marker, inputs=()):
@@ -43,11 +65,7 @@ def check_output_folder(path, marker, inputs=()):
         raise ParameterError(f"The output folder {str(path)!r} has no name of its own. Choose a named folder.")
     if path.parent.is_dir():
         recover(path)
-    for source in filter(None, map(str, inputs)):
-        if os.path.exists(source):
-            one, other = Path(source).resolve(), path.resolve()
-            if one == other or one in other.parents or other in one.parents:
-                raise ParameterError(f"The output folder {path} overlaps the input {source}. Choose another folder.")
+    check_apart(path, inputs)
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise ParameterError(f"The output {path} exists and is not a folder. Choose another folder.")
     if path.is_dir() and any(path.iterdir()):

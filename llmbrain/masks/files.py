@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..dataset.described import read_description, write_described
 from ..exceptions import MaskError, ParameterError
-from ..files import read_json, save_img, write_json
 from ..geometry import NeuronGeometry
 
 __all__ = ["describe_mask", "read_image", "read_mask", "write_mask"]
@@ -28,11 +28,7 @@ def read_image(img, geometry, threshold=0.0):
 
 def write_mask(path, mask, model=None):
     """Write a mask as an image with a sidecar; see :meth:`llmbrain.NeuronMask.save`."""
-    path = Path(path)
-    sidecar, described = _sidecar(path), describe_mask(mask, model)
-    save_img(path, mask.to_img())
-    write_json(sidecar, described)
-    return path
+    return write_described(path, mask.to_img(), describe_mask(mask, model), key="format")
 
 
 def describe_mask(mask, model=None):
@@ -47,27 +43,19 @@ def describe_mask(mask, model=None):
 def read_mask(path, geometry=None):
     """Read a file written by :func:`write_mask`, as the arguments of a NeuronMask."""
     path = Path(path)
-    sidecar = _sidecar(path)
+    described = read_description(path)
     if not path.is_file():
         raise MaskError(f"There is no mask file {path}.")
-    described = read_json(sidecar) if sidecar.is_file() else {}
     if "geometry" in described:
         own = NeuronGeometry.from_dict(described["geometry"])
         if geometry is not None:
             geometry.check_same(own, f"The mask {path.name}")
         geometry = own
     if geometry is None:
-        raise MaskError(f"{path.name} has no sidecar {sidecar.name}. Pass geometry=.")
+        raise MaskError(f"{path.name} has no sidecar (.json) with a geometry. Pass geometry=.")
     return {
         "values": read_image(path, geometry),
         "geometry": geometry,
         "name": described.get("name"),
         "info": described.get("info"),
     }
-
-
-def _sidecar(path):
-    for suffix in (".nii.gz", ".nii"):
-        if path.name.endswith(suffix):
-            return path.with_name(path.name.removesuffix(suffix) + ".json")
-    raise ParameterError(f"The name of a mask file must end in .nii or .nii.gz; got {path.name!r}.")

@@ -1,6 +1,7 @@
 """Open a model: from the hub, a folder or a GGUF file, the demo model, or a loaded model."""
 
 import contextlib
+import errno
 import glob
 import hashlib
 import importlib.util
@@ -266,6 +267,9 @@ def _check_folder(folder):
     """Refuse a folder without a model, and name the first missing file of a checkpoint in several files."""
     if not (folder / "config.json").is_file():
         raise _not_found(folder, "the folder holds no config.json")
+    for path in folder.glob("*.safetensors"):  # the library would say that there is no such file
+        if path.is_file() and not os.access(path, os.R_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
     index = folder / "model.safetensors.index.json"
     if index.is_file() and not (folder / "model.safetensors").is_file():
         with _reading(folder):

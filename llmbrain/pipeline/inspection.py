@@ -17,21 +17,20 @@ class StudyState:
     ----------
     lines : list of str
         One line per site and result.
-    damaged, stale : list of str
-        One sentence for each damaged file, and for each result whose sources have changed.
+    unfinished, damaged, stale : list of str
+        One sentence for each run whose recording was stopped, each damaged file, and each result whose sources have
+        changed.
     """
 
     lines: list = field(default_factory=list)
+    unfinished: list = field(default_factory=list)
     damaged: list = field(default_factory=list)
     stale: list = field(default_factory=list)
 
     def __str__(self):
-        parts = [self.lines]
-        if self.damaged:
-            parts.append(["", "Damaged:", *(f"  {text}" for text in self.damaged)])
-        if self.stale:
-            parts.append(["", "Out of date:", *(f"  {text}" for text in self.stale)])
-        return "\n".join(line for part in parts for line in part)
+        lists = {"Unfinished": self.unfinished, "Damaged": self.damaged, "Out of date": self.stale}
+        parts = [["", f"{name}:", *(f"  {text}" for text in texts)] for name, texts in lists.items() if texts]
+        return "\n".join(line for part in [self.lines, *parts] for line in part)
 
 
 def inspect_study(study, check="headers", progress=True):
@@ -67,6 +66,11 @@ def _inspect_runs(study, state, check, progress):
 
     runs, sites = study.find("bold"), {}
     for one in tqdm(runs, desc="runs", unit="run", disable=not progress or check == "headers", leave=False):
+        if not one.path.with_suffix(".json").is_file():  # it is written last
+            state.unfinished.append(
+                f"{one.path} has no description: its recording was stopped. Repeat llmbrain record."
+            )
+            continue
         sites[one.entities["site"]] = sites.get(one.entities["site"], 0) + 1
         try:
             check_run(one.path, study.info["model"].get("weights_hash"))

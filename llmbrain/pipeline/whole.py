@@ -145,7 +145,7 @@ def run_study(
         QUICK if quick else FULL, threshold=threshold, ratio=ratio, random_state=random_state, context=context
     )
     plan = plan if n_components is None else replace(plan, n_components=n_components)
-    check_study_folder(out)
+    check_study_folder(out, [model, text, test_text])
     run = _Run(plan, Path(out), *_texts(text, test_text, random_state))
     run.name, run.loading = model, {"dtype": dtype, "device": device}
     began = time.perf_counter()

@@ -105,6 +105,8 @@ def record(model, tokenizer, text, out=None, *, run_index=None, share=None, prog
     scales = _scales(job, study) if missing else None
     _record_runs(job, study, parallel.share(missing, [run.n_tokens for run, _ in missing]), scales, progress)
     parallel.barrier()
+    for run in wanted if parallel.main_process() else ():  # a process that was killed leaves its locks
+        _remove_lock(study.path("lock", run=run.number))
     recordings = {name: _open(study, name, wanted) for name in job.geometries}
     if progress:
         for runs in recordings.values():
@@ -197,9 +199,14 @@ def _try_runs(job, study, runs, names, scanners, scales, bar):
             _record_together(job, study, free, names, scanners, scales, bar)
     # Only now: if a lock were removed while its run is unfinished, two processes could hold locks of one name.
     for lock in locks:
-        with contextlib.suppress(OSError):  # Windows refuses while another process looks whether the run is finished
-            lock.unlink()
+        _remove_lock(lock)
     return taken
+
+
+def _remove_lock(path):
+    """Remove the lock of a finished run."""
+    with contextlib.suppress(OSError):  # Windows refuses while another process looks whether the run is finished
+        path.unlink()
 
 
 def _lock(path):

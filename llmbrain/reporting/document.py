@@ -47,6 +47,10 @@ class HTMLReport(NilearnReport):
             raise ParameterError("This report belongs to no study folder. Pass a file, e.g. save('report.html').")
         return write_text(check_output_file(path), self.html)
 
+    def save_as_html(self, file_name):
+        """Write the page as :meth:`save` does; nilearn's name for it."""
+        self.save(file_name)
+
     def _repr_html_(self):
         return self.get_iframe()
 
@@ -59,6 +63,8 @@ def check_output_file(path):
     path = Path(path)
     if path.is_dir():
         raise ParameterError(f"{path} is a folder. Pass a file, e.g. {path / 'report.html'}.")
+    if path.exists() and not path.is_file():
+        raise ParameterError(f"{path} is no file, and it is not replaced. Choose another file.")
     if path.exists() and path.stat().st_size:
         with open(path, "rb") as file:
             if MARK.encode() not in file.read(2000):

@@ -195,11 +195,7 @@ def _from_folder(folder, split):
         if not (folder / str(split)).is_dir():
             raise ParameterError(f"split={split!r}: the folder {folder} has no sub-folder of that name.")
         folder = folder / str(split)
-    files = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and not any(p.startswith((".", "__")) for p in path.relative_to(folder).parts)
-    )
+    files = _files_in(folder)
     if not files:
         raise CorpusError(f"The folder {folder} has no file that is not hidden. Put text files into it.")
     stems = Counter(path.relative_to(folder).with_suffix("") for path in files)
@@ -217,6 +213,19 @@ def _from_folder(folder, split):
             by_kind.setdefault(document.kind, []).append(document)
     turns = zip_longest(*by_kind.values())
     return [d for d in chain.from_iterable(turns) if d is not None]
+
+
+def _files_in(folder):
+    """All files of a folder and its sub-folders that are not hidden, sorted; what cannot be listed is an error."""
+
+    def refuse(error):
+        raise error
+
+    found = []
+    for where, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith((".", "__"))]
+        found += [Path(where, name) for name in names if not name.startswith((".", "__"))]
+    return sorted(path for path in found if path.is_file())
 
 
 def _from_hub(source, split, limit):

@@ -1,13 +1,11 @@
 """Display orders of neurons."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
-from ..dataset.checks import read_object
+from ..dataset.described import read_description, write_described
 from ..exceptions import DatasetError, GeometryMismatchError, ParameterError
-from ..files import save_img, write_json
 from ..geometry import NeuronGeometry
 from ..registry import Registry
 from .layout import assign_to_grid, embed_features, hilbert_curve, two_largest
@@ -15,6 +13,7 @@ from .layout import assign_to_grid, embed_features, hilbert_curve, two_largest
 __all__ = ["Topography", "fit_topography", "loadings_from_maps"]
 
 METHODS = Registry("method")
+FORMAT = "llmbrain display order"
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,10 +95,7 @@ class Topography:
 
     def save(self, path):
         """Save as an image of cell numbers (``.nii.gz``) with a JSON file beside it."""
-        path = Path(path)
-        save_img(path, self.img)
-        write_json(_json_beside(path), self.sidecar)
-        return path
+        return write_described(path, self.img, self.sidecar, key="Format")
 
     @property
     def img(self):
@@ -109,7 +105,7 @@ class Topography:
     @property
     def sidecar(self):
         """Content of the JSON file beside the image."""
-        return {**self.info, "Geometry": self.geometry.to_dict()}
+        return {**self.info, "Format": FORMAT, "Geometry": self.geometry.to_dict()}
 
     @classmethod
     def load(cls, path):
@@ -120,12 +116,12 @@ class Topography:
         LLMBrainError
             If a file is damaged; the message names it.
         """
-        side = _json_beside(Path(path))
-        info = read_object(side)
+        info = read_description(path)
         if "Geometry" not in info:
-            raise DatasetError(f"{side} has no Geometry. Restore it, or make the report again.")
+            raise DatasetError(f"{path} has no JSON file with a Geometry. Restore it, or make the report again.")
         geometry = NeuronGeometry.from_dict(info.pop("Geometry"))
-        info.pop("provenance", None)  # of a result in a study
+        for key in ("Format", "provenance"):  # provenance of a result in a study
+            info.pop(key, None)
         return cls(np.asarray(geometry.to_array(path)), geometry, info)
 
     def _check(self, values):
@@ -133,13 +129,6 @@ class Topography:
             raise GeometryMismatchError(
                 f"Expected {len(self.cells)} neurons on the last axis; got shape {values.shape}."
             )
-
-
-def _json_beside(path):
-    name = path.name
-    for suffix in (".nii.gz", ".nii"):
-        name = name.removesuffix(suffix)
-    return path.with_name(name + ".json")
 
 
 def fit_topography(features, geometry, method="transport", source=None, random_state=0):

@@ -50,6 +50,28 @@ def test_a_folder_of_other_files_is_refused_before_the_model_is_loaded(capsys, c
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("run", "--out", "texts/study"),
+        ("record", "--out", "texts/study"),
+        ("grid", "--out", "texts/grid.tsv"),
+        ("grid", "--out", "grid.tsv", "--figure", "texts/grid.png"),
+        ("prune", "--out", "texts/small"),
+        ("fingerprint", "no/such/model", "--out", "texts/f.safetensors"),
+    ],
+)
+def test_no_output_goes_into_the_texts_that_are_read(args, capsys, tmp_path, monkeypatch):
+    """The next run would read it as one of the texts."""
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("The cat sat on the mat.")
+    monkeypatch.chdir(tmp_path)
+    model = () if args[0] == "fingerprint" else ("--model", "no/such/model")
+    code, _, said = run(capsys, *args, "--text", "texts", *model)
+    assert code == 2 and "overlaps the input texts" in said
+    assert [path.name for path in (tmp_path / "texts").iterdir()] == ["a.txt"]
+
+
 def test_a_file_that_ends_too_early_is_named(capsys, monkeypatch, tmp_path):
     geometry = NeuronGeometry.from_sizes([50, 50])
     path = tmp_path / "map.nii.gz"

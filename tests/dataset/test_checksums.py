@@ -145,6 +145,13 @@ def test_info_names_damaged_and_stale_files(folder, capsys):
     assert "canica2_metrics.tsv is missing" in out and "run-03_desc-mlp_bold.json is not JSON" in out
 
 
+def test_a_run_whose_recording_was_stopped_is_unfinished_and_not_damaged(folder, capsys):
+    bold(folder, 2).with_suffix(".json").unlink()  # it is written last
+    code, out, _ = run_command(capsys, "info", folder, "--check")
+    assert code == 0 and "site mlp: 3 runs" in out
+    assert "Unfinished:" in out and "run-02_desc-mlp_bold.nii has no description" in out
+
+
 def test_info_wants_a_study_to_check(tmp_path, capsys):
     code, _, err = run_command(capsys, "info", tmp_path, "--check")
     assert code == 2 and "--check needs a study folder" in err

@@ -14,7 +14,7 @@ from room import Lost, Unclear, Wrong, command
 from llmbrain.cli.app import app
 from llmbrain.registry import Registry
 
-KINDS = Registry("kind of attack", long=False, most=None)  # most: cases that the long part tries; all by default
+KINDS = Registry("kind of attack", long=False)  # long: not in --quick
 
 # ------------------------------------------------------------------------------------------------------------- options
 _NUMBERS = ("nan", "inf", "-1", "0", "999999999999", "1e400", "three", "", "0x10", "١")
@@ -46,6 +46,8 @@ def _commands(room, folder):
             "uniform",
             "--compensations",
             "none",
+            "--context",
+            64,
         ),
         "evaluate": (room.model, "--text", room.heldout, "--context", 64),
         "compare": (study, room.second, "--n-draws", 5),
@@ -266,7 +268,7 @@ _READERS = {
 }
 
 
-@KINDS.register("damaged files of a study", long=True, most=80)
+@KINDS.register("damaged files of a study", long=True)
 def damaged_studies(room):
     """Every file of a finished study, damaged in twelve ways, then read by every command."""
     stations = {args[0]: args for args in room.stations("STUDY")}

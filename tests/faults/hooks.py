@@ -38,7 +38,7 @@ def _mask(model):
     return lb.NeuronMask(np.random.default_rng(0).random(geometry.n_neurons) < 0.3, geometry)
 
 
-@KINDS.register("hooks", most=300)
+@KINDS.register("hooks")
 def hooks(room):
     """A lesion that is interrupted, copied or left in any way changes the model in its block only."""
     for kind, options in OPTIONS.items():

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from llmbrain.files import atomic_dir, check_output_folder, mark_folder
+from llmbrain.files import atomic_dir, check_output_folder, leftovers, mark_folder, write_json
 
 MARKER = "marker.json"
 
@@ -55,3 +55,17 @@ def test_folders_of_runs_that_go_on_are_left_alone(tmp_path):
         write(tmp_path / "out", "second")
         assert part.exists()
     assert (tmp_path / "out" / "a.txt").read_text() == "first"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs processes that end")
+def test_every_write_removes_what_killed_processes_left(tmp_path):
+    path = tmp_path / "a.json"
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for pid in (ended.pid, os.getpid()):
+        (tmp_path / f".00000000-{leftovers._HOST}-{pid}.part.a.json").write_text("half")
+    write_json(path, {})
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        f".00000000-{leftovers._HOST}-{os.getpid()}.part.a.json",
+        "a.json",
+    ]

@@ -3,7 +3,7 @@
 import pytest
 
 from llmbrain.exceptions import ParameterError
-from llmbrain.files import atomic_dir, check_output_folder, mark_folder
+from llmbrain.files import atomic_dir, check_apart, check_output_folder, mark_folder
 
 MARKER = "marker.json"
 
@@ -72,3 +72,11 @@ def test_outputs_do_not_overlap_inputs(out, tmp_path):
     with pytest.raises(ParameterError):
         check_output_folder(tmp_path / out, MARKER, inputs=[tmp_path / "in"])
     check_output_folder(tmp_path / "out", MARKER, inputs=[tmp_path / "in", "", "no/such/input"])
+
+
+@pytest.mark.parametrize("out", ["in", "in/deeper/out"])
+def test_no_output_lies_in_an_input(out, tmp_path):
+    (tmp_path / "in").mkdir()
+    with pytest.raises(ParameterError, match="overlaps the input"):
+        check_apart(tmp_path / out, ["demo", None, object(), tmp_path / "in"], around=False)
+    check_apart(tmp_path, [tmp_path / "in"], around=False)

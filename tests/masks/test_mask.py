@@ -1,8 +1,11 @@
 """Sets of neurons: algebra, files, and the control sets drawn for them."""
 
+import os
+
 import nibabel as nib
 import numpy as np
 import pytest
+from killing import end_at_step
 from tiny import tiny_model
 
 from llmbrain.exceptions import GeometryMismatchError, MaskError, ParameterError
@@ -113,6 +116,43 @@ def test_save_and_load_give_the_same_mask(tmp_path, suffix):
     assert (loaded.name, loaded.info) == (mask.name, mask.info)
     with pytest.raises(GeometryMismatchError):
         NeuronMask.load(path, NeuronGeometry.from_sizes([10]))
+
+
+def test_only_earlier_masks_are_replaced(tmp_path):
+    path, mask = tmp_path / "brain.nii.gz", some_mask()
+    path.write_bytes(b"of another tool")
+    with pytest.raises(ParameterError, match=r"brain.nii.gz or brain.json exists and is no earlier"):
+        mask.save(path)
+    path.unlink()
+    (tmp_path / "brain.json").write_text('{"format": "a sidecar of another tool"}')
+    with pytest.raises(ParameterError, match="not replaced"):
+        mask.save(path)
+    (tmp_path / "brain.json").unlink()
+    mask.save(path)
+    other = some_mask(name="other")
+    assert NeuronMask.load(other.save(path)).name == "other"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a copy of this process")
+def test_a_kill_at_any_step_leaves_the_old_mask_or_the_new_one(tmp_path):
+    """Both have the same size, so that the image alone does not tell which description is its own."""
+    old, new, seen = some_mask(name="old"), some_mask().matched_control(random_state=0), []
+    for n in range(20):
+        path = old.save(tmp_path / str(n) / "my mask.nii.gz")
+        child = os.fork()
+        if not child:
+            end_at_step(n)
+            new.save(path)
+            os._exit(0)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        found = NeuronMask.load(path)
+        assert (found == old and found.name == old.name) or (found == new and found.name == new.name)
+        seen.append(found == new)
+        new.save(path)
+        assert NeuronMask.load(path) == new and not [p for p in path.parent.iterdir() if ".part." in p.name]
+        if code == 0:
+            break
+    assert code == 0 and seen == sorted(seen) and not seen[0] and seen[-1]
 
 
 def test_an_image_of_another_tool_becomes_a_mask(tmp_path):

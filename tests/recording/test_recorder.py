@@ -14,7 +14,7 @@ import pytest
 from recorded import TEXTS, files_of, quiet
 from tiny import tiny_model
 
-from llmbrain.dataset import open_recording
+from llmbrain.dataset import Study, open_recording
 from llmbrain.recording import record
 
 
@@ -114,6 +114,14 @@ def test_kill_9_in_the_middle_of_a_run(llama, tokenizer, tmp_path):
     a, b = files_of(tmp_path / "study"), files_of(tmp_path / "whole")
     assert set(a) == set(b)
     assert all(a[name] == b[name] for name in b)
+
+
+def test_locks_of_finished_runs_that_a_killed_process_left_are_removed(llama, tokenizer, tmp_path):
+    quiet(llama, tokenizer, TEXTS, tmp_path / "study")
+    lock = Study.open(tmp_path / "study").path("lock", run=1)
+    lock.touch()
+    quiet(llama, tokenizer, TEXTS, tmp_path / "study")
+    assert not lock.exists()
 
 
 def test_processes_share_the_runs(llama, tokenizer, tmp_path):

@@ -1,5 +1,7 @@
 """The whole report: its sections, its single results, and that nothing is loaded from elsewhere."""
 
+import os
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -292,7 +294,12 @@ def test_only_earlier_reports_are_replaced(tmp_path):
             generate_report(5, output_file=path)
         with pytest.raises(ParameterError, match=message):
             generate_report(prune_table()).save(path)
+        with pytest.raises(ParameterError, match=message):
+            generate_report(prune_table()).save_as_html(path)
     assert foreign.read_text().endswith("<title>mine</title>")
+    os.mkfifo(tmp_path / "pipe.html")
+    with pytest.raises(ParameterError, match="is no file"):
+        generate_report(prune_table()).save(tmp_path / "pipe.html")
     earlier = generate_report(prune_table(), title="first").save(tmp_path / "report.html")
     generate_report(prune_table(), title="second", output_file=earlier)
     assert "second" in earlier.read_text(encoding="utf-8")

@@ -38,6 +38,7 @@ def test_a_real_study_from_its_folder(study):
     report = generate_report(study.root)
     page = check_page(report.html)
     assert report.save() == study.path("report") and study.path("report").is_file()
+    assert generate_report(study.root).html == report.html  # also with an earlier page in the folder
     wanted = {"summary", "model", "recording", "quality", "networks", "browse", "lesions", "methods", "files"}
     assert set(report.sections) == wanted
     files = [link for link in page.links if not link.startswith("#")]

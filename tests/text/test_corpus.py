@@ -1,6 +1,7 @@
 """Loading corpora: every source, and the message for every source that cannot be read."""
 
 import json
+import os
 import re
 import sys
 import types
@@ -149,3 +150,19 @@ def test_hub_without_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(CorpusError, match=r"pip install llmbrain\[hub\]"):
         load_corpus("hub:owner/data")
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
+    """It would be another corpus without a word. The rights are denied here, because root has them all."""
+    (tmp_path / "prose").mkdir()
+    (tmp_path / "a.txt").write_text("The cat.")
+    listed = os.scandir
+
+    def denied(path):
+        if os.path.basename(path) == "prose":
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(PermissionError, match="prose"):
+        load_corpus(tmp_path)

@@ -16,7 +16,9 @@ class Files(Station):
     what = "list of files"
 
     def read(self, study, report):
-        rows = [(path.relative_to(study.root).as_posix(), path.stat().st_size) for path in study.all_files()]
+        pages = study.path("report"), study.path("subject_report")  # a page must not depend on the one it replaces
+        files = [path for path in study.all_files() if path not in pages]
+        rows = [(path.relative_to(study.root).as_posix(), path.stat().st_size) for path in files]
         return pd.DataFrame(rows, columns=["file", "size"]) if rows else None
 
     def section(self, report, result):
