@@ -25,6 +25,7 @@ SHORTER = {  # what quick runs leave out besides what the notebooks do: half of 
     'recipe="fast", progress': 'recipe="flap", progress',
     '"max_tokens": 512 if quick': '"max_tokens": 128 if quick',
     'recipe="fast",\n    options': 'recipe="flap",\n    options',
+    'recipe="fast", options=options': 'recipe="flap", options=options',
     "max_tokens=60 if quick": "max_tokens=24 if quick",
     "n_tokens = 200 if quick": "n_tokens = 60 if quick",
     '"max_tokens": 300 if quick': '"max_tokens": 120 if quick',

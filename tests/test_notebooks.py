@@ -28,7 +28,7 @@ build = _load_build()
 SCRIPTS = build.scripts()
 NAMES = [path.stem for path in SCRIPTS]
 RUN = [path for path in SCRIPTS if path.name[:2] in ("00", "06")]  # the others take minutes: make notebooks
-FIGURES = {"00": 3, "01": 3, "02": 5, "03": 3, "04": 2, "05": 3, "06": 1}  # fewest figures of each notebook
+FIGURES = {"00": 3, "01": 3, "02": 5, "03": 3, "04": 2, "05": 3, "06": 1, "07": 2}  # fewest figures of each notebook
 
 
 def _executed(script):
@@ -192,6 +192,19 @@ def test_localizers_are_what_the_prose_says():
     assert (shuffled.loc["item"] < 10).all() and (shuffled.loc["token"] > 1000).all()
     assert (again["r of z maps between halves"] > 0.8).all()
     assert (effects.effect < effects.control_max).all() and (pair.q > 0.05).all()
+
+
+def test_two_models_are_what_the_prose_says():
+    """Notebook 7: kept networks, what they follow, and the effects of their lesions. It ran with all three models."""
+    scores, scale, shared, effects = _tables("07")
+    assert list(scores.columns) == ["sub-pruned", "sub-unrelated"]
+    kept, n_networks = scale["kept"], len(scores)
+    assert kept["whole, another start"] == n_networks and n_networks - 2 <= kept["pruned"] < n_networks
+    assert n_networks / 2 < kept["unrelated"] < kept["pruned"]
+    assert (shared["q"] < 0.05).all() and not re.search("[a-z]", "".join(map(str, shared["words"].iloc[:2])))
+    assert (effects.effect > 2 * effects.controls).all() and (effects.match_effect > 2 * effects.match_controls).all()
+    assert (effects.effect - effects.match_effect).abs().max() < 0.15 and len(effects) == 3
+    assert effects.effect.idxmax() == effects.match_effect.idxmax()
 
 
 @pytest.fixture(scope="module")

@@ -80,11 +80,11 @@ def averaged(model, other):
 
 
 # -- compression ----------------------------------------------------------------------------------------------------
-def pruned(model, tokenizer, calibration, ratio):
-    """Prune MLP neurons with the recipe ``fast`` and shares by power."""
+def pruned(model, tokenizer, calibration, ratio, max_tokens=None):
+    """Prune MLP neurons with the recipe ``fast`` and shares by power, calibrated on ``max_tokens`` tokens."""
     import llmbrain as lb
 
-    options = {"context": 256}
+    options = {"context": 256, **({"max_tokens": max_tokens} if max_tokens else {})}
     recipe = {"recipe": "fast", "allocation": "power", "options": options, "progress": False}
     return lb.prune(copy.deepcopy(model), tokenizer, calibration, ratio=ratio, **recipe).model
 

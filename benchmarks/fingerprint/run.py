@@ -3,12 +3,14 @@
     python benchmarks/fingerprint/train.py models --text wiki.txt --other news.txt
     python benchmarks/fingerprint/run.py models out --other news.txt                        small models alone
     python benchmarks/fingerprint/run.py models out --other news.txt --real demo gemma.gguf qwen.gguf
+    python benchmarks/fingerprint/run.py none out --other news.txt --steps 0 --real demo gemma.gguf --real-bases demo
     python benchmarks/fingerprint/run.py models out --table                                 the tables of what is stored
 
-``models`` are folders of models that share a tokenizer but nothing else; relatives are derived from the first
-``--bases`` of them. Every model is read once, and its fingerprints for all numbers of texts are stored in ``out``; to
-resume, repeat the command. ``out/pairs.tsv`` has one row per pair and number of texts, ``out/rates.json`` is what the
-package reads (``data/fingerprint/rates.json``). Pairs are negative if they have no common ancestor.
+``models`` is a folder of models that share a tokenizer but nothing else; relatives are derived from the first
+``--bases`` of them, and from the real models in ``--real-bases``. Every model is read once, and its fingerprints for
+all numbers of texts are stored in ``out``; to resume, repeat the command. ``out/pairs.tsv`` has one row per pair and
+number of texts, ``out/rates.json`` is what the package reads (``data/fingerprint/rates.json``). Pairs are negative if
+they have no common ancestor.
 """
 
 import argparse
@@ -41,7 +43,7 @@ def relatives(base, name, options):
     model, tokenizer = base
     calibration = [text for text in options.other.read_text(encoding="utf-8").split("\n = ")[:60] if len(text) > 200]
     for ratio in (0.2, 0.3, 0.5):
-        yield f"pruned {ratio:.0%}", partial(derive.pruned, model, tokenizer, calibration, ratio)
+        yield f"pruned {ratio:.0%}", partial(derive.pruned, model, tokenizer, calibration, ratio, options.calibration)
     yield "int8", partial(derive.quantised, model, 8)
     yield "4-bit", partial(derive.quantised, model, 4)
     yield "noise 10%", partial(derive.noisy, model, 0.1)
@@ -71,7 +73,7 @@ def _distilled(base, name, options):
 def read(model, tokenizer, name, out, n_texts):
     """Store the fingerprints of a model for all numbers of texts, and the published one."""
     texts = standard_texts("demo", max(n_texts))
-    activity, geometries = read_activity(model, tokenizer, texts, SITES)
+    activity, geometries = read_activity(model, tokenizer, texts, SITES, surprisals=False)
     for n in n_texts:
         if (out / f"{name}_{n:02d}.safetensors").is_file():
             continue
@@ -97,19 +99,22 @@ def read_all(options):
         read(model, tokenizer, name, prints, options.n_texts)
         print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
 
+    def keep_relatives(base, name):
+        for kind, make in relatives(base, name, options):
+            if (not options.relatives or kind in options.relatives) and missing(f"{name}.{kind}"):
+                keep(make(), base[1], f"{name}.{kind}")
+
     for folder in folders:
         if missing(folder.name):
             keep(*lb.load_model(str(folder)), folder.name)
     for folder in folders[: options.bases]:
-        base = lb.load_model(str(folder))
-        for kind, make in relatives(base, folder.name, options):
-            name = f"{folder.name}.{kind}"
-            if missing(name):
-                keep(make(), base[1], name)
+        keep_relatives(lb.load_model(str(folder)), folder.name)
     for source in options.real or ():
         name = "real-" + Path(source).stem.replace(".", "_").replace("_", "-")
         if missing(name):
-            keep(*lb.load_model(source), name)
+            keep(*lb.load_model(source, dtype="float32"), name)
+        if source in options.real_bases:
+            keep_relatives(lb.load_model(source, dtype="float32"), name)
 
 
 def compare_all(options):
@@ -163,7 +168,9 @@ def auc(positive, negative):
 
 
 def rate(count, n):
-    """A share with its exact (Clopper-Pearson) 95 % interval."""
+    """A share with its exact (Clopper-Pearson) 95 % interval; all of it without pairs."""
+    if not n:
+        return {"count": 0, "n": 0, "low": 0.0, "high": 1.0}
     interval = binomtest(int(count), int(n)).proportion_ci(method="exact")
     return {"count": int(count), "n": int(n), "low": interval.low, "high": interval.high}
 
@@ -217,6 +224,11 @@ def main():
     parser.add_argument("--n-texts", type=int, nargs="*", default=list(N_TEXTS))
     parser.add_argument("--distil", action="store_true")
     parser.add_argument("--real", nargs="*", help="further models: demo, folders, .gguf files")
+    parser.add_argument("--real-bases", nargs="*", default=[], help="those of --real from which relatives are derived")
+    parser.add_argument(
+        "--relatives", nargs="*", help="kinds of relatives, such as int8 or 'pruned 20%%'; all if left out"
+    )
+    parser.add_argument("--calibration", type=int, help="tokens that pruning reads; by default those of the recipe")
     parser.add_argument("--threshold", type=float, default=0.7)
     parser.add_argument("--measured-on", default="small models", help="words that say which models these are")
     parser.add_argument("--table", action="store_true")
