@@ -9,6 +9,8 @@ register a function and declare what it needs::
     def weakest(values, layer_of, importance): ...
 """
 
+from bisect import bisect_left
+
 import numpy as np
 
 from ..exceptions import MaskError, ParameterError
@@ -290,12 +292,12 @@ def _draw(pool, values, count, rng):
 
 def _nearest_free(order, inside, rng, n_nearest):
     """Find for each selected place of a ranked list a free place near it; see :func:`importance_matched`."""
-    selected, free = np.flatnonzero(inside), list(np.flatnonzero(~inside))
+    selected, free = np.flatnonzero(inside), np.flatnonzero(~inside).tolist()
     chosen = []
     for rank in rng.permutation(selected):
         if not free:
             break
-        middle = int(np.searchsorted(free, rank))
+        middle = bisect_left(free, rank)
         low = max(0, min(middle - n_nearest // 2, len(free) - n_nearest))
         # the window of n_nearest free places is centred on the rank
         chosen.append(free.pop(low + int(rng.integers(min(n_nearest, len(free) - low)))))
