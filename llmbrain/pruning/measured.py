@@ -258,7 +258,7 @@ class Measured:
         return [f.score.double().argsort(descending=True, stable=True) for f in self.survey()]
 
     def _split(self, fit=None, probe=None):
-        """Windows for fitting and for measuring, of at most so many tokens."""
+        """Windows for fitting and windows for measuring, each with a limit on the tokens."""
         sides = split_windows(self.blocks, self.options.held_out)
         return [side if most is None else thin_out(side, most) for side, most in zip(sides, (fit, probe))]
 

@@ -61,9 +61,9 @@ def prune(
         minutes on a GPU. On a CPU, use few tokens: the model reads the calibration text about ninety times.
         ``"auto"`` chooses it for a model on a GPU.
     ``fast``
-        FLAP score, allocation by what the neurons of a layer write to the residual stream unless gentler or equal
-        shares clearly diverge less on held-out calibration windows, affine least squares with tokens weighted relative
-        to their stream. About eight times as fast. ``"auto"`` chooses it for a model on a CPU.
+        FLAP score, the best of four allocations that are tried on held-out calibration windows, affine least squares
+        with tokens weighted relative to their stream. Four to ten times as fast. ``"auto"`` chooses it for a model on a
+        CPU.
     ``flap``, ``wanda``
         The published baselines: FLAP with mean bias and one threshold for all layers; Wanda-sp, nothing refitted.
 
