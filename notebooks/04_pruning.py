@@ -112,7 +112,7 @@ kept_overlap({name.split(" + ")[0]: value for name, value in kept.items() if nam
 # %% [markdown]
 # ## The recipes of the package
 #
-# `recipe="fast"` tries four ways to share the cut among the layers and takes the one that diverges least from the whole model on held-out
+# `recipe="fast"` tries three ways to share the cut among the layers and takes the one that diverges least from the whole model on held-out
 # calibration windows. It fits each layer on the real output of the pruned layers before it, and refits with tokens weighted by their residual stream. It is measured in the same way as the rows above.
 # `recipe="best"`, the default on a GPU, also searches for the allocation and refits the attention; it needs a GPU to be fast.
 

@@ -61,7 +61,7 @@ def prune(
         minutes on a GPU. On a CPU, use few tokens: the model reads the calibration text about ninety times.
         ``"auto"`` chooses it for a model on a GPU.
     ``fast``
-        FLAP score, the best of four allocations that are tried on held-out calibration windows, affine least squares
+        FLAP score, the best of three allocations that are tried on held-out calibration windows, affine least squares
         with tokens weighted relative to their stream. Four to ten times as fast. ``"auto"`` chooses it for a model on a
         CPU.
     ``flap``, ``wanda``

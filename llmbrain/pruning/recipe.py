@@ -318,7 +318,7 @@ def best():
 
 @RECIPES.register("fast")
 def fast():
-    """FLAP score, the best of four allocations that are tried, affine least squares on weighted tokens."""
+    """FLAP score, the best of three allocations that are tried, affine least squares on weighted tokens."""
     return Recipe("flap", "trial", "affine", Options(token_weights="stream"))
 
 

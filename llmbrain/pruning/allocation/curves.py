@@ -21,6 +21,7 @@ __all__ = [
     "measure_curves",
     "smooth_curves",
     "tokens_of_curves",
+    "tokens_probed",
 ]
 
 LEVELS = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
@@ -81,7 +82,12 @@ def _widths(parts, levels, n_steps):
 
 def tokens_of_curves(options, n_layers, n_tokens, levels=LEVELS, most=PROBED):
     """Tokens that pass through the model: for one cut layer, those after it run again, on average half of them."""
-    return min(options.held_out * n_tokens, most) * len(levels) * n_layers / 2
+    return tokens_probed(options, n_tokens, most) * len(levels) * n_layers / 2
+
+
+def tokens_probed(options, n_tokens, most=PROBED):
+    """Tokens on which divergences are measured: the held-out share, but at least a window if there are two."""
+    return min(max(options.held_out * n_tokens, min(options.context, n_tokens / 2)), most)
 
 
 @ALLOCATIONS.register("curves", needs=("curves", "extremes"), reads=tokens_of_curves, heads="losses")

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .curves import PROBED, by_curves, tokens_of_curves
+from .curves import by_curves, tokens_of_curves, tokens_probed
 from .shares import ALLOCATIONS, round_counts, uniform
 from .supernet import Assembly
 
@@ -48,8 +48,7 @@ def search_counts(supernet, probe, starts, n_keep, *, floors, n_evaluations=200,
 
 
 def _tokens(options, n_layers, n_tokens):
-    probed = min(options.held_out * n_tokens, PROBED)
-    return tokens_of_curves(options, n_layers, n_tokens) + probed * options.n_evaluations / 2
+    return tokens_of_curves(options, n_layers, n_tokens) + tokens_probed(options, n_tokens) * options.n_evaluations / 2
 
 
 @ALLOCATIONS.register(

@@ -7,7 +7,7 @@ import torch
 
 from ...models.surgery import count_features, prunable_mlps, set_width
 from ..cut import cut
-from .curves import by_curves, tokens_of_curves
+from .curves import by_curves, tokens_of_curves, tokens_probed
 from .probe import Probe
 from .shares import ALLOCATIONS, by_power, round_counts
 
@@ -20,7 +20,7 @@ TRIED = {"fit": 8_192, "probe": 4_096}  # tokens of a cut that is only measured
 
 def _tokens(options, n_layers, n_tokens):
     rough = tokens_of_curves(options, n_layers, n_tokens, ROUGH["levels"], ROUGH["probe"])
-    return rough + 3 * (2 * min(n_tokens, TRIED["fit"]) + min(n_tokens, TRIED["probe"]))
+    return rough + 3 * (2 * min(n_tokens, TRIED["fit"]) + tokens_probed(options, n_tokens, TRIED["probe"]))
 
 
 @ALLOCATIONS.register(
