@@ -73,6 +73,7 @@ pruned = lb.prune(
     text,
     ratio=0.2,
     recipe="fast",
+    allocation="power",
     options={"max_tokens": 512, "context": 256},
     measure=False,
     progress=False,
