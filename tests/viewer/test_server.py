@@ -246,7 +246,7 @@ def test_damaged_files_are_said_on_the_page(study, kind, content):
         path.write_bytes(content)
     client = testclient.TestClient(make_app(Explorer(study), TOKEN), base_url=HOST)
     said = get(client, "/api/study").json()["messages"]
-    assert any(str(paths[0]) in line or paths[0].name in line for line in said)
+    assert any(paths[0].name.partition(".")[0] in line for line in said), said
     if kind != "topography.json":
         answer = get(client, "/api/networks/0/map")
         assert answer.status_code == 422 and "no network 0" in answer.json()["error"]

@@ -67,7 +67,7 @@ class _Part(ArraySource):
 
 def _copy(values, out):
     """Copy an array into another of float32; large ones with several threads."""
-    if values.dtype == out.dtype and values.flags.writeable:  # torch warns about arrays that are not
+    if values.dtype == out.dtype and values.flags.writeable and min(values.strides, default=0) >= 0:  # torch's limits
         torch.from_numpy(out).copy_(torch.from_numpy(values))
     else:
         np.copyto(out, values, casting="unsafe")
