@@ -88,7 +88,7 @@ def check_output_table(path, columns):
     path : path-like
         The file to write. It may be missing, or a table written with :func:`write_tsv`.
     columns : sequence of str
-        Columns by which an earlier table is recognised.
+        Columns that an earlier table must have.
 
     Returns
     -------

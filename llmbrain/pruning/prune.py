@@ -62,8 +62,8 @@ def prune(
         ``"auto"`` chooses it for a model on a GPU.
     ``fast``
         FLAP score, the best of three allocations that are tried on held-out calibration windows, affine least squares
-        with tokens weighted relative to their stream. Four to ten times as fast. ``"auto"`` chooses it for a model on a
-        CPU.
+        with tokens weighted relative to their stream. Six to eight times as fast on a GPU. ``"auto"`` chooses it for a
+        model on a CPU.
     ``flap``, ``wanda``
         The published baselines: FLAP with mean bias and one threshold for all layers; Wanda-sp, nothing refitted.
 

@@ -104,7 +104,7 @@ class Probe:
         if rescale is None:
             raise UnsupportedArchitectureError(
                 f"The logits of {type(self.model).__name__} are not those of its output embedding, so divergences "
-                "cannot be measured from hidden states. Use an allocation other than 'curves' and 'search'."
+                "cannot be measured from hidden states. Use an allocation other than 'curves', 'trial' and 'search'."
             )
         return rescale
 
