@@ -18,10 +18,11 @@ WORK = ("lesion", "networks", "layers", "prune", "record")
 HERE = Path(__file__).resolve().parent
 
 
-def measure(work, n_processes, small, repeats):
+def measure(work, n_processes, args):
     """Seconds of one piece of work, the best repetition of one launch, or NaN if it failed."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n_processes)]
-    command = [*launcher, str(HERE / "work.py"), work, "--repeats", str(repeats), *(["--small"] if small else [])]
+    options = ["--repeats", str(args.repeats), "--controls", str(args.controls), *(["--small"] if args.small else [])]
+    command = [*launcher, str(HERE / "work.py"), work, *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith('{"work"')]
     if done.returncode or not lines:
@@ -38,13 +39,14 @@ def main():
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=1, help="in every launch, after the first of which all is warm")
+    parser.add_argument("--controls", type=int, default=100, help="of the lesion study, whose cost is proportional")
     args = parser.parse_args()
     print("| work | processes | seconds | times faster | efficiency |\n| --- | --- | --- | --- | --- |")
     for work in args.work or WORK:
         found = {n: [] for n in args.processes}
         for _ in range(args.rounds):
             for n, seconds in found.items():
-                seconds.append(measure(work, n, args.small, args.repeats))
+                seconds.append(measure(work, n, args))
         first = args.processes[0]
         for n, seconds in found.items():
             faster = min(found[first]) / min(seconds)

@@ -53,7 +53,7 @@ def texts(n_tokens):
 
 
 def lesion(args, folder):
-    """20 networks x 2 families x 100 controls on 20,000 tokens, the demo model in bfloat16."""
+    """20 networks x 2 families x ``--controls`` controls on 20,000 tokens, the demo model in bfloat16."""
     model, tokenizer = lb.load_model(
         "demo", dtype="float32" if args.device == "cpu" else "bfloat16", device=args.device
     )
@@ -62,7 +62,7 @@ def lesion(args, folder):
     masks = [
         lb.NeuronMask(rng.random(geometry.n_neurons) < 0.015, geometry, name=f"network-{k}") for k in range(n_networks)
     ]
-    n_tokens, n_controls = (120, 3) if args.small else (20_000, 100)
+    n_tokens, n_controls = (120, 3) if args.small else (20_000, args.controls)
     task = lb.lesions.LossTask(texts(n_tokens), max_tokens=n_tokens)
     study = lb.LesionStudy(
         masks, [task], n_controls=n_controls, controls=["layer", "layer+importance"],
@@ -143,6 +143,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--gpus-per-rank", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm"))
+    parser.add_argument("--controls", type=int, default=100, help="of the lesion study")
     parser.add_argument("--device")
     args = parser.parse_args()
     with parallel.processes(gpus_per_rank=args.gpus_per_rank):

@@ -15,7 +15,7 @@ from ..text import batches, text_windows
 from ..text.windows import token_mask
 from .reader import LogitReader
 
-__all__ = ["batch_losses", "hidden_losses", "token_losses", "window_losses"]
+__all__ = ["batch_losses", "hidden_losses", "scored_losses", "token_losses", "window_losses"]
 
 # float32 logits held at a time: few enough for the caches of a CPU (24 MiB), enough to fill a GPU (1 GiB)
 LOGITS_AT_ONCE = {"cpu": 6 * 2**20}
@@ -104,11 +104,15 @@ def batch_losses(hidden, score, ids, windows):
 
     ``hidden``, shape (n_windows, n_longest, ...), and ``score`` are those of a :class:`LogitReader`.
     """
-    scored = token_mask(windows, "scored", ids.shape)
+    flat = scored_losses(hidden, score, ids, token_mask(windows, "scored", ids.shape))
+    return np.split(flat, np.cumsum([window.n_scored for window in windows])[:-1])
+
+
+def scored_losses(hidden, score, ids, scored):
+    """Losses of the tokens of a batch where the bool tensor ``scored`` is True, row after row, as a float32 array."""
     targets = ids[scored.to(ids.device)]
     before = scored[:, 1:].to(hidden.device)
-    flat = hidden_losses(hidden[:, :-1][before], score, targets).numpy()
-    return np.split(flat, np.cumsum([window.n_scored for window in windows])[:-1])
+    return hidden_losses(hidden[:, :-1][before], score, targets).numpy()
 
 
 def hidden_losses(hidden, score, targets):

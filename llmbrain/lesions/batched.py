@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 
-from ..evaluation.losses import batch_losses
+from ..evaluation.losses import scored_losses
 from ..evaluation.reader import LogitReader
 from ..models.anatomy import anatomy_of
 from ..models.finite import first_not_finite, not_finite_error
@@ -21,6 +21,7 @@ from ..models.inputs import input_device
 from ..parallel import share
 from ..stats.precision import exact_products
 from ..text import Window, group_windows, pad
+from ..text.windows import token_mask
 from .context import Lesion, check_hooks_reach
 from .positions import FixedPositions, scored_positions
 
@@ -302,5 +303,8 @@ class _Rows:
 def _sums(hidden, reader, ids, batch, n_blocks=1):
     """Sum the losses of each block of rows, shape ``(n_blocks, n_sequences)``."""
     # one call for all blocks: the product with the head is as large as those of the layers
-    parts = batch_losses(hidden, reader.score, ids.repeat(n_blocks, 1), batch * n_blocks)
-    return np.array([part.sum(dtype=np.float64) for part in parts]).reshape(n_blocks, len(batch))
+    scored = token_mask(batch, "scored", ids.shape).repeat(n_blocks, 1)
+    losses = scored_losses(hidden, reader.score, ids.repeat(n_blocks, 1), scored)
+    starts = np.cumsum([0] + [window.n_scored for window in batch])
+    blocks = losses.reshape(n_blocks, starts[-1])
+    return np.stack([blocks[:, a:b].sum(axis=1, dtype=np.float64) for a, b in zip(starts, starts[1:])], axis=1)

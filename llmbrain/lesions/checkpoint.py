@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import os
 import re
 import time
 import types
@@ -16,9 +17,10 @@ from ..exceptions import DatasetError, LLMBrainWarning
 from ..files import atomic_path
 from ..parallel import Share, check_complete
 
-__all__ = ["Checkpoint", "check_shares", "describe_function"]
+__all__ = ["Checkpoint", "check_shares", "describe_function", "remove_checkpoints"]
 
 SECONDS_BETWEEN = 20.0
+_ASIDE = ".aside-"
 
 
 class Checkpoint:
@@ -29,7 +31,8 @@ class Checkpoint:
     path : path-like or None
         The file; None keeps nothing.
     parts : list of str or bytes
-        Identify the study: weights, lesions, texts. Another study starts from the beginning.
+        Identify the study: weights, lesions, texts. Another study starts from the beginning; the unfinished numbers of
+        the one before are set aside beside the file, and found there when that one is repeated.
     task : str, optional
         Name of a task that has its own file next to ``path``.
     share : Share, optional
@@ -45,12 +48,15 @@ class Checkpoint:
 
     def __init__(self, path, parts, task=None, share=None):
         self.key = "" if path is None else _digest(parts)
-        self.found = self.finished = self.path = None
+        self.found = self.finished = self.path = self._other = None
         if path is not None:
             whole = _with_task(Path(path), task)
             self.path = whole if share is None else share.path(whole)
-            for file in (whole, *Share.find(whole).values()):
-                self._take(read_checkpoint(file))
+            for file in (whole, *Share.find(whole).values(), _aside(self.path, self.key)):
+                kept = read_checkpoint(file)
+                self._take(kept)
+                if file == self.path and kept and kept["key"] != self.key and not kept["finished"].all():
+                    self._other = kept
         self._last = time.monotonic()
 
     def _take(self, kept):
@@ -72,9 +78,25 @@ class Checkpoint:
         if self.path is None or (not now and time.monotonic() - self._last < SECONDS_BETWEEN):
             return
         finished = ~np.isnan(numbers) if finished is None else finished
+        self._set_aside()
         with atomic_path(self.path) as part, open(part, "wb") as file:
             np.savez(file, key=self.key, numbers=numbers, finished=finished)
+        _aside(self.path, self.key).unlink(missing_ok=True)
         self._last = time.monotonic()
+
+    def _set_aside(self):
+        """Give the unfinished numbers of another study a name of their own, before they would be overwritten."""
+        if self._other is None:
+            return
+        aside = _aside(self.path, self._other["key"])
+        os.replace(self.path, aside)
+        warnings.warn(
+            f"{self.path} held {np.mean(self._other['finished']):.0%} of another study, which is kept as {aside.name} "
+            "and goes on when that study is repeated.",
+            LLMBrainWarning,
+            stacklevel=4,
+        )
+        self._other = None
 
 
 def check_shares(path, tasks=(None,)):
@@ -112,6 +134,18 @@ def check_shares(path, tasks=(None,)):
                 f"{np.mean(~finished):.1%} of the values are missing. Repeat the shares that were interrupted; if none "
                 "was, they ran on GPUs of different memory, which form other batches: set max_batch_tokens."
             )
+
+
+def remove_checkpoints(path):
+    """Remove the files of a finished study, of all its tasks and shares, but not what was set aside of others."""
+    path = Path(path)
+    for left in path.parent.glob(f"{path.stem}*"):
+        if _ASIDE not in left.name:
+            left.unlink(missing_ok=True)
+
+
+def _aside(path, key):
+    return path.with_name(f"{path.stem}{_ASIDE}{key[:12]}{path.suffix}")
 
 
 def _with_task(path, task):

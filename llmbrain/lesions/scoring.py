@@ -75,8 +75,8 @@ class Scorer:
         check_positions(self.positions, tasks)
         sequences, mine = [s for task in tasks for s in task.sequences], here(part)
         progress = progress and main_process()
-        alone = mine is None or checkpoint is None
-        with contextlib.nullcontext() if alone else only_launch(mine.path(checkpoint)):
+        file = checkpoint if checkpoint is None or mine is None else mine.path(checkpoint)
+        with contextlib.nullcontext() if file is None else only_launch(file):
             sums = self._score(sequences, edits, progress, checkpoint, part) if sequences else None
             return [
                 sums if task.call is None else self._call(task, edits, progress, checkpoint, part) for task in tasks

@@ -100,7 +100,7 @@ def lesion_networks(
     """
     given = locals()
     from ..lesions import LesionResult, LesionStudy
-    from ..lesions.checkpoint import check_shares
+    from ..lesions.checkpoint import check_shares, remove_checkpoints
     from ..networks.labels import select_networks, split_choice
 
     study = as_study(study)
@@ -151,9 +151,7 @@ def lesion_networks(
     result.info |= kept
     if parallel.main_process():
         result.save(study, name, settings=plain_settings(settings))
-        # tasks and shares have files of their own
-        for left in unfinished.parent.glob(f"{unfinished.stem}*"):
-            left.unlink(missing_ok=True)
+        remove_checkpoints(unfinished)
     parallel.barrier()
     return result
 

@@ -1,6 +1,7 @@
 """Calibration text: windows of tokens in padded blocks, and the windows or tokens that are held out."""
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,7 +20,9 @@ __all__ = [
     "thin_out",
 ]
 
-_FEW = 8  # with fewer blocks than this, windows are held out; with fewer windows, segments of them
+_FEW = 8  # with fewer blocks than this, parts of windows are held out
+_END = 0.25  # share of a window that is held out then
+_SHORTEST = 8  # tokens of such an end
 _SEGMENT = 64  # most tokens of a segment
 
 
@@ -69,15 +72,36 @@ def group_blocks(windows, batch_size, context=None):
 
 
 def split_windows(blocks, share):
-    """Split blocks into those to fit on and the ``share`` held out; a single window serves as both."""
+    """Split blocks into those to fit on and those held out: a ``share`` of many blocks, or the ends of few windows.
+
+    With fewer than eight blocks the last quarter of every window is held out, behind the special tokens of its
+    head: one or two whole windows would be one or two kinds of text, and would decide for all of them. Text that is
+    too short to be split serves as both.
+    """
+    if not share:
+        return blocks, blocks
     if len(blocks) >= _FEW:
         chosen = _hold_out([block.n_tokens for block in blocks], share)
-        return tuple([b for b, h in zip(blocks, chosen) if h == held] or blocks for held in (False, True))
+        return tuple([b for b, h in zip(blocks, chosen) if h == held] for held in (False, True))
     windows = [window for block in blocks for window in block.windows]
-    chosen = _hold_out([len(window) for window in windows], share)
     size = max(len(block.ids) for block in blocks)
-    sides = [[w for w, h in zip(windows, chosen) if h == held] for held in (False, True)]
-    return tuple(group_blocks(side, size) for side in sides) if all(sides) else (blocks, blocks)
+    starts, ends = [], []
+    for window in windows:
+        start, end = _cut_off(window, _END)
+        starts.append(start)
+        ends += [] if end is None else [end]
+    return tuple(group_blocks(side, size) for side in (starts, ends)) if ends else (blocks, blocks)
+
+
+def _cut_off(window, share):
+    """Cut the last ``share`` off a window and put its leading special tokens before it; None if it is too short."""
+    n_head = int(np.argmax(window.kept))
+    n_end = round((len(window) - n_head) * share)
+    if n_end < _SHORTEST:
+        return window, None
+    places = np.r_[:n_head, len(window) - n_end : len(window)]
+    parts = {name: getattr(window, name)[places] for name in ("ids", "kept", "positions")}
+    return window.first(len(window) - n_end), replace(window, **parts)
 
 
 def thin_out(blocks, most):

@@ -18,6 +18,7 @@ from ..models.surgery import (
 )
 from ..parallel import broadcast, rank, world_size
 from ..stats.moments import Moments
+from ..text import pad
 from .calibration import held_out_masks, held_out_share
 from .compensation import COMPENSATIONS, Refit, choose_ridge, compensate, default_ridge, frozen, output_error
 from .reconstruct import READERS, Samples, reconstruct
@@ -38,12 +39,14 @@ __all__ = ["Cutter", "account", "cut"]
 # Tokens per unknown from which the last fit includes the held-out tokens. With fewer, they would look better after the
 # first layers than any other text, and mislead the choices of all later layers.
 ENOUGH = 20
+BRIEF = 64  # tokens on which it is tested what a layer adds to the stream
 
 
-def cut(model, blocks, kept, compensation, options, kept_heads=None, progress=None):
+def cut(model, blocks, kept, compensation, options, kept_heads=None, progress=None, known=None):
     """Slice and refit a model in place, layer by layer.
 
-    ``kept`` and ``kept_heads`` list the neurons and query heads kept in each layer.
+    ``kept`` and ``kept_heads`` list the neurons and query heads kept in each layer. ``known`` is a dict in which
+    several cuts of one model on the same blocks share the residual streams of the dense model.
 
     Returns
     -------
@@ -62,7 +65,7 @@ def cut(model, blocks, kept, compensation, options, kept_heads=None, progress=No
     elif options.refit_attention:
         attention = attention_writers(model)
     refits = bool(COMPENSATIONS[compensation].needs)
-    one = Cutter(model, blocks, compensation, options).layer if refits else _slice
+    one = Cutter(model, blocks, compensation, options, known).layer if refits else _slice
     rows = []
     for part, keep, heads_part, heads in zip(parts, kept, attention, kept_heads or [None] * len(parts)):
         rows.append(one(part, keep, heads_part, heads))
@@ -91,8 +94,9 @@ def account(part, n_kept, error=np.nan):
 class Cutter:
     """The residual streams of the model that is being cut and, if it is the target, of the dense model."""
 
-    def __init__(self, model, blocks, compensation, options):
-        self.walk = Walk(model, blocks)
+    def __init__(self, model, blocks, compensation, options, known=None):
+        self.walk, self.known = Walk(model, blocks), known
+        self.brief = Walk(model, [pad([blocks[0].windows[0].first(BRIEF)])])  # how layers are built can be seen there
         self.compensation, self.options = compensation, options
         self.full = "covariance" in COMPENSATIONS[compensation].needs
         self.readers = READERS[options.reconstruct] if self.full else ()
@@ -134,6 +138,8 @@ class Cutter:
         """Outputs of the dense layer, and the dense stream between attention and MLP, block by block."""
         if self.dense is None:
             return None, None
+        if self.known and layer in self.known:
+            return self.known[layer]
         caught, after, written = {}, [], []
         sites = [output_site(attention.writer)] if attention is not None else []
         with torch.no_grad(), site_hooks(sites, lambda i, x: caught.update(x=x)):
@@ -141,6 +147,8 @@ class Cutter:
                 after.append(self.walk.run(layer, i, hidden))
                 if sites:
                     written.append(hidden + caught["x"].reshape(hidden.shape))
+        if self.known is not None:
+            self.known[layer] = after, written
         return after, written
 
     # -- attention ----------------------------------------------------------------------------------------------
@@ -148,7 +156,7 @@ class Cutter:
         """Cut heads and refit the output projection, or only refit it, towards the dense stream after attention."""
         walk, caught = self.walk, {}
         direct = dense_written is not None and writes_to_stream(
-            walk, part.layer, attention.writer, silenced=part.writer
+            self.brief, part.layer, attention.writer, silenced=part.writer
         )
 
         def targets(i, output):
@@ -180,7 +188,7 @@ class Cutter:
 
     # -- MLP ----------------------------------------------------------------------------------------------------
     def _mlp(self, part, keep, dense_after, row, outputs=None):
-        direct = dense_after is not None and writes_to_stream(self.walk, part.layer, part.writer)
+        direct = dense_after is not None and writes_to_stream(self.brief, part.layer, part.writer)
 
         def targets(i, output):
             return dense_after[i].float() - output.float()

@@ -30,7 +30,7 @@ def logits(model, ids):
 
 @pytest.fixture(scope="module")
 def pruned_models(tokenizer):
-    return {n: quick(tiny_model(n), tokenizer, TEXTS, 0.3, options={"context": 48}) for n in EXACT}
+    return {n: quick(tiny_model(n), tokenizer, TEXTS, 0.3, allocation="power", options={"context": 48}) for n in EXACT}
 
 
 @pytest.fixture(scope="module")

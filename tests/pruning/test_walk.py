@@ -1,5 +1,6 @@
 """Calibration blocks, held-out tokens, and walks that equal the model."""
 
+import numpy as np
 import pytest
 import torch
 from tiny import tiny_model
@@ -163,16 +164,34 @@ def test_moments_of_the_two_sides_add_up(tokenizer):
     torch.testing.assert_close(fit.merge(held).covariance, whole.covariance, rtol=1e-4, atol=1e-7)
 
 
-def test_windows_are_split_evenly_and_whole(tokenizer):
-    blocks = calibration_blocks(tokenizer, TEXTS, context=32, batch_size=10)
-    fit, held = split_windows(blocks, 0.25)
-    count = lambda part: sum(len(b.ids) for b in part)  # noqa: E731
-    assert count(fit) + count(held) == count(blocks) and count(held) == round(0.25 * count(blocks))
+def test_many_blocks_are_held_out_whole(tokenizer):
     many = calibration_blocks(tokenizer, TEXTS, context=32, batch_size=4)
     fit, held = split_windows(many, 0.25)
     assert [len(fit), len(held)] == [10, 3] and not {id(b) for b in fit} & {id(b) for b in held}
-    one = calibration_blocks(tokenizer, TEXTS[:1], context=512)
-    assert split_windows(one, 0.25) == (one, one)
+    assert split_windows(many, 0) == (many, many)
+
+
+def test_of_few_blocks_the_ends_of_all_windows_are_held_out(tokenizer):
+    """Each text is read on both sides, and no token but the special ones at the head is read on both."""
+    blocks = calibration_blocks(tokenizer, TEXTS, context=34, batch_size=10, bos=True)
+    fit, held = split_windows(blocks, 0.25)
+    by_place = {(w.document, w.number): w for b in blocks for w in b.windows}
+    long = {place for place, w in by_place.items() if len(w) >= 34}
+    assert {(w.document, w.number) for b in fit for w in b.windows} == set(by_place) and long
+    assert {(w.document, w.number) for b in held for w in b.windows} >= long
+    starts = {(w.document, w.number): w for b in fit for w in b.windows}
+    for end in (w for b in held for w in b.windows):
+        whole, start = by_place[end.document, end.number], starts[end.document, end.number]
+        n_head = int(np.argmax(whole.kept))
+        assert n_head == 1 and end.ids[0] == whole.ids[0] and not end.kept[0]
+        assert np.concatenate([start.ids, end.ids[1:]]).tolist() == whole.ids.tolist()
+        assert np.concatenate([start.positions, end.positions[1:]]).tolist() == whole.positions.tolist()
+        assert len(end) - 1 == round(0.25 * (len(whole) - 1))
+
+
+def test_text_too_short_to_be_split_is_on_both_sides(tokenizer):
+    short = calibration_blocks(tokenizer, TEXTS[:1], context=512, max_tokens=20)
+    assert split_windows(short, 0.25) == (short, short)
 
 
 def test_the_hash_is_one_of_tokens_not_of_batches(tokenizer):

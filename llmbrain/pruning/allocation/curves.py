@@ -86,8 +86,8 @@ def tokens_of_curves(options, n_layers, n_tokens, levels=LEVELS, most=PROBED):
 
 
 def tokens_probed(options, n_tokens, most=PROBED):
-    """Tokens on which divergences are measured: the held-out share, but at least a window if there are two."""
-    return min(max(options.held_out * n_tokens, min(options.context, n_tokens / 2)), most)
+    """Tokens on which divergences are measured: at least about the held-out share, a quarter of little text."""
+    return min(max(options.held_out * n_tokens, min(16 * options.context, n_tokens / 4)), most)
 
 
 @ALLOCATIONS.register("curves", needs=("curves", "extremes"), reads=tokens_of_curves, heads="losses")

@@ -15,9 +15,9 @@ from ...exceptions import UnsupportedArchitectureError
 from ...models.inputs import input_device
 from ...parallel import all_reduce, share, world_size
 
-__all__ = ["Probe", "Words"]
+__all__ = ["KEPT_VALUES", "Probe", "Words"]
 
-_KEPT_VALUES = 1 << 28  # 1 GiB in float32
+KEPT_VALUES = 1 << 28  # 1 GiB in float32
 _LEADING = 32  # words of each token that are looked at one by one
 _SAMPLED = 1024  # words by which the mass of all others is estimated
 
@@ -85,7 +85,7 @@ class Probe:
         n_words = self._dense_head.weight.shape[0]
         widths = [n_words if words is None else len(words.all) for words in self._words]
         lengths = [len(h) for h in self._hidden(self._last)]
-        self._keeps = sum(n * width for n, width in zip(lengths, widths)) <= _KEPT_VALUES
+        self._keeps = sum(n * width for n, width in zip(lengths, widths)) <= KEPT_VALUES
 
     def _final(self, block):
         """Input of the output embedding."""

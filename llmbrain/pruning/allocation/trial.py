@@ -8,7 +8,7 @@ import torch
 from ...models.surgery import count_features, prunable_mlps, set_width
 from ..cut import cut
 from .curves import by_curves, tokens_of_curves, tokens_probed
-from .probe import Probe
+from .probe import KEPT_VALUES, Probe
 from .shares import ALLOCATIONS, by_power, round_counts
 
 __all__ = ["ROUGH", "TRIED", "by_trial", "dense_again", "measure_cuts"]
@@ -59,9 +59,11 @@ def measure_cuts(model, candidates, fit_blocks, probe_blocks, compensation, opti
     # A rule instead of held-out tokens chooses the penalty, and only writers are refitted: the order stays the same.
     options = options.with_(held_out=0.0, reconstruct="none", refit_attention=False)
     probe, found = Probe(model, probe_blocks), []
+    n_values = sum(block.ids.numel() for block in fit_blocks) * model.config.get_text_config().hidden_size
+    known = {} if n_values * len(prunable_mlps(model)) <= KEPT_VALUES else None
     for kept in candidates:
         with dense_again(model):
-            cut(model, fit_blocks, kept, compensation, options)
+            cut(model, fit_blocks, kept, compensation, options, known=known)
             found.append(probe.divergence())
         if progress:
             progress()

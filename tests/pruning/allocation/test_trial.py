@@ -10,6 +10,7 @@ from llmbrain.models.surgery import prunable_mlps
 from llmbrain.pruning import Recipe
 from llmbrain.pruning.allocation import trial
 from llmbrain.pruning.calibration import calibration_blocks
+from llmbrain.pruning.cut import Cutter
 from llmbrain.pruning.measured import Measurements
 
 TEXTS = ["the cat sat on the mat and then the rain in spain fell on it " * 3 + str(i) * i for i in range(10)]
@@ -32,6 +33,21 @@ def test_divergences_are_those_of_the_cut_models(name, tokenizer):
     assert {k: v.shape for k, v in model.state_dict().items()} == {k: v.shape for k, v in before.items()}
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
     assert [p.size for p in prunable_mlps(model)] == sizes
+
+
+def test_streams_of_the_dense_model_are_shared_by_all_cuts(tokenizer, monkeypatch):
+    """The divergences are those of cuts that run the dense model for themselves, as where memory is short."""
+    model = tiny_model("llama")
+    measured = _measured(model, tokenizer, refit_attention=True)
+    candidates = [[n // 2 for n in measured.sizes], [n // 4 for n in measured.sizes]]
+    steps, step = [], Cutter._dense_step
+    monkeypatch.setattr(Cutter, "_dense_step", lambda self, *a: steps.append(self.known is None) or step(self, *a))
+    shared = measured.measure_cuts(candidates)
+    monkeypatch.setattr(trial, "KEPT_VALUES", 0)
+    alone = measured.measure_cuts(candidates)
+    np.testing.assert_array_equal(shared, alone)
+    n_steps = 2 * len(measured.sizes)
+    assert steps == [False] * n_steps + [True] * n_steps
 
 
 def test_a_failing_cut_leaves_the_model_whole(model, tokenizer, monkeypatch):
@@ -66,12 +82,7 @@ def test_equal_candidates_are_not_measured(model, tokenizer, monkeypatch):
 
 def test_the_last_short_window_is_not_held_out(model, tokenizer):
     """What remains of a text at its end may be a few tokens, on which nothing can be measured."""
-    options = {"context": 32, "max_tokens": 2 * 32 + 3, "batch_size": 1}
     text = [" ".join(TEXTS)]
-    blocks = Measurements(model, tokenizer, text).of(Recipe(options=options)).blocks
-    assert [b.n_tokens for b in blocks][:2] == [32, 32] and blocks[-1].n_tokens < 16
-    fit, held = Measurements(model, tokenizer, text).of(Recipe(options=options))._split()
-    assert [b.n_tokens for b in held] == [32]
     many = calibration_blocks(tokenizer, text, context=16, max_tokens=16 * 20 + 3, batch_size=2)
     assert many[-1].n_tokens < 16
     held = lb.pruning.calibration.split_windows(many, 0.1)[1]
