@@ -5,6 +5,7 @@ Liu et al. (2025), arXiv:2502.20408v1. GPT-2 was fine-tuned for each task; the o
 
 CLAIMS = {
     "lesions": "Silencing a functional network, or all ten (under 2 % of the units), breaks the model.",
+    "strongest": "Not asked in the paper: is it the network that matters, or a handful of its neurons?",
     "retain_only": "Keeping the neurons of the networks, about 10 % of the units, is nearly enough.",
     "amplification": "Amplifying functional networks improves the model (second version, abstract).",
     "recurrence": "Networks found on some texts recur in single other texts (IoU > 0.2).",
@@ -24,6 +25,7 @@ PRINTED = {
 One network at a time, GPT-2 on AG News (intact .861; 15 to 72 of 9,216 units each): .854, .664, .839, .844, .575,
 .850, .848, .704, .675, .847. So six of the ten do next to nothing in the paper itself. An answer that cannot be parsed
 counts as wrong there, hence the zeros.""",
+    "strongest": "Nothing on this.",
     "retain_only": """| AG News, accuracy (share of the units kept) | K = 10 | 64 | 128 | 256 | 512 | intact |
 | --- | --- | --- | --- | --- | --- | --- |
 | GPT-2 | .685 (0.9 %) | .704 (4.3 %) | .846 (9.0 %) | .860 (13.9 %) | .861 (17.4 %) | .861 |

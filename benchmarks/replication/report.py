@@ -14,6 +14,7 @@ from llmbrain.files import read_json, read_tsv, write_text
 
 TITLES = {
     "lesions": "Single networks and all networks silenced",
+    "strongest": "What the strongest networks are",
     "retain_only": "Only the networks kept",
     "amplification": "Amplification",
     "recurrence": "Recurrence",
@@ -27,12 +28,12 @@ Liu et al. (2025), *Brain-Inspired Exploration of Functional Networks and Key Ne
 layer to every layer, and compare them with random neurons that are not matched to the networks. Here the same questions
 are asked with lesions that are tested to equal sliced weights, on text that was not used to find the networks, and with
 matched controls. The data sets and models differ from theirs, so single numbers cannot be compared, but the claims can.
-One small model does not settle the question for others: every script takes `--model`.
+Every script takes `--model`; a column or section for each model follows.
 
-This page is written by `python benchmarks/replication/report.py benchmarks/results/replication` from the tables of the
-scripts in that folder. Networks are numbered by the variance that they explain. "Above all" means more harm than every
-control set. `q` is a false discovery rate over all networks, with the controls of all networks pooled. `pairs` are
-minimal pairs of BLiMP, twenty from each of 14 paradigms.
+This page is written by `python benchmarks/replication/report.py benchmarks/results/replication/*` from the tables of
+the scripts in these folders. Networks are numbered by the variance that they explain. "Above all" means more harm than
+every control set. `q` is a false discovery rate over all networks, with the controls of all networks pooled. `pairs`
+are minimal pairs of BLiMP, from 14 paradigms.
 """
 
 
@@ -42,13 +43,31 @@ def main():
     parser.add_argument("folders", nargs="+", help="output folders of the scripts, one per model")
     parser.add_argument("--out", default="docs/replication.md")
     args = parser.parse_args()
-    parts = [HEAD]
+    parts = [HEAD, f"## In short\n\n{markdown(summary([Path(f) for f in args.folders]))}\n"]
     for name, title in TITLES.items():
         found = [Path(f) for f in args.folders if (Path(f) / f"{name}.json").is_file()]
         if found:
             parts.append(f"## {title}\n\n> {CLAIMS[name]}\n\nThe paper prints:\n\n{PRINTED[name]}\n")
             parts += [section(folder, name) for folder in found]
     print(write_text(args.out, "\n".join(parts)))
+
+
+def summary(folders):
+    """One column per model: what each experiment found."""
+    columns = [
+        dict(row for name, lines in SUMMARIES.items() if (folder / f"{name}.json").is_file() for row in lines(folder))
+        for folder in folders
+    ]
+    rows = list(dict.fromkeys(row for column in columns for row in column))
+    table = {model_name(f): [c.get(row, "not measured") for row in rows] for f, c in zip(folders, columns)}
+    return pd.DataFrame({"": rows, **table})
+
+
+def model_name(folder):
+    """Name of the model of a folder, from the first experiment that is there."""
+    found = next(folder / f"{name}.json" for name in TITLES if (folder / f"{name}.json").is_file())
+    model = read_json(found)["model"]["id"]
+    return NAMES.get(model, model)
 
 
 def section(folder, name):
@@ -62,13 +81,78 @@ def section(folder, name):
         f"{info['arguments']['device']}, {info['arguments']['autocast'] or info['arguments']['dtype']}, "
         f"{info['seconds']:.0f} s."
     )
-    lines = [line for line in info["note"].splitlines() if not line.startswith("Printed")]
+    told = "Printed" if name != "strongest" else tuple("0123456789")  # the verdict and the table say it
+    lines = [line for line in info["note"].splitlines() if not line.startswith(told)]
     statement = "\n".join(f"- {line}" for line in lines)
     verdict = VERDICTS[name](folder)
     return f"{setting}\n\n**{verdict[0]}** {verdict[1]}\n\n{statement}\n\n{markdown(TABLES[name](folder))}\n"
 
 
 # ------------------------------------------------------------------------------------------------ silenced
+def lesion_summary(folder):
+    """Networks that beat all their controls, the largest effect, all networks together, and random neurons."""
+    table = read_tsv(folder / "lesions_effects.tsv")
+    table = table[table["task"] == table["task"].iloc[0]]
+    yield "intact loss, nats per token", f"{table.intact.iloc[0]:.2f}"
+    for family, part in table.groupby("family", sort=False):
+        single, whole = part[part.network != "all networks"], part[part.network == "all networks"].iloc[0]
+        above, top = int((single.effect > single.control_max).sum()), single.loc[single.effect.idxmax()]
+        yield (
+            f"networks that do more harm than each control, {family}",
+            f"{above} of {len(single)} (of {single.n_controls.max():.0f} controls)",
+        )
+        yield f"networks with q < 0.05, {family}", f"{int((single.q_pooled < 0.05).sum())} of {len(single)}"
+        yield (
+            f"most harmful network, against {family}",
+            f"+{top.effect:.2f} (controls {top.control_mean:.2f} ± {top.control_sd:.2f})",
+        )
+        yield (
+            f"all networks together, against {family}",
+            f"+{whole.effect:.2f} (controls {whole.control_mean:.2f} ± {whole.control_sd:.2f}; {whole.share:.0%} of "
+            "the neurons)",
+        )
+    yield "15 % of all neurons at random", f"+{read_tsv(folder / 'lesions_random15.tsv').effect.iloc[0]:.2f}"
+
+
+def strongest_table(folder):
+    """The table of the script, in the words of this page."""
+    table = read_tsv(folder / "strongest_networks.tsv").rename(columns={"whole": "nats", "in them": "share in them"})
+    for column in ("share in them", "massive"):
+        table[column] = table[column].map("{:.1%}".format)
+    for column in ("nats", *(c for c in table if "top" in c)):
+        table[column] = table[column].map("{:.2f}".format)
+    tokens = table["tokens"].str.split(" ").str[:8].str.join(" ").str.replace("|", "\\|")
+    return table.assign(tokens=tokens)
+
+
+def strongest_verdict(folder):
+    """Say whether a handful of neurons explains the harm of a network."""
+    table = read_tsv(folder / "strongest_networks.tsv")
+    share = table["top 25"] / table["whole"]
+    few = table.network[share >= 0.5]
+    word = "No handful of neurons does it." if few.empty else f"A few neurons explain {', '.join(few)}."
+    return word, (
+        "Of the networks above all controls of equal importance, the most harmful, at most five. The 25 strongest "
+        f"neurons of a network alone do {spread(share)} of its harm, and the network without them does "
+        f"{spread(table['without top 25'] / table['whole'])}. Massive neurons (a standard deviation above 30 times "
+        f"the median of their layer) are at most {table.massive.max():.1%} of a network. The last column counts the "
+        "tokens among the 200 where the network is strongest, with the sign of its course."
+    )
+
+
+def strongest_summary(folder):
+    """How much of the harm the strongest neurons explain."""
+    table = read_tsv(folder / "strongest_networks.tsv")
+    share = table["top 25"] / table["whole"]
+    yield "harm of the 25 strongest neurons alone, share of their network's", spread(share)
+
+
+def spread(shares):
+    """The smallest and the largest share in words."""
+    least, most = f"{shares.min():.0%}", f"{shares.max():.0%}"
+    return least if least == most else f"{least} to {most}"
+
+
 def lesion_table(folder):
     """Make one row per network: its effect, and for each control family mean, sd, max and q."""
     effects = read_tsv(folder / "lesions_effects.tsv")
@@ -144,7 +228,22 @@ def retain_verdict(folder):
     )
 
 
+def retain_summary(folder):
+    """Loss with the networks alone."""
+    table = read_tsv(folder / "retain_only_effects.tsv")
+    table = table[(table["task"] == table["task"].iloc[0]) & (table["retained"] == "networks")]
+    for row in table.itertuples():
+        yield f"only {row.networks} networks kept, loss", f"{row.score:.2f} with {row.share:.0%} of the neurons"
+
+
 # ------------------------------------------------------------------------------------------------ amplified
+def amplification_summary(folder):
+    """Networks that amplification helps."""
+    table = read_tsv(folder / "amplification_chosen.tsv")
+    sure = int(((table.ci_high < 0) & (table.q_pooled < 0.05)).sum())
+    yield "networks whose amplification helps beyond controls", f"{sure} of {len(table)}"
+
+
 def amplification_table(folder):
     """Make one row per network: the chosen gain, its effect on both texts, and the controls."""
     table = read_tsv(folder / "amplification_chosen.tsv")
@@ -207,14 +306,30 @@ def recurrence_verdict(folder):
     )
 
 
+def recurrence_summary(folder):
+    """Templates that recur, and in how many texts."""
+    table = read_tsv(folder / "recurrence_templates.tsv")
+    yield "templates that recur beyond chance", f"{int((table.q < 0.05).sum())} of {len(table)}"
+    yield "single texts in which a template is found", f"{table.share.mean():.0%}"
+
+
+SUMMARIES = {
+    "lesions": lesion_summary,
+    "strongest": strongest_summary,
+    "retain_only": retain_summary,
+    "amplification": amplification_summary,
+    "recurrence": recurrence_summary,
+}
 TABLES = {
     "lesions": lesion_table,
+    "strongest": strongest_table,
     "retain_only": retain_table,
     "amplification": amplification_table,
     "recurrence": recurrence_table,
 }
 VERDICTS = {
     "lesions": lesion_verdict,
+    "strongest": strongest_verdict,
     "retain_only": retain_verdict,
     "amplification": amplification_verdict,
     "recurrence": recurrence_verdict,
