@@ -10,7 +10,7 @@ PIP = $(PY) $(PIP_INSTALL)
 FAST = tests/test_package.py tests/test_house.py tests/test_registry.py tests/test_docs.py tests/test_geometry.py \
 	tests/stats tests/masks tests/text
 
-.PHONY: install install-dev demo quick lint check test faults test-oldest coverage notebooks docs clean
+.PHONY: install install-dev demo quick lint check test faults benchmark-smoke test-oldest coverage notebooks docs clean
 
 install: $(VENV)/installed
 
@@ -48,6 +48,11 @@ test: lint
 # Attacks of tests/faults, also the long ones. KINDS="--kind kill" chooses some.
 faults: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(PY) tests/faults/matrix.py $(KINDS)
+
+# All stations on several real models, small. MODELS="demo FILE.gguf" names them.
+MODELS ?= demo
+benchmark-smoke: install
+	$(PY) benchmarks/smoke.py $(MODELS) --out smoke
 
 # The lowest versions that setup.cfg declares, on the lowest Python.
 test-oldest: $(OLDEST)/installed
