@@ -22,7 +22,8 @@ def remember_source(model, source):
 
 def source_of(model):
     """Return the file, folder or hub id that a model was opened from, or an empty text."""
-    return _SOURCES.get(model) or str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
+    known = _SOURCES.get(model) if hasattr(model, "named_parameters") else None
+    return known or str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
 
 
 def origin_of(model):
