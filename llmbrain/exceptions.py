@@ -1,6 +1,7 @@
 """The errors and warnings of the package: what came, what is allowed, what to do."""
 
-from numbers import Integral
+import math
+from numbers import Integral, Real
 
 
 class LLMBrainError(Exception):
@@ -17,6 +18,14 @@ def check_count(name, value, least=1, optional=False):
     if not (whole and value >= least) and not (optional and value is None):
         none = ", or None" if optional else ""
         raise ParameterError(f"{name}={value!r}: it must be a whole number of at least {least}{none}.")
+
+
+def check_threshold(value, two_sided=True):
+    """Raise an error unless ``value`` is a finite number, and not negative where absolute values are compared."""
+    number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or (two_sided and value < 0):
+        least = " of at least 0" if two_sided else ""
+        raise ParameterError(f"threshold={value!r}: it must be a finite number{least}.")
 
 
 class ParameterTypeError(ParameterError, TypeError):

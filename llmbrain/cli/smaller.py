@@ -192,12 +192,15 @@ def _networks(which, study):
 
 
 def _check_figure(path):
-    """Refuse a file format that cannot be drawn."""
+    """Refuse a file format that cannot be drawn, and a file that is no figure."""
     from matplotlib.backend_bases import FigureCanvasBase
+
+    from ..files import check_output_figure
 
     known = sorted(FigureCanvasBase.get_supported_filetypes())
     if path.suffix.lstrip(".").lower() not in known:
         raise ParameterError(f"--figure {path} must end in one of {', '.join(known)}.")
+    check_output_figure(path)
 
 
 def evaluate(

@@ -4,9 +4,12 @@ from pathlib import Path
 
 from ..exceptions import ParameterError
 from .checks import read_object
+from .folder import holds_study
 from .publication import publish_together, recover
 
 __all__ = ["read_description", "write_described"]
+
+_ENDS = (".nii.gz", ".nii")
 
 
 def write_described(path, img, description, key):
@@ -28,10 +31,15 @@ def write_described(path, img, description, key):
     Raises
     ------
     ParameterError
-        If the name has another ending, or another file is there.
+        If the name has another ending, or another file or a file of a study is there.
     """
     path = Path(path)
     side, there = _beside(path), read_description(path)
+    twin = next((p for end in _ENDS if (p := side.with_name(side.stem + end)) != path and p.exists()), None)
+    if twin is not None:
+        raise ParameterError(f"{side.name} belongs to {twin}, which is not replaced. Choose another name.")
+    if (path.exists() or side.exists()) and _of_study(path):
+        raise ParameterError(f"{path} belongs to a study, and it is not replaced. Choose another name.")
     if (path.exists() or side.exists()) and there.get(key, object()) != description[key]:
         raise ParameterError(
             f"{path} or {side.name} exists and is no earlier output of this kind; it is not replaced. Choose another "
@@ -55,7 +63,12 @@ def read_description(path):
 
 
 def _beside(path):
-    for suffix in (".nii.gz", ".nii"):
+    for suffix in _ENDS:
         if path.name.endswith(suffix):
             return path.with_name(path.name.removesuffix(suffix) + ".json")
     raise ParameterError(f"The name of an image must end in .nii or .nii.gz; got {path.name!r}.")
+
+
+def _of_study(path):
+    """Whether a file has the name of a file of a study, in the folder of one."""
+    return path.name.startswith("sub-") and any(holds_study(parent) for parent in path.absolute().parents[:4])

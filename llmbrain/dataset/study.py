@@ -283,7 +283,7 @@ class Study:
         # study.json is written first: by it check_study_folder recognises the folder, if the process is killed here.
         for kind in ("study_json", "subject_json"):
             path = self.path(kind)
-            known = read_object(path) if path.exists() else None
+            known = self._from_file(path, self.root).info if path.exists() else None
             if known is None or (
                 self.info["recording"] and known["labels"] == self.info["labels"] and not known["recording"]
             ):

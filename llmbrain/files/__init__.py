@@ -3,13 +3,14 @@
 from .atomic import atomic_dir, atomic_path, publish
 from .contents import fill, read_json, save_img, sha256, write_any, write_json, write_text
 from .leftovers import discard_leftovers, sibling
-from .outputs import check_apart, check_output_folder, check_output_table, mark_folder
+from .outputs import check_apart, check_output_figure, check_output_folder, check_output_table, mark_folder
 from .tables import read_tsv, write_tsv
 
 __all__ = [
     "atomic_dir",
     "atomic_path",
     "check_apart",
+    "check_output_figure",
     "check_output_folder",
     "check_output_table",
     "discard_leftovers",

@@ -1,5 +1,6 @@
 """Outputs that replace only earlier outputs of the same kind."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -7,14 +8,28 @@ from ..exceptions import ParameterError
 from .contents import read_json, write_json
 from .leftovers import recover
 
-__all__ = ["check_apart", "check_output_folder", "check_output_table", "mark_folder"]
+__all__ = ["check_apart", "check_output_figure", "check_output_folder", "check_output_table", "mark_folder"]
+
+_BLOCK, _BLOCKS = 4096, 64  # of a file, to see whether it has changed
+_FIGURE_HEADS = (b"Matplotlib", b"%PDF-1.4\n%\xac\xdc \xab\xba")  # PNG, SVG and PostScript; PDF
 
 
 def mark_folder(folder, marker, obj):
-    """Write ``obj`` and a list of a folder's files as JSON, so that :func:`check_output_folder` recognises it."""
+    """Write ``obj`` and the files of a folder as JSON, so that :func:`check_output_folder` recognises it."""
     folder = Path(folder)
-    files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir())
+    files = {p.relative_to(folder).as_posix(): _sample(p) for p in sorted(folder.rglob("*")) if not p.is_dir()}
     return write_json(folder / marker, {**obj, "files": files})
+
+
+def _sample(path):
+    """Hash of the size and of 64 evenly spaced blocks of a file, the last one included."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with open(path, "rb") as file:
+        for k in range(_BLOCKS):
+            file.seek(max(size - _BLOCK, 0) * k // (_BLOCKS - 1))
+            digest.update(file.read(_BLOCK))
+    return digest.hexdigest()[:16]
 
 
 def check_apart(path, inputs, around=True):
@@ -45,7 +60,8 @@ def check_output_folder(path, marker, inputs=()):
     Parameters
     ----------
     path : path-like
-        The folder to write. It may be missing, empty, or written with :func:`mark_folder` and unchanged since.
+        The folder to write. It may be missing, empty, or written with :func:`mark_folder` and unchanged since: files
+        that were added, exchanged or edited are not replaced.
     marker : str
         Name of the JSON file that marks the kind of output.
     inputs : sequence of path-like
@@ -69,14 +85,19 @@ def check_output_folder(path, marker, inputs=()):
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise ParameterError(f"The output {path} exists and is not a folder. Choose another folder.")
     if path.is_dir() and any(path.iterdir()):
-        own = _marked_files(path / marker) | {marker}
-        foreign = sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_symlink() or not p.is_dir())
-        foreign = [name for name in foreign if name not in own]
-        if foreign:
-            raise ParameterError(
-                f"The folder {path} holds {foreign[0]}, which is not part of an earlier output of this kind. "
-                "It is not replaced. Choose another folder."
-            )
+        own = _marked_files(path / marker)
+        for file in sorted(p for p in path.rglob("*") if p.is_symlink() or not p.is_dir()):
+            name = file.relative_to(path).as_posix()
+            if name != marker and name not in own:
+                raise ParameterError(
+                    f"The folder {path} holds {name}, which is not part of an earlier output of this kind. "
+                    "It is not replaced. Choose another folder."
+                )
+            if file.is_symlink() or (name != marker and _sample(file) != own[name]):
+                raise ParameterError(
+                    f"The folder {path} holds {name}, which has changed since it was written. It is not replaced. "
+                    "Choose another folder."
+                )
     return path
 
 
@@ -114,11 +135,40 @@ def check_output_table(path, columns):
     return path
 
 
+def check_output_figure(path):
+    """Refuse a figure that would replace anything but a figure that Matplotlib has drawn.
+
+    Parameters
+    ----------
+    path : path-like
+        The file to write. It may be missing, empty, or a figure that Matplotlib wrote as PNG, SVG, PDF or PostScript.
+
+    Returns
+    -------
+    pathlib.Path
+
+    Raises
+    ------
+    ParameterError
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise ParameterError(f"The output {path} is no file; it is not replaced. Choose another file.")
+    if path.exists() and path.stat().st_size:
+        with open(path, "rb") as file:
+            head = file.read(2000)
+        if not any(known in head for known in _FIGURE_HEADS):
+            raise ParameterError(
+                f"The file {path} is no figure that Matplotlib has drawn; it is not replaced. Choose another file."
+            )
+    return path
+
+
 def _marked_files(path):
-    """Return the files that a marker lists; none if there is no readable marker."""
+    """Return the files that a marker lists, with their hashes; none if there is no readable marker."""
     try:
         found = read_json(path)
     except (OSError, ValueError):
-        return set()
+        return {}
     files = found.get("files") if isinstance(found, dict) else None
-    return {f for f in files if isinstance(f, str)} if isinstance(files, list) else set()
+    return files if isinstance(files, dict) else {}

@@ -22,6 +22,7 @@ To add a kind, register a class and check it with :func:`llmbrain.lesions.check_
 """
 
 import hashlib
+from numbers import Real
 
 import numpy as np
 
@@ -208,7 +209,7 @@ class Edit:
                 f"how={how!r} {word} value=. {', '.join(KINDS.having(needs_value=True))} need one: a number, or one "
                 "per neuron."
             )
-        if not 0.0 <= strength <= 1.0:
+        if not isinstance(strength, Real) or not 0.0 <= strength <= 1.0:
             raise ParameterError(
                 f"strength must be between 0 (no lesion) and 1; got {strength}. To amplify, use how='scale'."
             )
@@ -304,7 +305,10 @@ def _others(mask):
 def _given_numbers(mask, kind, value, reference):
     """The numbers a kind needs, ``(n_neurons,)`` or ``(n_samples, n_neurons)``, or None. Edits share them."""
     if kind.needs_value:
-        value = np.asarray(value, dtype=np.float32)
+        try:
+            value = np.asarray(value, dtype=np.float32)
+        except (TypeError, ValueError):
+            raise ParameterError(f"value={value!r}: it must be a number, or one per neuron.") from None
         if value.ndim and value.shape != mask.values.shape:
             raise GeometryMismatchError(
                 f"value must be a number or an array of {mask.values.size}, one per neuron; got shape {value.shape}."

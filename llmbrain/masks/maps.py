@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ..exceptions import ParameterError
 from .mask import NeuronMask
 
 __all__ = ["masks_from_maps"]
@@ -26,9 +27,11 @@ def masks_from_maps(maps, geometry, threshold=3.0, two_sided=True, names=None, i
         Empty masks are included; a lesion of one raises an error with its name.
     """
     maps = np.atleast_2d(np.asarray(maps))
-    thresholds = np.broadcast_to(np.asarray(threshold, dtype=float), (len(maps),))
+    thresholds = [threshold] * len(maps) if np.ndim(threshold) == 0 else list(threshold)
+    if len(thresholds) != len(maps):
+        raise ParameterError(f"{len(thresholds)} thresholds for {len(maps)} maps: pass one, or one for each.")
     names = names or [f"network-{i + 1:02d}" for i in range(len(maps))]
     return [
-        NeuronMask.from_map(m, geometry, float(t), two_sided, name=name, info=info)
+        NeuronMask.from_map(m, geometry, t, two_sided, name=name, info=info)
         for m, t, name in zip(maps, thresholds, names, strict=True)
     ]

@@ -81,8 +81,9 @@ class NeuronMask:
             See :class:`NeuronMask`.
         """
         geometry = as_geometry(geometry)
+        chosen = above(map, geometry, threshold, two_sided)
         info = {"threshold": float(threshold), "two_sided": bool(two_sided), **(info or {})}
-        return cls(above(map, geometry, threshold, two_sided), geometry, name, info)
+        return cls(chosen, geometry, name, info)
 
     @classmethod
     def top(cls, map, n, geometry, two_sided=True, name=None, info=None):

@@ -4,7 +4,7 @@ import operator
 
 import numpy as np
 
-from ..exceptions import GeometryMismatchError, MaskError, ParameterError
+from ..exceptions import GeometryMismatchError, MaskError, ParameterError, check_threshold
 from ..geometry import NeuronGeometry
 
 __all__ = ["above", "as_geometry", "flat_index", "highest", "named", "of_heads", "of_layers"]
@@ -12,6 +12,7 @@ __all__ = ["above", "as_geometry", "flat_index", "highest", "named", "of_heads",
 
 def above(map, geometry, threshold, two_sided=True):
     """Select the neurons whose value, or absolute value, lies strictly above a threshold."""
+    check_threshold(threshold, two_sided)
     values = _checked_map(map, geometry)
     return (np.abs(values) if two_sided else values) > threshold
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .gguf_reader import quick_reader
 
-__all__ = ["origin_of", "remember_source"]
+__all__ = ["origin_of", "remember_source", "source_of"]
 
 # What load_model opened. Nothing is stored on the model itself, so a copy of it has no entry.
 _SOURCES = weakref.WeakKeyDictionary()
@@ -18,6 +18,12 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 def remember_source(model, source):
     """Note from which file, folder or hub id a model was opened; ``"demo"`` for the demo model."""
     _SOURCES[model] = str(source)
+
+
+def source_of(model):
+    """Return the file, folder or hub id that a model was opened from, or an empty text."""
+    known = _SOURCES.get(model) if hasattr(model, "named_parameters") else None
+    return known or str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
 
 
 def origin_of(model):
@@ -33,7 +39,7 @@ def origin_of(model):
         ``base_model``, an id on the hub, and ``license``, as in the head of a model card; None for what is not known.
         A folder or a GGUF file is believed what it says about itself. Of a hub id, the card in the cache is read.
     """
-    source = _SOURCES.get(model) or str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
+    source = source_of(model)
     found = {"base_model": None, "license": None}
     if source == "demo":
         return dict(_DEMO)

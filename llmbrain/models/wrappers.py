@@ -53,6 +53,9 @@ def refuse_wrapped(model):
         raise ParameterError(
             f"The model is wrapped in {name}, which may run copies of its modules. Pass model.module instead."
         )
+    inner = next((path for path, child in model.named_children() if hasattr(child, "config")), None)
+    if inner is not None and not hasattr(model, "config"):
+        raise ParameterError(f"{name} wraps a language model of transformers. Pass model.{inner} instead.")
 
 
 def refuse_compiled(model, what):

@@ -220,6 +220,10 @@ class NetworkEstimator:
         self._check_fitted()
         data, runs = self._clean(imgs, confounds)
         courses = self._courses(data, runs)
+        n_bad = int(data.bad.sum())
+        if n_bad:
+            message = f"{n_bad} of {len(data.bad)} neurons hold NaN or infinite values in a run; its courses lack them."
+            warnings.warn(message, NumericalWarning, stacklevel=2)
         return [course.astype(kind, copy=False) for course, kind in zip(courses, self._dtypes(runs))]
 
     def _dtypes(self, runs):

@@ -116,6 +116,8 @@ def check_options(estimator):
         raise ParameterError(
             f"random_state must be an integer, a numpy RandomState or None; got a {type(seed).__name__}."
         )
+    if isinstance(seed, (int, np.integer)) and not 0 <= seed < 2**32:
+        raise ParameterError(f"random_state={seed}: it must be 0 to 2**32 - 1.")
     if isinstance(seed, np.random.RandomState) and world_size() > 1:
         raise ParameterError("Several processes need random_state as an integer: each would advance a RandomState.")
     check_solver(estimator.solver_params)

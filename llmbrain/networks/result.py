@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from ..dataset import as_study, bids_label, open_result, write_result
-from ..exceptions import ParameterError
+from ..exceptions import ParameterError, check_threshold
 from .images import image_parts
 
 __all__ = ["NetworkSet", "describe_maps", "networks_name", "zscore_maps"]
@@ -168,6 +168,7 @@ class NetworkSet:
 
     def set_threshold(self, threshold):
         r"""Recompute the metrics of neurons, layers and signs at another \|z\|, and store it in ``info``."""
+        check_threshold(threshold)
         columns = {name: self.metrics[name].to_numpy() for name in ("variance", "stability")}
         fresh = describe_maps(self.z, self.geometry, threshold=threshold, support=self.support, **columns)
         self.metrics = self.metrics.assign(**{name: fresh[name] for name in fresh})

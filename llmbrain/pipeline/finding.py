@@ -1,10 +1,11 @@
 """The station that finds the networks of a study."""
 
 import json
+import re
 
 from .. import parallel
 from ..dataset import Recording, open_recording
-from ..exceptions import ParameterError
+from ..exceptions import ParameterError, check_threshold
 from .sources import done_before
 
 __all__ = ["find_networks"]
@@ -73,6 +74,11 @@ def find_networks(
 
     if site not in (None, recording.site):
         raise ParameterError(f"site={site!r}, but the recording is of the site {recording.site!r}.")
+    check_threshold(threshold)
+    if name is not None and not re.search("[0-9A-Za-z]", name):
+        raise ParameterError(
+            f"name={name!r}: a name of networks needs letters (A to Z) or digits, others are left out."
+        )
     if method not in ("canica", "dictlearning"):
         raise ParameterError(f"Unknown method {method!r}. Choose canica or dictlearning.")
     study, settings = recording.study, {

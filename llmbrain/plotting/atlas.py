@@ -5,7 +5,7 @@ import re
 import numpy as np
 
 from ..exceptions import ParameterError
-from ..files import atomic_path
+from ..files import atomic_path, check_output_figure
 from . import style as st
 from .maps import checked_network, frame_sheets, join_notes
 from .matrices import matched_pairs
@@ -133,6 +133,8 @@ def plot_prob_atlas(
             "view_type='contours' needs topography=: scattered neurons have no outline. Pass it, or use 'continuous'."
         )
 
+    if output_file is not None:
+        check_output_figure(output_file)
     z, geometry = as_maps(networks, geometry)
     shown = np.where(np.abs(z) > threshold, np.abs(z), 0)
     if topography is not None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..exceptions import ParameterError
-from ..files import atomic_path
+from ..files import atomic_path, check_output_figure
 
 __all__ = [
     "COLUMN", "GRID", "INK", "MUTED", "NEGATIVE", "PAGE", "POSITIVE", "SERIES", "caption", "colorbar", "diverging",
@@ -79,7 +79,7 @@ _SHARED = """
 title : str, optional
     Replaces the title; "" for none.
 output_file : path-like, optional
-    Save the figure there and close it.
+    Save the figure there and close it. Only a figure that Matplotlib has drawn is replaced.
 
 Returns
 -------
@@ -126,6 +126,8 @@ def figure(draw):
 
     @functools.wraps(draw)
     def plot(*args, output_file=None, **kwargs):
+        if output_file is not None:
+            check_output_figure(output_file)
         with style():
             fig = draw(*args, **kwargs)
         return fig if output_file is None else _save(fig, Path(output_file))

@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from .. import __version__, parallel
-from ..dataset import Recording, Run
+from ..dataset import Recording, Run, check_study_folder
 from ..dataset.checksums import checksums
 from ..dataset.layout import bids_label
 from ..exceptions import NumericalWarning, RecordingError, check_count
 from ..files import sha256, write_json, write_tsv
 from ..models.finite import not_finite_error
 from ..models.inputs import input_device
+from ..models.origin import source_of
 from .capture import HostScanner, NotFiniteError, pieces, quiet_forward
 from .events import run_events
 from .forecast import check_room
@@ -74,7 +75,7 @@ def record(model, tokenizer, text, out=None, *, run_index=None, share=None, prog
     Raises
     ------
     ParameterError
-        If a number is outside the allowed range.
+        If a number is outside the allowed range, or ``out`` lies in the folder of the texts or of the model.
     UnsupportedArchitectureError
         If the site is not found in the model.
     CorpusError
@@ -89,6 +90,8 @@ def record(model, tokenizer, text, out=None, *, run_index=None, share=None, prog
     >>> runs = record(model, tokenizer, load_corpus("demo"), out="study")  # doctest: +SKIP
     >>> runs[0].to_array().shape, runs.events.columns  # doctest: +SKIP
     """
+    if out is not None:
+        check_study_folder(out, [text, source_of(model)])
     job, progress = prepare(model, tokenizer, text, RecordingOptions(**options)), progress and parallel.main_process()
     wanted = runs_of_share(job, job.wanted(run_index), share)
     check_processes(job, wanted, out)

@@ -111,7 +111,9 @@ class Contents:
         try:
             sites = self.study.sites()
             with self._noting_warnings():
-                self.recording = self.study.recording(site or (sites[0] if sites else None))
+                recording = self.study.recording(site or (sites[0] if sites else None))
+                recording.check()
+                self.recording = recording
         except (LLMBrainError, OSError) as error:
             self.messages.append(f"No recorded run can be read, so no text can be read either: {error}")
             return

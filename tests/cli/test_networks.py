@@ -68,6 +68,15 @@ def test_site_and_recording_must_agree(study):
     np.testing.assert_array_equal(found.maps, again.maps)
 
 
+@pytest.mark.parametrize("name", ["", " ", "ä", "..", "脳"])
+def test_names_without_a_letter_are_refused(study, name, capsys):
+    """All of them would be the same name in the files, and the second set would replace the first."""
+    code, _, said = run(
+        capsys, "networks", study, "--site", "mlp", "--n-components", 2, "--n-repeats", 0, "--name", name
+    )
+    assert code == 2 and f"name={name!r}" in said
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_metrics_follow_the_threshold(study, capsys):
     """Sizes and flags are those of the masks at the same threshold."""

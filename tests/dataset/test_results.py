@@ -1,5 +1,6 @@
 """Results are published as a whole, checked when they are opened, and know what they were made from."""
 
+import gzip
 import os
 import shutil
 
@@ -64,6 +65,8 @@ def of_another_write(path):
         ("components", of_another_write, "content has changed"),
         ("components", os.remove, "is missing"),
         ("components", lambda path: path.write_bytes(b"x"), "content has changed"),
+        ("components", lambda path: path.write_bytes(b""), "content has changed"),
+        ("components", lambda path: path.write_bytes(gzip.compress(b"short")), "content has changed"),
         ("metrics", shorten, "has 2 rows instead of 3"),
         ("metrics", reorder, "content has changed"),
         ("metrics", of_another_write, "content has changed"),

@@ -90,6 +90,16 @@ def test_a_study_may_be_made_and_gone_on_with_by_name_alone(folder):
         Study.create(folder, describe_model(tiny_model("gpt2", seed=5)), study.info["corpus"]["name"])
 
 
+@pytest.mark.parametrize("content", ["{}", "[]", "null", '{"labels": {}}'])
+def test_a_damaged_description_of_the_dataset_is_named(content, folder):
+    """Each model describes itself, so that the dataset can still be opened; but it is not continued."""
+    study = Study.open(folder)
+    study.path("study_json").write_text(content)
+    assert Study.open(folder) == study
+    with pytest.raises(DatasetError, match=r"study\.json"):
+        Study.create(folder, describe_model(tiny_model("gpt2")), study.info["corpus"]["name"])
+
+
 def test_a_revision_is_the_session(tmp_path):
     model = {
         **describe_model(tiny_model("gpt2")),

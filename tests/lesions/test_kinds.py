@@ -48,6 +48,14 @@ def test_every_kind_declares_what_it_needs(llama, name):
     assert member.alternative in ("greater", "less")
 
 
+@pytest.mark.parametrize("wrong", [{"how": "scale", "value": "two"}, {"how": "add", "value": {}}, {"strength": "1"}])
+def test_values_that_are_no_numbers_are_one_sentence(llama, wrong):
+    geometry = NeuronGeometry.from_model(llama)
+    mask = NeuronMask(np.arange(geometry.n_neurons) < 3, geometry)
+    with pytest.raises(ParameterError, match="must be"):
+        lesion(llama, mask, **wrong)
+
+
 def test_an_unknown_kind_answers_with_the_nearest(llama):
     mask = NeuronMask(np.arange(192) < 9, NeuronGeometry.from_model(llama))
     with pytest.raises(ParameterError, match="Did you mean 'resample'"):

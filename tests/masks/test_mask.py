@@ -131,6 +131,22 @@ def test_only_earlier_masks_are_replaced(tmp_path):
     mask.save(path)
     other = some_mask(name="other")
     assert NeuronMask.load(other.save(path)).name == "other"
+    with pytest.raises(ParameterError, match=r"brain.json belongs to .*brain.nii.gz"):  # one sidecar for two images
+        mask.save(tmp_path / "brain.nii")
+    assert NeuronMask.load(path).name == "other"
+
+
+def test_masks_of_a_study_are_not_replaced(tmp_path):
+    """They are parts of a result, which would no longer fit."""
+    own, mask = tmp_path / "sub-x" / "func" / "sub-x_task-y_desc-z_mask.nii.gz", some_mask()
+    mask.save(own)
+    (tmp_path / "sub-x" / "study.json").write_text("{}")
+    before = own.read_bytes()
+    with pytest.raises(ParameterError, match="belongs to a study"):
+        some_mask(1).save(own)
+    assert own.read_bytes() == before
+    for seed in (0, 1):  # a name of the user's own
+        some_mask(seed).save(own.with_name("mine.nii.gz"))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a copy of this process")

@@ -49,7 +49,16 @@ class Engine(torch.nn.Module):
         self.module = model
 
 
+class Own(torch.nn.Module):
+    """A wrapper that a user writes."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.inner = model
+
+
 WRAPPED = [
+    (Own, "Own wraps a language model of transformers. Pass model.inner"),
     (torch.nn.DataParallel, "DataParallel.*Pass model.module"),
     (Engine, "Engine.*Pass model.module"),
     (Adapted, "merge_and_unload"),

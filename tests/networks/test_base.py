@@ -66,6 +66,16 @@ def test_courses_are_those_of_transform(planted, fitted):
         np.testing.assert_allclose(own, again, atol=1e-3)
 
 
+def test_values_that_are_not_finite_are_said_by_transform(planted, fitted):
+    """The other neurons give the courses, as if the neuron were constant."""
+    run = planted[0][0].copy()
+    run[3, 5] = np.inf
+    with pytest.warns(NumericalWarning, match="1 of .* neurons hold NaN or infinite values"):
+        found = fitted.transform(run)[0]
+    run[:, 5] = 0
+    np.testing.assert_array_equal(found, fitted.transform(run)[0])
+
+
 def test_transform_equals_nilearns_maskers_on_cleaned_images(planted, fitted):
     from nilearn.image import clean_img
 

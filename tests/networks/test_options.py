@@ -42,6 +42,8 @@ def test_smoothing_loses_them(planted):
         ({"solver_params": "fast"}, "must be a dict"),
         ({"solver_params": {"device": "meta-cuda"}}, "Unknown device 'meta-cuda'"),
         ({"random_state": np.random.default_rng(0)}, "RandomState or None; got a Generator"),
+        ({"random_state": -1}, "random_state=-1: it must be 0 to"),
+        ({"random_state": 2**32}, "it must be 0 to"),
         ({"n_components": "many"}, "positive integer"),
         ({"n_components": "auto", "scope": "layer"}, "needs scope"),
     ],

@@ -56,6 +56,16 @@ def test_another_threshold(fitted):
     assert networks.info["threshold"] == 4.5 and "own" in networks.metrics
 
 
+@pytest.mark.parametrize("threshold", [np.nan, np.inf, -1, "3"])
+def test_thresholds_that_mean_nothing_are_refused(fitted, threshold):
+    networks = NetworkSet(fitted.networks_.maps, GEOMETRY, fitted.networks_.metrics)
+    before = networks.metrics.copy()
+    for work in (networks.set_threshold, networks.masks):
+        with pytest.raises(ParameterError, match="must be a finite number"):
+            work(threshold)
+    assert networks.metrics.equals(before)
+
+
 def test_save_and_load(fitted, tmp_path):
     from llmbrain.dataset import Study
 

@@ -258,6 +258,18 @@ def test_output_file_saves_and_closes(tmp_path, maps, suffix):
     assert path.stat().st_size > 2000 and plt.get_fignums() == before
 
 
+@pytest.mark.parametrize("plot", [plotting.plot_network_map, plotting.plot_atlas, plotting.plot_prob_atlas])
+def test_a_figure_replaces_only_figures(tmp_path, maps, plot):
+    path, more = tmp_path / "map.pdf", (0,) if plot is plotting.plot_network_map else ()
+    path.write_bytes(b"%PDF-1.5 my thesis")
+    with pytest.raises(ParameterError, match="not replaced"):
+        plot(maps, *more, GEOMETRY, output_file=path)
+    assert path.read_bytes() == b"%PDF-1.5 my thesis" and not plt.get_fignums()
+    path.unlink()
+    for _ in range(2):
+        plot(maps, *more, GEOMETRY, output_file=path)
+
+
 def test_an_unknown_format_is_named_and_nothing_stays_open(tmp_path, maps):
     with pytest.raises(ParameterError, match="png"):
         plotting.plot_atlas(maps, GEOMETRY, output_file=tmp_path / "map.bmpx")

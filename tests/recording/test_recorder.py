@@ -15,6 +15,8 @@ from recorded import TEXTS, files_of, quiet
 from tiny import tiny_model
 
 from llmbrain.dataset import Study, open_recording
+from llmbrain.exceptions import ParameterError
+from llmbrain.models import load_model
 from llmbrain.recording import record
 
 
@@ -38,6 +40,21 @@ def test_a_temporary_folder_if_none_is_given(llama, tokenizer):
 
 
 @pytest.mark.filterwarnings("ignore:.*too large for int16")
+def test_no_recording_lies_in_its_texts_or_its_model(tokenizer, tmp_path):
+    """The next recording would read its own files."""
+    texts, folder = tmp_path / "texts", tmp_path / "model"
+    texts.mkdir()
+    (texts / "a.txt").write_text(TEXTS[2])
+    tiny_model("llama").save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    model, own = load_model(folder, device="cpu")
+    for text, out in ((texts, texts / "study"), (str(texts), texts), (TEXTS, folder / "study")):
+        with pytest.raises(ParameterError, match="overlaps the input"):
+            quiet(model, own, text, out)
+        assert not (out / "study.json").exists()
+    quiet(model, own, texts, tmp_path / "study")
+
+
 def test_an_interrupt_leaves_what_is_finished_and_resuming_ends_with_the_same_bytes(tokenizer, tmp_path):
     model = tiny_model("llama")
     options = {"tokens_per_run": 90, "site": ["mlp", "attention"], "storage": "int16"}

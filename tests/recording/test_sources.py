@@ -79,6 +79,15 @@ def test_a_bad_conversation_is_named(chats, message, tokenizer):
         conversations(chats, tokenizer)
 
 
+@pytest.mark.parametrize("template", ["{{ ''.__class__.__mro__ }}", "{{ messages[0].a.b.c }}", "{% if %}"])
+def test_a_chat_template_that_fails_is_named(template):
+    """Templates come with the model; the sandbox of transformers stops the first one."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template
+    with pytest.raises(CorpusError, match="the tokenizer's chat template fails"):
+        conversations([[{"role": "user", "content": "The cat"}]], tokenizer)
+
+
 def test_no_chat_template():
     with pytest.raises(ParameterError, match="no chat template"):
         conversations(["Hi"], tiny_tokenizer(chat=False))

@@ -1,5 +1,7 @@
 """Reports of a real study, tiny, from its folder."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -46,6 +48,18 @@ def test_a_real_study_from_its_folder(study):
     assert "No pruning has been compared yet" in report.html
     assert "network-03" in page.ids and "seed 3" in report.html
     assert study.info["model"]["weights_hash"] in report.html
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_damaged_recording_is_not_drawn(study, tmp_path):
+    """Half of a run is zeros, as after a power failure; its header and its size are right."""
+    copy = Study.open(shutil.copytree(study.root, tmp_path / "study"))
+    path = copy.path("bold", run=1)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
+    report = generate_report(copy)
+    assert f"{path.name} is damaged" in report.html
+    assert not {"recording", "quality"} & set(report.sections) and "networks" in report.sections
 
 
 @pytest.mark.filterwarnings("ignore")

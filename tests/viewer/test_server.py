@@ -252,6 +252,16 @@ def test_damaged_files_are_said_on_the_page(study, kind, content):
         assert answer.status_code == 422 and "no network 0" in answer.json()["error"]
 
 
+def test_a_damaged_recording_is_said_and_not_shown(study):
+    path = Study.open(study).path("bold", run=1)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
+    explorer = Explorer(study)
+    client = testclient.TestClient(make_app(explorer, TOKEN), base_url=HOST)
+    said = get(client, "/api/study").json()["messages"]
+    assert explorer.contents.recording is None and any(f"{path.name} is damaged" in line for line in said)
+
+
 def test_a_model_whose_logits_are_not_finite_shows_no_numbers(study):
     model = tiny_model("llama", max_position_embeddings=2048)
     model.get_parameter("model.norm.weight").data.fill_(float("nan"))

@@ -1,5 +1,7 @@
 """One GGUF file for llama.cpp, architecture ``deci``: the Llama graph with its own width and heads in each layer."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -38,9 +40,12 @@ def permute_for_rope(weight, n_heads):
 def write_gguf(model, tokenizer, path, *, pre="auto"):
     """Write a Llama or Mistral model, pruned or not, with its byte-level BPE tokenizer.
 
-    ``pre`` is llama.cpp's name for the tokenizer's splitting rule; "auto" guesses it from the model's name.
+    ``pre`` is llama.cpp's name for the tokenizer's splitting rule; "auto" guesses it from the model's name. A file that
+    exists is refused with a :class:`~llmbrain.exceptions.ParameterError`.
     """
     check_writable(model)
+    if Path(path).exists():
+        raise ParameterError(f"The file {path} exists, and it is not replaced. Choose another file.")
     import gguf
 
     writer = gguf.GGUFWriter(str(path), "deci")

@@ -101,6 +101,7 @@ class RecordingStation(Station):
 
 
 def _describe(recording, networks):
+    recording.check()
     events = recording.events
     by_run = events.groupby("run", sort=False)
     runs = pd.DataFrame(

@@ -8,8 +8,8 @@ import torch
 from tiny import tiny_model, tiny_tokenizer
 
 import llmbrain as lb
-from llmbrain.exceptions import UnsupportedArchitectureError
-from llmbrain.pruning.formats.gguf import _tensors, permute_for_rope
+from llmbrain.exceptions import ParameterError, UnsupportedArchitectureError
+from llmbrain.pruning.formats.gguf import _tensors, permute_for_rope, write_gguf
 
 gguf = pytest.importorskip("gguf")
 quick = partial(lb.prune, recipe="fast", measure=False, progress=False)
@@ -53,6 +53,14 @@ def test_files_hold_the_model(heads, overrides, tmp_path):
     names = {t.name for t in gguf.GGUFReader(str(path)).tensors}
     assert ("output.weight" in names) == (not overrides.get("tie_word_embeddings", False))
     assert ("rope_freqs.weight" in names) == ("rope_parameters" in overrides)
+
+
+def test_another_file_is_not_replaced(tmp_path):
+    path = tmp_path / "dense.gguf"
+    path.write_bytes(b"GGUF of the dense model")
+    with pytest.raises(ParameterError, match="exists, and it is not replaced"):
+        write_gguf(tiny_model("llama"), tiny_tokenizer(add_bos=False), path)
+    assert path.read_bytes() == b"GGUF of the dense model"
 
 
 def test_bfloat16_stays_bfloat16(tmp_path):
