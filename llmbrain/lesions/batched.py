@@ -302,5 +302,5 @@ class _Rows:
 def _sums(hidden, reader, ids, batch, n_blocks=1):
     """Sum the losses of each block of rows, shape ``(n_blocks, n_sequences)``."""
     # one call for all blocks: the product with the head is as large as those of the layers
-    parts = batch_losses(hidden, reader.score, ids.repeat(n_blocks, 1), batch * n_blocks)
+    parts = batch_losses(hidden, reader, ids.repeat(n_blocks, 1), batch * n_blocks)
     return np.array([part.sum(dtype=np.float64) for part in parts]).reshape(n_blocks, len(batch))
