@@ -15,7 +15,7 @@ from .pruning import PRUNING_RECIPES, compare_pruning
 __all__ = ["RunPlan", "run_study"]
 
 
-N_PASSES = 40  # of the model over the calibration text, for all recipes of the pruning table together
+N_PASSES = 10  # of the model over the calibration text, for all recipes of the pruning table together
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class RunPlan:
     n_repeats: int = 5
     tokens_per_run: int = 1024
     record_tokens: int | None = 10_000
-    lesion_networks: int = 4
+    lesion_networks: int = 3
     n_controls: int = 20
     controls: tuple = ("layer+importance",)
     lesion_tokens: int = 390
@@ -191,7 +191,7 @@ def forecast_run(run):
         "networks": 3 * speed.of_products(gram) + speed.of_products(fits),
         "lesions": speed.of_tokens(conditions * plan.lesion_tokens + 2000),
         "pruning": speed.of_tokens(reads),
-        "report": 20.0 if n_neurons < 1e6 else 60.0,
+        "report": 30.0 if n_neurons < 1e6 else 60.0,
     }
 
 

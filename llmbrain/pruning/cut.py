@@ -1,6 +1,7 @@
 """The cut: each layer is sliced and refitted on the outputs of the layers cut before it."""
 
 import math
+from functools import partial
 
 import numpy as np
 import torch
@@ -40,10 +41,11 @@ __all__ = ["Cutter", "account", "cut"]
 ENOUGH = 20
 
 
-def cut(model, blocks, kept, compensation, options, kept_heads=None, progress=None):
+def cut(model, blocks, kept, compensation, options, kept_heads=None, progress=None, known=None):
     """Slice and refit a model in place, layer by layer.
 
-    ``kept`` and ``kept_heads`` list the neurons and query heads kept in each layer.
+    ``kept`` and ``kept_heads`` list the neurons and query heads kept in each layer. ``known`` is the survey of the
+    dense model with the same text and weights of tokens; where its means are all that is needed, the text is not read.
 
     Returns
     -------
@@ -61,8 +63,14 @@ def cut(model, blocks, kept, compensation, options, kept_heads=None, progress=No
         attention = prunable_attentions(model)
     elif options.refit_attention:
         attention = attention_writers(model)
-    refits = bool(COMPENSATIONS[compensation].needs)
-    one = Cutter(model, blocks, compensation, options).layer if refits else _slice
+    needs = COMPENSATIONS[compensation].needs
+    if not needs:
+        one = _slice
+    elif needs == ("mean",) and known is not None and options.propagation == "one-shot" and attention[0] is None:
+        of_layer = {part.layer: layer for part, layer in zip(parts, known)}
+        one = partial(_slice, compensation=compensation, known=of_layer)
+    else:
+        one = Cutter(model, blocks, compensation, options).layer
     rows = []
     for part, keep, heads_part, heads in zip(parts, kept, attention, kept_heads or [None] * len(parts)):
         rows.append(one(part, keep, heads_part, heads))
@@ -71,12 +79,14 @@ def cut(model, blocks, kept, compensation, options, kept_heads=None, progress=No
     return pd.DataFrame(rows)
 
 
-def _slice(part, keep, attention=None, heads=None):
-    """Slice one layer without refitting anything."""
+def _slice(part, keep, attention=None, heads=None, compensation="none", known=None):
+    """Slice one layer; refit the writer at most to the known means of its dense inputs."""
     if heads is not None and len(heads) < attention.n_heads:
         slice_attention(attention, heads)
     if len(keep) < part.size:
-        slice_mlp(part, keep)
+        of_dense = None if known is None else known[part.layer]
+        refit = None if known is None else compensate(weight_of(part.writer).detach(), of_dense, keep, compensation)
+        slice_mlp(part, keep, refit)
     return account(part, len(keep))
 
 
@@ -290,8 +300,8 @@ def _owner(part):
 
 def _power(weight, moments):
     """Power of the wanted output, in which errors are expressed."""
-    weight = weight.to(moments.device, torch.float64)
-    power = ((weight @ moments.covariance) * weight).sum()
+    weight = weight.to(moments.device, torch.float32)  # a sum of squares, from which nothing is subtracted
+    power = ((weight @ moments.covariance.to(weight)) * weight).sum(dtype=torch.float64)
     if moments.n_targets:
         power = power + 2 * (weight * moments.cross_covariance).sum() + moments.target_variance.sum()
     return max(float(power), 1e-300)
