@@ -1,6 +1,7 @@
 """Figures of all networks on one surface: atlases, two models side by side, and nilearn's views."""
 
 import re
+import warnings
 
 import numpy as np
 
