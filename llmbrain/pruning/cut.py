@@ -66,7 +66,7 @@ def cut(model, blocks, kept, compensation, options, kept_heads=None, progress=No
     needs = COMPENSATIONS[compensation].needs
     if not needs:
         one = _slice
-    elif needs == ("mean",) and known is not None and options.propagation == "one-shot" and attention[0] is None:
+    elif "covariance" not in needs and known and options.propagation == "one-shot" and attention[0] is None:
         of_layer = {part.layer: layer for part, layer in zip(parts, known)}
         one = partial(_slice, compensation=compensation, known=of_layer)
     else:
