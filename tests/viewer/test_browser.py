@@ -44,9 +44,11 @@ def served(folder, log, *options):
     command = [sys.executable, "-m", "llmbrain", "view", str(folder), *options, "--no-browser"]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     with log.open("w+") as said, subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=env) as server:
-        yield _printed_address(server, said)
-        server.send_signal(signal.SIGINT)
-        server.wait(30)
+        try:
+            yield _printed_address(server, said)
+        finally:  # Popen would wait for it without end
+            server.send_signal(signal.SIGINT)
+            server.wait(30)
 
 
 def _printed_address(server, log, seconds=120):
@@ -202,7 +204,8 @@ def test_a_network_is_silenced_beside_a_control(page):
 
 def test_without_a_model_the_page_says_what_cannot_be_done(driver, folder, tmp_path):
     with served(folder, tmp_path / "view.txt", "--no-model") as address:
-        open_page(driver, address)
+        chromium.show(driver, address)
+        wait(driver, "return document.body.dataset.ready")
         tab(driver, "lesions")
         said = wait(driver, "return document.getElementById('lesion-empty').textContent")
         assert "Without a model, nothing can be lesioned" in said
