@@ -59,7 +59,7 @@ class RunPlan:
     n_repeats: int = 5
     tokens_per_run: int = 1024
     record_tokens: int | None = 10_000
-    lesion_networks: int = 3
+    lesion_networks: int = 4
     n_controls: int = 20
     controls: tuple = ("layer+importance",)
     lesion_tokens: int = 390
