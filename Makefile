@@ -82,4 +82,4 @@ $(VENV)/installed-docs: $(VENV)/installed
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage
-	rm -rf docs/_build docs/api docs/gallery docs/notebooks
+	rm -rf docs/_build docs/api docs/gallery docs/notebooks docs/sg_execution_times.rst

@@ -394,5 +394,8 @@ def open_recording(folder, site=None):
     if site is None and len(sites) > 1:
         raise DatasetError(f"{study.root} holds the sites {', '.join(sites)}; choose one with site= (--site).")
     if site is not None and site not in sites:
-        raise DatasetError(f"{site!r} is not recorded in {study.root}. Choose {', '.join(sites)}, or record it.")
+        raise DatasetError(
+            f"{site!r} is not recorded in {study.root}. Choose {', '.join(sites)}, or add it: record the same text "
+            f"into the study with the same settings and site={site!r} (--site)."
+        )
     return Recording(study, open_runs(study.run_paths(site or sites[0]), study.info["model"].get("weights_hash")))

@@ -40,6 +40,24 @@ class LogitReader:
         """Logits of some hidden states, ``(..., vocabulary)``."""
         return hidden if self._finish is _full else self._finish(self.head(hidden))
 
+    @property
+    def n_words(self):
+        """Size of the vocabulary, or None if :meth:`score_words` cannot be used: on a GPU, or without a linear head."""
+        import torch
+
+        head = self.head
+        if self._finish in (None, _full) or type(head) is not torch.nn.Linear:
+            return None
+        replaced = "forward" in head.__dict__ or head._forward_hooks or head._forward_pre_hooks
+        return None if replaced or head.weight.device.type != "cpu" else len(head.weight)
+
+    def score_words(self, hidden, first, last):
+        """Logits of the words ``first:last`` only, ``(..., last - first)``."""
+        import torch
+
+        bias = None if self.head.bias is None else self.head.bias[first:last]
+        return self._finish(torch.nn.functional.linear(hidden, self.head.weight[first:last], bias))
+
     def _run(self, inputs, keep):
         caught = []
         with contextlib.ExitStack() as stack:

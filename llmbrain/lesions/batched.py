@@ -304,7 +304,7 @@ def _sums(hidden, reader, ids, batch, n_blocks=1):
     """Sum the losses of each block of rows, shape ``(n_blocks, n_sequences)``."""
     # one call for all blocks: the product with the head is as large as those of the layers
     scored = token_mask(batch, "scored", ids.shape).repeat(n_blocks, 1)
-    losses = scored_losses(hidden, reader.score, ids.repeat(n_blocks, 1), scored)
+    losses = scored_losses(hidden, reader, ids.repeat(n_blocks, 1), scored)
     starts = np.cumsum([0] + [window.n_scored for window in batch])
     blocks = losses.reshape(n_blocks, starts[-1])
     return np.stack([blocks[:, a:b].sum(axis=1, dtype=np.float64) for a, b in zip(starts, starts[1:])], axis=1)

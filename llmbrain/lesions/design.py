@@ -219,7 +219,7 @@ def named_masks(masks, maps=None):
     if not masks or not all(isinstance(m, NeuronMask) for m in masks):
         raise MaskError("A lesion study needs a list of NeuronMask, at least one, e.g. networks.masks(threshold=3.0).")
     named = [
-        m if m.name else NeuronMask(m.values, m.geometry, f"network-{i + 1:02d}", m.info) for i, m in enumerate(masks)
+        m if m.name else NeuronMask(m.values, m.geometry, f"mask-{i + 1:02d}", m.info) for i, m in enumerate(masks)
     ]
     names = [m.name for m in named]
     if len(set(names)) < len(names):

@@ -55,6 +55,7 @@ class Runs:
     order: np.ndarray
     images: list  # of callables that return a run as an image or path for nilearn
     info: dict = field(default_factory=dict)  # model, corpus and files of the runs
+    recording: object = None  # the Recording, or what else holds the runs
 
     @property
     def n_tokens(self):
@@ -106,8 +107,11 @@ def load_runs(runs, geometry=None):
     Accepts a Recording, a Run, a Study, a folder (a study), a NIfTI image, a ``.npy`` file, an array
     ``(n_tokens, n_neurons)``, or a list of runs, images, files or arrays. ``geometry`` is that of arrays and of images
     without a sidecar; arrays without a geometry are one layer. A path may be a pattern that names several files.
+    :class:`Runs` are returned unchanged.
     """
-    info = {}
+    if isinstance(runs, Runs):
+        return runs
+    info, given = {}, runs
     runs = open_study(_expand(runs))
     if hasattr(runs, "study") and hasattr(runs, "runs"):  # a Recording
         info = _describe(runs)
@@ -123,7 +127,7 @@ def load_runs(runs, geometry=None):
         if first is not None and item.geometry != first:
             first.check_same(item.geometry, f"Run {i}")
         items.append(item)
-    return _common_order(items, info)
+    return _common_order(items, info, given)
 
 
 def _expand(runs):
@@ -251,7 +255,7 @@ def _from_array(array, geometry, i):
     return _Item(lambda: array, len(array), geometry, None, lambda: geometry.to_img(array))
 
 
-def _common_order(items, info):
+def _common_order(items, info, recording):
     geometry = items[0].geometry
     order = np.argsort(geometry.disk_voxels) if any(item.on_disk for item in items) else None
     sources = []
@@ -261,7 +265,7 @@ def _common_order(items, info):
             columns = order if columns is None else columns[order]
             scale = None if scale is None else scale[order]
         sources.append(ArraySource(item.open, item.n_tokens, geometry.n_neurons, columns, scale))
-    return Runs(sources, geometry, order, [item.image for item in items], info)
+    return Runs(sources, geometry, order, [item.image for item in items], info, recording)
 
 
 def as_confounds(confounds, n_runs):

@@ -70,6 +70,8 @@ def find_networks(
     # after a wrong study was refused, because these take seconds to import
     from ..networks import CanICA, DictLearning, NetworkSet, gather_evidence
     from ..networks.engines.progress import show_progress
+    from ..networks.engines.sources import keep_grams
+    from ..networks.inputs import load_runs
     from ..networks.result import networks_name
 
     if site not in (None, recording.site):
@@ -94,12 +96,15 @@ def find_networks(
         return NetworkSet.load(study, name)
     options = {"n_components": n_components, "engine": engine, "random_state": random_state}
     estimator = CanICA(n_init=n_init, **options) if method == "canica" else DictLearning(**options)
+    runs = load_runs(recording)
+    if n_repeats:
+        keep_grams(runs.sources)  # the evidence decomposes the same runs
     with show_progress(progress):
-        networks = estimator.fit(recording).networks_.set_threshold(threshold)
+        networks = estimator.fit(runs).networks_.set_threshold(threshold)
         if parallel.main_process():
             networks.save(study, name, settings={**settings, "n_repeats": 0})
         if n_repeats:
-            evidence = gather_evidence(networks, recording, n_repeats=n_repeats, random_state=random_state)
+            evidence = gather_evidence(networks, runs, n_repeats=n_repeats, random_state=random_state)
             if parallel.main_process():
                 evidence.save(study, name, settings=settings)
             networks = evidence.networks

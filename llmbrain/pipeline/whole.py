@@ -15,7 +15,7 @@ from .pruning import PRUNING_RECIPES, compare_pruning
 __all__ = ["RunPlan", "run_study"]
 
 
-N_PASSES = 40  # of the model over the calibration text, for all recipes of the pruning table together
+N_PASSES = 10  # of the model over the calibration text, for all recipes of the pruning table together
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def forecast_run(run):
         "networks": 3 * speed.of_products(gram) + speed.of_products(fits),
         "lesions": speed.of_tokens(conditions * plan.lesion_tokens + 2000),
         "pruning": speed.of_tokens(reads),
-        "report": 20.0 if n_neurons < 1e6 else 60.0,
+        "report": 30.0 if n_neurons < 1e6 else 60.0,
     }
 
 

@@ -1,6 +1,7 @@
 """Figures of all networks on one surface: atlases, two models side by side, and nilearn's views."""
 
 import re
+import warnings
 
 import numpy as np
 
@@ -144,7 +145,8 @@ def plot_prob_atlas(
     else:
         layers = [geometry.layers.index(i) for i in layers]
     colors = st.network_colors(len(z))
-    with st.style():
+    with st.style(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Warning: converting a masked element")  # an empty layer has no range
         figure, _ = st.fixed_figure(st.PAGE, 2.3, "Networks in chosen layers",
                                     None if topography is None else topography.note)  # fmt: skip
         display = plotting.plot_prob_atlas(

@@ -255,6 +255,8 @@ def _token_axis(ax, events, start, readable):
 
 def _kind_strip(ax, labels):
     """Mark the kinds of text above the axes; if their names do not fit, a legend lists them."""
+    from matplotlib.transforms import offset_copy
+
     n, width = len(labels), ax.get_position().width * ax.figure.get_size_inches()[0]
     ax.set_autoscalex_on(False)  # the marks must not move the axis
     edges = np.flatnonzero(np.r_[True, labels[1:] != labels[:-1], True])
@@ -262,13 +264,14 @@ def _kind_strip(ax, labels):
     room = {name: 0.065 * len(name) * n / width for name in names}
     named = all(high - low >= room[labels[low]] for low, high in zip(edges[:-1], edges[1:]))
     names = names if len(names) <= len(st.SERIES) else []
+    above = offset_copy(ax.get_xaxis_transform(), ax.figure, y=2.2, units="points")
     for low, high in zip(edges[:-1], edges[1:]):
         if low:
             ax.axvline(low - 0.5, color=st.MUTED, lw=0.5, alpha=0.6)
         if names:
             color = st.SERIES[names.index(labels[low])]
-            ax.plot([low - 0.5, high - 0.5], [1.012, 1.012], transform=ax.get_xaxis_transform(), color=color, lw=2.5,
-                    solid_capstyle="butt", clip_on=False)  # fmt: skip
+            ax.plot([low - 0.5, high - 0.5], [1, 1], transform=above, color=color, lw=2.5, solid_capstyle="butt",
+                    clip_on=False)  # fmt: skip
         if named:
             ax.annotate(
                 labels[low], ((low + high - 1) / 2, 1), xycoords=("data", "axes fraction"), xytext=(0, 4),

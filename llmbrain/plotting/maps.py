@@ -175,8 +175,8 @@ def frame_sheets(ax, corners, geometry):
     for i, (top, left) in enumerate(corners):
         ax.add_patch(Rectangle((left - 0.5, top - 0.5), cols, rows, fill=False, lw=0.4, ec=st.GRID))
         ax.text(
-            left + 0.04 * cols, top + 0.03 * rows, geometry.layers[i], fontsize=5.5, color=st.MUTED, va="top",
-            ha="left", bbox={"facecolor": st.FACE, "alpha": 0.8, "edgecolor": "none", "pad": 0.6},
+            left + 0.04 * cols, top + 0.03 * rows, geometry.layers[i], fontsize=6, color=st.INK, va="top",
+            ha="left", bbox={"facecolor": st.FACE, "alpha": 0.95, "edgecolor": "none", "pad": 0.8},
         )  # fmt: skip
     ax.set_axis_off()
 

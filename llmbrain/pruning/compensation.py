@@ -119,13 +119,18 @@ def _wanted(weight, moments, kept, residual):
 
 def _equations(weight, moments, kept, centred, residual):
     """Normal equations of the correction: matrix, right side, and the means of inputs and wanted output."""
-    cross, target_mean = _wanted(weight, moments, kept, residual)
-    mean = moments.mean[kept]
-    block = moments.covariance[kept][:, kept]
+    # what the kept inputs give already cancels: only the removed ones and the targets are left to correct
+    removed = removed_of(kept, weight.shape[1], weight.device)
+    rows, lost = moments.covariance[:, kept], weight[:, removed]
+    mean, target_mean = moments.mean[kept], weight @ moments.mean
+    block, right = rows[kept], lost @ rows[removed]
+    if residual and moments.n_targets:
+        right = right + moments.cross_covariance[:, kept]
+        target_mean = target_mean + moments.target_mean
     if not centred:
         block = block + torch.outer(mean, mean)
-        cross = cross + torch.outer(target_mean, mean)
-    return block, cross - weight[:, kept] @ block, mean, target_mean
+        right = right + torch.outer(target_mean - weight[:, kept] @ mean, mean)
+    return block, right, mean, target_mean
 
 
 def compensate(weight, moments, kept, method="affine", ridge=1e-2, residual=True):

@@ -1,6 +1,7 @@
 """The cut: each layer is sliced and refitted on the outputs of the layers cut before it."""
 
 import math
+from functools import partial
 
 import numpy as np
 import torch
@@ -42,11 +43,13 @@ ENOUGH = 20
 BRIEF = 64  # tokens on which it is tested what a layer adds to the stream
 
 
-def cut(model, blocks, kept, compensation, options, kept_heads=None, progress=None, known=None):
+def cut(model, blocks, kept, compensation, options, kept_heads=None, progress=None, known=None, streams=None):
     """Slice and refit a model in place, layer by layer.
 
-    ``kept`` and ``kept_heads`` list the neurons and query heads kept in each layer. ``known`` is a dict in which
-    several cuts of one model on the same blocks share the residual streams of the dense model.
+    ``kept`` and ``kept_heads`` list the neurons and query heads kept in each layer. ``known`` is the survey of the
+    dense model with the same text and weights of tokens; where its means are all that is needed, the text is not read.
+    ``streams`` is a dict in which several cuts of one model on the same blocks share the residual streams of the dense
+    model.
 
     Returns
     -------
@@ -64,8 +67,14 @@ def cut(model, blocks, kept, compensation, options, kept_heads=None, progress=No
         attention = prunable_attentions(model)
     elif options.refit_attention:
         attention = attention_writers(model)
-    refits = bool(COMPENSATIONS[compensation].needs)
-    one = Cutter(model, blocks, compensation, options, known).layer if refits else _slice
+    needs = COMPENSATIONS[compensation].needs
+    if not needs:
+        one = _slice
+    elif "covariance" not in needs and known and options.propagation == "one-shot" and attention[0] is None:
+        of_layer = {part.layer: layer for part, layer in zip(parts, known)}
+        one = partial(_slice, compensation=compensation, known=of_layer)
+    else:
+        one = Cutter(model, blocks, compensation, options, streams).layer
     rows = []
     for part, keep, heads_part, heads in zip(parts, kept, attention, kept_heads or [None] * len(parts)):
         rows.append(one(part, keep, heads_part, heads))
@@ -74,12 +83,14 @@ def cut(model, blocks, kept, compensation, options, kept_heads=None, progress=No
     return pd.DataFrame(rows)
 
 
-def _slice(part, keep, attention=None, heads=None):
-    """Slice one layer without refitting anything."""
+def _slice(part, keep, attention=None, heads=None, compensation="none", known=None):
+    """Slice one layer; refit the writer at most to the known means of its dense inputs."""
     if heads is not None and len(heads) < attention.n_heads:
         slice_attention(attention, heads)
     if len(keep) < part.size:
-        slice_mlp(part, keep)
+        of_dense = None if known is None else known[part.layer]
+        refit = None if known is None else compensate(weight_of(part.writer).detach(), of_dense, keep, compensation)
+        slice_mlp(part, keep, refit)
     return account(part, len(keep))
 
 
@@ -94,8 +105,8 @@ def account(part, n_kept, error=np.nan):
 class Cutter:
     """The residual streams of the model that is being cut and, if it is the target, of the dense model."""
 
-    def __init__(self, model, blocks, compensation, options, known=None):
-        self.walk, self.known = Walk(model, blocks), known
+    def __init__(self, model, blocks, compensation, options, streams=None):
+        self.walk, self.streams = Walk(model, blocks), streams
         self.brief = Walk(model, [pad([blocks[0].windows[0].first(BRIEF)])])  # how layers are built can be seen there
         self.compensation, self.options = compensation, options
         self.full = "covariance" in COMPENSATIONS[compensation].needs
@@ -138,8 +149,8 @@ class Cutter:
         """Outputs of the dense layer, and the dense stream between attention and MLP, block by block."""
         if self.dense is None:
             return None, None
-        if self.known and layer in self.known:
-            return self.known[layer]
+        if self.streams and layer in self.streams:
+            return self.streams[layer]
         caught, after, written = {}, [], []
         sites = [output_site(attention.writer)] if attention is not None else []
         with torch.no_grad(), site_hooks(sites, lambda i, x: caught.update(x=x)):
@@ -147,8 +158,8 @@ class Cutter:
                 after.append(self.walk.run(layer, i, hidden))
                 if sites:
                     written.append(hidden + caught["x"].reshape(hidden.shape))
-        if self.known is not None:
-            self.known[layer] = after, written
+        if self.streams is not None:
+            self.streams[layer] = after, written
         return after, written
 
     # -- attention ----------------------------------------------------------------------------------------------
@@ -298,8 +309,8 @@ def _owner(part):
 
 def _power(weight, moments):
     """Power of the wanted output, in which errors are expressed."""
-    weight = weight.to(moments.device, torch.float64)
-    power = ((weight @ moments.covariance) * weight).sum()
+    weight = weight.to(moments.device, torch.float32)  # a sum of squares, from which nothing is subtracted
+    power = ((weight @ moments.covariance.to(weight)) * weight).sum(dtype=torch.float64)
     if moments.n_targets:
         power = power + 2 * (weight * moments.cross_covariance).sum() + moments.target_variance.sum()
     return max(float(power), 1e-300)

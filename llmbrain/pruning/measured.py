@@ -135,8 +135,11 @@ class Measured:
     def blocks(self):
         """Calibration windows in blocks."""
         size = self.options.batch_size
-        key = ("blocks", *self._text, size)
-        return self.shared.once(key, lambda: group_blocks(self.windows, size, self.options.context))
+        return self.shared.once(self._blocks_key, lambda: group_blocks(self.windows, size, self.options.context))
+
+    @property
+    def _blocks_key(self):
+        return "blocks", *self._text, self.options.batch_size
 
     @cached_property
     def _networks_key(self):
@@ -179,8 +182,8 @@ class Measured:
         score = self.recipe.score if score is None else score
         known, key = self.shared.known, self._survey_key(score)
         if key not in known or (schur and known[key][0].sensitivity is None):
-            own = (self.reading, self.random_state)
-            alike = [m for m in self.shared.expected if (m.reading, m.random_state) == own]
+            own = (self._blocks_key, self.random_state)
+            alike = [m for m in self.shared.expected if (m._blocks_key, m.random_state) == own]
             awaited = {m._survey_key(s): (s, m) for m in alike for s in (m.recipe.score, m.recipe.allocating_score)}
             wanted = {key: (score, self), **{k: v for k, v in awaited.items() if k not in known}}
             first = key not in known
@@ -210,7 +213,8 @@ class Measured:
         }
         found = survey(
             walk, self.parts, scores, full=any(needs_covariance(s) for s, _ in wanted.values()), schur=schur,
-            weighting=self.weighting, progress=self.progress("survey", len(self.parts)),
+            weightings={key: m.weighting for key, (_, m) in wanted.items()},
+            progress=self.progress("survey", len(self.parts)),
         )  # fmt: skip
         self.shared.known.update(found)
 

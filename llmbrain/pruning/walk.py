@@ -12,9 +12,10 @@ from ..models.hooks import site_hooks
 from ..models.inputs import input_device
 from ..models.linears import features, weight_of
 from ..models.sites import Site
-from ..parallel import broadcast, rank, share, world_size
+from ..parallel import alone, broadcast, rank, share, world_size
 from ..parallel import gather as gather_records
 from ..stats.moments import Moments
+from ..text import pad
 from .compensation import schur_residual
 
 __all__ = [
@@ -48,6 +49,7 @@ class Walk:
         self.device = input_device(model)
         self.masks = [b.mask.to(self.device) for b in self.blocks]
         self.hidden, self._arguments = [], []
+        self.direct = {}  # results of writes_to_stream
         for block in self.blocks:
             self._capture(block)
 
@@ -126,9 +128,15 @@ class Walk:
 
     @torch.no_grad()
     def check(self):
-        """Check on the first block that walking layer by layer reproduces the output of the model."""
+        """Check on two short windows that walking layer by layer reproduces the output of the model."""
         if not self.blocks:  # another process has it
             return
+        lengths = {len(window): window for window in self.blocks[-1].windows}
+        with alone():
+            few = Walk(self.model, [pad([lengths[n] for n in sorted(lengths)[:2]])])
+        few._check_first()
+
+    def _check_first(self):
         last = []
         handle = self.layers[-1].register_forward_hook(lambda module, args, output: last.append(_first(output)))
         try:
@@ -159,6 +167,16 @@ class LayerSurvey:
     score: torch.Tensor
     sensitivity: float | None = None
     power: float | None = None
+
+    @property
+    def size(self):
+        """Number of neurons."""
+        return len(self.mean)
+
+    @property
+    def device(self):
+        """Device of the statistics."""
+        return self.mean.device
 
 
 def input_site(linear):
@@ -238,12 +256,18 @@ def token_weights(walk, block, output, weighting=None):
 def writes_to_stream(walk, layer, linear, silenced=None):
     """Whether the output of a linear is added to the layer's output unchanged (no norm or gate in between).
 
-    The output of ``silenced`` is set to zero meanwhile: the MLP, if attention is tested. The first block decides.
+    The output of ``silenced`` is set to zero meanwhile: the MLP, if attention is tested. The first block decides, for
+    all layers that consist of the same modules.
     """
-    decided = torch.zeros(1, device=walk.device)
-    if walk.blocks:
-        decided[0] = _is_added(walk, layer, linear, silenced)
-    return bool(broadcast(decided))
+    modules = list(walk.layers[layer].named_modules())
+    place = next((name for name, module in modules if module is linear), layer)
+    key = (place, silenced is None, *((name, type(module)) for name, module in modules))
+    if key not in walk.direct:
+        decided = torch.zeros(1, device=walk.device)
+        if walk.blocks:
+            decided[0] = _is_added(walk, layer, linear, silenced)
+        walk.direct[key] = bool(broadcast(decided))
+    return walk.direct[key]
 
 
 def _is_added(walk, layer, linear, silenced):
@@ -258,35 +282,49 @@ def _is_added(walk, layer, linear, silenced):
     return bool(((pushed.float() - plain.float()) - push).abs().median() < 2e-2 * scale)
 
 
-def survey(walk, parts, scores, *, full, schur=False, weighting=None, progress=None):
+def survey(walk, parts, scores, *, full, schur=False, weightings=None, progress=None):
     """Walk the dense model once and compute several scores for every layer.
 
-    ``scores[name](part, moments)`` returns one number per neuron, and may read covariances if ``full``. With ``schur``
-    the sensitivity of each layer is computed too. Returns a list of :class:`LayerSurvey` for each name. Of as many
-    layers as there are processes, each process scores one.
+    ``scores[name](part, moments)`` returns one number per neuron, and may read covariances if ``full``; ``weightings``
+    holds what weights its tokens, by default nothing. With ``schur`` the sensitivity of each layer is computed too.
+    Returns a list of :class:`LayerSurvey` for each name. Of as many layers as there are processes, each process scores
+    one.
     """
+    weightings = weightings or dict.fromkeys(scores)
     found, mine = {name: [None] * len(parts) for name in scores}, []
     for i, part in enumerate(parts):
         outputs, owner = [], i % world_size()
-        moments, _ = gather(
-            walk, part.layer, part.writer, full=full or schur, weighting=weighting, outputs=outputs, owner=owner
-        )
+        distinct = dict.fromkeys(weightings.values())
+        moments = _gather_each(walk, part, distinct, full=full or schur, outputs=outputs, owner=owner)
         walk.restart(outputs)
         power = _stream_power(walk)
         mine += [(i, part, moments, power)] if owner == rank() else []
         del moments
         if owner == world_size() - 1 or part is parts[-1]:
             for own in mine:
-                _score(*own, scores, schur, found)
+                _score(*own, scores, weightings, schur, found)
             mine = []
         if progress:
             progress()
     return _of_owners(found, walk.device)
 
 
-def _score(i, part, moments, power, scores, schur, found):
+def _gather_each(walk, part, weightings, *, full, outputs, owner):
+    """Moments of the inputs of a writer under several weightings of the tokens, from one run of the layer."""
+    found = {weighting: Moments(part.size, full=full, device=walk.device) for weighting in weightings}
+    caught = {}
+    with torch.no_grad(), site_hooks([input_site(part.writer)], lambda i, x: caught.update(x=x)):
+        for i in range(len(walk.blocks)):
+            outputs.append(walk.run(part.layer, i))
+            for weighting, moments in found.items():
+                moments.add(caught["x"], None, token_weights(walk, i, outputs[-1], weighting))
+    return {weighting: of_all([moments, None], owner)[0] for weighting, moments in found.items()}
+
+
+def _score(i, part, of_weighting, power, scores, weightings, schur, found):
     """Add the scores of one layer to those that were found."""
     for name, score in scores.items():
+        moments = of_weighting[weightings[name]]
         values = score(part, moments).to(moments.device)
         layer = LayerSurvey(moments.mean, moments.variance, values, power=power)
         if schur:

@@ -34,7 +34,7 @@ def number(value, column=""):
         return str(value)
     if column in P_VALUES:
         return p_text(value)
-    if (column in PERCENT or column.endswith("_removed")) and abs(value) <= 1:
+    if _is_share(column) and abs(value) <= 1:
         digits = ".0f" if abs(value) >= 0.995 else ".2g"  # .2g would write 100 as 1e+02
         return f"{100 * value:{digits}}\u202f%".replace("-", "−")
     if float(value).is_integer() and abs(value) >= 1000:
@@ -69,11 +69,18 @@ def html_table(frame, caption, columns=None, labels=None, link=None, emphasis=No
     )
 
 
+def _is_share(column):
+    return column in PERCENT or column.endswith("_removed")
+
+
 def _decimals(values):
     """Number of decimals that aligns a column: three digits for a typical value; None for other columns."""
-    if not pd.api.types.is_float_dtype(values) or values.name in (*P_VALUES, *PERCENT) or not values.notna().any():
+    if not pd.api.types.is_float_dtype(values) or values.name in P_VALUES or not values.notna().any():
         return None
     size = values.abs()
+    if _is_share(str(values.name)):  # in percent, two digits
+        typical = 100 * float(size[size > 0].median()) if (size > 0).any() else 1.0
+        return int(np.clip(1 - np.floor(np.log10(typical)), 0, 3)) if float(size.max()) <= 1 else None
     typical = float(size[size > 0].median()) if (size > 0).any() else 1.0
     if not 1e-4 <= typical < 1e5 or float(size.max()) >= 1e6:
         return None
@@ -83,7 +90,9 @@ def _decimals(values):
 def _cell(value, column, numeric, link, decimals=None):
     text = escape(number(value, column))
     if decimals is not None and not pd.isna(value):
-        text = f"{value:.{decimals}f}".replace("-", "−")
+        share = _is_share(column)
+        text = f"{100 * value if share else value:.{decimals}f}".replace("-", "−") + ("\u202f%" if share else "")
+        text = number(round(value)) if abs(value) >= 1e4 else text  # no decimals where nobody compares them
     if link is not None and column == link[0] and (address := link[1](value)):
         text = f'<a href="{escape(address)}">{text}</a>'
     if not numeric:

@@ -20,6 +20,9 @@ from .tokens import Encoder
 
 __all__ = ["Batch", "Window", "batches", "cut_windows", "group_windows", "pad", "padding_id", "text_windows"]
 
+# A batch ends where more padding than both would be read: a pass of a few tokens costs about as much as 256 more.
+PADDING_TOKENS, PADDING_SHARE = 256, 0.2
+
 
 @dataclass(frozen=True, eq=False)
 class Window:
@@ -320,6 +323,8 @@ def batches(windows, *, max_rows=None, max_tokens=None, pad_id=0):
 def group_windows(windows, *, max_rows=None, max_tokens=None):
     """Group windows of similar length, the longest first: if memory is short, the first batch shows it.
 
+    A group ends where padding would be more than 256 tokens and more than a fifth of it.
+
     Parameters
     ----------
     windows : sequence
@@ -342,9 +347,17 @@ def group_windows(windows, *, max_rows=None, max_tokens=None):
     while start < len(order):
         rows = len(order) if max_tokens is None else max(1, max_tokens // int(lengths[order[start]]))
         stop = start + min(rows, max_rows or rows)
+        stop = start + _without_waste(lengths[order[start:stop]])
         groups.append(order[start:stop])
         start = stop
     return groups
+
+
+def _without_waste(lengths):
+    """Number of windows, from the longest, that can be padded to its length with little waste."""
+    sizes = lengths[0] * np.arange(1, len(lengths) + 1)
+    padding = sizes - np.cumsum(lengths)
+    return int((padding <= np.maximum(PADDING_TOKENS, PADDING_SHARE * sizes)).sum())  # padding only grows
 
 
 def padding_id(tokenizer):

@@ -163,7 +163,7 @@ def compare(model, tokenizer, window, tokens, contexts, check=lambda: None):
         with context, torch.no_grad():
             inputs = batch.inputs(input_device(model))
             hidden = reader.read(**inputs)
-            losses = batch_losses(hidden, reader.score, inputs["input_ids"], batch.windows)[0]
+            losses = batch_losses(hidden, reader, inputs["input_ids"], batch.windows)[0]
             if not np.isfinite(losses).all():
                 raise not_finite_error(model, partial(model, **inputs, use_cache=False), f"The losses ({name})")
             ahead[name] = torch.softmax(reader.score(hidden[:, -1]).float()[0], -1).cpu().numpy()

@@ -6,8 +6,10 @@ import torch
 from plain import plain_losses
 from tiny import ARCHITECTURES, tiny_model
 
+from llmbrain.evaluation import losses as module
 from llmbrain.evaluation import token_losses, window_losses
 from llmbrain.evaluation.losses import hidden_losses
+from llmbrain.evaluation.reader import LogitReader
 from llmbrain.exceptions import NumericalError, ParameterError
 from llmbrain.text import Window, encode
 
@@ -33,14 +35,20 @@ def test_only_counted_tokens_are_scored(llama):
     np.testing.assert_allclose(losses, plain_losses(llama, ids)[[3, 8]], atol=1e-5)
 
 
-def test_chunks_of_the_vocabulary_do_not_change_the_losses(llama, monkeypatch):
-    ids = torch.arange(100)[None]
+def test_pieces_of_tokens_and_of_the_vocabulary_do_not_change_the_losses(monkeypatch):
+    llama, ids = tiny_model("llama"), torch.arange(100)[None]
+    reader = LogitReader(llama)
     with torch.no_grad():
-        hidden = llama.base_model(ids).last_hidden_state[0, :-1]
-        whole = hidden_losses(hidden, llama.lm_head, ids[0, 1:])
-        monkeypatch.setitem(__import__("llmbrain.evaluation.losses", fromlist=["x"]).LOGITS_AT_ONCE, "cpu", 7 * 300)
-        pieces = hidden_losses(hidden, llama.lm_head, ids[0, 1:])
-    torch.testing.assert_close(whole, pieces, atol=1e-6, rtol=0)
+        hidden = reader.read(ids)[0, :-1]
+        whole = torch.nn.functional.cross_entropy(llama.lm_head(hidden), ids[0, 1:], reduction="none")
+        monkeypatch.setattr(module, "ROWS_AT_ONCE", 41)
+        monkeypatch.setattr(module, "WORDS_AT_ONCE", 37)
+        assert reader.n_words == len(llama.lm_head.weight)
+        torch.testing.assert_close(hidden_losses(hidden, reader, ids[0, 1:]), whole, atol=1e-5, rtol=0)
+        llama.lm_head.register_forward_hook(lambda module, args, output: None)  # what hooks do needs all words at once
+        assert reader.n_words is None
+        monkeypatch.setitem(module.LOGITS_AT_ONCE, "cpu", 7 * 300)
+        torch.testing.assert_close(hidden_losses(hidden, reader, ids[0, 1:]), whole, atol=1e-5, rtol=0)
 
 
 def test_half_precision_models_are_scored_in_float32(tokenizer):

@@ -683,3 +683,11 @@ def test_a_function_is_known_again_by_its_code_and_what_it_encloses(tiny, masks,
     other = LesionStudy(masks[:1], generation_task(["some text"], "loop"), n_controls=2, controls=("layer",))
     other.run(*tiny, progress=False, checkpoint=tmp_path / "part.npz")
     assert len(count) == 5 + 4
+
+
+def test_masks_without_a_name_are_numbered_as_masks():
+    from llmbrain.lesions.design import named_masks
+
+    geometry = NeuronGeometry.from_sizes([4, 4])
+    masks = [NeuronMask(np.arange(8) == k, geometry, name) for k, name in enumerate(("mine", "", ""))]
+    assert [mask.name for mask in named_masks(masks)[0]] == ["mine", "mask-02", "mask-03"]

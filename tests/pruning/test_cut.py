@@ -18,7 +18,7 @@ from llmbrain.pruning.compensation import (
     output_error,
 )
 from llmbrain.pruning.cut import Cutter, cut
-from llmbrain.pruning.walk import Walk, gather
+from llmbrain.pruning.walk import Walk, gather, survey
 from llmbrain.stats.moments import Moments
 
 TEXTS = ["the cat sat on the mat and then the rain in spain fell on it " * 3 + str(i) * i for i in range(10)]
@@ -121,3 +121,15 @@ def test_one_window_is_held_out_in_part(tokenizer):
     cutter = Cutter(model, blocks, "affine", Options(context=64))
     assert 0 < sum(int(h.sum()) for h in cutter.held) < 32
     assert np.isfinite(cutter.layer(prunable_mlps(model)[0], torch.arange(24))["error"])
+
+
+def test_a_bias_from_the_means_of_the_dense_model_needs_no_second_reading(tokenizer, monkeypatch):
+    blocks, kept = calibration_blocks(tokenizer, TEXTS, context=48), [np.arange(20)] * 4
+    models, options = [tiny_model("llama"), tiny_model("llama")], Options(propagation="one-shot")
+    scores = {"mean": lambda part, moments: moments.mean}
+    known = survey(Walk(models[0], blocks), prunable_mlps(models[0]), scores, full=False)["mean"]
+    cut(models[0], blocks, kept, "bias", options)
+    monkeypatch.setattr("llmbrain.pruning.cut.Cutter", None)
+    cut(models[1], blocks, kept, "bias", options, known=known)
+    for read, new in zip(models[0].state_dict().values(), models[1].state_dict().values()):
+        torch.testing.assert_close(new, read)

@@ -110,6 +110,8 @@ def test_where_a_norm_stands_between_the_target_is_the_layer(tokenizer):
         model = tiny_model(name, **({"residual_multiplier": 0.3} if name == "granite" else {}))
         walk = Walk(model, blocks)
         assert writes_to_stream(walk, 0, prunable_mlps(model)[0].writer) == direct, name
+        walk.run = None  # another layer of the same modules is not run
+        assert writes_to_stream(walk, 1, prunable_mlps(model)[1].writer) == direct, name
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2"])

@@ -136,6 +136,20 @@ def test_wrong_limits_are_refused():
             group_windows([], **wrong)
 
 
+def test_a_group_ends_where_padding_would_be_read_for_nothing():
+    lengths = [512, 137, 375, 20, 500]
+    windows = [np.zeros(n) for n in lengths]
+    assert [g.tolist() for g in group_windows(windows, max_tokens=4096)] == [[0, 4, 2], [1, 3]]
+    short = [np.zeros(n) for n in (40, 5, 5, 5, 5)]  # little padding, however large its share
+    assert [g.tolist() for g in group_windows(short)] == [[0, 1, 2, 3, 4]]
+    mixed = [np.zeros(n) for n in np.random.default_rng(0).integers(1, 900, 200)]
+    groups = group_windows(mixed, max_tokens=8192)
+    assert sorted(i for g in groups for i in g) == list(range(200))
+    for g in groups:
+        sizes = np.array([len(mixed[i]) for i in g])
+        assert sizes.max() * len(g) - sizes.sum() <= max(256, 0.2 * sizes.max() * len(g))
+
+
 @pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "bloom"])
 def test_a_padded_batch_gives_what_each_window_gives_alone(name, tokenizer):
     import torch

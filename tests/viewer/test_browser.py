@@ -3,6 +3,7 @@
 Needs Chromium and its driver (Debian: ``apt-get install chromium chromium-driver``) and selenium; skipped without.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -34,13 +35,20 @@ def address(folder, tiny, tmp_path_factory):
     model = tmp_path_factory.mktemp("model")
     for part in tiny:
         part.save_pretrained(model)
-    command = [sys.executable, "-m", "llmbrain", "view", str(folder), "--model", str(model), "--no-browser"]
+    with served(folder, tmp_path_factory.mktemp("log") / "view.txt", "--model", str(model)) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def served(folder, log, *options):
+    command = [sys.executable, "-m", "llmbrain", "view", str(folder), *options, "--no-browser"]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    log = (tmp_path_factory.mktemp("log") / "view.txt").open("w+")
-    with subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=env) as server:
-        yield _printed_address(server, log)
-        server.send_signal(signal.SIGINT)
-        server.wait(30)
+    with log.open("w+") as said, subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=env) as server:
+        try:
+            yield _printed_address(server, said)
+        finally:  # Popen would wait for it without end
+            server.send_signal(signal.SIGINT)
+            server.wait(30)
 
 
 def _printed_address(server, log, seconds=120):
@@ -192,6 +200,16 @@ def test_a_network_is_silenced_beside_a_control(page):
     assert page.execute_script("return document.querySelectorAll('#next tbody tr').length") == 10
     shaded = "return [...document.querySelectorAll('#words-lesion span')].filter(s => s.style.background).length"
     assert page.execute_script(shaded) > 5
+
+
+def test_without_a_model_the_page_says_what_cannot_be_done(driver, folder, tmp_path):
+    with served(folder, tmp_path / "view.txt", "--no-model") as address:
+        chromium.show(driver, address)
+        wait(driver, "return document.body.dataset.ready")
+        tab(driver, "lesions")
+        said = wait(driver, "return document.getElementById('lesion-empty').textContent")
+        assert "Without a model, nothing can be lesioned" in said
+        assert driver.execute_script("return document.getElementById('silence').disabled")
 
 
 def test_errors_are_sentences_in_the_page(page):

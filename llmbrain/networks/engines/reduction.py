@@ -316,9 +316,12 @@ class _Stack:
         bytes_per_row = 4 * v // runs.columns.n_owners  # about the same in all processes
         size, limit = total * bytes_per_row, STACK_BYTES_TWICE if total <= GRAM_ROWS else STACK_BYTES
         any_tall = any(is_tall(n, v, k) for n, k in zip(runs.n_tokens, n_rows))
+        # what other decompositions read again is kept
+        self.keeps = do_cca and size <= STACK_BYTES and all(map(runs.keeps, range(len(n_rows))))
+        self.wanted = n_rows
         if is_tall(total, v, max(n_rows)):
             self.square = torch.zeros(v, v, dtype=torch.float64, device=runs.device)
-        elif any_tall or size <= max(limit, 0.4 * max(runs.n_tokens) * bytes_per_row):
+        elif any_tall or self.keeps or size <= max(limit, 0.4 * max(runs.n_tokens) * bytes_per_row):
             self.held = torch.empty(total, runs.n_neurons, device=runs.device)
 
     def add(self, found):
@@ -342,6 +345,8 @@ class _Stack:
             self.reductions[r] = None
         elif found.left is None:
             self.held[first : self.n_rows] = rows
+        if self.held is not None and self.keeps and bool((found.values > 1e-7 * found.values[0]).all()):
+            self.runs.kept_rows(r, self.wanted[r], self.held[first : self.n_rows])
 
     def leading(self, k, seed, at_least):
         """Leading pairs of all rows."""

@@ -59,6 +59,10 @@ class CleanedRuns:
         self._lock = Lock()  # for ``bad``, which all runs write
         self.release()
 
+    def keeps(self, r):
+        """Whether the source of run ``r`` keeps what is computed from it."""
+        return self.sources[r].grams is not None and self.device.type == "cpu"
+
     def kept_gram(self, r, matrix=None):
         """Gram matrix ``(n_tokens, n_tokens)`` that the source of run ``r`` keeps, or None; ``matrix`` is stored."""
         if matrix is not None:
@@ -77,7 +81,7 @@ class CleanedRuns:
 
     def _keep(self, r, what, make=None):
         kept, basis = self.sources[r].grams, self.nuisance[r]
-        if kept is None or self.device.type != "cpu":
+        if not self.keeps(r):
             return None
         key = (what, self.standardize, None if basis is None else basis.numpy().tobytes())
         if make is not None:

@@ -8,8 +8,9 @@ import torch
 
 from ...exceptions import ParameterError
 
-__all__ = ["ArraySource", "as_sources"]
+__all__ = ["ArraySource", "as_sources", "keep_grams"]
 
+KEPT_BYTES = 1 << 29  # largest size of the Gram matrices of runs that are kept for reuse
 MOST_GAPS = 256  # largest number of gaps between the columns of a block that is read with one call per row
 
 
@@ -29,8 +30,8 @@ class ArraySource:
         self.grams = None
 
     def keep_gram(self):
-        """Keep the Gram matrix of the tokens once it is computed, for other decompositions of the same run."""
-        self.grams = {}
+        """Keep the Gram matrix of the tokens, and leading rows, once computed, for other decompositions of the run."""
+        self.grams = {} if self.grams is None else self.grams
 
     def read(self, start, stop, out, first=0):
         """Copy the neurons ``start:stop`` of the tokens from ``first`` on into ``out``, float32.
@@ -133,6 +134,14 @@ def _as_slice(columns):
     if columns[-1] - columns[0] == len(columns) - 1 and np.all(np.diff(columns) == 1):
         return slice(int(columns[0]), int(columns[-1]) + 1)
     return columns
+
+
+def keep_grams(sources):
+    """Keep the Gram matrices of as many runs as fit into ``KEPT_BYTES``, for several decompositions of them."""
+    spent = np.cumsum([4 * source.n_tokens**2 for source in sources])
+    for source, size in zip(sources, spent):
+        if size <= KEPT_BYTES:
+            source.keep_gram()
 
 
 def as_sources(runs):

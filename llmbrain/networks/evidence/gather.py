@@ -12,7 +12,6 @@ from ..result import NetworkSet
 __all__ = ["Evidence", "gather_evidence"]
 
 REPEATS = 20
-KEPT_BYTES = 1 << 29  # largest size of the Gram matrices of runs that are kept for reuse
 
 
 @dataclass(frozen=True, repr=False)
@@ -135,19 +134,18 @@ def gather_evidence(
     from ..connectivity import functional_connectivity
     from ..engines.maps import least_squares_courses
     from ..engines.runs import CleanedRuns
+    from ..engines.sources import keep_grams
     from ..inputs import as_confounds, load_runs
 
     runs = load_runs(recording, networks.geometry)
+    recording = runs.recording
     networks.geometry.check_same(runs.geometry, "the recording")
     confounds = as_confounds(confounds, len(runs.sources))
     options = _options(networks, runs, device)
 
     def evidence_of(rows, neurons):
         sources = runs.sources if neurons is None else runs.part(neurons)
-        spent = np.cumsum([4 * source.n_tokens**2 for source in sources])
-        for source, size in zip(sources, spent):  # the decompositions of the data and of its halves share them
-            if size <= KEPT_BYTES:
-                source.keep_gram()
+        keep_grams(sources)  # the decompositions of the data and of its halves share them
         maps = runs.read_order(networks.maps[rows]) if neurons is None else networks.maps[rows][:, neurons]
         layer_of = networks.geometry.layer_of if neurons is None else networks.geometry.layer_of[neurons]
         layer_of = runs.read_order(layer_of) if neurons is None else layer_of

@@ -60,10 +60,10 @@ def measure_cuts(model, candidates, fit_blocks, probe_blocks, compensation, opti
     options = options.with_(held_out=0.0, reconstruct="none", refit_attention=False)
     probe, found = Probe(model, probe_blocks), []
     n_values = sum(block.ids.numel() for block in fit_blocks) * model.config.get_text_config().hidden_size
-    known = {} if n_values * len(prunable_mlps(model)) <= KEPT_VALUES else None
+    streams = {} if n_values * len(prunable_mlps(model)) <= KEPT_VALUES else None
     for kept in candidates:
         with dense_again(model):
-            cut(model, fit_blocks, kept, compensation, options, known=known)
+            cut(model, fit_blocks, kept, compensation, options, streams=streams)
             found.append(probe.divergence())
         if progress:
             progress()

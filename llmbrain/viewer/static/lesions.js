@@ -33,6 +33,9 @@ export function startLesions(app) {
     $("strength-note").textContent = number(Number($("strength").value));
     $("silence").disabled = study.state.state !== "ready";
     $("silence").title = study.state.state === "ready" ? "" : "This needs the model.";
+    if (["absent", "failed"].includes(study.state.state)) {
+      $("lesion-empty").textContent = "Without a model, nothing can be lesioned. Start the viewer with the model.";
+    }
   }
 
   function request() {

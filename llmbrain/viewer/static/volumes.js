@@ -103,7 +103,7 @@ export function startVolumes(app) {
     volume.cal_max = 8 * sd;
     volume.cal_minNeg = -8 * sd;
     volume.cal_maxNeg = -times * sd;
-    notes.push(`${i ? "Overlay" : "Volume"}: coloured where the value differs from 0 by more than ${number(times * sd, 3)}`
+    notes.push(`${i ? "Overlay" : "Volume"}: coloured where the value differs from 0 by more than ${Number((times * sd).toPrecision(3))}`
       + ` (${times} standard deviation${times > 1 ? "s" : ""})`);
   }
 

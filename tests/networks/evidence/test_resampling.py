@@ -152,3 +152,20 @@ def test_repetitions_see_as_many_rows_of_each_run_as_the_fit(rows_per_run):
     again = resampled_networks(space, 4, n_repeats=3, resample=False)
     fit = group_ica(runs, 4, n_init=3, warn=False, **options)
     assert recovery(fit.maps, again.maps).mean() > 0.9
+
+
+def test_after_a_fit_that_keeps_them_the_runs_are_not_read_again(monkeypatch):
+    from planted import planted_runs
+
+    from llmbrain.networks.engines.sources import ArraySource, as_sources, keep_grams
+
+    runs, _ = planted_runs(2000, 4, (150, 90, 120, 60))
+    plain, keeping = as_sources(runs), as_sources(runs)
+    keep_grams(keeping)
+    expected, found = (group_ica(sources, 4, group="runs") for sources in (plain, keeping))
+    np.testing.assert_allclose(found.maps, expected.maps, atol=1e-4)
+    whole = {"blocks": [np.full(len(run), i) for i, run in enumerate(runs)], "group": "runs"}
+    expected = joint_subspace(plain, 12, **whole)
+    monkeypatch.setattr(ArraySource, "read", lambda *args: pytest.fail("a run is read again"))
+    found = joint_subspace(keeping, 12, **whole)
+    np.testing.assert_allclose(np.abs(np.diag(found.rows @ expected.rows.T)) / 2000, 1, atol=1e-3)

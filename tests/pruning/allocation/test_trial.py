@@ -41,7 +41,7 @@ def test_streams_of_the_dense_model_are_shared_by_all_cuts(tokenizer, monkeypatc
     measured = _measured(model, tokenizer, refit_attention=True)
     candidates = [[n // 2 for n in measured.sizes], [n // 4 for n in measured.sizes]]
     steps, step = [], Cutter._dense_step
-    monkeypatch.setattr(Cutter, "_dense_step", lambda self, *a: steps.append(self.known is None) or step(self, *a))
+    monkeypatch.setattr(Cutter, "_dense_step", lambda self, *a: steps.append(self.streams is None) or step(self, *a))
     shared = measured.measure_cuts(candidates)
     monkeypatch.setattr(trial, "KEPT_VALUES", 0)
     alone = measured.measure_cuts(candidates)
