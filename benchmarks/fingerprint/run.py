@@ -7,11 +7,12 @@
     python benchmarks/fingerprint/run.py models out --table --chosen-on real-demo           the tables of what is stored
 
 ``models`` is a folder of models that share a tokenizer but nothing else; relatives are derived from the first
-``--bases`` of them, and from the real models in ``--real-bases``. Every model is read once, and its fingerprints for
-all numbers of texts are stored in ``out``; to resume, repeat the command. ``out/pairs.tsv`` has one row per pair and
-number of texts, ``out/rates.json`` is what the package reads (``data/fingerprint/rates.json``). Pairs are negative if
-they have no common ancestor. Pairs of the models in ``--chosen-on`` served to choose the rule and count in no rate.
-``--networks`` adds the score of an earlier version, which paired networks.
+``--bases`` of them, and from the real models in ``--real-bases``. A folder named ``base.kind`` holds a relative that
+was made elsewhere. Every model is read once, and its fingerprints for all numbers of texts are stored in ``out``; to
+resume, repeat the command. ``out/pairs.tsv`` has one row per pair and number of texts, without pairs of two copies;
+``out/rates.json`` is what the package reads (``data/fingerprint/rates.json``). Pairs are negative if they have no
+common ancestor. Pairs of the models in ``--chosen-on`` served to choose the rule and count in no rate. ``--networks``
+adds the score of an earlier version, which paired networks.
 """
 
 import argparse
@@ -94,6 +95,7 @@ def read(model, tokenizer, name, out, options):
 def read_all(options):
     """Read every model that is not stored yet."""
     folders = sorted(path.parent for path in options.models.glob("*/config.json"))
+    bases = [folder for folder in folders if "." not in folder.name]
     prints = options.out / "fingerprints"
     prints.mkdir(parents=True, exist_ok=True)
 
@@ -115,7 +117,7 @@ def read_all(options):
     for folder in folders:
         if missing(folder.name):
             keep(*lb.load_model(str(folder)), folder.name)
-    for folder in folders[: options.bases]:
+    for folder in bases[: options.bases]:
         keep_relatives(lb.load_model(str(folder)), folder.name)
     for source in options.real or ():
         name = "real-" + Path(source).stem.replace(".", "_").replace("_", "-")
@@ -134,6 +136,8 @@ def compare_all(options):
     for n in options.n_texts:
         loaded = {name: Fingerprint.load(file) for name, file in _stored(prints, names, f"{n:02d}", "safetensors")}
         for a, b in itertools.combinations(loaded, 2):
+            if "." in a and "." in b:
+                continue  # one of the two is an original: a copy and its base, or a copy and another model
             row = {"a": a, "b": b, "n_texts": n, **relation(a, b), **scores(loaded[a], loaded[b])}
             if n == published.N_TEXTS and a in public and b in public:
                 row["published_max"], row["published_pairs"] = published.score(public[a], public[b])
@@ -260,14 +264,15 @@ def main():
     parser.add_argument("--networks", action="store_true", help="also the score of an earlier version")
     parser.add_argument("--no-published", dest="published", action="store_false", help="without the published rule")
     parser.add_argument("--chosen-on", nargs="*", default=[], help="models on whose pairs the rule was chosen")
+    parser.add_argument("--read-only", action="store_true", help="store fingerprints and compare nothing")
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     torch.manual_seed(0)
-    if options.table:
-        table = pd.read_csv(options.out / "pairs.tsv", sep="\t")
-    else:
+    if not options.table:
         read_all(options)
-        table = compare_all(options)
+    if options.read_only:
+        return
+    table = pd.read_csv(options.out / "pairs.tsv", sep="\t") if options.table else compare_all(options)
     text, rates = summarise(table, options.threshold, options.chosen_on)
     settings = {"n_neurons": N_NEURONS, "characters": CHARACTERS}
     content = {"threshold": options.threshold, "options": settings, "rates": rates, "measured_on": options.measured_on}

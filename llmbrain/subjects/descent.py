@@ -10,7 +10,6 @@ from ..networks.evidence.matching import standardize_maps
 from ..stats import permutation_p
 from .fingerprints import PARTS, Fingerprint, check_words
 from .isc import _ends, shifted_places
-from .matching import correlate_courses
 from .similarity import linear_cka
 
 __all__ = ["FingerprintComparison", "compare_fingerprints", "neuron_score"]
@@ -44,7 +43,17 @@ def neuron_score(first, second, layers):
     >>> round(score, 6), sorted(by_layer[0])
     (1.0, [0, 1])
     """
-    return _score(*(correlate_courses(a, b) for a, b in zip(first, second)), layers)
+    return _score(*_tables(*([_unit_norm(x) for x in courses] for courses in (first, second))), layers)
+
+
+def _unit_norm(courses):
+    """Courses whose products are correlations; in single precision, which is enough for a score."""
+    return standardize_maps(np.transpose(courses), np.float32)
+
+
+def _tables(first, second):
+    """Correlations of all neurons of both models on each part."""
+    return [np.clip(a @ b.T, -1, 1) for a, b in zip(first, second)]
 
 
 def _score(there, here, layers):
@@ -149,10 +158,10 @@ def compare_fingerprints(a, b, *, n_draws=99, random_state=0):
     mine, theirs = shared_courses(a, b, rows)
     layers, rng, null = (a.layers, b.layers), np.random.default_rng(random_state), np.empty(n_draws)
     score, by_layer = neuron_score(mine, theirs, layers)
-    mine, theirs = ([standardize_maps(x.T).T for x in courses] for courses in (mine, theirs))
+    mine, theirs = ([_unit_norm(x) for x in courses] for courses in (mine, theirs))
     for draw in range(n_draws):  # a shift within documents changes neither mean nor norm
         places = [shifted_places(ends[part], rng) for part in PARTS]
-        null[draw] = _score(*(x.T @ y[moved] for x, y, moved in zip(mine, theirs, places)), layers)[0]
+        null[draw] = _score(*_tables(mine, [x[:, moved] for x, moved in zip(theirs, places)]), layers)[0]
     cka = linear_cka(*(x.activity[rows["score"][i]] for i, x in enumerate((a, b))))
     models = (a.info["model"]["id"], b.info["model"]["id"])
     return FingerprintComparison(models, score, by_layer, cka, permutation_p(score, null), threshold, rates)

@@ -57,7 +57,7 @@ def _commands(room, folder):
             room.corpus,
             "--n-texts",
             6,
-            "--n-components",
+            "--n-neurons",
             2,
             "--out",
             folder / "f.safetensors",
