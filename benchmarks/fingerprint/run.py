@@ -4,15 +4,15 @@
     python benchmarks/fingerprint/run.py models out --other news.txt                        small models alone
     python benchmarks/fingerprint/run.py models out --other news.txt --real demo gemma.gguf qwen.gguf
     python benchmarks/fingerprint/run.py none out --other news.txt --real demo gemma.gguf --real-bases demo
-    python benchmarks/fingerprint/run.py models out --table --chosen-on real-demo           the tables of what is stored
+    python benchmarks/fingerprint/run.py models out --table --chosen-on real-demo,real-demo the tables of what is stored
 
 ``models`` is a folder of models that share a tokenizer but nothing else; relatives are derived from the first
 ``--bases`` of them, and from the real models in ``--real-bases``. A folder named ``base.kind`` holds a relative that
 was made elsewhere. Every model is read once, and its fingerprints for all numbers of texts are stored in ``out``; to
 resume, repeat the command. ``out/pairs.tsv`` has one row per pair and number of texts, without pairs of two copies;
 ``out/rates.json`` is what the package reads (``data/fingerprint/rates.json``). Pairs are negative if they have no
-common ancestor. Pairs of the models in ``--chosen-on`` served to choose the rule and count in no rate. ``--networks``
-adds the score of an earlier version, which paired networks.
+common ancestor. Pairs of models named by ``--chosen-on A,B`` and of their copies served to choose the rule and count in
+no rate. ``--networks`` adds the score of an earlier version, which paired networks.
 """
 
 import argparse
@@ -73,7 +73,7 @@ def _distilled(base, name, options):
     config = model.config
     shape = {"vocabulary": config.vocab_size, "hidden": config.hidden_size, "layers": config.num_hidden_layers}
     student = new_model(argparse.Namespace(**shape, device="cpu"), 5000 + int(name[-2:]))
-    return derive.distilled(model, tokenizer, options.other, student, steps=3 * options.steps)
+    return derive.distilled(model, tokenizer, options.other, student, steps=3 * options.steps, batch=options.batch)
 
 
 def read(model, tokenizer, name, out, options):
@@ -199,7 +199,9 @@ def shown(found):
 
 def summarise(table, threshold, chosen_on=()):
     """Tables as markdown, and the rates that the package reads."""
-    chosen = table["a"].str.split(".").str[0].isin(chosen_on) & table["b"].str.split(".").str[0].isin(chosen_on)
+    chosen_on = {frozenset(pair.split(",")) for pair in chosen_on}
+    bases = [frozenset(name.partition(".")[0] for name in pair) for pair in zip(table["a"], table["b"])]
+    chosen = np.array([pair in chosen_on for pair in bases])
     positive = table["direct"] & ~table["between"].isin(DEFEATS) & ~chosen
     table = table.assign(positive=positive, negative=~table["related"] & ~chosen)
     lines = ["| texts | AUC | AUC of CKA | false positives | false negatives |", "| --- | --- | --- | --- | --- |"]
@@ -238,7 +240,7 @@ def _groups(ten, chosen_on):
     """Pairs by what lies between them, for relatives by their base, the unrelated ones last."""
     ten = ten.assign(base=ten["a"].str.split(".").str[0].where(ten["a"].str.startswith("real"), "small"))
     for (base, between), group in ten[ten["direct"]].groupby(["base", "between"]):
-        yield base + " (chosen on)" * (base in chosen_on), between, group
+        yield base + " (chosen on)" * (frozenset([base]) in chosen_on), between, group
     for between, group in ten[~ten["related"]].groupby("between"):
         yield "unrelated", between, group
 
@@ -263,7 +265,7 @@ def main():
     parser.add_argument("--measured-on", default="small models", help="words that say which models these are")
     parser.add_argument("--networks", action="store_true", help="also the score of an earlier version")
     parser.add_argument("--no-published", dest="published", action="store_false", help="without the published rule")
-    parser.add_argument("--chosen-on", nargs="*", default=[], help="models on whose pairs the rule was chosen")
+    parser.add_argument("--chosen-on", nargs="*", default=[], help="pairs A,B on which the rule was chosen")
     parser.add_argument("--read-only", action="store_true", help="store fingerprints and compare nothing")
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
