@@ -130,6 +130,9 @@ def read_all(options):
 def compare_all(options):
     """Score every pair of stored models for every number of texts."""
     prints, rows = options.out / "fingerprints", []
+    file = options.out / "pairs.tsv"
+    known = pd.read_csv(file, sep="\t").to_dict("records") if file.is_file() else []
+    known = {(row["a"], row["b"], row["n_texts"]): row for row in known}
     names = sorted({p.name.rpartition("_")[0] for p in prints.glob("*.safetensors")})
     public = {name: published.Ranks(_published(file)) for name, file in _stored(prints, names, "published")}
     nets = {name: np.load(file) for name, file in _stored(prints, names, "networks")}
@@ -138,6 +141,9 @@ def compare_all(options):
         for a, b in itertools.combinations(loaded, 2):
             if "." in a and "." in b:
                 continue  # one of the two is an original: a copy and its base, or a copy and another model
+            if (a, b, n) in known:
+                rows.append(known[a, b, n])
+                continue
             row = {"a": a, "b": b, "n_texts": n, **relation(a, b), **scores(loaded[a], loaded[b])}
             if n == published.N_TEXTS and a in public and b in public:
                 row["published_max"], row["published_pairs"] = published.score(public[a], public[b])
@@ -145,7 +151,7 @@ def compare_all(options):
                 row |= networks.score(nets[a], nets[b])
             rows.append(row)
     table = pd.DataFrame(rows)
-    table.to_csv(options.out / "pairs.tsv", sep="\t", index=False, float_format="%.4f")
+    table.to_csv(file, sep="\t", index=False, float_format="%.4f")
     return table
 
 
