@@ -202,5 +202,5 @@ effects.round(3)
 # ```
 #
 # Whether one model *descends* from another is a different question, because unrelated models share so much.
-# `llmbrain fingerprint` scores it. Its error rates are low for small models only; for large models the scores of
-# relatives and of unrelated models are too close for a safe threshold.
+# `llmbrain fingerprint` answers it from single neurons of the first layers, which unrelated models do not share, and
+# prints the error rates that were measured.

@@ -62,6 +62,7 @@ def find_cycle(graph):
 
 # Imports that may close a circle, with the reason. They stand inside a function.
 LAZY = {
+    ("llmbrain.dataset.results", "llmbrain.dataset.staleness"): "Result.stale reads the results it was made from",
     ("llmbrain.geometry", "llmbrain.models.sites"): "NeuronGeometry.from_model is a convenience for users",
 }
 

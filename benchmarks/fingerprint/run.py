@@ -3,14 +3,16 @@
     python benchmarks/fingerprint/train.py models --text wiki.txt --other news.txt
     python benchmarks/fingerprint/run.py models out --other news.txt                        small models alone
     python benchmarks/fingerprint/run.py models out --other news.txt --real demo gemma.gguf qwen.gguf
-    python benchmarks/fingerprint/run.py none out --other news.txt --steps 0 --real demo gemma.gguf --real-bases demo
-    python benchmarks/fingerprint/run.py models out --table                                 the tables of what is stored
+    python benchmarks/fingerprint/run.py none out --other news.txt --real demo gemma.gguf --real-bases demo
+    python benchmarks/fingerprint/run.py models out --table --chosen-on real-demo,real-demo the tables of what is stored
 
 ``models`` is a folder of models that share a tokenizer but nothing else; relatives are derived from the first
-``--bases`` of them, and from the real models in ``--real-bases``. Every model is read once, and its fingerprints for
-all numbers of texts are stored in ``out``; to resume, repeat the command. ``out/pairs.tsv`` has one row per pair and
-number of texts, ``out/rates.json`` is what the package reads (``data/fingerprint/rates.json``). Pairs are negative if
-they have no common ancestor.
+``--bases`` of them, and from the real models in ``--real-bases``. A folder named ``base.kind`` holds a relative that
+was made elsewhere. Every model is read once, and its fingerprints for all numbers of texts are stored in ``out``; to
+resume, repeat the command. ``out/pairs.tsv`` has one row per pair and number of texts, without pairs of two copies;
+``out/rates.json`` is what the package reads (``data/fingerprint/rates.json``). Pairs are negative if they have no
+common ancestor. Pairs of models named by ``--chosen-on A,B`` and of their copies served to choose the rule and count in
+no rate. ``--networks`` adds the score of an earlier version, which paired networks.
 """
 
 import argparse
@@ -21,6 +23,7 @@ from functools import partial
 from pathlib import Path
 
 import derive
+import networks
 import numpy as np
 import pandas as pd
 import published
@@ -30,12 +33,14 @@ from train import new_model
 
 import llmbrain as lb
 from llmbrain.subjects.activity import read_activity
-from llmbrain.subjects.descent import network_score, shared_words
-from llmbrain.subjects.fingerprints import CHARACTERS, PARTS, SITES, Fingerprint, make_fingerprint, standard_texts
+from llmbrain.subjects.descent import neuron_score, shared_courses, shared_words
+from llmbrain.subjects.fingerprints import CHARACTERS, PARTS, SITE, Fingerprint, make_fingerprint, standard_texts
 from llmbrain.subjects.similarity import linear_cka
 
-N_TEXTS = (3, 6, 10, 20, 40)
-N_COMPONENTS = 20
+N_TEXTS = (2, 5, 10, 20, 40)
+N_NEURONS = 128
+THRESHOLD = 0.7
+DEFEATS = ("distilled",)  # relatives with new weights, which no rule here recognises; they are counted apart
 
 
 def relatives(base, name, options):
@@ -53,9 +58,10 @@ def relatives(base, name, options):
     yield "scaled", partial(derive.scaled, model)
     if not options.steps:
         return
-    tune = partial(derive.finetuned, model, tokenizer, options.other, steps=options.steps)
+    training = {"steps": options.steps, "batch": options.batch}
+    tune = partial(derive.finetuned, model, tokenizer, options.other, **training)
     yield "fine-tuned", tune
-    yield "LoRA", partial(derive.lora, model, tokenizer, options.other, steps=options.steps)
+    yield "LoRA", partial(derive.lora, model, tokenizer, options.other, **training)
     yield "averaged", lambda: derive.averaged(model, tune(seed=1))
     if options.distil:
         yield "distilled", lambda: _distilled(base, name, options)
@@ -67,36 +73,40 @@ def _distilled(base, name, options):
     config = model.config
     shape = {"vocabulary": config.vocab_size, "hidden": config.hidden_size, "layers": config.num_hidden_layers}
     student = new_model(argparse.Namespace(**shape, device="cpu"), 5000 + int(name[-2:]))
-    return derive.distilled(model, tokenizer, options.other, student, steps=3 * options.steps)
+    return derive.distilled(model, tokenizer, options.other, student, steps=3 * options.steps, batch=options.batch)
 
 
-def read(model, tokenizer, name, out, n_texts):
+def read(model, tokenizer, name, out, options):
     """Store the fingerprints of a model for all numbers of texts, and the published one."""
-    texts = standard_texts("demo", max(n_texts))
-    activity, geometries = read_activity(model, tokenizer, texts, SITES, surprisals=False)
-    for n in n_texts:
-        if (out / f"{name}_{n:02d}.safetensors").is_file():
-            continue
-        made = make_fingerprint(activity[:n], geometries, texts[:n], {"id": name}, n_components=N_COMPONENTS)
-        made.save(out / f"{name}_{n:02d}.safetensors")
-    if not (out / f"{name}_published.npz").is_file():
-        runs = [one.values["layer"] for one in activity[: published.N_TEXTS]]
+    texts = standard_texts("demo", max(options.n_texts))
+    activity, geometries = read_activity(model, tokenizer, texts, networks.SITES, surprisals=False)
+    for n in options.n_texts:
+        if not (out / f"{name}_{n:02d}.safetensors").is_file():
+            made = make_fingerprint(activity[:n], geometries[SITE], texts[:n], {"id": name}, n_neurons=N_NEURONS)
+            made.save(out / f"{name}_{n:02d}.safetensors")
+    ten = activity[: published.N_TEXTS]
+    if options.published and not (out / f"{name}_published.npz").is_file():
+        runs = [one.values["layer"] for one in ten]
         np.savez(out / f"{name}_published.npz", *published.courses(runs, geometries["layer"]))
+    if options.networks and not (out / f"{name}_networks.npz").is_file():
+        np.savez(out / f"{name}_networks.npz", **networks.courses(ten, geometries, texts[: published.N_TEXTS]))
 
 
 def read_all(options):
     """Read every model that is not stored yet."""
     folders = sorted(path.parent for path in options.models.glob("*/config.json"))
+    bases = [folder for folder in folders if "." not in folder.name]
     prints = options.out / "fingerprints"
     prints.mkdir(parents=True, exist_ok=True)
 
     def missing(name):
-        files = [f"{name}_published.npz", *(f"{name}_{n:02d}.safetensors" for n in options.n_texts)]
+        files = [f"{name}_{n:02d}.safetensors" for n in options.n_texts]
+        files += [f"{name}_{kind}.npz" for kind in ("published", "networks") if getattr(options, kind)]
         return not all((prints / file).is_file() for file in files)
 
     def keep(model, tokenizer, name):
         start = time.perf_counter()
-        read(model, tokenizer, name, prints, options.n_texts)
+        read(model, tokenizer, name, prints, options)
         print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
 
     def keep_relatives(base, name):
@@ -107,7 +117,7 @@ def read_all(options):
     for folder in folders:
         if missing(folder.name):
             keep(*lb.load_model(str(folder)), folder.name)
-    for folder in folders[: options.bases]:
+    for folder in bases[: options.bases]:
         keep_relatives(lb.load_model(str(folder)), folder.name)
     for source in options.real or ():
         name = "real-" + Path(source).stem.replace(".", "_").replace("_", "-")
@@ -120,19 +130,35 @@ def read_all(options):
 def compare_all(options):
     """Score every pair of stored models for every number of texts."""
     prints, rows = options.out / "fingerprints", []
-    names = sorted(p.name.removesuffix("_published.npz") for p in prints.glob("*_published.npz"))
-    public = {name: published.Ranks(_published(prints / f"{name}_published.npz")) for name in names}
+    file = options.out / "pairs.tsv"
+    known = pd.read_csv(file, sep="\t").to_dict("records") if file.is_file() else []
+    known = {(row["a"], row["b"], row["n_texts"]): row for row in known}
+    names = sorted({p.name.rpartition("_")[0] for p in prints.glob("*.safetensors")})
+    public = {name: published.Ranks(_published(file)) for name, file in _stored(prints, names, "published")}
+    nets = {name: np.load(file) for name, file in _stored(prints, names, "networks")}
     for n in options.n_texts:
-        files = {name: prints / f"{name}_{n:02d}.safetensors" for name in names}
-        loaded = {name: Fingerprint.load(file) for name, file in files.items() if file.is_file()}
+        loaded = {name: Fingerprint.load(file) for name, file in _stored(prints, names, f"{n:02d}", "safetensors")}
         for a, b in itertools.combinations(loaded, 2):
+            if "." in a and "." in b:
+                continue  # one of the two is an original: a copy and its base, or a copy and another model
+            if (a, b, n) in known:
+                rows.append(known[a, b, n])
+                continue
             row = {"a": a, "b": b, "n_texts": n, **relation(a, b), **scores(loaded[a], loaded[b])}
-            if n == published.N_TEXTS:
+            if n == published.N_TEXTS and a in public and b in public:
                 row["published_max"], row["published_pairs"] = published.score(public[a], public[b])
+            if n == published.N_TEXTS and a in nets and b in nets:
+                row |= networks.score(nets[a], nets[b])
             rows.append(row)
     table = pd.DataFrame(rows)
-    table.to_csv(options.out / "pairs.tsv", sep="\t", index=False, float_format="%.4f")
+    table.to_csv(file, sep="\t", index=False, float_format="%.4f")
     return table
+
+
+def _stored(folder, names, kind, ending="npz"):
+    """Models with a stored file of one kind, and the file."""
+    files = [(name, folder / f"{name}_{kind}.{ending}") for name in names]
+    return [(name, file) for name, file in files if file.is_file()]
 
 
 def _published(path):
@@ -145,20 +171,18 @@ def relation(a, b):
     """Whether two models have a common ancestor, and what lies between them."""
     (first, _, kind), (second, _, other) = a.partition("."), b.partition(".")
     related = first == second
-    real = a.startswith("real") or b.startswith("real")
-    between = " and ".join(sorted(filter(None, (kind, other)))) if related else "real" if real else "same tokenizer"
+    n_real = a.startswith("real") + b.startswith("real")
+    unrelated = ("small, same tokenizer", "small and large", "large")[n_real]
+    between = " and ".join(sorted(filter(None, (kind, other)))) if related else unrelated
     return {"related": related, "between": between, "direct": related and not (kind and other)}
 
 
 def scores(a, b):
-    """Scores of all sites, without the p-values."""
-    rows = {part: shared_words(a.words[part], b.words[part]) for part in PARTS[1:]}
-    found = {}
-    for site in SITES:
-        mine, theirs = ([x.courses[site, p][rows[p][i]] for p in PARTS[1:]] for i, x in enumerate((a, b)))
-        found[site] = network_score(mine, theirs)[0]
-        found[f"cka_{site}"] = linear_cka(*(x.activity[site][rows["score"][i]] for i, x in enumerate((a, b))))
-    return {**found, "score": max(found[site] for site in SITES), "cka": max(found[f"cka_{site}"] for site in SITES)}
+    """Score and linear CKA, without the p-value."""
+    rows = {part: shared_words(a.words[part], b.words[part]) for part in PARTS}
+    score, by_layer = neuron_score(*shared_courses(a, b, rows), (a.layers, b.layers))
+    cka = linear_cka(*(x.activity[rows["score"][i]] for i, x in enumerate((a, b))))
+    return {"score": score, "layers": "/".join(str(max(one, key=one.get)) for one in by_layer), "cka": cka}
 
 
 def auc(positive, negative):
@@ -179,12 +203,17 @@ def shown(found):
     return f"{found['count']}/{found['n']} ({100 * found['low']:.1f} to {100 * found['high']:.1f} %)"
 
 
-def summarise(table, threshold):
+def summarise(table, threshold, chosen_on=()):
     """Tables as markdown, and the rates that the package reads."""
-    lines, rates = [], {}
-    lines += ["| texts | AUC | AUC of CKA | false positives | false negatives |", "| --- | --- | --- | --- | --- |"]
+    chosen_on = {frozenset(pair.split(",")) for pair in chosen_on}
+    bases = [frozenset(name.partition(".")[0] for name in pair) for pair in zip(table["a"], table["b"])]
+    chosen = np.array([pair in chosen_on for pair in bases])
+    positive = table["direct"] & ~table["between"].isin(DEFEATS) & ~chosen
+    table = table.assign(positive=positive, negative=~table["related"] & ~chosen)
+    lines = ["| texts | AUC | AUC of CKA | false positives | false negatives |", "| --- | --- | --- | --- | --- |"]
+    rates = {}
     for n, group in table.groupby("n_texts"):
-        yes, no = group[group["direct"]], group[~group["related"]]
+        yes, no = group[group["positive"]], group[group["negative"]]
         found = {
             "false_positive": rate((no["score"] >= threshold).sum(), len(no)),
             "false_negative": rate((yes["score"] < threshold).sum(), len(yes)),
@@ -192,26 +221,34 @@ def summarise(table, threshold):
         rates[str(n)] = {**found, "auc": auc(yes["score"], no["score"])}
         cka = auc(yes["cka"], no["cka"])
         lines.append(f"| {n} | {rates[str(n)]['auc']:.4f} | {cka:.4f} | {' | '.join(map(shown, found.values()))} |")
-    ten = table[table["n_texts"] == 10]
-    no = ten[~ten["related"]]
-    lines += ["", "| between (10 texts) | pairs | layer | mlp | score, least | recognised | CKA, least | published |"]
-    lines += ["| --- | --- | --- | --- | --- | --- | --- | --- |"]
-    for between, group in [*ten[ten["direct"]].groupby("between", sort=False), *no.groupby("between")]:
-        mark = "most" if not group["related"].any() else "least"
-        edge = group[["score", "cka"]].max() if mark == "most" else group[["score", "cka"]].min()
-        lines.append(
-            f"| {between} | {len(group)} | {group['layer'].mean():.3f} | {group['mlp'].mean():.3f} | "
-            f"{edge['score']:.3f} ({mark}) | {(group['score'] >= threshold).sum()} | {edge['cka']:.3f} | "
-            f"{(group['published_max'] > published.RELATED).sum()} (max {group['published_max'].max():.2f}) |"
-        )
-    yes = ten[ten["direct"]]
-    lines += [
-        "",
-        f"Published rule (10 texts): AUC {auc(yes['published_max'], no['published_max']):.4f}, false positives ",
-    ]
-    lines[-1] += shown(rate((no["published_max"] > published.RELATED).sum(), len(no))) + ", false negatives "
-    lines[-1] += shown(rate((yes["published_max"] <= published.RELATED).sum(), len(yes))) + "."
+    ten = table[table["n_texts"] == published.N_TEXTS]
+    lines += ["", "| between (10 texts) | pairs | score | recognised | linear CKA | published |"]
+    lines += ["| --- | --- | --- | --- | --- | --- |"]
+    for where, between, group in _groups(ten, chosen_on):
+        edges = [f"{group[name].min():.2f} to {group[name].max():.2f}" for name in ("score", "cka", "published_max")]
+        recognised = f"{(group['score'] >= threshold).sum()}"
+        lines.append(f"| {where}: {between} | {len(group)} | {edges[0]} | {recognised} | {edges[1]} | {edges[2]} |")
+    lines += [""]
+    for name, least in (("published_max", published.RELATED), ("networks", None)):
+        known = ten[ten[name].notna()] if name in ten else ten[:0]
+        yes, no = known[known["positive"]], known[known["negative"]]
+        if len(yes) and len(no):
+            line = f"{name}: AUC {auc(yes[name], no[name]):.4f} on {len(yes)} and {len(no)} pairs"
+            if least is not None:
+                line += ", false positives " + shown(rate((no[name] > least).sum(), len(no)))
+                line += ", false negatives " + shown(rate((yes[name] <= least).sum(), len(yes)))
+            same = f"; score {auc(yes['score'], no['score']):.4f}, CKA {auc(yes['cka'], no['cka']):.4f} on these"
+            lines.append(line + same + ".")
     return "\n".join(lines), rates
+
+
+def _groups(ten, chosen_on):
+    """Pairs by what lies between them, for relatives by their base, the unrelated ones last."""
+    ten = ten.assign(base=ten["a"].str.split(".").str[0].where(ten["a"].str.startswith("real"), "small"))
+    for (base, between), group in ten[ten["direct"]].groupby(["base", "between"]):
+        yield base + " (chosen on)" * (frozenset([base]) in chosen_on), between, group
+    for between, group in ten[~ten["related"]].groupby("between"):
+        yield "unrelated", between, group
 
 
 def main():
@@ -221,6 +258,7 @@ def main():
     parser.add_argument("--other", type=Path, help="text to fine-tune and calibrate on")
     parser.add_argument("--bases", type=int, default=3)
     parser.add_argument("--steps", type=int, default=150, help="of training the relatives; 0 leaves those out")
+    parser.add_argument("--batch", type=int, default=16, help="of training the relatives")
     parser.add_argument("--n-texts", type=int, nargs="*", default=list(N_TEXTS))
     parser.add_argument("--distil", action="store_true")
     parser.add_argument("--real", nargs="*", help="further models: demo, folders, .gguf files")
@@ -229,18 +267,22 @@ def main():
         "--relatives", nargs="*", help="kinds of relatives, such as int8 or 'pruned 20%%'; all if left out"
     )
     parser.add_argument("--calibration", type=int, help="tokens that pruning reads; by default those of the recipe")
-    parser.add_argument("--threshold", type=float, default=0.7)
+    parser.add_argument("--threshold", type=float, default=THRESHOLD)
     parser.add_argument("--measured-on", default="small models", help="words that say which models these are")
+    parser.add_argument("--networks", action="store_true", help="also the score of an earlier version")
+    parser.add_argument("--no-published", dest="published", action="store_false", help="without the published rule")
+    parser.add_argument("--chosen-on", nargs="*", default=[], help="pairs A,B on which the rule was chosen")
+    parser.add_argument("--read-only", action="store_true", help="store fingerprints and compare nothing")
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     torch.manual_seed(0)
-    if options.table:
-        table = pd.read_csv(options.out / "pairs.tsv", sep="\t")
-    else:
+    if not options.table:
         read_all(options)
-        table = compare_all(options)
-    text, rates = summarise(table, options.threshold)
-    settings = {"n_components": N_COMPONENTS, "sites": list(SITES), "characters": CHARACTERS}
+    if options.read_only:
+        return
+    table = pd.read_csv(options.out / "pairs.tsv", sep="\t") if options.table else compare_all(options)
+    text, rates = summarise(table, options.threshold, options.chosen_on)
+    settings = {"n_neurons": N_NEURONS, "characters": CHARACTERS}
     content = {"threshold": options.threshold, "options": settings, "rates": rates, "measured_on": options.measured_on}
     (options.out / "rates.json").write_text(json.dumps(content, indent=1) + "\n")
     print(text)

@@ -1,12 +1,14 @@
 """Train small Llama-style models from scratch: same tokenizer, other seeds or other text. They are the hard negatives.
 
     python benchmarks/fingerprint/train.py models --text wiki.txt --other news.txt --seeds 6 --other-seeds 2
-    python benchmarks/fingerprint/train.py models --text wiki.txt --other news.txt --device cuda \
-        --hidden 512 --layers 8 --vocabulary 8192 --steps 6000 --batch 64 --seeds 16 --other-seeds 8
+    python benchmarks/fingerprint/train.py models --text a.txt --other b.txt --device cuda --vocabulary 2048 \
+        --sizes 128x6 128x12 192x6 --seeds 20 --steps 1500 --batch 64
 
-Writes one folder per model (``seed-00`` ..., ``other-00`` ...), each with the common tokenizer, which is trained on
-both texts. A model that exists is not trained again. The first command takes some minutes per model on one core; the
-second is meant for a GPU and differs only in size.
+Writes one folder per model, each with the common tokenizer, which is trained on both texts: ``seed-00`` ... on the one
+text and ``other-00`` ... on the other; with ``--sizes``, ``mixed-00`` ... of these widths and depths in turn, and after
+each round of sizes the text changes. A model that exists is not trained again. The first command takes some minutes per
+model on one core; the second is meant for a GPU (one to two minutes per model on a H200 that four processes share), and
+`docstrings.py` writes texts for it.
 """
 
 import argparse
@@ -82,6 +84,17 @@ def read_ids(tokenizer, path):
     return torch.from_numpy(np.asarray(ids, dtype=np.int64))
 
 
+def _plan(options):
+    """Name, text, seed and size (width, layers) of every model."""
+    if options.sizes:
+        sizes = [tuple(map(int, size.split("x"))) for size in options.sizes]
+        texts = options.text, options.other
+        return [(f"mixed-{i:02d}", texts[i // len(sizes) % 2], i, sizes[i % len(sizes)]) for i in range(options.seeds)]
+    size = options.hidden, options.layers
+    plan = [(f"seed-{i:02d}", options.text, i, size) for i in range(options.seeds)]
+    return plan + [(f"other-{i:02d}", options.other, 1000 + i, size) for i in range(options.other_seeds)]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
@@ -91,6 +104,7 @@ def main():
     parser.add_argument("--other-seeds", type=int, default=2)
     parser.add_argument("--hidden", type=int, default=96)
     parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--sizes", nargs="*", help="several widths and depths, such as 128x6")
     parser.add_argument("--vocabulary", type=int, default=1024)
     parser.add_argument("--steps", type=int, default=700)
     parser.add_argument("--batch", type=int, default=16)
@@ -98,12 +112,11 @@ def main():
     options = parser.parse_args()
     texts = [path.read_text(encoding="utf-8") for path in (options.text, options.other)]
     tokenizer = train_tokenizer(texts, options.vocabulary)
-    plan = [(f"seed-{i:02d}", options.text, i) for i in range(options.seeds)]
-    plan += [(f"other-{i:02d}", options.other, 1000 + i) for i in range(options.other_seeds)]
-    for name, path, seed in plan:
+    for name, path, seed, size in _plan(options):
         if (options.out / name / "config.json").is_file():
             continue
         start = time.perf_counter()
+        options.hidden, options.layers = size
         model, ids = new_model(options, seed), read_ids(tokenizer, path)
         loss = train(model, ids, steps=options.steps, batch=options.batch, seed=seed)
         model.save_pretrained(options.out / name)

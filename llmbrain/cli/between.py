@@ -63,15 +63,17 @@ def fingerprint(
     text: Annotated[
         str, typer.Option(help="Text to read. Only fingerprints on the same text are comparable.")
     ] = "demo",
-    n_texts: Annotated[int, number("Number of texts; a third each to fit, choose and score.", least=3)] = 10,
-    n_components: Annotated[int, number("Networks at each site.", least=2)] = 20,
+    n_texts: Annotated[
+        int, number("Number of texts; half to choose pairs of neurons, half to score them.", least=2)
+    ] = 10,
+    n_neurons: Annotated[int, number("Neurons of each of four layers.", least=2)] = 128,
     dtype: Dtype = "float32",
     device: Device = "cpu",
 ):
     """Write the fingerprint of a model, or compare two.
 
-    A fingerprint holds the time courses of the model's networks on known texts, and no weights. Comparing two tells
-    whether one model descends from the other, with the error rates of that decision.
+    A fingerprint holds the time courses of some neurons on known texts, and no weights. Comparing two tells whether one
+    model descends from the other, with the error rates of that decision.
     """
     from ..files import check_apart
     from ..models import describe_model
@@ -89,12 +91,12 @@ def fingerprint(
     if out is not None:
         check_fingerprint_file(out)
         check_apart(out, [model, text], around=False)
-    wanted = described(standard_texts(text, n_texts), n_components)  # raises before a model is loaded
+    wanted = described(standard_texts(text, n_texts), n_neurons)  # raises before a model is loaded
     made = {s: Fingerprint.load(s) for s in sources if s.endswith(".safetensors")}
     if len(made) < len(set(sources)):
         for source, known in made.items():
             refuse_unequal(known.info, wanted, f"{source} and {other if source == model else model}")
-    options = {"text": text, "n_texts": n_texts, "n_components": n_components}
+    options = {"text": text, "n_texts": n_texts, "n_neurons": n_neurons}
     if other is None:
         loaded = _load(model, dtype, device)
         out = check_fingerprint_file(out or f"{Path(describe_model(loaded[0])['id']).name}.safetensors")

@@ -15,13 +15,12 @@ from .. import __version__
 from ..exceptions import DatasetError, StaleResultWarning
 from ..files import read_tsv, sha256
 from .checks import read_object
-from .folder import holds_study
 from .frame import label_text
 from .layout import FILES, NUMBERS, RESULTS, bids_label
 from .publication import publish_together, recover
-from .study import Study, find_studies
+from .study import Study
 
-__all__ = ["Result", "find_results", "is_done", "open_result", "result_name", "stale_reason", "write_result"]
+__all__ = ["Result", "find_results", "is_done", "open_result", "result_name", "write_result"]
 
 KEY = "provenance"  # of a manifest: files, sources, settings
 
@@ -87,7 +86,9 @@ class Result:
 
     @property
     def stale(self):
-        """See :func:`stale_reason`."""
+        """See :func:`llmbrain.dataset.staleness.stale_reason`."""
+        from .staleness import stale_reason
+
         return stale_reason(self)
 
     def warn_if_stale(self, stacklevel=3):
@@ -119,7 +120,8 @@ def write_result(folder, kind, name, parts, info, *, sources=None, settings=None
         Hashes of what the result was made from: ``weights`` (of the model), ``text``, ``recording`` (from
         :meth:`llmbrain.dataset.Recording.source`), ``networks`` (list of :attr:`llmbrain.NetworkSet.hash`), and any
         others. These four are compared with the study when the result is opened, and so are ``others`` (label of
-        another model of the dataset -> hash of its networks).
+        another model of the dataset -> hash of its networks) and ``lesions`` (label of a model -> what
+        :func:`llmbrain.dataset.staleness.lesions_of` returns).
     settings : dict, optional
         Settings that the result depends on; see :func:`is_done`.
 
@@ -304,86 +306,6 @@ def _count(path):
             return {}
         return {"volumes": int(shape[3]) if len(shape) > 3 else 1}
     return {}
-
-
-# ------------------------------------------------------------------------------------------------ sources
-def stale_reason(result):
-    """Say why a result no longer belongs to its study; an empty text if it does, or if this cannot be told.
-
-    Parameters
-    ----------
-    result : Result
-
-    Returns
-    -------
-    str
-        One sentence that names the result, what has changed, and what to do.
-    """
-    study, rule = result.folder, RESULTS[result.kind]
-    if not isinstance(study, Study):
-        return ""
-    reason = _changed(study, result.sources)
-    return f"The {rule.what} {result.name!r} in {study.root}: {reason}. {rule.remedy}" if reason else ""
-
-
-def _changed(study, sources):
-    """What has changed since a result was made, or an empty text."""
-    made, own = sources.get("weights"), study.info.get("model", {}).get("weights_hash")
-    if made and own and made != own:
-        return f"made with a model with the weights hash {made}, but this study is of {own}"
-    recording = sources.get("recording")
-    if isinstance(recording, dict):
-        reason = _changed_runs(study, recording)
-        if reason:
-            return reason
-    wanted = sources.get("networks")
-    for made in [wanted] if isinstance(wanted, str) else wanted or ():
-        reason = _changed_networks(study, made)
-        if reason:
-            return reason
-    return _changed_others(study, sources.get("others"))
-
-
-def _changed_others(study, others):
-    """Look for the networks of other models that a result was made from, if the dataset holds these models."""
-    if not isinstance(others, dict) or not holds_study(study.root):
-        return ""
-    beside = {one.name: one for one in find_studies(study.root)}
-    for name, made in others.items():
-        if name in beside and name != study.name:
-            held = [
-                read_manifest(beside[name], "networks", one).info.get("hash")
-                for one in find_results(beside[name], "networks")
-            ]
-            if made not in held:
-                return f"made from networks of {name} (hash {made}) that it no longer holds"
-    return ""
-
-
-def _changed_runs(study, recording):
-    """Compare the runs that a result was made from with those of the study; runs that were removed do not matter."""
-    now, then = study.run_hashes(recording.get("site", "")), recording.get("runs", {})
-    other = [run for run, made in then.items() if now.get(run, made) != made]
-    if other:
-        return f"the recording has changed since (run {', '.join(other)})"
-    new = sorted(set(now) - set(map(str, recording.get("known", now))), key=int)
-    return f"the recording has grown since (run {', '.join(new)})" if new else ""
-
-
-def _changed_networks(study, made):
-    """Look for the networks that a result was made from, by their hash."""
-    hashes = {}
-    for name in find_results(study, "networks"):
-        try:
-            networks = read_manifest(study, "networks", name)
-        except DatasetError:
-            hashes[name] = "damaged"
-            continue
-        if networks.info.get("hash") == made:
-            return _changed(study, networks.sources)
-        hashes[name] = networks.info.get("hash")
-    held = ", ".join(f"{name} ({one})" for name, one in hashes.items()) or "none"
-    return f"made from networks (hash {made}) that the study no longer holds; it holds {held}"
 
 
 def is_done(folder, kind, name, settings):

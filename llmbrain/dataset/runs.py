@@ -151,9 +151,9 @@ def open_runs(paths, weights_hash=None):
     runs = [Run(path, check=False) for path in paths]
     gaps = sorted(set(range(1, runs[-1].index)) - {run.index for run in runs})
     if gaps:
+        site, lacking = runs[0].geometry.site, f"{'run' if len(gaps) == 1 else 'runs'} {', '.join(map(str, gaps))}"
         warnings.warn(
-            f"{runs[0].path.parent} lacks the runs {', '.join(map(str, gaps))} of the site {runs[0].geometry.site!r}: "
-            "they are not recorded yet, or were removed.",
+            f"{runs[0].path.parent} lacks {lacking} of the site {site!r}: never recorded, or removed.",
             LLMBrainWarning,
             stacklevel=3,
         )

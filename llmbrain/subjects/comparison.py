@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..dataset import Study, find_results, find_studies, open_result, write_result
+from ..dataset.staleness import lesions_of
 from ..exceptions import DatasetError, LLMBrainError
 from ..networks.evidence.matching import matched_scores
 from ..stats import Interval
@@ -155,9 +156,16 @@ def compare_studies(
         "confounds": list(confounds), "kept_at": kept_at, "n_draws": n_draws, "random_state": random_state,
         "notes": _unequal_lesions(lesions, names),
         "new": {f"{names[i]} {names[j]}": found.new for (i, j), found in matchings.items()},
-        "sources": {"networks": [sets[0][0].hash], "others": {n: s.hash for n, (s, _) in zip(names[1:], sets[1:])}},
+        "sources": _sources(opened, [one.hash for one, _ in sets]),
     }  # fmt: skip
     return Comparison(shared, pairs, table, info)
+
+
+def _sources(studies, hashes):
+    """Networks and lesions that a comparison is made from, see :func:`llmbrain.dataset.write_result`."""
+    both = {study.name: made for study, made in zip(studies, hashes)}
+    lesions = {study.name: lesions_of(study, both[study.name]) for study in studies}
+    return {"networks": hashes[:1], "others": {name: both[name] for name in list(both)[1:]}, "lesions": lesions}
 
 
 def _match_all(courses, documents, options):
@@ -191,17 +199,12 @@ def _open_all(studies):
             "into it, or name a second study."
         )
     names = [study.name for study in opened]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice:
-        raise DatasetError(
-            f"Two studies have the label {twice}. Record one of them with another --subject or --session."
-        )
-    every = {study.name: (study.info["recording"].get("every") or 1) for study in opened}
-    thinned = [name for name, n in every.items() if n != 1]
-    if thinned:
-        raise DatasetError(
-            f"{thinned[0]} was recorded with every={every[thinned[0]]}; words need all tokens (every=1)."
-        )
+    for name in names:
+        if names.count(name) > 1:
+            raise DatasetError(f"Two studies have the label {name}. Record one with another --subject or --session.")
+    for study in opened:
+        if (every := study.info["recording"].get("every") or 1) != 1:
+            raise DatasetError(f"{study.name} was recorded with every={every}; words need all tokens (every=1).")
     return opened
 
 

@@ -6,43 +6,64 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..exceptions import ParameterError, check_count
-from ..networks.evidence.matching import matched_scores
+from ..networks.evidence.matching import standardize_maps
 from ..stats import permutation_p
 from .fingerprints import PARTS, Fingerprint, check_words
-from .isc import _ends, shifted
-from .matching import correlate_courses
+from .isc import _ends, shifted_places
 from .similarity import linear_cka
 
-__all__ = ["FingerprintComparison", "compare_fingerprints", "network_score"]
+__all__ = ["FingerprintComparison", "compare_fingerprints", "neuron_score"]
+
+QUANTILE = 0.75  # of the neurons of a layer: pruning and noise may leave some of them without their counterpart
 
 
-def network_score(first, second):
-    """Pair networks one to one on the choosing part, and average the correlation of the pairs on the scoring part.
+def neuron_score(first, second, layers):
+    """Find each neuron's most similar one in the other model on the choosing part, and score both on the scoring part.
 
     Parameters
     ----------
-    first, second : tuple of arrays of shape (n_words, n_networks)
+    first, second : tuple of arrays of shape (n_words, n_neurons)
         Courses of a model on the choosing part and on the scoring part.
+    layers : tuple of int arrays of shape (n_neurons,)
+        Layer of each neuron of both models.
 
     Returns
     -------
     score : float
-        Mean over pairs, each with the sign that it had on the choosing part: 1 for the same model, around 0 by chance.
-    pairs : array of shape (n_networks,)
-        Correlation of each pair; NaN without a partner.
+        Mean of both directions: 1 for the same model, around 0 by chance.
+    by_layer : tuple of dict
+        For each model, layer -> upper quartile of the correlations of its neurons with their counterparts, each with
+        the sign that it had on the choosing part. The score takes the best layer of each model.
 
     Examples
     --------
     >>> rng = np.random.default_rng(0)
-    >>> a = rng.standard_normal((2, 100, 3))
-    >>> score, pairs = network_score(a, -a[:, :, ::-1])
-    >>> round(score, 6)
-    1.0
+    >>> a = rng.standard_normal((2, 100, 4))
+    >>> score, by_layer = neuron_score(a, -a[:, :, ::-1], (np.array([0, 0, 1, 1]), np.array([1, 1, 0, 0])))
+    >>> round(score, 6), sorted(by_layer[0])
+    (1.0, [0, 1])
     """
-    index, there = matched_scores(correlate_courses(first[0], second[0]), missing=np.nan)
-    here = correlate_courses(first[1], second[1])[np.arange(len(index)), np.maximum(index, 0)]
-    pairs = np.where(index < 0, np.nan, here * np.sign(there))
-    return float(np.nanmean(pairs)), pairs
+    return _score(*_tables(*([_unit_norm(x) for x in courses] for courses in (first, second))), layers)
+
+
+def _unit_norm(courses):
+    """Courses whose products are correlations; in single precision, which is enough for a score."""
+    return standardize_maps(np.transpose(courses), np.float32)
+
+
+def _tables(first, second):
+    """Correlations of all neurons of both models on each part."""
+    return [np.clip(a @ b.T, -1, 1) for a, b in zip(first, second)]
+
+
+def _score(there, here, layers):
+    """Score of the correlations of all neurons of both models on the choosing part and on the scoring part."""
+    found = []
+    for chosen, scored, own in ((there, here, layers[0]), (there.T, here.T, layers[1])):
+        rows, best = np.arange(len(chosen)), np.abs(chosen).argmax(axis=1)
+        r = scored[rows, best] * np.sign(chosen[rows, best])
+        found.append({int(layer): float(np.quantile(r[own == layer], QUANTILE)) for layer in np.unique(own)})
+    return float(np.mean([max(one.values()) for one in found])), tuple(found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,12 +74,14 @@ class FingerprintComparison:
     ----------
     models : tuple of str
     score : float
-        Largest score of the sites; -1 to 1.
-    sites : dict
-        site -> ``score``, ``p`` and ``cka``, floats.
+        Correlation of neurons with their counterparts, see :func:`neuron_score`; -1 to 1.
+    by_layer : tuple of dict
+        Layer -> upper quartile of these correlations, for each of the two models.
+    cka : float
+        Linear CKA of the activity of all neurons, as a reference.
     p : float
-        p-value of the score against shifted courses, for the largest score of all sites: whether the models share
-        anything at all. Unrelated language models usually do, so this is not the decision.
+        p-value of the score against shifted courses: whether the models share anything at all. Unrelated language
+        models usually do, so this is not the decision.
     threshold : float
         Score from which two models are taken to have one origin.
     rates : dict
@@ -68,7 +91,8 @@ class FingerprintComparison:
 
     models: tuple
     score: float
-    sites: dict
+    by_layer: tuple
+    cka: float
     p: float
     threshold: float
     rates: dict = field(default_factory=dict)
@@ -84,9 +108,10 @@ class FingerprintComparison:
             f"{self.models[0]} and {self.models[1]}: {decision}",
             f"score {self.score:.3f} (threshold {self.threshold:.2f}; by chance p = {self.p:.3g})",
         ]
-        lines += [
-            f"  {site}: score {found['score']:.3f}, linear CKA {found['cka']:.3f}" for site, found in self.sites.items()
-        ]
+        for model, found in zip(self.models, self.by_layer):
+            shown = ", ".join(f"{layer}: {r:.3f}" for layer, r in found.items())
+            lines.append(f"  neurons of {model} by layer: {shown}")
+        lines.append(f"  linear CKA of all neurons: {self.cka:.3f}")
         for name, words in (
             ("false_positive", "unrelated models called related"),
             ("false_negative", "relatives missed"),
@@ -104,7 +129,7 @@ class FingerprintComparison:
         return "\n".join(lines)
 
 
-def compare_fingerprints(a, b, *, n_draws=199, random_state=0):
+def compare_fingerprints(a, b, *, n_draws=99, random_state=0):
     """Compare two fingerprints.
 
     Parameters
@@ -127,23 +152,24 @@ def compare_fingerprints(a, b, *, n_draws=199, random_state=0):
     check_count("n_draws", n_draws)
     refuse_unequal(a.info, b.info, f"{a.info['model']['id']} and {b.info['model']['id']}")
     threshold, rates = decision_of(a.info["options"])
-    rng, sites, largest = np.random.default_rng(random_state), {}, np.full(n_draws, -np.inf)
-    rows = {part: shared_words(a.words[part], b.words[part]) for part in PARTS[1:]}
+    rows = {part: shared_words(a.words[part], b.words[part]) for part in PARTS}
     check_words({part: len(mine) for part, (mine, _) in rows.items()}, "the models share")
     ends = {part: _ends(a.words[part][mine, 0], len(mine)) for part, (mine, _) in rows.items()}
-    for site in a.sites:
-        mine, theirs = ([x.courses[site, part][rows[part][i]] for part in PARTS[1:]] for i, x in enumerate((a, b)))
-        null = np.empty(n_draws)
-        for draw in range(n_draws):
-            moved = [shifted(x[None], ends[part], rng)[0] for part, x in zip(PARTS[1:], theirs)]
-            null[draw] = network_score(mine, moved)[0]
-        largest = np.maximum(largest, null)
-        score = network_score(mine, theirs)[0]
-        cka = linear_cka(*(x.activity[site][rows["score"][i]] for i, x in enumerate((a, b))))
-        sites[site] = {"score": score, "p": permutation_p(score, null), "cka": cka}
-    score = max(found["score"] for found in sites.values())
+    mine, theirs = shared_courses(a, b, rows)
+    layers, rng, null = (a.layers, b.layers), np.random.default_rng(random_state), np.empty(n_draws)
+    score, by_layer = neuron_score(mine, theirs, layers)
+    mine, theirs = ([_unit_norm(x) for x in courses] for courses in (mine, theirs))
+    for draw in range(n_draws):  # a shift within documents changes neither mean nor norm
+        places = [shifted_places(ends[part], rng) for part in PARTS]
+        null[draw] = _score(*_tables(mine, [x[:, moved] for x, moved in zip(theirs, places)]), layers)[0]
+    cka = linear_cka(*(x.activity[rows["score"][i]] for i, x in enumerate((a, b))))
     models = (a.info["model"]["id"], b.info["model"]["id"])
-    return FingerprintComparison(models, score, sites, permutation_p(score, largest), threshold, rates)
+    return FingerprintComparison(models, score, by_layer, cka, permutation_p(score, null), threshold, rates)
+
+
+def shared_courses(a, b, rows):
+    """Courses of two fingerprints on the words that both cover, as `neuron_score` takes them."""
+    return tuple([x.courses[part][rows[part][i]].astype(np.float32) for part in PARTS] for i, x in enumerate((a, b)))
 
 
 def refuse_unequal(a, b, names):

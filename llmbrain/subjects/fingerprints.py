@@ -1,9 +1,9 @@
 """Fingerprints: a small file per model, from which :mod:`.descent` tells whether one model descends from another.
 
-Networks are found on some texts (*fit*), paired between two models on other texts (*choose*), and the pairs are scored
-on a third set (*score*). Courses are word-aligned, so tokenizers may differ, and cleaned of position, word frequency
-and punctuation, which every language model follows. After Liu et al. (2026), arXiv 2601.22692, whose fingerprint
-truncates the longer series, selects and scores pairs on the same texts, and has no negative pair.
+A neuron of the MLP follows the same words after fine-tuning, pruning, rounding or a rotation of the residual stream;
+an unrelated model has no neuron like it. The file holds the courses of some neurons on the words of known texts. One
+half of the texts finds the neuron of the other model that is most alike, and the other half scores the two. Courses
+are word-aligned, so tokenizers may differ, and cleaned of position, word frequency and punctuation.
 """
 
 import hashlib
@@ -28,44 +28,42 @@ __all__ = [
     "standard_texts",
 ]
 
-VERSION = "1"
-PARTS = ("fit", "choose", "score")
-SITES = ("layer", "mlp")
+VERSION = "2"
+PARTS = ("choose", "score")
+SITE = "mlp"
+N_FIRST = 3  # layers: changes of the weights add up with depth, so the first layers are the most alike
 CKA_COMPONENTS = 64
 CHARACTERS = 1200  # of each text that are read
 LEAST_WORDS = 50  # of each part: correlations over fewer words say nothing
+STEPS = 127  # largest value of a course in the file
 
 
 @dataclass(frozen=True, eq=False)
 class Fingerprint:
-    """Courses of a model's networks on the words of known texts; no weights and no text.
+    """Courses of some neurons of a model on the words of known texts; no weights and no text.
 
     Parameters
     ----------
     info : dict
         ``model``, ``texts`` (hash of each part), ``options`` and ``version``.
     courses : dict
-        ``(site, part)`` -> float32 array of shape (n_words, n_networks) for the parts ``"choose"`` and ``"score"``.
-    activity : dict
-        site -> float32 array of shape (n_words, n_components): principal components of the activity on the score part,
-        for linear CKA.
+        ``"choose"`` and ``"score"`` -> int8 array of shape (n_words, n_neurons), each neuron in units of its own.
+    layers : int array of shape (n_neurons,)
+        Layer of each neuron.
+    activity : float32 array of shape (n_words, n_components)
+        Principal components of the activity of all neurons on the score part, for linear CKA.
     words : dict
         part -> int array of shape (n_words, 2): number of the text, and of the word in it.
     """
 
     info: dict
     courses: dict
-    activity: dict
+    layers: np.ndarray
+    activity: np.ndarray
     words: dict
 
-    @property
-    def sites(self):
-        """Sites with networks, a list of str."""
-        return list(self.activity)
-
     def __repr__(self):
-        model, options = self.info["model"], self.info["options"]
-        return f"Fingerprint({model['id']}: {options['n_components']} networks at {', '.join(self.sites)})"
+        return f"Fingerprint({self.info['model']['id']}: {len(self.layers)} neurons)"
 
     def save(self, path):
         """Write the fingerprint to one file (safetensors with a description in its header); returns the path.
@@ -78,9 +76,10 @@ class Fingerprint:
         from safetensors.numpy import save_file
 
         path = check_fingerprint_file(path)
-        tensors = {f"{site}.{part}": x.astype(np.float16) for (site, part), x in self.courses.items()}
-        tensors |= {f"{site}.activity": x.astype(np.float16) for site, x in self.activity.items()}
+        tensors = {f"courses.{part}": x.astype(np.int8) for part, x in self.courses.items()}
         tensors |= {f"words.{part}": x.astype(np.int32) for part, x in self.words.items()}
+        tensors |= {"layers": self.layers.astype(np.int32), "activity": self.activity.astype(np.float16)}
+        tensors = {name: np.ascontiguousarray(x) for name, x in tensors.items()}  # save_file ignores strides
         with atomic_path(path) as part:
             save_file(tensors, part, {"llmbrain_fingerprint": json.dumps(self.info, sort_keys=True)})
         return path
@@ -107,7 +106,7 @@ class Fingerprint:
                     f"{path} has version {info['version']} of the format; this llmbrain reads version {VERSION}. Make "
                     "it again with the same version of llmbrain for both models."
                 )
-            return cls(info, *_parts_in(tensors, info["options"]["sites"]))
+            return cls(info, *_parts_in(tensors))
         except _Damaged as error:
             raise DatasetError(
                 f"{path} is not a fingerprint of llmbrain, or damaged: {error}. Make it again."
@@ -142,38 +141,41 @@ def _check_info(info):
     for name in ("model", "texts", "options"):
         if not isinstance(info.get(name), dict):
             raise _Damaged(f"its description has no {name}")
-    name, sites = info["model"].get("id"), info["options"].get("sites")
+    name = info["model"].get("id")
     if not isinstance(name, str) or not name.isprintable():
         raise _Damaged("its model has no name")
-    if not isinstance(sites, list) or not sites or not all(isinstance(site, str) for site in sites):
-        raise _Damaged("its description names no sites")
     if type(info["options"].get("n_texts")) is not int or set(info["texts"]) != set(PARTS):
         raise _Damaged("its description does not name its texts")
 
 
-def _parts_in(tensors, sites):
-    """Courses, activity and words of a fingerprint, after a check that they belong together."""
+def _parts_in(tensors):
+    """Courses, layers, activity and words of a fingerprint, after a check that they belong together."""
     tensors = dict(tensors)
 
-    def take(name, n_rows=None, dtype=np.float32):
+    def take(name, dtype, n_rows=None, n_columns=None):
         found = tensors.pop(name, None)
         if found is None:
             raise _Damaged(f"{name} is missing")
         if found.ndim != 2 or not found.size or n_rows not in (None, len(found)):
             raise _Damaged(f"{name} has the shape {found.shape}")
+        if n_columns not in (None, found.shape[1]):
+            raise _Damaged(f"{name} has the shape {found.shape}")
         if not np.isfinite(found).all():
             raise _Damaged(f"{name} holds values that are not finite")
         return found.astype(dtype)
 
-    words = {part: take(f"words.{part}", dtype=np.int64) for part in PARTS[1:]}
+    words = {part: take(f"words.{part}", np.int64, n_columns=2) for part in PARTS}
     for part, found in words.items():
-        if found.shape[1] != 2 or len(np.unique(found, axis=0)) < len(found) or found.min() < 0:
+        if len(np.unique(found, axis=0)) < len(found) or found.min() < 0:
             raise _Damaged(f"words.{part} does not number the words")
-    activity = {site: take(f"{site}.activity", len(words["score"])) for site in sites}
-    courses = {(site, part): take(f"{site}.{part}", len(words[part])) for site in sites for part in words}
+    layers = tensors.pop("layers", np.zeros(0))
+    if layers.ndim != 1 or not len(layers) or layers.dtype.kind != "i":
+        raise _Damaged("it does not say in which layers its neurons lie")
+    courses = {part: take(f"courses.{part}", np.int8, len(words[part]), len(layers)) for part in PARTS}
+    activity = take("activity", np.float32, len(words["score"]))
     if tensors:
         raise _Damaged(f"{min(tensors)} does not belong to it")
-    return courses, activity, words
+    return courses, layers, activity, words
 
 
 def check_fingerprint_file(path):
@@ -197,12 +199,12 @@ def check_fingerprint_file(path):
 
 
 def parts_of(n_texts):
-    """Part of each text: fit, choose and score in turn, so that every part has every kind of text in time.
+    """Part of each text: choose and score in turn, so that both parts have every kind of text in time.
 
     Parameters
     ----------
     n_texts : int
-        At least 3.
+        At least 2.
 
     Returns
     -------
@@ -210,15 +212,15 @@ def parts_of(n_texts):
 
     Examples
     --------
-    >>> parts_of(7)
-    ['fit', 'choose', 'score', 'fit', 'choose', 'score', 'choose']
+    >>> parts_of(8)
+    ['choose', 'score', 'choose', 'score', 'choose', 'score', 'score', 'choose']
     """
-    if n_texts < 3:
-        raise ParameterError(f"{n_texts} texts are too few: fitting, choosing and scoring need one text each.")
-    return [PARTS[(i + i // 6) % 3] for i in range(n_texts)]
+    if n_texts < len(PARTS):
+        raise ParameterError(f"{n_texts} texts are too few: choosing and scoring need one text each.")
+    return [PARTS[(i + i // 6) % 2] for i in range(n_texts)]
 
 
-def fingerprint(model, tokenizer, text="demo", *, n_texts=10, n_components=20, sites=SITES, random_state=0):
+def fingerprint(model, tokenizer, text="demo", *, n_texts=10, n_neurons=128):
     """Make the fingerprint of a model.
 
     Parameters
@@ -229,12 +231,9 @@ def fingerprint(model, tokenizer, text="demo", *, n_texts=10, n_components=20, s
         See :func:`llmbrain.load_corpus`. Only fingerprints on the same texts can be compared, so keep the default
         unless you make all of them. The first 1,200 characters of each text are read.
     n_texts : int
-        Number of texts, at least 3; a third each to fit, to choose and to score.
-    n_components : int
-        Networks at each site.
-    sites : sequence of str
-        ``"layer"`` is the residual stream, as published; ``"mlp"`` does not change when the stream is rotated.
-    random_state : int
+        Number of texts, at least 2; half of them to choose pairs of neurons, half to score them.
+    n_neurons : int
+        Neurons of each of four layers, the first three and the middle one: those whose courses have the lightest tails.
 
     Returns
     -------
@@ -243,7 +242,7 @@ def fingerprint(model, tokenizer, text="demo", *, n_texts=10, n_components=20, s
     Raises
     ------
     ParameterError
-        If there are too few texts or words, or too few tokens for the networks.
+        If there are too few texts or words.
     NumericalError
         If an activity or a logit is not finite.
 
@@ -253,11 +252,11 @@ def fingerprint(model, tokenizer, text="demo", *, n_texts=10, n_components=20, s
     """
     from ..models import describe_model
 
-    check_count("n_components", n_components, 2)
+    check_count("n_neurons", n_neurons, 2)
     chosen = standard_texts(text, n_texts)
-    activity, geometries = read_activity(model, tokenizer, chosen, sites, surprisals=False)
+    activity, geometries = read_activity(model, tokenizer, chosen, (SITE,), surprisals=False)
     known = {name: describe_model(model)[name] for name in ("id", "architecture", "weights_hash")}
-    return make_fingerprint(activity, geometries, chosen, known, n_components=n_components, random_state=random_state)
+    return make_fingerprint(activity, geometries[SITE], chosen, known, n_neurons=n_neurons)
 
 
 def standard_texts(text="demo", n_texts=10):
@@ -271,13 +270,15 @@ def standard_texts(text="demo", n_texts=10):
     return [document.text[:CHARACTERS] for document in corpus[:n_texts]]
 
 
-def make_fingerprint(activity, geometries, texts, model_info, *, n_components=20, random_state=0):
+def make_fingerprint(activity, geometry, texts, model_info, *, n_neurons=128):
     """Make a fingerprint from activity that was read already; the parameters are those of :func:`fingerprint`.
 
     Parameters
     ----------
-    activity, geometries
+    activity : list of TextActivity
         From :func:`llmbrain.subjects.activity.read_activity`, of these texts.
+    geometry : NeuronGeometry
+        Of the MLP neurons.
     texts : list of str
     model_info : dict
         At least ``id``.
@@ -286,65 +287,64 @@ def make_fingerprint(activity, geometries, texts, model_info, *, n_components=20
     -------
     Fingerprint
     """
-    n_texts, sites = len(texts), list(geometries)
-    parts = {part: [i for i, name in enumerate(parts_of(n_texts)) if name == part] for part in PARTS}
     units = [find_units(text) for text in texts]
     kept = _kept_words(activity, units)
-    words = {part: np.concatenate([kept[i] for i in parts[part]]) for part in PARTS[1:]}
-    check_words({part: len(found) for part, found in words.items()}, "the texts have")
-    confounds = {part: _confounds_of(units, words[part]) for part in words}
-    courses, components = {}, {}
-    for site in sites:
-        canica = _networks(
-            [activity[i].values[site] for i in parts["fit"]], geometries[site], n_components, random_state
-        )
-        for part in words:
-            rows = canica.transform([np.concatenate([activity[i].values[site] for i in parts[part]])])[0]
-            pieces = np.split(rows, np.cumsum([len(activity[i].spans) for i in parts[part]])[:-1])
-            rows = _on_words(pieces, activity, units, kept, parts[part])
-            courses[site, part] = _standardized(regress_out(rows, confounds[part]))
-        rows = [activity[i].values[site] for i in parts["score"]]
-        components[site] = _components(_on_words(rows, activity, units, kept, parts["score"]))
-    info = {"version": VERSION, "model": dict(model_info), "random_state": random_state}
-    info |= described(texts, n_components, sites)
-    return Fingerprint(info, courses, components, words)
+    words, part_of = np.concatenate(kept), np.array(parts_of(len(texts)))
+    parts = {part: part_of[words[:, 0]] == part for part in PARTS}
+    check_words({part: int(rows.sum()) for part, rows in parts.items()}, "the texts have")
+    names = [one.names for one in units]
+    confounds = word_confounds([names[text][word] for text, word in words.tolist()], words[:, 0])
+    middle, similar = geometry.n_layers // 2, 0.0
+    courses, layers = [], []
+    for layer in range(geometry.n_layers):
+        where = geometry.layer_slice(layer)
+        pieces = [align(one.values[SITE][:, where], one.spans, u)[k[:, 1]] for one, u, k in zip(activity, units, kept)]
+        on_words = np.concatenate(pieces)
+        similar += _gram(on_words[parts["score"]])
+        if layer < N_FIRST or layer == middle:
+            found = _specific(on_words, confounds, parts, n_neurons)
+            courses.append(found)
+            layers += [layer] * found.shape[1]
+    courses = np.concatenate(courses, axis=1)
+    info = {"version": VERSION, "model": dict(model_info), **described(texts, n_neurons)}
+    in_parts = {part: courses[rows] for part, rows in parts.items()}
+    return Fingerprint(
+        info, in_parts, np.array(layers), _components(similar), {part: words[rows] for part, rows in parts.items()}
+    )
+
+
+def _specific(values, confounds, parts, n_neurons):
+    """Cleaned courses of the neurons with the lightest tails, as whole numbers.
+
+    Neurons with heavy tails follow single words or marks, and unrelated models have the same ones; a neuron that varies
+    over all words is the model's own. The kurtosis depends neither on the order nor on sign and scale of the neurons,
+    so two relatives choose the same ones.
+    """
+    z = np.empty(values.shape, dtype=np.float32)
+    for rows in parts.values():
+        z[rows] = _standardized(regress_out(values[rows], confounds[rows]))
+    kurtosis = np.mean(z**4, axis=0)
+    kurtosis[kurtosis < 1] = np.inf  # constant in a part: the kurtosis of any course is at least 1
+    z = z[:, np.argsort(kurtosis, kind="stable")[:n_neurons]]
+    return np.rint(z * (STEPS / np.maximum(np.abs(z).max(axis=0), 1e-12))).astype(np.int8)
 
 
 def check_words(counts, whose):
-    """Refuse parts with so few words that any two networks may correlate."""
+    """Refuse parts with so few words that any two neurons may correlate."""
     for part, n in counts.items():
         if n < LEAST_WORDS:
             raise ParameterError(
-                f"To {part} networks, {whose} {n} words; at least {LEAST_WORDS} are needed. Use more or longer texts "
+                f"To {part} neurons, {whose} {n} words; at least {LEAST_WORDS} are needed. Use more or longer texts "
                 "(n_texts=, --n-texts)."
             )
 
 
-def described(texts, n_components, sites=SITES):
+def described(texts, n_neurons):
     """What two fingerprints must have in common: the options, and a hash of the texts of each part, a dict."""
-    options = {"n_texts": len(texts), "n_components": n_components, "sites": list(sites), "characters": CHARACTERS}
+    options = {"n_texts": len(texts), "n_neurons": n_neurons, "characters": CHARACTERS}
     names = parts_of(len(texts))
     hashes = {part: _hash([text for text, name in zip(texts, names) if name == part]) for part in PARTS}
     return {"options": options, "texts": hashes}
-
-
-def _on_words(rows, activity, units, kept, numbers):
-    """Values of tokens of some texts on their kept words, all texts together."""
-    words = [align(x, activity[i].spans, units[i])[kept[i][:, 1]] for i, x in zip(numbers, rows)]
-    return np.concatenate(words)
-
-
-def _networks(runs, geometry, n_components, random_state):
-    from ..networks import CanICA
-
-    n_tokens = sum(map(len, runs))
-    if n_tokens < 2 * n_components:
-        raise ParameterError(
-            f"n_components={n_components} needs {2 * n_components} tokens to fit, but there are {n_tokens}. "
-            "Use more texts (n_texts=), or fewer networks."
-        )
-    options = {"n_init": 10, "random_state": random_state, "solver_params": {"group": "tokens"}}
-    return CanICA(n_components, geometry=geometry, **options).fit([np.concatenate(runs)])
 
 
 def _kept_words(activity, units):
@@ -357,17 +357,23 @@ def _kept_words(activity, units):
     return kept
 
 
-def _confounds_of(units, words):
-    names = [units[text].names for text in range(len(units))]
-    return word_confounds([names[text][word] for text, word in words.tolist()], words[:, 0])
-
-
-def _components(rows):
-    """Leading principal components of z-scored activity on words, which give its linear CKA."""
+def _gram(rows):
+    """Products of the words over z-scored neurons."""
     z = _standardized(rows)
-    values, vectors = np.linalg.eigh(z @ z.T)
-    values, vectors = values[::-1][:CKA_COMPONENTS], vectors[:, ::-1][:, :CKA_COMPONENTS]
-    found = vectors * np.sqrt(np.maximum(values, 0))
+    return z @ z.T
+
+
+def _components(gram):
+    """Leading principal components of the activity on words, which give its linear CKA."""
+    from scipy.linalg import eigh
+    from scipy.sparse.linalg import eigsh
+
+    n_words, gram = len(gram), gram.astype(np.float64)
+    if n_words > 8 * CKA_COMPONENTS:  # with many words, all eigenvectors would take most of the time
+        values, vectors = eigsh(gram, CKA_COMPONENTS, v0=np.ones(n_words))
+    else:
+        values, vectors = eigh(gram, subset_by_index=[max(n_words - CKA_COMPONENTS, 0), n_words - 1])
+    found = vectors[:, ::-1] * np.sqrt(np.maximum(values[::-1], 0))
     return (found / np.sqrt(np.mean(found**2))).astype(np.float32)
 
 

@@ -19,15 +19,15 @@ def folder(tmp_path_factory):
 
 @pytest.mark.filterwarnings("ignore::llmbrain.exceptions.NumericalWarning")
 def test_fingerprints_are_written_and_compared(folder, capsys):
-    amounts = ["--n-texts", 4, "--n-components", 4]
+    amounts = ["--n-texts", 4, "--n-neurons", 16]
     a = folder / "a.safetensors"
     code, said, _ = run(capsys, "fingerprint", folder / "model-0", "--out", a, *amounts)
     assert code == 0 and str(a) in said and a.stat().st_size < 1_000_000
     code, said, _ = run(capsys, "fingerprint", a, a)
-    assert code == 0 and "one origin" in said and "score 1.000" in said and "linear CKA 1.000" in said
+    assert code == 0 and "one origin" in said and "score 1.000" in said and "linear CKA of all neurons: 1.000" in said
     code, said, _ = run(capsys, "fingerprint", folder / "model-1", a, *amounts)
     assert code == 0 and "no common origin shown" in said
-    code, _, said = run(capsys, "fingerprint", "nowhere", a, "--n-texts", 5, "--n-components", 4)
+    code, _, said = run(capsys, "fingerprint", "nowhere", a, "--n-texts", 5, "--n-neurons", 16)
     assert code == 2 and "n_texts: 4 and 5" in said  # before the model is looked for
 
 
@@ -148,13 +148,13 @@ def test_record_refuses_another_text_and_another_model_under_one_label(folder, t
 
 def test_a_model_without_a_tokenizer_gets_no_fingerprint(tmp_path, capsys):
     tiny_model().save_pretrained(tmp_path / "bare")
-    code, _, error = run(capsys, "fingerprint", tmp_path / "bare", "--n-texts", 4, "--n-components", 4)
+    code, _, error = run(capsys, "fingerprint", tmp_path / "bare", "--n-texts", 4, "--n-neurons", 16)
     assert code == 2 and "tokenizer" in error
 
 
 @pytest.mark.filterwarnings("ignore::llmbrain.exceptions.NumericalWarning")
 def test_fingerprints_of_other_texts_or_another_version_are_refused(folder, tmp_path, capsys):
-    amounts = ["--n-texts", 4, "--n-components", 4]
+    amounts = ["--n-texts", 4, "--n-neurons", 16]
     files = {}
     for name, texts in {"a": TEXTS[:4], "b": [text.upper() for text in TEXTS[:4]]}.items():
         (tmp_path / name).mkdir()
@@ -166,8 +166,8 @@ def test_fingerprints_of_other_texts_or_another_version_are_refused(folder, tmp_
     code, _, error = run(capsys, "fingerprint", files["a"], files["b"])
     assert code == 2 and "are of other texts" in error
     old = files["a"].read_bytes()
-    new = old.replace(rb"\"version\": \"1\"", rb"\"version\": \"0\"")
+    new = old.replace(rb"\"version\": \"2\"", rb"\"version\": \"1\"")
     assert new != old
     files["a"].write_bytes(new)
     code, _, error = run(capsys, "fingerprint", files["a"], files["b"])
-    assert code == 2 and "has version 0 of the format; this llmbrain reads version 1" in error
+    assert code == 2 and "has version 1 of the format; this llmbrain reads version 2" in error

@@ -246,7 +246,7 @@ def test_a_damaged_run_can_be_made_again(folder):
 def test_a_run_that_is_lacking_is_said(folder):
     for suffix in (".nii", ".json"):
         bold(folder, run=2).with_suffix(suffix).unlink()
-    with pytest.warns(LLMBrainWarning, match="lacks the runs 2 of the site 'mlp'"):
+    with pytest.warns(LLMBrainWarning, match="lacks run 2 of the site 'mlp'"):
         assert [run.index for run in open_recording(folder, "mlp")] == [1, 3]
 
 

@@ -59,7 +59,7 @@ def _commands(room, folder):
             room.corpus,
             "--n-texts",
             6,
-            "--n-components",
+            "--n-neurons",
             2,
             "--out",
             folder / "f.safetensors",

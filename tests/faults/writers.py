@@ -30,7 +30,7 @@ def publishers(room):
         "lesion": (lesion, ("--random-state", 5)),
         "report": (report, ()),
         "compare": (("compare", "STUDY", room.second, "--n-draws", 5), ("--random-state", 5)),
-        "fingerprint": ((*fingerprint, "--n-components", 2), ("--n-components", 3)),
+        "fingerprint": ((*fingerprint, "--n-neurons", 2), ("--n-neurons", 3)),
         "grid": (("grid", *grid, "--ratios", "0.2", "--out", "grid.tsv"), ("--ratios", "0.3")),
         "grid figure": (("grid", *grid, "--ratios", "0.2", "--out", "grid.tsv", "--figure", "g.svg"), ()),
         **{f"prune {kind}": ((*prune, "--format", kind), ("--ratio", 0.4)) for kind in ("hetero", "padded", "gguf")},

@@ -114,6 +114,10 @@ def test_lesions_of_matched_networks_stand_side_by_side(dataset, found, tmp_path
     assert np.allclose(pairs["effect"], pairs["match_effect"], atol=1e-4) and pairs["effect"].notna().all()
     assert "effect" not in found.pairs and compared.info["notes"] == []
     assert "effect of the match&#x27;s lesion" in str(generate_report(compared, topography=None))
+    compared.save(studies[0])
+    assert open_result(studies[0], "comparison").stale == ""
+    lesion(studies[1], tiny_model("llama"), how="mean")
+    assert "the lesions of sub-copy have changed since" in open_result(studies[0], "comparison").stale
 
 
 def test_only_lesions_of_single_networks_count(dataset, tmp_path):
