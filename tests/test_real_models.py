@@ -41,7 +41,7 @@ def test_every_station_works(real, tmp_path):
 
     options = {"max_tokens": 600, "context": 200}
     pruned = lb.prune(model, tokenizer, text, 0.1, recipe="wanda", options=options, measure=False, progress=False)
-    assert dense < lb.perplexity(pruned.model, tokenizer, held_out, max_tokens=300) < 3 * dense
+    assert 0.8 * dense < lb.perplexity(pruned.model, tokenizer, held_out, max_tokens=300) < 3 * dense
     pruned.save_pretrained(tmp_path / "smaller")
     again, _ = lb.load_model(tmp_path / "smaller", device="cpu")
     ids = tokenizer("The cat sat on the mat", return_tensors="pt")["input_ids"]

@@ -1,7 +1,8 @@
 """Lesions: neurons silenced, clamped or amplified while a model runs, and studies of their effects."""
 
+from ..models.lesioned import is_lesioned
 from .checks import check_lesion_kind
-from .context import Lesion, is_lesioned, lesion
+from .context import Lesion, lesion
 from .dose import DOSES, DoseResponse
 from .generation import answer_task, generation_task, harness_task, side_by_side
 from .kinds import KINDS, Edit, LesionKind

@@ -2,18 +2,18 @@
 
 import contextlib
 import sys
-import weakref
 
 from ..exceptions import GeometryMismatchError, ParameterError, UnusedLesionError
 from ..masks import NeuronMask
 from ..models.finite import tensors_in
 from ..models.hooks import is_checkpointing, site_hooks
+from ..models.lesioned import ACTIONS
 from ..models.sites import find_sites
 from ..models.wrappers import refuse_compiled, refuse_wrapped
 from .kinds import KINDS, Edit
 from .positions import PositionTracker
 
-__all__ = ["Lesion", "check_hooks_reach", "check_mask", "is_lesioned", "lesion", "refuse_lesioned", "sites_of"]
+__all__ = ["Lesion", "check_hooks_reach", "check_mask", "lesion", "sites_of"]
 
 
 def lesion(
@@ -181,9 +181,6 @@ class _Action:
         return x.index_copy(-1, units, new)
 
 
-_ACTIONS = weakref.WeakSet()  # of all lesions that are entered at the moment
-
-
 # A generator, so that an interrupt on the first line of an __exit__ cannot leave the lesion active: when the generator
 # is dropped, its finally blocks run. It does not refer to the Lesion, so that it is dropped with it.
 @contextlib.contextmanager
@@ -193,7 +190,7 @@ def _acting(model, edit, sites, tracker):
     with _eager(), tracker.watching(), _watched_gradients(model, action), site_hooks(action.sites, action):
         try:
             try:
-                _ACTIONS.add(action)
+                ACTIONS.add(action)
                 action.active = True
                 yield
             finally:
@@ -242,27 +239,6 @@ def _watched_gradients(model, action):
         yield
     finally:
         handle.remove()
-
-
-def is_lesioned(model):
-    """Tell whether a lesion is active in a model.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-
-    Returns
-    -------
-    bool
-    """
-    modules = {id(module) for module in model.modules()}
-    return any(a.active and any(id(site.module) in modules for site in a.sites) for a in list(_ACTIONS))
-
-
-def refuse_lesioned(model, what):
-    """Raise if a lesion is active in a model; ``what`` completes the message, such as ``"pruned"``."""
-    if is_lesioned(model):
-        raise ParameterError(f"A lesion is active in the model, so it cannot be {what}. Leave the lesion's with block.")
 
 
 def _eager():

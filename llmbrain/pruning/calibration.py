@@ -20,7 +20,7 @@ __all__ = [
     "thin_out",
 ]
 
-_FEW = 8  # with fewer blocks than this, parts of windows are held out
+_FEW = 8  # with fewer blocks than this, ends of windows are held out; with fewer windows, whole ones
 _END = 0.25  # share of a window that is held out then
 _SHORTEST = 8  # tokens of such an end
 _SEGMENT = 64  # most tokens of a segment
@@ -72,25 +72,24 @@ def group_blocks(windows, batch_size, context=None):
 
 
 def split_windows(blocks, share):
-    """Split blocks into those to fit on and those held out: a ``share`` of many blocks, or the ends of few windows.
+    """Split blocks into those to fit on and those held out.
 
-    With fewer than eight blocks the last quarter of every window is held out, behind the special tokens of its
-    head: one or two whole windows would be one or two kinds of text, and would decide for all of them. Text that is
-    too short to be split serves as both.
+    Of many blocks a ``share`` is held out. With fewer than eight blocks, the last quarter of every window is, behind
+    the special tokens of its head, because single windows would decide for all kinds of text. With fewer than eight
+    windows a ``share`` of the windows is held out; a single one serves as both.
     """
-    if not share:
-        return blocks, blocks
     if len(blocks) >= _FEW:
         chosen = _hold_out([block.n_tokens for block in blocks], share)
-        return tuple([b for b, h in zip(blocks, chosen) if h == held] for held in (False, True))
+        return tuple([b for b, h in zip(blocks, chosen) if h == held] or blocks for held in (False, True))
     windows = [window for block in blocks for window in block.windows]
+    if share and len(windows) >= _FEW:
+        parts = [_cut_off(window, _END) for window in windows]
+        sides = [[part for part in side if part is not None] for side in zip(*parts)]
+    else:
+        chosen = _hold_out([len(window) for window in windows], share)
+        sides = [[w for w, h in zip(windows, chosen) if h == held] for held in (False, True)]
     size = max(len(block.ids) for block in blocks)
-    starts, ends = [], []
-    for window in windows:
-        start, end = _cut_off(window, _END)
-        starts.append(start)
-        ends += [] if end is None else [end]
-    return tuple(group_blocks(side, size) for side in (starts, ends)) if ends else (blocks, blocks)
+    return tuple(group_blocks(side, size) for side in sides) if all(sides) else (blocks, blocks)
 
 
 def _cut_off(window, share):

@@ -10,8 +10,8 @@ import torch
 
 from ..exceptions import GeometryMismatchError, LLMBrainWarning, ParameterError
 from ..geometry import NeuronGeometry
-from ..lesions.context import refuse_lesioned
 from ..models.identity import describe_model, other_weights
+from ..models.lesioned import refuse_lesioned
 from ..models.origin import origin_of
 from ..models.wrappers import refuse_compiled, refuse_wrapped
 from ..parallel import agree, main_process, world_size

@@ -7,7 +7,7 @@ import numpy as np
 from ..exceptions import ModelNotFoundError
 from ..files import atomic_dir, check_output_folder, mark_folder, read_json, write_text
 from ..geometry import NeuronGeometry
-from ..lesions.context import refuse_lesioned
+from ..models.lesioned import refuse_lesioned
 from ..parallel import main_process
 from .formats import FORMATS
 from .formats.card import gain_in_words, model_card

@@ -20,6 +20,7 @@ from ..exceptions import NumericalWarning, RecordingError, check_count
 from ..files import sha256, write_json, write_tsv
 from ..models.finite import not_finite_error
 from ..models.inputs import input_device
+from ..models.lesioned import refuse_lesioned
 from ..models.origin import source_of
 from .capture import HostScanner, NotFiniteError, pieces, quiet_forward
 from .events import run_events
@@ -75,7 +76,8 @@ def record(model, tokenizer, text, out=None, *, run_index=None, share=None, prog
     Raises
     ------
     ParameterError
-        If a number is outside the allowed range, or ``out`` lies in the folder of the texts or of the model.
+        If a number is outside the allowed range, ``out`` lies in the folder of the texts or of the model, or a lesion
+        is active in a model that is recorded into a study.
     UnsupportedArchitectureError
         If the site is not found in the model.
     CorpusError
@@ -92,6 +94,7 @@ def record(model, tokenizer, text, out=None, *, run_index=None, share=None, prog
     """
     if out is not None:
         check_study_folder(out, [text, source_of(model)])
+        refuse_lesioned(model, "recorded into a study, which would describe it as the intact model")
     job, progress = prepare(model, tokenizer, text, RecordingOptions(**options)), progress and parallel.main_process()
     wanted = runs_of_share(job, job.wanted(run_index), share)
     check_processes(job, wanted, out)

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..exceptions import DatasetError, ParameterError, check_count
 from ..files import atomic_path
+from ..models.lesioned import refuse_lesioned
 from .activity import read_activity
 from .alignment import align, find_units
 from .confounds import regress_out, word_confounds
@@ -253,6 +254,7 @@ def fingerprint(model, tokenizer, text="demo", *, n_texts=10, n_neurons=128):
     from ..models import describe_model
 
     check_count("n_neurons", n_neurons, 2)
+    refuse_lesioned(model, "given a fingerprint")
     chosen = standard_texts(text, n_texts)
     activity, geometries = read_activity(model, tokenizer, chosen, (SITE,), surprisals=False)
     known = {name: describe_model(model)[name] for name in ("id", "architecture", "weights_hash")}

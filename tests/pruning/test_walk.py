@@ -191,9 +191,11 @@ def test_of_few_blocks_the_ends_of_all_windows_are_held_out(tokenizer):
         assert len(end) - 1 == round(0.25 * (len(whole) - 1))
 
 
-def test_text_too_short_to_be_split_is_on_both_sides(tokenizer):
+def test_of_few_windows_some_are_held_out_and_a_single_one_is_on_both_sides(tokenizer):
+    few = calibration_blocks(tokenizer, TEXTS, context=32, batch_size=2, max_tokens=32 * 4)
+    assert [sum(len(b.ids) for b in side) for side in split_windows(few, 0.25)] == [3, 1]
     short = calibration_blocks(tokenizer, TEXTS[:1], context=512, max_tokens=20)
-    assert split_windows(short, 0.25) == (short, short)
+    assert split_windows(short, 0.25) == (short, short) and split_windows(few, 0) == (few, few)
 
 
 def test_the_hash_is_one_of_tokens_not_of_batches(tokenizer):

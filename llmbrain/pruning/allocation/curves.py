@@ -86,8 +86,13 @@ def tokens_of_curves(options, n_layers, n_tokens, levels=LEVELS, most=PROBED):
 
 
 def tokens_probed(options, n_tokens, most=PROBED):
-    """Tokens on which divergences are measured: at least about the held-out share, a quarter of little text."""
-    return min(max(options.held_out * n_tokens, min(16 * options.context, n_tokens / 4)), most)
+    """Tokens on which divergences are measured; :func:`~llmbrain.pruning.calibration.split_windows` chooses them."""
+    n_windows = n_tokens / options.context
+    if n_windows >= 8 * options.batch_size:
+        held = options.held_out * n_tokens
+    else:
+        held = n_tokens / 4 if n_windows >= 8 else min(options.context, n_tokens / 2)
+    return min(held, most)
 
 
 @ALLOCATIONS.register("curves", needs=("curves", "extremes"), reads=tokens_of_curves, heads="losses")
