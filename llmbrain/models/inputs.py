@@ -1,6 +1,7 @@
 """Inputs of a model: the device of its token ids, and the number of tokens that it reads at once."""
 
 from ..exceptions import ParameterError
+from .wrappers import check_model
 
 __all__ = ["check_generation", "input_device", "longest_context"]
 
@@ -19,6 +20,7 @@ def input_device(model):
 
 def longest_context(model, default=None):
     """Number of tokens that a model reads at once, according to its config; ``default`` if the config has none."""
+    check_model(model)
     config = model.config.get_text_config()
     for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
         value = getattr(config, name, None)

@@ -3,6 +3,7 @@
 import weakref
 
 from ..exceptions import ParameterError
+from .wrappers import check_model
 
 __all__ = ["ACTIONS", "is_lesioned", "refuse_lesioned"]
 
@@ -20,6 +21,7 @@ def is_lesioned(model):
     -------
     bool
     """
+    check_model(model)
     modules = {id(module) for module in model.modules()}
     return any(a.active and any(id(site.module) in modules for site in a.sites) for a in list(ACTIONS))
 

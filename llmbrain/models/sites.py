@@ -7,6 +7,7 @@ from ..exceptions import ParameterError, UnsupportedArchitectureError
 from ..registry import Registry
 from .anatomy import anatomy_of
 from .linears import features, is_linear
+from .wrappers import check_model
 
 __all__ = ["SITES", "Site", "find_sites"]
 
@@ -165,6 +166,7 @@ def find_sites(model, site="mlp", sites=None):
     transformer.h.0.mlp.c_proj input 32
     transformer.h.1.mlp.c_proj input 32
     """
+    check_model(model)
     member = SITES[site]
     if sites is not None:
         return _by_hand(model, member, sites)

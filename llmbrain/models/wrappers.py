@@ -2,9 +2,19 @@
 
 from ..exceptions import ParameterError
 
-__all__ = ["refuse_compiled", "refuse_wrapped"]
+__all__ = ["check_model", "refuse_compiled", "refuse_wrapped"]
 
 _SHARDED = ("FullyShardedDataParallel", "FSDPModule")
+
+
+def check_model(model):
+    """Raise a ParameterError unless ``model`` is a model: neither None nor a tokenizer nor a name."""
+    import torch
+
+    if not isinstance(model, torch.nn.Module):
+        raise ParameterError(
+            f"model is {type(model).__name__}; it must be a loaded model: model, tokenizer = llmbrain.load_model(...)."
+        )
 
 
 def refuse_wrapped(model):
@@ -21,11 +31,8 @@ def refuse_wrapped(model):
     """
     import torch
 
+    check_model(model)
     name = type(model).__name__
-    if not isinstance(model, torch.nn.Module):
-        raise ParameterError(
-            f"model is {name}; it must be a loaded model: model, tokenizer = llmbrain.load_model(...)."
-        )
     if hasattr(model, "merge_and_unload"):
         raise ParameterError(
             f"The model is wrapped by PEFT ({name}). Merge the adapter first: model = model.merge_and_unload()."

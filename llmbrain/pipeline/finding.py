@@ -77,10 +77,8 @@ def find_networks(
     if site not in (None, recording.site):
         raise ParameterError(f"site={site!r}, but the recording is of the site {recording.site!r}.")
     check_threshold(threshold)
-    if name is not None and not re.search("[0-9A-Za-z]", name):
-        raise ParameterError(
-            f"name={name!r}: a name of networks needs letters (A to Z) or digits, others are left out."
-        )
+    if name is not None and not re.fullmatch("[0-9A-Za-z]+", name):  # "a-b" would become "ab" and replace it
+        raise ParameterError(f"name={name!r}: the name of networks holds letters (A to Z) and digits only.")
     if method not in ("canica", "dictlearning"):
         raise ParameterError(f"Unknown method {method!r}. Choose canica or dictlearning.")
     study, settings = recording.study, {

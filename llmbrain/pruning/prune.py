@@ -133,6 +133,7 @@ def prune(
         "compensation": compensation, "networks": networks, "options": options,
         "recover": recover,
     }  # fmt: skip
+    refuse_wrapped(model)
     recipe = default_recipe(model) if isinstance(recipe, str) and recipe == "auto" else recipe
     recipe = Recipe.named(recipe).with_(**{name: value for name, value in given.items() if value is not None})
     pruner = Pruner(model, tokenizer, calibration, progress)

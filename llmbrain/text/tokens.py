@@ -189,6 +189,11 @@ class Encoder:
     """Turns texts into ids with one tokenizer and one BOS policy."""
 
     def __init__(self, tokenizer, bos="auto"):
+        if not hasattr(tokenizer, "convert_ids_to_tokens"):
+            raise ParameterError(
+                f"tokenizer is {type(tokenizer).__name__}; it must be the tokenizer of the model: model, tokenizer = "
+                "llmbrain.load_model(...)."
+            )
         self.tokenizer = tokenizer
         self.head = leading_tokens(tokenizer, bos)
         self.tail = _added_tokens(tokenizer)[1] if bos is not False else ()

@@ -111,3 +111,29 @@ def test_compiled_models_are_lesioned_and_pruned_before_they_are_compiled():
             with pytest.raises(ParameterError, match="compiled.*model._orig_mod"):
                 work(compiled, mask, None)
     prune(whole._orig_mod, mask, None)
+
+
+def _study(model, tokenizer):
+    geometry = lb.NeuronGeometry.from_model(tiny_model("llama"))
+    mask = lb.NeuronMask(np.arange(geometry.n_neurons) < 9, geometry)
+    return lb.LesionStudy([mask], TEXTS, n_controls=1, controls=("layer",)).run(model, tokenizer, progress=False)
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda model, tokenizer: lb.record(model, tokenizer, TEXTS, progress=False),
+        lambda model, tokenizer: lb.prune(model, tokenizer, TEXTS, progress=False),
+        lambda model, tokenizer: lb.perplexity(model, tokenizer, TEXTS),
+        lambda model, tokenizer: lb.fingerprint(model, tokenizer),
+        _study,
+    ],
+    ids=["record", "prune", "perplexity", "fingerprint", "study"],
+)
+def test_what_is_no_model_or_no_tokenizer_is_named(work):
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+    for given, whose in (((None, tokenizer), "model is NoneType"), ((model, None), "tokenizer is NoneType")):
+        with pytest.raises(ParameterError, match=whose):
+            work(*given)
+    with pytest.raises(ParameterError, match="model is TokenizersBackend|tokenizer is LlamaForCausalLM"):
+        work(tokenizer, model)
