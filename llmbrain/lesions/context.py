@@ -2,8 +2,9 @@
 
 import contextlib
 import sys
+import warnings
 
-from ..exceptions import GeometryMismatchError, ParameterError, UnusedLesionError
+from ..exceptions import GeometryMismatchError, LLMBrainWarning, ParameterError, UnusedLesionError
 from ..masks import NeuronMask
 from ..models.finite import tensors_in
 from ..models.hooks import is_checkpointing, site_hooks
@@ -201,6 +202,12 @@ def _acting(model, edit, sites, tracker):
         raise UnusedLesionError(
             "The block ended, but no forward pass reached the lesioned neurons. Run the model that was passed to "
             "lesion() inside the block (not a copy, or a wrapper that runs copies)."
+        )
+    if action.sites and not tracker.matched:
+        warnings.warn(
+            f"The lesion changed nothing: its positions={tracker.rule!r} fit none of the tokens that were read.",
+            LLMBrainWarning,
+            stacklevel=4,
         )
 
 

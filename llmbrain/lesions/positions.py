@@ -158,7 +158,7 @@ class PositionTracker:
 
     def reset(self):
         """Forget earlier passes."""
-        self._chosen = None
+        self._chosen, self.matched = None, self._everywhere  # matched: some token that was read is a lesioned one
         self._prompt, self._end = None, 0
         self.n_tokens, self.past = None, 0  # of the current pass: tokens per row, and those read before it
 
@@ -222,10 +222,11 @@ class PositionTracker:
             return
         if callable(self.rule):
             self._chosen = _by_ids(self.rule, ids)
-            return
-        self._find_end(ids, past, n_tokens)
-        this = Pass(kwargs.get("attention_mask"), n_tokens, past, self._end, tokens.device)
-        self._chosen = self._rule.in_pass(this).expand(batch, n_tokens)
+        else:
+            self._find_end(ids, past, n_tokens)
+            this = Pass(kwargs.get("attention_mask"), n_tokens, past, self._end, tokens.device)
+            self._chosen = self._rule.in_pass(this).expand(batch, n_tokens)
+        self.matched = self.matched or bool(self._chosen.any())
 
     def _find_end(self, ids, past, n_tokens):
         if self.prompt_length is not None:
@@ -247,7 +248,7 @@ class PositionTracker:
 class FixedPositions:
     """Positions that are known beforehand, for sequences scored in one piece: bool, ``(batch, n_tokens)``."""
 
-    follows = True
+    follows = matched = True
 
     def __init__(self, where):
         self.where, self.n_tokens, self.past = where, where.shape[1], 0

@@ -1,5 +1,7 @@
 """Where and when a lesion acts: sites, kinds and positions, in single lesions and in whole studies."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -358,3 +360,18 @@ def test_a_reference_is_text_a_corpus_or_a_recording(how, tiny, masks, tmp_path)
 def test_a_text_without_tokenizer_is_one_sentence(tiny, masks):
     with pytest.raises(ParameterError, match="tokenizer=tokenizer"):
         lesion(tiny[0], masks[0], how="mean", reference=TEXTS)
+
+
+@pytest.mark.parametrize("positions", [[500], "generated"])
+def test_positions_that_no_token_has_are_named(tiny, masks, positions):
+    import llmbrain as lb
+    from llmbrain.exceptions import LLMBrainWarning
+
+    model, _ = tiny
+    named = pytest.warns(LLMBrainWarning, match="The lesion changed nothing: its positions=")
+    with named, lb.lesion(model, masks[0], positions=positions):
+        model(torch.tensor([[1, 2, 3]]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", LLMBrainWarning)
+        with lb.lesion(model, masks[0], positions=[1]):
+            model(torch.tensor([[1, 2, 3]]))
