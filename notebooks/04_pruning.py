@@ -113,9 +113,9 @@ kept_overlap({name.split(" + ")[0]: value for name, value in kept.items() if nam
 # ## The recipes of the package
 #
 # `recipe="fast"` tries three ways to share the cut among the layers and takes the one that diverges least from the whole model on held-out
-# calibration windows. With text of several kinds and only two thousand tokens, one held-out window would decide, so `allocation="power"` is set here: more
-# is taken from layers that write little. Each layer is fitted on the real output of the pruned layers before it, with tokens weighted by their residual stream. It is measured in the same
-# way as the rows above.
+# calibration text. That takes some minutes on a CPU, so `allocation="power"` is set here: more is taken from layers that write little. Each layer is
+# fitted on the real output of the pruned layers before it, with tokens weighted by their residual stream. It is measured in the same way as the
+# rows above.
 # `recipe="best"`, the default on a GPU, also searches for the allocation and refits the attention; it needs a GPU to be fast.
 
 # %%

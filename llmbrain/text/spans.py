@@ -13,7 +13,8 @@ def token_spans(tokenizer, text, ids):
     """Find the characters that each token covers.
 
     Tokens that are parts of one character (byte-level vocabularies, byte fallback) all cover that character. White
-    space that a tokenizer leaves out of its tokens belongs to the token after it.
+    space that a tokenizer leaves out of its tokens belongs to the token after it, and a character that it joins with the
+    one before (a combining accent) to the token of that one.
 
     Parameters
     ----------
@@ -48,7 +49,8 @@ def token_spans(tokenizer, text, ids):
     own = np.asarray(encoded["input_ids"], dtype=np.int64)
     first, n = _place(ids, own)
     spans = np.full((len(ids), 2), NOWHERE, dtype=np.int64)
-    spans[first : first + n] = _filled(np.reshape(encoded["offset_mapping"], (-1, 2))[:n], text)
+    whole = _filled(np.reshape(encoded["offset_mapping"], (-1, 2)), text)
+    spans[first : first + n] = whole[:n]
     return spans
 
 
@@ -82,10 +84,16 @@ def _place(ids, own):
 
 
 def _filled(spans, text):
-    """Extend tokens to the white space before them that no token covers."""
+    """Cover the characters that no token covers: white space goes to the token after it, others to the one before.
+
+    The others are those that a normalizer joins with the character before, such as a combining accent.
+    """
     spans, end = spans.copy(), 0
-    for span in spans:
-        if span[0] > end and text[end : span[0]].isspace():
-            span[0] = end
+    for i, span in enumerate(spans):
+        if span[0] > end:
+            joined = len(text[end : span[0]].rstrip()) if i else 0
+            if joined:
+                spans[:i, 1][spans[:i, 1] == end] += joined
+            span[0] = end + joined
         end = max(end, span[1])
     return spans

@@ -21,8 +21,10 @@ TEXT = (
 def trained(kind):
     """A small tokenizer of each family, trained on the text."""
     sentences = [TEXT, "the river and the heron", "nobody in the old river"]
-    if kind == "bytes":  # byte-level BPE: parts of characters are tokens
+    if kind in ("bytes", "composed"):  # byte-level BPE: parts of characters are tokens
         tokenizer = Tokenizer(models.BPE())
+        if kind == "composed":  # an accent is joined with its letter
+            tokenizer.normalizer = normalizers.NFC()
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -76,6 +78,7 @@ def real(name):
 
 TOKENIZERS = {
     "bytes": lambda: trained("bytes"),
+    "composed": lambda: trained("composed"),
     "fallback": lambda: trained("fallback"),
     "across words": lambda: trained("across"),
     "tiny": tiny_tokenizer,
