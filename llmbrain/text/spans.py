@@ -13,8 +13,8 @@ def token_spans(tokenizer, text, ids):
     """Find the characters that each token covers.
 
     Tokens that are parts of one character (byte-level vocabularies, byte fallback) all cover that character. White
-    space that a tokenizer leaves out of its tokens belongs to the token after it, and a character that it joins with the
-    one before (a combining accent) to the token of that one.
+    space that a tokenizer leaves out of its tokens belongs to the token after it, and a character that it joins with
+    the one before (a combining accent) to the token of that one.
 
     Parameters
     ----------
