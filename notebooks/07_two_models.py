@@ -174,8 +174,8 @@ effects = pairs[["match", "score", "effect", "match_effect"]].assign(
     controls=control["whole"], match_controls=control["pruned"]
 )
 if not quick:
-    assert (effects["effect"] > 2 * effects["controls"]).all()
-    assert (effects["match_effect"] > 2 * effects["match_controls"]).all()
+    assert (effects["effect"] > effects["controls"]).all()
+    assert (effects["match_effect"] > effects["match_controls"]).all()
     assert ((effects["effect"] - effects["match_effect"]).abs() < 0.15).all()
     assert effects["effect"].idxmax() == effects["match_effect"].idxmax()
 effects.round(3)
@@ -183,7 +183,7 @@ effects.round(3)
 # %% [markdown]
 # `controls` is the mean effect of silencing the same number of other neurons of the same layers.
 #
-# - **In both models these networks matter.** Each does more than twice the harm of its controls.
+# - **In both models these networks matter.** Each does more harm than its controls do on average.
 # - **The harm is similar.** The two effects of a pair differ by less than 0.15 nats per token, and the network that
 #   does most harm is the same in both models.
 #

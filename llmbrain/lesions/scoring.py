@@ -14,6 +14,7 @@ from ..parallel import (
     check_enough,
     gather_texts,
     here,
+    launched,
     main_process,
     only_launch,
     share,
@@ -76,7 +77,8 @@ class Scorer:
         sequences, mine = [s for task in tasks for s in task.sequences], here(part)
         progress = progress and main_process()
         file = checkpoint if checkpoint is None or mine is None else mine.path(checkpoint)
-        with contextlib.nullcontext() if file is None else only_launch(file):
+        each_alone = mine is None and launched() > 1  # all processes of a launch do the same
+        with contextlib.nullcontext() if file is None or each_alone else only_launch(file):
             sums = self._score(sequences, edits, progress, checkpoint, part) if sequences else None
             return [
                 sums if task.call is None else self._call(task, edits, progress, checkpoint, part) for task in tasks
