@@ -13,7 +13,7 @@ sys.path[:0] = [str(HERE / "_ext"), str(HERE / "examples")]
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 warnings.filterwarnings("ignore", category=DeprecationWarning)
-# in the outputs of examples: what is said, not where the package lies on the machine that built the page
+# Outputs of examples show warnings without the path of the package on the machine that built the page.
 warnings.formatwarning = lambda message, category, *args, **kwargs: f"{category.__name__}: {message}\n"
 
 project = "llmbrain"

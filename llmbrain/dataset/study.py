@@ -348,8 +348,7 @@ def find_studies(root):
     for study, file in zip(found, files):
         if study.path("subject_json") != file:
             raise DatasetError(
-                f"{file} describes {study.name}, but lies in the folder of another model. Move it back, or rename both "
-                "the folder and its files."
+                f"{file} describes {study.name}, but lies in the folder of another model. Move it back, or rename it."
             )
     return found
 

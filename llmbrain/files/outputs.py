@@ -101,6 +101,14 @@ def check_output_folder(path, marker, inputs=()):
     return path
 
 
+def _file_or_free(path):
+    """The path, if a file is there or nothing."""
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise ParameterError(f"The output {path} is no file; it is not replaced. Choose another file.")
+    return path
+
+
 def check_output_table(path, columns):
     """Refuse an output file that is anything but an earlier table of the same kind.
 
@@ -119,11 +127,9 @@ def check_output_table(path, columns):
     ------
     ParameterError
     """
-    path = Path(path)
+    path = _file_or_free(path)
     if not path.exists():
         return path
-    if not path.is_file():
-        raise ParameterError(f"The output {path} is no file; it is not replaced. Choose another file.")
     with open(path, encoding="utf-8", errors="replace") as file:
         header = file.readline(100_000).rstrip("\n").split("\t")
     missing = [name for name in columns if name not in header]
@@ -151,9 +157,7 @@ def check_output_figure(path):
     ------
     ParameterError
     """
-    path = Path(path)
-    if path.exists() and not path.is_file():
-        raise ParameterError(f"The output {path} is no file; it is not replaced. Choose another file.")
+    path = _file_or_free(path)
     if path.exists() and path.stat().st_size:
         with open(path, "rb") as file:
             head = file.read(2000)
