@@ -30,8 +30,9 @@ class _LowRank(torch.nn.Module):
     def __init__(self, linear, rank):
         super().__init__()
         self.linear = linear.requires_grad_(False)
-        self.down = torch.nn.Parameter(torch.randn(rank, linear.in_features) / linear.in_features**0.5)
-        self.up = torch.nn.Parameter(torch.zeros(linear.out_features, rank))
+        down = torch.randn(rank, linear.in_features) / linear.in_features**0.5
+        self.down = torch.nn.Parameter(down.to(linear.weight.device))
+        self.up = torch.nn.Parameter(torch.zeros(linear.out_features, rank, device=linear.weight.device))
 
     def forward(self, x):
         return self.linear(x) + x @ self.down.T @ self.up.T
@@ -107,7 +108,7 @@ def noisy(model, share, seed=0):
     with torch.no_grad():
         for linear in _linears(new):
             noise = torch.randn(linear.weight.shape, generator=generator)
-            linear.weight += share * linear.weight.std() * noise
+            linear.weight += share * linear.weight.std() * noise.to(linear.weight.device)
     return new
 
 
@@ -129,7 +130,8 @@ def permuted(model, seed=0):
             rows = torch.arange(groups * size).reshape(groups, -1)[order].ravel()
             queries = torch.arange(groups * per_group * size).reshape(groups, -1)[order].ravel()
             for linear, where in ((attention.q_proj, queries), (attention.k_proj, rows), (attention.v_proj, rows)):
-                linear.weight.copy_(linear.weight[where])
+                for values in filter(lambda v: v is not None, (linear.weight, linear.bias)):
+                    values.copy_(values[where])
             attention.o_proj.weight.copy_(attention.o_proj.weight[:, queries])
     return new
 
@@ -153,7 +155,7 @@ def rotated(model, seed=0):
     """Fold the gains of all norms into the weights after them, and rotate the residual stream."""
     new, generator = _copy(model), torch.Generator().manual_seed(seed)
     head, width = _untie(new), new.config.hidden_size
-    turn = torch.linalg.qr(torch.randn(width, width, generator=generator, dtype=torch.float64))[0].to(head.weight.dtype)
+    turn = torch.linalg.qr(torch.randn(width, width, generator=generator, dtype=torch.float64))[0].to(head.weight)
     with torch.no_grad():
         for layer in new.model.layers:
             for norm, linears in _readers(layer):
@@ -174,7 +176,7 @@ def scaled(model, seed=0):
     new, generator = _copy(model), torch.Generator().manual_seed(seed)
 
     def factors(n):
-        return torch.exp(torch.randn(n, generator=generator))
+        return torch.exp(torch.randn(n, generator=generator)).to(model.device)
 
     with torch.no_grad():
         for layer in new.model.layers:

@@ -72,7 +72,7 @@ def _distilled(base, name, options):
     model, tokenizer = base
     config = model.config
     shape = {"vocabulary": config.vocab_size, "hidden": config.hidden_size, "layers": config.num_hidden_layers}
-    student = new_model(argparse.Namespace(**shape, device="cpu"), 5000 + int(name[-2:]))
+    student = new_model(argparse.Namespace(**shape, device=model.device), 5000 + int(name[-2:]))
     return derive.distilled(model, tokenizer, options.other, student, steps=3 * options.steps, batch=options.batch)
 
 
