@@ -118,3 +118,5 @@ def info(
         raise DatasetError(f"{n} {'file is' if n == 1 else 'files are'} damaged; see above.")
     if check or check_all:
         typer.echo("No file is damaged.")
+    else:
+        typer.echo("The activations were not read; --check and --check-all look for damage in them, too.")

@@ -109,7 +109,13 @@ class Run:
         -------
         ndarray of shape (n, n_neurons), float32
             In the flat order of neurons, ``offsets[layer] + unit``.
+
+        Raises
+        ------
+        DatasetError
+            If the activations have changed since they were recorded; see :meth:`check`.
         """
+        self.check()
         array = self.geometry.from_disk(self.raw()[slice(start, stop)])
         return array if self.scale is None else array.astype(np.float32) * self.scale
 

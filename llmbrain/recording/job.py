@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..dataset import Study
+from .. import parallel
+from ..dataset import Study, check_content, check_run
 from ..dataset.atlases import write_atlases
 from ..dataset.checks import read_sidecar
 from ..exceptions import DatasetError, ParameterError, UnsupportedArchitectureError, check_count
@@ -192,6 +193,14 @@ class Job:
         """Return the unfinished runs of ``wanted``, each with its missing sites."""
         rows = [(run, [name for name in self.geometries if not self.is_finished(study, run, name)]) for run in wanted]
         return [(run, names) for run, names in rows if names]
+
+    def check_finished(self, study, wanted):
+        """Check the finished runs of ``wanted`` at all sites: they stay, and other sites share their events."""
+        numbers = {run.number for run in wanted}
+        found = [one.path for one in study.find("bold_json") if one.entities["run"] in numbers]
+        for path in parallel.share(found):
+            check_run(path.with_suffix(".nii"), self.model_info["weights_hash"])
+            check_content(path.with_suffix(".nii"))
 
     def wanted(self, run_index):
         """Return the runs with the given numbers, counted from 1; all runs for None."""

@@ -83,7 +83,7 @@ def record(model, tokenizer, text, out=None, *, run_index=None, share=None, prog
     CorpusError
         If the texts are missing or empty, or a document is shorter than two tokens.
     DatasetError
-        If the folder holds another study, or not all processes see it. Nothing has been written then.
+        If the folder holds another study or damaged runs, or not all processes see it. Nothing has been written then.
     RecordingError
         If the disk is too small, or an activation is infinite or not a number (with the layer and the token).
 
@@ -99,6 +99,7 @@ def record(model, tokenizer, text, out=None, *, run_index=None, share=None, prog
     wanted = runs_of_share(job, job.wanted(run_index), share)
     check_processes(job, wanted, out)
     study = job.study(out if out is not None else _temporary())
+    job.check_finished(study, wanted)
     missing = job.missing(study, wanted)
     check_room(study.root, sum(job.run_bytes(run, names) for run, names in missing))
     if parallel.main_process():

@@ -282,6 +282,7 @@ def align_studies(studies, networks):
 def _read(study, networks):
     """Tokens, places, courses and surprisal of each document of a study, by the document's id."""
     recording = study.recording(networks.geometry.site)
+    recording.check()
     events = recording.events
     if "start" not in events:
         raise DatasetError(

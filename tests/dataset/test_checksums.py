@@ -121,6 +121,30 @@ def test_networks_are_not_found_on_a_damaged_run(folder):
         find_networks(folder, n_components=2, progress=False)
 
 
+@pytest.mark.parametrize("site", ["mlp", "attention"])
+@pytest.mark.parametrize("damage", [overwrite, None])
+def test_nothing_is_recorded_beside_a_damaged_run(damage, site, folder, monkeypatch):
+    """Finished runs stay, and runs of other sites share their events: both must be whole, before the model reads."""
+    model, options = tiny_model("llama"), {"tokens_per_run": 200, "context": 64, "storage": "int16", "progress": False}
+    bold(folder).with_suffix(".json").unlink()  # there is work to do
+    if damage is None:
+        swap_events(bold(folder, 2))
+    else:
+        overwrite(bold(folder, 2), 0.5, 1)
+    monkeypatch.setattr(model, "forward", None)
+    with pytest.raises(DatasetError, match="run-02.*Remove the run's files and record again"):
+        record(model, tiny_tokenizer(), [TEXT], folder, site=site, **options)
+    assert not bold(folder).with_suffix(".json").exists()
+
+
+def test_activations_of_a_damaged_run_are_not_read(folder):
+    overwrite(bold(folder), 0.5, 1)
+    recording = open_recording(folder)
+    with pytest.raises(DatasetError, match="run-01.*is damaged"):
+        recording[0].to_array(0, 1)
+    assert recording[1].to_array(0, 1).any()
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_info_names_damaged_and_stale_files(folder, capsys):
     from llmbrain.pipeline import find_networks
@@ -128,6 +152,7 @@ def test_info_names_damaged_and_stale_files(folder, capsys):
     find_networks(folder, n_components=2, n_init=1, progress=False)
     code, out, _ = run_command(capsys, "info", folder)
     assert code == 0 and "site mlp: 4 runs" in out and "networks canica2: " in out
+    assert "The activations were not read" in out
     for flag in ("--check", "--check-all"):
         code, out, _ = run_command(capsys, "info", folder, flag)
         assert code == 0 and "No file is damaged." in out

@@ -83,6 +83,16 @@ def test_words_are_those_of_the_texts_whatever_the_tokenizer(dataset):
     assert aligned.surprisal.sum() < total and aligned.surprisal.sum() > 0.7 * total  # white space is in no word
 
 
+def test_models_with_a_damaged_run_are_not_compared(dataset, tmp_path):
+    folder = shutil.copytree(dataset, tmp_path / "copy")
+    studies = [Study.open(folder, name) for name in ("first", "copy")]
+    with open(studies[1].run_paths()[0], "r+b") as file:
+        file.seek(-4000, 2)
+        file.write(bytes(4000))
+    with pytest.raises(DatasetError, match="sub-copy.*is damaged"):
+        compare_studies(studies, n_draws=5)
+
+
 def test_tables_are_kept_and_shown(found, dataset):
     study = Study.open(dataset, "first")
     found.save(study)
