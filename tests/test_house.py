@@ -60,13 +60,6 @@ def find_cycle(graph):
     return next(filter(None, map(visit, sorted(graph))), None)
 
 
-# Imports that may close a circle, with the reason. They stand inside a function.
-LAZY = {
-    ("llmbrain.dataset.results", "llmbrain.dataset.staleness"): "Result.stale reads the results it was made from",
-    ("llmbrain.geometry", "llmbrain.models.sites"): "NeuronGeometry.from_model is a convenience for users",
-}
-
-
 def test_the_search_for_cycles_finds_one():
     assert find_cycle({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": set()}) == ["a", "b", "c", "a"]
     assert find_cycle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) is None
@@ -80,17 +73,11 @@ def test_imports_are_resolved():
 
 def test_no_two_files_import_each_other():
     pairs = {tuple(sorted((a, b))) for a, targets in GRAPH.items() for b in targets if a in GRAPH[b]}
-    assert {pair for pair in pairs if pair not in LAZY and pair[::-1] not in LAZY} == set()
+    assert pairs == set()
 
 
 def test_no_files_import_one_another_in_a_circle():
-    graph = {a: {b for b in targets if (a, b) not in LAZY} for a, targets in GRAPH.items()}
-    assert find_cycle(graph) is None
-
-
-@pytest.mark.parametrize(("importer", "target"), LAZY)
-def test_exceptions_are_still_needed(importer, target):
-    assert target in GRAPH[importer]
+    assert find_cycle(GRAPH) is None
 
 
 def registries():

@@ -3,7 +3,8 @@
 from .checks import check_content, check_run
 from .folder import check_study_folder, holds_study
 from .layout import FILES, bids_label
-from .results import Result, find_results, is_done, open_result, result_name, write_result
+from .manifests import find_results, result_name
+from .results import Result, is_done, open_result, write_result
 from .runs import Recording, Run, read_confounds
 from .study import Study, as_study, find_studies, open_recording
 

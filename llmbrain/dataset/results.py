@@ -6,9 +6,7 @@ result, its manifest, lists the other files with their hashes and counts, and th
 
 import gzip
 import json
-import re
 import warnings
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import __version__
@@ -16,17 +14,16 @@ from ..exceptions import DatasetError, StaleResultWarning
 from ..files import read_tsv, sha256
 from .checks import read_object
 from .frame import label_text
-from .layout import FILES, NUMBERS, RESULTS, bids_label
+from .layout import FILES, RESULTS, bids_label
+from .manifests import KEY, Manifest, numbered, place, read_manifest, result_name
 from .publication import publish_together, recover
+from .staleness import stale_reason
 from .study import Study
 
-__all__ = ["Result", "find_results", "is_done", "open_result", "result_name", "write_result"]
-
-KEY = "provenance"  # of a manifest: files, sources, settings
+__all__ = ["Result", "is_done", "open_result", "write_result"]
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(Manifest):
     """A result whose files were checked.
 
     Attributes
@@ -46,19 +43,6 @@ class Result:
         The settings of the station, by which it knows a result that it made before.
     """
 
-    folder: object
-    kind: str
-    name: str
-    info: dict = field(repr=False)
-    files: dict = field(repr=False)
-    sources: dict
-    settings: dict = None
-
-    @property
-    def manifest(self):
-        """Path of the JSON file."""
-        return _place(self.folder, RESULTS[self.kind].manifest, self.name)
-
     @property
     def paths(self):
         """Paths of all files, the manifest last."""
@@ -66,7 +50,7 @@ class Result:
 
     def path(self, part, run=None):
         """Path of a part, whether the result has it or not."""
-        return _place(self.folder, part, self.name, run)
+        return place(self.folder, part, self.name, run)
 
     def has(self, part, run=None):
         """Whether the result has a part."""
@@ -87,8 +71,6 @@ class Result:
     @property
     def stale(self):
         """See :func:`llmbrain.dataset.staleness.stale_reason`."""
-        from .staleness import stale_reason
-
         return stale_reason(self)
 
     def warn_if_stale(self, stacklevel=3):
@@ -129,7 +111,7 @@ def write_result(folder, kind, name, parts, info, *, sources=None, settings=None
     -------
     Result
     """
-    contents = {_place(folder, part, name, run): content for part, run, content in _flat(parts)}
+    contents = {place(folder, part, name, run): content for part, run, content in _flat(parts)}
 
     def describe(written):
         files = {path.name: {"sha256": sha256(part), **_count(part)} for path, part in written.items()}
@@ -141,11 +123,11 @@ def write_result(folder, kind, name, parts, info, *, sources=None, settings=None
             space = {}
         return {**space, **info, KEY: about | {"sources": sources or {}, "settings": settings}}
 
-    manifest = _place(folder, RESULTS[kind].manifest, name)
+    manifest = place(folder, RESULTS[kind].manifest, name)
     if isinstance(folder, Study):
         _describe(folder, kind, bids_label(name))
     publish_together(manifest, contents, describe, lambda: _existing(folder, kind, name))
-    return read_manifest(folder, kind, name)
+    return _result(folder, kind, name)
 
 
 def _describe(study, kind, name):
@@ -156,21 +138,16 @@ def _describe(study, kind, name):
 def _flat(parts):
     """List the parts as ``(kind, number of the run or network, content)``."""
     for part, content in parts.items():
-        if isinstance(content, dict) and _numbered(part):
+        if isinstance(content, dict) and numbered(part):
             yield from ((part, run, one) for run, one in content.items())
         elif content is not None:
             yield part, None, content
 
 
-def _numbered(part):
-    """The entity by which several files of a part are numbered, or None."""
-    return next((entity for entity in NUMBERS if f"{{{entity}}}" in FILES[part]), None)
-
-
 def _existing(folder, kind, name):
     """Files of the kinds that a result may have, under its name."""
     if not isinstance(folder, Study):
-        return [path for part in RESULTS[kind].parts if (path := _place(folder, part, name)).is_file()]
+        return [path for part in RESULTS[kind].parts if (path := place(folder, part, name)).is_file()]
     found = []
     for part in RESULTS[kind].parts:
         entity = "site" if "{site}" in FILES[part] else "desc"
@@ -178,62 +155,7 @@ def _existing(folder, kind, name):
     return found
 
 
-def _place(folder, kind, name, run=None):
-    """Path of a file in a study, or in a plain folder."""
-    if isinstance(folder, Study):
-        entity = "site" if "{site}" in FILES[kind] else "desc"
-        return folder.path(kind, **{entity: name}, **({} if run is None else {_numbered(kind): run}))
-    pattern = FILES[kind].rpartition("/")[2]
-    end = pattern.rpartition("}_")[2] if "}_" in pattern else pattern
-    return Path(folder) / "_".join(filter(None, [name, None if run is None else f"run-{run:02d}", end]))
-
-
 # ------------------------------------------------------------------------------------------------ reading
-def find_results(folder, kind):
-    """Names of the results of a kind, sorted; their files are not checked.
-
-    Parameters
-    ----------
-    folder : Study
-    kind : str
-        A key of :data:`llmbrain.dataset.layout.RESULTS`.
-
-    Returns
-    -------
-    list of str
-
-    Examples
-    --------
-    >>> find_results(Study("nowhere", "gpt2", "demo"), "networks")
-    []
-    """
-    manifest = RESULTS[kind].manifest
-    entity = "site" if "{site}" in FILES[manifest] else "desc"
-    recover(folder.path(manifest, **{entity: "any"}).parent)
-    return [one.entities[entity] for one in folder.find(manifest)]
-
-
-def result_name(folder, kind, name=None):
-    """Return the name of a result: the given one if it exists, or that of the only result of the kind.
-
-    Raises
-    ------
-    DatasetError
-        If there is no such result, or if several exist and ``name`` is None; the message lists them.
-    """
-    found, rule = find_results(folder, kind), RESULTS[kind]
-    if name is not None and bids_label(name) in found:
-        return bids_label(name)
-    held = f"It holds {', '.join(found)}." if found else rule.remedy
-    if name is not None:
-        raise DatasetError(f"{folder.root} holds no {rule.what} named {name!r}. {held}")
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        raise DatasetError(f"{folder.root} holds no {rule.what}. {held}")
-    raise DatasetError(f"{folder.root} holds several {rule.what}: {', '.join(found)}. Choose one by name{rule.option}.")
-
-
 def open_result(folder, kind, name=None):
     """Open a result and check all its files: their hashes, and the number of their rows or volumes.
 
@@ -260,23 +182,14 @@ def open_result(folder, kind, name=None):
         name = result_name(folder, kind, name)
     else:
         recover(Path(folder))
-    result = read_manifest(folder, kind, name)
+    result = _result(folder, kind, name)
     for file, facts in result.files.items():
         _check_file(result, result.manifest.with_name(file), facts)
     return result
 
 
-def read_manifest(folder, kind, name):
-    path, rule = _place(folder, RESULTS[kind].manifest, name), RESULTS[kind]
-    if not path.is_file():
-        raise DatasetError(f"There is no {rule.what} in {path.parent}: {path.name} is missing. {rule.remedy}")
-    info = read_object(path)
-    about = info.pop(KEY, None)
-    files = about.get("files") if isinstance(about, dict) else None
-    right = isinstance(files, dict) and isinstance(about.get("sources"), dict)
-    if not right or not all(re.fullmatch(r"[\w.-]+", f) and isinstance(v, dict) for f, v in files.items()):
-        raise DatasetError(f"{path} does not list the files and sources of the {rule.what}. {rule.remedy}")
-    return Result(folder, kind, name, info, files, about["sources"], about.get("settings"))
+def _result(folder, kind, name):
+    return Result(**vars(read_manifest(folder, kind, name)))
 
 
 def _check_file(result, path, facts):

@@ -6,7 +6,7 @@ import json
 from ..exceptions import DatasetError
 from .folder import holds_study
 from .layout import RESULTS
-from .results import find_results, read_manifest
+from .manifests import find_results, read_manifest
 from .study import Study, find_studies
 
 __all__ = ["lesions_of", "stale_reason"]
