@@ -50,13 +50,7 @@ def read_data(img):
 
 
 def check_space(img, shape, owner):
-    """Return an image if its volumes have the shape of ``owner`` and the identity affine.
-
-    Raises
-    ------
-    GeometryMismatchError
-        If they do not.
-    """
+    """Return an image if its volumes have the shape of ``owner`` and the identity affine; others raise an error."""
     import nibabel as nib
 
     name = img.get_filename() or "The image"

@@ -8,20 +8,7 @@ __all__ = ["lazy_names"]
 
 
 def lazy_names(package, modules):
-    """Make ``__getattr__`` and ``__dir__`` of a package.
-
-    Parameters
-    ----------
-    package : str
-        ``__name__`` of the package.
-    modules : dict
-        Module of each public name, relative to the package.
-
-    Returns
-    -------
-    tuple of callable
-        To be assigned to ``__getattr__`` and ``__dir__`` of the package (PEP 562).
-    """
+    """Make ``__getattr__`` and ``__dir__`` of a package (PEP 562); ``modules`` maps public names to relative modules."""
 
     def find(name):
         if name in modules:

@@ -50,17 +50,7 @@ def choose(what: str, name: Any, choices: Iterable[str]) -> Any:
 
 
 class Member:
-    """One member of a family: a callable with its name and its declared traits.
-
-    Parameters
-    ----------
-    name : str
-        The name that users pass.
-    value : callable
-        The registered function or class.
-    traits : dict
-        The traits of the family, with the values declared for this member. Each is also an attribute.
-    """
+    """One member of a family: a callable with its name and its declared traits, each of which is also an attribute."""
 
     def __init__(self, name: str, value: Callable, traits: dict[str, Any]) -> None:
         self.name, self.value, self.traits = name, value, traits

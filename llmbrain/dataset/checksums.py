@@ -10,17 +10,9 @@ SAMPLES = 64  # volumes that the quick check reads; a damaged stretch of 1/64 of
 
 
 def volume_sums(volumes):
-    """Sum the bytes of each volume as whole numbers of 64 bits (of fewer, if they do not divide its size).
+    """Sum the bytes of each volume of ``(n_tokens, n_voxels)``, as in the file, as whole numbers of 64 bits.
 
-    Parameters
-    ----------
-    volumes : ndarray of shape (n_tokens, n_voxels)
-        In the order and type of the file.
-
-    Returns
-    -------
-    ndarray of shape (n_tokens,), int64
-        The sums wrap around. Any changed word changes its sum.
+    Sums are of fewer bits if 64 do not divide the size. They wrap around; any changed word changes its sum.
 
     Examples
     --------

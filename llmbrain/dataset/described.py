@@ -13,25 +13,10 @@ _ENDS = (".nii.gz", ".nii")
 
 
 def write_described(path, img, description, key):
-    """Write an image and its description; readers see both, or what was there before.
+    """Write an image and its description; readers see both, or what was there before. Returns the path of the image.
 
-    Parameters
-    ----------
-    path : path-like
-        Of the image; ends in ``.nii`` or ``.nii.gz``.
-    img : image
-    description : dict
-    key : str
-        By this key an earlier file of the same kind is recognised; its value must be the same. Others are refused.
-
-    Returns
-    -------
-    pathlib.Path
-
-    Raises
-    ------
-    ParameterError
-        If the name has another ending, or another file or a file of a study is there.
+    An earlier file is replaced if its description has the same value of ``key``. Other files, files of a study, and
+    names that do not end in ``.nii`` or ``.nii.gz`` raise :class:`ParameterError`.
     """
     path = Path(path)
     side, there = _beside(path), read_description(path)
@@ -50,13 +35,7 @@ def write_described(path, img, description, key):
 
 
 def read_description(path):
-    """Read the JSON file of an image, a dict; empty if there is none.
-
-    Raises
-    ------
-    DatasetError
-        If it is damaged.
-    """
+    """Read the JSON file of an image, a dict; empty if there is none. A damaged one raises :class:`DatasetError`."""
     side = _beside(Path(path))
     recover(side.parent)
     return read_object(side) if side.is_file() else {}

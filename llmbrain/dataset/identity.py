@@ -9,20 +9,7 @@ _IDENTITY = {"model": ("weights_hash", "id"), "corpus": ("hash", "name")}  # the
 
 
 def check_same(part, mine, theirs, root):
-    """Refuse another model or corpus than the one that a study has.
-
-    Parameters
-    ----------
-    part : {"model", "corpus"}
-    mine, theirs : dict
-        Descriptions of two studies, see :attr:`llmbrain.dataset.Study.info`.
-    root : path-like
-        The folder of both, for the message.
-
-    Raises
-    ------
-    DatasetError
-    """
+    """Refuse another model or corpus (``part``) than the one that the study in ``root`` has."""
     keys, mine, theirs = _IDENTITY[part], mine[part], theirs.get(part, {})
     key = next((key for key in keys if mine.get(key) and theirs.get(key)), keys[-1])
     if mine.get(key) != theirs.get(key):

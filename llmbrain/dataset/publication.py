@@ -22,16 +22,9 @@ _LOCK = ".results.lock"
 def publish_together(manifest, contents, describe, obsolete):
     """Write files and the manifest that names them; readers see all of them, or what was there before.
 
-    Parameters
-    ----------
-    manifest : pathlib.Path
-        The JSON file that is published last.
-    contents : dict
-        Path of each file, in the folder of the manifest -> content.
-    describe : callable
-        ``describe(written)`` returns the content of the manifest; ``written`` has the temporary path of each file.
-    obsolete : callable
-        ``obsolete()`` returns paths of an earlier result; those that are not written again are deleted.
+    ``contents`` maps the path of each file to its content. ``describe(written)`` returns the content of the manifest;
+    ``written`` has the temporary path of each file. ``obsolete()`` returns paths of an earlier result; those that are
+    not written again are deleted. The manifest is published last.
     """
     folder = manifest.parent
     folder.mkdir(parents=True, exist_ok=True)

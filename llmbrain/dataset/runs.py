@@ -129,28 +129,10 @@ class Run:
 
 
 def open_runs(paths, weights_hash=None):
-    """Check and open the finished runs of a site.
+    """Check and open the finished runs of a site, the ``_bold.nii`` files in order, as a list of :class:`Run`.
 
-    Parameters
-    ----------
-    paths : list of path-like
-        The ``_bold.nii`` files in order.
-    weights_hash : str, optional
-        Of the study's model, which the runs must have too.
-
-    Returns
-    -------
-    list of Run
-
-    Raises
-    ------
-    DatasetError
-        If a file is damaged or of another model.
-
-    Warns
-    -----
-    LLMBrainWarning
-        If a run between them is missing.
+    A file that is damaged or of another model than ``weights_hash`` raises :class:`DatasetError`; a missing run between
+    others raises a warning.
     """
     for path in paths:
         check_run(path, weights_hash)

@@ -13,17 +13,7 @@ __all__ = ["lesions_of", "stale_reason"]
 
 
 def stale_reason(result):
-    """Say why a result no longer belongs to its study; an empty text if it does, or if this cannot be told.
-
-    Parameters
-    ----------
-    result : Result
-
-    Returns
-    -------
-    str
-        One sentence that names the result, what has changed, and what to do.
-    """
+    """Say why a result no longer belongs to its study; an empty text if it does, or if this cannot be told."""
     study, rule = result.folder, RESULTS[result.kind]
     if not isinstance(study, Study):
         return ""
@@ -66,19 +56,7 @@ def _changed_others(study, others):
 
 
 def lesions_of(study, networks):
-    """Lesion studies of some networks: name -> hash of its tables.
-
-    Parameters
-    ----------
-    study : Study
-    networks : str
-        Hash of the networks.
-
-    Returns
-    -------
-    dict
-        Without those that cannot be read.
-    """
+    """Lesion studies of some networks, given by their hash: name -> hash of its tables. Damaged ones are left out."""
     found = {}
     for name in find_results(study, "lesions"):
         try:

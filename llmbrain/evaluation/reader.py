@@ -74,20 +74,10 @@ class LogitReader:
 
 
 def find_rescaling(model, made, expected):
-    """Find how a model rescales the output of its head into logits.
+    """Find how a model rescales the output ``made`` of its head into its logits ``expected``.
 
-    Parameters
-    ----------
-    model : transformers.PreTrainedModel
-    made : torch.Tensor, shape (n_tokens, n_words)
-        Output of the head for some tokens.
-    expected : torch.Tensor, shape (n_tokens, n_words)
-        The model's logits for them.
-
-    Returns
-    -------
-    callable or None
-        Applied to each number by itself, so it also holds for some of the words. None if no known rescaling fits.
+    Both are (n_tokens, n_words). Returns a function that is applied to each number by itself, so it also holds for some
+    of the words; None if no known rescaling fits.
     """
     known = _rescalings(model.config.get_text_config())
     return next((rescale for rescale in known if _same(rescale(made), expected)), None)

@@ -24,26 +24,15 @@ _ASIDE = ".aside-"
 
 
 class Checkpoint:
-    """Finished numbers of a study, written to a ``.npz`` file and read when the same study resumes.
+    """Finished numbers of a study, written to a ``.npz`` file and read when the same study resumes; None keeps nothing.
 
-    Parameters
-    ----------
-    path : path-like or None
-        The file; None keeps nothing.
-    parts : list of str or bytes
-        Identify the study: weights, lesions, texts. Another study starts from the beginning; the unfinished numbers of
-        the one before are set aside beside the file, and found there when that one is repeated.
-    task : str, optional
-        Name of a task that has its own file next to ``path``.
-    share : Share, optional
-        Which share is written, into a file of its own. The files of all shares are read.
+    ``parts`` identify the study: weights, lesions, texts. Another study starts from the beginning; the unfinished
+    numbers of the one before are set aside beside the file, and found there when that one is repeated. ``task`` names a
+    task that has its own file next to ``path``. With a ``share``, that share is written into a file of its own, and the
+    files of all shares are read.
 
-    Attributes
-    ----------
-    found : ndarray or None
-        The numbers of the same study, as far as they were finished; NaN elsewhere.
-    finished : ndarray of bool or None
-        Which of them were finished, in the shape that was kept.
+    Attributes: ``found``, the numbers of the same study as far as they were finished, NaN elsewhere; ``finished``
+    (bool), which of them were, in the shape that was kept. Both are None for a new study.
     """
 
     def __init__(self, path, parts, task=None, share=None):

@@ -51,17 +51,10 @@ class LesionKind:
     """Base class of lesion kinds: one instance serves all lesions, so it has no state."""
 
     def prepare(self, given):
-        """Turn the given numbers of the selected neurons of a layer into what :meth:`target` uses.
+        """Turn the given numbers of a layer's selected neurons into what :meth:`target` uses, once per lesion.
 
-        Parameters
-        ----------
-        given : float32 array of shape (n_selected,) or (n_samples, n_selected)
-            From ``value=`` (or the means of the reference), or the samples of the reference.
-
-        Returns
-        -------
-        float32 array
-            By default ``given``. Computed once per lesion and layer.
+        ``given``, float32 of shape (n_selected,) or (n_samples, n_selected), comes from ``value=`` (or the means of the
+        reference), or holds samples of the reference. By default it is returned unchanged.
         """
         return given
 

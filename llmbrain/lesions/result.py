@@ -78,13 +78,7 @@ class LesionResult:
         return int(items["weight"].sum())
 
     def measured_on(self, task=None):
-        """Say in a few words how much was read for a task, and how well the intact model does.
-
-        Returns
-        -------
-        str
-            Such as ``"1,080 tokens of 12 items; intact 3.21 nats per token"``.
-        """
+        """Say how much was read for a task, such as ``"1,080 tokens of 12 items; intact 3.21 nats per token"``."""
         task = task or self.tasks[0]
         row = self.table[self.table["task"] == task].iloc[0]
         unit = str(self.info.get("tasks", {}).get(task.partition(":")[0], {}).get("unit", ""))

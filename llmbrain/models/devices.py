@@ -6,27 +6,7 @@ __all__ = ["as_device"]
 
 
 def as_device(device="auto"):
-    """Check the name of a device.
-
-    Parameters
-    ----------
-    device : str or torch.device
-        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or ``"auto"``: the GPU if there is one, else the CPU.
-
-    Returns
-    -------
-    torch.device
-
-    Raises
-    ------
-    ParameterError
-        If the device is unknown or not available.
-
-    Examples
-    --------
-    >>> as_device("cpu").type
-    'cpu'
-    """
+    """Check the name of a device; ``"auto"`` is the GPU if there is one, else the CPU. Returns a torch.device."""
     import torch
 
     if str(device) == "auto":

@@ -6,19 +6,10 @@ __all__ = ["check_weights", "first_not_finite", "not_finite_error", "tensors_in"
 
 
 def first_not_finite(model, run):
-    """Find the first module that returns a value that is not finite.
+    """Find the first module that returns a value that is not finite while ``run()`` runs the model once.
 
-    Parameters
-    ----------
-    model : torch.nn.Module
-    run : callable
-        Runs the model once, without arguments.
-
-    Returns
-    -------
-    str or None
-        Name of the module, empty for the model itself; None if every output is finite. Inner modules come before those
-        that contain them.
+    Returns its name, empty for the model itself, or None if every output is finite. Inner modules come before those
+    that contain them.
     """
     import torch
 
@@ -43,19 +34,9 @@ def first_not_finite(model, run):
 
 
 def not_finite_error(model, run, what):
-    """Make the error that names the first module whose output is not finite.
+    """Make the error that names the first module whose output is not finite while ``run()`` runs the model once.
 
-    Parameters
-    ----------
-    model : torch.nn.Module
-    run : callable
-        Runs the model once, without arguments, on the input that gave the values.
-    what : str
-        The values that are not finite, in the plural.
-
-    Returns
-    -------
-    NumericalError
+    ``what`` names the values that are not finite, in the plural.
     """
     name = first_not_finite(model, run)
     shown = name or type(model).__name__
@@ -73,13 +54,7 @@ def not_finite_error(model, run, what):
 
 
 def check_weights(model):
-    """Refuse a model with a weight that is not finite.
-
-    Raises
-    ------
-    NumericalError
-        Names the first such parameter.
-    """
+    """Refuse a model with a weight that is not finite, by the name of the first such parameter."""
     for name, values in model.named_parameters():
         if values.device.type != "meta" and not _finite(values):
             raise NumericalError(f"The weights {name} hold nan or inf. They are damaged: load others.")

@@ -59,12 +59,8 @@ def _offloaded(model, name):
 def other_weights(model, made_on):
     """Name the model that something was made on, if it had other weights than this model; else an empty text.
 
-    Parameters
-    ----------
-    model : torch.nn.Module
-    made_on : dict or None
-        From :func:`describe_model`. The hash is computed from the values, so weights in another precision are not
-        compared.
+    ``made_on`` comes from :func:`describe_model`, or is None. The hash is computed from the values, so weights in
+    another precision are not compared.
     """
     made_on, dtype = made_on or {}, str(model.dtype).removeprefix("torch.")
     offloaded = any(p.device.type == "meta" for p in model.parameters())

@@ -27,17 +27,9 @@ def source_of(model):
 
 
 def origin_of(model):
-    """Find out where a model comes from.
+    """Find out where a model comes from: ``base_model``, an id on the hub, and ``license``; None for what is not known.
 
-    Parameters
-    ----------
-    model : torch.nn.Module
-
-    Returns
-    -------
-    dict
-        ``base_model``, an id on the hub, and ``license``, as in the head of a model card; None for what is not known.
-        A folder or a GGUF file is believed what it says about itself. Of a hub id, the card in the cache is read.
+    A folder or a GGUF file is believed what it says about itself. Of a hub id, the card in the cache is read.
     """
     source = source_of(model)
     found = {"base_model": None, "license": None}

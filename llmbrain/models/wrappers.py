@@ -18,17 +18,7 @@ def check_model(model):
 
 
 def refuse_wrapped(model):
-    """Refuse a model that is wrapped for several devices or by adapters.
-
-    Parameters
-    ----------
-    model : object
-
-    Raises
-    ------
-    ParameterError
-        Says which model to pass instead.
-    """
+    """Refuse a model that is wrapped for several devices or by adapters, and say which model to pass instead."""
     import torch
 
     check_model(model)

@@ -8,18 +8,7 @@ _REFERENCE = {"SpatialReference": "orig", "Manual": False}
 
 
 def strongest_network(z, threshold):
-    """Number from 1 of the network with the largest \\|z\\| of each neuron, 0 where none is above the threshold.
-
-    Parameters
-    ----------
-    z : iterable of n_networks ndarrays of shape (n_neurons,)
-        Maps in z over neurons.
-    threshold : float
-        Neurons with a larger \\|z\\| belong to a network.
-
-    Returns
-    -------
-    ndarray of shape (n_neurons,), int16
+    """Number from 1 of the network with the largest \\|z\\| of each neuron, int16; 0 without any above the threshold.
 
     Examples
     --------
@@ -37,18 +26,10 @@ def strongest_network(z, threshold):
 
 
 def image_parts(networks, threshold):
-    """Make the images of a set of networks and their sidecars, by the kind of file.
+    """Make the images of a set of networks and their sidecars: kind of file -> image, table or sidecar.
 
-    Parameters
-    ----------
-    networks : NetworkSet
-    threshold : float
-        Neurons with a larger \\|z\\| belong to a network.
-
-    Returns
-    -------
-    dict
-        Kind of file -> image, table or sidecar; of masks and their sidecars a dict with one per network.
+    Masks and their sidecars are dicts with one entry per network. Neurons with a larger \\|z\\| than the threshold
+    belong to a network.
     """
     import pandas as pd
 

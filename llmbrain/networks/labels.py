@@ -231,18 +231,7 @@ def chosen_networks(study, choice=None):
 
 
 def split_choice(text):
-    """Read which networks a user asks for: a name, a choice among them, or both with a colon.
-
-    Parameters
-    ----------
-    text : str or None
-
-    Returns
-    -------
-    name : str or None
-        Name of the networks in the study.
-    which : str or list of int
-        For :func:`select_networks`.
+    """Read which networks a user asks for: a name, a choice for :func:`select_networks`, or both with a colon.
 
     Examples
     --------

@@ -6,22 +6,9 @@ __all__ = ["check_limits"]
 
 
 def check_limits(model, tokenizer, train, test, out, plan):
-    """Refuse a run of which a later station would fail.
+    """Refuse a run of which a later station would fail, with the error that the station would raise.
 
-    Parameters
-    ----------
-    model, tokenizer : transformers model and tokenizer
-    train, test : Corpus
-        Text to fit on, and text to measure on.
-    out : path-like
-        The study folder.
-    plan : RunPlan
-        Amounts of all stations.
-
-    Raises
-    ------
-    LLMBrainError
-        The error that the station would raise.
+    ``train`` is the text to fit on, ``test`` the text to measure on, and ``plan`` the :class:`RunPlan` of all stations.
     """
     from ..lesions import LossTask
     from ..recording.job import RecordingOptions, prepare

@@ -100,10 +100,7 @@ def compare_pruning(
 def pruning_context(model, max_tokens, context=None):
     """Tokens of a window while pruning: ``context``, or 512, but no more than the calibration text or the model allow.
 
-    Raises
-    ------
-    ParameterError
-        If the model cannot read ``context`` tokens at once.
+    A model that cannot read ``context`` tokens at once raises :class:`ParameterError`.
     """
     from ..models.inputs import longest_context
 

@@ -164,18 +164,7 @@ def run_study(
 
 
 def forecast_run(run):
-    """Estimate the seconds of every station from its amounts and from the speed of this machine.
-
-    Parameters
-    ----------
-    run : _Run
-        Its model is loaded.
-
-    Returns
-    -------
-    dict of float
-        Seconds by station, if none is done before.
-    """
+    """Estimate the seconds of every station, if none is done before, from its amounts and the speed of this machine."""
     from ..geometry import NeuronGeometry
 
     plan, speed = run.plan, measure_machine(run.model)

@@ -177,19 +177,10 @@ def measure_speed(model, *, batch_size=1, prompt=128, new_tokens=8, repeats=2, s
 
 
 def compare_speed(before, after, repeats=5):
-    """Measure the speed of two models in turn, so that load on the machine affects both alike.
+    """Measure the speed of two models in turn, so that load on the machine affects both alike, ``repeats`` times.
 
-    Parameters
-    ----------
-    before, after : transformers causal language model
-    repeats : int
-        Pairs of measurements.
-
-    Returns
-    -------
-    dict
-        The medians of :func:`measure_speed` for both, ``prefill_gain`` and ``decode_gain`` (the median ratio of
-        after to before over the pairs) with ``..._low`` and ``..._high`` (the least and the largest), and ``repeats``.
+    Returns the medians of :func:`measure_speed` for both, ``prefill_gain`` and ``decode_gain`` (the median ratio of
+    after to before over the pairs) with ``..._low`` and ``..._high`` (the least and the largest), and ``repeats``.
     """
     pairs = [[measure_speed(model, repeats=1) for model in (before, after)] for _ in range(repeats)]
     found = {}

@@ -16,20 +16,10 @@ def default_recipe(model):
 
 
 def expected_seconds(measured, speed):
-    """Estimate how long a recipe will take.
+    """Estimate how many seconds a recipe will take, from its :class:`Measured` and the speed of the machine.
 
-    Parameters
-    ----------
-    measured : Measured
-        What the recipe reads; only its windows are made.
-    speed : llmbrain.models.speed.Speed
-        From :func:`llmbrain.models.speed.measure_machine`.
-
-    Returns
-    -------
-    float
-        Seconds. The readings of the text are counted, and the Gram matrices and solves of every layer; a factor of two
-        either way is possible. Minutes of ``recover`` are added.
+    The readings of the text are counted, and the Gram matrices and solves of every layer; a factor of two either way is
+    possible. Minutes of ``recover`` are added.
     """
     options, sizes = measured.options, measured.sizes
     n_tokens, allocation = n_calibration_tokens(measured.blocks), measured.recipe.allocation

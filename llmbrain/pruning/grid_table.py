@@ -62,20 +62,9 @@ def in_order(rows, keys):
 
 
 def read_rows(out, constants, minimal_pairs=False):
-    """Read the rows of an earlier run, and refuse those of another model, text or evaluation.
+    """Read the rows of an earlier run, and refuse those that differ in ``constants`` (column -> value of all rows).
 
-    Parameters
-    ----------
-    out : path-like
-        It may be missing.
-    constants : dict
-        The value that all rows must have in some columns.
-    minimal_pairs : bool
-        Whether rows without minimal pairs are refused.
-
-    Returns
-    -------
-    list of dict
+    With ``minimal_pairs`` rows without minimal pairs are refused too. Returns a list of dicts, empty without a file.
     """
     if not Path(out).is_file():
         return []

@@ -9,21 +9,9 @@ NEW_TOKENS = 32
 
 
 def measure_quality(model, tokenizer, text, *, context=512, max_tokens=2048, bos="auto"):
-    """Measure the perplexity of a text, and continue its first words.
+    """Measure the perplexity of a text on which nothing was chosen, and continue its first words.
 
-    Parameters
-    ----------
-    model : transformers causal language model
-    tokenizer : transformers tokenizer
-    text : Corpus, str or list of str
-        Text on which nothing was chosen.
-    context, max_tokens, bos
-        See :func:`llmbrain.perplexity`.
-
-    Returns
-    -------
-    dict
-        ``perplexity``, ``n_tokens``, ``context``, ``prompt`` and ``written``, its most likely continuation.
+    Returns ``perplexity``, ``n_tokens``, ``context``, ``prompt`` and ``written``, its most likely continuation.
     """
     from ..evaluation import generate_texts, perplexity_report
     from ..text import as_corpus

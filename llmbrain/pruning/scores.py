@@ -73,10 +73,7 @@ def needs_covariance(score):
 def score_neurons(score, part, moments, maps=None, random_state=0):
     """Score the neurons of one layer, shape (n_neurons,), by name, by one array per layer, or by a function.
 
-    Raises
-    ------
-    ParameterError
-        If the result is not one finite number per neuron.
+    A result that is not one finite number per neuron raises :class:`ParameterError`.
     """
     if callable(score):
         values = score(part, moments)

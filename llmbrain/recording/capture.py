@@ -35,18 +35,9 @@ def run_batch(model, sites, batch, places, on_rows, surprisals=True):
     """Run a model on a batch and pass on the activations of chosen tokens.
 
     ``places`` are the positions of the kept tokens in each row of the batch. ``on_rows(i, rows)`` is called once per
-    site with a copy of the activations, ``(n_kept, size)``, on the site's device and in its type. ``surprisals=False``
-    skips the output head.
-
-    Returns
-    -------
-    Tensor of shape (n_kept,), float32, or None
-        Surprisal in nats, on the device of the logits; NaN for the first token of a row. None without surprisals.
-
-    Raises
-    ------
-    RecordingError
-        If a site sees a different number of tokens, or none.
+    site with a copy of the activations, ``(n_kept, size)``, on the site's device and in its type. Returns the
+    surprisals in nats, ``(n_kept,)`` float32 on the device of the logits, NaN for the first token of a row; with
+    ``surprisals=False`` the output head is skipped. A site that sees a different number of tokens is an error.
     """
     import torch
 
@@ -118,20 +109,9 @@ def quiet_forward(model):
 class HostScanner:
     """Record runs, copying activations to main memory as they are computed.
 
-    Parameters
-    ----------
-    model : torch.nn.Module
-    groups : list of list of Site
-        The sites of each recording; all are captured in the same forward pass.
-    n_rows : int
-        Maximum number of tokens that one batch keeps; determines the size of the buffers.
-    n_runs : int
-        Number of runs to record in all.
-
-    Attributes
-    ----------
-    n_runs : int
-        Number of runs that :meth:`scan` records at once.
+    ``groups`` holds the sites of each recording, which are captured in the same forward pass. ``n_rows`` is the largest
+    number of tokens that one batch keeps, and determines the size of the buffers. The attribute ``n_runs`` is the
+    number of runs that :meth:`scan` records at once.
     """
 
     reserve = True  # see RunWriter

@@ -19,23 +19,13 @@ _POPULATE_WRITE = 23  # Linux 5.14: allocate the pages at once, and fail if ther
 
 
 class MappedFile:
-    """Write pieces of a file of a fixed size from several threads at a time.
+    """Write pieces of a file of known size, open for reading and writing, from several threads at a time.
 
     The system locks a file for each write call, but any number of threads can fill the pages of its map. The pages of a
     piece are allocated in one call, so that a full disk raises an error instead of killing the process with a signal,
     and are released when the piece is written, so that they do not count as memory of this process. Large pages are
-    requested; file systems without them ignore the request.
-
-    Parameters
-    ----------
-    descriptor : int
-        Of a file that is open for reading and writing and has its final size.
-    size : int
-        Size of the file in bytes.
-
-    Notes
-    -----
-    An instance is false where the system cannot do this (other than Linux, or a file system without writable maps).
+    requested; file systems without them ignore the request. An instance is false where the system cannot do this (other
+    than Linux, or a file system without writable maps).
     """
 
     def __init__(self, descriptor, size):

@@ -47,20 +47,10 @@ class Plan:
 def plan_recording(documents, *, context, warmup, tokens_per_run, max_tokens=None, every=1, special_tokens=False):
     """Decide which tokens are recorded, in which window, in which run.
 
-    Parameters
-    ----------
-    documents : list of llmbrain.text.TokenizedDocument
-    context, warmup : int
-        See :func:`llmbrain.text.cut_windows`; ``0 <= warmup < context``.
-    tokens_per_run : int
-        Maximum number of tokens in a run. Consecutive documents fill it; a document that does not fit begins the next
-        run.
-    max_tokens : int, optional
-        Stop after ``max_tokens`` recorded tokens; the last document is cut.
-    every : int
-        Record only every ``every``-th token of a document.
-    special_tokens : bool
-        Record BOS and other special tokens as well.
+    ``context`` and ``warmup`` are those of :func:`llmbrain.text.cut_windows`. Consecutive documents fill a run of at
+    most ``tokens_per_run`` tokens; a document that does not fit begins the next one. Recording stops after
+    ``max_tokens`` tokens (the last document is cut), and keeps only every ``every``-th token of a document;
+    ``special_tokens`` records BOS and others as well.
     """
     settings = {
         "context": context,

@@ -26,33 +26,15 @@ def nifti_header(geometry, n_tokens, dtype=np.float32):
 
 
 class RunWriter:
-    """Write the activations of a run, tokens in any order; the file gets its name when it is closed.
+    """Write the activations of a run, tokens in any order; the file gets its name ``path`` when it is closed.
 
-    Parameters
-    ----------
-    path : path-like
-        The final ``.nii``.
-    geometry : NeuronGeometry
-    n_tokens : int
-    dtype : numpy dtype
-        float32, or int16 with ``scale``.
-    scale : ndarray of shape (n_neurons,), optional
-        Activation per step of int16 for each neuron.
-    reserve : bool
-        Reserve the space for the whole run at once, so that a full disk raises before the first token. A file system in
-        memory takes a third of a second per GiB for this; False avoids that wait (with a GPU), and a full disk raises
-        later.
+    The type is float32, or int16 with ``scale``, the activation per step of int16 for each neuron. ``reserve`` takes
+    the space for the whole run at once, so that a full disk raises before the first token. A file system in memory
+    takes a third of a second per GiB for this; False avoids that wait (with a GPU), and a full disk raises later.
 
-    Attributes
-    ----------
-    columns : ndarray of shape (n_voxels,)
-        The neuron of each voxel in file order; ``n_neurons`` for padding.
-    steps : ndarray of shape (n_voxels,) or None
-        Steps of int16 per unit of activation.
-    n_clipped : int
-        Number of values too large for int16.
-    sums : ndarray of shape (n_tokens,)
-        Checksum of each volume, see :func:`llmbrain.dataset.checksums.volume_sums`.
+    Attributes: ``columns`` (n_voxels,), the neuron of each voxel in file order, ``n_neurons`` for padding; ``steps``
+    (n_voxels,), steps of int16 per unit of activation, or None; ``n_clipped``, the number of values too large for
+    int16; ``sums`` (n_tokens,), checksums of the volumes, see :func:`llmbrain.dataset.checksums.volume_sums`.
     """
 
     def __init__(self, path, geometry, n_tokens, dtype=np.float32, scale=None, reserve=True):

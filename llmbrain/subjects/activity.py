@@ -24,14 +24,9 @@ CHECKED_TOKENS = 32
 class TextActivity:
     """What one model did while it read one text.
 
-    Parameters
-    ----------
-    spans : int array of shape (n_tokens, 2)
-        Characters of each token, see :func:`llmbrain.text.token_spans`.
-    values : dict of float32 array of shape (n_tokens, n_neurons)
-        Activity by site.
-    surprisal : array of shape (n_tokens,), or None
-        Nats; NaN for a first token that nothing predicts.
+    ``spans`` (n_tokens, 2) are the characters of each token, see :func:`llmbrain.text.token_spans`; ``values`` the
+    activity (n_tokens, n_neurons) by site; ``surprisal`` (n_tokens,) is in nats, NaN for a first token that nothing
+    predicts, or None.
     """
 
     spans: np.ndarray
@@ -40,34 +35,11 @@ class TextActivity:
 
 
 def read_activity(model, tokenizer, texts, sites=("layer", "mlp"), *, surprisals=True):
-    """Read texts with a model and keep the activity of every token of the text.
+    """Read texts with a model and keep the activity of every token of the text, as a list of :class:`TextActivity`.
 
     Special tokens that were added are left out, and so is the first token of a text without any: it is an attention
-    sink, whatever it says.
-
-    Parameters
-    ----------
-    model, tokenizer : transformers model and tokenizer
-    texts : list of str
-    sites : sequence of str
-        See :func:`llmbrain.find_sites`.
-    surprisals : bool
-        Whether the output head runs on all tokens. With a large vocabulary it takes most of the time. Without, it runs
-        on a few tokens only, to check that the model predicts finite values.
-
-    Returns
-    -------
-    activity : list of TextActivity
-        One per text.
-    geometries : dict of NeuronGeometry
-        By site.
-
-    Raises
-    ------
-    ParameterError
-        If a site is unknown, or the tokenizer does not return positions.
-    NumericalError
-        If an activity, a surprisal or a logit is not finite.
+    sink, whatever it says. With a large vocabulary, surprisals take most of the time; without them the output head runs
+    on a few tokens only, to check that the model predicts finite values. Also returns the geometry of each site.
     """
     if not callable(tokenizer) or not hasattr(tokenizer, "convert_ids_to_tokens"):
         raise ParameterError(

@@ -20,20 +20,10 @@ QUANTILE = 0.75  # of the neurons of a layer: pruning and noise may leave some o
 def neuron_score(first, second, layers):
     """Find each neuron's most similar one in the other model on the choosing part, and score both on the scoring part.
 
-    Parameters
-    ----------
-    first, second : tuple of arrays of shape (n_words, n_neurons)
-        Courses of a model on the choosing part and on the scoring part.
-    layers : tuple of int arrays of shape (n_neurons,)
-        Layer of each neuron of both models.
-
-    Returns
-    -------
-    score : float
-        Mean of both directions: 1 for the same model, around 0 by chance.
-    by_layer : tuple of dict
-        For each model, layer -> upper quartile of the correlations of its neurons with their counterparts, each with
-        the sign that it had on the choosing part. The score takes the best layer of each model.
+    ``first`` and ``second`` hold the courses (n_words, n_neurons) of a model on both parts, ``layers`` the layer of
+    each neuron of both models. Returns the mean score of both directions (1 for the same model, around 0 by chance),
+    and for each model a dict: layer -> upper quartile of the correlations of its neurons with their counterparts, each
+    with the sign that it had on the choosing part. The score takes the best layer of each model.
 
     Examples
     --------

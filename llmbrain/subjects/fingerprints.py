@@ -200,16 +200,7 @@ def check_fingerprint_file(path):
 
 
 def parts_of(n_texts):
-    """Part of each text: choose and score in turn, so that both parts have every kind of text in time.
-
-    Parameters
-    ----------
-    n_texts : int
-        At least 2.
-
-    Returns
-    -------
-    list of str
+    """Part of each of at least two texts: choose and score in turn, so that both parts have every kind of text in time.
 
     Examples
     --------
@@ -273,22 +264,7 @@ def standard_texts(text="demo", n_texts=10):
 
 
 def make_fingerprint(activity, geometry, texts, model_info, *, n_neurons=128):
-    """Make a fingerprint from activity that was read already; the parameters are those of :func:`fingerprint`.
-
-    Parameters
-    ----------
-    activity : list of TextActivity
-        From :func:`llmbrain.subjects.activity.read_activity`, of these texts.
-    geometry : NeuronGeometry
-        Of the MLP neurons.
-    texts : list of str
-    model_info : dict
-        At least ``id``.
-
-    Returns
-    -------
-    Fingerprint
-    """
+    """Make a fingerprint from the activity of the MLP neurons on these texts; ``model_info`` holds at least ``id``."""
     units = [find_units(text) for text in texts]
     kept = _kept_words(activity, units)
     words, part_of = np.concatenate(kept), np.array(parts_of(len(texts)))

@@ -18,17 +18,7 @@ KEPT = 0.7  # a network whose match correlates at least this much on held-out te
 
 
 def correlate_courses(a, b):
-    """Pearson correlation over units of every course of ``a`` with every course of ``b``.
-
-    Parameters
-    ----------
-    a : array of shape (n_units, n_a)
-    b : array of shape (n_units, n_b)
-
-    Returns
-    -------
-    array of shape (n_a, n_b)
-        0 for constant courses.
+    """Pearson correlation over units of every course of ``a`` (n_units, n_a) and ``b``; 0 for constant courses.
 
     Examples
     --------
@@ -43,16 +33,7 @@ def _standardized(courses):
 
 
 def alternate_documents(documents):
-    """Mark every other document: the half of the texts on which networks are matched.
-
-    Parameters
-    ----------
-    documents : array of shape (n_units,)
-        Label of the document of each unit.
-
-    Returns
-    -------
-    bool array of shape (n_units,)
+    """Mark the units of every other document: the half of the texts on which networks are matched.
 
     Examples
     --------
@@ -160,14 +141,9 @@ def match_courses(a, b, documents, *, kept_at=KEPT, n_draws=99, random_state=0):
 
 
 def match_both_ways(a, b, documents, *, kept_at=KEPT, n_draws=99, random_state=0):
-    """Match networks of two models in both directions, in little more time than in one.
+    """Match networks of two models in both directions, in little more time than in one; see :func:`match_courses`.
 
-    The parameters and errors are those of :func:`match_courses`.
-
-    Returns
-    -------
-    there, back : CourseMatching
-        Networks of the first model in the second, and of the second in the first.
+    Returns two :class:`CourseMatching`: of the first model's networks in the second, and of the second's in the first.
     """
     check_count("n_draws", n_draws)
     if not 0 < kept_at < 1:

@@ -57,10 +57,7 @@ def token_spans(tokenizer, text, ids):
 def encode_with_places(tokenizer, text, otherwise):
     """Encode a text without special tokens; the entry ``offset_mapping`` holds the characters of each token.
 
-    Raises
-    ------
-    ParameterError
-        If the tokenizer has no positions; ``otherwise`` says what does not work then.
+    A tokenizer without positions raises :class:`ParameterError`; ``otherwise`` says what does not work then.
     """
     try:
         return tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)

@@ -30,15 +30,9 @@ def packed(z):
 
 
 class Contents:
-    """A study as the page shows it; read again when its files change.
+    """A study as the page shows it, with files of own masks for lesions; read again when its files change.
 
-    Parameters
-    ----------
-    study : Study or path-like
-    masks : list of path-like
-        Files of own masks for lesions.
-    networks : str, optional
-        Name of the networks, if the study holds several; by default the first.
+    ``networks`` names the networks, if the study holds several; by default the first.
     """
 
     def __init__(self, study, masks=(), networks=None):

@@ -45,26 +45,11 @@ def choices():
 
 
 def chosen_mask(networks, masks, request):
-    """Make the mask that a request describes.
+    """Make the mask that a request describes; one that names nothing, or something that is not there, raises an error.
 
-    Parameters
-    ----------
-    networks : NetworkSet or None
-    masks : list of NeuronMask
-        Own masks.
-    request : dict
-        ``networks`` : numbers of networks, whose union is lesioned, at ``threshold``; with ``top`` only the ``top``
-        neurons with the largest \\|z\\| in any of them. Or ``neurons`` : text such as ``"3:17, 5:20-30"``, layer and
-        units. Or ``mask`` : number of an own mask.
-
-    Returns
-    -------
-    NeuronMask
-
-    Raises
-    ------
-    ParameterError, MaskError
-        If the request names nothing, or something that is not there.
+    A request holds ``networks``, the numbers of networks whose union is lesioned at ``threshold`` (with ``top`` only
+    the ``top`` neurons with the largest \\|z\\| in any of them); or ``neurons``, text such as ``"3:17, 5:20-30"``,
+    layer and units; or ``mask``, the number of an own mask in ``masks``.
     """
     if request.get("mask") is not None:
         check_count("mask", request["mask"], 0)
@@ -183,13 +168,7 @@ def _spell(tokenizer, ids):
 
 
 def write_on(model, tokenizer, text, context, *, max_new_tokens=32, bos="auto"):
-    """Let a model continue a text inside a lesion; returns the new text.
-
-    Raises
-    ------
-    NumericalError
-        If the predictions after the text are not finite.
-    """
+    """Let a model continue a text inside a lesion; returns the new text. Predictions must be finite."""
     import torch
 
     from ..text import encode_prompts

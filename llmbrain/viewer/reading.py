@@ -27,18 +27,11 @@ BLOCK = 64  # consecutive tokens that are read at a time
 
 @dataclass(frozen=True, eq=False)
 class Yardstick:
-    """Means and standard deviations over recorded tokens.
+    """Means and standard deviations over ``n_tokens`` recorded tokens.
 
-    Parameters
-    ----------
-    mean, sd : float32 arrays of shape (n_neurons,)
-        Of the activity. A neuron that never changes has the standard deviation 0.
-    weights : float32 array of shape (n_neurons, n_networks)
-        Turn z-scored activity into courses, see :func:`course_weights`.
-    course_mean, course_sd : float64 arrays of shape (n_networks,)
-        Of the courses.
-    n_tokens : int
-        Recorded tokens that were used.
+    ``mean`` and ``sd`` (n_neurons,) are of the activity; a neuron that never changes has the standard deviation 0.
+    ``weights`` (n_neurons, n_networks) turn z-scored activity into courses, see :func:`course_weights`, whose mean and
+    standard deviation are ``course_mean`` and ``course_sd`` (n_networks,).
     """
 
     mean: np.ndarray
@@ -64,17 +57,10 @@ def _scaled(activity, mean, sd):
 
 
 def course_weights(networks):
-    """Compute the weights that turn z-scored activity into the courses of networks.
+    """Compute the weights (n_neurons, n_networks) that turn z-scored activity into the courses of networks.
 
-    Parameters
-    ----------
-    networks : NetworkSet
-
-    Returns
-    -------
-    float32 array of shape (n_neurons, n_networks)
-        ``z @ weights`` are the least-squares courses that :meth:`llmbrain.CanICA.transform` returns. Networks that were
-        searched in the same layers share one regression. A network without neurons gets zeros.
+    ``z @ weights`` are the least-squares courses that :meth:`llmbrain.CanICA.transform` returns. Networks that were
+    searched in the same layers share one regression. A network without neurons gets zeros.
     """
     maps, support = networks.maps, networks.support
     groups = np.zeros(len(maps), int)
@@ -89,19 +75,9 @@ def course_weights(networks):
 
 
 def measure_yardstick(recording, networks=None, max_values=MOST_VALUES):
-    """Measure the means and standard deviations of a recording, on blocks of tokens spread evenly over its runs.
+    """Measure a :class:`Yardstick` on blocks of tokens spread evenly over the runs of a recording.
 
-    Parameters
-    ----------
-    recording : Recording
-    networks : NetworkSet, optional
-        Their courses are measured too.
-    max_values : int
-        Values (tokens times neurons) to read at most; all tokens if they are fewer.
-
-    Returns
-    -------
-    Yardstick
+    At most ``max_values`` values (tokens times neurons) are read. Courses of ``networks`` are measured too.
     """
     import torch
 
@@ -156,29 +132,9 @@ class Reading:
 
 
 def window_of(text, tokenizer, *, bos="auto", max_tokens=512):
-    """Turn a text into one window of tokens.
+    """Turn a text into one window of at most ``max_tokens`` tokens, their spelling, and whether the text was cut.
 
-    Parameters
-    ----------
-    text : str
-    tokenizer : transformers tokenizer
-    bos : {"auto", True, False}
-        See :func:`llmbrain.text.leading_tokens`.
-    max_tokens : int
-        Longer texts are cut.
-
-    Returns
-    -------
-    window : Window
-    tokens : list of str
-        Spelling of the kept tokens.
-    cut : bool
-        Whether the text was cut.
-
-    Raises
-    ------
-    CorpusError
-        If the text has fewer than two tokens.
+    A text of fewer than two tokens raises :class:`CorpusError`. ``bos`` as in :func:`llmbrain.text.leading_tokens`.
     """
     if not isinstance(text, str):
         raise ParameterError(f"The text must be a string; got {type(text).__name__}.")
@@ -194,24 +150,9 @@ def window_of(text, tokenizer, *, bos="auto", max_tokens=512):
 
 
 def read_text(model, sites, window, tokens, cut=False):
-    """Run a model once over a window of text.
+    """Run a model once over a window from :func:`window_of`; ``sites`` are in the order of the geometry's layers.
 
-    Parameters
-    ----------
-    model : transformers causal language model
-    sites : list of Site
-        In the order of the geometry's layers.
-    window, tokens, cut
-        From :func:`window_of`.
-
-    Returns
-    -------
-    Reading
-
-    Raises
-    ------
-    NumericalError
-        If a surprisal is not finite. It names the first module that returned such a value.
+    A surprisal that is not finite is an error that names the first module that returned such a value.
     """
     batch, parts = pad([window]), [None] * len(sites)
 

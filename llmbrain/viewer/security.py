@@ -35,14 +35,8 @@ def new_token():
 class Guard:
     """ASGI application that passes on only requests that may come from the page itself.
 
-    Parameters
-    ----------
-    app : ASGI application
-        Gets the path behind the secret.
-    token : str
-        First part of every path.
-    hosts : sequence of str
-        Names under which the server may be addressed, without ports: a tunnel may change the port.
+    ``token`` is the first part of every path; ``app`` gets the path behind it. ``hosts`` are the names under which the
+    server may be addressed, without ports: a tunnel may change the port.
     """
 
     def __init__(self, app, token, hosts=LOOPBACK):

@@ -22,20 +22,7 @@ MOST_AT_ONCE = 64  # connections
 
 
 def make_app(explorer, token, hosts=LOOPBACK):
-    """Make the ASGI application of a page.
-
-    Parameters
-    ----------
-    explorer : Explorer
-    token : str
-        First part of every address, see :func:`llmbrain.viewer.security.new_token`.
-    hosts : sequence of str
-        Names under which the server may be addressed.
-
-    Returns
-    -------
-    ASGI application
-    """
+    """Make the ASGI application of a page, with the token and the hosts of :class:`~llmbrain.viewer.security.Guard`."""
     try:
         from starlette.applications import Starlette
         from starlette.routing import Route
@@ -153,28 +140,11 @@ def static_files():
 
 
 def make_server(explorer, *, host="127.0.0.1", port=0):
-    """Make a server that listens already.
+    """Make a server that listens already, on a free port if ``port`` is 0.
 
-    Parameters
-    ----------
-    explorer : Explorer
-    host : str
-        Address to listen on. Another one than the loopback address lets other machines reach the study.
-    port : int
-        0 for any free port.
-
-    Returns
-    -------
-    server : uvicorn.Server
-    listening : socket.socket
-        ``server.run(sockets=[listening])`` serves until it is interrupted.
-    address : str
-        Address of the page, with its secret.
-
-    Raises
-    ------
-    ParameterError
-        If the extra ``view`` is not installed, or the address cannot be used.
+    Another ``host`` than the loopback address lets other machines reach the study. Returns the uvicorn.Server, a socket
+    (``server.run(sockets=[listening])`` serves until it is interrupted), and the address of the page, with its secret.
+    A missing extra ``view`` or an address that cannot be used raises :class:`ParameterError`.
     """
     try:
         import uvicorn

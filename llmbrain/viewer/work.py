@@ -44,18 +44,9 @@ class ModelThread:
         self._latest, self._lock = {}, threading.Lock()
 
     def submit(self, kind, work):
-        """Run ``work(job)`` after the work before it.
+        """Run ``work(job)`` after the work before it; earlier jobs of the same kind that have not ended are cancelled.
 
-        Parameters
-        ----------
-        kind : str
-            Earlier jobs of this kind that have not ended are cancelled.
-        work : callable
-            Takes the :class:`Job`.
-
-        Returns
-        -------
-        concurrent.futures.Future
+        Returns a concurrent.futures.Future.
         """
         job = Job()
         with self._lock:

@@ -46,22 +46,11 @@ def regressor_name(name):
 
 
 def candidate_name(side, artefact, correlations, tokens):
-    """Name a network by what its course does.
+    """Name a network by what its course does; :data:`UNNAMED` if nothing is found.
 
-    Parameters
-    ----------
-    side : {1, -1}
-        Its engaged side, see :func:`engaged_side`.
-    artefact : str
-        What it is an artefact of, or "".
-    correlations, tokens : DataFrame
-        The rows of the network in :class:`Interpretation`.
-
-    Returns
-    -------
-    str
-        Such as ``"fires at numbers"``, ``"silent at frequent words"``, ``"fires (negative) at ' the', ' a'"``,
-        ``"artefact: sink"``, or :data:`UNNAMED` if nothing is found.
+    Such as ``"fires at numbers"``, ``"silent at frequent words"``, ``"fires (negative) at ' the', ' a'"`` or
+    ``"artefact: sink"``. ``side`` is its engaged side (1 or -1), ``artefact`` what it is an artefact of or "", and the
+    tables are its rows in :class:`Interpretation`.
     """
     if artefact:
         return f"artefact: {artefact}"

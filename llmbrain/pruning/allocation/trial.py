@@ -40,21 +40,8 @@ def by_trial(rough_curves, extremes, scores, stream_powers, measure_cuts, n_keep
 def measure_cuts(model, candidates, fit_blocks, probe_blocks, compensation, options, progress=None):
     """Cut a model in several ways, one after the other, and measure how far each diverges from the dense one.
 
-    Parameters
-    ----------
-    model : transformers.PreTrainedModel
-        Dense before and after.
-    candidates : list
-        For each way, the neurons kept in each layer.
-    fit_blocks, probe_blocks : list of llmbrain.text.Batch
-        Windows to refit on, and to measure on.
-    compensation, options
-        As for :func:`llmbrain.pruning.cut.cut`.
-
-    Returns
-    -------
-    numpy.ndarray, shape (n_candidates,)
-        Nats per token.
+    ``candidates`` holds the neurons kept in each layer for each way. ``fit_blocks`` are windows to refit on,
+    ``probe_blocks`` those to measure on. Returns nats per token, shape (n_candidates,); the model is dense again then.
     """
     # A rule instead of held-out tokens chooses the penalty, and only writers are refitted: the order stays the same.
     options = options.with_(held_out=0.0, reconstruct="none", refit_attention=False)
