@@ -25,22 +25,7 @@ __all__ = ["Member", "Registry", "choose"]
 
 
 def choose(what: str, name: Any, choices: Iterable[str]) -> Any:
-    """Return ``name`` if it is one of ``choices``.
-
-    Parameters
-    ----------
-    what : str
-        What is chosen, such as ``"option"``.
-    name : object
-        The value that a user passed.
-    choices : iterable of str
-        The allowed values.
-
-    Raises
-    ------
-    ParameterError
-        If it is none of them; the message lists the choices and the nearest match.
-    """
+    """Return ``name`` if it is one of ``choices``; else raise an error with the choices and the nearest match."""
     choices = list(choices)
     if isinstance(name, str) and name in choices:
         return name

@@ -22,15 +22,10 @@ def shell(*words):
 
 
 def end(wrote, *then):
-    """Print what a command wrote and the next command.
+    """Print what a command wrote (files, folders or patterns) and the next command.
 
-    Parameters
-    ----------
-    wrote : list of path-like
-        Files, folders or patterns of files; empty for a command that writes nothing.
-    *then : str, path-like or Study
-        Words of the next command, or one sentence. A study becomes its folder and, where others lie beside it, the
-        options that choose it.
+    ``then`` holds the words of the next command, or one sentence. A study among them becomes its folder and, where
+    others lie beside it, the options that choose it.
     """
     for path in wrote:
         typer.echo(f"Wrote {_short(path)}")

@@ -162,26 +162,10 @@ def maps_hash(networks):
 def select_networks(study, which, desc=None, networks=None):
     """Numbers of the networks of a study that a user asks for.
 
-    Parameters
-    ----------
-    study : Study or path-like
-    which : {"all", "accepted", "not-rejected"} or sequence of int
-        ``accepted`` and ``not-rejected`` use the labels that were given by hand (``llmbrain view``).
-    desc : str, optional
-        Name of the networks in the study, needed if it holds several.
-    networks : NetworkSet, optional
-        Those of the study, if they are loaded already.
-
-    Returns
-    -------
-    list of int
-
-    Raises
-    ------
-    ParameterError
-        If no network is left, or one is asked for that is not there.
-    DatasetError
-        If there are no labels, or they belong to other networks.
+    ``which`` is ``"all"``, ``"accepted"`` or ``"not-rejected"``, which use the labels that were given by hand
+    (``llmbrain view``), or numbers. ``desc`` names the networks, if the study holds several; ``networks`` are those of
+    the study, if they are loaded already. It is an error if no network is left, one that is asked for is not there, or
+    there are no labels of these networks.
     """
     if networks is None:
         desc = result_name(as_study(study), "networks", desc)
@@ -207,18 +191,9 @@ def select_networks(study, which, desc=None, networks=None):
 
 
 def chosen_networks(study, choice=None):
-    """Load the networks of a study that a user asks for.
+    """Load the networks of a study that a user asks for with a choice as in :func:`split_choice`.
 
-    Parameters
-    ----------
-    study : Study or path-like
-    choice : str, optional
-        See :func:`split_choice`.
-
-    Returns
-    -------
-    NetworkSet
-        Its networks are numbered anew; ``metrics["network"]`` holds their numbers in the study.
+    They are numbered anew; ``metrics["network"]`` holds their numbers in the study.
     """
     name, which = split_choice(choice)
     name = result_name(as_study(study), "networks", name)

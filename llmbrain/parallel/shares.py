@@ -92,19 +92,7 @@ def split(n_items, count, costs=None):
 
 
 def check_complete(shares, where):
-    """Raise an error unless shares are the shares 1 to n of one n.
-
-    Parameters
-    ----------
-    shares : iterable of Share
-    where : path-like
-        Where they were looked for.
-
-    Raises
-    ------
-    DatasetError
-        The message names those that are missing.
-    """
+    """Raise an error that names what is missing in ``where``, unless shares are the shares 1 to n of one n."""
     counts = sorted({share.count for share in shares})
     if not counts:
         raise DatasetError(f"{where} holds no shares to merge. Run the command with --share 1/N to N/N first.")

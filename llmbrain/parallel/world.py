@@ -131,19 +131,7 @@ def here(part=None):
 
 
 def check_enough(n_items, what, part=None):
-    """Raise an error if there are more shares or processes than items.
-
-    Parameters
-    ----------
-    n_items : int
-    what : str
-        Names the items in the error, for example ``"runs"``.
-    part : Share or str, optional
-
-    Raises
-    ------
-    ParameterError
-    """
+    """Raise an error if there are more shares or processes than items; ``what`` names these, for example ``"runs"``."""
     mine = here(part)
     if mine is not None and mine.count > n_items:
         unit = "processes" if part is None else "shares"

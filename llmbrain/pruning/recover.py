@@ -22,32 +22,14 @@ N_CHECKS = 8  # times the held-out divergence is measured
 def recover(model, dense, blocks, minutes, *, held_out=0.125, random_state=0, progress=None):
     """Train a cut model in place to predict what the dense model predicts.
 
-    All weights of the decoder blocks and the final norm are trained with AdamW; embeddings and head stay. The loss is
-    the divergence of the next-word predictions. The learning rate rises during the first steps and then falls with the
-    time that is left, as half a cosine. The state with the lowest divergence on held-out windows is kept, which is the
-    one before training if training does not help.
+    All weights of the decoder blocks and the final norm are trained with AdamW for ``minutes`` (without the
+    measurements of the held-out divergence); embeddings and head stay. The loss is the divergence of the next-word
+    predictions from those of ``dense``, on the same device. The learning rate rises during the first steps and then
+    falls with the time that is left, as half a cosine. The state with the lowest divergence on held-out windows, the
+    share ``held_out`` of the calibration windows ``blocks``, is kept; this is the one before training if training does
+    not help.
 
-    Parameters
-    ----------
-    model : transformers.PreTrainedModel
-        The cut model.
-    dense : transformers.PreTrainedModel
-        The model that it was cut from, on the same device.
-    blocks : list of llmbrain.text.Batch
-        Calibration windows.
-    minutes : float
-        Time to train, without the measurements of the held-out divergence.
-    held_out : float
-        Share of the windows that is not trained on.
-    random_state : int
-        Seed of the order of windows.
-    progress : callable, optional
-        Called after each measurement of the held-out divergence.
-
-    Returns
-    -------
-    dict
-        ``minutes, steps, tokens, divergence_before, divergence_after`` (nats per token, held-out windows).
+    Returns ``minutes, steps, tokens, divergence_before, divergence_after`` (nats per token, held-out windows).
     """
     fit, held = split_windows(blocks, held_out)
     windows = [window for block in fit for window in block.windows]

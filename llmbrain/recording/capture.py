@@ -128,18 +128,10 @@ class HostScanner:
     def scan(self, runs, progress):
         """Record runs and return the surprisals of the kept tokens: for each run one array per batch.
 
-        Parameters
-        ----------
-        runs : list of (todo, writers)
-            For each run its batches, ``(Batch, places, rows)``, and one RunWriter per group of sites. ``rows`` gives,
-            for each row of the batch, the position of its first kept token in the run.
-        progress : callable
-            Called with the number of kept tokens after each batch.
-
-        Raises
-        ------
-        NotFiniteError
-            With the numbers of the run and the batch in ``run`` and ``batch``.
+        ``runs`` lists ``(todo, writers)``: the batches of a run, ``(Batch, places, rows)``, and one RunWriter per group
+        of sites. ``rows`` gives, for each row of the batch, the position of its first kept token in the run.
+        ``progress`` is called with the number of kept tokens after each batch. A :class:`NotFiniteError` has the
+        numbers of the run and the batch in ``run`` and ``batch``.
         """
         import torch
 

@@ -120,24 +120,12 @@ def contexts_of(model, mask, control, request, reference=None):
 
 
 def compare(model, tokenizer, window, tokens, contexts, check=lambda: None):
-    """Read a text in each condition, and compare the losses of its tokens and the next-token probabilities.
+    """Read a text from :func:`window_of` in each condition, and compare the losses and the next-token probabilities.
 
-    Parameters
-    ----------
-    model, tokenizer : transformers model and tokenizer
-    window, tokens
-        From :func:`llmbrain.viewer.reading.window_of`.
-    contexts : dict of context managers
-        ``intact``, ``lesion`` and ``control``.
-    check : callable
-        Called between the conditions; may raise to give up.
-
-    Returns
-    -------
-    dict
-        ``losses`` : float arrays (n_tokens,) in nats for each condition, NaN for a first token that nothing predicts.
-        ``next`` : the tokens whose probability after the text the lesion changes most: ``token`` and one probability
-        for each condition.
+    ``contexts`` holds the context managers of ``intact``, ``lesion`` and ``control``; ``check()`` is called between
+    them, and may raise to give up. Returns ``losses``, arrays (n_tokens,) in nats for each condition, NaN for a first
+    token that nothing predicts, and ``next``, the tokens whose probability after the text the lesion changes most:
+    ``token`` and one probability for each condition.
     """
     import torch
 

@@ -112,17 +112,10 @@ def _blocks(recording, n_tokens):
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """A text as the model read it.
+    """A text as the model read it: spelling of each token (special tokens left out), surprisal and activity.
 
-    Parameters
-    ----------
-    tokens : list of str
-        Spelling of each token, special tokens left out.
-    surprisal : float32 array of shape (n_tokens,)
-        Nats; NaN for a first token that nothing predicts.
-    activity : float32 array of shape (n_tokens, n_neurons)
-    cut : bool
-        Whether the text was longer than the limit.
+    ``surprisal`` (n_tokens,) is in nats, NaN for a first token that nothing predicts; ``activity`` has the shape
+    (n_tokens, n_neurons); ``cut`` tells whether the text was longer than the limit.
     """
 
     tokens: list

@@ -169,15 +169,7 @@ def make_server(explorer, *, host="127.0.0.1", port=0):
 
 
 def serve(explorer, *, host="127.0.0.1", port=0, announce=print):
-    """Serve the page until it is interrupted.
-
-    Parameters
-    ----------
-    explorer, host, port
-        See :func:`make_server`.
-    announce : callable
-        Called with the address of the page once the server listens.
-    """
+    """Serve the page until it is interrupted; ``announce`` is called with its address once the server listens."""
     server, listening, address = make_server(explorer, host=host, port=port)
     with listening:
         listening.listen()
