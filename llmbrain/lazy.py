@@ -8,7 +8,7 @@ __all__ = ["lazy_names"]
 
 
 def lazy_names(package, modules):
-    """Make ``__getattr__`` and ``__dir__`` of a package (PEP 562); ``modules`` maps public names to relative modules."""
+    """Make ``__getattr__`` and ``__dir__`` of a package (PEP 562) from ``{name: relative module}``."""
 
     def find(name):
         if name in modules:

@@ -103,11 +103,11 @@ def _code(x, codes, atoms, alpha, columns):
     return columns.total(inner), columns.total(cross), columns.number(l1)
 
 
-def _update_atoms(atoms, inner, cross, passes=2):
+def _update_atoms(atoms, inner, cross):
     """Block coordinate descent over the atoms; atoms that no neuron uses are not changed."""
     atoms = atoms.clone()
     scale = inner.diagonal().max()
-    for _ in range(passes):
+    for _ in range(2):
         for j in range(atoms.shape[1]):
             weight = inner[j, j]
             if weight <= 1e-12 * scale:

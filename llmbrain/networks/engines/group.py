@@ -76,15 +76,15 @@ class GroupICA:
     initial: tuple = None
 
 
-def check_n_components(n_components, n_tokens, n_neurons, runs="the runs hold"):
+def check_n_components(n_components, n_tokens, n_neurons):
     """Refuse a number of components that the data cannot carry, before any work is done."""
     if isinstance(n_components, bool) or not isinstance(n_components, (int, np.integer)) or n_components < 1:
         raise ParameterError(f"n_components must be a positive integer; got {n_components!r}.")
     limit = min(sum(n - 1 for n in n_tokens), n_neurons - 1)  # centring costs a direction in each run
     if n_components > limit:
         raise ParameterError(
-            f"n_components={n_components}, but {runs} only {sum(n_tokens)} tokens of {n_neurons} neurons, which carry "
-            f"at most {limit} components. Ask for fewer components or record more text."
+            f"n_components={n_components}, but the runs hold only {sum(n_tokens)} tokens of {n_neurons} neurons, which "
+            f"carry at most {limit} components. Ask for fewer components or record more text."
         )
 
 

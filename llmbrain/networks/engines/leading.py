@@ -92,9 +92,9 @@ def from_tokens(matrix, k, seed=0, overwrite=False):
     return Leading(*leading_eigenpairs(matrix, k, seed, overwrite))
 
 
-def from_neurons(matrix, k, seed=0, overwrite=False):
+def from_neurons(matrix, k, seed=0):
     """Leading pairs from the products between neurons; directions without variance are left out."""
-    values, vectors = leading_eigenpairs(matrix, min(k, len(matrix)), seed, overwrite)
+    values, vectors = leading_eigenpairs(matrix, min(k, len(matrix)), seed)
     kept = values > 1e-7 * values[0]
     return Leading(values[kept], right=vectors[:, kept].T.float().contiguous())
 

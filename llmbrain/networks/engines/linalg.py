@@ -80,12 +80,12 @@ def _best_quintic(low):
 
 
 @lru_cache(maxsize=8)
-def polar_schedule(low=1e-7, tol=1e-13):
+def polar_schedule(low=1e-7):
     """Coefficients ``(a, b, c)`` of successive polynomials ``a x + b x^3 + c x^5`` that take ``[low, 1]`` to 1.
 
     Each is the best one for the interval left by those before it (Nakatsukasa & Freund 2016, SIAM Review 58, 461-493;
     Amsel et al. 2025, arXiv 2505.16932, for degree 5). The last ones are Newton-Schulz steps, which triple the number
-    of correct digits, until all values are closer to 1 than ``tol``.
+    of correct digits, until all values are closer to 1 than 1e-13.
     """
     steps, error = [], 1.0
     while error > 0.1:
@@ -97,7 +97,7 @@ def polar_schedule(low=1e-7, tol=1e-13):
     middle = 2 / (1 + low)
     steps[-1] = (a * middle, b * middle, c * middle)  # the last interval lies around 1
     error = middle - 1
-    while error > tol:
+    while error > 1e-13:
         steps.append((15 / 8, -10 / 8, 3 / 8))
         error = 2.5 * error**3
     return tuple(steps)

@@ -173,12 +173,12 @@ def _begin(run, k, seed):
     return lambda: found
 
 
-def run_rows(runs, r, n_rows, seed=0):
+def run_rows(runs, r, n_rows):
     """Leading rows of one run at unit norm, the strongest first, ``(n, n_neurons)`` float32."""
     rows = runs.kept_rows(r, n_rows)
     if rows is not None:
         return rows
-    found = _begin(_OneRun(runs, r), min(n_rows, runs.n_tokens[r] - 1), seed)()
+    found = _begin(_OneRun(runs, r), min(n_rows, runs.n_tokens[r] - 1), seed=0)()
     found = found[found.values > 1e-7 * found.values[0]]
     rows = found.right
     if rows is None:

@@ -88,19 +88,16 @@ class CleanedRuns:
             kept[key] = make()
         return kept.get(key)
 
-    def hold(self, r=None):
-        """Keep the cleaned data of run ``r``, or of all runs, from the next pass on, if they are small enough."""
+    def hold(self):
+        """Keep the cleaned data from the next pass on, if they are small enough."""
         self.release()
         limit = (
             HOLD_BYTES if self.device.type == "cpu" else max(HOLD_BYTES_GPU, max(self.n_tokens) * self.n_neurons * 4)
         )
-        if (self.n_rows if r is None else self.n_tokens[r]) * self.n_neurons * 4 > limit:
+        if self.n_rows * self.n_neurons * 4 > limit:
             return
-        if r is not None:
-            self._held = {r: torch.empty(self.n_tokens[r], self.n_neurons, device=self.device)}
-        else:
-            self._joint = torch.empty(self.n_rows, self.n_neurons, device=self.device)
-            self._held = dict(enumerate(self._joint.split(self.n_tokens)))
+        self._joint = torch.empty(self.n_rows, self.n_neurons, device=self.device)
+        self._held = dict(enumerate(self._joint.split(self.n_tokens)))
         self._filled = {i: torch.zeros(self.n_neurons, dtype=torch.bool) for i in self._held}
 
     def release(self):
@@ -231,7 +228,7 @@ class CleanedRuns:
         The array is new, or a part of ``out``, or the kept data; ``runs`` are all runs by default.
         """
         runs = range(len(self.sources)) if runs is None else runs
-        held = self._joint if self._joint is not None else self._held.get(runs[0]) if len(runs) == 1 else None
+        held = self._held.get(runs[0]) if len(runs) == 1 else self._joint
         if held is not None:
             out = held[:, start:stop]
         elif out is None:

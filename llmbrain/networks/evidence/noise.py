@@ -65,24 +65,24 @@ def explained_variance(eigenvalues):
     return share, np.cumsum(share)
 
 
-def noise_bound(n_tokens, n_neurons, variance=1.0):
+def noise_bound(n_tokens, n_neurons):
     """Value that the largest eigenvalue of ``X X^T / n_neurons`` exceeds in 5 % of the cases for independent noise.
 
-    The Marchenko-Pastur edge ``variance * (1 + sqrt(n_tokens / n_neurons))**2`` plus the Tracy-Widom fluctuation
+    The Marchenko-Pastur edge ``(1 + sqrt(n_tokens / n_neurons))**2`` plus the Tracy-Widom fluctuation
     (Johnstone 2001, Ann. Stat. 29, 295-327, theorem 1.1).
     """
     a, b = np.sqrt(max(n_tokens - 1, 1)), np.sqrt(n_neurons)
     centre, scale = (a + b) ** 2, (a + b) * (1 / a + 1 / b) ** (1 / 3)
-    return float(variance * (centre + 0.9793 * scale) / n_neurons)
+    return float((centre + 0.9793 * scale) / n_neurons)
 
 
-def marchenko_pastur_count(runs, max_iter=10):
+def marchenko_pastur_count(runs):
     """Number of directions above the noise edge, and that edge: an eigenvalue at unit noise variance.
 
     The edge (Marchenko & Pastur 1967) holds for noise of equal variance, but the noise of a z-scored neuron is smaller
     the more networks drive it (Dobriban & Owen 2019, J. R. Stat. Soc. B 81, 163-183). So the directions found are
     removed, every neuron is scaled to unit residual variance, and the count is repeated until it no longer changes, at
-    most ``max_iter`` times. ``runs`` are centred arrays ``(n_tokens, n_neurons)``.
+    most ten times. ``runs`` are centred arrays ``(n_tokens, n_neurons)``.
 
     The edge assumes independent tokens. Neighbouring tokens are not quite independent, so the number is too large;
     :func:`parallel_analysis` keeps their autocorrelation. In a language model there may be no bulk of noise at all: the
@@ -92,7 +92,7 @@ def marchenko_pastur_count(runs, max_iter=10):
     bound = noise_bound(dof, n_neurons)
     total = sum(np.einsum("ij,ij->j", x, x, dtype=np.float64) for x in runs)
     noise, seen, count = total / dof, [], 0
-    for _ in range(max_iter):
+    for _ in range(10):
         gram, tokens_side = _gram([x / np.sqrt(noise).astype(np.float32) for x in runs])
         values, vectors = np.linalg.eigh(gram)
         count, most = int((values > bound * n_neurons).sum()), min(len(values), dof) // 2

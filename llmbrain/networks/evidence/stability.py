@@ -51,10 +51,10 @@ class Icasso:
         return self.stability >= STABLE
 
 
-def cluster_estimates(similarity, n_clusters, joined=0.5):
+def cluster_estimates(similarity, n_clusters):
     """Average-linkage clusters of estimates, with ``1 - similarity`` as the distance: the label of each estimate.
 
-    The tree is cut where the mean similarity of clusters falls below ``joined``, or at ``n_clusters`` if that gives
+    The tree is cut where the mean similarity of clusters falls below 0.5, or at ``n_clusters`` if that gives
     fewer clusters. A fixed cut at the number of components, as in ICASSO, spends clusters on estimates that were never
     found again and merges real networks.
     """
@@ -65,7 +65,7 @@ def cluster_estimates(similarity, n_clusters, joined=0.5):
         distance[first : first + len(row)] = 0.5 * (row + column)
         first += len(row)
     tree = linkage(distance, method="average")
-    labels = fcluster(tree, 1.0 - joined, criterion="distance") - 1
+    labels = fcluster(tree, 0.5, criterion="distance") - 1
     # cut_tree gives exactly n_clusters, where fcluster would merge ties (identical restarts)
     return labels if labels.max() + 1 >= n_clusters else cut_tree(tree, n_clusters).ravel()
 

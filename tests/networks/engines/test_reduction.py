@@ -89,6 +89,12 @@ def test_copies_of_a_run_are_noticed_and_their_networks_found(case, group, n_com
         assert recovery(truth, found.maps).mean() > recovery(truth, alone.maps).mean() - 0.01
 
 
+def test_long_copies_of_a_run_are_noticed(monkeypatch):
+    monkeypatch.setattr("llmbrain.networks.engines.leading.TALL", 100)
+    (run,), _ = planted_runs(500, 3, (150,), snr=1.5)
+    assert group_ica([run, run], 3, n_init=1, warn=False).flat
+
+
 @pytest.mark.filterwarnings("error:The runs share more")
 @pytest.mark.filterwarnings("ignore:.*did not converge")
 @pytest.mark.parametrize("snr", [0.3, 1.2, 30.0])
