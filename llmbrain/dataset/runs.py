@@ -97,10 +97,14 @@ class Run:
 
     def raw(self):
         """The stored values as a memory map ``(n_tokens, n_voxels)`` in file order (layer fastest)."""
+        dtype, offset = self._stored
+        return np.memmap(self.path, dtype, "r", offset, (self.n_tokens, self.geometry.n_voxels))
+
+    @cached_property
+    def _stored(self):
+        """Type of the stored values, and the byte at which they begin; read once, because runs are read in blocks."""
         img = self.img()
-        return np.memmap(
-            self.path, img.get_data_dtype(), "r", img.dataobj.offset, (self.n_tokens, self.geometry.n_voxels)
-        )
+        return img.get_data_dtype(), img.dataobj.offset
 
     def to_array(self, start=None, stop=None):
         """Activations of the tokens ``start`` to ``stop``.

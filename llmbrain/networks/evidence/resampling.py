@@ -260,10 +260,12 @@ def decompose(subspace, weights, n_components, seed, contrast="cube", max_iter=2
     import torch
 
     from ..engines.ica import draw_rotations, fastica
+    from ..engines.parallel import workers
 
     covariance = subspace.covariance(weights, n_components)
     leading = np.linalg.eigh(covariance)[1][:, ::-1][:, :n_components]
     white = torch.from_numpy(np.ascontiguousarray(leading.T.astype(np.float32) @ subspace.rows))
     start = draw_rotations(1, n_components, seed)
-    found = fastica(white, start, contrast=contrast, max_iter=max_iter, tol=tol)
+    with workers(white.device):  # threads inside its small products would take several times as long
+        found = fastica(white, start, contrast=contrast, max_iter=max_iter, tol=tol)
     return found.w[0].numpy() @ leading.T
