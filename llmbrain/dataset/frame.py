@@ -58,6 +58,7 @@ _LABEL_COLUMNS = {
 
 
 SESSION_COLUMNS = {
+    "Description": "The checkpoints of a model that were recorded.",
     "session_id": {"Description": "A session is a checkpoint of the model."},
     **{name: _PARTICIPANT_COLUMNS[name] for name in ("id", "revision", "n_parameters", "dtype", "weights_hash")},
 }
@@ -93,7 +94,7 @@ def sessions_of(infos):
     rows = [
         {
             "session_id": f"ses-{info['labels']['session']}",
-            **{k: info["model"].get(k) for k in list(SESSION_COLUMNS)[1:]},
+            **{k: info["model"].get(k) for k in list(SESSION_COLUMNS)[2:]},
         }
         for info in infos
     ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..exceptions import ParameterError, check_count
-from ..models.inputs import check_generation, input_device
+from ..models.inputs import check_generation, check_vocabulary, input_device
 from ..text import encode_prompts, padding_id
 from ..text.tokens import describe_head
 
@@ -89,6 +89,7 @@ def generate_texts(
     if empty:
         raise ParameterError(f"The prompt {empty[0]!r} has no token.")
     check_generation(model, max(map(len, encoded)), max_new_tokens)
+    check_vocabulary(model, encoded)
     options = {"max_new_tokens": max_new_tokens, "do_sample": sample, "num_beams": 1}
     # top_k=0: no truncation besides top_p
     options |= {"temperature": temperature, "top_p": top_p, "top_k": 0} if sample else {}

@@ -1,9 +1,11 @@
 """Inputs of a model: the device of its token ids, and the number of tokens that it reads at once."""
 
+import numpy as np
+
 from ..exceptions import ParameterError
 from .wrappers import check_model
 
-__all__ = ["check_generation", "input_device", "longest_context"]
+__all__ = ["check_generation", "check_vocabulary", "input_device", "longest_context"]
 
 
 def input_device(model):
@@ -29,6 +31,28 @@ def longest_context(model, default=None):
     return default
 
 
+def check_vocabulary(model, texts):
+    """Refuse tokens that a model does not have: they are an error deep inside it, and on a GPU one that ends Python.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+    texts : iterable of sequences of int
+        Token ids.
+
+    Raises
+    ------
+    ParameterError
+    """
+    embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    n_known = getattr(embedding, "num_embeddings", None)
+    largest = max((int(np.max(ids)) for ids in texts if len(ids)), default=0)
+    if n_known is not None and largest >= n_known:
+        raise ParameterError(
+            f"The texts contain token {largest}, but the model has {n_known} tokens. Use the model's own tokenizer."
+        )
+
+
 def check_generation(model, n_prompt, max_new_tokens):
     """Refuse to generate more tokens than a model can read at once: it would go on for a long time, and write noise.
 
@@ -38,7 +62,8 @@ def check_generation(model, n_prompt, max_new_tokens):
     """
     longest = longest_context(model)
     if longest is not None and n_prompt + max_new_tokens > longest:
+        fewer = f"Generate at most {longest - n_prompt}, or use" if longest > n_prompt else "Use"
         raise ParameterError(
             f"A prompt of {n_prompt} tokens and {max_new_tokens} new ones are more than the {longest} that this model "
-            f"reads at once. Generate at most {max(longest - n_prompt, 0)}, or use a shorter prompt."
+            f"reads at once. {fewer} a shorter prompt."
         )

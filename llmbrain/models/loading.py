@@ -6,6 +6,7 @@ import glob
 import hashlib
 import importlib.util
 import os
+import pickle
 import re
 import shutil
 from pathlib import Path
@@ -253,6 +254,9 @@ def _reading(name):
         yield
     except (LLMBrainError, MemoryError, torch.OutOfMemoryError):
         raise
+    except pickle.UnpicklingError as error:  # of its text, the first line advises to trust the file
+        why = "its weights are a pickle that holds more than tensors or is damaged, and pickles can run code"
+        raise _not_found(name, f"{why}; get it as safetensors") from error
     except Exception as error:
         why = str(error).strip().partition("\n")[0].rstrip(".:")
         raise _not_found(name, f"it cannot be opened ({type(error).__name__}: {why})") from error
@@ -273,11 +277,11 @@ def _check_folder(folder):
     index = folder / "model.safetensors.index.json"
     if index.is_file() and not (folder / "model.safetensors").is_file():
         with _reading(folder):
-            files = sorted(set(read_json(index).get("weight_map", {}).values()))
-        missing = [name for name in files if not (folder / name).is_file()]
+            files = sorted(set(read_json(index)["weight_map"].values()))
+            missing = [name for name in files if not (folder / name).is_file()]
         if missing:
             raise ModelNotFoundError(
-                f"The checkpoint in {str(folder)!r} is incomplete: {_few(missing)} of {len(files)} files missing. "
+                f"The checkpoint in {str(folder)!r} is incomplete: of {len(files)} files it lacks {_few(missing)}. "
                 "Get a complete copy of the model."
             )
 

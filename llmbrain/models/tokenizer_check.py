@@ -63,7 +63,7 @@ def check_bos(model, tokenizer, own=True):
     """
     token = getattr(tokenizer, "bos_token_id", None)
     plain, bare = (tokenizer(PASSAGE, add_special_tokens=s, verbose=False)["input_ids"] for s in (True, False))
-    if token is None or token in plain or max(bare) >= model.config.get_text_config().vocab_size:
+    if token is None or not bare or token in plain or max(bare) >= model.config.get_text_config().vocab_size:
         return
     without, headed = _loss(model, bare, 1), _loss(model, [token, *bare], 2)
     if headed < without + HARM:

@@ -9,7 +9,7 @@ from ..exceptions import UnsupportedArchitectureError
 from ..models.anatomy import anatomy_of
 from ..models.finite import check_weights, not_finite_error
 from ..models.hooks import site_hooks
-from ..models.inputs import input_device
+from ..models.inputs import check_vocabulary, input_device
 from ..models.linears import features, weight_of
 from ..models.sites import Site
 from ..parallel import alone, broadcast, rank, share, world_size
@@ -43,6 +43,7 @@ class Walk:
 
     def __init__(self, model, blocks):
         check_weights(model)
+        check_vocabulary(model, (window.ids for block in blocks for window in block.windows))
         self.numbers = share(range(len(blocks)))
         self.model, self.blocks = model, [blocks[i] for i in self.numbers]
         self.layers = anatomy_of(model).layers

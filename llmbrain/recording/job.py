@@ -14,7 +14,7 @@ from ..exceptions import DatasetError, ParameterError, UnsupportedArchitectureEr
 from ..files import write_json
 from ..geometry import NeuronGeometry
 from ..models.identity import describe_model
-from ..models.inputs import longest_context
+from ..models.inputs import check_vocabulary, longest_context
 from ..models.sites import find_sites
 from ..models.wrappers import refuse_wrapped
 from ..text import batches, padding_id
@@ -241,7 +241,7 @@ def prepare(model, tokenizer, corpus, options):
     geometries = {name: NeuronGeometry.from_sites(group, name) for name, group in sites.items()}
     check_count("batch_size", options.batch_size)
     material = options.material(corpus, tokenizer)
-    _check_vocabulary(model, material.documents)
+    check_vocabulary(model, (document.ids for document in material.documents))
     plan = options.plan(model, material.documents)
     forecast = make_forecast(
         plan, geometries, BATCH_TOKENS, getattr(model.config.get_text_config(), "vocab_size", 0),
@@ -271,16 +271,6 @@ def _check_tokenizer(tokenizer):
         raise ParameterError(
             f"tokenizer is {type(tokenizer).__name__}; it must be the model's tokenizer: "
             "model, tokenizer = llmbrain.load_model(...)."
-        )
-
-
-def _check_vocabulary(model, documents):
-    embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
-    n_known = getattr(embedding, "num_embeddings", None)
-    largest = max((int(np.max(document.ids)) for document in documents if len(document.ids)), default=0)
-    if n_known is not None and largest >= n_known:
-        raise ParameterError(
-            f"The texts contain token {largest}, but the model has {n_known} tokens. Use the model's own tokenizer."
         )
 
 

@@ -128,8 +128,28 @@ def test_a_missing_file_of_a_checkpoint_is_named(tmp_path):
     tiny_model("llama").save_pretrained(tmp_path, max_shard_size="20KB")
     files = sorted(tmp_path.glob("model-*.safetensors"))
     files[2].unlink()
-    with pytest.raises(ModelNotFoundError, match=f"incomplete: {files[2].name} of"):
+    with pytest.raises(ModelNotFoundError, match=f"incomplete: of .* it lacks {files[2].name}"):
         load_model(tmp_path)
+
+
+@pytest.mark.parametrize("index", ["[]", "{}", '{"weight_map": {"a": 5}}', '{"weight_map": {"a": null}}'])
+def test_a_damaged_index_of_a_checkpoint_is_one_sentence(tmp_path, index):
+    tiny_model("llama").save_pretrained(tmp_path, max_shard_size="20KB")
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(ModelNotFoundError, match="No model was found under"):
+        load_model(tmp_path)
+
+
+def test_a_pickle_that_holds_more_than_tensors_is_refused(folder):
+    class Evil:
+        def __reduce__(self):
+            return open, (str(folder / "ran"), "w")
+
+    (folder / "model.safetensors").unlink()
+    torch.save({**tiny_model("llama").state_dict(), "x": Evil()}, folder / "pytorch_model.bin")
+    with pytest.raises(ModelNotFoundError, match="pickle that holds more than tensors.*as safetensors"):
+        load_model(folder)
+    assert not (folder / "ran").exists()
 
 
 @pytest.mark.parametrize("content", [b"garbage", b"\x00" * 100, None])

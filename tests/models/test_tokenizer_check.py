@@ -5,6 +5,7 @@ import warnings
 import pytest
 import torch
 from tiny import tiny_model, tiny_tokenizer
+from tokenizers import Regex, normalizers
 
 from llmbrain.exceptions import LLMBrainWarning
 from llmbrain.models.tokenizer_check import PASSAGE, SAMPLE, check_bos, check_predictions, check_tokenizer
@@ -12,7 +13,7 @@ from llmbrain.models.tokenizer_check import PASSAGE, SAMPLE, check_bos, check_pr
 
 def big_tokenizer(pieces, **normalisation):
     """A tokenizer with a large vocabulary that knows letters and some pieces."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -40,6 +41,16 @@ def test_a_tokenizer_that_loses_text_is_noticed():
     words = [f"Ġ{word}" for word in SAMPLE.split()]
     with pytest.warns(LLMBrainWarning, match="does not return the text"):
         check_tokenizer(big_tokenizer(prefixes(words), replace=("e", "")))
+
+
+def test_a_tokenizer_that_returns_nothing_is_noticed(tmp_path):
+    """All steps of opening a model, which compare losses with and without BOS."""
+    import llmbrain as lb
+
+    tokenizer = tiny_tokenizer(add_bos=False)
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace(Regex("."), "")
+    with pytest.warns(LLMBrainWarning, match="does not return the text"):
+        lb.load_model(tiny_model("llama"), tokenizer=tokenizer)
 
 
 def test_tokenizers_that_work_raise_no_warning():
