@@ -20,6 +20,12 @@ def check_count(name, value, least=1, optional=False):
         raise ParameterError(f"{name}={value!r}: it must be a whole number of at least {least}{none}.")
 
 
+def check_seed(value):
+    """Raise an error unless ``value`` is a whole number that can be a seed."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or not 0 <= value < 2**32:
+        raise ParameterError(f"random_state={value!r}: it must be a whole number from 0 to 2**32 - 1.")
+
+
 def check_threshold(value, two_sided=True):
     """Raise an error unless ``value`` is a finite number, and not negative where absolute values are compared."""
     number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)

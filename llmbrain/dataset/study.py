@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import __version__
-from ..exceptions import DatasetError
+from ..exceptions import DatasetError, ParameterError
 from ..files import write_any
 from .checks import read_object, read_sidecar, read_table
 from .checksums import run_hash
@@ -82,6 +82,9 @@ class Study:
     def plan(cls, root, model_info, corpus, *, recording=None, session=None, subject=None):
         """Return the study that :meth:`create` would make, after the same checks, without writing anything."""
         corpus = {"name": corpus} if isinstance(corpus, str) else dict(corpus)
+        for name, label in (("subject", subject), ("session", session)):
+            if label is not None and not re.search("[0-9A-Za-z]", str(label)):
+                raise ParameterError(f"{name}={label!r}: a label needs letters (A to Z) or digits.")
         session = session or (model_info.get("revision") or "")[:12] or None
         info = {"llmbrain": __version__, "model": dict(model_info), "corpus": corpus, "recording": recording or {}}
         info["labels"] = {

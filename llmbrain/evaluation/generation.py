@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..exceptions import ParameterError, check_count
+from ..exceptions import ParameterError, check_count, check_seed
 from ..models.inputs import check_generation, check_vocabulary, input_device
 from ..text import encode_prompts, padding_id
 from ..text.tokens import describe_head
@@ -84,6 +84,7 @@ def generate_texts(
     if not prompts or not all(isinstance(p, str) for p in prompts):
         raise ParameterError("prompts must be a string or a list of at least one string.")
     check_count("max_new_tokens", max_new_tokens)
+    check_seed(random_state)
     encoded = _chats(prompts, tokenizer) if chat else encode_prompts(prompts, tokenizer, bos)
     empty = [prompt for prompt, ids in zip(prompts, encoded) if not len(ids)]
     if empty:

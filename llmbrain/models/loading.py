@@ -72,6 +72,8 @@ def load_model(
     code = {"revision": revision, "trust_remote_code": bool(trust_remote_code)}
     if hasattr(name, "named_parameters"):
         return _checked(name, tokenizer, None, code)
+    if not isinstance(name, (str, os.PathLike)):
+        raise ParameterError(f"The model is {type(name).__name__}; it must be a name, a path or a loaded model.")
     if as_device(device).type == "cpu" and dtype == "auto":  # raises before the model is read
         dtype = "float32"
     options, source = {"dtype": dtype, **code}, demo_file() if str(name) == "demo" else name

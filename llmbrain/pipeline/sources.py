@@ -78,8 +78,9 @@ def heldout_of(study, text):
 
     if text is not None and text != "demo":
         return as_corpus(text)
-    recorded = set(study.info["corpus"].get("document_hashes", ()))  # other corpora may be called demo, too
-    if not recorded or not recorded <= {document.hash[:16] for document in load_corpus("demo")}:
+    recorded = study.info["corpus"].get("document_hashes")  # other corpora may be called demo, too
+    known = [document.hash[:16] for document in load_corpus("demo")]
+    if not isinstance(recorded, list) or not recorded or any(one not in known for one in recorded):
         raise ParameterError("Pass held-out text with text= (--text), not the recorded text.")
     return load_corpus("demo", split="heldout")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..exceptions import GeometryMismatchError, LLMBrainWarning, ParameterError
+from ..exceptions import GeometryMismatchError, LLMBrainWarning, ParameterError, check_seed
 from ..geometry import NeuronGeometry
 from ..models.identity import describe_model, other_weights
 from ..models.lesioned import refuse_lesioned
@@ -204,6 +204,7 @@ class Pruner:
         ParameterError, GeometryMismatchError
         """
         recipe, ratio, shared = Recipe.named(recipe), check_ratio(ratio, ratio_of), self.measurements
+        check_seed(random_state)
         refuse_lesioned(shared.model, "pruned")
         if recipe.reads_networks and recipe.networks is None:
             raise ParameterError(

@@ -246,6 +246,8 @@ class Recipe:
         mine = {k: v for k, v in changes.items() if k in parts}
         single = {k: v for k, v in changes.items() if k not in parts}
         options = mine.pop("options", None) or {}
+        if not isinstance(options, (Options, dict)):
+            raise ParameterError(f"options is {type(options).__name__}; it must be a dict or Options.")
         whole = options if isinstance(options, Options) else self.options.with_(**options)
         return replace(self, options=whole.with_(**single), **mine)
 

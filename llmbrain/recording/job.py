@@ -96,7 +96,7 @@ class RecordingOptions:
 
     def find_sites(self, model):
         """Find the chosen layers of each site: a dict of lists of :class:`~llmbrain.models.sites.Site`."""
-        names = [self.site] if isinstance(self.site, str) or self.site is None else list(self.site)
+        names = list(self.site) if isinstance(self.site, (list, tuple)) else [self.site]
         if not names or len(set(names)) != len(names):
             raise ParameterError(f"site={self.site!r}: pass one site, or a list of different sites.")
         by_hand = dict.fromkeys(names, self.sites) if len(names) == 1 or self.sites is None else self.sites
@@ -106,6 +106,8 @@ class RecordingOptions:
 
     def material(self, corpus, tokenizer):
         """Tokenize the corpus; with ``max_tokens``, only as much of it as the recording needs."""
+        if not isinstance(self.special_tokens, bool):
+            raise ParameterError(f"special_tokens={self.special_tokens!r}: it must be True or False.")
         check_count("every", self.every)
         check_count("max_tokens", self.max_tokens, 2, optional=True)
         limit = None if self.max_tokens is None else max(FREQUENCY_TOKENS, self.max_tokens * self.every)

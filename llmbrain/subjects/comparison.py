@@ -8,7 +8,7 @@ import numpy as np
 
 from ..dataset import Study, find_results, find_studies, open_result, write_result
 from ..dataset.staleness import lesions_of
-from ..exceptions import DatasetError, LLMBrainError
+from ..exceptions import DatasetError, LLMBrainError, check_seed
 from ..networks.evidence.matching import matched_scores
 from ..stats import Interval
 from .alignment import UNKNOWN, align, find_units, rebuild_text
@@ -138,6 +138,7 @@ def compare_studies(
     """
     import pandas as pd
 
+    check_seed(random_state)
     opened = _open_all(studies)
     sets = [_networks_of(study, networks) for study in opened]
     aligned = align_studies(opened, [one for one, _ in sets])

@@ -55,6 +55,8 @@ def test_chat_uses_the_template_or_says_there_is_none(tiny):
     assert chat.ids.tolist() != plain.ids.tolist()
     with pytest.raises(ParameterError, match="chat template"):
         generate_texts(model, tiny_tokenizer(chat=False), "hi", chat=True)
+    with pytest.raises(ParameterError, match="random_state=-1"):
+        generate_texts(model, tokenizer, "hi", random_state=-1)
     for bad in ([], [3]):
         with pytest.raises(ParameterError, match="at least one string"):
             generate_texts(model, tokenizer, bad)

@@ -21,6 +21,12 @@ def test_what_is_not_there_is_said(name):
         load_model(name)
 
 
+@pytest.mark.parametrize("name", [None, 5, b"demo", ["demo"]])
+def test_what_can_be_no_model_is_said(name):
+    with pytest.raises(ParameterError, match=f"The model is {type(name).__name__}; it must be a name, a path or"):
+        load_model(name)
+
+
 def test_a_folder_without_a_model_is_said(tmp_path):
     with pytest.raises(ModelNotFoundError, match=r"config\.json"):
         load_model(tmp_path)

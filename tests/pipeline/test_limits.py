@@ -36,6 +36,8 @@ def test_a_short_model_passes(short, tmp_path):
     [
         ({"context": 25}, "at most 24 tokens"),
         ({"n_components": 300}, "n_components=300"),
+        ({"n_components": 192, "record_tokens": 400}, "of 192 neurons, which carry at most 191"),
+        ({"threshold": 13.9}, "among 192 neurons no .z. exceeds 13.8"),
         ({"ratio": 0.999}, "ratio|floor|remove"),
     ],
 )

@@ -89,7 +89,7 @@ def test_ratio_zero_is_bit_identical(tokenizer, ids):
         {"ratio_of": "layers"}, {"score": "best"}, {"allocation": "fair"}, {"compensation": "magic"},
         {"options": {"flor": 0.1}}, {"options": {"round_to": 0}}, {"options": {"ridge": -1}},
         {"options": {"exempt": [0, 1, 2]}, "ratio": 0.5}, {"score": "network"}, {"allocation": [1, 2, 3]},
-        {"options": {"target": "moon"}},
+        {"options": {"target": "moon"}}, {"options": 5}, {"random_state": -1}, {"random_state": 1.5},
     ],
 )  # fmt: skip
 def test_bad_input_is_refused(arguments, tokenizer):

@@ -41,6 +41,10 @@ def test_head_labels_of_the_attention_site(tokenizer, tmp_path):
     ("options", "message"),
     [
         ({"site": []}, "pass one site"),
+        ({"site": 5}, "Unknown site 5"),
+        ({"special_tokens": "no"}, "special_tokens='no'"),
+        ({"subject": ""}, "subject='': a label needs letters"),
+        ({"session": "ä"}, "session='ä': a label needs letters"),
         ({"site": ["mlp", "mlp"]}, "a list of different sites"),
         ({"layers": [7]}, "layers 0 to 3"),
         ({"layers": []}, "layers 0 to 3"),
