@@ -6,9 +6,28 @@ import re
 from .. import parallel
 from ..dataset import Recording, open_recording
 from ..exceptions import ParameterError, check_threshold
+from ..registry import Registry
 from .sources import done_before
 
-__all__ = ["find_networks"]
+__all__ = ["METHODS", "find_networks"]
+
+METHODS = Registry("method")  # each makes an estimator, whose module takes seconds to import
+
+
+@METHODS.register("canica")
+def _canica(n_init, **options):
+    """Canonical ICA."""
+    from ..networks import CanICA
+
+    return CanICA(n_init=n_init, **options)
+
+
+@METHODS.register("dictlearning")
+def _dictionary(n_init, **options):
+    """Sparse dictionary learning, which starts from one decomposition."""
+    from ..networks import DictLearning
+
+    return DictLearning(**options)
 
 
 def find_networks(
@@ -68,7 +87,7 @@ def find_networks(
     """
     recording = study if isinstance(study, Recording) else open_recording(study, site)
     # after a wrong study was refused, because these take seconds to import
-    from ..networks import CanICA, DictLearning, NetworkSet, gather_evidence
+    from ..networks import NetworkSet, gather_evidence
     from ..networks.engines.progress import show_progress
     from ..networks.engines.sources import keep_grams
     from ..networks.inputs import load_runs
@@ -79,8 +98,7 @@ def find_networks(
     check_threshold(threshold)
     if name is not None and not re.fullmatch("[0-9A-Za-z]+", name):  # "a-b" would become "ab" and replace it
         raise ParameterError(f"name={name!r}: the name of networks holds letters (A to Z) and digits only.")
-    if method not in ("canica", "dictlearning"):
-        raise ParameterError(f"Unknown method {method!r}. Choose canica or dictlearning.")
+    METHODS.check(method)
     study, settings = recording.study, {
         "site": recording.site, "n_components": n_components, "method": method, "engine": engine,
         "threshold": threshold, "n_init": n_init, "n_repeats": n_repeats, "random_state": random_state,
@@ -92,8 +110,7 @@ def find_networks(
     parallel.check_shared_folder(study.root)
     if resume and name is not None and done_before(study, "networks", name, settings):
         return NetworkSet.load(study, name)
-    options = {"n_components": n_components, "engine": engine, "random_state": random_state}
-    estimator = CanICA(n_init=n_init, **options) if method == "canica" else DictLearning(**options)
+    estimator = METHODS[method](n_init, n_components=n_components, engine=engine, random_state=random_state)
     runs = load_runs(recording)
     if n_repeats:
         keep_grams(runs.sources)  # the evidence decomposes the same runs

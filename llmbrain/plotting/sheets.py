@@ -91,12 +91,12 @@ def sheet_mosaic(values, geometry, topography=None, n_across=None, gap=2, aspect
     return mosaic, corners
 
 
-def signed_max(array, axis=-1):
-    """Return the value of largest magnitude along an axis, with its sign; NaN only where all values are NaN."""
+def signed_max(array):
+    """Return the value of largest magnitude along the last axis, with its sign; NaN only where all values are NaN."""
     filled = np.where(np.isnan(array), 0, array)
-    high, low = filled.max(axis=axis), filled.min(axis=axis)
+    high, low = filled.max(axis=-1), filled.min(axis=-1)
     out = np.where(high >= -low, high, low)
-    return np.where(np.isnan(array).all(axis=axis), np.nan, out)
+    return np.where(np.isnan(array).all(axis=-1), np.nan, out)
 
 
 def unit_mosaic(values, geometry, topography=None, n_bins=None):

@@ -17,10 +17,10 @@ def visible_token(token):
     return str(token).replace("\\n", "\n").replace("\n", "⏎").replace("\\t", "\t").replace("\t", "⇥")
 
 
-def axis_token(token, longest=14):
+def axis_token(token):
     """Return the label of a token on an axis: without leading space, shortened, with ``$`` escaped."""
     text = visible_token(token).strip(" ") or "␣"
-    text = text if len(text) <= longest else text[: longest - 1] + "…"
+    text = text if len(text) <= 14 else text[:13] + "…"
     return text.replace("$", r"\$")
 
 

@@ -152,27 +152,26 @@ def compare_counts(before, after):
 
 
 @torch.no_grad()
-def measure_speed(model, *, batch_size=1, prompt=128, new_tokens=8, repeats=2, seed=0):
+def measure_speed(model, *, repeats=2):
     """Measure tokens per second, for reading a prompt of random tokens and for generating token by token.
 
     The prompt is shortened to the context of the model. The median of ``repeats`` runs is reported, after a warm-up.
     With one sequence a GPU mostly waits for launches, and smaller matrices are not faster.
     """
     embedding, device = model.get_input_embeddings(), input_device(model)
-    generator = torch.Generator().manual_seed(seed)
     longest = longest_context(model, 2048)
-    new_tokens = max(1, min(new_tokens, longest // 2))
-    prompt = max(1, min(prompt, longest - new_tokens))
-    ids = torch.randint(0, embedding.num_embeddings, (batch_size, prompt), generator=generator).to(device)
+    new_tokens = max(1, min(8, longest // 2))
+    prompt = max(1, min(128, longest - new_tokens))
+    ids = torch.randint(0, embedding.num_embeddings, (1, prompt), generator=torch.Generator().manual_seed(0)).to(device)
     runs = [_run(model, ids, new_tokens, device) for _ in range(repeats + 1)][1:]
     reading, writing = (statistics.median(times) for times in zip(*runs))
     gpu = device.type == "cuda"
     return {
-        "prefill_tokens_per_second": round(batch_size * prompt / reading, 1),
-        "decode_tokens_per_second": round(batch_size * new_tokens / writing, 1),
+        "prefill_tokens_per_second": round(prompt / reading, 1),
+        "decode_tokens_per_second": round(new_tokens / writing, 1),
         "device": torch.cuda.get_device_name(device) if gpu else f"cpu, {torch.get_num_threads()} threads",
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
-        "batch_size": batch_size, "prompt": prompt, "new_tokens": new_tokens,
+        "batch_size": 1, "prompt": prompt, "new_tokens": new_tokens,
     }  # fmt: skip
 
 
@@ -206,20 +205,20 @@ def _run(model, ids, new_tokens, device):
 
 
 @torch.no_grad()
-def forward_seconds(model, *, n_tokens=512, repeats=5, seed=0):
+def forward_seconds(model, *, n_tokens=512, repeats=5):
     """Seconds of a forward pass over one sequence: the shortest of ``repeats``, after a warm-up."""
     device = input_device(model)
     n_tokens = min(n_tokens, longest_context(model, 2048))
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, model.get_input_embeddings().num_embeddings, (1, n_tokens), generator=generator).to(device)
     return _shortest([lambda: model(ids, use_cache=False)], device, repeats)[0]
 
 
 @torch.no_grad()
-def layer_latency(part, widths, *, n_tokens=512, repeats=15, seed=0):
-    """Seconds that the linears of an MLP take at each of ``widths``: the shortest of ``repeats``, widths in turn."""
+def layer_latency(part, widths, *, n_tokens=512):
+    """Seconds that the linears of an MLP take at each of ``widths``: the shortest of 15, widths in turn."""
     weight = weight_of(part.writer)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     n_out = len(weight)
     runs = []
     for width in widths:
@@ -234,7 +233,7 @@ def layer_latency(part, widths, *, n_tokens=512, repeats=15, seed=0):
             torch.nn.functional.linear(h, down)
 
         runs.append(run)
-    return _shortest(runs, weight.device, repeats)
+    return _shortest(runs, weight.device, repeats=15)
 
 
 def _shortest(runs, device, repeats):

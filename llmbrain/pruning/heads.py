@@ -18,7 +18,6 @@ __all__ = [
     "HEAD_BUDGETS",
     "HEAD_SCORES",
     "HEAD_UNITS",
-    "joint_by_losses",
     "joint_counts",
     "measure_heads",
     "survey_heads",
@@ -134,11 +133,35 @@ def threshold_budget(recipe_scores, unit_scores, neuron_costs, unit_costs, floor
 
 @HEAD_BUDGETS.register("losses", needs=("head_losses", "unit_costs", "curves", "neuron_costs", "floors", "extremes"))
 def loss_budget(head_losses, unit_costs, curves, neuron_costs, floors, extremes, budget):
-    """Compare the measured divergence without a unit of heads with that without neurons."""
-    return joint_by_losses(
-        head_losses, unit_costs, curves.losses, curves.levels, curves.sizes, neuron_costs, budget, floors=floors,
-        extremes=extremes,
-    )  # fmt: skip
+    """Compare the measured divergence without a unit of heads with that without neurons.
+
+    Units of heads are removed in the order of their loss per parameter (the second of a layer counts twice, and so on;
+    one is always kept); neurons fill the rest along their curves. As many heads are removed as lower the loss predicted
+    for the budget.
+    """
+    rows = []
+    for layer, losses in enumerate(head_losses):
+        order = np.argsort(losses, kind="stable")[: max(len(losses) - 1, 0)]
+        rows += [((k + 1) * losses[j], layer, int(j)) for k, j in enumerate(order) if np.isfinite(losses[j])]
+    rows.sort(key=lambda row: row[0] / unit_costs[row[1]])
+    smooth, grid, sizes = smooth_curves(curves.losses, curves.levels), [0.0, *curves.levels], np.asarray(curves.sizes)
+    cost = float(np.average(neuron_costs, weights=sizes))
+    best, spent, lost = None, 0.0, 0.0
+    for m in range(len(rows) + 1):
+        n_keep = int(sizes.sum() - round((budget - spent) / cost))
+        if np.sum(floors) <= n_keep <= sizes.sum():
+            counts = fill_by_curves(smooth, grid, sizes, n_keep, floors=floors, extremes=extremes)
+            predicted = lost + sum(np.interp(1 - c / s, grid, y) for c, s, y in zip(counts, sizes, smooth))
+            if best is None or predicted < best[0]:
+                best = (predicted, n_keep, m)
+        if m < len(rows):
+            lost, spent = lost + rows[m][0], spent + unit_costs[rows[m][1]]
+    if best is None:
+        raise ParameterError("The budget exceeds what the floors and the last heads allow to remove. Lower the ratio.")
+    removed = [[] for _ in head_losses]
+    for _, layer, unit in rows[: best[2]]:
+        removed[layer].append(unit)
+    return best[1], removed
 
 
 def joint_counts(neuron_scores, unit_values, neuron_costs, unit_costs, budget, *, floors):
@@ -208,36 +231,3 @@ def measure_heads(model, parts, steps, fit_blocks, probe, *, weighting=None, pro
         if progress:
             progress()
     return found
-
-
-def joint_by_losses(head_losses, unit_costs, neuron_losses, levels, sizes, neuron_costs, budget, *, floors, extremes):
-    """Remove as many heads as lower the loss predicted for the budget.
-
-    Units of heads are removed in the order of their loss per parameter (the second of a layer counts twice, and so on;
-    one is always kept); neurons fill the rest along their curves, ``neuron_losses`` of shape (n_layers, n_levels).
-    Costs and ``budget`` are in parameters. Returns the number of neurons kept in total, and the units of heads removed
-    from each layer.
-    """
-    rows = []
-    for layer, losses in enumerate(head_losses):
-        order = np.argsort(losses, kind="stable")[: max(len(losses) - 1, 0)]
-        rows += [((k + 1) * losses[j], layer, int(j)) for k, j in enumerate(order) if np.isfinite(losses[j])]
-    rows.sort(key=lambda row: row[0] / unit_costs[row[1]])
-    curves, grid = smooth_curves(neuron_losses, levels), [0.0, *levels]
-    cost, sizes = float(np.average(neuron_costs, weights=sizes)), np.asarray(sizes)
-    best, spent, lost = None, 0.0, 0.0
-    for m in range(len(rows) + 1):
-        n_keep = int(sizes.sum() - round((budget - spent) / cost))
-        if np.sum(floors) <= n_keep <= sizes.sum():
-            counts = fill_by_curves(curves, grid, sizes, n_keep, floors=floors, extremes=extremes)
-            predicted = lost + sum(np.interp(1 - c / s, grid, y) for c, s, y in zip(counts, sizes, curves))
-            if best is None or predicted < best[0]:
-                best = (predicted, n_keep, m)
-        if m < len(rows):
-            lost, spent = lost + rows[m][0], spent + unit_costs[rows[m][1]]
-    if best is None:
-        raise ParameterError("The budget exceeds what the floors and the last heads allow to remove. Lower the ratio.")
-    removed = [[] for _ in head_losses]
-    for _, layer, unit in rows[: best[2]]:
-        removed[layer].append(unit)
-    return best[1], removed

@@ -7,12 +7,12 @@ __all__ = ["assign_to_grid", "embed_features", "hilbert_curve", "two_largest"]
 ROUNDS = 300  # of exchanges between cells
 
 
-def embed_features(halves, order, aspect=1.0, power=3):
+def embed_features(halves, order, aspect=1.0):
     """Place neurons ``(n_neurons, 2)`` on the plane, between the anchors of the two features with the largest loadings.
 
     ``halves`` holds non-negative loadings ``(n_halves, n_neurons)``, ``order`` the order of the anchors along a Hilbert
-    curve. The coordinates lie about in ``[0, 1] x [0, aspect]``. With a larger ``power`` neurons are closer to the
-    anchor of the largest loading.
+    curve. The coordinates lie about in ``[0, 1] x [0, aspect]``. A larger power of the loadings would move neurons
+    closer to the anchor of the largest one.
     """
     n = len(halves)
     side = max(int(np.ceil(np.sqrt(n / max(aspect, 1e-6)))), 1)
@@ -23,7 +23,7 @@ def embed_features(halves, order, aspect=1.0, power=3):
     anchors[order] = (spots + 0.5) / [side, across] * [1.0, aspect]
     first, second = two_largest(halves)
     columns = np.arange(halves.shape[1])
-    weight = np.stack([halves[first, columns], halves[second, columns]]) ** power + 1e-9
+    weight = np.stack([halves[first, columns], halves[second, columns]]) ** 3 + 1e-9
     places = weight[0][:, None] * anchors[first] + weight[1][:, None] * anchors[second]
     return places / weight.sum(axis=0)[:, None]
 

@@ -9,6 +9,7 @@ from llmbrain import cli
 from llmbrain.dataset import Study, open_recording
 from llmbrain.exceptions import ParameterError
 from llmbrain.networks import NetworkSet
+from llmbrain.pipeline.finding import METHODS
 
 TEXT = "On the third morning the old heron stood in the river and ate one more of the restless fish, as ever. " * 4
 
@@ -141,3 +142,14 @@ def test_wrong_masks_tasks_and_controls_are_one_sentence(args, says, study, caps
     given += ("--threshold", 1.5)
     code, _, said = run(capsys, "lesion", study, *given, *args)
     assert code == 2 and says in said and "Traceback" not in said and "unexpected" not in said
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.filterwarnings("ignore")
+def test_every_method_is_one_of_the_command(method, study, capsys):
+    code, _, said = run(
+        capsys, "networks", study, "--site", "mlp", "--n-components", 2, "--n-repeats", 0, "--method", method
+    )
+    assert code == 0 and len(NetworkSet.load(study, f"{method}2")) == 2
+    code, _, said = run(capsys, "networks", study, "--site", "mlp", "--method", method + "x")
+    assert code == 2 and f"Did you mean '{method}'" in said

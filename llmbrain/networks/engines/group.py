@@ -256,7 +256,7 @@ def warn_dead(dead, data, stacklevel=3):
             warnings.warn(message, NumericalWarning, stacklevel=stacklevel)
 
 
-def warn_flat(subspace, stacklevel=3):
+def warn_flat(subspace):
     """Warn about runs that share more directions equally well than there are components."""
     if not subspace.flat:
         return
@@ -266,7 +266,7 @@ def warn_flat(subspace, stacklevel=3):
         "too few neurons for so many rows. Their common subspace does not show which directions are networks, so "
         f"{used[subspace.group]} (group={subspace.group!r}).",
         NumericalWarning,
-        stacklevel=stacklevel,
+        stacklevel=3,
     )
 
 

@@ -176,10 +176,10 @@ def correlate_events(z, regressors, runs, *, n_draws=199, random_state=0):
     )
 
 
-def top_tokens(z, events, n_top=10, minimum=3):
+def top_tokens(z, events, n_top=10):
     """Token types with the strongest effect on each course, on both sides: network, side, token, n, mean, t.
 
-    Types with at least ``minimum`` occurrences are ranked by ``mean * sqrt(n)``, so that a rare token is not first
+    Types with at least three occurrences are ranked by ``mean * sqrt(n)``, so that a rare token is not first
     because of one odd occurrence.
     """
     import pandas as pd
@@ -193,7 +193,7 @@ def top_tokens(z, events, n_top=10, minimum=3):
     rows = []
     for k, course in enumerate(np.asarray(z).T):
         mean = np.bincount(index, weights=course) / counts
-        score = np.where(counts >= min(minimum, counts.max()), mean * np.sqrt(counts), 0.0)
+        score = np.where(counts >= min(3, counts.max()), mean * np.sqrt(counts), 0.0)
         for side in (1, -1):
             for i in np.argsort(-side * score, kind="stable")[:n_top]:
                 if side * score[i] > 0:
@@ -290,10 +290,10 @@ def _position_r2(z, events):
     return 1.0 - (residual**2).sum(axis=0) / np.maximum(total, 1e-300)
 
 
-def _listed(tokens, network, side, n=6):
+def _listed(tokens, network, side):
     """The strongest token types of the engaged side, as text."""
     own = tokens[(tokens["network"] == network) & (tokens["side"] == side)]
-    return " ".join(repr(t) for t in own["token"][:n])
+    return " ".join(repr(t) for t in own["token"][:6])
 
 
 def _name(row, correlations, tokens):

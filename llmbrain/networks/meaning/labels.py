@@ -70,8 +70,8 @@ def candidate_name(side, artefact, correlations, tokens):
     return f"{fires} {words}" if words else UNNAMED
 
 
-def _words(side, tokens, n=2):
-    """The strongest readable tokens of the engaged side, or "" if there are not ``n`` of them."""
+def _words(side, tokens):
+    """The two strongest readable tokens of the engaged side, or "" if there are not two of them."""
     own = tokens[(tokens["side"] == side) & (tokens["n"] >= LEAST_N) & (tokens["mean"] * side >= LEAST_MEAN)]
-    found = [token for token in own["token"] if _READABLE.fullmatch(str(token))][:n]
-    return ", ".join(map(repr, found)) if len(found) == n else ""
+    found = [token for token in own["token"] if _READABLE.fullmatch(str(token))][:2]
+    return ", ".join(map(repr, found)) if len(found) == 2 else ""

@@ -59,15 +59,13 @@ def classify_tokens(tokens):
     return pd.DataFrame({name: table[name] for name in CLASSES})
 
 
-def token_regressors(events, *, kinds=True):
+def token_regressors(events):
     """Describe every token by numbers that time courses can be correlated with.
 
     Parameters
     ----------
     events : DataFrame of n_tokens rows
         The columns token, position, sink, surprisal, log_frequency and kind are used if present.
-    kinds : bool
-        Whether to add an indicator of each kind of text.
 
     Returns
     -------
@@ -93,7 +91,7 @@ def token_regressors(events, *, kinds=True):
     if "token" in events:
         for name, column in classify_tokens(events["token"].fillna("")).items():
             columns[name] = column.to_numpy(np.float64)
-    if kinds and "kind" in events:
+    if "kind" in events:
         for kind in sorted(events["kind"].dropna().unique()):
             columns[f"kind:{kind}"] = (events["kind"] == kind).to_numpy(np.float64)
     table = pd.DataFrame(columns)

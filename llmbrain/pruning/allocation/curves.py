@@ -102,7 +102,7 @@ def by_curves(curves, extremes, n_keep, *, floors=1, round_to=1):
     return fill_by_curves(smooth, levels, curves.sizes, n_keep, extremes=extremes, floors=floors, round_to=round_to)
 
 
-def smooth_curves(losses, levels, *, over_layers=0.25, noise=None):
+def smooth_curves(losses, levels, *, over_layers=0.25):
     """Smooth loss curves: rising, convex, and close to those of neighbouring layers.
 
     Parameters
@@ -114,8 +114,6 @@ def smooth_curves(losses, levels, *, over_layers=0.25, noise=None):
     over_layers : float
         Weight of each neighbouring layer in the logarithm of the curve (0 does not smooth). The first and last layer
         are not smoothed: they differ from their neighbours.
-    noise : float, optional
-        Losses are floored at this before the logarithm; default 2 % of the largest median loss.
 
     Returns
     -------
@@ -124,7 +122,7 @@ def smooth_curves(losses, levels, *, over_layers=0.25, noise=None):
     """
     losses = np.asarray(losses, dtype=float)
     levels = np.asarray(levels, dtype=float)
-    floor = noise if noise is not None else 0.02 * np.median(losses, axis=0).max()
+    floor = 0.02 * np.median(losses, axis=0).max()  # noise of the measurement, before the logarithm
     logs = np.log(np.maximum(losses, max(floor, 1e-12) * levels / levels[-1]))
     smoothed = logs.copy()
     for i in range(1, len(logs) - 1):
@@ -145,7 +143,7 @@ def _convex(x, y):
     return np.concatenate([[0.0], np.cumsum(slopes * steps)])
 
 
-def fill_by_curves(curves, levels, sizes, n_keep, *, costs=None, extremes=0.0, floors=1, round_to=1):
+def fill_by_curves(curves, levels, sizes, n_keep, *, extremes=0.0, floors=1, round_to=1):
     """Remove units where the measured curves rise least, so that the marginal loss per unit is equal everywhere.
 
     Parameters
@@ -156,8 +154,6 @@ def fill_by_curves(curves, levels, sizes, n_keep, *, costs=None, extremes=0.0, f
         Shares removed, from 0.
     sizes : array-like of int, shape (n_layers,)
     n_keep : int
-    costs : array-like, shape (n_layers,), optional
-        Cost of a unit of each layer (parameters, bytes, latency); marginal loss is divided by it.
     extremes : float
         Strength of a quadratic penalty ``extremes * mean slope * removed ** 2``, which keeps layers from being emptied:
         curves of single layers underestimate the loss of many emptied layers together.
@@ -172,7 +168,6 @@ def fill_by_curves(curves, levels, sizes, n_keep, *, costs=None, extremes=0.0, f
 
     curves, levels = np.asarray(curves, dtype=float), np.asarray(levels, dtype=float)
     sizes, n_keep, floors = check_floors(sizes, n_keep, floors)
-    costs = np.ones(len(sizes)) if costs is None else np.asarray(costs, dtype=float)
     grid = np.linspace(0, 1, 513)
     if levels[-1] < 1:  # beyond the last level the curve continues with twice its last slope
         last = np.diff(curves[:, -2:], axis=1) / (levels[-1] - levels[-2])
@@ -181,7 +176,7 @@ def fill_by_curves(curves, levels, sizes, n_keep, *, costs=None, extremes=0.0, f
     # Straight lines between few levels would take all layers to the same corners.
     full = PchipInterpolator(levels, curves, axis=1)(grid)
     penalty = extremes * np.median(full[:, grid.searchsorted(0.5)]) * grid**2
-    slopes = np.diff(full + penalty, axis=1) / (costs * sizes)[:, None]
+    slopes = np.diff(full + penalty, axis=1) / sizes[:, None]
     middles = (grid[1:] + grid[:-1]) / 2
     allowed = middles[None, :] <= 1 - (floors / sizes)[:, None]
     price = np.where(allowed, np.maximum.accumulate(slopes, axis=1), np.inf)

@@ -35,7 +35,7 @@ class Words:
     factor: float
 
     @classmethod
-    def of(cls, log_probabilities, n_leading=_LEADING, n_sampled=_SAMPLED, seed=0):
+    def of(cls, log_probabilities, n_leading=_LEADING, n_sampled=_SAMPLED):
         """Choose the ``n_leading`` most probable words of each token, or None where they are half of the vocabulary."""
         n_words = log_probabilities.shape[-1]
         if n_leading + n_sampled >= n_words // 2:
@@ -45,7 +45,7 @@ class Words:
         leading, others = leads.nonzero()[:, 0], (~leads).nonzero()[:, 0]
         if len(leading) + n_sampled >= n_words // 2:
             return None
-        draw = np.random.default_rng(seed).choice(len(others), n_sampled, replace=False)
+        draw = np.random.default_rng(0).choice(len(others), n_sampled, replace=False)
         return cls(leading, others[torch.as_tensor(draw, device=others.device)], len(others) / n_sampled)
 
     @property

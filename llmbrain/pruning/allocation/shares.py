@@ -21,6 +21,8 @@ __all__ = [
     "uniform",
 ]
 
+CLIP = 0.02, 0.85  # smallest and largest share removed from a layer, unless the ratio itself lies outside
+
 # score: the score that it reads instead of the recipe's. random: whether the counts depend on the seed.
 # reads: tokens that pass through the model to measure it, of options, number of layers, and calibration tokens.
 # heads: how a budget of parameters is split between heads and neurons, a name of heads.HEAD_BUDGETS.
@@ -194,7 +196,7 @@ def by_schur(schur_residuals, sizes, exponent, n_keep, *, floors=1, round_to=1):
     return sensitivity_counts(schur_residuals, sizes, n_keep, exponent=exponent, floors=floors, round_to=round_to)
 
 
-def sensitivity_counts(sensitivity, sizes, n_keep, *, exponent=0.3, clip=(0.02, 0.85), floors=1, round_to=1):
+def sensitivity_counts(sensitivity, sizes, n_keep, *, exponent=0.3, floors=1, round_to=1):
     """Remove more where removal costs less: ``r_i = clip(c w_i)``, ``w_i = (mean(s) / s_i) ** exponent``.
 
     The factor ``c`` makes the shares add up to the wanted total, so that layers keep their order where some are
@@ -209,8 +211,6 @@ def sensitivity_counts(sensitivity, sizes, n_keep, *, exponent=0.3, clip=(0.02, 
     n_keep : int
     exponent : float
         0 is uniform.
-    clip : tuple of float
-        Smallest and largest share removed from a layer, unless the ratio itself lies outside.
     floors, round_to
         See :func:`round_counts`.
 
@@ -225,13 +225,13 @@ def sensitivity_counts(sensitivity, sizes, n_keep, *, exponent=0.3, clip=(0.02, 
         raise ParameterError("Sensitivities must be finite and not negative.")
     s = np.maximum(s, 1e-12 * max(s.max(), 1e-300))
     weights = (s.mean() / s) ** exponent
-    removed = _clipped_shares(weights / np.average(weights, weights=sizes), sizes, 1 - n_keep / sizes.sum(), clip)
+    removed = _clipped_shares(weights / np.average(weights, weights=sizes), sizes, 1 - n_keep / sizes.sum())
     return round_counts(sizes * (1 - removed), sizes, n_keep, floors=floors, round_to=round_to)
 
 
-def _clipped_shares(weights, sizes, ratio, clip):
+def _clipped_shares(weights, sizes, ratio):
     """``clip(c * weights)`` with the ``c`` for which its mean over units is ``ratio``; weights of mean 1."""
-    lowest, highest = min(clip[0], ratio), max(clip[1], ratio)
+    lowest, highest = min(CLIP[0], ratio), max(CLIP[1], ratio)
     shares = ratio * weights
     if lowest <= shares.min() and shares.max() <= highest:
         return shares
