@@ -4,6 +4,7 @@ import numpy as np
 
 from ..exceptions import ParameterError
 from ..registry import Registry
+from .isc import _ends
 
 __all__ = ["CONFOUNDS", "regress_out", "word_confounds"]
 
@@ -14,7 +15,7 @@ CONFOUNDS = Registry("confound", needs_surprisal=False)
 @CONFOUNDS.register("position")
 def position(words, documents, surprisal):
     """Place in the document and its logarithm, and whether a word is the first."""
-    place = np.concatenate([np.arange(n) for n in _lengths(documents)]).astype(float)
+    place = np.concatenate([np.arange(n) for n in np.diff([0, *_ends(documents, len(words))])]).astype(float)
     return np.stack([place, np.log1p(place), place == 0], axis=1)
 
 
@@ -41,12 +42,6 @@ def surprisal(words, documents, surprisal):
     values = np.asarray(surprisal, dtype=float)
     values = np.where(np.isfinite(values), values, np.nanmean(values))
     return np.stack([values, np.concatenate([values[:1], values[:-1]])], axis=1)
-
-
-def _lengths(documents):
-    labels = np.asarray(documents)
-    cuts = [0, *(np.flatnonzero(labels[1:] != labels[:-1]) + 1).tolist(), len(labels)]
-    return np.diff(cuts)
 
 
 def word_confounds(words, documents, names=("position", "frequency", "punctuation"), surprisal=None):

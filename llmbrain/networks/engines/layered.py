@@ -99,7 +99,6 @@ def layered_ica(
     *,
     n_init=1,
     standardize=True,
-    extra=32,
     n_power=8,
     contrast="cube",
     max_iter=300,
@@ -110,8 +109,8 @@ def layered_ica(
     """Decompose each layer by itself, all in one batch: subspace iteration, whitening, FastICA.
 
     Layers, ``(n_tokens, n_signals)``, are z-scored in place; on a GPU they should be bfloat16. Of a generator, 16
-    layers are on the device at a time. Of ``n_init`` starts, the sparsest is kept. ``extra`` and ``n_power`` are those
-    of :func:`leading_signals`. ``numbers`` are those of the layers among more layers, on which the starts depend.
+    layers are on the device at a time. Of ``n_init`` starts, the sparsest is kept. ``n_power`` is the
+    ``n_iter`` of :func:`leading_signals`. ``numbers`` are those of the layers among more, on which the starts depend.
     """
     state = random_state if isinstance(random_state, np.random.RandomState) else np.random.RandomState(random_state)
     drawn = random_state is None or random_state is state
@@ -119,7 +118,7 @@ def layered_ica(
     rows, values, totals = [], [], []
     for group in _groups(layers, n_components):
         group = [standardize_(x) for x in group] if standardize else group
-        row, value = leading_signals(group, n_components, extra=extra, n_iter=n_power, seed=seed)
+        row, value = leading_signals(group, n_components, n_iter=n_power, seed=seed)
         rows.append(row)
         values.append(value)
         totals += [(len(x) - 1) * x.shape[1] if standardize else float(x.float().square().sum()) for x in group]
@@ -180,7 +179,6 @@ def group_ica_of_parts(
     random_state=0,
     device="auto",
     dtype=torch.bfloat16,
-    warn=True,
     numbers=None,
 ):
     """Decompose parts by themselves, as :func:`~llmbrain.networks.group_ica` with ``group="tokens"`` would.
@@ -212,10 +210,9 @@ def group_ica_of_parts(
     for i, d in enumerate(data):
         results.append(_result(d, found, i, values[i]))
         d.release()
-    if warn:
-        for d, result in zip(data, results):
-            warn_dead(torch.from_numpy(result.dead), d)
-        warn_convergence(found.converged.cpu().numpy(), float(found.change.max()))
+    for d, result in zip(data, results):
+        warn_dead(torch.from_numpy(result.dead), d)
+    warn_convergence(found.converged.cpu().numpy(), float(found.change.max()))
     return results
 
 
