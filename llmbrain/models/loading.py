@@ -328,6 +328,8 @@ def _tokenizer_of(model, tokenizer, options):
     if not source:
         raise ParameterError("This model does not name its source; pass its tokenizer with tokenizer=.")
     try:
+        if not os.path.exists(source):
+            _check_hub(str(source), options["revision"])
         return AutoTokenizer.from_pretrained(str(source), **options)
     except Exception as error:  # libraries meet damaged files with errors of every kind
         raise ModelNotFoundError(

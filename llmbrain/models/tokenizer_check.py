@@ -3,7 +3,7 @@
 import math
 import warnings
 
-from ..exceptions import LLMBrainWarning
+from ..exceptions import LLMBrainWarning, ModelNotFoundError
 
 __all__ = ["check_bos", "check_predictions", "check_tokenizer"]
 
@@ -13,8 +13,20 @@ MOST_TOKENS = 0.6  # per character of the sample; vocabularies made for English 
 
 
 def check_tokenizer(tokenizer):
-    """Warn about a tokenizer that spells letter by letter or loses text; return it unchanged."""
-    ids = tokenizer(SAMPLE, add_special_tokens=False, verbose=False)["input_ids"]
+    """Warn about a tokenizer that spells letter by letter or loses text; return it unchanged.
+
+    Raises
+    ------
+    ModelNotFoundError
+        If it cannot read plain English.
+    """
+    try:
+        ids = tokenizer(SAMPLE, add_special_tokens=False, verbose=False)["input_ids"]
+    except Exception as error:  # libraries meet damaged settings with errors of every kind
+        raise ModelNotFoundError(
+            f"The tokenizer cannot read plain English ({type(error).__name__}: {error}). Its files are damaged or name "
+            "another class: get a complete copy, or pass another tokenizer with tokenizer=."
+        ) from error
     per_character = len(ids) / len(SAMPLE)
     if len(tokenizer) >= LEAST_VOCABULARY and per_character > MOST_TOKENS:
         _warn(
@@ -24,7 +36,9 @@ def check_tokenizer(tokenizer):
             "of transformers."
         )
     back = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    if "".join(back.split()) != "".join(SAMPLE.split()) and back.lower().split() != SAMPLE.lower().split():
+    words = back.split()
+    same = "".join(words) == "".join(SAMPLE.split()) and len(words) > 1  # some decoders move white space
+    if not same and back.lower().split() != SAMPLE.lower().split():
         _warn(
             f"The tokenizer does not return the text that it was given: {SAMPLE[:40]!r} became {back[:40]!r}. "
             "Check that it belongs to the model."
@@ -63,7 +77,9 @@ def check_bos(model, tokenizer, own=True):
     """
     token = getattr(tokenizer, "bos_token_id", None)
     plain, bare = (tokenizer(PASSAGE, add_special_tokens=s, verbose=False)["input_ids"] for s in (True, False))
-    if token is None or not bare or token in plain or max(bare) >= model.config.get_text_config().vocab_size:
+    if token is None or not bare or token in plain:
+        return
+    if max(token, *bare) >= model.config.get_text_config().vocab_size:
         return
     without, headed = _loss(model, bare, 1), _loss(model, [token, *bare], 2)
     if headed < without + HARM:

@@ -33,7 +33,7 @@ def _check_networks(plan, job):
 
     (geometry,) = job.geometries.values()
     n_tokens = [run.n_tokens for run in job.plan.runs]
-    check_n_components(plan.n_components, n_tokens, geometry.n_neurons, "the text gives")
+    check_n_components(plan.n_components, n_tokens, geometry.n_neurons)
     largest = math.sqrt(geometry.n_neurons - 1)  # of one neuron, if the map is constant elsewhere
     if plan.threshold >= largest:
         raise ParameterError(

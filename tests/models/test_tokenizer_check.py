@@ -7,7 +7,8 @@ import torch
 from tiny import tiny_model, tiny_tokenizer
 from tokenizers import Regex, normalizers
 
-from llmbrain.exceptions import LLMBrainWarning
+from llmbrain.exceptions import LLMBrainWarning, ModelNotFoundError
+from llmbrain.files import read_json, write_json
 from llmbrain.models.tokenizer_check import PASSAGE, SAMPLE, check_bos, check_predictions, check_tokenizer
 
 
@@ -41,6 +42,32 @@ def test_a_tokenizer_that_loses_text_is_noticed():
     words = [f"Ġ{word}" for word in SAMPLE.split()]
     with pytest.warns(LLMBrainWarning, match="does not return the text"):
         check_tokenizer(big_tokenizer(prefixes(words), replace=("e", "")))
+
+
+def test_a_tokenizer_that_loses_all_white_space_is_noticed():
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace(" ", "")
+    with pytest.warns(LLMBrainWarning, match="does not return the text"):
+        check_tokenizer(tokenizer)
+
+
+@pytest.mark.parametrize("damage", [{"model_max_length": "x"}, {"tokenizer_class": "BertTokenizer"}])
+def test_a_tokenizer_that_cannot_read_is_one_sentence(damage, tmp_path):
+    import llmbrain as lb
+
+    tiny_model("llama").save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    settings = read_json(tmp_path / "tokenizer_config.json")
+    write_json(tmp_path / "tokenizer_config.json", {**settings, **damage})
+    with pytest.raises(ModelNotFoundError, match="cannot read plain English.*pass another tokenizer"):
+        lb.load_model(tmp_path)
+
+
+def test_a_bos_token_beyond_the_vocabulary_is_not_read(tmp_path):
+    tokenizer = tiny_tokenizer(add_bos=False)
+    tokenizer.bos_token = "<new>"
+    assert tokenizer.bos_token_id == 300
+    check_bos(tiny_model("llama"), tokenizer)
 
 
 def test_a_tokenizer_that_returns_nothing_is_noticed(tmp_path):
