@@ -65,7 +65,7 @@ def test_a_tokenizer_that_cannot_read_is_one_sentence(damage, tmp_path):
 
 def test_a_bos_token_beyond_the_vocabulary_is_not_read(tmp_path):
     tokenizer = tiny_tokenizer(add_bos=False)
-    tokenizer.bos_token = "<new>"
+    tokenizer.add_special_tokens({"bos_token": "<new>"})
     assert tokenizer.bos_token_id == 300
     check_bos(tiny_model("llama"), tokenizer)
 
