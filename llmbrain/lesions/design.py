@@ -9,6 +9,7 @@ from ..exceptions import MaskError, ParameterError
 from ..geometry import NeuronGeometry
 from ..masks import ControlFamily, NeuronMask, draw_control
 from ..networks.result import THRESHOLD
+from ..parallel import gather, share, world_size
 from .context import sites_of
 from .dose import dose_axis
 from .double_dipping import known_texts, network_texts, warn_of_double_dipping
@@ -134,14 +135,32 @@ class Design:
         """All lesions of the study. Without doses, the networks come first."""
         if self.axis is not None:
             return list(self._conditions_over_doses())
-        conditions = [Condition(k, mask) for k, mask in enumerate(self.masks)]
+        conditions, planned = [Condition(k, mask) for k, mask in enumerate(self.masks)], []
         for number, family in enumerate(self.families):
             importance = self.importance(family)
             for k, mask in enumerate(self.masks):
                 for draw in range(family.n_drawn(self.study.n_controls)):
                     seed = [self.seed, number, 0 if family.member.shared else k + 1, draw]
-                    conditions.append(self._control(k, mask, family, draw, seed, importance))
-        return conditions
+                    planned.append((k, mask, family, draw, seed, importance))
+        return conditions + self._drawn_together(planned)
+
+    def _drawn_together(self, planned):
+        """Draw many controls; several processes draw some each, and all have all of them in the end."""
+        mine = share(range(len(planned)))
+        drawn = [self._control(*planned[i]) for i in mine]
+        if world_size() == 1:
+            return drawn
+        bits = (
+            np.packbits([condition.mask.values for condition in drawn], axis=1) if drawn else np.empty((0, 0), np.uint8)
+        )
+        found = {}
+        for record in gather({"numbers": np.asarray(mine, dtype=np.int64), "bits": bits}):
+            found |= zip(record["numbers"].tolist(), record["bits"])
+        sets = (np.unpackbits(found[i], count=self.geometry.n_neurons).astype(bool) for i in range(len(planned)))
+        return [
+            Condition(k, NeuronMask(values, self.geometry), family, draw)
+            for (k, _, family, draw, *_), values in zip(planned, sets)
+        ]
 
     def _conditions_over_doses(self):
         (family,) = self.families

@@ -10,6 +10,7 @@ register a function and declare what it needs::
 """
 
 from bisect import bisect_left
+from functools import lru_cache
 
 import numpy as np
 
@@ -122,8 +123,10 @@ def importance_matched(values, layer_of, importance, random_state=None, n_neares
     if n_nearest < 1:
         raise ParameterError(f"n_nearest must be at least 1; got {n_nearest}.")
 
+    orders = _orders(np.asarray(layer_of, dtype=np.int64).tobytes(), importance.tobytes())
+
     def choose(neurons, _):
-        order = neurons[np.argsort(importance[neurons], kind="stable")]
+        order = orders[neurons[0]]
         return _nearest_free(order, values[order], rng, n_nearest)
 
     return _in_layers(values, layer_of, choose)
@@ -294,7 +297,7 @@ def _nearest_free(order, inside, rng, n_nearest):
     """Find for each selected place of a ranked list a free place near it; see :func:`importance_matched`."""
     selected, free = np.flatnonzero(inside), np.flatnonzero(~inside).tolist()
     chosen = []
-    for rank in rng.permutation(selected):
+    for rank in rng.permutation(selected).tolist():
         if not free:
             break
         middle = bisect_left(free, rank)
@@ -313,15 +316,29 @@ def _in_layers(values, layer_of, choose):
     if layer_of.shape != values.shape:
         raise ParameterError(f"layer_of has the shape {layer_of.shape}, the mask {values.shape}.")
     control = np.zeros_like(values)
-    for layer in np.unique(layer_of[values]):
-        neurons = np.flatnonzero(layer_of == layer)
-        control[choose(neurons, int(values[neurons].sum()))] = True
+    for neurons in _orders(layer_of.astype(np.int64).tobytes()).values():
+        count = int(np.count_nonzero(values[neurons]))
+        if count:
+            control[choose(neurons, count)] = True
     return control
+
+
+@lru_cache(maxsize=8)
+def _orders(layer_of, importance=None):
+    """Neurons of each layer by their first neuron: in order, or from the least to the most important.
+
+    The arguments are bytes of int64 and float64 arrays, because a study draws thousands of controls from the same ones.
+    """
+    layer_of = np.frombuffer(layer_of, dtype=np.int64)
+    keys = [layer_of] if importance is None else [np.frombuffer(importance), layer_of]
+    order = np.lexsort(keys)  # stable: equal neurons stay in their order
+    layers = np.split(order, np.flatnonzero(np.diff(layer_of[order])) + 1)
+    return {int(neurons.min()): neurons for neurons in layers}
 
 
 def _checked(values):
     values = np.asarray(values)
-    if values.ndim != 1 or not np.isin(values, (0, 1)).all():
+    if values.ndim != 1 or values.dtype != bool and not np.isin(values, (0, 1)).all():
         raise MaskError(f"A set of neurons must be a boolean array (n_neurons,); got {values.dtype} {values.shape}.")
     if not values.any():
         raise MaskError("The set is empty; an empty network has no control.")
