@@ -59,6 +59,9 @@ TestText = Annotated[
     str | None, typer.Option("--test-text", help="Other text, to measure on; by default the held-out part of the demo.")
 ]
 MaxTokens = Annotated[int | None, number("Maximum number of tokens of the text.", "--max-tokens", least=2)]
+MaxTokensOrAll = Annotated[
+    int | None, number("Maximum number of tokens of the text; all of it by default.", "--max-tokens", least=2)
+]
 MaxTestTokens = Annotated[int | None, number("Maximum number of test tokens.", "--max-test-tokens", least=2)]
 Out = Annotated[
     Path, typer.Option("--out", "-o", parser=_path, metavar="PATH", help="Folder to write; created if it is missing.")

@@ -15,6 +15,7 @@ from .options import (
     Dtype,
     MaxTestTokens,
     MaxTokens,
+    MaxTokensOrAll,
     Model,
     Out,
     OutFile,
@@ -62,7 +63,7 @@ def prune(
     ] = None,
     networks: Networks = None,
     study: NetworkStudy = None,
-    max_tokens: MaxTokens = None,
+    max_tokens: MaxTokensOrAll = None,
     bos: Bos = "auto",
     format: Annotated[str, typer.Option("--format", help="hetero, uniform, padded or gguf.")] = "hetero",
     dtype: Dtype = "auto",
@@ -100,7 +101,7 @@ def prune(
     )  # fmt: skip
     pruned.save_pretrained(out, tokenizer=tokenizer)
     typer.echo(pruned.describe())
-    end([out], "llmbrain", "evaluate", out)
+    end([out], *(word.format(folder=out) for word in FORMATS[format].then))
 
 
 def grid(
@@ -180,14 +181,18 @@ def grid(
 
 def _networks(which, study):
     """Networks of a study that were asked for, or the name of a way to find some on the text."""
-    from ..networks.labels import CHOICES, chosen_networks, split_choice
+    from ..networks.labels import chosen_networks, split_choice
     from ..pipeline import current_networks
+    from ..pruning.published import NETWORK_FINDERS
 
     if study is not None:
         current_networks(study, split_choice(which)[0])  # refuses those that the recording has outgrown
         return chosen_networks(study, which)
-    if which in CHOICES:
-        raise ParameterError(f"--networks {which} needs the study that holds them. Add --study FOLDER.")
+    if which is not None and which not in NETWORK_FINDERS:
+        raise ParameterError(
+            f"--networks {which} needs the study that holds them: add --study FOLDER. Without a study, networks are "
+            f"found on the text: {', '.join(NETWORK_FINDERS)}."
+        )
     return which
 
 
@@ -207,7 +212,7 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="'demo', a hub id, a folder (also a pruned one), or a .gguf file.")],
     text: Text = "demo",
     split: Annotated[str | None, typer.Option(help="Part of the demo corpus or sub-folder of a folder.")] = None,
-    max_tokens: MaxTokens = None,
+    max_tokens: MaxTokensOrAll = None,
     context: Context = 1024,
     bos: Bos = "auto",
     dtype: Dtype = "auto",
@@ -216,6 +221,7 @@ def evaluate(
     """Measure token-level perplexity."""
     from ..evaluation import perplexity_report
     from ..models import load_model
+    from ..pruning.pruned import MARKER
     from ..text import load_corpus
 
     leading = read_bos(bos)
@@ -224,4 +230,7 @@ def evaluate(
     found = perplexity_report(loaded, tokenizer, texts, context=context, max_tokens=max_tokens, bos=leading)
     protocol = f"token level, {context} tokens of context, BOS: {found['bos']}, {texts.name}"
     typer.echo(f"perplexity {found['perplexity']:.3f} ({protocol}, {found['n_tokens']:,} tokens)")
-    end([], "llmbrain", "prune", "--model", model, "--out", "smaller")
+    if (Path(model) / MARKER).is_file():
+        end([], f"read {Path(model) / 'README.md'}: how to load the model, and what was measured before and after")
+    else:
+        end([], "llmbrain", "prune", "--model", model, "--out", "smaller")

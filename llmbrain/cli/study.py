@@ -14,6 +14,7 @@ from .options import (
     Device,
     Dtype,
     MaxTokens,
+    MaxTokensOrAll,
     Model,
     Out,
     Ratio,
@@ -74,7 +75,7 @@ def record(
     ] = None,
     layers: Annotated[str | None, typer.Option(help="Record only these layers, e.g. 0,4,10-15.")] = None,
     every: Annotated[int, number("Record every n-th token of a document.", least=1)] = 1,
-    max_tokens: MaxTokens = None,
+    max_tokens: MaxTokensOrAll = None,
     context: Annotated[
         int | None,
         number(

@@ -122,7 +122,8 @@ RESULTS = {
         ("components", "z_components", "z_components_json", "networks_dseg", "networks_tsv", "networks_json",
          "network_mask", "network_mask_json", "metrics", "mixing", "stability", "profile", "connectivity",
          "engagement", "correlations", "tokens", "contexts"),
-        "networks", "Find them again (llmbrain networks).", " (--networks)",
+        "networks", "Find them again (llmbrain networks).",
+        " (--networks), or some of it: NAME:accepted or NAME:0,4-6",
     ),
     "lesions": ResultKind(
         "lesion_json", ("lesion_effects", "lesion_controls", "lesion_items"), "lesion study",

@@ -91,8 +91,15 @@ def _checked(model, given, own, code):
     """The model and its tokenizer, ready and checked together; ``given`` goes before ``own``."""
     model, tokenizer = _ready(model), check_tokenizer(_tokenizer_of(model, given or own, code))
     check_predictions(model, tokenizer)
-    check_bos(model, tokenizer, own=tokenizer is not given)
+    if given is not None or not _pruned_with(own, tokenizer.bos_token):
+        check_bos(model, tokenizer, own=tokenizer is not given)
     return model, tokenizer
+
+
+def _pruned_with(source, bos):
+    """Whether a folder holds a model that was pruned on text with this BOS token: it is read as the model before it."""
+    marker = Path(source) / PRUNED_MARKER if isinstance(source, (str, Path)) else None
+    return marker is not None and marker.is_file() and read_json(marker).get("bos") == bos
 
 
 def demo_file():

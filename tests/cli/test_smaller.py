@@ -56,6 +56,8 @@ def test_the_command_prune_takes_networks_and_formats(files, tmp_path, capsys):
     assert summary["allocation"] == "uniform" and len(set(summary["n_kept"])) == 1
     command("prune", *common, "--out", tmp_path / "c", "--networks", "layers")
     assert "nothing reads it" in capsys.readouterr().err
+    command("evaluate", tmp_path / "b", "--text", files / "test.txt", "--context", 64)
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"Next: read {tmp_path / 'b' / 'README.md'}")
 
 
 @pytest.mark.filterwarnings("ignore")

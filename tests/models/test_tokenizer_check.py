@@ -9,6 +9,7 @@ from tokenizers import Regex, normalizers
 
 from llmbrain.exceptions import LLMBrainWarning, ModelNotFoundError
 from llmbrain.files import read_json, write_json
+from llmbrain.models import load_model
 from llmbrain.models.tokenizer_check import PASSAGE, SAMPLE, check_bos, check_predictions, check_tokenizer
 
 
@@ -148,3 +149,15 @@ def test_the_demo_keeps_its_bos_token(demo_model):
         check_predictions(model, tokenizer)
         check_bos(model, tokenizer)
     assert tokenizer.bos_token == "<|im_start|>"
+
+
+def test_a_pruned_folder_is_read_like_the_model_before_it(reader, tmp_path):
+    reader.save_pretrained(tmp_path)
+    tiny_tokenizer(add_bos=False).save_pretrained(tmp_path)
+    with pytest.warns(LLMBrainWarning, match="It is not used"):
+        assert load_model(tmp_path)[1].bos_token is None
+    bos = tiny_tokenizer().bos_token
+    write_json(tmp_path / "llmbrain_pruning.json", {"bos": bos})  # calibrated with it
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_model(tmp_path)[1].bos_token == bos

@@ -204,7 +204,13 @@ def _data(tensor, gguf):
     return tensor.half().numpy(), gguf.GGMLQuantizationType.F16
 
 
-@FORMATS.register("gguf", loading=_LOADING, check=check_writable, own_tokenizer=True)
+@FORMATS.register(
+    "gguf",
+    loading=_LOADING,
+    check=check_writable,
+    own_tokenizer=True,
+    then=("llama-cli", "-m", "{folder}/model.gguf", "-p", "The brain is"),
+)
 def save_gguf(model, tokenizer, folder):
     """One file for llama.cpp, with every layer's own width."""
     write_gguf(model, tokenizer, folder / "model.gguf")
