@@ -176,7 +176,9 @@ def grid(
     for row in best.itertuples():
         names = "+".join((row.score, row.allocation, row.compensation))
         typer.echo(f"best at {row.ratio:.0%}: {names}, {row.perplexity:.2f} ({row.ratio_to_dense:.3f} x dense)")
-    end(wrote, "llmbrain", "prune", "--model", model, "--text", text, "--out", "smaller")
+    first = best.iloc[:1][["score", "allocation", "compensation", "ratio"]].to_dict("records")
+    parts = [word for row in first for name, value in row.items() for word in (f"--{name}", value)]
+    end(wrote, "llmbrain", "prune", "--model", model, "--text", text, *parts, "--out", "smaller")
 
 
 def _networks(which, study):

@@ -145,20 +145,21 @@ def smallest_p(n_controls, alternative="greater"):
     return min(1.0, (2 if alternative == "two-sided" else 1) / (n_controls + 1))
 
 
-def power_note(n_controls, n_networks, alpha=0.05, alternative="greater"):
+def power_note(n_controls, n_networks, alpha=0.05, alternative="greater", what="network"):
     """Describe which p-values a design can reach, and how many controls ``alpha`` needs.
 
     ``needed_for_one`` controls suffice for a single network, ``needed_for_all`` after correction over all networks.
+    ``what`` is the word for what is lesioned.
     """
     sides = 2 if alternative == "two-sided" else 1
     smallest, pooled = smallest_p(n_controls, alternative), smallest_p(n_controls * n_networks, alternative)
     one, every = stats.minimum_draws(alpha, sides), stats.minimum_draws(alpha, sides * n_networks)
     note = (
-        f"With {n_controls} controls per network, p cannot fall below {smallest:.3g}. p <= {alpha:g} needs {one} "
-        f"controls; q <= {alpha:g} needs {every} if one of {n_networks} networks stands out, and {one} if all do."
+        f"With {n_controls} controls per {what}, p cannot fall below {smallest:.3g}. p <= {alpha:g} needs {one} "
+        f"controls; q <= {alpha:g} needs {every} if one of {n_networks} {what}s stands out, and {one} if all do."
     )
     if n_controls >= 3 and n_networks > 1:
-        note += f" With the controls of all networks pooled, p cannot fall below {pooled:.3g}."
+        note += f" With the controls of all {what}s pooled, p cannot fall below {pooled:.3g}."
     return {
         "smallest_p": smallest,
         "smallest_p_pooled": pooled,

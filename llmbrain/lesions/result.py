@@ -47,10 +47,15 @@ class LesionResult:
     def __repr__(self):
         families = list(dict.fromkeys(self.table["family"]))
         return (
-            f"LesionResult({len(self.networks)} networks on {', '.join(self.tasks[:3])}"
+            f"LesionResult({len(self.networks)} {self.what}s on {', '.join(self.tasks[:3])}"
             f"{', ...' if len(self.tasks) > 3 else ''}; {self.info.get('n_controls', 'some')} controls by "
             f"{', '.join(families)})"
         )
+
+    @property
+    def what(self):
+        """What was lesioned: ``"network"``, or ``"mask"`` if no set of neurons comes from a network."""
+        return "mask" if self.info.get("networks") == [] else "network"
 
     @property
     def networks(self):
@@ -100,8 +105,9 @@ class LesionResult:
             above = int((rows["effect"] > rows["control_max"]).sum())
             found, pooled = (int((rows[column] < 0.05).sum()) for column in ("q", "q_pooled"))
             lines.append(
-                f"{family}: {above} of {len(rows)} networks do more harm than each of their {rows['n_controls'].max()} "
-                f"controls; {found} have q < 0.05, {pooled} with controls pooled over networks."
+                f"{family}: {above} of {len(rows)} {self.what}s do more harm than each of their "
+                f"{rows['n_controls'].max()} controls; {found} have q < 0.05, "
+                f"{pooled} with controls pooled over {self.what}s."
             )
         lines += self._largest(main, n_rows)
         lines.append(self.info.get("power", {}).get("note", ""))

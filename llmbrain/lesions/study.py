@@ -8,6 +8,7 @@ from ..parallel import Share
 from ..stats import ALTERNATIVES
 from .design import Design
 from .dose import dose_result
+from .sources import lesioned_networks
 from .statistics import IMPORTANCES
 from .tables import study_result
 
@@ -166,8 +167,9 @@ class LesionStudy:
         tokens = sum(len(s) for task in design.tasks for s in task.sequences)
         calls = n * sum(task.call is not None for task in design.tasks)
         n_networks = len(design.masks) * (1 if design.axis is None else len(design.axis.doses))
+        what = "network" if lesioned_networks(design.masks) else "mask"
         text = (
-            f"{n_networks} lesions of networks and {design.n_conditions - n_networks} of controls on {tokens:,} "
+            f"{n_networks} lesions of {what}s and {design.n_conditions - n_networks} of controls on {tokens:,} "
             f"tokens: at most {n * tokens:,} tokens through the model"
         )
         text += f", and {calls} calls of functions." if calls else "."

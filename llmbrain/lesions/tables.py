@@ -104,12 +104,14 @@ def _describe(design):
 
     options, study, statistics = design.options, design.study, design.statistics
     drawn = any(family.member.random for family in design.families)
+    networks = lesioned_networks(design.masks)
+    what = "network" if networks else "mask"
     n_controls = study.n_controls if drawn else len(design.masks) - 1
     return {
         "llmbrain": __version__,
         "model": describe_model(design.model),
         "geometry": design.geometry.to_dict(),
-        "networks": lesioned_networks(design.masks),
+        "networks": networks,
         "lesion": {
             "how": study.how,
             "value": options.value if np.ndim(options.value) == 0 else "one value per neuron",
@@ -125,7 +127,7 @@ def _describe(design):
         "tasks": {t.name: {"unit": t.unit, "n_items": len(t.items), **_public(t.info)} for t in design.tasks},
         "reference": _public(statistics.info) | {"n_tokens": statistics.n_tokens} if statistics else None,
         "double_dipping_checked": design.checked,
-        "power": power_note(n_controls, len(design.masks), alternative=design.alternative),
+        "power": power_note(n_controls, len(design.masks), alternative=design.alternative, what=what),
         "mode": design.scorer.mode,
         "autocast": design.scorer.autocast,
         "counts_per_layer": {m.name: m.counts_per_layer.tolist() for m in design.masks},

@@ -59,7 +59,7 @@ def plot_lesion_effects(result, controls=None, *, task=None, family=None, alpha=
     ax.axvline(0, color=st.MUTED, lw=0.7, zorder=0)
     ax.set_yticks(at, [short_name(n) for n in table["network"]], fontsize=7 if row > 0.15 else 6)
     ax.set_ylim(len(table) - 0.4, -0.6)
-    ax.set(xlabel=unit, ylabel="network lesioned")
+    ax.set(xlabel=unit, ylabel=f"{getattr(result, 'what', 'network')} lesioned")
     ax.grid(axis="x")
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
@@ -155,7 +155,7 @@ def plot_selectivity(result, *, value="effect", alpha=0.05, family=None, label=N
     ax.set_xticks(range(grid.shape[1]), names, rotation=40, ha="right", rotation_mode="anchor")
     every = 1 if len(grid) <= 45 else 4
     ax.set_yticks(range(0, len(grid), every), [short_name(n) for n in grid.index[::every]])
-    ax.set_ylabel("network lesioned")
+    ax.set_ylabel(f"{getattr(result, 'what', 'network')} lesioned")
     ax.spines[:].set_visible(False)
     label = label or (UNIT if value == "effect" else value)
     st.colorbar(fig, image, label, ax=ax, shrink=min(0.7, 2.2 / height), aspect=20, pad=0.03)

@@ -50,9 +50,9 @@ class Lesions(Station):
         table = main_lesions(result)
         q, family = q_column(table), main_family(table)
         if q is None or "control_max" not in table:
-            return [(number(len(table)), "networks lesioned")]
+            return [(number(len(table)), f"{result.what}s lesioned")]
         above, found = int((table["effect"] > table["control_max"]).sum()), int((table[q] < 0.05).sum())
-        label = f"lesioned networks do more harm than each of their {int(table['n_controls'].max())} controls"
+        label = f"lesioned {result.what}s do more harm than each of their {int(table['n_controls'].max())} controls"
         label += f" (matched by {family})" if family else ""
         label += f"; {'none has' if not found else f'{found} have'} {q} < 0.05"
         if not found and above and 1 / (int(table["n_controls"].max()) + 1) * len(table) > 0.05:
@@ -77,7 +77,9 @@ class Lesions(Station):
         n_controls = int(table["n_controls"].max()) if "n_controls" in table else 0
         families = [str(f) for f in dict.fromkeys(table["family"])] if "family" in table else []
         done = DONE.get(str(how), f"treated with “{how}”")
-        text = f"Each of {table['network'].nunique()} networks was lesioned: its neurons were {done} while the model"
+        text = (
+            f"Each of {table['network'].nunique()} {result.what}s was lesioned: its neurons were {done} while the model"
+        )
         tasks = [str(t) for t in dict.fromkeys(table["task"])] if "task" in table else []
         named = f"{', '.join(tasks[:8])}{', …' if len(tasks) > 8 else ''}"
         text += (
@@ -109,14 +111,14 @@ def reading_notes(lesion):
     table = main_lesions(lesion)
     if "n_controls" not in table or "p" not in table or not table["p"].notna().any():
         return []
-    n, k = int(table["n_controls"].max()), len(table)
+    n, k, what = int(table["n_controls"].max()), len(table), lesion.what
     floor = 1 / (n + 1)
     text = (
-        f"How to read p and q. A network is ranked among its own {n} controls, so p is at least 1 / ({n} + 1) = "
+        f"How to read p and q. A {what} is ranked among its own {n} controls, so p is at least 1 / ({n} + 1) = "
         f"{floor:.3f}, however large the effect."
     )
     if k > 1:
-        text += f" q corrects for {k} networks: if only one stands out, its q is at least {min(1, k * floor):.3f}."
+        text += f" q corrects for {k} {what}s: if only one stands out, its q is at least {min(1, k * floor):.3f}."
     if "control_max" in table:
         above, family = int((table["effect"] > table["control_max"]).sum()), main_family(lesion.table)
         against = f" (matched by {family})" if family else ""
@@ -127,9 +129,9 @@ def reading_notes(lesion):
     if "q_pooled" in table and table["q_pooled"].notna().any():
         found = int((table["q_pooled"] < 0.05).sum())
         notes.append(
-            "“Pooled” ranks each network among the controls of all networks, each set standardised, so p can be as "
+            f"“Pooled” ranks each {what} among the controls of all {what}s, each set standardised, so p can be as "
             f"small as 1 / ({k} × {n} + 1) = {1 / (k * n + 1):.4f}. This assumes that the effects of controls have the "
-            f"same distribution in all networks, apart from mean and spread. {found} of {k} have a pooled q < 0.05."
+            f"same distribution in all {what}s, apart from mean and spread. {found} of {k} have a pooled q < 0.05."
         )
     power = (lesion.info.get("power") or {}).get("note")
     return notes + ([power.replace("<=", "≤")] if power and k * floor > 0.05 else [])
@@ -140,15 +142,15 @@ def _figure_of(lesion, family, task, key):
     what = what or (f"matched by {family}" if family else "random sets of neurons")
     fig = plotting.plot_lesion_effects(lesion, family=family, unit=f"harm ({unit_of(lesion, task)})", title="")
     caption = (
-        f"Harm{_on(task)} when a network is silenced (point, with its 95 % interval), and when each of its control "
-        f"sets is silenced (grey). Controls: {what}.{_measured(lesion, task)}"
+        f"Harm{_on(task)} when a {lesion.what} is silenced (point, with its 95 % interval), and when each of its "
+        f"control sets is silenced (grey). Controls: {what}.{_measured(lesion, task)}"
     )
     rows = lesion.table if task is None else lesion.table[lesion.table["task"] == task]
     few = rows["n_items"].min() if "n_items" in rows else np.nan
     if few < FEW_ITEMS:
         caption += f" Intervals over {int(few)} items are unreliable."
     n = lesion.table["network"].nunique()
-    return figure(fig, key, caption, f"Lesion effects of {n} networks over their controls.")
+    return figure(fig, key, caption, f"Lesion effects of {n} {lesion.what}s over their controls.")
 
 
 def _measured(lesion, task):
