@@ -26,10 +26,14 @@ def check_seed(value):
         raise ParameterError(f"random_state={value!r}: it must be a whole number from 0 to 2**32 - 1.")
 
 
+def is_number(value):
+    """Whether a value is a finite number, and not True or False."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def check_threshold(value, two_sided=True):
     """Raise an error unless ``value`` is a finite number, and not negative where absolute values are compared."""
-    number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or (two_sided and value < 0):
+    if not is_number(value) or (two_sided and value < 0):
         least = " of at least 0" if two_sided else ""
         raise ParameterError(f"threshold={value!r}: it must be a finite number{least}.")
 

@@ -112,6 +112,8 @@ class LossTask:
         is_demo = isinstance(self.text, str) and self.text == "demo"
         corpus = load_corpus("demo", split="heldout") if is_demo else as_corpus(self.text)
         check_count("passage", self.passage, 2, optional=True)
+        check_count("max_tokens", self.max_tokens, 2, optional=True)
+        check_count("context", self.context, 2)
         least = self.passage or 2
         if self.max_tokens is not None and self.max_tokens < least * len(corpus):
             corpus = _in_turn(corpus, max(1, self.max_tokens // least), self.passage is not None)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..exceptions import GeometryMismatchError, MaskError, ParameterError
+from ..exceptions import GeometryMismatchError, MaskError, ParameterError, check_seed
 from ..geometry import NeuronGeometry
 from .family import ControlFamily, draw_control
 from .files import describe_mask, read_image, read_mask, write_mask
@@ -323,6 +323,8 @@ class NeuronMask:
         ParameterError
             If ``by`` is unknown, or importance is missing.
         """
+        if random_state is not None and not isinstance(random_state, np.random.Generator):
+            check_seed(random_state)
         family = ControlFamily.parse(by)
         drawn = draw_control(family.name, self.values, self.geometry, random_state, importance=importance)
         return self._like(drawn, f"control of {self.name}" if self.name else None)

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 from nilearn.decomposition import DictLearning as StockDictLearning
 
-from ..exceptions import HarmfulOptionWarning, ParameterError
+from ..exceptions import HarmfulOptionWarning, ParameterError, check_count, is_number
 from .base import NetworkEstimator
 from .engines.dictionary import group_dictionary
 from .options import needs_nilearn, share_parameters
@@ -147,7 +147,8 @@ class DictLearning(NetworkEstimator, StockDictLearning):
     def _check(self, runs):
         if self.alpha != "auto" and (not isinstance(self.alpha, (int, float)) or not self.alpha > 0):
             raise ParameterError(f"alpha must be 'auto' or a positive number; got {self.alpha!r}.")
-        if not isinstance(self.n_epochs, (int, float)) or self.n_epochs < 1:
+        check_count("batch_size", self.batch_size)
+        if not is_number(self.n_epochs) or self.n_epochs < 1:
             raise ParameterError(f"n_epochs must be at least 1; got {self.n_epochs!r}.")
         if self.reduction_ratio != "auto":
             message = f"reduction_ratio={self.reduction_ratio!r} has no effect: nilearn never reads it."

@@ -7,7 +7,7 @@ import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ..exceptions import ParameterError
+from ..exceptions import ParameterError, check_seed
 from .base import settings_of
 from .engines.group import check_n_components, check_search, warn_convergence, warn_dead
 from .engines.ica import draw_rotations, extreme_start, fastica
@@ -172,6 +172,8 @@ class TemporalICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     def _check_parameters(self):
         if self.standardize not in (None, "zscore_sample"):
             raise ParameterError(f"standardize must be None or 'zscore_sample'; got {self.standardize!r}.")
+        if self.random_state is not None and not isinstance(self.random_state, np.random.RandomState):
+            check_seed(self.random_state)
         check_search(self.n_init, self.contrast, self.max_iter, self.tol)
 
     def _load(self, X, reset):

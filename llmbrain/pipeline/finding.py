@@ -5,7 +5,7 @@ import re
 
 from .. import parallel
 from ..dataset import Recording, open_recording
-from ..exceptions import ParameterError, check_threshold
+from ..exceptions import ParameterError, check_count, check_threshold
 from ..registry import Registry
 from .sources import done_before
 
@@ -96,7 +96,8 @@ def find_networks(
     if site not in (None, recording.site):
         raise ParameterError(f"site={site!r}, but the recording is of the site {recording.site!r}.")
     check_threshold(threshold)
-    if name is not None and not re.fullmatch("[0-9A-Za-z]+", name):  # "a-b" would become "ab" and replace it
+    check_count("n_repeats", n_repeats, least=0)
+    if name is not None and not re.fullmatch("[0-9A-Za-z]+", str(name)):  # "a-b" would become "ab" and replace it
         raise ParameterError(f"name={name!r}: the name of networks holds letters (A to Z) and digits only.")
     METHODS.check(method)
     study, settings = recording.study, {

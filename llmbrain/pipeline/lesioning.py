@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .. import parallel
 from ..dataset import as_study
-from ..exceptions import DatasetError, ParameterError
+from ..exceptions import DatasetError, ParameterError, check_count
 from ..files import read_json, sha256, write_json
 from .sources import current_networks, done_before, heldout_of, load_study_model, plain_settings
 
@@ -104,6 +104,10 @@ def lesion_networks(
     from ..networks.labels import select_networks, split_choice
 
     study = as_study(study)
+    check_count("n_networks", n_networks, optional=True)
+    for what, values in {"masks": masks, "tasks": tasks, "controls": controls}.items():
+        if isinstance(values, (list, tuple)) and not values:
+            raise ParameterError(f"{what}={values!r} is empty. Name at least one, or leave it out.")
     parallel.check_shared_folder(study.root)
     if masks is None:
         wanted, which = split_choice(networks)
@@ -115,7 +119,12 @@ def lesion_networks(
         name, chosen, kept = "masks", _given_masks(study, masks), {}
     recordings = {site: study.recording(site) for site in {s for mask in chosen for s in mask.geometry.site_names}}
     made = [
-        _task(task, study, text, {"max_tokens": max_tokens, "bos": bos, "passage": PASSAGE, "context": context or 512})
+        _task(
+            task,
+            study,
+            text,
+            {"max_tokens": max_tokens, "bos": bos, "passage": PASSAGE, "context": 512 if context is None else context},
+        )
         for task in tasks or ["loss"]
     ]
     for recording in recordings.values():

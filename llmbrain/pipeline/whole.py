@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..dataset import check_study_folder
-from ..exceptions import ParameterError
+from ..exceptions import ParameterError, check_count, check_seed, is_number
 from ..models.speed import duration, measure_machine
 from .finding import find_networks
 from .lesioning import lesion_networks
@@ -71,14 +71,15 @@ class RunPlan:
     context: int | None = None
 
     def __post_init__(self):
-        if not 0 < self.ratio < 1:
-            raise ParameterError(f"ratio={self.ratio} must lie between 0 and 1.")
-        if not 0 < self.threshold < float("inf"):
-            raise ParameterError(f"threshold={self.threshold} must be a positive number.")
+        if not is_number(self.ratio) or not 0 < self.ratio < 1:
+            raise ParameterError(f"ratio={self.ratio!r} must lie between 0 and 1.")
+        if not is_number(self.threshold) or self.threshold <= 0:
+            raise ParameterError(f"threshold={self.threshold!r} must be a positive number.")
+        check_seed(self.random_state)
         for name, value in asdict(self).items():
-            least = {"n_repeats": 0, "random_state": 0, "context": 2}.get(name, 1)
-            if name not in ("ratio", "threshold", "controls") and value is not None and value < least:
-                raise ParameterError(f"{name}={value} must be at least {least}.")
+            if name not in ("ratio", "threshold", "controls", "random_state"):
+                least = {"n_repeats": 0, "context": 2}.get(name, 1)
+                check_count(name, value, least, optional=name in ("record_tokens", "context"))
 
 
 FULL = RunPlan()

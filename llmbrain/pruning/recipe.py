@@ -3,10 +3,11 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
+from numbers import Integral
 
 import numpy as np
 
-from ..exceptions import ParameterError
+from ..exceptions import ParameterError, is_number
 from ..registry import Registry, choose
 from .allocation import ALLOCATIONS
 from .compensation import COMPENSATIONS
@@ -122,7 +123,7 @@ class Options:
             if "choices" in f.metadata:
                 choose(f.name, getattr(self, f.name), f.metadata["choices"])
         for name in ("floor", "held_out"):
-            if not 0 <= getattr(self, name) < 1:
+            if not is_number(getattr(self, name)) or not 0 <= getattr(self, name) < 1:
                 raise ParameterError(f"{name}={getattr(self, name)!r} must be a share from 0 to below 1.")
         if isinstance(self.recover, bool) or not (isinstance(self.recover, (int, float)) and 0 <= self.recover < 1e6):
             raise ParameterError(f"recover={self.recover!r} must be a number of minutes from 0 (no training).")
@@ -137,6 +138,8 @@ class Options:
         self._check_whole("network_tokens", 4, none=True)
         if self.head_score is not None:
             HEAD_SCORES.check(self.head_score)
+        if not isinstance(self.exempt, (list, tuple)) or not all(isinstance(i, Integral) for i in self.exempt):
+            raise ParameterError(f"exempt={self.exempt!r} must be a list of numbers of layers.")
         object.__setattr__(self, "exempt", tuple(int(i) for i in self.exempt))
 
     def _check_whole(self, name, least, none=False):
@@ -207,6 +210,11 @@ class Recipe:
     def __post_init__(self):
         if isinstance(self.options, dict):
             object.__setattr__(self, "options", Options().with_(**self.options))
+        if not isinstance(self.options, Options):
+            raise ParameterError(f"options is {type(self.options).__name__}; it must be a dict or Options.")
+        for name in ("score", "allocation"):
+            if not hasattr(getattr(self, name), "__len__"):
+                raise ParameterError(f"{name}={getattr(self, name)!r} must be a name, or one value or array per layer.")
         if isinstance(self.score, str):
             SCORES.check(self.score)
         if isinstance(self.allocation, str):

@@ -52,6 +52,8 @@ def generate_report(study_or_object, *, networks=None, title=None, topography="a
     """
     if output_file is not None:
         check_output_file(output_file)
+    if topography is not None and topography != "auto" and not hasattr(topography, "geometry"):
+        raise ParameterError(f"topography={topography!r} must be 'auto', a Topography or None.")
     if isinstance(study_or_object, (str, Path)):
         study_or_object = Study.open(study_or_object)
     if isinstance(study_or_object, Study):

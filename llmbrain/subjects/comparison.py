@@ -8,13 +8,13 @@ import numpy as np
 
 from ..dataset import Study, find_results, find_studies, open_result, write_result
 from ..dataset.staleness import lesions_of
-from ..exceptions import DatasetError, LLMBrainError, check_seed
+from ..exceptions import DatasetError, LLMBrainError, check_count, check_seed
 from ..networks.evidence.matching import matched_scores
 from ..stats import Interval
 from .alignment import UNKNOWN, align, find_units, rebuild_text
 from .confounds import regress_out, word_confounds
 from .isc import isc_test
-from .matching import KEPT, alternate_documents, correlate_courses, match_both_ways
+from .matching import KEPT, alternate_documents, check_kept_at, correlate_courses, match_both_ways
 from .similarity import model_tree
 
 __all__ = ["AlignedCourses", "Comparison", "align_studies", "compare_studies"]
@@ -139,6 +139,8 @@ def compare_studies(
     import pandas as pd
 
     check_seed(random_state)
+    check_kept_at(kept_at)
+    check_count("n_draws", n_draws)
     opened = _open_all(studies)
     sets = [_networks_of(study, networks) for study in opened]
     aligned = align_studies(opened, [one for one, _ in sets])

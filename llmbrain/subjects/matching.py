@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..exceptions import ParameterError, check_count
+from ..exceptions import ParameterError, check_count, is_number
 from ..networks.evidence.matching import matched_scores, standardize_maps
 from ..stats import permutation_p
 from .isc import _ends, shifted_places
@@ -99,6 +99,12 @@ class CourseMatching:
         )
 
 
+def check_kept_at(kept_at):
+    """Refuse a correlation that is not between 0 and 1."""
+    if not is_number(kept_at) or not 0 < kept_at < 1:
+        raise ParameterError(f"kept_at={kept_at!r} must lie between 0 and 1.")
+
+
 def match_courses(a, b, documents, *, kept_at=KEPT, n_draws=99, random_state=0):
     """Match networks of two models one to one, and say which are kept, split and lost.
 
@@ -146,8 +152,7 @@ def match_both_ways(a, b, documents, *, kept_at=KEPT, n_draws=99, random_state=0
     Returns two :class:`CourseMatching`: of the first model's networks in the second, and of the second's in the first.
     """
     check_count("n_draws", n_draws)
-    if not 0 < kept_at < 1:
-        raise ParameterError(f"kept_at={kept_at!r} must lie between 0 and 1.")
+    check_kept_at(kept_at)
     a, b = (np.asarray(x, dtype=np.float64) for x in (a, b))
     if a.ndim != 2 or b.ndim != 2 or len(a) != len(b):
         raise ParameterError(f"Courses must be (n_units, n_networks) on the same units; got {a.shape} and {b.shape}.")
