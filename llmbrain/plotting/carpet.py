@@ -250,7 +250,7 @@ def _token_axis(ax, events, start, readable):
     by = next((c for c in ("kind", "document") if c in events and events[c].notna().any()), None)
     if by is None:
         return
-    _kind_strip(ax, events[by].astype(str).to_numpy())
+    _kind_strip(ax, events[by].fillna("n/a").astype(str).to_numpy(dtype=object))
 
 
 def _kind_strip(ax, labels):

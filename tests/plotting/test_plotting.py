@@ -412,6 +412,12 @@ def test_dollars_in_a_text_are_not_mathematics():
     plotting.plot_time_courses(np.ones((2, 1)).cumsum(0), pd.DataFrame({"token": ["$x", "y$_"]})).canvas.draw()
 
 
+def test_documents_without_a_kind_are_marked_beside_those_with_one():
+    events = pd.DataFrame({"token": list("abcd" * 20), "kind": ["code"] * 40 + [None] * 40})
+    fig = plotting.plot_time_courses(np.ones((80, 1)).cumsum(0), events)
+    assert {text.get_text() for ax in fig.axes for text in ax.texts} >= {"code", "n/a"}
+
+
 @pytest.mark.parametrize(
     ("call", "match"),
     [

@@ -211,7 +211,7 @@ def top_contexts(z, events, runs, n_top=10, width=12):
 
     names = events["token"].fillna("").astype(str).tolist() if "token" in events else [""] * len(events)
     document = events["document"].astype(str).tolist() if "document" in events else None
-    kind = events["kind"].astype(str).tolist() if "kind" in events else None
+    kind = events["kind"].fillna("").astype(str).tolist() if "kind" in events else None
     place = list(zip(runs.tolist(), document or [""] * len(names)))
     rows = []
     for k, course in enumerate(np.asarray(z).T):
