@@ -413,8 +413,8 @@ def test_dollars_in_a_text_are_not_mathematics():
 
 
 def test_documents_without_a_kind_are_marked_beside_those_with_one():
-    events = pd.DataFrame({"token": list("abcd" * 20), "kind": ["code"] * 40 + [None] * 40})
-    fig = plotting.plot_time_courses(np.ones((80, 1)).cumsum(0), events)
+    events = pd.DataFrame({"token": list("abcd" * 100), "kind": ["code"] * 200 + [None] * 200})
+    fig = plotting.plot_time_courses(np.ones((400, 1)).cumsum(0), events)
     assert {text.get_text() for ax in fig.axes for text in ax.texts} >= {"code", "n/a"}
 
 
