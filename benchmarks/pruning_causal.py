@@ -2,6 +2,7 @@
 
     python benchmarks/replication/lesions.py --model MODEL --wikitext DIR --n-controls 100 --device cuda --out lesions
     python benchmarks/pruning_causal.py --model MODEL --wikitext DIR --device cuda --out lesions
+    python benchmarks/pruning_causal.py --table benchmarks/results/replication/*/causal.tsv
 
 Reads ``lesions_effects.tsv`` in --out: causal networks are those above all their controls of equal layers and
 importance. Each recipe prunes with its own scores; then again with the same widths, but with the neurons of the causal
@@ -41,7 +42,11 @@ def main():
     p.add_argument("--tokens", type=int, default=16_384, help="calibration tokens of a draw")
     p.add_argument("--windows", type=int, default=80, help="windows of the test text")
     p.add_argument("--calibration-context", type=int, default=1024)
+    p.add_argument("--table", nargs="+", help="print the differences of finished tables, one per model")
     args = p.parse_args()
+    if args.table:
+        print(side_by_side(args.table))
+        return
     s = subject(args)
     chosen = sets(s, args)
     text = clean(data_file(None, "wikitext-2/valid.unk.txt", "LLMBRAIN_BENCHMARK_DATA").read_text("utf-8"), "drop")
@@ -128,6 +133,31 @@ def differences(table):
                     "low": gap.mean() - half, "high": gap.mean() + half, "draws": len(gap),
                 })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def side_by_side(files):
+    """Markdown with a row per model, ratio, recipe and set: the changes in % of the perplexity, and their intervals."""
+    lines = [
+        "| model | pruned | recipe | kept first | of these kept anyway | against the recipe | against random | draws |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for file in map(Path, files):
+        table = differences(pd.read_csv(file, sep="\t"))
+        for (ratio, recipe, name), part in table.groupby(["ratio", "recipe", "kept first"], sort=False):
+            if name == "random":
+                continue
+            gaps = part.set_index("against")
+            lines.append(
+                f"| {file.parent.name} | {ratio:.0%} | {recipe} | {name} | {part['kept anyway'].iloc[0]:.0%} "
+                f"| {percent(gaps.loc[BASE])} | {percent(gaps.loc['random'])} | {part['draws'].iloc[0]} |"
+            )
+    return "\n".join(lines)
+
+
+def percent(gap):
+    """A change of log perplexity as a change of the perplexity, with its interval if there is more than one draw."""
+    change, low, high = (f"{100 * np.expm1(gap[name]):+.1f}" for name in ("change", "low", "high"))
+    return f"{change} % ({low} to {high})" if gap["draws"] > 1 else f"{change} %"
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ TITLES = {
     "recurrence": "Recurrence",
 }
 DEMO = "SmolLM2-135M-Instruct (the demo model)"
-NAMES = {"demo": DEMO, "SmolLM2-135M-Instruct.Q4_1": DEMO}
+NAMES = {"demo": DEMO, "SmolLM2-135M-Instruct.Q4_1": DEMO, "qwen2.5-coder-0.5b": "Qwen2.5-Coder-0.5B-Instruct"}
 HEAD = """# The first paper, re-tested
 
 Liu et al. (2025), *Brain-Inspired Exploration of Functional Networks and Key Neurons in Large Language Models*
