@@ -24,9 +24,12 @@ CHUNK = 512  # tokens of a run that are projected at a time
 
 
 def packed(z):
-    """Pack z-scores into int16 in hundredths; larger ones are clipped at 327."""
+    """Pack z-scores into int16 in hundredths; larger ones are clipped at 327.
+
+    They are rounded away from 0, so that as many exceed a threshold in hundredths as before.
+    """
     steps = np.multiply(z, STEPS_PER_Z, dtype=np.float32)
-    return np.rint(steps, out=steps).clip(-32767, 32767, out=steps).astype("<i2").tobytes()
+    return np.copysign(np.ceil(np.abs(steps)), steps, out=steps).clip(-32767, 32767, out=steps).astype("<i2").tobytes()
 
 
 class Contents:
@@ -223,8 +226,9 @@ class Contents:
         tokens, contexts = (self.result.read(part, dtype=text) for part in ("tokens", "contexts"))
         if tokens is not None:
             own = tokens[tokens["network"] == network]
-            for side in (1, -1):
-                found["tokens"] += records(own[own["side"] == side].head(TOP), ("side", "token", "n", "mean"))
+            for side in (1, -1):  # the most reliable ones, the strongest first
+                rows = own[own["side"] == side].head(TOP).sort_values("mean", key=abs, ascending=False, kind="stable")
+                found["tokens"] += records(rows, ("side", "token", "n", "mean"))
         if contexts is not None:
             own = contexts[contexts["network"] == network].fillna("")
             for side in (1, -1):

@@ -260,7 +260,7 @@ def test_volumes_open_in_niivue(page):
     assert page.execute_script("return document.getElementById('volume-error').textContent") == ""
     assert page.execute_script("return document.getElementById('frame').max") == "2"  # three networks
     type_into(page, "frame", "2")
-    assert page.execute_script("return document.getElementById('frame-note').textContent") == "2 of 3"
+    assert page.execute_script("return document.getElementById('frame-note').textContent") == "2 (0 to 2)"
     page.get_log("browser")  # WebGL without a GPU leaves remarks
 
 

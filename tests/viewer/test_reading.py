@@ -8,6 +8,7 @@ import llmbrain as lb
 from llmbrain.exceptions import CorpusError, ParameterError
 from llmbrain.models import find_sites
 from llmbrain.networks import NetworkSet
+from llmbrain.viewer.contents import packed
 from llmbrain.viewer.reading import course_weights, measure_yardstick, read_text, window_of
 
 
@@ -67,3 +68,11 @@ def test_what_cannot_be_read_is_refused(tiny):
         window_of(3, tiny[1])
     with pytest.raises(CorpusError, match="at least 2"):
         window_of("a", tiny[1])
+
+
+def test_packed_z_scores_exceed_the_same_thresholds():
+    z = np.random.default_rng(0).normal(0, 2, 20000).astype(np.float32)
+    steps = np.frombuffer(packed(z), "<i2")
+    for threshold in (100, 275, 300):
+        assert np.array_equal(np.abs(steps) > threshold, np.abs(z) * np.float32(100) > threshold)
+    assert np.abs(steps / 100 - z).max() <= 0.0101

@@ -165,9 +165,10 @@ export function startLesions(app) {
       try {
         const found = await ask("api/write", { ...asked, condition });
         if (number_ !== newest) return;
-        const ending = asked.text.trimEnd().slice(-40);
+        const whole = asked.text.trimEnd();
+        const ending = whole.length > 40 ? `… ${whole.slice(-40).replace(/^\S*\s+/, "")}` : whole;
         text.className = "";
-        text.replaceChildren(make("span", { className: "given" }, `… ${ending}`), found.text || "(the text ends here)");
+        text.replaceChildren(make("span", { className: "given" }, ending), found.text || "(the text ends here)");
       } catch (error) {
         if (!error.replaced) text.textContent = error.message;
       }

@@ -129,8 +129,9 @@ export function startVolumes(app) {
   }
 
   function note(n) {
-    const first = $("frame-name").textContent === "network" ? 0 : 1;
-    $("frame-note").textContent = `${Number($("frame").value) + first} of ${n}`;
+    const at = Number($("frame").value);
+    const networks = $("frame-name").textContent === "network"; // they are numbered from 0
+    $("frame-note").textContent = networks ? `${at} (0 to ${n - 1})` : `${at + 1} of ${n}`;
   }
 
   function place(location) {
