@@ -5,7 +5,7 @@ import numpy as np
 from ..exceptions import ParameterError
 from .wrappers import check_model
 
-__all__ = ["check_generation", "check_vocabulary", "input_device", "longest_context"]
+__all__ = ["check_generation", "check_vocabulary", "context_limit", "input_device", "longest_context"]
 
 
 def input_device(model):
@@ -29,6 +29,14 @@ def longest_context(model, default=None):
         if isinstance(value, int) and value > 1:
             return value
     return default
+
+
+def context_limit(model, context=None):
+    """Return :func:`longest_context` of a model, which a requested ``context`` must not exceed."""
+    longest = longest_context(model)
+    if longest and isinstance(context, (int, np.integer)) and context > longest:
+        raise ParameterError(f"context={context}: this model reads at most {longest} tokens at once.")
+    return longest
 
 
 def check_vocabulary(model, texts):

@@ -1,7 +1,6 @@
 """The station that compares ways to prune the model of a study."""
 
 from ..dataset import as_study, open_result, write_result
-from ..exceptions import ParameterError
 from .sources import current_networks, done_before
 
 __all__ = ["PRUNING_RECIPES", "compare_pruning", "pruning_context", "pruning_recipes"]
@@ -102,12 +101,9 @@ def pruning_context(model, max_tokens, context=None):
 
     A model that cannot read ``context`` tokens at once raises :class:`ParameterError`.
     """
-    from ..models.inputs import longest_context
+    from ..models.inputs import context_limit
 
-    longest = longest_context(model)
-    if context is not None and longest and context > longest:
-        raise ParameterError(f"context={context}: this model reads at most {longest} tokens at once.")
-    return min(context or 512, max_tokens, longest or 512)
+    return min(context or 512, max_tokens, context_limit(model, context) or 512)
 
 
 def pruning_recipes(model, networks, max_tokens, context):

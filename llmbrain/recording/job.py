@@ -14,10 +14,11 @@ from ..exceptions import DatasetError, ParameterError, UnsupportedArchitectureEr
 from ..files import write_json
 from ..geometry import NeuronGeometry
 from ..models.identity import describe_model
-from ..models.inputs import check_vocabulary, longest_context
+from ..models.inputs import check_vocabulary, context_limit
 from ..models.sites import find_sites
 from ..models.wrappers import refuse_wrapped
 from ..text import batches, padding_id
+from ..text.tokens import refuse_no_tokenizer
 from .events import EVENT_COLUMNS, log_frequencies
 from .forecast import Forecast, make_forecast
 from .sources import texts
@@ -238,7 +239,7 @@ class Job:
 def prepare(model, tokenizer, corpus, options):
     """Check everything and plan a recording; no activation is computed and nothing is written."""
     _check_model(model)
-    _check_tokenizer(tokenizer)
+    refuse_no_tokenizer(tokenizer)
     storage, sites = options.dtype, options.find_sites(model)
     geometries = {name: NeuronGeometry.from_sites(group, name) for name, group in sites.items()}
     check_count("batch_size", options.batch_size)
@@ -268,14 +269,6 @@ def _check_model(model):
         )
 
 
-def _check_tokenizer(tokenizer):
-    if not callable(tokenizer) or not hasattr(tokenizer, "convert_ids_to_tokens"):
-        raise ParameterError(
-            f"tokenizer is {type(tokenizer).__name__}; it must be the model's tokenizer: "
-            "model, tokenizer = llmbrain.load_model(...)."
-        )
-
-
 def _choose_layers(group, layers):
     if layers is None:
         return group
@@ -289,9 +282,5 @@ def _choose_layers(group, layers):
 
 def _context(model, context):
     """Return the requested context, or the default, checked against the limit of the model."""
-    longest = longest_context(model)
-    if context is None:
-        return min(CONTEXT, longest or CONTEXT)
-    if longest and isinstance(context, (int, np.integer)) and context > longest:
-        raise ParameterError(f"context={context}: this model reads at most {longest} tokens at once.")
-    return context
+    longest = context_limit(model, context)
+    return min(CONTEXT, longest or CONTEXT) if context is None else context

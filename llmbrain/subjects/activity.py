@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 
-from ..exceptions import NumericalError, ParameterError
+from ..exceptions import NumericalError
 from ..geometry import NeuronGeometry
 from ..models.finite import not_finite_error
 from ..models.inputs import check_vocabulary, input_device, longest_context
@@ -41,10 +41,6 @@ def read_activity(model, tokenizer, texts, sites=("layer", "mlp"), *, surprisals
     sink, whatever it says. With a large vocabulary, surprisals take most of the time; without them the output head runs
     on a few tokens only, to check that the model predicts finite values. Also returns the geometry of each site.
     """
-    if not callable(tokenizer) or not hasattr(tokenizer, "convert_ids_to_tokens"):
-        raise ParameterError(
-            f"tokenizer is {type(tokenizer).__name__}; models are aligned through their own tokenizer."
-        )
     found = {name: find_sites(model, name) for name in sites}
     flat = [site for group in found.values() for site in group]
     documents = encode(list(texts), tokenizer)

@@ -185,15 +185,20 @@ def encode_prompts(texts, tokenizer, bos="auto"):
     return [encoder.prompt(text) for text in texts]
 
 
+def refuse_no_tokenizer(tokenizer):
+    """Refuse what is no tokenizer, such as a model or a name."""
+    if not callable(tokenizer) or not hasattr(tokenizer, "convert_ids_to_tokens"):
+        raise ParameterError(
+            f"tokenizer is {type(tokenizer).__name__}; it must be the model's own tokenizer: model, tokenizer = "
+            "llmbrain.load_model(...)."
+        )
+
+
 class Encoder:
     """Turns texts into ids with one tokenizer and one BOS policy."""
 
     def __init__(self, tokenizer, bos="auto"):
-        if not hasattr(tokenizer, "convert_ids_to_tokens"):
-            raise ParameterError(
-                f"tokenizer is {type(tokenizer).__name__}; it must be the tokenizer of the model: model, tokenizer = "
-                "llmbrain.load_model(...)."
-            )
+        refuse_no_tokenizer(tokenizer)
         self.tokenizer = tokenizer
         self.head = leading_tokens(tokenizer, bos)
         self.tail = _added_tokens(tokenizer)[1] if bos is not False else ()

@@ -259,7 +259,7 @@ def test_bad_input_is_refused_before_the_model_reads(base):
         fingerprint(model, tokenizer, n_texts=1)
     with pytest.raises(ParameterError, match="only 3 texts"):
         fingerprint(model, tokenizer, ["a b c"] * 1 + ["d e f", "g h i"], n_texts=5)
-    with pytest.raises(ParameterError, match="their own tokenizer"):
+    with pytest.raises(ParameterError, match="the model's own tokenizer"):
         fingerprint(model, None, **AMOUNTS)
     with pytest.raises(ParameterError, match="at least 50 are needed"):
         fingerprint(model, tokenizer, ["The heron flew.", "A boat sank.", "Rain fell again."], n_texts=3)
