@@ -73,11 +73,11 @@ class Result(Manifest):
         """See :func:`llmbrain.dataset.staleness.stale_reason`."""
         return stale_reason(self)
 
-    def warn_if_stale(self, stacklevel=3):
+    def warn_if_stale(self):
         """Warn if the result no longer belongs to the study; returns the result."""
         reason = self.stale
         if reason:
-            warnings.warn(reason, StaleResultWarning, stacklevel=stacklevel)
+            warnings.warn(reason, StaleResultWarning, stacklevel=3)
         return self
 
 

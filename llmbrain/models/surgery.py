@@ -161,10 +161,10 @@ def _take_outputs(module, rows):
     set_linear(module, weight, bias)
 
 
-def _indices(kept, size, what):
+def _indices(kept, size):
     kept = torch.as_tensor(kept, dtype=torch.long).sort().values
     if len(kept) == 0 or int(kept[0]) < 0 or int(kept[-1]) >= size or len(kept.unique()) != len(kept):
-        raise ParameterError(f"Kept {what} must be distinct numbers from 0 to {size - 1}, at least one.")
+        raise ParameterError(f"Kept neurons must be distinct numbers from 0 to {size - 1}, at least one.")
     return kept
 
 
@@ -175,7 +175,7 @@ def slice_mlp(mlp, kept, refit=None):
     ``refit`` has new columns and an additional bias of the writer, in the order of sorted ``kept``.
     """
     mlp = mlp.now()
-    kept = _indices(kept, mlp.size, "neurons")
+    kept = _indices(kept, mlp.size)
     for module, readers in modules_of(mlp.readers):
         _take_outputs(module, torch.cat([reader.start + kept for reader in readers]))
     _write(mlp.writer, kept, refit)

@@ -14,6 +14,7 @@ __all__ = [
 
 FLAG = "°"  # behind the number of a network that is empty or unstable
 FLAG_NOTE = f"{FLAG} flagged: empty or unstable."
+GAP = 2  # pixels between sheets
 
 
 def as_maps(networks, geometry=None):
@@ -61,31 +62,31 @@ def mosaic_layout(n_sheets, rows, cols, aspect=2.2):
     return chosen
 
 
-def sheet_mosaic(values, geometry, topography=None, n_across=None, gap=2, aspect=2.2):
+def sheet_mosaic(values, geometry, topography=None, aspect=2.2):
     """Arrange the sheets of all layers of a map ``(n_neurons,)`` side by side, from the top left.
 
     Returns the mosaic, NaN between sheets and in padding, and the row and column of each sheet's first pixel, shape
-    ``(n_layers, 2)``. ``n_across`` is the number of sheets per row; by default ``aspect`` (width over height) decides.
+    ``(n_layers, 2)``. ``aspect`` (width over height) decides how many sheets are in a row.
 
     Examples
     --------
     >>> from llmbrain.geometry import NeuronGeometry
-    >>> mosaic, corners = sheet_mosaic(np.arange(8.0), NeuronGeometry.from_sizes([4, 4]), n_across=2, gap=1)
+    >>> mosaic, corners = sheet_mosaic(np.arange(8.0), NeuronGeometry.from_sizes([4, 4]))
     >>> mosaic.shape, corners.tolist()
-    ((2, 5), [[0, 0], [0, 3]])
+    ((2, 6), [[0, 0], [0, 4]])
     """
     values = np.asarray(values, np.float32)
     if topography is not None:
         values = topography.arrange(values)
     rows, cols = geometry.shape[1:]
-    n_across = n_across or mosaic_layout(geometry.n_layers, rows, cols, aspect)
+    n_across = mosaic_layout(geometry.n_layers, rows, cols, aspect)
     n_down = -(-geometry.n_layers // n_across)
-    mosaic = np.full((n_down * (rows + gap) - gap, n_across * (cols + gap) - gap), np.nan, np.float32)
+    mosaic = np.full((n_down * (rows + GAP) - GAP, n_across * (cols + GAP) - GAP), np.nan, np.float32)
     corners = np.empty((geometry.n_layers, 2), int)
     for i, part in enumerate(geometry.split(values)):
         sheet = np.full(rows * cols, np.nan, np.float32)
         sheet[: len(part)] = part
-        top, left = (i // n_across) * (rows + gap), (i % n_across) * (cols + gap)
+        top, left = (i // n_across) * (rows + GAP), (i % n_across) * (cols + GAP)
         mosaic[top : top + rows, left : left + cols] = sheet.reshape(rows, cols)
         corners[i] = top, left
     return mosaic, corners

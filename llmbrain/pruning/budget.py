@@ -32,6 +32,8 @@ __all__ = [
     "measure_speed",
 ]
 
+PAIRS = 5  # of measurements that compare the speed of two models
+
 # heads: the entry of count_parameters that a budget with heads is a share of; None if heads have no such budget.
 # timed: whether the number of neurons is measured on this machine, which is too costly for a check.
 RATIO_OF = Registry("ratio_of", heads=None, timed=False)
@@ -152,10 +154,10 @@ def compare_counts(before, after):
 
 
 @torch.no_grad()
-def measure_speed(model, *, repeats=2):
+def measure_speed(model):
     """Measure tokens per second, for reading a prompt of random tokens and for generating token by token.
 
-    The prompt is shortened to the context of the model. The median of ``repeats`` runs is reported, after a warm-up.
+    The prompt is shortened to the context of the model. The second of two runs is reported.
     With one sequence a GPU mostly waits for launches, and smaller matrices are not faster.
     """
     embedding, device = model.get_input_embeddings(), input_device(model)
@@ -163,8 +165,7 @@ def measure_speed(model, *, repeats=2):
     new_tokens = max(1, min(8, longest // 2))
     prompt = max(1, min(128, longest - new_tokens))
     ids = torch.randint(0, embedding.num_embeddings, (1, prompt), generator=torch.Generator().manual_seed(0)).to(device)
-    runs = [_run(model, ids, new_tokens, device) for _ in range(repeats + 1)][1:]
-    reading, writing = (statistics.median(times) for times in zip(*runs))
+    reading, writing = [_run(model, ids, new_tokens, device) for _ in range(2)][1]
     gpu = device.type == "cuda"
     return {
         "prefill_tokens_per_second": round(prompt / reading, 1),
@@ -175,13 +176,14 @@ def measure_speed(model, *, repeats=2):
     }  # fmt: skip
 
 
-def compare_speed(before, after, repeats=5):
-    """Measure the speed of two models in turn, so that load on the machine affects both alike, ``repeats`` times.
+def compare_speed(before, after):
+    """Measure the speed of two models in turn, so that load on the machine affects both alike.
 
     Returns the medians of :func:`measure_speed` for both, ``prefill_gain`` and ``decode_gain`` (the median ratio of
-    after to before over the pairs) with ``..._low`` and ``..._high`` (the least and the largest), and ``repeats``.
+    after to before over the pairs) with ``..._low`` and ``..._high`` (the least and the largest), and ``repeats``, the
+    number of pairs.
     """
-    pairs = [[measure_speed(model, repeats=1) for model in (before, after)] for _ in range(repeats)]
+    pairs = [[measure_speed(model) for model in (before, after)] for _ in range(PAIRS)]
     found = {}
     for what in ("prefill", "decode"):
         name = f"{what}_tokens_per_second"
@@ -191,7 +193,7 @@ def compare_speed(before, after, repeats=5):
         found |= {f"{what}_gain": round(statistics.median(gains), 3)}
         found |= {f"{what}_gain_low": round(gains[0], 3), f"{what}_gain_high": round(gains[-1], 3)}
     same = {k: v for k, v in pairs[0][1].items() if not k.endswith("_per_second")}
-    return {**found, **same, "repeats": repeats}
+    return {**found, **same, "repeats": PAIRS}
 
 
 def _run(model, ids, new_tokens, device):

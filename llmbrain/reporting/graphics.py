@@ -41,7 +41,7 @@ class MapPainter:
 
     def __init__(self, geometry, topography=None, threshold=3.0):
         self.geometry, self.topography, self.threshold = geometry, topography, threshold
-        number, self.corners = sheet_mosaic(np.arange(geometry.n_neurons), geometry, None, gap=2, aspect=2.4)
+        number, self.corners = sheet_mosaic(np.arange(geometry.n_neurons), geometry, aspect=2.4)
         self.height, self.width = number.shape
         self.inside = ~np.isnan(number)
         _, natural = np.unique(number[self.inside], return_inverse=True)

@@ -5,15 +5,15 @@ import numpy as np
 __all__ = ["best_stretch", "engagement_by_kind", "peaks"]
 
 
-def peaks(course, events, n=6, around=8):
-    """Find the ``n`` strongest tokens of a course (n_tokens,) whose contexts do not overlap.
+def peaks(course, events, around=8):
+    """Find the six strongest tokens of a course (n_tokens,) whose contexts do not overlap.
 
     Returns a list of rows ``(peak, first, last)``; the context lies within the document and excludes ``last``.
     """
     start, stop = _document_bounds(events)
     found, taken = [], np.zeros(len(course), bool)
     for i in np.argsort(-course, kind="stable"):
-        if len(found) == n or course[i] <= 0:
+        if len(found) == 6 or course[i] <= 0:
             break
         if taken[i]:
             continue

@@ -28,7 +28,7 @@ def test_a_short_model_passes(short, tmp_path):
     assert not (tmp_path / "study").exists()
     assert pruning_context(short[0], 2048) == 24 and pruning_context(short[0], 2048, 16) == 16
     measure_machine(short[0])
-    assert measure_speed(short[0], repeats=1)["prompt"] + 8 <= 24
+    assert measure_speed(short[0])["prompt"] + 8 <= 24
 
 
 @pytest.mark.parametrize(

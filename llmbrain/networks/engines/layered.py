@@ -49,14 +49,14 @@ def standardize_(x):
     return x
 
 
-def leading_signals(group, k, *, extra=32, n_iter=8, seed=0):
+def leading_signals(group, k, *, n_iter=8, seed=0):
     """Leading right singular vectors of several matrices ``(n_tokens, n_signals)`` by subspace iteration.
 
-    The large products run matrix by matrix, the small decompositions for all matrices at once. ``extra`` vectors make
+    The large products run matrix by matrix, the small decompositions for all matrices at once. 32 more vectors make
     the ``n_iter`` iterations converge faster. Returns orthonormal rows ``(n, k, n_signals)`` float32, and the
     eigenvalues of ``X^T X`` ``(n, k)`` float64, descending.
     """
-    p = min(k + extra, *(min(x.shape) for x in group))
+    p = min(k + 32, *(min(x.shape) for x in group))
     generator = torch.Generator().manual_seed(seed)
     starts = [torch.randn(len(x), p, generator=generator).to(x.device) for x in group]
     q = torch.stack([_multiply(x.mT, y) for x, y in zip(group, starts)])
