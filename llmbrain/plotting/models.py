@@ -27,7 +27,8 @@ def plot_models(comparison, *, title=None):
     tree, table = comparison.tree, comparison.similarity.to_numpy()
     reference = comparison.info["models"][0]
     names = [tree.names[i] for i in tree.order]
-    height = float(np.clip(1.5 + 0.34 * len(names), 2.2, 8.0))
+    labels = 0.055 * max(map(len, names))  # inches of the names below the similarities
+    height = float(np.clip(1.0 + labels + 0.34 * len(names), 2.2, 8.0))
     fig = st.new_figure(st.PAGE, height, "What the models share" if title is None else title)
     ratios = [0.8, 1.0 + 0.12 * len(names), 1.7]
     left, middle, right = fig.subplots(1, 3, width_ratios=ratios)
@@ -61,10 +62,12 @@ def _draw_similarity(ax, table, names):
     ax.set_xticks(range(len(names)), names, rotation=90)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    ax.set_title("correlation of matched networks", fontsize=8)
+    ax.set_title("correlation of\nmatched networks", fontsize=8)
 
 
 def _draw_fates(ax, fates, reference, names):
+    from matplotlib.transforms import ScaledTranslation
+
     rows = fates[fates["model"] == reference].set_index("other")
     for y, name in enumerate(names):
         if name == reference:
@@ -79,12 +82,13 @@ def _draw_fates(ax, fates, reference, names):
             if count:
                 ax.text(start + count / 2, y, count, ha="center", va="center", fontsize=6.5, color=st.INK)
             start += count
-    ax.set(xlabel="networks")
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set_yticks([])
     ax.spines["left"].set_visible(False)
     ax.set_title(f"networks of {reference}", fontsize=8)
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.32), ncols=3, handlelength=1)
+    below = ScaledTranslation(0, -0.2, ax.figure.dpi_scale_trans)  # inches, which leave room for the numbers
+    place = {"bbox_to_anchor": (0.5, 0), "bbox_transform": ax.transAxes + below}
+    ax.legend(loc="upper center", ncols=3, handlelength=1, **place)
 
 
 def _first(names, reference):
