@@ -154,10 +154,11 @@ def power_note(n_controls, n_networks, alpha=0.05, alternative="greater", what="
     sides = 2 if alternative == "two-sided" else 1
     smallest, pooled = smallest_p(n_controls, alternative), smallest_p(n_controls * n_networks, alternative)
     one, every = stats.minimum_draws(alpha, sides), stats.minimum_draws(alpha, sides * n_networks)
-    note = (
-        f"With {n_controls} controls per {what}, p cannot fall below {smallest:.3g}. p <= {alpha:g} needs {one} "
-        f"controls; q <= {alpha:g} needs {every} if one of {n_networks} {what}s stands out, and {one} if all do."
-    )
+    note = f"With {n_controls} controls per {what}, p cannot fall below {smallest:.3g}."
+    note += f" p <= {alpha:g} needs {one} controls"
+    if n_networks > 1:
+        note += f"; q <= {alpha:g} needs {every} if one of {n_networks} {what}s stands out, and {one} if all do"
+    note += "."
     if n_controls >= 3 and n_networks > 1:
         note += f" With the controls of all {what}s pooled, p cannot fall below {pooled:.3g}."
     return {

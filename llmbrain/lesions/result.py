@@ -45,9 +45,9 @@ class LesionResult:
     info: dict = field(default_factory=dict)
 
     def __repr__(self):
-        families = list(dict.fromkeys(self.table["family"]))
+        families, n = list(dict.fromkeys(self.table["family"])), len(self.networks)
         return (
-            f"LesionResult({len(self.networks)} {self.what}s on {', '.join(self.tasks[:3])}"
+            f"LesionResult({n} {self.what}{'' if n == 1 else 's'} on {', '.join(self.tasks[:3])}"
             f"{', ...' if len(self.tasks) > 3 else ''}; {self.info.get('n_controls', 'some')} controls by "
             f"{', '.join(families)})"
         )
@@ -120,8 +120,8 @@ class LesionResult:
         rows = rows[rows["family"] == rows["family"].iloc[0]].sort_values("effect", ascending=False, kind="stable")
         width = max(map(len, rows["network"]))
         lines = [
-            f"  {row.network:<{width}}  {row.effect:+.3f} [{row.ci_low:.3f}, {row.ci_high:.3f}], controls up to "
-            f"{row.control_max:+.3f}, p {row.p:.3f}, q {row.q:.3f}"
+            f"  {row.network:<{width}}  {row.effect:+.3f}{_interval(row)}, "
+            f"controls up to {row.control_max:+.3f}, p {row.p:.3f}, q {row.q:.3f}"
             for row in rows.head(n).itertuples()
         ]
         return lines + ([f"  and {len(rows) - n} more"] if len(rows) > n else [])
@@ -186,3 +186,8 @@ def kinds_or_none(kinds):
     """Return a column of texts with None for gaps, which pandas versions represent differently."""
     kinds = kinds.astype(object)
     return kinds.where(kinds.notna(), None)
+
+
+def _interval(row):
+    """The interval of an effect in brackets; nothing for an effect on a single item, which has none."""
+    return "" if pd.isna(row.ci_low) else f" [{row.ci_low:.3f}, {row.ci_high:.3f}]"

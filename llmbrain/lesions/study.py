@@ -168,11 +168,10 @@ class LesionStudy:
         calls = n * sum(task.call is not None for task in design.tasks)
         n_networks = len(design.masks) * (1 if design.axis is None else len(design.axis.doses))
         what = "network" if lesioned_networks(design.masks) else "mask"
-        text = (
-            f"{n_networks} lesions of {what}s and {design.n_conditions - n_networks} of controls on {tokens:,} "
-            f"tokens: at most {n * tokens:,} tokens through the model"
-        )
-        text += f", and {calls} calls of functions." if calls else "."
+        text = f"{n_networks} lesions of {what}s" if n_networks > 1 else f"1 lesion of a {what}"
+        text += f" and {design.n_conditions - n_networks} of controls"
+        text += f" on {tokens:,} tokens: at most {n * tokens:,} tokens through the model" if tokens else ""
+        text += f"{', and' if tokens else ':'} {calls} calls of functions." if calls else "."
         return {"n_conditions": n, "n_tokens": tokens, "n_token_forwards": n * tokens, "n_calls": calls, "text": text}
 
     def run(self, model, tokenizer, *, progress=True, checkpoint=None):

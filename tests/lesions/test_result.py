@@ -12,4 +12,4 @@ def test_sets_that_come_from_no_network_are_called_masks(networks, word):
     row |= {"control_max": 0.1, "p": 0.05, "q": 0.05, "q_pooled": 0.04, "n_controls": 19}
     result = LesionResult(pd.DataFrame([row]), None, None, {"networks": networks})
     assert f"1 of 1 {word} do more harm than each of their 19 controls" in result.summary()
-    assert f"LesionResult(1 {word} on loss" in repr(result)
+    assert f"LesionResult(1 {word[:-1]} on loss" in repr(result)
