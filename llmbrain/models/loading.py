@@ -9,9 +9,10 @@ import os
 import pickle
 import re
 import shutil
+import warnings
 from pathlib import Path
 
-from ..exceptions import LLMBrainError, ModelNotFoundError, ParameterError
+from ..exceptions import LLMBrainError, LLMBrainWarning, ModelNotFoundError, ParameterError
 from ..files import atomic_dir, read_json, sha256, write_json
 from .devices import as_device
 from .gguf_reader import quick_reading
@@ -129,9 +130,18 @@ def _load_gguf(path, options, device, cache):
         model.config._name_or_path = path.stem
         return model.to(as_device(device)), tokenizer
     folder = cached_copy(path)
-    if not (folder / "config.json").is_file():
+    new = not (folder / "config.json").is_file()
+    if new:
         _make_copy(path, folder, options)
-    model = _load_pretrained(folder, options, device)
+    try:
+        model = _load_pretrained(folder, options, device)
+    except ModelNotFoundError:
+        if new:
+            raise
+        message = f"The copy of {path.name} in {folder} is damaged. It is discarded and made again."
+        warnings.warn(message, LLMBrainWarning, stacklevel=4)
+        shutil.rmtree(folder)
+        return _load_gguf(path, options, device, cache)
     model.config._name_or_path = path.stem
     return model, folder
 

@@ -7,13 +7,15 @@ from pathlib import Path
 
 from .. import parallel
 from ..dataset import as_study
+from ..dataset.checks import read_object
 from ..exceptions import DatasetError, ParameterError, check_count
-from ..files import read_json, sha256, write_json
+from ..files import sha256, write_json
 from .sources import current_networks, done_before, heldout_of, load_study_model, plain_settings
 
 __all__ = ["lesion_networks", "merge_shares"]
 
 MERGE = "merge"  # instead of a share: make the result of all
+_NOT_NOTED = {"study", "tokenizer", "resume", "share"}  # arguments of a share that a merge gives itself
 PASSAGE = 64  # least tokens of a document that a lesion study reads in one piece
 
 
@@ -193,7 +195,7 @@ def merge_shares(study, *, model=None, device=None):
     n_runs = check_shares(study)
     merged = {} if n_runs is None else {"runs": n_runs}
     for found in study.find("lesion_shares_json"):
-        options = read_json(found.path)
+        options = _read_note(found.path)
         options |= {} if model is None else {"model": model}
         options |= {} if device is None else {"device": device}
         merged[found.entities["desc"]] = lesion_networks(study, **options, share=MERGE)
@@ -215,11 +217,20 @@ def _own_files(tasks):
 def _note_share(study, name, given):
     """Keep the arguments of a share in the study, with which :func:`merge_shares` makes the result."""
     kept = dict(given)
-    for argument in ("study", "tokenizer", "resume", "share"):
+    for argument in _NOT_NOTED:
         del kept[argument]
     if plain_settings(kept) is None:
         raise ParameterError("A share takes model, text, masks and tasks as names or files, so that it can be merged.")
     write_json(study.path("lesion_shares_json", desc=name), kept)
+
+
+def _read_note(path):
+    """Content of the note of :func:`_note_share`."""
+    known = set(inspect.signature(lesion_networks).parameters) - _NOT_NOTED
+    noted = read_object(path)
+    if set(noted) != known:
+        raise DatasetError(f"{path} is not what a share has noted. Remove it, and repeat one share of llmbrain lesion.")
+    return noted
 
 
 def _task_id(task):

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from .. import parallel
+from ..dataset.checks import read_object, read_table
 from ..exceptions import DatasetError
-from ..files import check_output_table, read_json, read_tsv, write_tsv
+from ..files import check_output_table, write_tsv
 
 __all__ = [
     "GRID_COLUMNS",
@@ -30,6 +31,7 @@ GRID_COLUMNS = (
 
 
 GRID_KEYS = GRID_COLUMNS[:6]  # columns that identify a row
+_REMEDY = "Remove it, or use another file."
 
 
 def key_of(row):
@@ -68,10 +70,16 @@ def read_rows(out, constants, minimal_pairs=False):
     """
     if not Path(out).is_file():
         return []
-    frame = read_tsv(out)
+    frame = read_table(out)
+    missing = [name for name in GRID_KEYS if name not in frame]
+    if missing:
+        raise DatasetError(f"{out} has no column {missing[0]!r}: it is no table of a grid. {_REMEDY}")
     for name in GRID_KEYS[:4]:
         frame[name] = frame[name].fillna("").astype(str)
-    frame["ratio"], frame["seed"] = frame["ratio"].astype(float), frame["seed"].astype(int)
+    try:
+        frame["ratio"], frame["seed"] = frame["ratio"].astype(float), frame["seed"].astype(int)
+    except (ValueError, TypeError) as error:
+        raise DatasetError(f"{out} is damaged ({error}). {_REMEDY}") from error
     for name, value in constants.items():
         if name not in frame:
             frame[name] = np.nan
@@ -85,6 +93,15 @@ def read_rows(out, constants, minimal_pairs=False):
     if minimal_pairs and frame["minimal_pairs"].isna().any():
         raise DatasetError(f"{out} holds results without minimal pairs, which this run requests. Use another file.")
     return frame.to_dict("records")
+
+
+def _read_note(path):
+    """What a share has noted beside its rows: the constants and the keys of the whole table."""
+    noted = read_object(path)
+    constants, keys = noted.get("constants"), noted.get("keys")
+    if not isinstance(constants, dict) or not isinstance(keys, list) or not all(isinstance(key, list) for key in keys):
+        raise DatasetError(f"{path} is not what a share has noted. Run that share again, and then merge again.")
+    return noted
 
 
 def merge_grid(out):
@@ -108,7 +125,7 @@ def merge_grid(out):
     check_output_table(out, GRID_KEYS)
     out, files = Path(out), parallel.Share.find(out)
     notes = {part: file.with_suffix(".json") for part, file in files.items()}
-    noted = {part: read_json(note) for part, note in notes.items() if note.is_file()}
+    noted = {part: _read_note(note) for part, note in notes.items() if note.is_file()}
     parallel.check_complete(noted, out.parent)
     usual = max(noted.values(), key=list(noted.values()).count)
     other = [str(part) for part, one in noted.items() if one != usual]

@@ -7,6 +7,7 @@ from .. import parallel
 from ..dataset.checks import read_object
 from ..exceptions import DatasetError, ParameterError
 from ..files import write_json
+from ..models.sites import SITES
 from .capture import quiet_forward, run_batch
 
 __all__ = ["check_processes", "check_shares", "forecast_of_shares", "note_share", "runs_of_share"]
@@ -36,7 +37,7 @@ def note_share(job, study, share):
     note, runs = study.path("recording_shares"), {str(run.number): run.n_tokens for run in job.plan.runs}
     noted = {"count": parallel.Share.parse(share).count, "runs": runs, "sites": list(job.geometries)}
     if note.is_file():  # another site may be recorded in shares of its own
-        noted["sites"] = sorted({*noted["sites"], *read_object(note)["sites"]})
+        noted["sites"] = sorted({*noted["sites"], *_read_note(note)["sites"]})
     write_json(note, noted)
 
 
@@ -55,12 +56,12 @@ def check_shares(study):
     Raises
     ------
     DatasetError
-        The message names the runs and the shares that are missing.
+        If runs or shares are missing or damaged; the message names them.
     """
     note = study.path("recording_shares")
     if not note.is_file():
         return None
-    noted = read_object(note)
+    noted = _read_note(note)
     runs, count, missing = {int(run): n for run, n in noted["runs"].items()}, noted["count"], set()
     for name in noted["sites"]:
         missing |= {run for run in runs if not study.path("bold_json", run=run, site=name).is_file()}
@@ -72,8 +73,20 @@ def check_shares(study):
             f"{study.root} lacks {len(missing)} of {len(runs)} runs ({few}), which belong to the shares "
             f"{', '.join(lacking)}. Repeat llmbrain record with these shares, and then merge again."
         )
+    for name in noted["sites"]:
+        study.recording(name).check()
     note.unlink()
     return len(runs)
+
+
+def _read_note(path):
+    """Content of the note of :func:`note_share`."""
+    noted = read_object(path)
+    runs, sites, count = (noted.get(name) for name in ("runs", "sites", "count"))
+    right = isinstance(runs, dict) and runs and isinstance(sites, list) and isinstance(count, int) and count > 0
+    if right and all(run.isdecimal() and isinstance(n, int) for run, n in runs.items()) and set(sites) <= set(SITES):
+        return noted
+    raise DatasetError(f"{path} is not what a share has noted. Remove it, and repeat one share of llmbrain record.")
 
 
 def forecast_of_shares(job, n):

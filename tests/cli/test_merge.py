@@ -68,6 +68,13 @@ def test_shares_of_a_study_merge_to_what_one_process_writes(folder, tmp_path, ca
     code, _, err = run(capsys, "merge", study)
     assert code == 2 and "lacks the shares 2/2" in err
     run(capsys, *lesion, "--share", "2/2")
+    (note,) = study.rglob(".*_desc-masks_lesion.part.json")
+    whole = note.read_text()
+    for damaged in ("", "[]", "{}", whole.replace('"n_controls"', '"n_turns"')):
+        note.write_text(damaged)
+        code, _, err = run(capsys, "merge", study)
+        assert code == 2 and note.name in err, err
+    note.write_text(whole)
     code, out, err = run(capsys, "merge", study)
     assert code == 0 and f"Next: llmbrain report {study}" in out, err
     merged = tables(study)

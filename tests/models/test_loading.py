@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny import tiny_model, tiny_tokenizer
 
-from llmbrain.exceptions import ModelNotFoundError, ParameterError
+from llmbrain.exceptions import LLMBrainWarning, ModelNotFoundError, ParameterError
 from llmbrain.models import describe_model, load_model
 
 
@@ -164,6 +164,23 @@ def test_damaged_weights_are_one_sentence(folder, content):
     file.write_bytes(file.read_bytes()[:5000] if content is None else content)
     with pytest.raises(ModelNotFoundError, match="No model was found under"):
         load_model(folder)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
+def test_a_damaged_copy_of_a_gguf_file_is_made_again(file, tmp_path, monkeypatch):
+    pytest.importorskip("gguf")
+    from llmbrain.models import loading
+
+    monkeypatch.setenv("LLMBRAIN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(loading, "_dequantise", lambda *_: (tiny_model("llama"), tiny_tokenizer()))
+    (tmp_path / "x.gguf").write_bytes(b"the weights")
+    first, _ = load_model(tmp_path / "x.gguf")
+    copy = loading.cached_copy(tmp_path / "x.gguf") / file
+    copy.unlink()  # the first model reads its weights from this file
+    copy.write_bytes(b"damaged")
+    with pytest.warns(LLMBrainWarning, match="copy of x.gguf .* is damaged. It is discarded and made again"):
+        again, _ = load_model(tmp_path / "x.gguf")
+    assert describe_model(again)["weights_hash"] == describe_model(first)["weights_hash"]
 
 
 @pytest.mark.parametrize("content", [b"GGUF", b"GGUFxxxx", b"nothing at all", b""])

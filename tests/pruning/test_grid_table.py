@@ -6,8 +6,9 @@ import pandas as pd
 import pytest
 
 from llmbrain.exceptions import DatasetError, ParameterError
-from llmbrain.files import read_tsv
+from llmbrain.files import read_tsv, write_json, write_tsv
 from llmbrain.pruning import Recipe, merge_grid, run_grid
+from llmbrain.pruning.grid_table import GRID_KEYS
 
 SENTENCES = [f"the cat number {i} sat on the mat and then the rain in spain fell over hills {i * 7}" for i in range(16)]
 
@@ -37,6 +38,18 @@ def test_merged_shares_are_the_table_of_one_process(model, tokenizer, tmp_path):
         merge_grid(out)
     with pytest.raises(ParameterError, match="9 shares were started for 3 rows"):
         part("1/9")
+
+
+@pytest.mark.parametrize("content", ["", "my notes\n", "[]", "\x00\x01", None])
+@pytest.mark.parametrize("suffix", [".tsv", ".json"])
+def test_damaged_files_of_shares_are_one_sentence(content, suffix, tmp_path):
+    out, file = tmp_path / "grid.tsv", tmp_path / f"grid.share-1-of-1{suffix}"
+    rows = dict.fromkeys(GRID_KEYS, "x") | {"ratio": 0.2, "seed": 0}
+    write_tsv(tmp_path / "grid.share-1-of-1.tsv", pd.DataFrame([rows]))
+    write_json(tmp_path / "grid.share-1-of-1.json", {"constants": {}, "keys": []})
+    file.write_text(file.read_text().replace("0.2", "a").replace("keys", "locks") if content is None else content)
+    with pytest.raises(DatasetError, match=file.name):
+        merge_grid(out)
 
 
 def test_tables_of_before_stay_readable():
