@@ -78,6 +78,8 @@ def _question(row, i):
     missing = {"prompt", "options", "answer"} - set(row)
     if missing:
         raise CorpusError(f"Question {i + 1} lacks {', '.join(sorted(missing))}. Its fields are {', '.join(row)}.")
+    if not isinstance(row["prompt"], str) or not isinstance(row["options"], (list, tuple)):
+        raise CorpusError(f"Question {i + 1}: the prompt must be a text and the options a list; got {row}.")
     answer, options = row["answer"], list(row["options"])
     if isinstance(answer, str):
         if answer not in options:

@@ -273,8 +273,10 @@ def _task(task, study, text, options):
 
     if not isinstance(task, str):
         return task
-    name, _, source = task.partition("=")
+    name, equals, source = task.partition("=")
     member = TASKS[name]
+    if equals and not source:
+        raise ParameterError(f"The task {task!r} names no file. Write {name}=FILE, or {name} alone.")
     if source and member.source is None:
         raise ParameterError(f"The task {name!r} takes no file; {', '.join(n for n in TASKS if TASKS[n].source)} do.")
     if member.needs and not (source and member.needs == (member.source,)):

@@ -81,8 +81,9 @@ class Fingerprint:
         tensors |= {f"words.{part}": x.astype(np.int32) for part, x in self.words.items()}
         tensors |= {"layers": self.layers.astype(np.int32), "activity": self.activity.astype(np.float16)}
         tensors = {name: np.ascontiguousarray(x) for name, x in tensors.items()}  # save_file ignores strides
+        info = {**self.info, "content": _content_hash(tensors)}
         with atomic_path(path) as part:
-            save_file(tensors, part, {"llmbrain_fingerprint": json.dumps(self.info, sort_keys=True)})
+            save_file(tensors, part, {"llmbrain_fingerprint": json.dumps(info, sort_keys=True)})
         return path
 
     @classmethod
@@ -107,7 +108,10 @@ class Fingerprint:
                     f"{path} has version {info['version']} of the format; this llmbrain reads version {VERSION}. Make "
                     "it again with the same version of llmbrain for both models."
                 )
-            return cls(info, *_parts_in(tensors))
+            parts = _parts_in(tensors)
+            if info.pop("content", None) != _content_hash(tensors):
+                raise _Damaged("its content has changed since it was written")
+            return cls(info, *parts)
         except _Damaged as error:
             raise DatasetError(
                 f"{path} is not a fingerprint of llmbrain, or damaged: {error}. Make it again."
@@ -131,6 +135,14 @@ def _read_file(path, tensors=True):
             return json.loads(info), found
     except (SafetensorError, ValueError) as error:
         raise _Damaged(str(error).rstrip(".")) from error
+
+
+def _content_hash(tensors):
+    """Hash names, shapes, types and values of tensors."""
+    digest = hashlib.sha256()
+    for name, values in sorted(tensors.items()):
+        digest.update(f"{name} {values.shape} {values.dtype}".encode() + values.tobytes())
+    return digest.hexdigest()
 
 
 def _check_info(info):

@@ -68,7 +68,7 @@ def read_jsonl(path):
 def read_text(path):
     """Read a UTF-8 text without its byte-order mark and with ``\\n`` as line ends; binary or empty files are errors."""
     try:
-        raw = path.read_bytes()
+        raw = Path(path).read_bytes()
     except OSError as error:
         raise CorpusError(f"{path} cannot be read: {error.strerror or error}.") from error
     if b"\x00" in raw:

@@ -129,6 +129,7 @@ def test_own_masks_tasks_controls_and_positions_reach_the_lesions(study, tmp_pat
         (["--task", "multiple_choice"], "multiple_choice=FILE"),
         (["--task", "generation"], "make it in Python"),
         (["--task", "callable=x.py"], "takes no file"),
+        (["--task", "minimal_pairs="], "names no file"),
         (["--control", "layers"], "layers"),
         (["--positions", "first"], "--positions"),
         (["--positions", "prompt"], "needs a prompt"),

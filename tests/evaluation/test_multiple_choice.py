@@ -38,12 +38,14 @@ def test_normalisation_divides_by_length(llama, tokenizer):
 def test_questions_are_read_from_jsonl_and_checked(tmp_path):
     path = tmp_path / "questions.jsonl"
     path.write_text("\n".join(json.dumps(q) for q in QUESTIONS))
-    assert [q.answer for q in load_questions(path)] == [0, 0]
+    assert [q.answer for q in load_questions(path)] == [q.answer for q in load_questions(str(path))] == [0, 0]
     for bad, message in [
         ({"prompt": "x", "options": ["a"], "answer": 0}, "two different options"),
         ({"prompt": "x", "options": ["a", "b"], "answer": 2}, "number of an option"),
         ({"prompt": "x", "options": ["a", "b"], "answer": "c"}, "not among"),
         ({"prompt": "x", "options": ["a", "b"]}, "lacks answer"),
+        ({"prompt": 5, "options": ["a", "b"], "answer": 0}, "must be a text"),
+        ({"prompt": "x", "options": "ab", "answer": 0}, "options a list"),
     ]:
         with pytest.raises(CorpusError, match=message):
             load_questions([bad])

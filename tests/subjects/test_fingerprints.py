@@ -213,6 +213,7 @@ def broken(name):
         (lambda info, tensors: tensors.update({"words.score": tensors["words.score"][:, :1]}), "words.score"),
         (lambda info, tensors: tensors["words.score"].__setitem__(0, tensors["words.score"][1]), "number the words"),
         (lambda info, tensors: tensors.update(more=tensors["activity"]), "more does not belong"),
+        (lambda info, tensors: tensors["courses.score"].__setitem__(slice(9), 0), "content has changed"),
         (broken("activity"), "activity holds values that are not finite"),
     ],
 )  # fmt: skip
