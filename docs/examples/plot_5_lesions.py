@@ -3,7 +3,8 @@ Lesions against controls
 ========================
 
 A tiny model is trained for a few seconds on two kinds of text, sums and sentences (see ``docs/examples/_tiny.py``). Its
-networks are silenced, and so are matched sets of other neurons.
+networks are silenced, and so are matched sets of other neurons. With so few neurons FastICA does not settle, and it says
+so below.
 """
 
 # %%

@@ -178,10 +178,10 @@ def forecast_run(run):
     fits = (3 + plan.n_repeats) * 40 * n_neurons * plan.n_components**2 * plan.n_init
     return {
         "recording": 1.3 * speed.of_tokens(n_tokens),
-        "networks": 3 * speed.of_products(gram) + speed.of_products(fits),
+        "networks": 1.7 * (3 * speed.of_products(gram) + speed.of_products(fits)),  # with reading and resampling
         "lesions": speed.of_tokens(conditions * plan.lesion_tokens + 2000),
         "pruning": speed.of_tokens(reads),
-        "report": 30.0 if n_neurons < 1e6 else 60.0,
+        "report": 20.0 if n_neurons < 1e6 else 60.0,
     }
 
 
