@@ -35,7 +35,7 @@ __all__ = [
 
 # needs: names of attributes of LayerInputs, passed in this order. random: whether the scores depend on the seed.
 # heads: the corresponding head score, None if it ranks neurons only.
-SCORES = Registry("score", needs=(), random=False, heads=None)
+SCORES = Registry("score", needs=(), random=False, heads=None, cites=())
 
 
 class LayerInputs:
@@ -106,7 +106,7 @@ def magnitude(weight):
     return weight.double().norm(dim=0)
 
 
-@SCORES.register("wanda", needs=("weight", "second_moment"), heads="wanda")
+@SCORES.register("wanda", needs=("weight", "second_moment"), heads="wanda", cites=("sun2024wanda",))
 def wanda_sp(weight, second_moment):
     """Wanda for structures: mean absolute weight times the root mean square of the input.
 
@@ -124,7 +124,7 @@ def wanda_sp(weight, second_moment):
     return weight.double().abs().mean(0) * second_moment.double().to(weight.device).sqrt()
 
 
-@SCORES.register("flap", needs=("weight", "variance"), heads="flap")
+@SCORES.register("flap", needs=("weight", "variance"), heads="flap", cites=("an2024flap",))
 def flap(weight, variance):
     """FLAP's weighted input fluctuation (WIFV): ``var(x_j) |W_:j|^2``; An et al. 2024, eq. 5."""
     return variance.double().to(weight.device) * weight.double().square().sum(0)
@@ -242,7 +242,7 @@ def ridge_leverage(covariance, weight=None, ridge=1e-2):
     return _blank_dead((1 - penalty * _damped_inverse(matrix, ridge).diagonal()).clamp(0, 1), matrix)
 
 
-@SCORES.register("network", needs=("maps",), random=True)
+@SCORES.register("network", needs=("maps",), random=True, cites=("liu2025pruning",))
 def union_z(maps):
     """Union of networks: the largest ``|z|`` of a unit over maps (the published rule; Liu et al. 2025).
 
@@ -258,7 +258,9 @@ def union_z(maps):
     return torch.as_tensor(maps).double().abs().amax(0)
 
 
-@SCORES.register("network_flap", needs=("maps", "weight", "variance"), random=True)
+@SCORES.register(
+    "network_flap", needs=("maps", "weight", "variance"), random=True, cites=("an2024flap", "liu2025pruning")
+)
 def network_flap(maps, weight, variance):
     """Union of networks times the FLAP score: ``max |z| * var(x_j) |W_:j|^2``."""
     return union_z(maps).to(weight.device) * flap(weight, variance)

@@ -21,6 +21,15 @@ from ..tables import html_table, number
 PAGE_ONLY = ("share", "layers", "iq", "coverage", "icc", "q_pooled", "q", "split_half_r", "most engaged in")
 MAPS_UP_TO = 40  # with more networks, small multiples are too small to read
 COURSES_UP_TO = 20
+# Estimator -> the sentence, with the number of networks and the citations of what follows.
+FOUND_BY = {
+    "CanICA": (
+        "group independent component analysis (CanICA{1}, FastICA{2}) with {0} components",
+        "varoquaux2010canica",
+        "hyvarinen1999fastica",
+    ),
+    "DictLearning": ("dictionary learning{1} with {0} atoms", "mensch2016compressed"),
+}
 
 
 @dataclass
@@ -88,13 +97,10 @@ class Networks(Station):
     def methods(self, report, result, cite):
         networks = result.networks
         info = dict(networks.info or {})
-        method = str(info.get("method") or info.get("estimator") or info.get("algorithm") or "").lower()
-        n, intro = len(networks.maps), f"Functional networks{cite('liu2025networks')} were found by"
-        if "dict" in method:
-            text = f"{intro} dictionary learning{cite('mensch2016compressed')} with {n} atoms"
-        elif "ica" in method:
-            how = f"CanICA{cite('varoquaux2010canica')}, FastICA{cite('hyvarinen1999fastica')}"
-            text = f"{intro} group independent component analysis ({how}) with {n} components"
+        n = len(networks.maps)
+        if info.get("method") in FOUND_BY:
+            form, *cited = FOUND_BY[info["method"]]
+            text = f"Functional networks{cite('liu2025networks')} were found by {form.format(n, *map(cite, cited))}"
         else:
             text = f"{n} networks were decomposed"
         parameters = {**info, **(info.get("parameters") or {})}

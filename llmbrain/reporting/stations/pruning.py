@@ -7,12 +7,10 @@ import pandas as pd
 from ... import plotting
 from ...dataset import find_results
 from ...plotting.pruning import split_dense
+from ...pruning.scores import SCORES
 from ..page import figure
 from ..station import STATIONS, Station
 from ..tables import html_table, number
-
-# Part of a score's name -> reference.
-CITED = {"wanda": "sun2024wanda", "flap": "an2024flap", "network": "liu2025pruning"}
 
 
 @dataclass
@@ -68,7 +66,7 @@ class Pruning(Station):
     def methods(self, report, result, cite):
         (table, _), info = split_dense(result.table), result.info
         scores = [str(s) for s in dict.fromkeys(table["score"])] if "score" in table else []
-        known = [key for name, key in CITED.items() if any(name in s.lower() for s in scores)]
+        known = dict.fromkeys(key for score in scores if score in SCORES for key in SCORES[score].cites)
         ratios = (
             ", ".join(f"{100 * r:g} %" for r in sorted(set(table["ratio"]))) if "ratio" in table else "several shares"
         )
