@@ -198,7 +198,8 @@ class Report:
         name = self.networks_name if self.networks_name in found else next(iter(found), None)
         if len(found) > 1:
             others = ", ".join(other for other in found if other != name)
-            self.absent.append(f"The study also holds another {what}: {others}; this report shows {name}.")
+            said = f"The study also holds another {what}: {others}; this report shows {name}."
+            self.absent.append(f"{said} The tables of both are in the list of files.")
         return found.get(name)
 
     @property
