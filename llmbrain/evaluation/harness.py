@@ -49,14 +49,13 @@ def harness(model, tokenizer, tasks, *, limit=None, num_fewshot=None, batch_size
     if not tasks:
         raise ParameterError("tasks is empty. Name at least one task of lm-eval.")
     live = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
-    found = lm_eval.simple_evaluate(
-        model=live,
-        tasks=tasks,
-        limit=limit,
-        num_fewshot=num_fewshot,
-        task_manager=task_manager,
-        **{"bootstrap_iters": 1000, **options},
-    )
+    given = {"limit": limit, "num_fewshot": num_fewshot, "task_manager": task_manager, "bootstrap_iters": 1000}
+    try:
+        found = lm_eval.simple_evaluate(model=live, tasks=tasks, **{**given, **options})
+    except KeyError as error:  # of a name that it does not know
+        raise ParameterError(
+            f"lm-eval cannot run {', '.join(tasks)} ({error.args[0]}). Its tasks are listed by: lm-eval ls tasks"
+        ) from error
     rows = []
     for task, values in found["results"].items():
         better, count = found.get("higher_is_better", {}).get(task, {}), found.get("n-samples", {}).get(task, {})

@@ -61,6 +61,8 @@ def test_harness_says_how_to_install_lm_eval_or_runs_a_task_under_a_lesion(tiny,
     manager = TaskManager(include_path=str(tmp_path), include_defaults=False)
     questions = [{"prompt": r["question"], "options": r["options"], "answer": r["answer"]} for r in rows]
     expected = multiple_choice(*tiny, questions).correct.mean()
+    with pytest.raises(ParameterError, match="cannot run dogs"):
+        harness(*tiny, "dogs", task_manager=manager)
     frame = harness(*tiny, "cats", task_manager=manager)
     assert frame.set_index("metric").value["acc"] == pytest.approx(expected)
     with lesion(tiny[0], masks[0], how="scale", value=8.0):
