@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from .exceptions import GeometryMismatchError, ParameterError
+from .exceptions import GeometryMismatchError, LLMBrainError, ParameterError
 from .images import NIFTI1_MAX, check_space, fold, load_img, new_img, nifti_dtype, read_data
 
 __all__ = ["NeuronGeometry"]
@@ -146,7 +146,9 @@ class NeuronGeometry:
         """Make a geometry from the output of :meth:`to_dict`, for example from a sidecar."""
         try:
             return cls(d["sizes"], d["site"], d.get("layers"), d.get("n_heads"), d.get("parts"))
-        except (KeyError, TypeError) as error:
+        except LLMBrainError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
             raise GeometryMismatchError(f"This does not describe a neuron geometry: {d!r}.") from error
 
     def to_dict(self):

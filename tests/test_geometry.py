@@ -82,6 +82,8 @@ def test_description_round_trip_and_equality():
     assert NeuronGeometry.from_sizes([6, 4]) != geometry
     with pytest.raises(GeometryMismatchError, match="does not describe"):
         NeuronGeometry.from_dict({"sizes": [3]})
+    with pytest.raises(GeometryMismatchError, match="does not describe"):
+        NeuronGeometry.from_dict({"sizes": [3], "site": "mlp", "layers": "x"})
 
 
 def test_another_models_arrays_and_images_are_refused():
