@@ -100,7 +100,10 @@ def _checked(model, given, own, code):
 def _pruned_with(source, bos):
     """Whether a folder holds a model that was pruned on text with this BOS token: it is read as the model before it."""
     marker = Path(source) / PRUNED_MARKER if isinstance(source, (str, Path)) else None
-    return marker is not None and marker.is_file() and read_json(marker).get("bos") == bos
+    if marker is None or not marker.is_file():
+        return False
+    with _reading(marker):
+        return read_json(marker).get("bos") == bos
 
 
 def demo_file():

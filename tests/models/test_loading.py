@@ -183,6 +183,13 @@ def test_a_damaged_copy_of_a_gguf_file_is_made_again(file, tmp_path, monkeypatch
     assert describe_model(again)["weights_hash"] == describe_model(first)["weights_hash"]
 
 
+@pytest.mark.parametrize("content", ["", "[]", "null", "{"])
+def test_a_damaged_description_of_a_pruned_folder_is_one_sentence(content, folder):
+    (folder / "llmbrain_pruning.json").write_text(content)
+    with pytest.raises(ModelNotFoundError, match="llmbrain_pruning.json"):
+        load_model(folder)
+
+
 @pytest.mark.parametrize("content", [b"GGUF", b"GGUFxxxx", b"nothing at all", b""])
 def test_a_damaged_gguf_file_is_one_sentence(tmp_path, content):
     pytest.importorskip("gguf")
