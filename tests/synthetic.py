@@ -137,7 +137,7 @@ def prune_table(seed=0, seeds=(0, 1)):
     """A pruning grid: perplexity of three recipes at four ratios."""
     rng = np.random.default_rng(seed)
     rows = []
-    recipes = (("flap", "bias", 1.0), ("network", "affine", 1.1), ("wanda_sp", "none", 1.9), ("random", "none", 3.0))
+    recipes = (("flap", "bias", 1.0), ("network", "affine", 1.1), ("wanda", "none", 1.9), ("random", "none", 3.0))
     for score, compensation, slope in recipes:
         for ratio in (0.05, 0.1, 0.2, 0.3):
             for s in seeds:

@@ -348,7 +348,7 @@ def test_pruning_lines_are_the_recipes_and_the_dense_model():
     dense = next(line for line in axes.get_lines() if line.get_label() == "unpruned")
     assert dense.get_ydata()[0] == pytest.approx(18.2, rel=1e-6)
     assert {line.get_label() for line in axes.get_lines()} == {
-        "flap + bias", "network + affine", "wanda_sp + none", "random + none", "unpruned"
+        "flap + bias", "network + affine", "wanda + none", "random + none", "unpruned"
     }  # fmt: skip
     with pytest.raises(ParameterError, match="no column of recipes"):
         plotting.plot_pruning_grid(pd.DataFrame({"ratio": [0.1], "perplexity": [3.0]}))
