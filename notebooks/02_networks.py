@@ -151,9 +151,7 @@ figure = plot_matching(match_maps(first, second), names=("first half", "second h
 # half (|r| of 0.7 or more).
 
 # %%
-rounds = [
-    activity[document // 6 == r] for r in range(n_documents // 6)
-]  # one document of each kind; every other: a half
+rounds = [activity[document // 6 == r] for r in range(n_documents // 6)]  # one document of each kind; every other: a half
 curve = split_half_curve(rounds, [5, 10, 15, 20, 30], n_init=2)
 print("directions beyond noise (parallel analysis):", parallel_analysis(standardized_sample(rounds), n_draws=2)[0])
 figure = plot_order(curve[["n_components", "n_reproduced", "mean_r"]])

@@ -51,7 +51,6 @@ geometry = recordings["code"].geometry
 # %% [markdown]
 # The first half of the items localizes; the second half is kept to test the result.
 
-
 # %%
 def items_of(recording, half):
     """Activations and events of a recording, with the items of the other half renamed, so that no contrast uses them."""

@@ -39,16 +39,7 @@ texts = Corpus([Document(d.text[:n_letters], d.id, d.kind) for d in demo[:n_text
 calibration = [d.text for d in demo[24:36]]
 whole, tokenizer = lb.load_model("demo")
 options = {"max_tokens": 128 if quick else 1024}
-small = lb.prune(
-    copy.deepcopy(whole),
-    tokenizer,
-    calibration,
-    0.2,
-    recipe="fast",
-    allocation="power",
-    options=options,
-    progress=False,
-)
+small = lb.prune(copy.deepcopy(whole), tokenizer, calibration, 0.2, recipe="fast", allocation="power", options=options, progress=False)
 models = {"whole": (whole, tokenizer), "pruned": (small.model, tokenizer)}
 
 third = Path(os.environ.get("LLMBRAIN_TEST_MODELS", "no folder"), "gemma-3-270m.gguf")

@@ -213,8 +213,9 @@ class Recipe:
         if not isinstance(self.options, Options):
             raise ParameterError(f"options is {type(self.options).__name__}; it must be a dict or Options.")
         for name in ("score", "allocation"):
-            if not hasattr(getattr(self, name), "__len__"):
-                raise ParameterError(f"{name}={getattr(self, name)!r} must be a name, or one value or array per layer.")
+            value = getattr(self, name)
+            if not (callable(value) or hasattr(value, "__len__")):
+                raise ParameterError(f"{name}={value!r} must be a name, a function, or one value or array per layer.")
         if isinstance(self.score, str):
             SCORES.check(self.score)
         if isinstance(self.allocation, str):
