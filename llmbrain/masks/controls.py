@@ -123,7 +123,8 @@ def importance_matched(values, layer_of, importance, random_state=None, n_neares
     if n_nearest < 1:
         raise ParameterError(f"n_nearest must be at least 1; got {n_nearest}.")
 
-    orders = _orders(np.asarray(layer_of, dtype=np.int64).tobytes(), importance.tobytes())
+    layer_of = _checked_layers(layer_of, values)
+    orders = _orders(layer_of.tobytes(), importance.tobytes())
 
     def choose(neurons, _):
         order = orders[neurons[0]]
@@ -312,11 +313,8 @@ def _nearest_free(order, inside, rng, n_nearest):
 
 def _in_layers(values, layer_of, choose):
     """Join the neurons that ``choose(neurons, count)`` returns for every layer with part of the network."""
-    layer_of = np.asarray(layer_of)
-    if layer_of.shape != values.shape:
-        raise ParameterError(f"layer_of has the shape {layer_of.shape}, the mask {values.shape}.")
     control = np.zeros_like(values)
-    for neurons in _orders(layer_of.astype(np.int64).tobytes()).values():
+    for neurons in _orders(_checked_layers(layer_of, values).tobytes()).values():
         count = int(np.count_nonzero(values[neurons]))
         if count:
             control[choose(neurons, count)] = True
@@ -343,6 +341,13 @@ def _checked(values):
     if not values.any():
         raise MaskError("The set is empty; an empty network has no control.")
     return values.astype(bool)
+
+
+def _checked_layers(layer_of, values):
+    layer_of = np.asarray(layer_of)
+    if layer_of.shape != values.shape:
+        raise ParameterError(f"layer_of has the shape {layer_of.shape}, the mask {values.shape}.")
+    return layer_of.astype(np.int64)
 
 
 def _checked_importance(importance, values, what="importance"):

@@ -4,7 +4,7 @@ import numpy as np
 
 from ..exceptions import ParameterError
 from ..registry import Registry
-from .isc import _ends
+from .isc import document_ends
 
 __all__ = ["CONFOUNDS", "regress_out", "word_confounds"]
 
@@ -15,7 +15,7 @@ CONFOUNDS = Registry("confound", needs_surprisal=False)
 @CONFOUNDS.register("position")
 def position(words, documents, surprisal):
     """Place in the document and its logarithm, and whether a word is the first."""
-    place = np.concatenate([np.arange(n) for n in np.diff([0, *_ends(documents, len(words))])]).astype(float)
+    place = np.concatenate([np.arange(n) for n in np.diff([0, *document_ends(documents, len(words))])]).astype(float)
     return np.stack([place, np.log1p(place), place == 0], axis=1)
 
 

@@ -9,7 +9,7 @@ from ..exceptions import ParameterError, check_count
 from ..networks.evidence.matching import standardize_maps
 from ..stats import permutation_p
 from .fingerprints import PARTS, Fingerprint, check_words
-from .isc import _ends, shifted_places
+from .isc import document_ends, shifted_places
 from .similarity import linear_cka
 
 __all__ = ["FingerprintComparison", "compare_fingerprints", "neuron_score"]
@@ -20,10 +20,10 @@ QUANTILE = 0.75  # of the neurons of a layer: pruning and noise may leave some o
 def neuron_score(first, second, layers):
     """Find each neuron's most similar one in the other model on the choosing part, and score both on the scoring part.
 
-    ``first`` and ``second`` hold the courses (n_words, n_neurons) of a model on both parts, ``layers`` the layer of
-    each neuron of both models. Returns the mean score of both directions (1 for the same model, around 0 by chance),
-    and for each model a dict: layer -> upper quartile of the correlations of its neurons with their counterparts, each
-    with the sign that it had on the choosing part. The score takes the best layer of each model.
+    ``first`` and ``second`` each hold the courses (n_words, n_neurons) of one model on the two parts, ``layers`` the
+    layer of each neuron of both models. Returns the mean score of both directions (1 for the same model, around 0 by
+    chance), and for each model a dict: layer -> upper quartile of the correlations of its neurons with their
+    counterparts, each with the sign that it had on the choosing part. The score takes the best layer of each model.
 
     Examples
     --------
@@ -144,7 +144,7 @@ def compare_fingerprints(a, b, *, n_draws=99, random_state=0):
     threshold, rates = decision_of(a.info["options"])
     rows = {part: shared_words(a.words[part], b.words[part]) for part in PARTS}
     check_words({part: len(mine) for part, (mine, _) in rows.items()}, "the models share")
-    ends = {part: _ends(a.words[part][mine, 0], len(mine)) for part, (mine, _) in rows.items()}
+    ends = {part: document_ends(a.words[part][mine, 0], len(mine)) for part, (mine, _) in rows.items()}
     mine, theirs = shared_courses(a, b, rows)
     layers, rng, null = (a.layers, b.layers), np.random.default_rng(random_state), np.empty(n_draws)
     score, by_layer = neuron_score(mine, theirs, layers)

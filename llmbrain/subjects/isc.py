@@ -12,7 +12,14 @@ from ..exceptions import ParameterError, check_count
 from ..registry import Registry
 from ..stats import fdr, permutation_p
 
-__all__ = ["ISC_NULLS", "ISC", "inter_subject_correlation", "inter_subject_functional_correlation", "isc_test"]
+__all__ = [
+    "ISC_NULLS",
+    "ISC",
+    "document_ends",
+    "inter_subject_correlation",
+    "inter_subject_functional_correlation",
+    "isc_test",
+]
 
 # A null takes courses (n_subjects, n_units, n_features), the ends of the documents and a generator, and returns
 # courses without what the subjects share. Features of a subject are treated alike, and each keeps its mean and norm.
@@ -150,7 +157,7 @@ def isc_test(courses, *, documents=None, pairwise=False, null="shift", n_draws=1
     """
     check_count("n_draws", n_draws)
     courses = _checked(courses)
-    draw, ends = ISC_NULLS[null], _ends(documents, courses.shape[1])
+    draw, ends = ISC_NULLS[null], document_ends(documents, courses.shape[1])
     if draw.needs_documents and len(ends) < 3:
         raise ParameterError(f"null={null!r} needs at least three documents; there are {len(ends)}. Use null='shift'.")
     z, rng = _unit_norm(courses), np.random.default_rng(random_state)
@@ -206,7 +213,7 @@ def shuffled_documents(courses, ends, rng):
     return out
 
 
-def _ends(documents, n_units):
+def document_ends(documents, n_units):
     """One past the last unit of each document."""
     if documents is None:
         return [n_units]

@@ -10,7 +10,7 @@ import numpy as np
 from ..exceptions import ParameterError, check_count, is_number
 from ..networks.evidence.matching import matched_scores, standardize_maps
 from ..stats import permutation_p
-from .isc import _ends, shifted_places
+from .isc import document_ends, shifted_places
 
 __all__ = ["KEPT", "CourseMatching", "alternate_documents", "correlate_courses", "match_courses"]
 
@@ -40,7 +40,7 @@ def alternate_documents(documents):
     >>> alternate_documents(["a", "a", "b", "c"]).tolist()
     [True, True, False, True]
     """
-    ends = _ends(documents, len(documents))
+    ends = document_ends(documents, len(documents))
     if len(ends) < 2:
         raise ParameterError("Matching needs at least two documents: one to match on, another to score on.")
     return np.repeat(np.arange(len(ends)) % 2 == 0, np.diff([0, *ends]))
@@ -164,7 +164,7 @@ def match_both_ways(a, b, documents, *, kept_at=KEPT, n_draws=99, random_state=0
             "text."
         )
     explained, back = _explained(a, b, half), _explained(b, a, half)
-    ends = _ends(documents, len(a))
+    ends = document_ends(documents, len(a))
     a, b = (np.where(half[:, None], _standardized_in(x, half), _standardized_in(x, ~half)) for x in (a, b))
     tables = a[half].T @ b[half], a[~half].T @ b[~half]
     null = _null(a.astype(np.float32), b.astype(np.float32), half, ends, n_draws, random_state)

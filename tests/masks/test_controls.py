@@ -173,3 +173,11 @@ def test_controls_refuse_what_they_cannot_match():
         controls.importance_matched([1, 0], [0, 0], [np.nan, 1.0])
     with pytest.raises(ParameterError, match="shape"):
         controls.importance_matched([1, 0], [0, 0], [1.0])
+
+
+def test_layers_of_other_neurons_are_refused():
+    network, layer_of = np.arange(6) < 2, np.zeros(5, int)
+    with pytest.raises(ParameterError, match="layer_of has the shape"):
+        controls.layer_matched(network, layer_of, 0)
+    with pytest.raises(ParameterError, match="layer_of has the shape"):
+        controls.importance_matched(network, layer_of, np.arange(6.0), 0)
