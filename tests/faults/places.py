@@ -5,11 +5,14 @@ import errno
 import os
 import shutil
 from functools import partial
+from pathlib import Path
 
 from attacks import KINDS
 from processes import fork
 from room import Answer, Broken, Lost, Unclear, Wrong, command
 from writers import Writer, contents, publishers, read
+
+import llmbrain
 
 OUTPUTS = {  # what a writer makes, besides a study
     "fingerprint": "f.safetensors", "grid": "grid.tsv", "prune hetero": "PRUNED",
@@ -29,7 +32,8 @@ def places(room, names=None):
     for name, (work, _) in publish.items():
         if names is None or name in names:
             writer = Writer(room, name, work, None)
-            yield f"{name}: a folder without rights", partial(_no_rights, writer)
+            if package_is_open():
+                yield f"{name}: a folder without rights", partial(_no_rights, writer)
             for odd in NAMES:
                 yield f"{name}: a folder named {odd[:20]!r}", partial(_odd_name, writer, odd)
             for taken in TAKEN if name in OUTPUTS else ():
@@ -39,6 +43,8 @@ def places(room, names=None):
 @KINDS.register("inputs that may not be read", long=True)
 def unreadable(room):
     """Models, studies and texts without rights: errors name the place; a study that may only be read can be read."""
+    if not package_is_open():
+        return
     for file in MODEL_FILES:
         for what in ("evaluate", "record", "prune", "info", "lesion", "fingerprint"):
             yield f"{what}: {file} of the model may not be read", partial(_unreadable_model, room, what, file)
@@ -52,6 +58,12 @@ def unreadable(room):
 
 
 # -- rights -----------------------------------------------------------------------------------------------------------
+def package_is_open():
+    """Whether a user without rights can read the package: not if it lies in a private folder of another user."""
+    folder = Path(llmbrain.__file__).resolve().parent
+    return os.getuid() != 0 or all(place.stat().st_mode & 0o001 for place in [folder, *folder.parents])
+
+
 def _as_nobody(work):
     """Run as a user without rights, if this one may change that."""
 

@@ -145,7 +145,11 @@ def room():
 
 @pytest.mark.parametrize("kind", [kind for kind in matrix.KINDS if kind not in (*RANDOM, *WRITERS)])
 def test_attacks_hold(room, kind):
-    broken = {name: matrix.judge(attack) for name, attack in matrix.cases(kind, room, FEW.get(kind, 2))}
+    cases = matrix.cases(kind, room, FEW.get(kind, 2))
+    if not cases and not matrix.places.package_is_open():
+        pytest.skip("the package lies in a private folder, which users without rights cannot read")
+    assert cases
+    broken = {name: matrix.judge(attack) for name, attack in cases}
     room.clean()
     assert not {name: outcome for name, outcome in broken.items() if outcome}
 
