@@ -35,7 +35,7 @@ from .walk import (
     writes_to_stream,
 )
 
-__all__ = ["Cutter", "account", "cut"]
+__all__ = ["Cutter", "account", "cut", "follows_dense"]
 
 # Tokens per unknown from which the last fit includes the held-out tokens. With fewer, they would look better after the
 # first layers than any other text, and mislead the choices of all later layers.
@@ -48,8 +48,8 @@ def cut(model, blocks, kept, compensation, options, kept_heads=None, progress=No
 
     ``kept`` and ``kept_heads`` list the neurons and query heads kept in each layer. ``known`` is the survey of the
     dense model with the same text and weights of tokens; where its means are all that is needed, the text is not read.
-    ``streams`` is a dict in which several cuts of one model on the same blocks share the residual streams of the dense
-    model.
+    ``streams`` is a dict in which several cuts of one model on the same blocks, and its survey, share the residual
+    streams of the dense model.
 
     Returns
     -------
@@ -83,6 +83,12 @@ def cut(model, blocks, kept, compensation, options, kept_heads=None, progress=No
     return pd.DataFrame(rows)
 
 
+def follows_dense(compensation, options):
+    """Whether the residual streams of the dense model are the target of the refits."""
+    refits = "covariance" in COMPENSATIONS[compensation].needs
+    return refits and options.target == "stream" and options.propagation == "sequential"
+
+
 def _slice(part, keep, attention=None, heads=None, compensation="none", known=None):
     """Slice one layer; refit the writer at most to the known means of its dense inputs."""
     if heads is not None and len(heads) < attention.n_heads:
@@ -112,7 +118,7 @@ class Cutter:
         self.full = "covariance" in COMPENSATIONS[compensation].needs
         self.readers = READERS[options.reconstruct] if self.full else ()
         self.sequential = options.propagation == "sequential"
-        self.dense = list(self.walk.hidden) if options.target == "stream" and self.sequential and self.full else None
+        self.dense = list(self.walk.hidden) if follows_dense(compensation, options) else None
         self.weighting = TOKEN_WEIGHTS[options.token_weights]
         wants_held = self.full and (options.ridge == "auto" or bool(self.readers))
         masks = [block.mask.to(self.walk.device) for block in blocks]
@@ -149,17 +155,18 @@ class Cutter:
         """Outputs of the dense layer, and the dense stream between attention and MLP, block by block."""
         if self.dense is None:
             return None, None
-        if self.streams and layer in self.streams:
-            return self.streams[layer]
-        caught, after, written = {}, [], []
         sites = [output_site(attention.writer)] if attention is not None else []
+        shared = None if sites else self.streams  # which holds nothing between attention and MLP
+        if shared and layer in shared:
+            return shared[layer], []
+        caught, after, written = {}, [], []
         with torch.no_grad(), site_hooks(sites, lambda i, x: caught.update(x=x)):
             for i, hidden in enumerate(self.dense):
                 after.append(self.walk.run(layer, i, hidden))
                 if sites:
                     written.append(hidden + caught["x"].reshape(hidden.shape))
-        if self.streams is not None:
-            self.streams[layer] = after, written
+        if shared is not None:
+            shared[layer] = after
         return after, written
 
     # -- attention ----------------------------------------------------------------------------------------------

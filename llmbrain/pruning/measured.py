@@ -13,9 +13,11 @@ from ..parallel import alone
 from ..text import describe_bos
 from .allocation import ALLOCATIONS, check_counts, round_counts
 from .allocation.curves import PROBED, measure_curves
+from .allocation.probe import KEPT_VALUES
 from .allocation.trial import ROUGH, TRIED, measure_cuts
 from .budget import count_parameters, layer_floors
 from .calibration import calibration_windows, group_blocks, split_windows, thin_out
+from .cut import follows_dense
 from .heads import HEAD_BUDGETS, HEAD_SCORES, HEAD_UNITS, measure_heads, survey_heads
 from .published import find_networks
 from .recipe import describe_networks, networks_id
@@ -211,12 +213,28 @@ class Measured:
             )
             for key, (score, m) in wanted.items()
         }
+        streams = {} if self.streams is None and self._keeps_streams else None
         found = survey(
             walk, self.parts, scores, full=any(needs_covariance(s) for s, _ in wanted.values()), schur=schur,
-            weightings={key: m.weighting for key, (_, m) in wanted.items()},
+            weightings={key: m.weighting for key, (_, m) in wanted.items()}, streams=streams,
             progress=self.progress("survey", len(self.parts)),
         )  # fmt: skip
         self.shared.known.update(found)
+        if streams is not None:
+            self.shared.known["streams", self._blocks_key] = streams
+
+    @property
+    def _keeps_streams(self):
+        """Whether the cut of this or an awaited recipe reads the dense streams, and they are few enough to be kept."""
+        alike = [m for m in (self, *self.shared.expected) if m._blocks_key == self._blocks_key]
+        n_values = sum(block.ids.numel() for block in self.blocks) * self.model.config.get_text_config().hidden_size
+        few = n_values * len(self.parts) <= KEPT_VALUES
+        return few and any(follows_dense(m.recipe.compensation, m.options) for m in alike)
+
+    @property
+    def streams(self):
+        """Residual streams of the dense model after each layer, in a dict by layer; None if they are not kept."""
+        return self.shared.known.get(("streams", self._blocks_key))
 
     @property
     def recipe_scores(self):

@@ -288,7 +288,7 @@ class Pruner:
             return pd.DataFrame([account(part, part.size, error=0.0) for part in measured.parts])
         table = cut(
             target, measured.blocks, kept, plan.recipe.compensation, measured.options, kept_heads=heads,
-            progress=measured.progress("cut", len(kept)), known=measured.survey(),
+            progress=measured.progress("cut", len(kept)), known=measured.survey(), streams=measured.streams,
         )  # fmt: skip
         table["sensitivity"] = [np.nan if f.sensitivity is None else f.sensitivity for f in measured.survey()]
         return table

@@ -283,11 +283,12 @@ def _is_added(walk, layer, linear, silenced):
     return bool(((pushed.float() - plain.float()) - push).abs().median() < 2e-2 * scale)
 
 
-def survey(walk, parts, scores, *, full, schur=False, weightings=None, progress=None):
+def survey(walk, parts, scores, *, full, schur=False, weightings=None, streams=None, progress=None):
     """Walk the dense model once and compute several scores for every layer.
 
     ``scores[name](part, moments)`` returns one number per neuron, and may read covariances if ``full``; ``weightings``
     holds what weights its tokens, by default nothing. With ``schur`` the sensitivity of each layer is computed too.
+    The outputs of every layer are put into the dict ``streams``.
     Returns a list of :class:`LayerSurvey` for each name. Of as many layers as there are processes, each process scores
     one.
     """
@@ -298,6 +299,8 @@ def survey(walk, parts, scores, *, full, schur=False, weightings=None, progress=
         distinct = dict.fromkeys(weightings.values())
         moments = _gather_each(walk, part, distinct, full=full or schur, outputs=outputs, owner=owner)
         walk.restart(outputs)
+        if streams is not None:
+            streams[part.layer] = outputs
         power = _stream_power(walk)
         mine += [(i, part, moments, power)] if owner == rank() else []
         del moments

@@ -3,14 +3,17 @@
 import gc
 import weakref
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from tiny import tiny_model
 
-from llmbrain.pruning import SCORES, Pruner, Recipe, run_grid
+from llmbrain.pruning import SCORES, Pruner, Recipe, prune, run_grid
 from llmbrain.pruning import published as network_scores
 from llmbrain.pruning.calibration import calibration_windows
+from llmbrain.pruning.cut import Cutter
 from llmbrain.pruning.measured import Measurements
 
 SENTENCES = [f"the cat number {i} sat on the mat and then the rain in spain fell over hills {i * 7}" for i in range(16)]
@@ -75,6 +78,27 @@ def test_networks_are_found_on_the_windows_of_the_calibration(how, finder, model
     assert told["kind"] == how and told["context"] == 32 and told["random_state"] == 3
     read = told["n_tokens"] if how == "joint" else sum(g["n_tokens"] for g in told["groups"])
     assert read == (100 if how == "joint" else sum(map(len, windows)))
+
+
+def test_the_survey_keeps_the_streams_that_the_cut_follows(tokenizer, monkeypatch):
+    """The cut model has the bits of one whose dense streams were computed again, as where memory is short."""
+    from llmbrain.pruning import measured
+
+    options = {"allocation": "power", "options": {"context": 32}, "measure": False}
+    cut = partial(prune, calibration=SENTENCES, recipe="fast", **options)
+    model, steps, step = tiny_model("llama"), [], Cutter._dense_step
+
+    def noted(self, layer, attention):
+        steps.append(layer in (self.streams or {}))
+        return step(self, layer, attention)
+
+    monkeypatch.setattr(Cutter, "_dense_step", noted)
+    shared = cut(model, tokenizer).model.state_dict()
+    monkeypatch.setattr(measured, "KEPT_VALUES", 0)
+    alone = cut(model, tokenizer).model.state_dict()
+    half = len(steps) // 2
+    assert steps == [True] * half + [False] * half and half
+    assert all(torch.equal(shared[name], value) for name, value in alone.items())
 
 
 def test_one_walk_serves_the_grid(model, tokenizer, monkeypatch):

@@ -156,8 +156,8 @@ def permute_neurons(n_neurons, layer_of=None, random_state=None):
     if layer_of.shape != (n_neurons,):
         raise ParameterError(f"layer_of must name the layer of each of {n_neurons} neurons.")
     permutation = np.empty(n_neurons, dtype=np.int64)
-    # sorting random keys inside each layer is one pass, whatever the number of layers
-    permutation[np.argsort(layer_of, kind="stable")] = np.lexsort((rng.random(n_neurons), layer_of))
+    # sorting random numbers from the layer's number up is one pass, whatever the number of layers
+    permutation[np.argsort(layer_of, kind="stable")] = np.argsort(layer_of + rng.random(n_neurons))
     return permutation
 
 
