@@ -15,7 +15,7 @@ from .pruning import PRUNING_RECIPES, compare_pruning
 __all__ = ["RunPlan", "run_study"]
 
 
-N_PASSES = 10  # of the model over the calibration text, for all recipes of the pruning table together
+N_PASSES = 9  # of the model over the calibration text, for all recipes of the pruning table together
 
 
 @dataclass(frozen=True)
