@@ -12,7 +12,7 @@ from ...exceptions import ParameterError
 from ...stats import permutation_p
 from ..engines.progress import track
 from .labels import candidate_name, engaged_side
-from .token_classes import token_regressors
+from .token_classes import classify_tokens, token_regressors
 
 __all__ = [
     "FEW_SHARE",
@@ -107,7 +107,8 @@ def interpret(time_courses, events, *, n_top=10, width=12, n_draws=199, random_s
     table["best_r"] = [wide.loc[k, name] for k, name in enumerate(table["best"])]
     table.insert(1, "side", engaged_side(z))
     table["top_tokens"] = [_listed(tokens, k, side) for k, side in zip(table["network"], table["side"])]
-    table.insert(1, "label", [_name(row, correlations, tokens) for _, row in table.iterrows()])
+    whole = tokens[~tokens["token"].isin(_beginnings(events))]  # the beginning of a longer word is no name
+    table.insert(1, "label", [_name(row, correlations, whole) for _, row in table.iterrows()])
     return Interpretation(table, correlations, pd.DataFrame(tokens), pd.DataFrame(contexts))
 
 
@@ -294,6 +295,16 @@ def _listed(tokens, network, side):
     """The strongest token types of the engaged side, as text."""
     own = tokens[(tokens["network"] == network) & (tokens["side"] == side)]
     return " ".join(repr(t) for t in own["token"][:6])
+
+
+def _beginnings(events):
+    """Tokens after which the same word goes on, in more than half of the places where they occur."""
+    if "token" not in events:
+        return []
+    names = events["token"].fillna("").astype(str)
+    goes_on = classify_tokens(names)["word_part"].shift(-1, fill_value=False)
+    share = goes_on.astype(float).groupby(names.to_numpy()).mean()
+    return share.index[share > 0.5]
 
 
 def _name(row, correlations, tokens):

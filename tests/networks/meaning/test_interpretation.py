@@ -93,6 +93,14 @@ def test_pieces_of_words_make_no_name():
     assert candidate_name(1, "sink", graded, tokens(" the", " a")) == "artefact: sink"
 
 
+@pytest.mark.parametrize(("after", "label"), [("ping", "unnamed"), (" men", "fires at ' ty', ' AD'")])
+def test_the_beginning_of_a_word_is_no_name(after, label):
+    """Followed by other parts of the word, a token that looks like a word is none."""
+    names = np.array([" ty", after, " AD", after, *[" so", " we", " go", ","] * 5] * 20)
+    course = np.isin(names, [" ty", " AD"]) * 3.0 + np.random.default_rng(0).standard_normal(len(names)) * 0.1
+    assert interpret(course[:, None], pd.DataFrame({"token": names}), n_draws=39).table["label"].tolist() == [label]
+
+
 def test_contexts_are_the_places_themselves(texts):
     courses, frames = texts
     contexts = interpret(courses, frames, n_top=3, width=4, n_draws=9).contexts
