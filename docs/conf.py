@@ -39,6 +39,7 @@ exclude_patterns = [
     "gallery/*.ipynb",
     "gallery/*.py",
     "gallery/*.zip",
+    "gallery/sg_execution_times.rst",
 ]
 html_math_renderer = "mathml"  # no formula needs a script from elsewhere
 html_theme = "pydata_sphinx_theme"

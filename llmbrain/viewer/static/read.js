@@ -159,6 +159,7 @@ export function startRead(app) {
   // -- time courses ---------------------------------------------------------------------------------------------------
   const canvas = $("courses");
   const MARGIN = 4;
+  const SCALE = 50; // pixels at the right end for the largest value of each course
   const LABEL = 17; // pixels above a course for its name
 
   function rows() {
@@ -183,8 +184,8 @@ export function startRead(app) {
     context.clearRect(0, 0, w, h);
     if (!view.data) return;
     const total = view.data.tokens.length;
-    const x = (i) => MARGIN + ((i + 0.5) / total) * (w - 2 * MARGIN);
-    const wide = Math.max(1, (w - 2 * MARGIN) / total);
+    const x = (i) => MARGIN + ((i + 0.5) / total) * (w - MARGIN - SCALE);
+    const wide = Math.max(1, (w - MARGIN - SCALE) / total);
     context.fillStyle = css("--strong");
     context.fillRect(x(view.at) - wide / 2, 0, wide, h);
     rows().forEach((row, r) => drawRow(context, row, r * high + 3, high - 4, x, w));
@@ -206,7 +207,7 @@ export function startRead(app) {
     context.lineWidth = 1;
     context.beginPath();
     context.moveTo(0, zero + 0.5);
-    context.lineTo(w, zero + 0.5);
+    context.lineTo(w - SCALE, zero + 0.5);
     context.stroke();
     context.strokeStyle = row.color;
     context.fillStyle = row.color;
@@ -235,13 +236,13 @@ export function startRead(app) {
     context.fillStyle = css("--muted");
     context.font = "11px system-ui, sans-serif";
     context.textAlign = "right";
-    context.fillText(row.floor ? `up to ${number(most, 1)}` : `±${number(most, 1)}`, w - 4, top);
+    context.fillText(row.floor ? number(most, 1) : `±${number(most, 1)}`, w - 4, top);
     context.textAlign = "left";
   }
 
   function tokenAt(event) {
     const bounds = canvas.getBoundingClientRect();
-    const share = (event.clientX - bounds.left - MARGIN) / (bounds.width - 2 * MARGIN);
+    const share = (event.clientX - bounds.left - MARGIN) / (bounds.width - MARGIN - SCALE);
     return Math.max(0, Math.min(view.data.tokens.length - 1, Math.floor(share * view.data.tokens.length)));
   }
 
