@@ -91,7 +91,9 @@ def _damage(name):
     """Name the file whose reading fails."""
     try:
         yield
-    except (FileNotFoundError, PermissionError, MemoryError):
+    except (PermissionError, MemoryError):
         raise
+    except FileNotFoundError as error:
+        raise DatasetError(f"There is no image {name}.") from error
     except Exception as error:  # nibabel raises many kinds for damaged files
         raise DatasetError(f"{name} is damaged ({error}). Restore it, or make it again.") from error

@@ -8,7 +8,7 @@ import warnings
 
 import typer
 
-from ..exceptions import LLMBrainError, LLMBrainWarning
+from ..exceptions import LLMBrainError, LLMBrainWarning, ParameterError
 from .app import app
 
 __all__ = ["app", "main"]
@@ -35,9 +35,15 @@ def main(args=None):
     if debug:  # accepted anywhere on the line
         args = ["--debug", *(a for a in args if a != "--debug")]
     try:
+        _check_here()
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             code = app(args or ["--help"], standalone_mode=False)
+        if sys.stdout is not None:  # else it was closed
+            sys.stdout.flush()
+    except SystemExit:  # from click, if what reads the output has ended
+        code = 1
+        typer.echo(f"{_speaker()}: nobody reads the output any more. Finished parts are kept.", err=True)
     except Exception as error:
         code, message = _explain(error)
         if debug and code != INTERRUPTED:
@@ -52,6 +58,14 @@ def main(args=None):
         if _number() not in ("", "0"):
             time.sleep(_HEAD_START)
         sys.exit(code)
+
+
+def _check_here():
+    """Refuse a current folder that was removed: libraries would fail in it, some without a Python error."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise ParameterError("The current folder was removed. Change to another folder, and repeat.") from None
 
 
 def _number():
@@ -77,13 +91,26 @@ def _explain(error):
     if isinstance(error, USAGE_ERROR):
         return 2, f"{error.format_message()} (see --help)"
     if isinstance(error, OSError):
-        where = f"{os.fspath(error.filename)}: " if error.filename else ""
+        where = f"{os.fspath(error.filename)}: " if error.filename else _full_stream()
         if error.errno in _WRONG_PATHS:
             return 2, f"{where}{error.strerror}. Choose another path."
         remedy = _REMEDIES.get(error.errno, "Repeat the command once this is solved.")
         return 1, f"{where}{error.strerror or error}. {remedy} Finished parts are kept."
     what = f"{type(error).__name__}: {error}".strip().rstrip(".")
     return 1, f"unexpected {what}. Repeat the command with --debug to see where."
+
+
+def _full_stream():
+    """Name of the output that cannot be written, as the beginning of a message; an empty text if both can."""
+    for name, stream in {"standard output": sys.stdout, "standard error": sys.stderr}.items():
+        try:
+            stream.write("\n")  # what failed before is no longer in the buffer
+            stream.flush()
+        except OSError:
+            return f"{name}: "
+        except (AttributeError, ValueError):  # closed
+            continue
+    return ""
 
 
 def _show_warning(message, category, *_where, **_more):

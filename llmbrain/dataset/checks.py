@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 
 from ..exceptions import DatasetError, LLMBrainError
-from ..files import read_json, read_tsv, sha256
+from ..files import KEY_HASHES, as_path, changed_key, read_json, read_tsv, sha256
 from ..geometry import NeuronGeometry
 from .checksums import checksums, hash_sums, sampled, volume_sums
 from .layout import bids_label, events_of
 
-__all__ = ["check_content", "check_run", "inside_study", "read_object", "read_sidecar", "read_table"]
+__all__ = ["check_content", "check_run", "inside_study", "read_object", "read_own", "read_sidecar", "read_table"]
 
 _NEEDED = (
     "ModelID", "WeightsHash", "Site", "Geometry", "NumberOfTokens", "Run", "DataType", "Checksums", "EventsHash",
@@ -37,7 +37,7 @@ def check_run(path, weights_hash=None):
     DatasetError
         Names the file, what is wrong with it, and what to do.
     """
-    path = Path(path)
+    path = as_path(path)
     sidecar = read_sidecar(path)
     try:
         geometry = NeuronGeometry.from_dict(sidecar["Geometry"])
@@ -69,7 +69,7 @@ def check_content(path, thorough=False):
     ------
     DatasetError
     """
-    path = Path(path)
+    path = as_path(path)
     sidecar = read_sidecar(path)
     geometry, n_tokens = NeuronGeometry.from_dict(sidecar["Geometry"]), sidecar["NumberOfTokens"]
     img = geometry.open_img(path)
@@ -95,6 +95,28 @@ def read_object(path):
     return content
 
 
+def read_own(path, remedy="Restore it, or make it again."):
+    """Read a JSON file that was written :func:`~llmbrain.files.with_hashes`, a dict without them.
+
+    Raises
+    ------
+    DatasetError
+        If it is damaged, or a value has changed since it was written.
+    """
+    content = read_object(path)
+    _refuse_changed(path, content, remedy)
+    del content[KEY_HASHES]
+    return content
+
+
+def _refuse_changed(path, content, remedy):
+    key = changed_key(content)
+    if key == KEY_HASHES:
+        raise DatasetError(f"{path} lacks {KEY_HASHES}, the hashes of its values. {remedy}")
+    if key:
+        raise DatasetError(f"{path} is damaged: {key!r} has changed since it was written. {remedy}")
+
+
 def read_table(path, dtype=None):
     """Read a table; a damaged file raises :class:`DatasetError`."""
     try:
@@ -106,7 +128,7 @@ def read_table(path, dtype=None):
 
 def read_sidecar(path):
     """Read and check the sidecar of a run, given its ``.nii`` or ``.json``; returns a dict."""
-    path = Path(path).with_suffix(".nii")
+    path = as_path(path).with_suffix(".nii")
     side = path.with_suffix(".json")
     if not path.is_file():
         raise DatasetError(f"{path} is missing. {_REMEDY}")
@@ -121,12 +143,7 @@ def read_sidecar(path):
     missing = [key for key in _NEEDED if key not in sidecar]
     if missing:
         raise DatasetError(f"{side} lacks {', '.join(missing)}: it is not a sidecar of llmbrain. {_REMEDY}")
-    wrong = [key for key in ("NumberOfTokens", "Run") if type(sidecar[key]) is not int or sidecar[key] < 1]
-    wrong += [key for key in ("Site", "DataType", "ModelID", "EventsHash") if not isinstance(sidecar[key], str)]
-    sums = sidecar["Checksums"]
-    wrong += [] if isinstance(sums, dict) and {"Sample", "All"} <= set(sums) else ["Checksums"]
-    if wrong:
-        raise DatasetError(f"{side} says {wrong[0]}={sidecar[wrong[0]]!r}. {_REMEDY}")
+    _refuse_changed(side, sidecar, _REMEDY)
     if f"_run-{sidecar['Run']:02d}_" not in path.name:
         raise DatasetError(f"{path} is named after another run than its sidecar says ({sidecar['Run']}). {_REMEDY}")
     if f"_desc-{bids_label(sidecar['Site'])}_" not in path.name:

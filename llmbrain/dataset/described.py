@@ -1,9 +1,8 @@
 """An image with a JSON file of the same name that describes it: the two are published as one."""
 
-from pathlib import Path
-
 from ..exceptions import ParameterError
-from .checks import read_object
+from ..files import KEY_HASHES, as_path, with_hashes
+from .checks import read_object, read_own
 from .folder import holds_study
 from .publication import publish_together, recover
 
@@ -18,7 +17,7 @@ def write_described(path, img, description, key):
     An earlier file is replaced if its description has the same value of ``key``. Other files, files of a study, and
     names that do not end in ``.nii`` or ``.nii.gz`` raise :class:`ParameterError`.
     """
-    path = Path(path)
+    path = as_path(path)
     side, there = _beside(path), read_description(path)
     twin = next((p for end in _ENDS if (p := side.with_name(side.stem + end)) != path and p.exists()), None)
     if twin is not None:
@@ -30,15 +29,20 @@ def write_described(path, img, description, key):
             f"{path} or {side.name} exists and is no earlier output of this kind; it is not replaced. Choose another "
             "name."
         )
-    publish_together(side, {path: img}, lambda _: description, lambda: ())
+    publish_together(side, {path: img}, lambda _: with_hashes(description), lambda: ())
     return path
 
 
 def read_description(path):
-    """Read the JSON file of an image, a dict; empty if there is none. A damaged one raises :class:`DatasetError`."""
-    side = _beside(Path(path))
+    """Read the JSON file of an image, a dict; empty if there is none. A damaged one raises :class:`DatasetError`.
+
+    A file that was written by hand has no hashes of its values.
+    """
+    side = _beside(as_path(path))
     recover(side.parent)
-    return read_object(side) if side.is_file() else {}
+    if not side.is_file():
+        return {}
+    return read_own(side) if KEY_HASHES in (content := read_object(side)) else content
 
 
 def _beside(path):

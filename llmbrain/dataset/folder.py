@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ..exceptions import DatasetError
-from ..files import check_apart
+from ..files import as_path, check_apart
 from .layout import FILES
 
 __all__ = ["check_study_folder", "holds_study", "model_files"]
@@ -23,7 +23,7 @@ def check_study_folder(root, inputs=()):
     ------
     DatasetError, ParameterError
     """
-    root = Path(root)
+    root = as_path(root)
     file = next((p for p in (root, *root.parents) if p.exists() and not p.is_dir()), None)
     if file is not None:
         raise DatasetError(f"{file} is a file. Choose a folder.")
@@ -44,4 +44,4 @@ def model_files(root):
 
 def holds_study(root):
     """Whether a folder holds the description of a study."""
-    return (Path(root) / FILES["study_json"]).is_file() or bool(model_files(root))
+    return (as_path(root) / FILES["study_json"]).is_file() or bool(model_files(root))

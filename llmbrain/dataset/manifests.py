@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..exceptions import DatasetError
-from .checks import read_object
+from .checks import read_own
 from .layout import FILES, NUMBERS, RESULTS, bids_label
 from .publication import recover
 from .study import Study
@@ -101,7 +101,7 @@ def read_manifest(folder, kind, name):
     path, rule = place(folder, RESULTS[kind].manifest, name), RESULTS[kind]
     if not path.is_file():
         raise DatasetError(f"There is no {rule.what} in {path.parent}: {path.name} is missing. {rule.remedy}")
-    info = read_object(path)
+    info = read_own(path, rule.remedy)
     about = info.pop(KEY, None)
     files = about.get("files") if isinstance(about, dict) else None
     right = isinstance(files, dict) and isinstance(about.get("sources"), dict)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from .. import __version__
 from ..exceptions import DatasetError, StaleResultWarning
-from ..files import read_tsv, sha256
-from .checks import read_object
+from ..files import read_tsv, sha256, with_hashes
+from .checks import read_own
 from .frame import label_text
 from .layout import FILES, RESULTS, bids_label
 from .manifests import KEY, Manifest, numbered, place, read_manifest, result_name
@@ -66,7 +66,7 @@ class Result(Manifest):
         if not self.has(part, run):
             return None
         path = self.path(part, run)
-        return read_object(path) if path.suffix == ".json" else read_tsv(path, dtype=dtype)
+        return read_own(path) if path.suffix == ".json" else read_tsv(path, dtype=dtype)
 
     @property
     def stale(self):
@@ -111,7 +111,10 @@ def write_result(folder, kind, name, parts, info, *, sources=None, settings=None
     -------
     Result
     """
-    contents = {place(folder, part, name, run): content for part, run, content in _flat(parts)}
+    contents = {
+        place(folder, part, name, run): with_hashes(content) if isinstance(content, dict) else content
+        for part, run, content in _flat(parts)
+    }
 
     def describe(written):
         files = {path.name: {"sha256": sha256(part), **_count(part)} for path, part in written.items()}
@@ -121,7 +124,7 @@ def write_result(folder, kind, name, parts, info, *, sources=None, settings=None
         space |= {"Type": "ROI"} if any(path.name.endswith("_mask.nii.gz") for path in written) else {}
         if not any(".nii" in path.name for path in written):
             space = {}
-        return {**space, **info, KEY: about | {"sources": sources or {}, "settings": settings}}
+        return with_hashes({**space, **info, KEY: about | {"sources": sources or {}, "settings": settings}})
 
     manifest = place(folder, RESULTS[kind].manifest, name)
     if isinstance(folder, Study):

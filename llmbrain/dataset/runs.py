@@ -3,12 +3,11 @@
 import warnings
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
 from ..exceptions import DatasetError, LLMBrainWarning, ParameterError
-from ..files import read_tsv
+from ..files import as_path, read_tsv
 from ..geometry import NeuronGeometry
 from .checks import check_content, check_run, inside_study, read_sidecar
 from .checksums import run_hash
@@ -37,7 +36,7 @@ class Run:
     """
 
     def __init__(self, path, check=True):
-        self.path = Path(path)
+        self.path = as_path(path)
         if check:
             check_run(self.path)
 
@@ -251,7 +250,7 @@ def read_confounds(runs, columns=CONFOUNDS):
     ParameterError
         If a column is unknown or not numeric.
     """
-    if not isinstance(runs, (Run, str, Path)):
+    if isinstance(runs, (Recording, list, tuple)):
         return [read_confounds(run, columns) for run in runs]
     run = runs if isinstance(runs, Run) else Run(runs)
     events = run.events.assign(log_position=np.log1p(run.events["position"]))

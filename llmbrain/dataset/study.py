@@ -6,8 +6,8 @@ from pathlib import Path
 
 from .. import __version__
 from ..exceptions import DatasetError, ParameterError
-from ..files import write_any
-from .checks import read_object, read_sidecar, read_table
+from ..files import as_path, with_hashes, write_any
+from .checks import read_object, read_own, read_sidecar, read_table
 from .checksums import run_hash
 from .folder import check_study_folder, holds_study, model_files
 from .frame import SESSION_COLUMNS, frame_of, participants_of, sessions_of
@@ -46,7 +46,7 @@ class Study:
     info: dict = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self):
-        object.__setattr__(self, "root", Path(self.root))
+        object.__setattr__(self, "root", as_path(self.root))
 
     # -- making and opening ---------------------------------------------------------------------------------------
     @classmethod
@@ -132,7 +132,7 @@ class Study:
 
     @classmethod
     def _from_file(cls, path, root):
-        info = read_object(path)
+        info = read_own(path, "Restore it, or record into a new folder.")
         try:
             return cls._from_info(root, info)
         except (ValueError, KeyError, TypeError) as error:
@@ -290,7 +290,7 @@ class Study:
             if known is None or (
                 self.info["recording"] and known["labels"] == self.info["labels"] and not known["recording"]
             ):
-                self.write(kind, self.info)
+                self.write(kind, with_hashes(self.info))
         for kind, content in frame_of(self.info).items():
             if not self.path(kind).exists():
                 self.write(kind, content)
@@ -341,7 +341,7 @@ def find_studies(root):
     DatasetError
         If there is none, a description is damaged, or a folder is named after another model than it describes.
     """
-    root = Path(root)
+    root = as_path(root)
     path, files = root / FILES["study_json"], model_files(root)
     if not path.is_file() and not files:
         raise DatasetError(f"{root} holds no study ({path.name} is missing). Make one with record(..., out=...).")

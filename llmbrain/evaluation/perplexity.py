@@ -1,5 +1,7 @@
 """Perplexity per token, and its protocol."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from ..exceptions import CorpusError
@@ -90,7 +92,8 @@ def perplexity_report(model, tokenizer, text, context=1024, *, max_tokens=None, 
 
 def _texts(text):
     """A list of texts without those that are only white space, such as the empty lines of a list of lines."""
-    texts = [text] if isinstance(text, str) else list(getattr(text, "texts", text))
+    texts = [text] if isinstance(text, str) else getattr(text, "texts", text)
+    texts = texts if isinstance(texts, Iterable) else []
     texts = [t for t in texts if not isinstance(t, str) or t.strip()]
     if not texts or not all(isinstance(t, str) for t in texts):
         raise CorpusError("Perplexity needs a string, a list of strings or a Corpus, with at least one text in it.")

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 from .leftovers import discard_leftovers, recover, sibling
+from .paths import as_path
 
 __all__ = ["atomic_dir", "atomic_path", "publish"]
 
@@ -62,7 +63,7 @@ def atomic_path(path):
     >>> target.read_text()
     'complete'
     """
-    path = Path(path)
+    path = as_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     discard_leftovers([path])
     part = sibling(path)
@@ -100,7 +101,7 @@ def atomic_dir(path):
     An existing folder at ``path`` stays intact until the new one is complete. If the block raises, the temporary folder
     is removed. Leftovers of killed runs are removed too.
     """
-    path = Path(path)
+    path = as_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     recover(path)
     part = sibling(path)

@@ -9,7 +9,7 @@ from pathlib import Path
 from .atomic import atomic_path
 from .tables import fill_table
 
-__all__ = ["fill", "read_json", "save_img", "sha256", "write_any", "write_json", "write_text"]
+__all__ = ["as_read", "fill", "read_json", "save_img", "sha256", "write_any", "write_json", "write_text"]
 
 
 def write_any(path, content):
@@ -53,6 +53,11 @@ def write_json(path, obj):
 def read_json(path):
     """Read a JSON file."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def as_read(obj):
+    """What :func:`read_json` returns of an object that :func:`write_json` has written."""
+    return json.loads(_json_text(obj))
 
 
 def save_img(path, img):

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from ..exceptions import ParameterError
 from .contents import read_json, write_json
+from .keyhashes import with_hashes
 from .leftovers import recover
+from .paths import as_path
 
 __all__ = ["check_apart", "check_output_figure", "check_output_folder", "check_output_table", "mark_folder"]
 
@@ -18,7 +20,7 @@ def mark_folder(folder, marker, obj):
     """Write ``obj`` and the files of a folder as JSON, so that :func:`check_output_folder` recognises it."""
     folder = Path(folder)
     files = {p.relative_to(folder).as_posix(): _sample(p) for p in sorted(folder.rglob("*")) if not p.is_dir()}
-    return write_json(folder / marker, {**obj, "files": files})
+    return write_json(folder / marker, with_hashes({**obj, "files": files}))
 
 
 def _sample(path):
@@ -76,7 +78,7 @@ def check_output_folder(path, marker, inputs=()):
     ParameterError
         If the folder overlaps an input or holds other files.
     """
-    path = Path(path)
+    path = as_path(path)
     if not path.name:
         raise ParameterError(f"The output folder {str(path)!r} has no name of its own. Choose a named folder.")
     if path.parent.is_dir():
@@ -103,7 +105,7 @@ def check_output_folder(path, marker, inputs=()):
 
 def _file_or_free(path):
     """The path, if a file is there or nothing."""
-    path = Path(path)
+    path = as_path(path)
     if path.exists() and not path.is_file():
         raise ParameterError(f"The output {path} is no file; it is not replaced. Choose another file.")
     return path

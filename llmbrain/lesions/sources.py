@@ -1,6 +1,7 @@
 """Sources of lesion results: the model, the networks, and the texts of the tasks."""
 
 from ..dataset import Study, find_results
+from ..dataset.manifests import read_manifest
 
 __all__ = ["derived_name", "lesioned_networks", "sources_of"]
 
@@ -25,6 +26,6 @@ def derived_name(study, info, default):
     if not isinstance(study, Study):
         return None
     for name in find_results(study, "networks"):
-        if study.read("components_json", desc=name).get("hash") in (info.get("networks") or []):
+        if read_manifest(study, "networks", name).info.get("hash") in (info.get("networks") or []):
             return name
     return default

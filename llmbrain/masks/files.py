@@ -1,11 +1,10 @@
 """Mask files: a NIfTI image of 0 and 1, and a JSON sidecar."""
 
-from pathlib import Path
-
 import numpy as np
 
 from ..dataset.described import read_description, write_described
 from ..exceptions import MaskError, ParameterError
+from ..files import as_path
 from ..geometry import NeuronGeometry
 
 __all__ = ["describe_mask", "read_image", "read_mask", "write_mask"]
@@ -42,7 +41,7 @@ def describe_mask(mask, model=None):
 
 def read_mask(path, geometry=None):
     """Read a file written by :func:`write_mask`, as the arguments of a NeuronMask."""
-    path = Path(path)
+    path = as_path(path)
     described = read_description(path)
     if not path.is_file():
         raise MaskError(f"There is no mask file {path}.")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ..exceptions import DatasetError, GeometryMismatchError, ParameterError
+from ..files import as_path
 from ..geometry import NeuronGeometry
 from ..images import load_img
 from .engines.sources import ArraySource
@@ -166,7 +167,7 @@ def _describe(recording):
 
 def _item(run, geometry, i):
     if isinstance(run, (str, Path)):
-        return _from_path(Path(run), geometry, i)
+        return _from_path(as_path(run), geometry, i)
     if hasattr(run, "raw") and hasattr(run, "geometry"):
         return _from_run(run)
     if hasattr(run, "dataobj"):
@@ -290,7 +291,7 @@ def _table(confounds, i):
     if isinstance(confounds, (str, Path)):
         import pandas as pd
 
-        if not Path(confounds).is_file():
+        if not as_path(confounds).is_file():
             raise DatasetError(f"The confounds of run {i}: {confounds} does not exist.")
         confounds = pd.read_csv(confounds, sep="\t" if str(confounds).endswith(".tsv") else ",")
     try:

@@ -9,8 +9,10 @@ import hashlib
 import numpy as np
 
 from ..dataset import as_study, result_name
+from ..dataset.checks import read_own
 from ..dataset.publication import publish_together, recover
 from ..exceptions import DatasetError, ParameterError, check_count
+from ..files import with_hashes
 from ..registry import choose
 from .result import NetworkSet
 
@@ -106,7 +108,7 @@ class HandLabels:
         Both are published as one, so that a table never stands beside the hash of other maps.
         """
         study = as_study(study)
-        path, description = study.path("labels", desc=desc), {**COLUMNS, "MapsHash": self.maps_hash}
+        path, description = study.path("labels", desc=desc), with_hashes({**COLUMNS, "MapsHash": self.maps_hash})
         publish_together(study.path("labels_json", desc=desc), {path: self.table}, lambda _: description, lambda: ())
         return path
 
@@ -138,7 +140,8 @@ class HandLabels:
         table = study.read("labels", desc=desc, dtype={"name": str, "decision": str})
         if table is None:
             return None
-        if study.read("labels_json", {}, desc=desc).get("MapsHash") != maps_hash(networks):
+        described = study.path("labels_json", desc=desc)
+        if not described.is_file() or read_own(described).get("MapsHash") != maps_hash(networks):
             raise DatasetError(
                 f"The labels in {path} were given to other networks than those that are in the study now. Move the "
                 "file away and label the new networks."

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from .. import parallel
 from ..dataset import as_study
-from ..dataset.checks import read_object
+from ..dataset.checks import read_own
 from ..exceptions import DatasetError, ParameterError, check_count
-from ..files import sha256, write_json
+from ..files import as_path, sha256, with_hashes, write_json
 from .sources import current_networks, done_before, heldout_of, load_study_model, plain_settings
 
 __all__ = ["lesion_networks", "merge_shares"]
@@ -221,15 +221,15 @@ def _note_share(study, name, given):
         del kept[argument]
     if plain_settings(kept) is None:
         raise ParameterError("A share takes model, text, masks and tasks as names or files, so that it can be merged.")
-    write_json(study.path("lesion_shares_json", desc=name), kept)
+    write_json(study.path("lesion_shares_json", desc=name), with_hashes(kept))
 
 
 def _read_note(path):
     """Content of the note of :func:`_note_share`."""
     known = set(inspect.signature(lesion_networks).parameters) - _NOT_NOTED
-    noted = read_object(path)
+    noted = read_own(path, remedy := "Remove it, and repeat one share of llmbrain lesion.")
     if set(noted) != known:
-        raise DatasetError(f"{path} is not what a share has noted. Remove it, and repeat one share of llmbrain lesion.")
+        raise DatasetError(f"{path} was written by another version of llmbrain. {remedy}")
     return noted
 
 
@@ -258,7 +258,7 @@ def _given_masks(study, masks):
     read = []
     for mask in [masks] if isinstance(masks, (str, Path, NeuronMask)) else masks:
         if not isinstance(mask, NeuronMask):
-            path, sites = Path(mask), study.sites()
+            path, sites = as_path(mask), study.sites()
             sidecar = path.with_name(path.name.partition(".nii")[0] + ".json")
             geometry = study.recording(sites[0]).geometry if not sidecar.is_file() and len(sites) == 1 else None
             mask = NeuronMask.load(path, geometry)

@@ -76,7 +76,7 @@ def heldout_of(study, text):
     """Load the text to test on; by default the demo's held-out part for a study of the demo corpus."""
     from ..text import as_corpus, load_corpus
 
-    if text is not None and text != "demo":
+    if text is not None and not (isinstance(text, str) and text == "demo"):
         return as_corpus(text)
     recorded = study.info["corpus"].get("document_hashes")  # other corpora may be called demo, too
     known = [document.hash[:16] for document in load_corpus("demo")]

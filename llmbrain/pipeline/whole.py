@@ -2,10 +2,10 @@
 
 import time
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 from ..dataset import check_study_folder
 from ..exceptions import ParameterError, check_count, check_seed, is_number
+from ..files import as_path
 from ..models.speed import duration, measure_machine
 from .finding import find_networks
 from .lesioning import lesion_networks
@@ -147,7 +147,7 @@ def run_study(
     )
     plan = plan if n_components is None else replace(plan, n_components=n_components)
     check_study_folder(out, [model, text, test_text])
-    run = _Run(plan, Path(out), *_texts(text, test_text, random_state))
+    run = _Run(plan, as_path(out), *_texts(text, test_text, random_state))
     run.name, run.loading = model, {"dtype": dtype, "device": device}
     began = time.perf_counter()
     for number, (station, work) in enumerate(STATIONS.items(), 1):

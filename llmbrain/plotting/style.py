@@ -8,12 +8,11 @@ import contextlib
 import functools
 import inspect
 import textwrap
-from pathlib import Path
 
 import numpy as np
 
 from ..exceptions import ParameterError
-from ..files import atomic_path, check_output_figure
+from ..files import as_path, atomic_path, check_output_figure
 
 __all__ = [
     "COLUMN", "GRID", "INK", "MUTED", "NEGATIVE", "PAGE", "POSITIVE", "SERIES", "caption", "colorbar", "diverging",
@@ -130,7 +129,7 @@ def figure(draw):
             check_output_figure(output_file)
         with style():
             fig = draw(*args, **kwargs)
-        return fig if output_file is None else _save(fig, Path(output_file))
+        return fig if output_file is None else _save(fig, as_path(output_file))
 
     signature = inspect.signature(draw)
     output_file = inspect.Parameter("output_file", inspect.Parameter.KEYWORD_ONLY, default=None)

@@ -6,13 +6,12 @@ import json
 import time
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 
 from .. import parallel
 from ..exceptions import DatasetError, ParameterError
-from ..files import check_output_table, write_json, write_tsv
+from ..files import as_path, check_output_table, with_hashes, write_json, write_tsv
 from ..models.identity import weights_hash
 from ..text import describe_bos
 from .allocation import ALLOCATIONS
@@ -139,7 +138,7 @@ def run_grid(
     parallel.check_enough(len(plans), "rows", part)
     parallel.agree("model, texts or settings", json.dumps([constants, list(map(_key, plans))], default=str))
     if out is not None:
-        parallel.check_shared_folder(Path(out).parent)
+        parallel.check_shared_folder(as_path(out).parent)
     with parallel.only_launch(own) if own is not None and mine is not None else contextlib.nullcontext():
         earlier = [own] if mine is None or part is not None else [out, *parallel.Share.find(out).values()]
         pairs = settings.minimal_pairs is not None
@@ -153,7 +152,8 @@ def run_grid(
         with parallel.alone():
             rows = _run_rows(pruner, todo, rows, constants, test_text, settings, own)
     if part is not None:
-        write_json(own.with_suffix(".json"), {"constants": constants, "keys": list(map(_key, plans))})
+        noted = {"constants": constants, "keys": list(map(_key, plans))}
+        write_json(own.with_suffix(".json"), with_hashes(noted))
     elif mine is not None:
         rows = [row for text in parallel.gather_texts(as_text(rows)) for row in json.loads(text)]
         rows = in_order(rows, map(_key, plans))

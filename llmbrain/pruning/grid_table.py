@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from .. import parallel
-from ..dataset.checks import read_object, read_table
+from ..dataset.checks import read_own, read_table
 from ..exceptions import DatasetError
-from ..files import check_output_table, write_tsv
+from ..files import as_path, check_output_table, write_tsv
 
 __all__ = [
     "GRID_COLUMNS",
@@ -97,11 +97,7 @@ def read_rows(out, constants, minimal_pairs=False):
 
 def _read_note(path):
     """What a share has noted beside its rows: the constants and the keys of the whole table."""
-    noted = read_object(path)
-    constants, keys = noted.get("constants"), noted.get("keys")
-    if not isinstance(constants, dict) or not isinstance(keys, list) or not all(isinstance(key, list) for key in keys):
-        raise DatasetError(f"{path} is not what a share has noted. Run that share again, and then merge again.")
-    return noted
+    return read_own(path, "Run that share again, and then merge again.")
 
 
 def merge_grid(out):
@@ -123,7 +119,7 @@ def merge_grid(out):
         If there are no shares, or some are missing, unfinished or of another grid; the message names them.
     """
     check_output_table(out, GRID_KEYS)
-    out, files = Path(out), parallel.Share.find(out)
+    out, files = as_path(out), parallel.Share.find(out)
     notes = {part: file.with_suffix(".json") for part, file in files.items()}
     noted = {part: _read_note(note) for part, note in notes.items() if note.is_file()}
     parallel.check_complete(noted, out.parent)

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..dataset.checks import read_own
 from ..exceptions import ModelNotFoundError
-from ..files import atomic_dir, check_output_folder, mark_folder, read_json, write_text
+from ..files import as_path, atomic_dir, check_output_folder, mark_folder, write_text
 from ..geometry import NeuronGeometry
 from ..models.lesioned import refuse_lesioned
 from ..parallel import main_process
@@ -124,7 +125,7 @@ class PrunedModel:
         writer = FORMATS[format]
         refuse_lesioned(self.model, "saved")
         if not main_process():
-            return Path(folder)
+            return as_path(folder)
         check_output_folder(folder, MARKER, inputs=[getattr(self.model.config, "_name_or_path", "")])
         with atomic_dir(folder) as part:
             writer(self.model, tokenizer, part)
@@ -177,16 +178,20 @@ def load_pruned(folder, *, dtype="auto", device="auto"):
         If the folder holds no pruned model of llmbrain.
     """
     import pandas as pd
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     from ..models.loading import load_model
 
-    folder = Path(folder)
+    folder = as_path(folder)
     if not (folder / MARKER).is_file():
         raise ModelNotFoundError(f"{folder} holds no pruned model of llmbrain ({MARKER} is missing).")
-    summary = read_json(folder / MARKER)
+    summary = read_own(folder / MARKER)
     summary.pop("files", None)
-    arrays = load_file(folder / SUBNETWORK)
+    try:
+        arrays = load_file(folder / SUBNETWORK)
+    except (SafetensorError, OSError) as error:
+        raise ModelNotFoundError(f"{folder / SUBNETWORK} cannot be read ({error}). Prune the model again.") from error
     model, tokenizer = load_model(folder, dtype=dtype, device=device)
     geometry = NeuronGeometry.from_dict(summary["geometry"])
 

@@ -17,7 +17,7 @@ from ..dataset import Recording, Run, check_study_folder
 from ..dataset.checksums import checksums
 from ..dataset.layout import bids_label
 from ..exceptions import NumericalWarning, RecordingError, check_count
-from ..files import sha256, write_json, write_tsv
+from ..files import sha256, with_hashes, write_json, write_tsv
 from ..models.finite import not_finite_error
 from ..models.inputs import input_device
 from ..models.lesioned import refuse_lesioned
@@ -267,7 +267,8 @@ def _finish(job, study, run, writers, surprisals):
                 NumericalWarning,
                 stacklevel=2,
             )
-        write_json(study.path("bold_json", run=run.number, site=name), _sidecar(job, study, run, name, writer))
+        sidecar = _sidecar(job, study, run, name, writer)
+        write_json(study.path("bold_json", run=run.number, site=name), with_hashes(sidecar))
 
 
 def _fill(job, runs, scanner, writers, bar):

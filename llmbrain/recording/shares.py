@@ -4,10 +4,9 @@ import dataclasses
 import time
 
 from .. import parallel
-from ..dataset.checks import read_object
+from ..dataset.checks import read_own
 from ..exceptions import DatasetError, ParameterError
-from ..files import write_json
-from ..models.sites import SITES
+from ..files import with_hashes, write_json
 from .capture import quiet_forward, run_batch
 
 __all__ = ["check_processes", "check_shares", "forecast_of_shares", "note_share", "runs_of_share"]
@@ -38,7 +37,7 @@ def note_share(job, study, share):
     noted = {"count": parallel.Share.parse(share).count, "runs": runs, "sites": list(job.geometries)}
     if note.is_file():  # another site may be recorded in shares of its own
         noted["sites"] = sorted({*noted["sites"], *_read_note(note)["sites"]})
-    write_json(note, noted)
+    write_json(note, with_hashes(noted))
 
 
 def check_shares(study):
@@ -81,12 +80,7 @@ def check_shares(study):
 
 def _read_note(path):
     """Content of the note of :func:`note_share`."""
-    noted = read_object(path)
-    runs, sites, count = (noted.get(name) for name in ("runs", "sites", "count"))
-    right = isinstance(runs, dict) and runs and isinstance(sites, list) and isinstance(count, int) and count > 0
-    if right and all(run.isdecimal() and isinstance(n, int) for run, n in runs.items()) and set(sites) <= set(SITES):
-        return noted
-    raise DatasetError(f"{path} is not what a share has noted. Remove it, and repeat one share of llmbrain record.")
+    return read_own(path, "Remove it, and repeat one share of llmbrain record.")
 
 
 def forecast_of_shares(job, n):

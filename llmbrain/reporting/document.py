@@ -1,12 +1,11 @@
 """The finished report as an object: shown by notebooks, saved, opened in a browser."""
 
-from pathlib import Path
 from string import Template
 
 from nilearn.reporting import HTMLReport as NilearnReport
 
 from ..exceptions import ParameterError
-from ..files import write_text
+from ..files import as_path, write_text
 
 __all__ = ["HTMLReport", "check_output_file"]
 
@@ -42,7 +41,7 @@ class HTMLReport(NilearnReport):
 
         Files that are not reports of llmbrain are refused with a :class:`~llmbrain.exceptions.ParameterError`.
         """
-        path = path or self.path
+        path = self.path if path is None else path
         if path is None:
             raise ParameterError("This report belongs to no study folder. Pass a file, e.g. save('report.html').")
         return write_text(check_output_file(path), self.html)
@@ -60,7 +59,7 @@ class HTMLReport(NilearnReport):
 
 def check_output_file(path):
     """Return a path to write a report to, or refuse it: a folder, or a file that is not a report of llmbrain."""
-    path = Path(path)
+    path = as_path(path)
     if path.is_dir():
         raise ParameterError(f"{path} is a folder. Pass a file, e.g. {path / 'report.html'}.")
     if path.exists() and not path.is_file():

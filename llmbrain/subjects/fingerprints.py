@@ -9,12 +9,11 @@ are word-aligned, so tokenizers may differ, and cleaned of position, word freque
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from ..exceptions import DatasetError, ParameterError, check_count
-from ..files import atomic_path
+from ..files import as_path, atomic_path
 from ..models.lesioned import refuse_lesioned
 from .activity import read_activity
 from .alignment import align, find_units
@@ -95,7 +94,7 @@ class Fingerprint:
         DatasetError
             If the file is missing, damaged, not a fingerprint, or of another version of the format.
         """
-        path = Path(path)
+        path = as_path(path)
         if not path.is_file():
             raise DatasetError(
                 f"There is no fingerprint {path}. Make one with 'llmbrain fingerprint MODEL --out {path}'."
@@ -198,7 +197,7 @@ def check_fingerprint_file(path):
     ------
     ParameterError
     """
-    path = Path(path)
+    path = as_path(path)
     if path.exists():
         try:
             if not path.is_file():

@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import os
+import stat
 from pathlib import Path
 
 from ..exceptions import CorpusError
@@ -68,7 +70,7 @@ def read_jsonl(path):
 def read_text(path):
     """Read a UTF-8 text without its byte-order mark and with ``\\n`` as line ends; binary or empty files are errors."""
     try:
-        raw = Path(path).read_bytes()
+        raw = _read_bytes(Path(path))
     except OSError as error:
         raise CorpusError(f"{path} cannot be read: {error.strerror or error}.") from error
     if b"\x00" in raw:
@@ -87,6 +89,19 @@ def read_text(path):
     if not text.strip():
         raise CorpusError(f"{path} is empty ({len(raw)} bytes, only white space).")
     return text
+
+
+def _read_bytes(path):
+    """Content of a file or pipe; devices may never end."""
+    mode = path.stat().st_mode
+    if not stat.S_ISFIFO(mode):
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise CorpusError(f"{path} is a device or a socket, not a file. Copy the text into a file.")
+        return path.read_bytes()
+    pipe = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe that nobody writes is empty, and is not waited for
+    os.set_blocking(pipe, True)
+    with open(pipe, "rb") as file:
+        return file.read()
 
 
 def shorten(value):

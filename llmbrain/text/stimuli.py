@@ -1,11 +1,11 @@
 """The stimuli that ship with the package: minimal pairs and functional localizers."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from ..exceptions import CorpusError, check_count
+from ..files import as_path
 from .documents import Corpus, Document, _some
 from .reading import data_path, read_jsonl
 
@@ -194,7 +194,7 @@ def _pair_files(name_or_path):
         return [data_path("minimal_pairs", f"{name}.jsonl") for name in names]
     if name_or_path in names:
         return [data_path("minimal_pairs", f"{name_or_path}.jsonl")]
-    path = Path(name_or_path).expanduser()
+    path = as_path(name_or_path).expanduser()
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path] if path.is_file() else []
     if not files:
         raise CorpusError(

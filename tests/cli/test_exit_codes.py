@@ -42,6 +42,24 @@ def test_ctrl_c_ends_with_130_and_a_sentence():
     assert "interrupted" in said and "repeat the command to resume" in said and "Traceback" not in said
 
 
+SHELL = {  # what a shell does with the command, and what it then says
+    "{} > /dev/full": (1, "standard output: No space left on device"),
+    "set -o pipefail; {} | true": (1, "nobody reads the output any more"),
+    "rmdir $PWD; {}": (2, "The current folder was removed"),
+    "{} >&-": (0, ""),
+}
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("line", SHELL)
+def test_outputs_and_places_that_cannot_be_used(line, tmp_path):
+    llmbrain = f"{sys.executable} -c 'from llmbrain import cli; cli.main([\"--version\"])'"
+    ended = subprocess.run(["bash", "-c", line.format(llmbrain)], cwd=tmp_path, capture_output=True, text=True)
+    code, sentence = SHELL[line]
+    assert (ended.returncode, sentence in ended.stderr) == (code, True), ended.stderr
+    assert "Traceback" not in ended.stderr and "Exception ignored" not in ended.stderr
+
+
 @pytest.mark.parametrize("command", ["run", "record"])
 def test_a_folder_of_other_files_is_refused_before_the_model_is_loaded(capsys, command, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")

@@ -11,7 +11,7 @@ from tiny import tiny_model, tiny_tokenizer
 from llmbrain.dataset import Study, check_content, check_run, open_recording
 from llmbrain.dataset.checksums import SAMPLES, checksums, sampled, volume_sums
 from llmbrain.exceptions import DatasetError
-from llmbrain.files import read_json, write_json
+from llmbrain.files import read_json, with_hashes, write_json
 from llmbrain.recording import record
 
 TEXT = "On the third morning the old heron stood in the river and ate one more of the restless fish, as ever. " * 9
@@ -158,7 +158,7 @@ def test_info_names_damaged_and_stale_files(folder, capsys):
         assert code == 0 and "No file is damaged." in out
     overwrite(bold(folder), 0, 0.5)
     sidecar = read_json(bold(folder, 2).with_suffix(".json"))
-    write_json(bold(folder, 2).with_suffix(".json"), {**sidecar, "Checksums": {"Sample": "x", "All": "y"}})
+    write_json(bold(folder, 2).with_suffix(".json"), with_hashes({**sidecar, "Checksums": {"Sample": "x", "All": "y"}}))
     bold(folder, 3).with_suffix(".json").write_text("{")
     study = Study.open(folder)
     study.path("metrics", desc="canica2").unlink()

@@ -11,7 +11,7 @@ from killing import end_at_step
 
 from llmbrain.dataset import Study, find_results, is_done, open_result, result_name, write_result
 from llmbrain.exceptions import DatasetError, StaleResultWarning
-from llmbrain.files import read_json, write_json
+from llmbrain.files import read_json, with_hashes, write_json
 from llmbrain.geometry import NeuronGeometry
 from llmbrain.networks import NetworkSet
 
@@ -74,9 +74,11 @@ def of_another_write(path):
         ("mixing", of_another_write, "content has changed"),
         ("components_json", os.remove, "holds no networks"),
         ("components_json", of_another_write, "content has changed"),
-        ("components_json", lambda path: write_json(path, {"n_networks": 3}), "does not list"),
-        ("components_json", lambda path: write_json(path, {"provenance": {"files": {"../x": {}}, "sources": {}}}),
-         "does not list"),
+        ("components_json", lambda path: write_json(path, {"n_networks": 3}), "lacks KeyHashes"),
+        ("components_json", lambda path: write_json(path, {**read_json(path), "hash": 4}), "'hash' has changed since"),
+        ("components_json", lambda path: write_json(path, with_hashes({"n_networks": 3})), "does not list"),
+        ("components_json", lambda path: write_json(path, with_hashes(
+            {"provenance": {"files": {"../x": {}}, "sources": {}}})), "does not list"),
     ],
 )  # fmt: skip
 def test_files_that_do_not_belong_together_are_refused(part, damage, message, study):
@@ -86,7 +88,8 @@ def test_files_that_do_not_belong_together_are_refused(part, damage, message, st
     with pytest.raises(DatasetError, match=message) as error:
         NetworkSet.load(study)
     assert "llmbrain networks" in str(error.value)
-    named = path if "json" not in part or "changed" not in message else study.path("components", desc="canica3")
+    other = (part, damage) == ("components_json", of_another_write)
+    named = study.path("components", desc="canica3") if other else path
     assert named.name in str(error.value) or "holds no networks" in str(error.value)
     networks().save(study)  # a repeated call makes it whole
     assert NetworkSet.load(study).hash == networks().hash

@@ -24,6 +24,7 @@ import hooks
 import places
 import processes
 import renames
+import values
 from room import Broken, Lost, Room, TooLong, Unclear, Wrong
 
 KINDS = attacks.KINDS
@@ -31,7 +32,7 @@ QUICK = 8  # cases of each kind
 SECONDS = 240  # that an attack may take
 COLUMNS = {"lost": Lost, "silently wrong": Wrong, "unclear": Unclear}
 
-__all__ = ["KINDS", "attacks", "disks", "hooks", "judge", "places", "processes", "renames", "table"]
+__all__ = ["KINDS", "attacks", "disks", "hooks", "judge", "places", "processes", "renames", "table", "values"]
 
 
 def judge(attack):

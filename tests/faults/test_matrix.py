@@ -127,7 +127,12 @@ def test_attacks_are_judged():
 
 
 # -- a few attacks of each kind; `make faults` tries the others -------------------------------------------------------
-FEW = {"hooks": 10, "damaged files of a study": 3, "inputs that may not be read": 4}
+FEW = {
+    "hooks": 10,
+    "damaged files of a study": 3,
+    "values of other kinds in JSON files and tables": 2,
+    "inputs that may not be read": 4,
+}
 WRITERS = {  # of these kinds all attacks on a writer, or a few on a writer that takes longer
     "kill at every rename": (matrix.renames.kills_at_renames, {"labels": None, "mask": None, "networks": 3}),
     "full disks": (matrix.disks.full_disks, {"labels": None, "fingerprint": 2}),

@@ -14,7 +14,7 @@ import llmbrain as lb
 from llmbrain.dataset import Study, find_results, open_result
 from llmbrain.dataset.checksums import checksums, volume_sums
 from llmbrain.exceptions import DatasetError, GeometryMismatchError, StaleResultWarning
-from llmbrain.files import read_json, write_json
+from llmbrain.files import read_json, with_hashes, write_json
 from llmbrain.lesions import LesionResult
 from llmbrain.networks import NetworkSet
 from llmbrain.pipeline import find_networks, lesion_networks
@@ -71,7 +71,7 @@ def rerecord(folder, run):
     values.flush()
     sidecar = read_json(path.with_suffix(".json"))
     sums = volume_sums(lb.dataset.Run(path).raw())
-    write_json(path.with_suffix(".json"), {**sidecar, "Checksums": checksums(sums)})
+    write_json(path.with_suffix(".json"), with_hashes({**sidecar, "Checksums": checksums(sums)}))
 
 
 # -- the networks are found again -------------------------------------------------------------------------------------

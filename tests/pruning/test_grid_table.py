@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from llmbrain.exceptions import DatasetError, ParameterError
-from llmbrain.files import read_tsv, write_json, write_tsv
+from llmbrain.files import read_tsv, with_hashes, write_json, write_tsv
 from llmbrain.pruning import Recipe, merge_grid, run_grid
 from llmbrain.pruning.grid_table import GRID_KEYS
 
@@ -46,8 +46,9 @@ def test_damaged_files_of_shares_are_one_sentence(content, suffix, tmp_path):
     out, file = tmp_path / "grid.tsv", tmp_path / f"grid.share-1-of-1{suffix}"
     rows = dict.fromkeys(GRID_KEYS, "x") | {"ratio": 0.2, "seed": 0}
     write_tsv(tmp_path / "grid.share-1-of-1.tsv", pd.DataFrame([rows]))
-    write_json(tmp_path / "grid.share-1-of-1.json", {"constants": {}, "keys": []})
-    file.write_text(file.read_text().replace("0.2", "a").replace("keys", "locks") if content is None else content)
+    write_json(tmp_path / "grid.share-1-of-1.json", with_hashes({"constants": {}, "keys": []}))
+    changed = file.read_text().replace("0.2", "a").replace('"keys": [', '"locks": [')
+    file.write_text(changed if content is None else content)
     with pytest.raises(DatasetError, match=file.name):
         merge_grid(out)
 
