@@ -20,6 +20,7 @@ __all__ = [
     "choose_ridge",
     "compensate",
     "default_ridge",
+    "fitted_error",
     "frozen",
     "output_error",
     "removed_of",
@@ -40,12 +41,14 @@ class Refit:
     """New weights of a shortened linear, shape (n_outputs, n_kept), float64.
 
     ``bias`` is added to the bias that the linear has; None if the compensation makes none. ``ridge`` is the penalty as
-    a share of the mean variance of the kept channels.
+    a share of the mean variance of the kept channels. ``explained`` is the variance of the wanted output that the
+    correction of the kept weights explains on the fitted tokens, if it is known.
     """
 
     weight: torch.Tensor
     bias: torch.Tensor | None
     ridge: float | None = None
+    explained: float | None = None
 
 
 class _Frozen:
@@ -201,8 +204,12 @@ def affine_least_squares(weight, moments, kept, ridge, residual):
     Bias and ridge are its limits.
     """
     block, right, mean, target_mean = _equations(weight, moments, kept, True, residual)
-    new = weight[:, kept] + solve_damped(block, right, ridge)
-    return Refit(new, target_mean - new @ mean, ridge)
+    change = solve_damped(block, right, ridge)
+    new = weight[:, kept] + change
+    # 2 change.right - change block change^T, where change block = right - penalty change
+    penalty = 0.0 if math.isinf(ridge) else max(ridge, 1e-12) * float(block.diagonal().mean())
+    explained = (change * right).sum() + penalty * change.square().sum()
+    return Refit(new, target_mean - new @ mean, ridge, float(explained))
 
 
 def output_error(weight, moments, kept, refit, residual=True):
@@ -214,6 +221,20 @@ def output_error(weight, moments, kept, refit, residual=True):
     kept = torch.as_tensor(kept, dtype=torch.long, device=moments.device)
     spread, offset = _error(weight, moments, kept, refit, residual)
     return float(spread + (offset**2).sum())
+
+
+def fitted_error(weight, moments, kept, refit):
+    """Return the :func:`output_error` on the moments that a refit was made on, without its products if they are known.
+
+    With a bias from least squares, the means have no gap, so the error is that of the kept weights as they were, less
+    what their correction explains.
+    """
+    if refit.explained is None:
+        return output_error(weight, moments, kept, refit)
+    weight = weight.to(moments.device, torch.float64)
+    kept = torch.as_tensor(kept, dtype=torch.long, device=moments.device)
+    spread, _ = _error(weight, moments, kept, Refit(weight[:, kept], None), True)
+    return max(float(spread) - refit.explained, 0.0)  # rounding of a perfect fit
 
 
 def _error(weight, moments, kept, refit, residual):

@@ -21,7 +21,16 @@ from ..parallel import broadcast, rank, world_size
 from ..stats.moments import Moments
 from ..text import pad
 from .calibration import held_out_masks, held_out_share
-from .compensation import COMPENSATIONS, Refit, choose_ridge, compensate, default_ridge, frozen, output_error
+from .compensation import (
+    COMPENSATIONS,
+    Refit,
+    choose_ridge,
+    compensate,
+    default_ridge,
+    fitted_error,
+    frozen,
+    output_error,
+)
 from .reconstruct import READERS, Samples, reconstruct
 from .walk import (
     TOKEN_WEIGHTS,
@@ -260,7 +269,7 @@ class Cutter:
             ridge = default_ridge(fit.n, len(keep))
         if error is None:
             trial = compensate(weight, fit, keep, method, ridge)
-            error = output_error(weight, judge, keep, trial)
+            error = (fitted_error if held is None else output_error)(weight, judge, keep, trial)
         plain = output_error(weight, judge, keep, compensate(weight, judge, keep, "none"))
         row["ridge"], row["error"] = ridge, min(error, plain) / _power(weight, judge)
         if not error < plain:

@@ -1,5 +1,7 @@
 """Compensations: closed forms against direct computation."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from llmbrain.pruning.compensation import (
     Refit,
     choose_ridge,
     compensate,
+    fitted_error,
     output_error,
     schur_residual,
 )
@@ -40,6 +43,17 @@ def test_error_from_moments_is_the_measured_error(data, method, with_target):
     m = moments_of(data["x"], y)
     refit = compensate(data["w"], m, data["kept"], method, 1e-2)
     assert output_error(data["w"], m, data["kept"], refit) == pytest.approx(direct_error(data, refit, y), rel=1e-3)
+
+
+@pytest.mark.parametrize("ridge", [0, 1e-2, 3.0, math.inf])
+@pytest.mark.parametrize("method", ["none", "bias", "ridge", "affine"])
+def test_the_error_of_a_fit_needs_no_second_product(data, method, ridge):
+    x = data["x"].clone()
+    x[:, 4] = 0  # a dead channel
+    m, w, kept = moments_of(x, data["y"]), data["w"], data["kept"]
+    refit = compensate(w, m, kept, method, ridge)
+    assert fitted_error(w, m, kept, refit) == pytest.approx(output_error(w, m, kept, refit), rel=1e-6)
+    assert (refit.explained is None) == (method != "affine")
 
 
 def test_more_freedom_never_costs_calibration_error(data):
