@@ -3,10 +3,14 @@
 from ..models.speed import duration, measure_machine
 from .allocation import ALLOCATIONS
 from .calibration import n_calibration_tokens
+from .compensation import COMPENSATIONS
 
 __all__ = ["default_recipe", "expected_seconds", "forecast_in_words"]
 
 _WALKS = 4.0  # readings of the calibration text by the scores and by the cut, which runs the dense and the cut model
+# Time of a refit, in products of its size, and of one that chooses its penalty on held-out tokens: the eigenvectors of
+# a matrix in double precision
+_REFIT, _CHOSEN = 5.0, 20.0
 _READERS = {"none": 0.0, "up": 1.0, "all": 2.0}  # refits of the linears before the cut one, in solves of its size
 
 
@@ -29,13 +33,20 @@ def expected_seconds(measured, speed):
         read = member.reads(options, len(sizes), n_tokens)
         walks += read / max(n_tokens, 1)
         grams += bool(read) or "schur_residuals" in member.needs
-    products = sum(grams * n_tokens * n**2 + (2 + _READERS[options.reconstruct]) * n**3 for n in sizes)
+    refit = 2.0
+    if COMPENSATIONS[measured.recipe.compensation].ridge:
+        refit = _CHOSEN if options.ridge == "auto" and options.held_out else _REFIT
+    products = sum(grams * n_tokens * n**2 + (refit + _READERS[options.reconstruct]) * n**3 for n in sizes)
     return speed.of_tokens(walks * n_tokens) + speed.of_products(products) + 60.0 * options.recover
 
 
-def forecast_in_words(measured):
-    """Describe a recipe, its text and how long it will take, after a short measurement of this machine."""
-    seconds = expected_seconds(measured, measure_machine(measured.model))
+def forecast_in_words(measured, n_test_tokens=0):
+    """Describe a recipe, its text and how long it will take, after a short measurement of this machine.
+
+    ``n_test_tokens`` are read before and after.
+    """
+    speed = measure_machine(measured.model)
+    seconds = expected_seconds(measured, speed) + speed.of_tokens(2 * n_test_tokens)
     device = next(measured.model.parameters()).device.type
     return (
         f"Pruning with the recipe {measured.recipe.describe()!r} on {n_calibration_tokens(measured.blocks):,} tokens: "

@@ -23,7 +23,7 @@ from .expected import default_recipe, forecast_in_words
 from .formats import FORMATS
 from .measured import Measurements
 from .pruned import PrunedModel
-from .quality import compare_quality, measure_quality
+from .quality import TEST_TOKENS, compare_quality, measure_quality
 from .recipe import Recipe
 from .recover import N_CHECKS, recover
 
@@ -143,7 +143,8 @@ def prune(
     if recipe.networks is not None and not recipe.reads_networks:
         warn_unread()
     if progress and ratio and main_process():
-        print(forecast_in_words(pruner.measurements.of(recipe, random_state)), flush=True)
+        n_test_tokens = 0 if test_text is None else TEST_TOKENS
+        print(forecast_in_words(pruner.measurements.of(recipe, random_state), n_test_tokens), flush=True)
     before = None if test_text is None else measure_quality(model, tokenizer, test_text)
     pruned = pruner.run(plan, inplace=inplace, measure=measure)
     pruned.format = format or "hetero"

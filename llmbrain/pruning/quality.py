@@ -2,13 +2,14 @@
 
 from ..models.inputs import longest_context
 
-__all__ = ["compare_quality", "measure_quality"]
+__all__ = ["TEST_TOKENS", "compare_quality", "measure_quality"]
 
+TEST_TOKENS = 2048  # of other text that are read
 PROMPT_TOKENS = 12
 NEW_TOKENS = 32
 
 
-def measure_quality(model, tokenizer, text, *, context=512, max_tokens=2048, bos="auto"):
+def measure_quality(model, tokenizer, text, *, context=512, max_tokens=TEST_TOKENS, bos="auto"):
     """Measure the perplexity of a text on which nothing was chosen, and continue its first words.
 
     Returns ``perplexity``, ``n_tokens``, ``context``, ``prompt`` and ``written``, its most likely continuation.

@@ -32,4 +32,5 @@ def test_what_is_read_more_often_takes_longer(tokenizer):
     wanda, fast, best = (expected(tokenizer, name) for name in ("wanda", "fast", "best"))
     assert wanda <= expected(tokenizer, "fast", allocation="power") < fast < best
     assert expected(tokenizer, "fast", max_tokens=64) < fast
+    assert expected(tokenizer, "fast", compensation="none") < expected(tokenizer, "fast", ridge=0.1) < fast
     assert expected(tokenizer, "fast", recover=2.0) == pytest.approx(fast + 120)
