@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from ..dataset import open_result, write_result
+from ..masks import CONTROLS
 from .sources import derived_name, sources_of
 
 __all__ = ["LesionResult", "kinds_or_none"]
@@ -112,6 +113,7 @@ class LesionResult:
         lines += self._largest(main, n_rows)
         lines.append(self.info.get("power", {}).get("note", ""))
         lines.append(self._few_items())
+        lines += self._overlaps(self.tasks[0])
         lines += self.info.get("warnings", [])
         return "\n".join(line for line in lines if line)
 
@@ -132,6 +134,23 @@ class LesionResult:
         n_items = self.table.groupby("task", sort=False)["n_items"].min()
         few = [f"{task} ({n})" for task, n in n_items[n_items < FEW_ITEMS].items()]
         return f"Intervals over fewer than {FEW_ITEMS} items are unreliable: {', '.join(few)}." if few else ""
+
+    def _overlaps(self, task):
+        """Name the masks whose controls should be other neurons but are mostly their own, in one line per family."""
+        lines = []
+        if self.controls is None or "overlap" not in self.controls:
+            return lines
+        for family, rows in self.controls[self.controls["task"] == task].groupby("family", sort=False):
+            base = family.partition("+")[0]
+            other = base in CONTROLS and CONTROLS[base].random and not CONTROLS[base].shared
+            shares = rows.groupby("network", sort=False)["overlap"].mean()
+            large = [f"{name} ({share:.0%})" for name, share in shares[shares > 0.5].items()]
+            if other and large:
+                lines.append(
+                    f"Controls by {family} are mostly the lesioned neurons themselves: {', '.join(large)}. There are "
+                    "too few others; use another family, such as controls=['random'] (--control random)."
+                )
+        return lines
 
     # -- files ----------------------------------------------------------------------------------------------------
     def save(self, study, name=None, *, settings=None):
