@@ -86,10 +86,11 @@ class RecordingStation(Station):
         value = side.get("CorpusHash") or result.corpus.get("hash")
         corpus_hash = f" (hash {str(value)[:16]})" if value else ""
         n_runs = f"{len(result.runs)} {'run' if len(result.runs) == 1 else 'runs'}"
+        n_tokens, n_neurons = number(len(result.events)), number(geometry.n_neurons)
         text = (
             f"The language model {model.get('id', side.get('ModelID', 'a model'))} ({architecture}{revision}{weights}; "
             f"{dtype} weights) read {result.events['document'].nunique()} documents of the corpus “{corpus}”"
-            f"{corpus_hash}. At each of {len(result.events)} tokens, the {geometry.n_neurons} neurons of the site "
+            f"{corpus_hash}. At each of {n_tokens} tokens, the {n_neurons} neurons of the site "
             f"“{geometry.site}” ({geometry.n_layers} layers) were recorded in {side.get('DataType', 'float32')}, in "
             f"{n_runs} that follow BIDS{cite('gorgolewski2016bids')}."
         )

@@ -2,6 +2,7 @@
 
 from ..page import render
 from ..station import STATIONS, Station, stations
+from ..tables import number
 
 
 @STATIONS.register("summary", title="Summary", place=10)
@@ -25,7 +26,8 @@ def pipeline(report):
     recorded, found, lesions, grid = (report[name] for name in ("recording", "networks", "lesions", "pruning"))
     steps, n_documents = [], "" if recorded is None else f"{recorded.events['document'].nunique()} documents"
     steps.append(("text", n_documents, "#recording" if recorded else None))
-    shape = "" if recorded is None else f"{len(recorded.events):,} tokens × {recorded.geometry.n_neurons:,} neurons"
+    size = () if recorded is None else (number(len(recorded.events)), number(recorded.geometry.n_neurons))
+    shape = "{} tokens × {} neurons".format(*size) if size else ""
     steps.append(("recording", shape, "#recording" if recorded else None))
     flagged = "" if found is None or not found.networks.flagged else f", {len(found.networks.flagged)} flagged"
     networks = "" if found is None else f"{len(found.networks.maps)}{flagged}"
