@@ -37,7 +37,7 @@ from llmbrain import __version__  # noqa: E402
 from llmbrain.dataset import Study  # noqa: E402
 from llmbrain.dataset.checksums import checksums  # noqa: E402
 from llmbrain.dataset.results import write_result  # noqa: E402
-from llmbrain.files import sha256, write_json, write_tsv  # noqa: E402
+from llmbrain.files import sha256, with_hashes, write_json, write_tsv  # noqa: E402
 from llmbrain.geometry import NeuronGeometry  # noqa: E402
 from llmbrain.lesions.dose import DoseResponse  # noqa: E402
 from llmbrain.lesions.result import LesionResult  # noqa: E402
@@ -120,7 +120,7 @@ def write_run(study, geometry, run, frame, activity):
         "NumberOfTokens": len(activity), "Run": run, "LibraryVersions": {"llmbrain": __version__},
         "Checksums": checksums(writer.sums), "EventsHash": sha256(study.path("events", run=run)),
     }  # fmt: skip
-    write_json(study.path("bold_json", run=run), sidecar)
+    write_json(study.path("bold_json", run=run), with_hashes(sidecar))
 
 
 if __name__ == "__main__":

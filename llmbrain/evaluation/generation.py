@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..exceptions import ParameterError, check_count, check_seed
+from ..models.hooks import restoring
 from ..models.inputs import check_generation, check_vocabulary, input_device
 from ..text import encode_prompts, padding_id
 from ..text.tokens import describe_head
@@ -130,13 +131,15 @@ def _plain_config(model):
     config = model.generation_config
     names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "do_sample")
     old = {name: getattr(config, name) for name in names if hasattr(config, name)}
-    for name in old:
-        setattr(config, name, None)
-    try:
-        yield
-    finally:
+
+    def restore():
         for name, value in old.items():
             setattr(config, name, value)
+
+    with restoring(restore):
+        for name in old:
+            setattr(config, name, None)
+        yield
 
 
 def _end_ids(model, tokenizer):

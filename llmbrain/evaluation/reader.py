@@ -1,7 +1,6 @@
 """Running a model up to its last hidden states, so that logits are computed only where they are needed."""
 
-import contextlib
-
+from ..models.hooks import attached
 from ..stats.precision import exact_products
 
 __all__ = ["LogitReader", "find_rescaling"]
@@ -60,10 +59,11 @@ class LogitReader:
 
     def _run(self, inputs, keep):
         caught = []
-        with contextlib.ExitStack() as stack:
-            for body in self._bodies:
-                handle = body.register_forward_hook(lambda module, args, output: caught.append(output[0]))
-                stack.callback(handle.remove)
+
+        def catch(module, args, output):
+            caught.append(output[0])
+
+        with attached([(body.register_forward_hook, catch) for body in self._bodies]):
             logits = self.model(**inputs, logits_to_keep=keep).logits
         return (caught[-1] if caught else None), logits
 

@@ -16,7 +16,7 @@ from ..evaluation.losses import scored_losses
 from ..evaluation.reader import LogitReader
 from ..models.anatomy import anatomy_of
 from ..models.finite import first_not_finite, not_finite_error
-from ..models.hooks import site_hooks
+from ..models.hooks import attached, site_hooks
 from ..models.inputs import check_vocabulary, input_device
 from ..parallel import share
 from ..stats.precision import exact_products
@@ -196,12 +196,12 @@ def _pass_prefix(reader, sites, batch, edits, with_intact, positions="all"):
     ids, mask = pad(batch).to_device(input_device(reader.model))
     rows = _Rows(edits, len(batch), ids.shape[1], scored_positions(positions, batch, ids), intact=True, active=())
     starts = [start_of(edit, sites) for edit in edits]
-    with contextlib.ExitStack() as stack:
-        for layer, block in enumerate(blocks):
-            joining = [c for c, start in enumerate(starts) if start == layer]
-            before = rows.joining(joining, keep_intact=with_intact)
-            stack.callback(block.register_forward_pre_hook(before, with_kwargs=True).remove)
-        stack.enter_context(site_hooks(sites, rows.edit))
+    hooks = []
+    for layer, block in enumerate(blocks):
+        joining = [c for c, start in enumerate(starts) if start == layer]
+        before = rows.joining(joining, keep_intact=with_intact)
+        hooks.append((partial(block.register_forward_pre_hook, with_kwargs=True), before))
+    with attached(hooks), site_hooks(sites, rows.edit):
         hidden = reader.read(ids, mask)
     order = rows.order
     sums = _sums(hidden, reader, ids, batch, len(order))

@@ -7,7 +7,7 @@ import warnings
 from ..exceptions import GeometryMismatchError, LLMBrainWarning, ParameterError, UnusedLesionError
 from ..masks import NeuronMask
 from ..models.finite import tensors_in
-from ..models.hooks import is_checkpointing, site_hooks
+from ..models.hooks import attached, is_checkpointing, restoring, site_hooks
 from ..models.lesioned import ACTIONS
 from ..models.sites import find_sites
 from ..models.wrappers import refuse_compiled, refuse_wrapped
@@ -166,6 +166,10 @@ class _Action:
         self.sites = [sites[i] for i in edit.layers]
         self.active, self.reached = False, not self.sites
 
+    def stop(self):
+        """Do nothing from now on."""
+        self.active = False
+
     def __call__(self, i, x):
         """Return the new activations of the site number ``i``; see :func:`llmbrain.models.hooks.site_hooks`."""
         if not self.active:
@@ -188,16 +192,11 @@ class _Action:
 def _acting(model, edit, sites, tracker):
     """Let an edit act on a model inside a ``with`` block."""
     action = _Action(edit, sites, tracker)
-    with _eager(), tracker.watching(), _watched_gradients(model, action), site_hooks(action.sites, action):
-        try:
-            try:
-                ACTIONS.add(action)
-                action.active = True
-                yield
-            finally:
-                action.active = False
-        finally:
-            action.active = False  # again, for an interrupt on the line above
+    hooks = site_hooks(action.sites, action)
+    with _eager(), tracker.watching(), _watched_gradients(model, action), hooks, restoring(action.stop):
+        ACTIONS.add(action)
+        action.active = True
+        yield
     if not action.reached:
         raise UnusedLesionError(
             "The block ended, but no forward pass reached the lesioned neurons. Run the model that was passed to "
@@ -241,11 +240,8 @@ def _watched_gradients(model, action):
         for tensor in outputs:
             tensor.register_hook(recomputes)
 
-    handle = body.register_forward_hook(after)
-    try:
+    with attached([(body.register_forward_hook, after)]):
         yield
-    finally:
-        handle.remove()
 
 
 def _eager():

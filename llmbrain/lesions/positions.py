@@ -3,10 +3,12 @@
 import contextlib
 import threading
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from ..exceptions import ParameterError
+from ..models.hooks import attached
 from ..registry import Registry
 
 __all__ = [
@@ -192,12 +194,11 @@ class PositionTracker:
             running.discard(threading.get_ident())
 
         body = self._body
-        with contextlib.ExitStack() as stack:
-            for handle in (
-                body.register_forward_pre_hook(before, with_kwargs=True),
-                body.register_forward_hook(after, always_call=True),
-            ):
-                stack.callback(handle.remove)
+        hooks = [
+            (partial(body.register_forward_pre_hook, with_kwargs=True), before),
+            (partial(body.register_forward_hook, always_call=True), after),
+        ]
+        with attached(hooks):
             yield
 
     def selected(self, leading_shape, device):

@@ -1,6 +1,7 @@
 """Find where a model begins to produce values that are not finite."""
 
 from ..exceptions import NumericalError
+from .hooks import attached
 
 __all__ = ["check_weights", "first_not_finite", "not_finite_error", "tensors_in"]
 
@@ -13,7 +14,7 @@ def first_not_finite(model, run):
     """
     import torch
 
-    found, handles = [], []
+    found = []
 
     def watch(name):
         def after(module, args, output):
@@ -22,14 +23,9 @@ def first_not_finite(model, run):
 
         return after
 
-    try:
-        for name, module in model.named_modules():
-            handles.append(module.register_forward_hook(watch(name)))
-        with torch.no_grad():
-            run()
-    finally:
-        for handle in handles:
-            handle.remove()
+    hooks = [(module.register_forward_hook, watch(name)) for name, module in model.named_modules()]
+    with torch.no_grad(), attached(hooks):
+        run()
     return found[0] if found else None
 
 

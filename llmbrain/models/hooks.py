@@ -1,13 +1,53 @@
 """Read and edit activations while a model runs, with hooks that exist only inside a ``with`` block."""
 
 import contextlib
+from functools import partial
 
-__all__ = ["is_checkpointing", "site_hooks"]
+__all__ = ["attached", "is_checkpointing", "restoring", "site_hooks"]
 
 
 @contextlib.contextmanager
+def restoring(undo):
+    """Call ``undo`` at the end of a block, and again if it was interrupted: it can be called twice."""
+    try:
+        try:
+            yield
+        finally:
+            undo()
+    finally:
+        undo()
+
+
+@contextlib.contextmanager
+def attached(hooks):
+    """Attach hooks inside a ``with`` block.
+
+    They act only while a flag is set, which is cleared first: a hook that an interruption leaves behind does nothing.
+
+    Parameters
+    ----------
+    hooks : iterable of (callable, callable)
+        What attaches a hook and returns its handle, such as ``module.register_forward_hook``, and the hook.
+    """
+    acting, handles = [], []
+
+    def inside(hook):
+        return lambda *args, **kwargs: hook(*args, **kwargs) if acting else None
+
+    def detach():
+        acting.clear()
+        for handle in handles:
+            handle.remove()
+
+    with restoring(detach):
+        for attach, hook in hooks:
+            handles.append(attach(inside(hook)))
+        acting.append(True)
+        yield
+
+
 def site_hooks(sites, fn):
-    """Call ``fn`` with the activations of each site whenever the model runs.
+    """Call ``fn`` with the activations of each site whenever the model runs inside a ``with`` block.
 
     Parameters
     ----------
@@ -18,20 +58,17 @@ def site_hooks(sites, fn):
         the leading axes are the model's own, ``(batch, tokens)`` or both flattened into one. It returns None to keep
         the activations, or a tensor that replaces them (same shape, dtype and device).
 
-    Yields
-    ------
-    None
+    Returns
+    -------
+    context manager
         Hooks are added on entry, after existing ones, and removed at the end of the block, also after an exception, an
         interrupt or the end of a generator.
     """
-    with contextlib.ExitStack() as stack:
-        for i, site in enumerate(sites):
-            handle = _attach(site, lambda x, i=i: fn(i, x))
-            stack.callback(handle.remove)
-        yield
+    return attached([_hook(site, lambda x, i=i: fn(i, x)) for i, site in enumerate(sites)])
 
 
-def _attach(site, edit):
+def _hook(site, edit):
+    """What attaches a hook to a site, and the hook; see :func:`attached`."""
     if site.where == "input":
 
         def before(module, args, kwargs):
@@ -44,7 +81,7 @@ def _attach(site, edit):
             new = _edit(site, kwargs[key], edit)
             return None if new is None else (args, {**kwargs, key: new})
 
-        return site.module.register_forward_pre_hook(before, with_kwargs=True)
+        return partial(site.module.register_forward_pre_hook, with_kwargs=True), before
 
     def after(module, args, output):
         if module is not site.module:
@@ -56,7 +93,7 @@ def _attach(site, edit):
             return [new, *output[1:]] if isinstance(output, list) else (new, *output[1:])
         return _edit(site, output, edit)
 
-    return site.module.register_forward_hook(after)
+    return site.module.register_forward_hook, after
 
 
 def _edit(site, tensor, edit):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from .hooks import attached
 from .linears import below, features, inside
 
 __all__ = ["Attention", "Mlp", "Part", "Reader", "modules_of"]
@@ -129,7 +130,7 @@ class Mlp(Part):
             for name, module in self.block.modules(self._owner_name)
             if module is not self.owner and not any(module.children()) and module not in self.linears
         ]
-        outputs, given, activated, handles = {}, {}, {}, []
+        outputs, given, activated = {}, {}, {}
 
         def keep_output(key, into):
             return lambda module, args, output: into.__setitem__(key, output)
@@ -139,18 +140,13 @@ class Mlp(Part):
 
         dtype = first.weight.dtype if first.weight.dtype.is_floating_point else torch.float32
         device = getattr(getattr(first, "_hf_hook", None), "execution_device", None) or first.weight.device
-        with torch.no_grad():
-            try:
-                for module, _ in modules_of(self.readers):
-                    handles.append(module.register_forward_hook(keep_output(module, outputs)))
-                for name, module in inside:
-                    handles.append(module.register_forward_pre_hook(keep_input(name)))
-                    handles.append(module.register_forward_hook(keep_output(name, activated)))
-                handles.append(self.writer.register_forward_pre_hook(keep_input(self.name)))
-                self.owner(torch.ones(1, 1, features(first)[0], dtype=dtype, device=device))
-            finally:
-                for handle in handles:
-                    handle.remove()
+        hooks = [(m.register_forward_hook, keep_output(m, outputs)) for m, _ in modules_of(self.readers)]
+        for name, module in inside:
+            hooks += [(module.register_forward_pre_hook, keep_input(name))]
+            hooks += [(module.register_forward_hook, keep_output(name, activated))]
+        hooks += [(self.writer.register_forward_pre_hook, keep_input(self.name))]
+        with torch.no_grad(), attached(hooks):
+            self.owner(torch.ones(1, 1, features(first)[0], dtype=dtype, device=device))
         written = given.pop(self.name)
         for name, x in given.items():
             for gate, up in (self.readers, self.readers[::-1]):

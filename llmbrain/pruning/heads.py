@@ -1,10 +1,13 @@
 """Attention heads: their scores, the units that can be removed together, and budgets for heads and neurons."""
 
+from functools import partial
+
 import numpy as np
 import torch
 
 from ..exceptions import ParameterError
 from ..models.anatomy import anatomy_of
+from ..models.hooks import restoring
 from ..models.linears import weight_of
 from ..models.surgery import channels, set_linear
 from ..registry import Registry
@@ -74,6 +77,10 @@ def survey_heads(walk, parts, name, *, random_state=0, weighting=None, progress=
         if progress:
             progress()
     return found
+
+
+def _give_back(linear, weight, bias):
+    linear.weight, linear.bias = weight, bias
 
 
 @HEAD_UNITS.register("group")
@@ -220,11 +227,9 @@ def measure_heads(model, parts, steps, fit_blocks, probe, *, weighting=None, pro
             refit = compensate(weight, moments, kept, "affine", default_ridge(moments.n, len(kept)))
             full = torch.zeros_like(weight)
             full[:, kept] = refit.weight.to(full.dtype)
-            try:
+            with restoring(partial(_give_back, part.writer, original, bias)):
                 set_linear(part.writer, full, refit.bias if bias is None else refit.bias + bias)
                 losses.append(probe.divergence(run_rest(probe_walk, part.layer, norm)))
-            finally:
-                part.writer.weight, part.writer.bias = original, bias
         found.append(np.array(losses if losses else [np.inf] * len(units)))
         fit_walk.advance(part.layer)
         probe_walk.advance(part.layer)

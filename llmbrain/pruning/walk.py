@@ -8,7 +8,7 @@ import torch
 from ..exceptions import UnsupportedArchitectureError
 from ..models.anatomy import anatomy_of
 from ..models.finite import check_weights, not_finite_error
-from ..models.hooks import site_hooks
+from ..models.hooks import attached, restoring, site_hooks
 from ..models.inputs import check_vocabulary, input_device
 from ..models.linears import features, weight_of
 from ..models.sites import Site
@@ -77,22 +77,20 @@ class Walk:
             hidden = note(args, kwargs)
             return hidden if rest[0] is None else (hidden, *rest[0])
 
-        handles = [
-            self.layers[0].register_forward_pre_hook(before, with_kwargs=True),
-            self.layers[0].register_forward_hook(after),
-        ]
         own = [layer.__dict__.get("forward") for layer in self.layers]
-        try:
-            for layer in self.layers[1:]:
-                layer.forward = skip
-            self.model.base_model(**block.inputs(self.device), use_cache=False)
-        finally:
-            for handle in handles:
-                handle.remove()
+
+        def restore():
             for layer, forward in zip(self.layers[1:], own[1:]):
                 layer.__dict__.pop("forward", None)
                 if forward is not None:
                     layer.forward = forward
+
+        top = self.layers[0]
+        hooks = [(partial(top.register_forward_pre_hook, with_kwargs=True), before), (top.register_forward_hook, after)]
+        with attached(hooks), restoring(restore):
+            for layer in self.layers[1:]:
+                layer.forward = skip
+            self.model.base_model(**block.inputs(self.device), use_cache=False)
         if len(arguments) != len(self.layers):
             raise UnsupportedArchitectureError(
                 f"{type(self.model).__name__} ran {len(arguments)} of its {len(self.layers)} layers; it cannot be "
@@ -139,11 +137,12 @@ class Walk:
 
     def _check_first(self):
         last = []
-        handle = self.layers[-1].register_forward_hook(lambda module, args, output: last.append(_first(output)))
-        try:
+
+        def keep(module, args, output):
+            last.append(_first(output))
+
+        with attached([(self.layers[-1].register_forward_hook, keep)]):
             self.model.base_model(**self.blocks[0].inputs(self.device), use_cache=False)
-        finally:
-            handle.remove()
         hidden = self.hidden[0]
         for i in range(len(self.layers)):
             hidden = self.run(i, 0, hidden)

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from ..exceptions import RecordingError
-from ..models.hooks import site_hooks
+from ..models.hooks import restoring, site_hooks
 from ..models.inputs import input_device
 
 __all__ = ["HostScanner", "NotFiniteError", "quiet_forward", "run_batch", "surprisal"]
@@ -98,12 +98,15 @@ def surprisal(logits, ids, places):
 @contextlib.contextmanager
 def quiet_forward(model):
     """Put a model in evaluation mode inside the block: dropout would be recorded as activity."""
-    was_training = model.training
-    model.eval()
-    try:
+    modes = {module: module.training for module in model.modules()}  # some may be frozen in a model that is trained
+
+    def restore():
+        for module, mode in modes.items():
+            module.training = mode
+
+    with restoring(restore):
+        model.eval()
         yield
-    finally:
-        model.train(was_training)
 
 
 class HostScanner:

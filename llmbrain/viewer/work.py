@@ -4,6 +4,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from ..exceptions import LLMBrainError
+from ..models.hooks import attached
 
 __all__ = ["Job", "ModelThread", "Replaced", "stops"]
 
@@ -69,18 +70,9 @@ class ModelThread:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-class stops:  # noqa: N801 (used as a with block)
-    """Make every forward pass of a model stop inside the block once a job is cancelled.
+def stops(model, job):
+    """Make every forward pass of a model stop inside a ``with`` block once a job is cancelled.
 
     Generation is a long series of passes, so a cancelled one ends after the token that it is at.
     """
-
-    def __init__(self, model, job):
-        self.model, self.job, self._handle = model, job, None
-
-    def __enter__(self):
-        self._handle = self.model.register_forward_pre_hook(lambda *_: self.job.check())
-        return self
-
-    def __exit__(self, *error):
-        self._handle.remove()
+    return attached([(model.register_forward_pre_hook, lambda *_: job.check())])

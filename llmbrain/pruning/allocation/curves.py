@@ -1,11 +1,13 @@
 """Allocation by measured curves: how far the whole model diverges when only one layer is cut."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 
 from ...models.anatomy import anatomy_of
+from ...models.hooks import restoring
 from ..compensation import default_ridge
 from ..walk import Walk, gather
 from .probe import Probe
@@ -64,9 +66,9 @@ def measure_curves(
         moments = gather(fit_walk, part.layer, part.writer, weighting=weighting)[0]
         supernet.fit(i, moments, default_ridge(moments.n, part.size))
         for j, level in enumerate(levels):
-            supernet.put(i, round(part.size * (1 - level)))
-            losses[i, j] = probe.divergence(run_rest(probe_walk, part.layer, norm))
-            supernet.take(i)
+            with restoring(partial(supernet.take, i)):
+                supernet.put(i, round(part.size * (1 - level)))
+                losses[i, j] = probe.divergence(run_rest(probe_walk, part.layer, norm))
         fit_walk.advance(part.layer)
         probe_walk.advance(part.layer)
         if progress:

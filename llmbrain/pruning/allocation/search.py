@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ...models.hooks import restoring
 from .curves import by_curves, tokens_of_curves, tokens_probed
 from .shares import ALLOCATIONS, round_counts, uniform
 from .supernet import Assembly
@@ -25,7 +26,7 @@ def search_counts(supernet, probe, starts, n_keep, *, floors, n_evaluations=200,
     state, lowest_sum, history = None, np.inf, []
     tried, paid = np.ones(len(sizes)), np.ones(len(sizes))
     assembly = Assembly(supernet, probe)
-    try:
+    with restoring(supernet.take_all):
         while len(history) < max(n_evaluations, len(states)):
             start = len(history) < len(states)
             trial = states[len(history)] if start else _move(state, lowest, supernet.n_steps, steps, paid / tried, rng)
@@ -41,8 +42,6 @@ def search_counts(supernet, probe, starts, n_keep, *, floors, n_evaluations=200,
             history.append(lowest_sum / probe.n_tokens)
             if progress:
                 progress()
-    finally:
-        supernet.take_all()
     counts = round_counts(state * steps, sizes, n_keep, floors=floors)
     return counts, history[-1], history
 

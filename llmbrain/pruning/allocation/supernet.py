@@ -68,9 +68,6 @@ class Supernet:
     def take(self, i):
         """Make layer ``i`` dense again."""
         for module, weight, bias in self._dense[i]:
-            if module.weight is weight:
-                continue
-            set_linear(module, weight_of(module))
             module.weight, module.bias = weight, bias
             count_features(module)
 

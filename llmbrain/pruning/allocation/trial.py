@@ -1,10 +1,9 @@
 """Allocation by trial: a few candidates are cut as the model will be, and the one that diverges least is taken."""
 
-from contextlib import contextmanager
-
 import numpy as np
 import torch
 
+from ...models.hooks import restoring
 from ...models.surgery import count_features, prunable_mlps, set_width
 from ..cut import cut
 from .curves import by_curves, tokens_of_curves, tokens_probed
@@ -57,16 +56,16 @@ def measure_cuts(model, candidates, fit_blocks, probe_blocks, compensation, opti
     return np.array(found)
 
 
-@contextmanager
 def dense_again(model):
-    """Give the MLPs of a model their weights back at the end."""
+    """Give the MLPs of a model their weights back at the end of a ``with`` block."""
     parts = prunable_mlps(model)
     dense = [(linear, linear.weight, linear.bias) for part in parts for linear in part.linears]
-    try:
-        yield
-    finally:
+
+    def restore():
         for linear, weight, bias in dense:
             linear.weight, linear.bias = weight, bias
             count_features(linear)
         for part in parts:
             set_width(part.owner, part.size)
+
+    return restoring(restore)

@@ -8,6 +8,7 @@ import torch
 from ...exceptions import UnsupportedArchitectureError
 from ...files import read_json, write_json, write_text
 from ...models.anatomy import anatomy_of
+from ...models.hooks import restoring
 from ...models.linears import features
 from ...models.surgery import HEAD_COUNTS, WIDTH_COUNTS, prunable_attentions, prunable_mlps
 from .base import FORMATS
@@ -166,13 +167,15 @@ def save_weights(model, config, folder):
     """Save with another config, without changing the model."""
     own, architectures = model.config, model.config.architectures
     own_generation = getattr(model, "generation_config", None)
-    try:
-        model.config = config
-        model.save_pretrained(folder, **_safe_flag(model))
-    finally:
-        model.config, model.config.architectures = own, architectures
+
+    def restore():
+        model.config, own.architectures = own, architectures
         if own_generation is not None:
             model.generation_config = own_generation
+
+    with restoring(restore):
+        model.config = config
+        model.save_pretrained(folder, **_safe_flag(model))
     # save_pretrained writes the class of the object; loading needs the class that knows the layout.
     saved = read_json(folder / "config.json")
     saved["architectures"] = config.architectures
