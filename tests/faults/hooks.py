@@ -1,6 +1,7 @@
-"""Attacks on lesions: interruptions at every line, copies, threads, other models."""
+"""Attacks on lesions and other work with hooks: interruptions at lines, copies, threads, other models."""
 
 import copy
+import random
 import sys
 from functools import partial
 
@@ -58,14 +59,19 @@ def _block(model, options):
         _logits(model)
 
 
-def _lines(work, stop_at=None):
-    """Count the lines of the package's lesions that ``work`` runs; raise KeyboardInterrupt at one of them."""
+LESIONS = ("lesions/context", "lesions/positions", "models/hooks", "contextlib")
+OTHERS = ("models/hooks", "recording/capture", "pruning/walk", "pruning/allocation", "evaluation/", "viewer/work",
+          "lesions/batched", "contextlib")  # fmt: skip
+
+
+def _lines(work, stop_at=None, files=LESIONS):
+    """Count the lines of some files that ``work`` runs; raise KeyboardInterrupt at one of them."""
     n = 0
 
     def trace(frame, event, arg):
         nonlocal n
         name = frame.f_code.co_filename
-        if not any(part in name for part in ("lesions/context", "lesions/positions", "models/hooks", "contextlib")):
+        if "transformers" in name or not any(part in name for part in files):
             return None
         if event == "line":
             n += 1
@@ -162,3 +168,73 @@ def _dropped(options):
     next(generator)
     del generator
     _same(model, expected)
+
+
+# -- other work with hooks --------------------------------------------------------------------------------------------
+N_LINES = 60  # of each work
+
+
+@KINDS.register("interrupted work", long=True)
+def interrupted_work(room, n_lines=N_LINES):
+    """Work that is interrupted at a line leaves the user's model as it was: weights, modes, settings, forward."""
+    for name, work in works(room).items():
+        for part in sorted(random.Random(name).random() for _ in range(n_lines)):
+            yield f"{name}: interrupt after {part:.2%} of its lines", partial(_interrupted_work, work, part)
+
+
+def works(room):
+    """Work that hooks into a model or changes it for a while."""
+    from room import texts
+    from tiny import tiny_tokenizer
+
+    import llmbrain as lb
+    from llmbrain.evaluation import generate_texts
+    from llmbrain.lesions import LossTask
+    from llmbrain.lesions.statistics import neuron_statistics
+    from llmbrain.pruning import Recipe
+
+    tokenizer, some = tiny_tokenizer(), texts(3, 5)
+    trial = Recipe("flap", "trial", "affine", {"context": 32})
+
+    def study(model):
+        lb.LesionStudy([_mask(model)], tasks=[LossTask(some[:1], max_tokens=40)], n_controls=1).run(model, tokenizer)
+
+    return {
+        "record": lambda model: lb.record(model, tokenizer, some, room.fresh(), max_tokens=60, progress=False),
+        "perplexity": lambda model: lb.perplexity(model, tokenizer, some, context=32),
+        "prune": lambda model: lb.prune(model, tokenizer, some, 0.2, recipe=trial, progress=False),
+        "generate": lambda model: generate_texts(model, tokenizer, ["the cat"], max_new_tokens=4),
+        "lesion study": study,
+        "statistics": lambda model: neuron_statistics(model, tokenizer, some[:1], n_samples=5),
+    }
+
+
+def _trained():
+    """A model that is trained, except for one part of it."""
+    model = _model().train()
+    model.model.layers[1].mlp.eval()
+    return model
+
+
+def _state(model):
+    modules = list(model.modules())
+    plain = [(m.training, "forward" in vars(m)) for m in modules]
+    flags = [(p.shape, p.requires_grad) for p in model.parameters()]
+    return _logits(model), (plain, flags, model.config.to_json_string(), model.generation_config.to_json_string())
+
+
+def _unchanged(model, before):
+    import torch
+
+    logits, rest = _state(model)
+    if not torch.equal(logits, before[0]) or rest != before[1]:
+        raise Wrong("the model has changed")
+
+
+def _interrupted_work(work, part):
+    model = _trained()
+    before = _state(model)
+    total = _lines(partial(work, model), files=OTHERS)
+    _unchanged(model, before)
+    _lines(partial(work, model), 1 + int(part * total), OTHERS)
+    _unchanged(model, before)

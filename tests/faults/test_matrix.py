@@ -132,6 +132,7 @@ FEW = {
     "damaged files of a study": 3,
     "values of other kinds in JSON files and tables": 2,
     "inputs that may not be read": 4,
+    "interrupted work": 2,
 }
 WRITERS = {  # of these kinds all attacks on a writer, or a few on a writer that takes longer
     "kill at every rename": (matrix.renames.kills_at_renames, {"labels": None, "mask": None, "networks": 3}),

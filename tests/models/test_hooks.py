@@ -1,5 +1,7 @@
 """Hooks: they change nothing by themselves, do exactly what they are told, and are gone on every way out."""
 
+import sys
+
 import pytest
 import torch
 from tiny import ARCHITECTURES, HIDDEN, N_LAYERS, tiny_model
@@ -179,3 +181,31 @@ def test_edits_pass_through_disk_and_cpu_offload(tmp_path):
     with site_hooks(find_sites(model), zero):
         torch.testing.assert_close(logits(model), expected, rtol=0, atol=0)
     assert find_sites(model)[0].size != HIDDEN
+
+
+@pytest.mark.parametrize("line", range(1, 40))
+def test_hooks_that_an_interruption_leaves_behind_do_nothing(line):
+    """An interrupt at each line of entering and leaving a block."""
+    model, n = tiny_model("llama"), 0
+    before, sites = logits(model), find_sites(model)[:1]
+
+    def trace(frame, event, arg):
+        nonlocal n
+        if not frame.f_code.co_filename.endswith(("models/hooks.py", "contextlib.py")):
+            return None
+        n += event == "line"
+        if event == "line" and n == line:
+            raise KeyboardInterrupt
+        return trace
+
+    own = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        with site_hooks(sites, lambda i, x: x * 0):
+            pass
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(own)
+    assert n == line or n < 40
+    torch.testing.assert_close(logits(model), before, rtol=0, atol=0)
