@@ -138,6 +138,31 @@ def _numbers(number, sentence):
     return [int(text) for text in found.groups()]
 
 
+def _printed(number, pattern):
+    """Numbers in what a notebook has printed, where ``pattern`` has groups."""
+    (script,) = build.scripts([number])
+    found = re.search(pattern, "".join(map(_text, _outputs(_executed(script)))))
+    assert found, f"notebook {number} no longer prints: {pattern}"
+    return [float(text.replace(",", "")) for text in found.groups()]
+
+
+def test_a_lesion_does_harm_and_a_cut_does_little():
+    """Notebook 0: "always does some harm"; pruning "chose its neurons so that little is lost"."""
+    intact, lesioned = _printed("00", r"perplexity (\S+) intact, (\S+) without")
+    before, after = _printed("00", r"perplexity (\S+) before, (\S+) after")
+    assert before == intact < after < 1.1 * intact < lesioned
+    assert min(_printed("00", r"network-01 +([+-]\S+) .*\n +network-00 +([+-]\S+) ")) > 0
+
+
+def test_sinks_are_what_the_prose_says():
+    """Notebook 1: silent at *the* and single spaces, after an enormous activation; neurons differ in scale."""
+    silent = _tables("01")[-2]
+    assert silent.silent.iloc[:2].min() > 20 > 2 * silent.silent.iloc[2]
+    inside, outside = _printed("01", r"layer 2: (\S+) there, (\S+) elsewhere")
+    (median, largest), (share,) = _printed("01", r"median (\S+), largest (\S+)"), _printed("01", r"hold (\d+)% of all")
+    assert inside > 20 * outside and largest > 100 * median and share > 10
+
+
 def test_networks_are_found_again_only_in_a_trained_model():
     """Notebook 2: "without it nothing is found again"."""
     shares = _tables("02")[3]
