@@ -181,7 +181,7 @@ def forecast_run(run):
         "networks": 1.7 * (3 * speed.of_products(gram) + speed.of_products(fits)),  # with reading and resampling
         "lesions": speed.of_tokens(conditions * plan.lesion_tokens + 2000),
         "pruning": speed.of_tokens(reads),
-        "report": 20.0 if n_neurons < 1e6 else 60.0,
+        "report": 5.0 + 50.0 * min(n_neurons / 200_000, 1.0),
     }
 
 

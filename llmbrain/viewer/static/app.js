@@ -75,7 +75,9 @@ class App extends EventTarget {
     });
     box.setAttribute("aria-label", `Show network ${k}`);
     box.addEventListener("change", () => this.choose(k, box.checked));
-    const name = make("span", { className: row.name ? "name named" : "name" }, row.name || row.label || "unnamed");
+    // a token that begins with a space is not broken after its quote
+    const title = (row.name || row.label || "unnamed").replace(/(^|\s)' /g, "$1'\u00a0");
+    const name = make("span", { className: row.name ? "name named" : "name" }, title);
     const button = make("button", { type: "button", data: { network: k }, title: describe(row) },
       make("span", { className: "k" }, String(k)), name);
     button.addEventListener("click", () => {
