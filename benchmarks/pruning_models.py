@@ -25,8 +25,7 @@ def recipes():
     """Recipes by name; those of the package are taken from there."""
     from llmbrain.pruning import Recipe
 
-    fast = Recipe.named("fast")
-    refits = {"reconstruct": "all", "refit_attention": True, "reader_tokens": 16_384}
+    fast, best = Recipe.named("fast"), Recipe.named("best")
     return {
         "flap": Recipe.named("flap"),
         "wanda": Recipe.named("wanda"),
@@ -35,10 +34,10 @@ def recipes():
         "curves": fast.with_(allocation="curves"),
         "fast": fast,
         "fast, attention": fast.with_(refit_attention=True),
-        "fast, up": fast.with_(refit_attention=True, reconstruct="up", reader_tokens=16_384),
-        "fast, refits": fast.with_(**refits),
-        "best, few": Recipe.named("best").with_(reader_tokens=16_384),
-        "best": Recipe.named("best"),
+        "fast, blocks": fast.with_(refit_attention=True, block_steps=best.options.block_steps),
+        "best": best,
+        "best, least squares": best.with_(block_steps=0),
+        "best, recovered": best.with_(recover=5.0),
     }
 
 

@@ -18,9 +18,9 @@ from ..models.surgery import (
     slice_mlp,
 )
 from ..parallel import broadcast, rank, world_size
-from ..stats.moments import Moments
 from ..text import pad
-from .calibration import held_out_masks, held_out_share
+from .blockwise import chunks_of, fit_block
+from .calibration import held_out_masks
 from .compensation import (
     COMPENSATIONS,
     Refit,
@@ -31,23 +31,19 @@ from .compensation import (
     frozen,
     output_error,
 )
-from .reconstruct import READERS, Samples, reconstruct
 from .walk import (
     TOKEN_WEIGHTS,
     Walk,
     gather,
-    input_site,
-    of_all,
     output_site,
-    split_update,
-    token_weights,
     writes_to_stream,
 )
 
 __all__ = ["Cutter", "account", "cut", "follows_dense"]
 
 # Tokens per unknown from which the last fit includes the held-out tokens. With fewer, they would look better after the
-# first layers than any other text, and mislead the choices of all later layers.
+# first layers than any other text, and mislead the choices of all later layers. Before block-wise fits they stay out,
+# because they judge the steps.
 ENOUGH = 20
 BRIEF = 64  # tokens on which it is tested what a layer adds to the stream
 
@@ -64,8 +60,8 @@ def cut(model, blocks, kept, compensation, options, kept_heads=None, progress=No
     -------
     pandas.DataFrame
         One row per layer: ``layer, n_neurons, n_kept, ridge, error`` (share of the power of the wanted output that is
-        missed on held-out tokens, or on the fitted ones if none is held out), ``reconstruction`` (what is left of that
-        error once the readers are refitted too).
+        missed on held-out tokens, or on the fitted ones if none is held out), ``reconstruction`` (what block-wise
+        fits leave of the error of the stream).
     """
     import pandas as pd
 
@@ -77,7 +73,7 @@ def cut(model, blocks, kept, compensation, options, kept_heads=None, progress=No
     elif options.refit_attention:
         attention = attention_writers(model)
     needs = COMPENSATIONS[compensation].needs
-    if not needs:
+    if not needs and not options.block_steps:
         one = _slice
     elif "covariance" not in needs and known and options.propagation == "one-shot" and attention[0] is None:
         of_layer = {part.layer: layer for part, layer in zip(parts, known)}
@@ -93,8 +89,8 @@ def cut(model, blocks, kept, compensation, options, kept_heads=None, progress=No
 
 
 def follows_dense(compensation, options):
-    """Whether the residual streams of the dense model are the target of the refits."""
-    refits = "covariance" in COMPENSATIONS[compensation].needs
+    """Whether the residual streams of the dense model are a target."""
+    refits = "covariance" in COMPENSATIONS[compensation].needs or options.block_steps > 0
     return refits and options.target == "stream" and options.propagation == "sequential"
 
 
@@ -125,16 +121,16 @@ class Cutter:
         self.brief = Walk(model, [pad([blocks[0].windows[0].first(BRIEF)])])  # how layers are built can be seen there
         self.compensation, self.options = compensation, options
         self.full = "covariance" in COMPENSATIONS[compensation].needs
-        self.readers = READERS[options.reconstruct] if self.full else ()
         self.sequential = options.propagation == "sequential"
+        self.fits = options.block_steps > 0
         self.dense = list(self.walk.hidden) if follows_dense(compensation, options) else None
+        self.ahead = {}  # streams of the dense model after this layer and later ones, for block-wise fits
         self.weighting = TOKEN_WEIGHTS[options.token_weights]
-        wants_held = self.full and (options.ridge == "auto" or bool(self.readers))
+        wants_held = self.fits or (self.full and options.ridge == "auto")
         masks = [block.mask.to(self.walk.device) for block in blocks]
         held = held_out_masks(masks, options.held_out) if wants_held else []
         self.held = [held[i] for i in self.walk.numbers] if any(bool(h.any()) for h in held) else None
-        sampled = _sample(masks, held, options.reader_tokens)
-        self.sampled = [sampled[i] for i in self.walk.numbers]
+        self.chunks = chunks_of(masks, held)
         self.touched = False
 
     def layer(self, part, keep, attention=None, heads=None):
@@ -145,14 +141,16 @@ class Cutter:
         refits = attention is not None and (cut_heads or (self.options.refit_attention and self.touched and self.full))
         cuts = len(keep) < part.size
         following = []  # outputs of the dense layer: one-shot passes them to the next layer
-        gathers_them = not self.sequential and cuts and not refits and not self.readers
+        gathers_them = not self.sequential and cuts and not refits
         if not self.sequential and not gathers_them:
             following = [walk.run(part.layer, i) for i in range(len(walk.blocks))]
         if refits:
-            self._attention(part, attention, heads if cut_heads else None, dense_written)
+            self._attention(part, attention, heads if cut_heads else None, dense_written if self.full else None)
         if cuts:
-            self._mlp(part, keep, dense_after, row, following if gathers_them else None)
+            self._mlp(part, keep, dense_after if self.full else None, row, following if gathers_them else None)
             self.touched = True
+        if self.fits:
+            row["reconstruction"] = self._fit(part.layer, dense_after)
         if self.sequential:
             walk.advance(part.layer)
         else:
@@ -177,6 +175,23 @@ class Cutter:
         if shared is not None:
             shared[layer] = after
         return after, written
+
+    def _fit(self, layer, dense_after):
+        """Fit the whole block, if it or one before it was cut; what is left of the error."""
+        walk, ahead = self.walk, self.ahead
+        ahead.pop(layer - 1, None)
+        ahead[layer] = dense_after
+        last = min(layer + self.options.lookahead, len(walk.layers) - 1)
+        for i in range(layer + 1, last + 1):
+            if i not in ahead:
+                ahead[i] = [walk.run(i, block, hidden) for block, hidden in enumerate(ahead[i - 1])]
+        if not self.touched:
+            return np.nan
+        weights = [
+            (mask if self.weighting is None else self.weighting(wanted) * mask).float()
+            for mask, wanted in zip(walk.masks, ahead[last])
+        ]
+        return fit_block(walk, layer, last, ahead[last], weights, self.held, self.chunks, self.options.block_steps)
 
     # -- attention ----------------------------------------------------------------------------------------------
     def _attention(self, part, attention, heads, dense_written):
@@ -221,19 +236,12 @@ class Cutter:
             return dense_after[i].float() - output.float()
 
         targets = targets if direct else None
-        samples = None
-        if self.readers:
-            fit, held, samples = self._gather_samples(part, targets)
-        else:
-            fit, held = gather(
-                self.walk, part.layer, part.writer, full=self.full, targets=targets, held=self.held,
-                weighting=self.weighting, outputs=outputs, owner=_owner(part),
-            )  # fmt: skip
+        fit, held = gather(
+            self.walk, part.layer, part.writer, full=self.full, targets=targets, held=self.held,
+            weighting=self.weighting, outputs=outputs, owner=_owner(part),
+        )  # fmt: skip
         refit, _ = self._refit(_owner(part), part.writer, fit, held, keep, row)
         slice_mlp(part, keep, refit)
-        if samples is not None:
-            left = reconstruct(part, samples, readers=self.readers, n_steps=self.options.n_steps)
-            row["reconstruction"] = left[-1]
 
     def _refit(self, owner, linear, fit, held, keep, row):
         """Refit in the process that owns the moments; see :meth:`_solve`."""
@@ -274,48 +282,10 @@ class Cutter:
         row["ridge"], row["error"] = ridge, min(error, plain) / _power(weight, judge)
         if not error < plain:
             return compensate(weight, fit, keep, "none"), False
-        if held is not None and whole.n >= ENOUGH * len(keep):
+        if held is not None and whole.n >= ENOUGH * len(keep) and not self.fits:
             del fit, judge
             return compensate(weight, whole, keep, method, ridge), True
         return (compensate(weight, fit, keep, method, ridge) if trial is None else trial), True
-
-    def _gather_samples(self, part, targets):
-        """Moments, and the samples for reconstruction: inputs of the MLP, wanted outputs, and token weights."""
-        walk, (n_in, n_out) = self.walk, features(part.writer)
-        kind = {"n_targets": n_out if targets else 0, "device": walk.device}
-        sides = [Moments(n_in, **kind), Moments(n_in, **kind)]
-        caught, samples = {}, Samples([], [], [], [])
-        sites = [input_site(part.readers[0].module), input_site(part.writer), output_site(part.writer)]
-        with torch.no_grad(), site_hooks(sites, lambda i, x: caught.update({i: x})):
-            for i, mask in enumerate(walk.masks):
-                output = walk.run(part.layer, i)
-                extra = targets(i, output) if targets else None
-                weights = token_weights(walk, i, output, self.weighting)
-                held = None if self.held is None else self.held[i]
-                split_update(sides, caught[1], extra, weights, held)
-                if not self.sampled[i]:
-                    continue
-                shape = (*mask.shape, -1)
-                wanted = caught[2].reshape(shape).float()
-                wanted = wanted if extra is None else wanted + extra.float()
-                samples.add(
-                    caught[0].reshape(shape), wanted, mask.float() if weights is None else weights.float(), mask, held
-                )
-        return *of_all(sides, _owner(part)), samples
-
-
-def _sample(masks, held, most):
-    """Choose evenly spread blocks of about ``most`` tokens, of those with held-out tokens and of the others alike."""
-    n_tokens, chosen = sum(int(m.sum()) for m in masks), [True] * len(masks)
-    if most is None or n_tokens <= most:
-        return chosen
-    with_held = [bool(h.any()) for h in held] or [False] * len(masks)
-    for side in (False, True):
-        places = [i for i, h in enumerate(with_held) if h == side]
-        if len(places) > 1:
-            for i, take in zip(places, held_out_share(len(places), most / n_tokens)):
-                chosen[i] = take
-    return chosen
 
 
 def _owner(part):

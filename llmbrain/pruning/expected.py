@@ -2,6 +2,7 @@
 
 from ..models.speed import duration, measure_machine
 from .allocation import ALLOCATIONS
+from .blockwise import ROWS
 from .calibration import n_calibration_tokens
 from .compensation import COMPENSATIONS
 
@@ -11,7 +12,7 @@ _WALKS = 4.0  # readings of the calibration text by the scores and by the cut, w
 # Time of a refit, in products of its size, and of one that chooses its penalty on held-out tokens: the eigenvectors of
 # a matrix in double precision
 _REFIT, _CHOSEN = 5.0, 20.0
-_READERS = {"none": 0.0, "up": 1.0, "all": 2.0}  # refits of the linears before the cut one, in solves of its size
+_STEP = 3.0  # a step forwards and backwards, in readings
 
 
 def default_recipe(model):
@@ -36,7 +37,9 @@ def expected_seconds(measured, speed):
     refit = 2.0
     if COMPENSATIONS[measured.recipe.compensation].ridge:
         refit = _CHOSEN if options.ridge == "auto" and options.held_out else _REFIT
-    products = sum(grams * n_tokens * n**2 + (refit + _READERS[options.reconstruct]) * n**3 for n in sizes)
+    products = sum(grams * n_tokens * n**2 + refit * n**3 for n in sizes)
+    of_steps = options.block_steps * _STEP * (1 + options.lookahead) * min(ROWS * options.context, n_tokens)
+    walks += of_steps / max(n_tokens, 1)
     return speed.of_tokens(walks * n_tokens) + speed.of_products(products) + 60.0 * options.recover
 
 

@@ -13,7 +13,6 @@ from .allocation import ALLOCATIONS
 from .compensation import COMPENSATIONS
 from .heads import HEAD_SCORES, HEAD_UNITS
 from .published import NETWORK_FINDERS
-from .reconstruct import READERS
 from .scores import SCORES, reads_networks
 from .walk import TOKEN_WEIGHTS
 
@@ -68,13 +67,11 @@ class Options:
         Weight of tokens in every statistic: equal, or one over the power of their residual stream.
     refit_attention : bool
         Whether the output projection of each attention after the first cut is refitted towards the dense stream.
-    reconstruct : {"none", "up", "all"}
-        Whether the rows of kept neurons are refitted too, by least squares on the output of the dense MLP: the linear
-        that is multiplied in ("up"), or the gate as well ("all").
-    reader_tokens : int or None
-        Most tokens on which these refits are made; None uses all.
-    n_steps : int
-        Most conjugate-gradient steps for one of these refits.
+    block_steps : int
+        Gradient steps by which all linears of each block are fitted to the residual stream of the dense model after the
+        cut, see :func:`llmbrain.pruning.blockwise.fit_block`; 0 takes none.
+    lookahead : int
+        Layers after the block at whose end the stream is compared in these steps.
     n_evaluations : int
         Divergences that the allocation "search" measures.
     extremes : float
@@ -107,9 +104,8 @@ class Options:
     exponent: float | None = None
     token_weights: str = _choice("equal", TOKEN_WEIGHTS)
     refit_attention: bool = False
-    reconstruct: str = _choice("none", READERS)
-    reader_tokens: int | None = None
-    n_steps: int = 8
+    block_steps: int = 0
+    lookahead: int = 3
     n_evaluations: int = 150
     extremes: float = 0.3
     heads: bool = False
@@ -134,7 +130,13 @@ class Options:
         self._check_whole("context", 2)
         self._check_whole("batch_size", 1)
         self._check_whole("max_tokens", 2, none=True)
-        self._check_whole("reader_tokens", 2, none=True)
+        self._check_whole("block_steps", 0)
+        self._check_whole("lookahead", 0)
+        if self.block_steps and (self.propagation, self.target) != ("sequential", "stream"):
+            raise ParameterError(
+                f"block_steps={self.block_steps} fits blocks to the stream of the dense model, one after the other. "
+                "Set propagation='sequential' and target='stream', or block_steps=0."
+            )
         self._check_whole("network_tokens", 4, none=True)
         if self.head_score is not None:
             HEAD_SCORES.check(self.head_score)
@@ -194,8 +196,8 @@ class Recipe:
 
     Examples
     --------
-    >>> Recipe.named("best").with_(score="wanda", reconstruct="none").describe()
-    'best, changed: score=wanda, reconstruct=none'
+    >>> Recipe.named("best").with_(score="wanda", block_steps=0).describe()
+    'best, changed: score=wanda, block_steps=0'
     >>> Recipe("flap", "global", "bias").describe()
     'flap + global + bias'
     """
@@ -322,8 +324,8 @@ class Recipe:
 
 @RECIPES.register("best")
 def best():
-    """FLAP score, searched allocation, affine least squares, and refits of gate, up and output projections."""
-    options = Options(token_weights="stream", reconstruct="all", refit_attention=True, held_out=0.2, n_evaluations=300)
+    """FLAP score, searched allocation, affine least squares, then every block fitted to the dense residual stream."""
+    options = Options(token_weights="stream", block_steps=300, refit_attention=True, held_out=0.2, n_evaluations=300)
     return Recipe("flap", "search", "affine", options)
 
 

@@ -1,6 +1,5 @@
 """Distillation of a cut model from the dense one, on the calibration text alone."""
 
-import math
 import time
 
 import numpy as np
@@ -8,17 +7,19 @@ import torch
 
 from ..models.anatomy import anatomy_of
 from ..models.inputs import input_device
+from ..stats.precision import reduced_precision
 from .allocation.probe import Probe, Words
 from .calibration import group_blocks, split_windows
+from .descent import Descent, copies, put, trained
 
 __all__ = ["LEARNING_RATE", "N_CHECKS", "recover"]
 
 LEARNING_RATE = 1e-4
 _ROWS = 2  # windows of a step
-_WARMUP = 10  # steps until the full learning rate
 N_CHECKS = 8  # times the held-out divergence is measured
 
 
+@reduced_precision()
 def recover(model, dense, blocks, minutes, *, held_out=0.125, random_state=0, progress=None):
     """Train a cut model in place to predict what the dense model predicts.
 
@@ -33,66 +34,41 @@ def recover(model, dense, blocks, minutes, *, held_out=0.125, random_state=0, pr
     """
     fit, held = split_windows(blocks, held_out)
     windows = [window for block in fit for window in block.windows]
-    probe, trained = Probe(dense, held), _trained(model)
+    probe, parameters = Probe(dense, held), _parameters(model)
     probe.model = model
-    flags = {p: p.requires_grad for p in model.parameters()}
-    seconds, used, steps, tokens = 60 * minutes, 0.0, 0, 0
-    best, before = _copy(trained), probe.divergence()
-    lowest = before
-    try:
-        for parameter in flags:
-            parameter.requires_grad_(False)
-        for parameter in trained:
-            parameter.requires_grad_(True)
-        masters = [p.detach().float().clone().requires_grad_() for p in trained]  # half precision loses small steps
-        optimizer = torch.optim.AdamW(masters, lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.0)
-        order, checks = _order(len(windows), random_state), 0
-        while used < seconds:
-            start = time.perf_counter()
-            block = group_blocks([windows[next(order)] for _ in range(min(_ROWS, len(windows)))], _ROWS)[0]
-            rate = min(1.0, (steps + 1) / _WARMUP) * 0.5 * (1 + math.cos(math.pi * min(used / seconds, 1.0)))
-            optimizer.param_groups[0]["lr"] = LEARNING_RATE * rate
-            loss = _divergence(model, dense, probe, block)
-            for master, gradient in zip(masters, torch.autograd.grad(loss, trained)):
-                master.grad = gradient.float()
-            torch.nn.utils.clip_grad_norm_(masters, 1.0)
-            optimizer.step()
-            _put(trained, masters)
-            steps, tokens = steps + 1, tokens + block.n_tokens
-            used += time.perf_counter() - start
-            if used >= seconds * (checks + 1) / N_CHECKS:
-                checks += 1
-                divergence = probe.divergence()
-                if divergence < lowest:
-                    best, lowest = _copy(trained), divergence
-                if progress:
-                    progress()
-    finally:
-        _put(trained, best)
-        for parameter, flag in flags.items():
-            parameter.requires_grad_(flag)
-            parameter.grad = None
+    seconds, used, tokens, checks = 60 * minutes, 0.0, 0, 0
+    best, before = copies(parameters), probe.divergence()
+    lowest, order = before, _order(len(windows), random_state)
+    with trained(model, parameters):
+        descent = Descent(parameters, [LEARNING_RATE] * len(parameters))
+        try:
+            while used < seconds:
+                start = time.perf_counter()
+                block = group_blocks([windows[next(order)] for _ in range(min(_ROWS, len(windows)))], _ROWS)[0]
+                gradients = torch.autograd.grad(_divergence(model, dense, probe, block), parameters)
+                descent.step(gradients, used / seconds, largest=1.0)
+                tokens += block.n_tokens
+                used += time.perf_counter() - start
+                if used >= seconds * (checks + 1) / N_CHECKS:
+                    checks += 1
+                    divergence = probe.divergence()
+                    if divergence < lowest:
+                        best, lowest = copies(parameters), divergence
+                    if progress:
+                        progress()
+        finally:
+            put(parameters, best)
     return {
-        "minutes": float(minutes), "steps": steps, "tokens": tokens, "divergence_before": float(before),
+        "minutes": float(minutes), "steps": descent.n_steps, "tokens": tokens, "divergence_before": float(before),
         "divergence_after": float(lowest),
     }  # fmt: skip
 
 
-def _trained(model):
+def _parameters(model):
     """Parameters of the decoder blocks and the final norm."""
     anatomy = anatomy_of(model)
     found = {p: None for module in [*anatomy.layers, anatomy.norm] for p in module.parameters()}
     return [p for p in found if p.is_floating_point()]
-
-
-def _copy(parameters):
-    return [p.detach().clone() for p in parameters]
-
-
-@torch.no_grad()
-def _put(parameters, values):
-    for parameter, value in zip(parameters, values):
-        parameter.copy_(value)
 
 
 def _order(n, random_state):

@@ -105,6 +105,12 @@ class Walk:
         args, kwargs = self._arguments[block][layer]
         return _first(self.layers[layer](self.hidden[block] if hidden is None else hidden, *args, **kwargs))
 
+    def rows(self, layer, block, hidden, rows):
+        """Run one layer on hidden states of some windows of one block; gradients are followed if they are enabled."""
+        n = len(self.masks[block])
+        args, kwargs = _of_rows(self._arguments[block][layer], rows, n)
+        return _first(self.layers[layer](hidden, *args, **kwargs))
+
     def advance(self, layer):
         """Replace the hidden states by the outputs of ``layer``."""
         for i in range(len(self.blocks)):
@@ -152,6 +158,17 @@ class Walk:
                 f"{type(self.model).__name__} does not give the same result layer by layer (difference {gap:.3g}): "
                 "its layers share state that cannot be passed on."
             )
+
+
+def _of_rows(value, rows, n):
+    """The same arguments for some of ``n`` windows: tensors with an entry per window are cut."""
+    if isinstance(value, torch.Tensor):
+        return value[rows] if value.ndim > 1 and len(value) == n else value
+    if isinstance(value, dict):
+        return {key: _of_rows(item, rows, n) for key, item in value.items()}
+    if type(value) in (tuple, list):
+        return type(value)(_of_rows(item, rows, n) for item in value)
+    return value
 
 
 def _first(output):

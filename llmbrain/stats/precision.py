@@ -2,15 +2,24 @@
 
 from contextlib import contextmanager
 
-__all__ = ["exact_products", "full_precision"]
+__all__ = ["exact_products", "full_precision", "reduced_precision"]
 
 
-@contextmanager
 def full_precision():
     """Multiply float32 matrices in float32 inside the block, whatever is set: TF32 keeps 10 bits of the mantissa.
 
     With TF32 a covariance cannot be inverted and the criterion of FastICA never meets its tolerance.
     """
+    return _products("highest")
+
+
+def reduced_precision():
+    """Multiply float32 matrices in TF32 inside the block, where a GPU can: several times as fast, enough for gradients."""
+    return _products("high")
+
+
+@contextmanager
+def _products(precision):
     import torch
 
     # the switch of torch 2.9; once it was used, torch refuses to answer the older question
@@ -20,7 +29,7 @@ def full_precision():
         before = torch.get_float32_matmul_precision()
     except RuntimeError:
         before = "highest"
-    torch.set_float32_matmul_precision("highest")
+    torch.set_float32_matmul_precision(precision)
     try:
         yield
     finally:

@@ -8,6 +8,7 @@ import torch
 
 from ...models.anatomy import anatomy_of
 from ...models.hooks import restoring
+from ...stats.precision import reduced_precision
 from ..compensation import default_ridge
 from ..walk import Walk, gather
 from .probe import Probe
@@ -57,20 +58,22 @@ def measure_curves(
     Refits read ``fit_blocks``, divergences ``probe_blocks``. Layers are fitted at the widths of the levels, or at all
     multiples of ``1 / n_steps``. The model is dense before and after.
     """
-    probe = Probe(model, probe_blocks)
+    with reduced_precision():
+        probe, probe_walk = Probe(model, probe_blocks), Walk(model, probe_blocks)
     supernet = Supernet(model, parts, orders, widths=_widths(parts, levels, n_steps), n_steps=n_steps or 20)
-    fit_walk, probe_walk = Walk(model, fit_blocks), Walk(model, probe_blocks)
+    fit_walk = Walk(model, fit_blocks)
     losses = np.zeros((len(parts), len(levels)))
     norm = anatomy_of(model).norm
     for i, part in enumerate(parts):
         moments = gather(fit_walk, part.layer, part.writer, weighting=weighting)[0]
         supernet.fit(i, moments, default_ridge(moments.n, part.size))
-        for j, level in enumerate(levels):
-            with restoring(partial(supernet.take, i)):
-                supernet.put(i, round(part.size * (1 - level)))
-                losses[i, j] = probe.divergence(run_rest(probe_walk, part.layer, norm))
+        with reduced_precision():
+            for j, level in enumerate(levels):
+                with restoring(partial(supernet.take, i)):
+                    supernet.put(i, round(part.size * (1 - level)))
+                    losses[i, j] = probe.divergence(run_rest(probe_walk, part.layer, norm))
+            probe_walk.advance(part.layer)
         fit_walk.advance(part.layer)
-        probe_walk.advance(part.layer)
         if progress:
             progress()
     return Curves(losses, tuple(levels), supernet, probe)

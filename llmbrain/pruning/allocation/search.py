@@ -3,6 +3,7 @@
 import numpy as np
 
 from ...models.hooks import restoring
+from ...stats.precision import reduced_precision
 from .curves import by_curves, tokens_of_curves, tokens_probed
 from .shares import ALLOCATIONS, round_counts, uniform
 from .supernet import Assembly
@@ -10,6 +11,7 @@ from .supernet import Assembly
 __all__ = ["by_search", "search_counts"]
 
 
+@reduced_precision()
 def search_counts(supernet, probe, starts, n_keep, *, floors, n_evaluations=200, seed=0, progress=None):
     """Improve an allocation: move neurons between layers while the divergence of the whole model falls.
 

@@ -5,6 +5,7 @@ import torch
 
 from ...models.hooks import restoring
 from ...models.surgery import count_features, prunable_mlps, set_width
+from ...stats.precision import reduced_precision
 from ..cut import cut
 from .curves import by_curves, tokens_of_curves, tokens_probed
 from .probe import KEPT_VALUES, Probe
@@ -43,14 +44,16 @@ def measure_cuts(model, candidates, fit_blocks, probe_blocks, compensation, opti
     ``probe_blocks`` those to measure on. Returns nats per token, shape (n_candidates,); the model is dense again then.
     """
     # A rule instead of held-out tokens chooses the penalty, and only writers are refitted: the order stays the same.
-    options = options.with_(held_out=0.0, reconstruct="none", refit_attention=False)
-    probe, found = Probe(model, probe_blocks), []
+    options = options.with_(held_out=0.0, block_steps=0, refit_attention=False)
+    with reduced_precision():
+        probe, found = Probe(model, probe_blocks), []
     n_values = sum(block.ids.numel() for block in fit_blocks) * model.config.get_text_config().hidden_size
     streams = {} if n_values * len(prunable_mlps(model)) <= KEPT_VALUES else None
     for kept in candidates:
         with dense_again(model):
             cut(model, fit_blocks, kept, compensation, options, streams=streams)
-            found.append(probe.divergence())
+            with reduced_precision():
+                found.append(probe.divergence())
         if progress:
             progress()
     return np.array(found)

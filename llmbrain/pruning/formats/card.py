@@ -5,7 +5,6 @@ import json
 import re
 
 from ..compensation import COMPENSATIONS
-from ..reconstruct import READERS
 from .base import FORMATS
 
 __all__ = ["gain_in_words", "model_card"]
@@ -99,21 +98,29 @@ def _widths(kept):
 
 def _compensation(s):
     """What the kept neurons do for the removed ones."""
-    text = f"measured on {s['calibration_tokens']:,} calibration tokens; no gradient step was taken)."
+    steps = s["ratio"] and (s["options"].get("block_steps") or s.get("recovery"))
+    text = (
+        f"measured on {s['calibration_tokens']:,} calibration tokens{'' if steps else '; no gradient step was taken'})."
+    )
     if s["compensation"] == "none":
         return f"and the kept weights are those of the base model (nothing was refitted; {text}"
     return f"and the kept neurons compensate for the removed ones by `{s['compensation']}` (closed forms, {text}"
 
 
 def _refits(s):
-    """What else was refitted, if least squares were used."""
+    """What else was fitted."""
+    options, text = s["options"], ""
     least_squares = s["compensation"] in COMPENSATIONS and "covariance" in COMPENSATIONS[s["compensation"]].needs
-    if not least_squares or not s["ratio"]:
-        return ""
-    options = s["options"]
-    what = sorted(READERS.get(options.get("reconstruct"), ()))
-    what += ["the attention's output projection"] if options.get("refit_attention") else []
-    return f" Also refitted by least squares: {', '.join(what)}." if what else ""
+    if not s["ratio"]:
+        return text
+    if least_squares and options.get("refit_attention"):
+        text += " The attention's output projection was refitted by least squares, too."
+    if options.get("block_steps"):
+        text += (
+            f" Then all linears of each block took {options['block_steps']} gradient steps towards the residual stream "
+            f"of the base model {options['lookahead']} layers later."
+        )
+    return text
 
 
 def gain_in_words(speed, what):

@@ -1,0 +1,120 @@
+"""Block-wise fits: the linears of a cut block are fitted together to the residual stream of the dense model.
+
+Least squares see one linear at a time and the error right behind it. Here all linears of the block, attention too, take
+gradient steps on the error of the stream a few layers later, as the dense layers in between pass it on. The target is
+the stream of the dense model on the calibration text: no label and no prediction is read, and no gradient passes more
+than these layers. Fitting block by block is the reconstruction of Li et al. 2021 (BRECQ, arXiv 2102.05426).
+"""
+
+import numpy as np
+import torch
+
+from ..models.linears import linears
+from ..parallel import all_reduce
+from ..stats.precision import reduced_precision
+from .descent import Descent, copies, put, trained
+
+__all__ = ["N_CHECKS", "RATE", "ROWS", "chunks_of", "fit_block"]
+
+RATE = 4e-3  # largest step of a weight, as a share of the root mean square of its matrix
+ROWS = 2  # windows of a step
+N_CHECKS = 10  # times the held-out error is measured
+
+
+def fit_block(walk, layer, last, wanted, weights, held, chunks, n_steps):
+    """Fit the linears of ``layer`` in place so that the stream after the layer ``last`` comes close to ``wanted``.
+
+    Parameters
+    ----------
+    walk : Walk
+        At ``layer``; the layers after it are still dense.
+    last : int
+        Layer after which the stream is compared.
+    wanted, weights : list of tensor
+        Stream of the dense model after that layer, shape (n_windows, n_longest, hidden_size), and the weight of each
+        token, 0 for padding, for each block of the walk.
+    held : list of tensor or None
+        Tokens held out in each block: the state with their lowest error is kept. Without them, that of the fitted ones
+        decides.
+    chunks : list of (int, slice)
+        What a step may read, from :func:`chunks_of`.
+    n_steps : int
+
+    Returns
+    -------
+    float
+        Error of the state that is kept, as a share of the error before.
+
+    Notes
+    -----
+    A step reads two windows of one block, which one process has: it alone computes the gradient, so that several
+    processes take the same steps as one.
+    """
+    parameters = _parameters(walk.layers[layer])
+    fitted, judged = _sides(weights, held)
+    own = {number: place for place, number in enumerate(walk.numbers)}
+    place = walk, layer, last, wanted
+
+    def error():
+        totals = [_error(*place, judged, i, slice(0, len(w))) for i, w in enumerate(judged) if bool(w.any())]
+        total = sum(totals, torch.zeros(2, dtype=torch.float64, device=walk.device))
+        total, count = all_reduce(total).tolist()
+        return total / max(count, 1e-300)
+
+    with torch.no_grad():
+        before = lowest = error()
+    best, order = copies(parameters), _order(chunks, layer)
+    rates = [RATE * float(p.detach().float().square().mean().sqrt()) for p in parameters]
+    with trained(walk.model, parameters):
+        descent = Descent(parameters, rates)
+        for step in range(n_steps):
+            number, rows = next(order)
+            gradients = [torch.zeros_like(p) for p in parameters]
+            if number in own:
+                with torch.enable_grad(), reduced_precision():
+                    total, count = _error(*place, fitted, own[number], rows)
+                    gradients = torch.autograd.grad(total / (count * max(before, 1e-30)), parameters)
+            descent.step([all_reduce(g) for g in gradients], step / n_steps)
+            if (step + 1) * N_CHECKS // n_steps > step * N_CHECKS // n_steps:
+                with torch.no_grad():
+                    now = error()
+                if now < lowest:
+                    best, lowest = copies(parameters), now
+        put(parameters, best)
+    return lowest / max(before, 1e-300)
+
+
+def _parameters(layer):
+    """Weights and biases of all linears of a layer."""
+    found = {p: None for linear in linears(layer).values() for p in linear.parameters(recurse=False)}
+    return [p for p in found if p.is_floating_point()]
+
+
+def _sides(weights, held):
+    """Weights of the tokens that are fitted, and of those that judge."""
+    if held is None:
+        return weights, weights
+    return [w * ~h for w, h in zip(weights, held)], [w * h for w, h in zip(weights, held)]
+
+
+def chunks_of(masks, held):
+    """Number of a block, and rows of it in which some tokens are fitted; over the blocks of all processes."""
+    fitted = masks if not held else [m & ~h for m, h in zip(masks, held)]
+    every = [(i, slice(row, row + ROWS)) for i, mask in enumerate(masks) for row in range(0, len(mask), ROWS)]
+    return [(i, rows) for i, rows in every if bool(fitted[i][rows].any())]
+
+
+def _order(chunks, seed):
+    """Chunks, in a new random order in every round."""
+    rng = np.random.default_rng(seed)
+    while True:
+        yield from (chunks[i] for i in rng.permutation(len(chunks)))
+
+
+def _error(walk, layer, last, wanted, weights, block, rows):
+    """Weighted squared error of the stream after ``last`` on some windows, and the sum of their weights."""
+    hidden = walk.hidden[block][rows]
+    for i in range(layer, last + 1):
+        hidden = walk.rows(i, block, hidden, rows)
+    gap = (hidden.float() - wanted[block][rows].float()).square().sum(-1)
+    return torch.stack([(gap * weights[block][rows]).sum(), weights[block][rows].sum()]).double()
