@@ -19,7 +19,7 @@ TEXTS = [" ".join(RNG.choice(WORDS, 14)) for _ in range(18)]
 SMALL = {"context": 48, "batch_size": 4}
 CASES = {
     "fast": {"recipe": "fast", "options": SMALL},
-    "refits": {"recipe": "best", "allocation": "power", "options": {**SMALL, "n_steps": 2}},
+    "refits": {"recipe": "best", "allocation": "power", "options": {**SMALL, "block_steps": 20}},
     "one window": {"recipe": "fast", "allocation": "trial", "options": {"context": 48, "max_tokens": 40}},
     "schur": {"recipe": "flap", "allocation": "schur", "compensation": "ridge", "options": SMALL},
     "search": {"recipe": "fast", "allocation": "search", "options": {**SMALL, "n_evaluations": 6}},

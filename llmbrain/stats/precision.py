@@ -14,7 +14,7 @@ def full_precision():
 
 
 def reduced_precision():
-    """Multiply float32 matrices in TF32 inside the block, where a GPU can: several times as fast, enough for gradients."""
+    """Multiply float32 matrices in TF32 inside the block, where a GPU can: enough for gradients, and much faster."""
     return _products("high")
 
 

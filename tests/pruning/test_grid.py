@@ -152,7 +152,7 @@ def test_the_grid_resumes_and_refuses_another_calibration(tokenizer, texts, tmp_
     own = {"context": 64}
     recipes = [
         Recipe("random", "uniform", "none", own), Recipe("flap", "global", "bias", own),
-        Recipe("flap", "schur", "affine", {**own, "reconstruct": "up"}, name="all"),
+        Recipe("flap", "schur", "affine", {**own, "refit_attention": True}, name="all"),
     ]  # fmt: skip
     base = {"seeds": (0, 1), "context": 64, "progress": False}
 

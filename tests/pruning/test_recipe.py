@@ -35,26 +35,23 @@ def test_the_default_recipe_is_the_one_whose_figures_are_published():
     best = Recipe.named("best")
     assert best.names() == ("flap", "search", "affine") and best.describe() == best.name == "best"
     o = best.options
-    assert (o.reconstruct, o.refit_attention, o.token_weights, o.held_out) == ("all", True, "stream", 0.2)
+    assert (o.block_steps, o.refit_attention, o.token_weights, o.held_out) == (300, True, "stream", 0.2)
     assert o.n_evaluations == 300
 
 
 def test_what_is_given_overrides_its_part_of_the_recipe():
     assert Recipe.named("fast").allocation == "trial"
-    changed = Recipe.named("best").with_(allocation="uniform", reconstruct="none", options={"n_steps": 2})
+    changed = Recipe.named("best").with_(allocation="uniform", block_steps=0, options={"lookahead": 2})
     assert changed.allocation == "uniform" and changed.score == "flap"
-    assert (changed.options.reconstruct, changed.options.n_steps, changed.options.token_weights) == (
-        "none",
-        2,
-        "stream",
-    )
+    o = changed.options
+    assert (o.block_steps, o.lookahead, o.token_weights) == (0, 2, "stream")
     assert Recipe.named(changed) is changed
-    assert changed.describe() == "best, changed: allocation=uniform, reconstruct=none, n_steps=2"
+    assert changed.describe() == "best, changed: allocation=uniform, block_steps=0, lookahead=2"
 
 
 def test_an_explicit_default_overrides_the_recipe_too(model, tokenizer):
     whole = Recipe.named("best").with_(options=Options(max_tokens=9))
-    assert whole.options == Options(max_tokens=9) and whole.options.reconstruct == "none"
+    assert whole.options == Options(max_tokens=9) and whole.options.block_steps == 0
     options = Options(context=48, max_tokens=300)
     pruned = quiet(model, tokenizer, TEXTS, 0.3, recipe="fast", options=options, measure=False)
     assert pruned.summary["options"]["token_weights"] == "equal"
@@ -92,7 +89,7 @@ def test_unknown_names_and_values_are_refused_with_the_choices(make, says):
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_named_recipe_prunes_and_describes_itself(name, model, tokenizer):
     options = {"context": 48, "max_tokens": 400}
-    options |= {"n_evaluations": 6, "n_steps": 1} if name == "best" else {}
+    options |= {"n_evaluations": 6, "block_steps": 2} if name == "best" else {}
     pruned = quiet(model, tokenizer, TEXTS, 0.3, recipe=name, options=options, measure=False)
     assert pruned.summary["recipe"].partition(",")[0] == name and RECIPES[name].summary
     assert pruned.summary["neurons_removed"] == pytest.approx(0.3, abs=0.02)

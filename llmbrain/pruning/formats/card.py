@@ -120,6 +120,11 @@ def _refits(s):
             f" Then all linears of each block took {options['block_steps']} gradient steps towards the residual stream "
             f"of the base model {options['lookahead']} layers later."
         )
+    if s.get("recovery"):
+        text += (
+            f" The cut model was then trained for {s['recovery']['minutes']:g} minutes ({s['recovery']['steps']:,} "
+            "steps) on what the base model predicts on the calibration text."
+        )
     return text
 
 

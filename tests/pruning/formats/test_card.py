@@ -40,17 +40,27 @@ def test_the_card_says_what_was_done(pruned_models, tmp_path):
 
 @pytest.mark.parametrize("compensation", ["none", "bias", "ridge", "affine"])
 def test_the_card_claims_no_refit_that_was_not_made(compensation, model, tokenizer, tmp_path):
-    options = {"context": 32, "reconstruct": "all", "refit_attention": True, "n_steps": 1}
+    options = {"context": 32, "refit_attention": True}
     pruned = quick(model, tokenizer, SENTENCES, 0.5, allocation="uniform", compensation=compensation, options=options)
     pruned.save_pretrained(tmp_path / "m")
     card = (tmp_path / "m" / "README.md").read_text()
-    assert ("Also refitted" in card) == (compensation in ("ridge", "affine"))
+    least_squares = compensation in ("ridge", "affine")
+    assert ("was refitted by least squares, too" in card) == least_squares
     assert ("nothing was refitted" in card) == (compensation == "none")
-    changed = not torch.equal(
-        pruned.model.model.layers[2].mlp.gate_proj.weight,
-        model.model.layers[2].mlp.gate_proj.weight[torch.as_tensor(pruned.kept[2])],
-    )
-    assert changed == (compensation in ("ridge", "affine"))
+    before, after = (m.model.layers[2].self_attn.o_proj.weight for m in (model, pruned.model))
+    assert torch.equal(before, after) != least_squares
+
+
+@pytest.mark.parametrize(
+    ("options", "recover", "says"),
+    [({"block_steps": 2}, None, "took 2 gradient steps"), ({}, 0.001, "was then trained for 0.001 minutes")],
+)
+def test_the_card_speaks_of_gradient_steps_where_there_were_any(options, recover, says, model, tokenizer, tmp_path):
+    options = {"context": 32, **options}
+    pruned = quick(model, tokenizer, SENTENCES, 0.5, allocation="uniform", options=options, recover=recover)
+    pruned.save_pretrained(tmp_path / "m")
+    card = (tmp_path / "m" / "README.md").read_text()
+    assert says in card and "no gradient step" not in card
 
 
 def test_names_are_escaped_in_the_card(model, tokenizer, tmp_path):
@@ -124,7 +134,7 @@ def test_speed_is_claimed_only_beyond_noise():
 @pytest.mark.parametrize("recipe", ["fast", "flap"])
 def test_a_uniform_folder_is_decided_before_the_work(recipe, model, tokenizer, tmp_path, monkeypatch):
     """Named as the format, it sets the allocation; another allocation is refused without a walk of the model."""
-    options = {"context": 32, "reconstruct": "none"}
+    options = {"context": 32}
     given = {"recipe": recipe, "format": "uniform", "options": options, "measure": False, "progress": False}
     pruned = lb.prune(model, tokenizer, SENTENCES, 0.5, compensation="ridge", **given)
     folder = pruned.save_pretrained(tmp_path / "m")
