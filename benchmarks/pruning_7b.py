@@ -33,7 +33,7 @@ def main():  # noqa: PLR0915 - one stage after the other
     parser.add_argument("--score", default="flap")
     parser.add_argument("--allocation", default="schur")
     parser.add_argument("--compensation", default="affine")
-    parser.add_argument("--reconstruct", default="none")
+    parser.add_argument("--block-steps", type=int, default=0)
     parser.add_argument("--round-to", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--out", default="/dev/shm/pruned-7b")
@@ -70,8 +70,8 @@ def main():  # noqa: PLR0915 - one stage after the other
     ids = torch.randint(0, config.vocab_size, (args.windows, args.context)).numpy()
     windows = [Window(row, np.ones(args.context)) for row in ids]
     options = {
-        "context": args.context, "batch_size": args.batch_size, "round_to": args.round_to, "reconstruct":
-        args.reconstruct,
+        "context": args.context, "batch_size": args.batch_size, "round_to": args.round_to,
+        "block_steps": args.block_steps,
     }  # fmt: skip
     begin = time.perf_counter()
     recipe = Recipe(args.score, args.allocation, args.compensation, options)
