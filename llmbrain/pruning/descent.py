@@ -5,6 +5,8 @@ from contextlib import contextmanager
 
 import torch
 
+from ..models.hooks import restoring
+
 __all__ = ["Descent", "copies", "put", "trained"]
 
 _BETAS = (0.9, 0.95)
@@ -42,16 +44,18 @@ class Descent:
 def trained(model, parameters):
     """Only these parameters of the model ask for gradients inside the block; afterwards all flags are as before."""
     flags = {p: p.requires_grad for p in model.parameters()}
-    try:
+
+    def undo():
+        for parameter, flag in flags.items():
+            parameter.requires_grad_(flag)
+            parameter.grad = None
+
+    with restoring(undo):
         for parameter in flags:
             parameter.requires_grad_(False)
         for parameter in parameters:
             parameter.requires_grad_(True)
         yield
-    finally:
-        for parameter, flag in flags.items():
-            parameter.requires_grad_(flag)
-            parameter.grad = None
 
 
 def copies(parameters):

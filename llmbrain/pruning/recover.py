@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from ..models.anatomy import anatomy_of
+from ..models.hooks import restoring
 from ..models.inputs import input_device
 from ..stats.precision import reduced_precision
 from .allocation.probe import Probe, Words
@@ -39,25 +40,22 @@ def recover(model, dense, blocks, minutes, *, held_out=0.125, random_state=0, pr
     seconds, used, tokens, checks = 60 * minutes, 0.0, 0, 0
     best, before = copies(parameters), probe.divergence()
     lowest, order = before, _order(len(windows), random_state)
-    with trained(model, parameters):
+    with trained(model, parameters), restoring(lambda: put(parameters, best)):
         descent = Descent(parameters, [LEARNING_RATE] * len(parameters))
-        try:
-            while used < seconds:
-                start = time.perf_counter()
-                block = group_blocks([windows[next(order)] for _ in range(min(_ROWS, len(windows)))], _ROWS)[0]
-                gradients = torch.autograd.grad(_divergence(model, dense, probe, block), parameters)
-                descent.step(gradients, used / seconds, largest=1.0)
-                tokens += block.n_tokens
-                used += time.perf_counter() - start
-                if used >= seconds * (checks + 1) / N_CHECKS:
-                    checks += 1
-                    divergence = probe.divergence()
-                    if divergence < lowest:
-                        best, lowest = copies(parameters), divergence
-                    if progress:
-                        progress()
-        finally:
-            put(parameters, best)
+        while used < seconds:
+            start = time.perf_counter()
+            block = group_blocks([windows[next(order)] for _ in range(min(_ROWS, len(windows)))], _ROWS)[0]
+            gradients = torch.autograd.grad(_divergence(model, dense, probe, block), parameters)
+            descent.step(gradients, used / seconds, largest=1.0)
+            tokens += block.n_tokens
+            used += time.perf_counter() - start
+            if used >= seconds * (checks + 1) / N_CHECKS:
+                checks += 1
+                divergence = probe.divergence()
+                if divergence < lowest:
+                    best, lowest = copies(parameters), divergence
+                if progress:
+                    progress()
     return {
         "minutes": float(minutes), "steps": descent.n_steps, "tokens": tokens, "divergence_before": float(before),
         "divergence_after": float(lowest),
