@@ -97,10 +97,17 @@ def _sides(weights, held):
     return [w * ~h for w, h in zip(weights, held)], [w * h for w, h in zip(weights, held)]
 
 
-def chunks_of(masks, held):
-    """Number of a block, and rows of it in which some tokens are fitted; over the blocks of all processes."""
+def chunks_of(masks, held, size=ROWS):
+    """Number of a block, and ``size`` rows of it in which some tokens are fitted; over the blocks of all processes.
+
+    With ``size=None`` all rows of a block are one chunk.
+    """
     fitted = masks if not held else [m & ~h for m, h in zip(masks, held)]
-    every = [(i, slice(row, row + ROWS)) for i, mask in enumerate(masks) for row in range(0, len(mask), ROWS)]
+    every = [
+        (i, slice(row, row + step))
+        for i, step in enumerate(size or len(mask) for mask in masks)
+        for row in range(0, len(masks[i]), step)
+    ]
     return [(i, rows) for i, rows in every if bool(fitted[i][rows].any())]
 
 

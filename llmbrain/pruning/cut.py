@@ -19,7 +19,7 @@ from ..models.surgery import (
 )
 from ..parallel import broadcast, rank, world_size
 from ..text import pad
-from .blockwise import chunks_of, fit_block
+from .blockwise import ROWS, chunks_of, fit_block
 from .calibration import held_out_masks
 from .compensation import (
     COMPENSATIONS,
@@ -130,7 +130,7 @@ class Cutter:
         masks = [block.mask.to(self.walk.device) for block in blocks]
         held = held_out_masks(masks, options.held_out) if wants_held else []
         self.held = [held[i] for i in self.walk.numbers] if any(bool(h.any()) for h in held) else None
-        self.chunks = chunks_of(masks, held)
+        self.chunks = chunks_of(masks, held, ROWS if self.walk.has_rows() else None) if self.fits else []
         self.touched = False
 
     def layer(self, part, keep, attention=None, heads=None):

@@ -12,7 +12,7 @@ from ..models.hooks import attached, restoring, site_hooks
 from ..models.inputs import check_vocabulary, input_device
 from ..models.linears import features, weight_of
 from ..models.sites import Site
-from ..parallel import alone, broadcast, rank, share, world_size
+from ..parallel import all_reduce, alone, broadcast, rank, share, world_size
 from ..parallel import gather as gather_records
 from ..stats.moments import Moments
 from ..text import pad
@@ -111,6 +111,19 @@ class Walk:
         args, kwargs = _of_rows(self._arguments[block][layer], rows, n)
         return _first(self.layers[layer](hidden, *args, **kwargs))
 
+    @torch.no_grad()
+    def has_rows(self):
+        """Whether some windows of a block can be run alone: every process tries it on one of its blocks."""
+        failed = torch.zeros(1)
+        if self.blocks:
+            rows, hidden = slice(0, 1), self.hidden[0]
+            try:
+                alone, whole = self.rows(0, 0, hidden[rows], rows), self.run(0, 0)[rows]
+                failed[0] = not torch.allclose(alone[self.masks[0][rows]], whole[self.masks[0][rows]], 1e-2, 1e-3)
+            except (RuntimeError, ValueError, IndexError):  # whatever a model does with arguments of other shapes
+                failed[0] = 1
+        return not bool(all_reduce(failed))
+
     def advance(self, layer):
         """Replace the hidden states by the outputs of ``layer``."""
         for i in range(len(self.blocks)):
@@ -161,9 +174,10 @@ class Walk:
 
 
 def _of_rows(value, rows, n):
-    """The same arguments for some of ``n`` windows: tensors with an entry per window are cut."""
+    """The same arguments for some of ``n`` windows: tensors with an entry, or one per head, for each are cut."""
     if isinstance(value, torch.Tensor):
-        return value[rows] if value.ndim > 1 and len(value) == n else value
+        each = len(value) // n if value.ndim > 2 and len(value) % n == 0 else int(value.ndim == 2 and len(value) == n)
+        return value[slice(rows.start * each, rows.stop * each)] if each else value
     if isinstance(value, dict):
         return {key: _of_rows(item, rows, n) for key, item in value.items()}
     if type(value) in (tuple, list):

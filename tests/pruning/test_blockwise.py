@@ -97,3 +97,27 @@ def test_fits_need_the_stream_as_their_target():
     for other in ({"target": "layer"}, {"propagation": "one-shot"}):
         with pytest.raises(ParameterError, match="block_steps=5"):
             Options(block_steps=5, **other)
+
+
+@pytest.mark.parametrize("name", ["bloom", "llama"])
+def test_some_windows_of_a_block_run_as_in_the_whole_block(name, blocks):
+    """Position biases of Bloom have a row for each window and head."""
+    walk, rows = Walk(tiny_model(name), blocks), slice(1, 3)
+    mask = walk.masks[0][rows]
+    assert walk.has_rows()
+    torch.testing.assert_close(walk.rows(0, 0, walk.hidden[0][rows], rows)[mask], walk.run(0, 0)[rows][mask])
+
+
+def test_whole_blocks_are_read_where_windows_cannot_be_run_alone(blocks, monkeypatch):
+    model, rows_of = tiny_model("llama"), Walk.rows
+
+    def refuse(self, layer, block, hidden, rows):
+        if rows.stop - rows.start < len(self.masks[block]):
+            raise RuntimeError("The expanded size of the tensor must match")
+        return rows_of(self, layer, block, hidden, rows)
+
+    monkeypatch.setattr(Walk, "rows", refuse)
+    assert not Walk(model, blocks).has_rows()
+    table = cut(model, blocks, [np.arange(24)] * 4, "none", Options(block_steps=30))
+    assert table.reconstruction.min() < 0.97
+    assert chunks_of([torch.ones(5, 8, dtype=torch.bool)], [], None) == [(0, slice(0, 5))]

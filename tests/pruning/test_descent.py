@@ -21,7 +21,7 @@ def test_half_precision_adds_up_steps_that_it_cannot_hold():
     descent = Descent([p], [1e-3])
     for _ in range(40):
         descent.step([torch.ones(1, dtype=torch.bfloat16)], 0.0)
-    assert p.dtype == torch.bfloat16 and 0.9 < float(p) < 0.98
+    assert p.dtype == torch.bfloat16 and 0.9 < p.item() < 0.98
 
 
 def test_only_the_named_parameters_ask_for_gradients_meanwhile():
