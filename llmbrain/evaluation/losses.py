@@ -164,5 +164,6 @@ def check_length(model, windows):
     limit, longest = longest_context(model), max(len(window) for window in windows)
     if limit and longest > limit:
         raise ParameterError(
-            f"A window has {longest} tokens, but the model reads at most {limit}. Use context={limit} (--context)."
+            f"A window has {longest} tokens, but the model reads at most {limit}. Use context={limit} (--context), or "
+            "shorter texts where each is read as a whole."
         )

@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 
-from ..evaluation.losses import scored_losses
+from ..evaluation.losses import check_length, scored_losses
 from ..evaluation.reader import LogitReader
 from ..models.anatomy import anatomy_of
 from ..models.finite import first_not_finite, not_finite_error
@@ -88,6 +88,8 @@ def condition_losses(model, sites, sequences, edits, passes=None, *, done=None, 
 
     check_hooks_reach(model)
     check_vocabulary(model, (sequence.ids for sequence in sequences))
+    if sequences:
+        check_length(model, sequences)
     passes = passes or Passes()
     sums = np.full((1 + len(edits), len(sequences)), np.nan) if done is None else done
     reader = LogitReader(model)

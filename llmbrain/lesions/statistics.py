@@ -7,11 +7,14 @@ import numpy as np
 
 from ..exceptions import RecordingError
 from ..geometry import NeuronGeometry
+from ..models.inputs import context_limit
 from ..models.linears import weight_of
 from ..registry import Registry
 from ..stats import Moments
 
 __all__ = ["IMPORTANCES", "NeuronStatistics", "neuron_statistics", "output_norms", "reads_text"]
+
+_CONTEXT = 512  # tokens of a window, if the model reads as many
 
 IMPORTANCES = Registry("importance")
 
@@ -134,7 +137,7 @@ def neuron_statistics(
     site="mlp",
     max_tokens=8192,
     n_samples=0,
-    context=512,
+    context=None,
     random_state=0,
     bos="auto",
 ):
@@ -153,8 +156,8 @@ def neuron_statistics(
         Number of tokens to read, spread over the documents; None reads all.
     n_samples : int
         Number of tokens whose values are stored, for resampling lesions.
-    context : int
-        Tokens of a window, leading special tokens included.
+    context : int, optional
+        Tokens of a window, leading special tokens included; by default 512, or as many as the model reads.
     random_state : int
         Decides which tokens are stored.
     bos : {"auto", True, False}
@@ -174,6 +177,8 @@ def neuron_statistics(
         return _of_recording(model, text, max_tokens, n_samples, random_state)
     geometry = NeuronGeometry.from_model(model, site)
     sites = [place for name in geometry.site_names for place in find_sites(model, name)]
+    context = min(_CONTEXT, context_limit(model) or _CONTEXT) if context is None else context
+    context_limit(model, context)
     samples = _Samples(n_samples, geometry.n_neurons, random_state)
     corpus = as_corpus(text)
     per_document = None if max_tokens is None else max(4, -(-max_tokens // len(corpus)) + 1)

@@ -4,6 +4,7 @@ import dataclasses
 import time
 
 from ..exceptions import ParameterError, check_count
+from ..models.lesioned import refuse_lesioned
 from ..parallel import Share
 from ..stats import ALTERNATIVES
 from .design import Design
@@ -240,4 +241,5 @@ class LesionStudy:
         design.measure_share(part, progress, checkpoint)
 
     def _design(self, model, tokenizer):
+        refuse_lesioned(model, "studied: its losses would pass for those of the intact model")
         return Design(self, model, tokenizer, StudyOptions.of(self.options))

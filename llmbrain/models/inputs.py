@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..exceptions import ParameterError
-from .wrappers import check_model
+from .wrappers import check_model, refuse_wrapped
 
 __all__ = ["check_generation", "check_vocabulary", "context_limit", "input_device", "longest_context"]
 
@@ -23,6 +23,8 @@ def input_device(model):
 def longest_context(model, default=None):
     """Number of tokens that a model reads at once, according to its config; ``default`` if the config has none."""
     check_model(model)
+    if not hasattr(model, "config"):
+        refuse_wrapped(model)
     config = model.config.get_text_config()
     for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
         value = getattr(config, name, None)

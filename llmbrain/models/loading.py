@@ -132,21 +132,37 @@ def _load_gguf(path, options, device, cache):
             model, tokenizer = _dequantise(path, options)
         model.config._name_or_path = path.stem
         return model.to(as_device(device)), tokenizer
+    try:
+        return _load_copy(path, options, device)
+    except OSError as error:
+        if isinstance(error, LLMBrainError) or error.filename == str(path):
+            raise
+        message = (
+            f"The cache {cache_folder()} cannot be used ({error.strerror or error}), so {path.name} is opened without "
+            "a copy, which takes longer. Set LLMBRAIN_CACHE to a folder that you may write."
+        )
+        warnings.warn(message, LLMBrainWarning, stacklevel=4)
+        return _load_gguf(path, options, device, cache=False)
+
+
+def _load_copy(path, options, device):
+    """Open the copy of a GGUF file in the cache; make it, and make a damaged one again."""
     folder = cached_copy(path)
     new = not (folder / "config.json").is_file()
     if new:
         _make_copy(path, folder, options)
     try:
         model = _load_pretrained(folder, options, device)
+        tokenizer = _tokenizer_of(model, folder, {name: options[name] for name in ("revision", "trust_remote_code")})
     except ModelNotFoundError:
         if new:
             raise
         message = f"The copy of {path.name} in {folder} is damaged. It is discarded and made again."
-        warnings.warn(message, LLMBrainWarning, stacklevel=4)
+        warnings.warn(message, LLMBrainWarning, stacklevel=5)
         shutil.rmtree(folder)
-        return _load_gguf(path, options, device, cache)
+        return _load_copy(path, options, device)
     model.config._name_or_path = path.stem
-    return model, folder
+    return model, tokenizer
 
 
 def _make_copy(path, folder, options):

@@ -7,7 +7,7 @@ from ..exceptions import ParameterError, UnsupportedArchitectureError
 from ..registry import Registry
 from .anatomy import anatomy_of
 from .linears import features, is_linear
-from .wrappers import check_model
+from .wrappers import refuse_wrapped
 
 __all__ = ["SITES", "Site", "find_sites"]
 
@@ -166,7 +166,7 @@ def find_sites(model, site="mlp", sites=None):
     transformer.h.0.mlp.c_proj input 32
     transformer.h.1.mlp.c_proj input 32
     """
-    check_model(model)
+    refuse_wrapped(model)
     member = SITES[site]
     if sites is not None:
         return _by_hand(model, member, sites)

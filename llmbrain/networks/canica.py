@@ -145,7 +145,7 @@ class CanICA(NetworkEstimator, StockCanICA):
     def _ratio(self):
         if self.threshold is None:
             return None
-        if self.threshold == "auto":
+        if isinstance(self.threshold, str) and self.threshold == "auto":
             return 1.0
         if isinstance(self.threshold, bool) or not isinstance(self.threshold, (int, float)):
             raise ParameterError(f"threshold must be None, 'auto' or a number; got {self.threshold!r}.")

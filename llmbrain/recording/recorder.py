@@ -22,6 +22,7 @@ from ..models.finite import not_finite_error
 from ..models.inputs import input_device
 from ..models.lesioned import refuse_lesioned
 from ..models.origin import source_of
+from ..models.wrappers import check_model, refuse_compiled
 from .capture import HostScanner, NotFiniteError, pieces, quiet_forward
 from .events import run_events
 from .forecast import check_room
@@ -92,6 +93,8 @@ def record(model, tokenizer, text, out=None, *, run_index=None, share=None, prog
     >>> runs = record(model, tokenizer, load_corpus("demo"), out="study")  # doctest: +SKIP
     >>> runs[0].to_array().shape, runs.events.columns  # doctest: +SKIP
     """
+    check_model(model)
+    refuse_compiled(model, "its modules have other names than those of the plain model")
     if out is not None:
         check_study_folder(out, [text, source_of(model)])
         refuse_lesioned(model, "recorded into a study, which would describe it as the intact model")

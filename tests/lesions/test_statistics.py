@@ -7,7 +7,7 @@ from tiny import tiny_model, tiny_tokenizer
 
 from llmbrain.exceptions import GeometryMismatchError, ParameterError, RecordingError
 from llmbrain.geometry import NeuronGeometry
-from llmbrain.lesions import lesion, neuron_statistics
+from llmbrain.lesions import LesionStudy, MinimalPairTask, lesion, neuron_statistics
 from llmbrain.lesions.statistics import IMPORTANCES, _Samples, output_norms
 from llmbrain.masks import NeuronMask
 from llmbrain.models.sites import find_sites
@@ -120,3 +120,27 @@ def test_unknown_importances_and_foreign_statistics_are_refused(tokenizer):
         lesion(other, mask, "mean", reference=got)
     with pytest.raises(ParameterError, match="n_samples"):
         lesion(model, NeuronMask(np.ones(192, bool), got.geometry), "resample", reference=got)
+
+
+def test_no_more_is_read_at_once_than_the_model_reads(tokenizer):
+    """Statistics, and pairs in a study, of a model that reads 128 tokens."""
+    model, long = tiny_model("gpt2"), "the cat sat on the mat and then " * 20
+    neuron_statistics(model, tokenizer, [long])
+    with pytest.raises(ParameterError, match="at most 128 tokens"):
+        neuron_statistics(model, tokenizer, [long], context=512)
+    geometry = NeuronGeometry.from_model(model)
+    mask = NeuronMask(np.arange(geometry.n_neurons) < 5, geometry)
+    pairs = MinimalPairTask([(long, long + "a")])
+    study = LesionStudy([mask], [pairs], controls=("layer",), n_controls=1)
+    with pytest.raises(ParameterError, match="reads at most 128"):
+        study.run(model, tokenizer, progress=False)
+
+
+def test_a_lesioned_model_is_not_studied_as_the_intact_one(tokenizer):
+    model = tiny_model("llama")
+    geometry = NeuronGeometry.from_model(model)
+    mask = NeuronMask(np.arange(geometry.n_neurons) < 5, geometry)
+    with lesion(model, mask):
+        model(torch.arange(5)[None])
+        with pytest.raises(ParameterError, match="A lesion is active"):
+            LesionStudy([mask], ["the cat sat"], controls=("layer",), n_controls=1).run(model, tokenizer)

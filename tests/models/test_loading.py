@@ -1,5 +1,6 @@
 """Opening models: from every kind of source, with errors that say what was tried."""
 
+import errno
 import inspect
 import os
 import shutil
@@ -166,7 +167,7 @@ def test_damaged_weights_are_one_sentence(folder, content):
         load_model(folder)
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json"])
 def test_a_damaged_copy_of_a_gguf_file_is_made_again(file, tmp_path, monkeypatch):
     pytest.importorskip("gguf")
     from llmbrain.models import loading
@@ -181,6 +182,28 @@ def test_a_damaged_copy_of_a_gguf_file_is_made_again(file, tmp_path, monkeypatch
     with pytest.warns(LLMBrainWarning, match="copy of x.gguf .* is damaged. It is discarded and made again"):
         again, _ = load_model(tmp_path / "x.gguf")
     assert describe_model(again)["weights_hash"] == describe_model(first)["weights_hash"]
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_gguf_file_opens_without_a_cache_that_can_be_written(damaged, tmp_path, monkeypatch):
+    pytest.importorskip("gguf")
+    from llmbrain.models import loading
+
+    def denied(path, *_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setenv("LLMBRAIN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(loading, "_dequantise", lambda *_: (tiny_model("llama"), tiny_tokenizer()))
+    (tmp_path / "x.gguf").write_bytes(b"the weights")
+    if damaged:
+        load_model(tmp_path / "x.gguf")
+        (loading.cached_copy(tmp_path / "x.gguf") / "config.json").write_text("{")
+        monkeypatch.setattr(loading.shutil, "rmtree", denied)
+    else:
+        (tmp_path / "cache").write_text("a file")
+    with pytest.warns(LLMBrainWarning, match="cache .* cannot be used .*opened without a copy"):
+        model, _ = load_model(tmp_path / "x.gguf")
+    assert describe_model(model)["weights_hash"] == describe_model(tiny_model("llama"))["weights_hash"]
 
 
 @pytest.mark.parametrize("content", ["", "[]", "null", "{"])

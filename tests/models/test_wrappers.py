@@ -76,11 +76,15 @@ def lesion(model, mask, folder):
     lb.lesion(model, mask)
 
 
+def sites(model, mask, folder):
+    lb.find_sites(model)
+
+
 def prune(model, mask, folder):
     lb.prune(model, tiny_tokenizer(), TEXTS, 0.2, recipe="flap", progress=False)
 
 
-@pytest.mark.parametrize("work", [record, lesion, prune])
+@pytest.mark.parametrize("work", [record, lesion, prune, sites])
 @pytest.mark.parametrize(("wrap", "words"), WRAPPED)
 def test_wrappers_are_refused_with_what_to_do(wrap, words, work, tmp_path):
     model = tiny_model("llama")
@@ -89,6 +93,12 @@ def test_wrappers_are_refused_with_what_to_do(wrap, words, work, tmp_path):
     with pytest.raises(ParameterError, match=words):
         work(wrap(model), mask, tmp_path / "study")
     assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.parametrize("wrap", [torch.nn.DataParallel, torch.nn.Sequential])
+def test_wrappers_without_a_config_have_no_perplexity(wrap):
+    with pytest.raises(ParameterError, match="Pass model"):
+        lb.perplexity(wrap(tiny_model("llama")), tiny_tokenizer(), TEXTS)
 
 
 def test_distributed_models_are_refused():
@@ -107,7 +117,7 @@ def test_compiled_models_are_lesioned_and_pruned_before_they_are_compiled():
     whole, part = torch.compile(model), copy.deepcopy(model)
     part.model.layers[1].compile()
     for compiled in (whole, part):
-        for work in (lesion, prune):
+        for work in (lesion, prune, record):
             with pytest.raises(ParameterError, match="compiled.*model._orig_mod"):
                 work(compiled, mask, None)
     prune(whole._orig_mod, mask, None)
