@@ -14,6 +14,7 @@ import uvicorn
 from room import Lost, Unclear, Wrong, command
 
 from llmbrain.cli.app import app
+from llmbrain.files import with_hashes
 from llmbrain.registry import Registry
 
 KINDS = Registry("kind of attack", long=False)  # long: not in --quick
@@ -588,7 +589,7 @@ def _hostile_label(room, label):
     for path in study.rglob("study.json"):
         info = json.loads(path.read_text())
         info["labels"]["task"] = label
-        path.write_text(json.dumps(info))
+        path.write_text(json.dumps(with_hashes(info)))  # whoever forges a label forges its hash
     for what in ("networks", "report"):
         command(what, study).refused("study.json")
     if sorted(p.name for p in study.parent.iterdir()) != ["study"]:
@@ -600,7 +601,7 @@ def _hostile_scale(room, scale):
     side = next(study.rglob("*_bold.json"))
     content = json.loads(side.read_text())
     content["Scale"] = scale
-    side.write_text(json.dumps(content))
+    side.write_text(json.dumps(with_hashes(content)))
     answer = command("networks", study, "--n-components", 3, "--n-repeats", 0).clear()
     if answer.code == 0 and scale is not None:
         raise Wrong("the file is read")
