@@ -154,7 +154,9 @@ def test_a_pickle_that_holds_more_than_tensors_is_refused(folder):
 
     (folder / "model.safetensors").unlink()
     torch.save({**tiny_model("llama").state_dict(), "x": Evil()}, folder / "pytorch_model.bin")
-    with pytest.raises(ModelNotFoundError, match="pickle that holds more than tensors.*as safetensors"):
+    # before torch 2.6 transformers reads no pickles at all
+    refused = "pickle that holds more than tensors.*as safetensors|upgrade torch to at least v2.6"
+    with pytest.raises(ModelNotFoundError, match=refused):
         load_model(folder)
     assert not (folder / "ran").exists()
 
