@@ -194,7 +194,7 @@ def test_the_best_recipe_runs_and_is_accounted_for(model, tokenizer, tmp_path):
 def test_the_best_recipe_runs_on_every_architecture(name, tokenizer):
     """Where heads lie in an unknown way they cannot be cut, but the output projection is refitted all the same."""
     options = {"context": 48, "n_evaluations": 6, "block_steps": 2}
-    pruned = quiet(tiny_model(name), tokenizer, TEXTS[:4], 0.4, options=options, measure=False)
+    pruned = quiet(tiny_model(name), tokenizer, TEXTS[:4], 0.4, recipe="best", options=options, measure=False)
     assert all(part is not None for part in attention_writers(pruned.model))
     assert torch.isfinite(pruned.model(torch.arange(12)[None]).logits).all()
 
@@ -220,8 +220,8 @@ def test_every_refinement_brings_the_model_closer(name, tokenizer, texts):
     probe = Probe(model, held)
     found = {}
     for label, options in {
-        "writer": {}, "blocks": {"block_steps": 100},
-        "everything": {"block_steps": 100, "refit_attention": True, "token_weights": "stream"},
+        "writer": {}, "blocks": {"block_steps": 40},
+        "everything": {"block_steps": 40, "refit_attention": True, "token_weights": "stream"},
     }.items():  # fmt: skip
         pruned = quick(model, tokenizer, texts[:30], 0.5, allocation="uniform", options={"context": 64, **options})
         probe.model = pruned.model

@@ -18,20 +18,15 @@ from llmbrain.pruning import FORMATS, Pruner, Recipe
 
 quick = partial(lb.prune, recipe="fast", measure=False, progress=False)
 TEXTS = ["the cat sat on the mat and then the rain in spain fell on it " * 3 + str(i) * i for i in range(10)]
-EXACT = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gpt2")
 SENTENCES = [f"the cat number {i} sat on the mat and then the rain in spain fell over hills {i * 7}" for i in range(16)]
 
 
-@pytest.fixture(scope="module")
-def pruned_models(tokenizer):
-    return {n: quick(tiny_model(n), tokenizer, TEXTS, 0.3, options={"context": 48}) for n in EXACT}
-
-
-def test_the_card_says_what_was_done(pruned_models, tmp_path):
+def test_the_card_says_what_was_done(model, tokenizer, tmp_path):
     import pandas as pd
 
+    pruned = quick(model, tokenizer, TEXTS, 0.3, options={"context": 48})
     results = pd.DataFrame({"model": ["dense", "pruned"], "perplexity": [10.0, 12.5]})
-    pruned_models["llama"].save_pretrained(tmp_path / "m", results=results)
+    pruned.save_pretrained(tmp_path / "m", results=results)
     text = (tmp_path / "m" / "README.md").read_text()
     assert "12.5" in text
     assert "`flap`" in text
