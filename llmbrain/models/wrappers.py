@@ -2,7 +2,7 @@
 
 from ..exceptions import ParameterError
 
-__all__ = ["check_model", "refuse_compiled", "refuse_wrapped"]
+__all__ = ["check_model", "plain", "refuse_compiled", "refuse_wrapped"]
 
 _SHARDED = ("FullyShardedDataParallel", "FSDPModule")
 
@@ -53,6 +53,11 @@ def refuse_wrapped(model):
     inner = next((path for path, child in model.named_children() if hasattr(child, "config")), None)
     if inner is not None and not hasattr(model, "config"):
         raise ParameterError(f"{name} wraps a language model of transformers. Pass model.{inner} instead.")
+
+
+def plain(model):
+    """The model itself, if ``torch.compile`` has wrapped it as a whole: it is the same model with plain modules."""
+    return model._orig_mod if type(model).__name__ == "OptimizedModule" else model
 
 
 def refuse_compiled(model, what):

@@ -22,7 +22,7 @@ from ..models.finite import not_finite_error
 from ..models.inputs import input_device
 from ..models.lesioned import refuse_lesioned
 from ..models.origin import source_of
-from ..models.wrappers import check_model, refuse_compiled
+from ..models.wrappers import check_model, plain, refuse_compiled
 from .capture import HostScanner, NotFiniteError, pieces, quiet_forward
 from .events import run_events
 from .forecast import check_room
@@ -94,6 +94,7 @@ def record(model, tokenizer, text, out=None, *, run_index=None, share=None, prog
     >>> runs[0].to_array().shape, runs.events.columns  # doctest: +SKIP
     """
     check_model(model)
+    model = plain(model)
     refuse_compiled(model, "its modules have other names than those of the plain model")
     if out is not None:
         check_study_folder(out, [text, source_of(model)])

@@ -117,7 +117,7 @@ def test_compiled_models_are_lesioned_and_pruned_before_they_are_compiled():
     whole, part = torch.compile(model), copy.deepcopy(model)
     part.model.layers[1].compile()
     for compiled in (whole, part):
-        for work in (lesion, prune, record):
+        for work in (lesion, prune) if compiled is whole else (lesion, prune, record):
             with pytest.raises(ParameterError, match="compiled.*model._orig_mod"):
                 work(compiled, mask, None)
     prune(whole._orig_mod, mask, None)

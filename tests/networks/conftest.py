@@ -16,3 +16,10 @@ def fitted(planted):
     from llmbrain.networks import CanICA
 
     return CanICA(K, geometry=GEOMETRY).fit(planted[0])
+
+
+def pytest_itemcollected(item):
+    """What nilearn's own tests expect to fail may pass here; only our exceptions are strict."""
+    if item.path.name == "test_nilearn_own.py":
+        for mark in item.iter_markers("xfail"):
+            mark.kwargs.setdefault("strict", False)
