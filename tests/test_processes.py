@@ -69,6 +69,7 @@ with p.processes():
     study = lb.LesionStudy(masks, tasks, n_controls=3, controls=["layer"], reference=runs, options=options)
     both = study.run(model, tokenizer, checkpoint=folder / "kept.npz", progress=False)
     assert len(list(folder.glob("kept*.npz"))) == 4  # of two processes, texts and callable
+    p.barrier()  # the repeated call below writes another one
     with p.alone():
         alone = study.run(model, tokenizer, progress=False)
     for name in ("table", "controls", "items"):
