@@ -1,4 +1,4 @@
-"""Hashes of the keys of a JSON file, by which an edited or damaged one is noticed."""
+"""A hash for each value of a JSON file, which shows whether the file was edited or damaged."""
 
 import hashlib
 import json
