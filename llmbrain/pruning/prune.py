@@ -58,8 +58,8 @@ def prune(
     ``best``
         FLAP score, searched allocation, affine least squares, then gradient steps that fit each block to the residual
         stream of the dense model. The published figures of this package use it. With 135M parameters and 64k
-        calibration tokens it took four to five minutes on a busy H200. On a CPU, use few tokens and ``block_steps=0``: the
-        model reads the calibration text about ninety times, and as much again for the fits.
+        calibration tokens it took four to five minutes on a busy H200. On a CPU, use few tokens and
+        ``block_steps=0``: the model reads the calibration text about ninety times, and as much again for the fits.
         ``"auto"`` chooses it for a model on a GPU.
     ``fast``
         FLAP score, the best of three allocations that are tried on held-out calibration windows, affine least squares
