@@ -13,21 +13,24 @@ from ..models.linears import linears
 from ..parallel import all_reduce
 from ..stats.precision import reduced_precision
 from .descent import Descent, copies, put, trained
+from .replay import Replay
 
-__all__ = ["N_CHECKS", "RATE", "ROWS", "chunks_of", "fit_block"]
+__all__ = ["N_CHECKS", "RATE", "ROWS", "chunks_of", "fit_blocks"]
 
 RATE = 4e-3  # largest step of a weight, as a share of the root mean square of its matrix
 ROWS = 2  # windows of a step
 N_CHECKS = 10  # times the held-out error is measured
 
 
-def fit_block(walk, layer, last, wanted, weights, held, chunks, n_steps):
-    """Fit the linears of ``layer`` in place so that the stream after the layer ``last`` comes close to ``wanted``.
+def fit_blocks(walk, layers, last, wanted, weights, held, chunks, n_steps):
+    """Fit the linears of some blocks in place so that the stream after the layer ``last`` comes close to ``wanted``.
 
     Parameters
     ----------
     walk : Walk
-        At ``layer``; the layers after it are still dense.
+        At the first of ``layers``; the layers after them are still dense.
+    layers : range
+        Consecutive layers that are fitted together.
     last : int
         Layer after which the stream is compared.
     wanted, weights : list of tensor
@@ -50,34 +53,48 @@ def fit_block(walk, layer, last, wanted, weights, held, chunks, n_steps):
     A step reads two windows of one block, which one process has: it alone computes the gradient, so that several
     processes take the same steps as one.
     """
-    parameters = _parameters(walk.layers[layer])
+    parameters = [p for layer in layers for p in _parameters(walk.layers[layer])]
     fitted, judged = _sides(weights, held)
     own = {number: place for place, number in enumerate(walk.numbers)}
-    place = walk, layer, last, wanted
+    path = range(layers[0], last + 1)
 
+    def inputs(sides, block, rows):
+        arguments = [walk.arguments(i, block, rows) for i in path]
+        return walk.hidden[block][rows], arguments, wanted[block][rows], sides[block][rows]
+
+    def error_of(hidden, arguments, target, weight):
+        for i, given in zip(path, arguments):
+            hidden = walk.apply(i, hidden, given)
+        gap = (hidden.float() - target.float()).square().sum(-1)
+        return torch.stack([(gap * weight).sum(), weight.sum()]).double()
+
+    @torch.no_grad()
     def error():
-        totals = [_error(*place, judged, i, slice(0, len(w))) for i, w in enumerate(judged) if bool(w.any())]
+        with reduced_precision():
+            totals = [error_of(*inputs(judged, i, slice(0, len(w)))) for i, w in enumerate(judged) if bool(w.any())]
         total = sum(totals, torch.zeros(2, dtype=torch.float64, device=walk.device))
         total, count = all_reduce(total).tolist()
         return total / max(count, 1e-300)
 
-    with torch.no_grad():
-        before = lowest = error()
-    best, order = copies(parameters), _order(chunks, layer)
+    @torch.enable_grad()
+    def gradients_of(*given):
+        total, count = error_of(*given)
+        return torch.autograd.grad(total / (count * max(before, 1e-30)), parameters)
+
+    before = lowest = error()
+    best, order, replay = copies(parameters), _order(chunks, layers[-1]), Replay(gradients_of)
     rates = [RATE * float(p.detach().float().square().mean().sqrt()) for p in parameters]
     with trained(walk.model, parameters):
         descent = Descent(parameters, rates)
         for step in range(n_steps):
             number, rows = next(order)
-            gradients = [torch.zeros_like(p) for p in parameters]
-            if number in own:
-                with torch.enable_grad(), reduced_precision():
-                    total, count = _error(*place, fitted, own[number], rows)
-                    gradients = torch.autograd.grad(total / (count * max(before, 1e-30)), parameters)
+            gradients = [torch.zeros_like(p) for p in parameters] if number not in own else None
+            if gradients is None:
+                with reduced_precision():
+                    gradients = replay(*inputs(fitted, own[number], rows))
             descent.step([all_reduce(g) for g in gradients], step / n_steps)
             if (step + 1) * N_CHECKS // n_steps > step * N_CHECKS // n_steps:
-                with torch.no_grad():
-                    now = error()
+                now = error()
                 if now < lowest:
                     best, lowest = copies(parameters), now
         put(parameters, best)
@@ -116,12 +133,3 @@ def _order(chunks, seed):
     rng = np.random.default_rng(seed)
     while True:
         yield from (chunks[i] for i in rng.permutation(len(chunks)))
-
-
-def _error(walk, layer, last, wanted, weights, block, rows):
-    """Weighted squared error of the stream after ``last`` on some windows, and the sum of their weights."""
-    hidden = walk.hidden[block][rows]
-    for i in range(layer, last + 1):
-        hidden = walk.rows(i, block, hidden, rows)
-    gap = (hidden.float() - wanted[block][rows].float()).square().sum(-1)
-    return torch.stack([(gap * weights[block][rows]).sum(), weights[block][rows].sum()]).double()

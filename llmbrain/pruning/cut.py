@@ -19,7 +19,7 @@ from ..models.surgery import (
 )
 from ..parallel import broadcast, rank, world_size
 from ..text import pad
-from .blockwise import ROWS, chunks_of, fit_block
+from .blockwise import ROWS, chunks_of, fit_blocks
 from .calibration import held_out_masks
 from .compensation import (
     COMPENSATIONS,
@@ -124,6 +124,7 @@ class Cutter:
         self.sequential = options.propagation == "sequential"
         self.fits = options.block_steps > 0
         self.dense = list(self.walk.hidden) if follows_dense(compensation, options) else None
+        self.entered = []  # inputs of the blocks that are fitted together
         self.ahead = {}  # streams of the dense model after this layer and later ones, for block-wise fits
         self.weighting = TOKEN_WEIGHTS[options.token_weights]
         wants_held = self.fits or (self.full and options.ridge == "auto")
@@ -185,13 +186,21 @@ class Cutter:
         for i in range(layer + 1, last + 1):
             if i not in ahead:
                 ahead[i] = [walk.run(i, block, hidden) for block, hidden in enumerate(ahead[i - 1])]
+        self.entered = [*self.entered, list(walk.hidden)][-self.options.block_span :]
         if not self.touched:
             return np.nan
         weights = [
             (mask if self.weighting is None else self.weighting(wanted) * mask).float()
             for mask, wanted in zip(walk.masks, ahead[last])
         ]
-        return fit_block(walk, layer, last, ahead[last], weights, self.held, self.chunks, self.options.block_steps)
+        layers, entered = range(layer - len(self.entered) + 1, layer + 1), self.entered
+        walk.restart(entered[0])
+        n_steps = self.options.block_steps
+        left = fit_blocks(walk, layers, last, ahead[last], weights, self.held, self.chunks, n_steps)
+        for place, i in enumerate(layers[:-1], 1):
+            walk.advance(i)
+            entered[place] = list(walk.hidden)
+        return left
 
     # -- attention ----------------------------------------------------------------------------------------------
     def _attention(self, part, attention, heads, dense_written):

@@ -23,7 +23,7 @@ class Descent:
         self.parameters, self.rates, self.n_steps = parameters, rates, 0
         self.masters = [p.detach().float().clone().requires_grad_() for p in parameters]
         groups = [{"params": [master], "lr": rate} for master, rate in zip(self.masters, rates)]
-        self.optimizer = torch.optim.AdamW(groups, betas=_BETAS, weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(groups, betas=_BETAS, weight_decay=0.0, fused=parameters[0].is_cuda)
 
     def step(self, gradients, done, largest=None):
         """Take one step; the rates rise at first, then fall as half a cosine with the share ``done`` of the work.

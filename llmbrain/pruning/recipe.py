@@ -69,7 +69,9 @@ class Options:
         Whether the output projection of each attention after the first cut is refitted towards the dense stream.
     block_steps : int
         Gradient steps by which all linears of each block are fitted to the residual stream of the dense model after the
-        cut, see :func:`llmbrain.pruning.blockwise.fit_block`; 0 takes none.
+        cut, see :func:`llmbrain.pruning.blockwise.fit_blocks`; 0 takes none.
+    block_span : int
+        Blocks that are fitted together: the one that was cut last and those before it.
     lookahead : int
         Layers after the block at whose end the stream is compared in these steps.
     n_evaluations : int
@@ -105,6 +107,7 @@ class Options:
     token_weights: str = _choice("equal", TOKEN_WEIGHTS)
     refit_attention: bool = False
     block_steps: int = 0
+    block_span: int = 1
     lookahead: int = 3
     n_evaluations: int = 150
     extremes: float = 0.3
@@ -131,6 +134,7 @@ class Options:
         self._check_whole("batch_size", 1)
         self._check_whole("max_tokens", 2, none=True)
         self._check_whole("block_steps", 0)
+        self._check_whole("block_span", 1)
         self._check_whole("lookahead", 0)
         if self.block_steps and (self.propagation, self.target) != ("sequential", "stream"):
             raise ParameterError(

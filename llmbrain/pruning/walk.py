@@ -60,11 +60,14 @@ class Walk:
 
         Only the first layer computes, which shows what a layer returns; the others return their input.
         """
-        arguments, first, rest = [], [], []
+        arguments, first, rest, grouped = [], [], [], _grouped(self.model)
 
         def note(args, kwargs):
             hidden = args[0] if args else kwargs["hidden_states"]
-            arguments.append((args[1:], {k: v for k, v in kwargs.items() if k != "hidden_states"}))
+            others = {k: v for k, v in kwargs.items() if k != "hidden_states"}
+            if grouped and others.get("attention_mask", 0) is None:
+                others["attention_mask"] = _causal(hidden)
+            arguments.append((args[1:], others))
             return hidden
 
         def before(module, args, kwargs):
@@ -107,8 +110,15 @@ class Walk:
 
     def rows(self, layer, block, hidden, rows):
         """Run one layer on hidden states of some windows of one block; gradients are followed if they are enabled."""
-        n = len(self.masks[block])
-        args, kwargs = _of_rows(self._arguments[block][layer], rows, n)
+        return self.apply(layer, hidden, self.arguments(layer, block, rows))
+
+    def arguments(self, layer, block, rows):
+        """What the model passes to a layer besides the hidden states, for some windows of one block."""
+        return _of_rows(self._arguments[block][layer], rows, len(self.masks[block]))
+
+    def apply(self, layer, hidden, arguments):
+        """Run one layer on hidden states with these arguments."""
+        args, kwargs = arguments
         return _first(self.layers[layer](hidden, *args, **kwargs))
 
     @torch.no_grad()
@@ -183,6 +193,24 @@ def _of_rows(value, rows, n):
     if type(value) in (tuple, list):
         return type(value)(_of_rows(item, rows, n) for item in value)
     return value
+
+
+def _grouped(model):
+    """Whether attention of float32 on a GPU would be slow without a mask: query heads share keys and values.
+
+    Fast kernels for that exist in half precision only; with a mask, transformers repeats the keys and values and asks
+    for another kernel.
+    """
+    config = model.config.get_text_config()
+    shares = getattr(config, "num_key_value_heads", None) not in (None, getattr(config, "num_attention_heads", None))
+    sdpa = getattr(config, "_attn_implementation", None) == "sdpa"
+    return shares and sdpa and model.dtype == torch.float32 and input_device(model).type == "cuda"
+
+
+def _causal(hidden):
+    """The mask that transformers leaves out where every token may see all before it."""
+    length = hidden.shape[1]
+    return torch.ones(1, 1, length, length, dtype=torch.bool, device=hidden.device).tril()
 
 
 def _first(output):

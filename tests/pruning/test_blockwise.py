@@ -10,7 +10,7 @@ from tiny import tiny_model
 from llmbrain.exceptions import ParameterError
 from llmbrain.models.surgery import prunable_mlps
 from llmbrain.pruning import Options
-from llmbrain.pruning.blockwise import ROWS, chunks_of, fit_block
+from llmbrain.pruning.blockwise import ROWS, chunks_of, fit_blocks
 from llmbrain.pruning.calibration import calibration_blocks, held_out_masks
 from llmbrain.pruning.cut import cut
 from llmbrain.pruning.walk import Walk
@@ -64,7 +64,7 @@ def test_held_out_tokens_are_never_fitted_and_decide(blocks):
         w + torch.randn(w.shape, generator=noise) * (1 - 0.999 * h[..., None].float()) for w, h in zip(wanted, held)
     ]
     weights = [m.float() for m in walk.masks]
-    left = fit_block(walk, 0, 0, wanted, weights, held, chunks_of(walk.masks, held), 20)
+    left = fit_blocks(walk, range(1), 0, wanted, weights, held, chunks_of(walk.masks, held), 20)
     assert left == 1.0 and all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
 
