@@ -175,8 +175,6 @@ COMMON = {
 }
 # Comparisons with a word that is also a member's name of another family, and what the word means there.
 WORDS = {
-    ("llmbrain.lesions.design", "layer"): "recognises the default of `controls`",
-    ("llmbrain.networks.engines.layered", "tokens"): "layers of equal width are one batch for this group model only",
     ("llmbrain.networks.scope", "layer"): "a scope of decomposition",
     ("llmbrain.networks.base", "model"): "a scope of decomposition",
     ("llmbrain.networks.options", "model"): "a scope of decomposition",

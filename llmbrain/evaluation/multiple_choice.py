@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..exceptions import CorpusError, ParameterError
+from ..registry import choose
 from ..text import Window, describe_bos, encode_prompts
 from ..text.reading import read_jsonl
 from .losses import window_losses
@@ -90,8 +91,7 @@ def _question(row, i):
 
 def option_windows(questions, tokenizer, normalise="none", bos="auto"):
     """One window per option of every question, and what to divide each log likelihood by, shape (n_options,)."""
-    if normalise not in NORMALISATIONS:
-        raise ParameterError(f"normalise={normalise!r} is unknown; choose from {', '.join(NORMALISATIONS)}.")
+    choose("normalise", normalise, NORMALISATIONS)
     windows, divisors = [], []
     prompts = encode_prompts([q.prompt.rstrip() for q in questions], tokenizer, bos)
     for question, prompt in zip(questions, prompts):

@@ -8,6 +8,7 @@ import pandas as pd
 from ..evaluation.generation import generate_texts, text_metrics
 from ..evaluation.multiple_choice import load_questions, parse_answer
 from ..exceptions import ParameterError
+from ..registry import choose
 from .context import lesion
 from .tasks import TASKS, CallableTask
 
@@ -67,8 +68,7 @@ def generation_task(prompts, measure="repetition", *, name=None, **options):
     **options
         Passed to :func:`llmbrain.evaluation.generate_texts`.
     """
-    if measure not in MEASURES:
-        raise ParameterError(f"measure must be one of {', '.join(MEASURES)}; got {measure!r}.")
+    choose("measure", measure, MEASURES)
 
     def written(model, tokenizer):
         frame = text_metrics(generate_texts(model, tokenizer, prompts, **options))

@@ -20,6 +20,7 @@ from ..parallel import (
     share,
     world_size,
 )
+from ..registry import choose
 from .batched import MODES, Passes, condition_losses, row_mode
 from .checkpoint import Checkpoint
 from .context import Lesion
@@ -27,7 +28,7 @@ from .positions import PositionTracker, acts_everywhere, check_positions, scored
 
 __all__ = ["Scorer", "default_batch_tokens"]
 
-AUTOCASTS = (None, "bfloat16", "float16")
+AUTOCASTS = ("bfloat16", "float16")
 
 
 @dataclass
@@ -43,10 +44,9 @@ class Scorer:
     positions: object = "all"
 
     def __post_init__(self):
-        if self.mode not in ("auto", *MODES):
-            raise ParameterError(f"mode must be one of auto, {', '.join(MODES)}; got {self.mode!r}.")
-        if self.autocast not in AUTOCASTS:
-            raise ParameterError(f"autocast must be one of {AUTOCASTS}; got {self.autocast!r}.")
+        choose("mode", self.mode, ("auto", *MODES))
+        if self.autocast is not None:
+            choose("autocast", self.autocast, AUTOCASTS)
         check_positions(self.positions)
 
     def run(self, tasks, edits, *, progress=False, checkpoint=None):

@@ -6,6 +6,7 @@ import time
 from ..exceptions import ParameterError, check_count
 from ..models.lesioned import refuse_lesioned
 from ..parallel import Share
+from ..registry import choose
 from ..stats import ALTERNATIVES
 from .design import Design
 from .dose import dose_result
@@ -71,10 +72,8 @@ class StudyOptions:
     check_model: bool = True
 
     def __post_init__(self):
-        if self.alternative is not None and self.alternative not in ALTERNATIVES:
-            raise ParameterError(
-                f"alternative must be one of {', '.join(map(repr, ALTERNATIVES))}; got {self.alternative!r}."
-            )
+        if self.alternative is not None:
+            choose("alternative", self.alternative, ALTERNATIVES)
         if isinstance(self.importance, str):
             IMPORTANCES.check(self.importance)
         for name in ("n_nearest", "n_bootstrap", "max_batch_tokens"):

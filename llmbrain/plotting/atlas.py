@@ -7,6 +7,7 @@ import numpy as np
 
 from ..exceptions import ParameterError
 from ..files import atomic_path, check_output_figure
+from ..registry import choose
 from . import style as st
 from .maps import checked_network, frame_sheets, join_notes
 from .matrices import matched_pairs
@@ -127,9 +128,7 @@ def plot_prob_atlas(
     from matplotlib.colors import ListedColormap
     from nilearn import plotting
 
-    if view_type not in ("continuous", "contours"):
-        raise ParameterError(f"view_type={view_type!r} is unknown; choose 'continuous' or 'contours'.")
-    if view_type == "contours" and topography is None:
+    if choose("view_type", view_type, ("continuous", "contours")) == "contours" and topography is None:
         raise ParameterError(
             "view_type='contours' needs topography=: scattered neurons have no outline. Pass it, or use 'continuous'."
         )

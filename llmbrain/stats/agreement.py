@@ -3,8 +3,15 @@
 import numpy as np
 
 from ..exceptions import ParameterError
+from ..registry import choose
 
 __all__ = ["icc", "overlap"]
+
+# numerator and denominator, from the size of the intersection and the sum of both sizes
+_OVERLAPS = {
+    "dice": lambda both, total: (2.0 * both, total),
+    "jaccard": lambda both, total: (both, total - both),
+}
 
 
 def icc(ratings, kind="ICC(3,1)"):
@@ -35,8 +42,7 @@ def icc(ratings, kind="ICC(3,1)"):
     >>> round(icc(table, "ICC(2,1)"), 2), round(icc(table, "ICC(3,1)"), 2)
     (0.29, 0.71)
     """
-    if kind not in ("ICC(3,1)", "ICC(2,1)"):
-        raise ParameterError(f'kind={kind!r} is unknown; choose "ICC(3,1)" or "ICC(2,1)".')
+    choose("kind", kind, ("ICC(3,1)", "ICC(2,1)"))
     x = np.asarray(ratings, dtype=np.float64)
     if x.ndim != 2 or x.shape[0] < 2 or x.shape[1] < 2:
         raise ParameterError(f"ratings must be (n_targets >= 2, n_raters >= 2); got {x.shape}.")
@@ -73,8 +79,7 @@ def overlap(a, b, kind="dice"):
     >>> overlap([[1, 1, 0, 0]], [[1, 0, 0, 0], [0, 0, 1, 1]], "jaccard").tolist()
     [[0.5, 0.0]]
     """
-    if kind not in ("dice", "jaccard"):
-        raise ParameterError(f'kind={kind!r} is unknown; choose "dice" or "jaccard".')
+    parts = _OVERLAPS[choose("kind", kind, _OVERLAPS)]
     a, b = np.asarray(a).astype(bool), np.asarray(b).astype(bool)
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise ParameterError(f"Masks must be (n_a, n_neurons) and (n_b, n_neurons); got {a.shape} and {b.shape}.")
@@ -82,5 +87,5 @@ def overlap(a, b, kind="dice"):
     dtype = np.float32 if a.shape[1] < 2**24 else np.float64
     both = (a.astype(dtype) @ b.astype(dtype).T).astype(np.float64)
     total = a.sum(axis=1)[:, None] + b.sum(axis=1)[None, :].astype(np.float64)
-    top, bottom = (2.0 * both, total) if kind == "dice" else (both, total - both)
+    top, bottom = parts(both, total)
     return np.divide(top, bottom, out=np.full(both.shape, np.nan), where=bottom > 0)

@@ -6,6 +6,7 @@ import numpy as np
 from scipy import special
 
 from ..exceptions import ParameterError
+from ..registry import choose
 
 __all__ = ["Interval", "bootstrap_interval"]
 
@@ -96,8 +97,7 @@ def bootstrap_interval(
     [0.5, 0.5, 0.5]
     """
     values, weights, one_column = _checked_items(values, other, weights, clusters)
-    if method not in ("bca", "percentile"):
-        raise ParameterError(f'method={method!r} is unknown; choose "bca" or "percentile".')
+    choose("method", method, ("bca", "percentile"))
     if not 0.0 < level < 1.0 or n_draws < 1:
         raise ParameterError(f"level={level} must lie in (0, 1) and n_draws={n_draws} be at least 1.")
     sums, sizes = _cluster_sums(values, weights, clusters)

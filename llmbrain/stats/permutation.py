@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from ..exceptions import ParameterError
+from ..registry import choose
 
 __all__ = ["ALTERNATIVES", "minimum_draws", "permutation_p"]
 
@@ -45,8 +46,7 @@ def permutation_p(observed, null, alternative="greater"):
     >>> permutation_p(3.0, [0.1, 0.5, 1.0, 3.0])
     0.4
     """
-    if alternative not in ALTERNATIVES:
-        raise ParameterError(f"alternative={alternative!r} is unknown; choose one of {ALTERNATIVES}.")
+    choose("alternative", alternative, ALTERNATIVES)
     observed = np.asarray(observed, dtype=np.float64)
     null = np.asarray(null, dtype=np.float64)
     if null.ndim == 0 or null.shape[0] == 0:

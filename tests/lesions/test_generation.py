@@ -32,7 +32,7 @@ def test_repetition_is_a_task_of_a_study(tiny, masks):
         lesioned = text_metrics(generate_texts(*tiny, PROMPTS, max_new_tokens=6)).distinct_1
     intact = text_metrics(generate_texts(*tiny, PROMPTS, max_new_tokens=6)).distinct_1
     np.testing.assert_allclose(own, intact - lesioned)  # fewer different tokens are worse
-    with pytest.raises(ParameterError, match="must be one of repetition"):
+    with pytest.raises(ParameterError, match="Unknown measure"):
         generation_task(PROMPTS, "beauty")
 
 

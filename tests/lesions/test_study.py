@@ -233,7 +233,7 @@ def test_half_precision_products_move_the_effects_little(tiny, masks):
     difference = (rough.table.effect - exact.table.effect).abs()
     assert 0 < difference.max() < 0.02
     for options in ({"autocast": "int4"}, {"mode": "fast"}):
-        with pytest.raises(ParameterError, match="must be one of"):
+        with pytest.raises(ParameterError, match="Unknown"):
             run(tiny, masks, options=options)
 
 
@@ -525,7 +525,7 @@ def test_bad_studies_are_refused_before_any_work(tiny, masks):
     ("options", "message"),
     [
         ({"options": {"alternativ": "less"}}, "Unknown options"),
-        ({"options": {"alternative": "bigger"}}, "must be one of 'greater'"),
+        ({"options": {"alternative": "bigger"}}, "Unknown alternative 'bigger'"),
         ({"options": {"n_bootstrap": 0}}, "n_bootstrap=0: it must be a whole number"),
         ({"options": {"level": 95}}, "level must be a coverage"),
         ({"options": {"importance": "x"}}, "Choose from 'fluctuation'"),

@@ -437,7 +437,7 @@ def test_documents_without_a_kind_are_marked_beside_those_with_one():
         (lambda m: plotting.plot_lesion_effects(pd.DataFrame({"network": [1]})), "effect"),
         (lambda m: plotting.plot_matching(np.zeros((0, 3))), "not empty"),
         (lambda m: plotting.plot_pruning_grid(prune_table().assign(perplexity=np.nan)), "finite"),
-        (lambda m: plotting.plot_prob_atlas(m, GEOMETRY, view_type="brain"), "unknown"),
+        (lambda m: plotting.plot_prob_atlas(m, GEOMETRY, view_type="brain"), "Unknown"),
         (
             lambda m: plotting.plot_comparison(*(NetworkSet(m, GEOMETRY) for _ in range(2)), pairs=[(0, 9)]),
             "networks are 0 to 5",

@@ -33,7 +33,7 @@ def test_permutation_p_keeps_nan_and_refuses_nonsense():
         stats.permutation_p(1.0, [])
     with pytest.raises(ParameterError, match="shape"):
         stats.permutation_p(np.zeros(3), np.zeros((10, 2)))
-    with pytest.raises(ParameterError, match="unknown"):
+    with pytest.raises(ParameterError, match="Unknown alternative"):
         stats.permutation_p(1.0, [1.0], alternative="both")
 
 

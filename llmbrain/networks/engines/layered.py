@@ -13,7 +13,7 @@ from ...exceptions import ParameterError
 from ...stats.precision import full_precision
 from .group import GroupICA, check_n_components, order_maps, warn_convergence, warn_dead
 from .ica import batched_fastica, draw_rotations, sparsest_start
-from .reduction import whiten_rows
+from .reduction import GROUP_MODELS, whiten_rows
 from .runs import CleanedRuns
 
 __all__ = ["BatchedICA", "can_batch", "group_ica_of_parts", "layered_ica", "leading_signals", "standardize_"]
@@ -158,11 +158,11 @@ def _groups(layers, n_components):
 
 
 def can_batch(parts, device, group):
-    """Whether parts can be decomposed in one batch: on a GPU, with equal widths, from all tokens at once."""
+    """Whether parts can be decomposed in one batch: on a GPU, with equal widths, by a group model that allows it."""
     if torch.device(device).type != "cuda" or len(parts) < 2:
         return False
     widths = {sources[0].n_neurons for sources in parts}
-    return len(widths) == 1 and (group == "tokens" or len(parts[0]) == 1)
+    return len(widths) == 1 and (GROUP_MODELS[group].batched or len(parts[0]) == 1)
 
 
 def group_ica_of_parts(

@@ -50,8 +50,9 @@ ROWS_PER_RUN = 5  # rows kept of each run, as a multiple of the number of compon
 FLAT = 1e-5  # relative difference of eigenvalues below which the directions of a stack are equally good
 
 
-# by_run: whether each run, or piece of a run, enters with its leading rows at unit norm
-GROUP_MODELS = Registry("group model", by_run=False)
+# by_run: whether each run, or piece of a run, enters with its leading rows at unit norm. batched: whether many
+# decompositions can be made in one batch
+GROUP_MODELS = Registry("group model", by_run=False, batched=False)
 
 
 @dataclass
@@ -91,7 +92,7 @@ def _of_default_group(runs, n_components, **options):
     return GROUP_MODELS[default_group(runs.n_tokens)](runs, n_components, **options)
 
 
-@GROUP_MODELS.register("tokens")
+@GROUP_MODELS.register("tokens", batched=True)
 def _of_tokens(runs, n_components, *, seed, at_least, **_):
     """Leading subspace of all tokens of all runs (temporal concatenation), which keeps weak networks."""
     runs.hold()
