@@ -18,6 +18,7 @@ __all__ = [
     "set_width",
     "slice_attention",
     "slice_mlp",
+    "weights_of",
 ]
 
 # Attributes of modules of transformers that hold numbers of neurons and heads; slicing corrects those that exist.
@@ -26,6 +27,18 @@ HEAD_COUNTS = (
     "num_heads", "num_attention_heads", "n_head", "num_key_value_heads", "num_kv_heads", "num_key_value_groups",
     "split_size",
 )  # fmt: skip
+
+
+def weights_of(linears):
+    """Keep the weights of linears; returns the call that puts them back."""
+    kept = [(linear, linear.weight, linear.bias) for linear in linears]
+
+    def put_back():
+        for linear, weight, bias in kept:
+            linear.weight, linear.bias = weight, bias
+            count_features(linear)
+
+    return put_back
 
 
 # -- what can be sliced -----------------------------------------------------------------------------------------------

@@ -110,24 +110,24 @@ def solve_damped(matrix, right, ridge):
     return torch.cholesky_solve(right.T, factor).T
 
 
-def _wanted(weight, moments, kept, residual):
+def _wanted(weight, moments, kept):
     """Covariance of the wanted output with the kept inputs, and its mean: the layer's own output plus a correction."""
     cross = weight @ moments.covariance[:, kept]
     mean = weight @ moments.mean
-    if residual and moments.n_targets:
+    if moments.n_targets:
         cross = cross + moments.cross_covariance[:, kept]
         mean = mean + moments.target_mean
     return cross, mean
 
 
-def _equations(weight, moments, kept, centred, residual):
+def _equations(weight, moments, kept, centred):
     """Normal equations of the correction: matrix, right side, and the means of inputs and wanted output."""
     # what the kept inputs give already cancels: only the removed ones and the targets are left to correct
     removed = removed_of(kept, weight.shape[1], weight.device)
     rows, lost = moments.covariance[:, kept], weight[:, removed]
     mean, target_mean = moments.mean[kept], weight @ moments.mean
     block, right = rows[kept], lost @ rows[removed]
-    if residual and moments.n_targets:
+    if moments.n_targets:
         right = right + moments.cross_covariance[:, kept]
         target_mean = target_mean + moments.target_mean
     if not centred:
@@ -136,7 +136,7 @@ def _equations(weight, moments, kept, centred, residual):
     return block, right, mean, target_mean
 
 
-def compensate(weight, moments, kept, method="affine", ridge=1e-2, residual=True):
+def compensate(weight, moments, kept, method="affine", ridge=1e-2):
     """Refit a linear to the inputs that are left.
 
     Parameters
@@ -151,8 +151,6 @@ def compensate(weight, moments, kept, method="affine", ridge=1e-2, residual=True
         A name of :data:`COMPENSATIONS`.
     ridge : float
         ``l`` as a share of the mean diagonal of the kept block; with ``math.inf`` only the bias is refitted.
-    residual : bool
-        Whether targets of ``moments`` are used.
 
     Returns
     -------
@@ -171,39 +169,39 @@ def compensate(weight, moments, kept, method="affine", ridge=1e-2, residual=True
     """
     weight = weight.to(moments.device, torch.float64)
     kept = torch.as_tensor(kept, dtype=torch.long, device=moments.device)
-    return COMPENSATIONS[method](weight, moments, kept, ridge, residual)
+    return COMPENSATIONS[method](weight, moments, kept, ridge)
 
 
 @COMPENSATIONS.register("none")
-def unchanged(weight, moments, kept, ridge, residual):
+def unchanged(weight, moments, kept, ridge):
     """Keep the weights as they are: ``W_S``."""
     return Refit(weight[:, kept], None)
 
 
 @COMPENSATIONS.register("bias", needs=("mean",), bias=True)
-def mean_bias(weight, moments, kept, ridge, residual):
+def mean_bias(weight, moments, kept, ridge):
     """Add the mean of what was removed to the bias: ``W_S`` and ``b = W_P mu_P`` (FLAP)."""
     removed = removed_of(kept, moments.size, moments.device)
     return Refit(weight[:, kept], weight[:, removed] @ moments.mean[removed])
 
 
 @COMPENSATIONS.register("ridge", needs=("covariance",), ridge=True)
-def least_squares(weight, moments, kept, ridge, residual):
+def least_squares(weight, moments, kept, ridge):
     """Least squares without a bias: ``W_S + W_P H_PS (H_SS + l I)^-1`` on the uncentred ``H``.
 
     As in OSSCAR, Týr, FASP and GRAIL.
     """
-    block, right, _, _ = _equations(weight, moments, kept, False, residual)
+    block, right, _, _ = _equations(weight, moments, kept, False)
     return Refit(weight[:, kept] + solve_damped(block, right, ridge), None, ridge)
 
 
 @COMPENSATIONS.register("affine", needs=("covariance",), bias=True, ridge=True)
-def affine_least_squares(weight, moments, kept, ridge, residual):
+def affine_least_squares(weight, moments, kept, ridge):
     """Least squares with a bias, on the covariance ``C``: ``b = W_P (mu_P - B mu_S)``.
 
     Bias and ridge are its limits.
     """
-    block, right, mean, target_mean = _equations(weight, moments, kept, True, residual)
+    block, right, mean, target_mean = _equations(weight, moments, kept, True)
     change = solve_damped(block, right, ridge)
     new = weight[:, kept] + change
     # 2 change.right - change block change^T, where change block = right - penalty change
@@ -212,14 +210,14 @@ def affine_least_squares(weight, moments, kept, ridge, residual):
     return Refit(new, target_mean - new @ mean, ridge, float(explained))
 
 
-def output_error(weight, moments, kept, refit, residual=True):
+def output_error(weight, moments, kept, refit):
     """Mean squared error of a refitted linear, computed from moments (of the fitted tokens or of others).
 
     ``E |W x + y - (W'_S x_S + b)|^2`` per token, summed over outputs.
     """
     weight = weight.to(moments.device, torch.float64)
     kept = torch.as_tensor(kept, dtype=torch.long, device=moments.device)
-    spread, offset = _error(weight, moments, kept, refit, residual)
+    spread, offset = _error(weight, moments, kept, refit)
     return float(spread + (offset**2).sum())
 
 
@@ -233,11 +231,11 @@ def fitted_error(weight, moments, kept, refit):
         return output_error(weight, moments, kept, refit)
     weight = weight.to(moments.device, torch.float64)
     kept = torch.as_tensor(kept, dtype=torch.long, device=moments.device)
-    spread, _ = _error(weight, moments, kept, Refit(weight[:, kept], None), True)
+    spread, _ = _error(weight, moments, kept, Refit(weight[:, kept], None))
     return max(float(spread) - refit.explained, 0.0)  # rounding of a perfect fit
 
 
-def _error(weight, moments, kept, refit, residual):
+def _error(weight, moments, kept, refit):
     """The two parts of the error: the variance over tokens (summed over outputs), and the gap of the means."""
     gap = weight.clone()
     gap[:, kept] -= refit.weight
@@ -247,13 +245,13 @@ def _error(weight, moments, kept, refit, residual):
     changed = (gap != 0).any(0).nonzero()[:, 0]  # the removed inputs alone, if the others were not refitted
     part = gap[:, changed]
     spread = ((part @ moments.covariance[changed][:, changed]) * part).sum()
-    if residual and moments.n_targets:
+    if moments.n_targets:
         offset = offset + moments.target_mean
         spread = spread + 2 * (gap * moments.cross_covariance).sum() + moments.target_variance.sum()
     return spread, offset
 
 
-def choose_ridge(weight, fit, held, kept, method="affine", grid=RIDGE_GRID, residual=True):
+def choose_ridge(weight, fit, held, kept, method="affine", grid=RIDGE_GRID):
     """Choose the penalty with the lowest error on held-out tokens.
 
     Returns the penalty (None if the compensation has none), and the held-out error at each value of the rising ``grid``
@@ -269,20 +267,20 @@ def choose_ridge(weight, fit, held, kept, method="affine", grid=RIDGE_GRID, resi
     # every value of the grid. For many unknowns it would cost more than it saves: there the search starts at the usual
     # value and moves in both directions while the error falls, one factorisation per step.
     if len(kept) > _LARGE:
-        errors = _walk(weight, fit, held, kept, member.bias, grid, residual)
+        errors = _walk(weight, fit, held, kept, member.bias, grid)
     else:
-        errors = _path(weight, fit, held, kept, member.bias, grid, residual)
+        errors = _path(weight, fit, held, kept, member.bias, grid)
     known = [i for i, error in enumerate(errors) if not math.isnan(error)]
     return grid[min(known, key=errors.__getitem__)], errors
 
 
-def _path(weight, fit, held, kept, centred, grid, residual):
+def _path(weight, fit, held, kept, centred, grid):
     """Held-out errors along the whole grid, from the eigenvectors of the matrix of the normal equations.
 
     With ``C_SS = V e V^T`` the correction is ``Y diag(1 / (e + l)) V^T``, ``Y`` the rotated right side; the error is
     then a quadratic form in the vector ``1 / (e + l)``.
     """
-    block, right, mean, target_mean = _equations(weight, fit, kept, centred, residual)
+    block, right, mean, target_mean = _equations(weight, fit, kept, centred)
     diagonal = block.diagonal()
     scale = float(diagonal.mean())
     dead = diagonal <= 1e-14 * scale
@@ -294,8 +292,8 @@ def _path(weight, fit, held, kept, centred, grid, residual):
     rotated = right @ vectors
     old = weight[:, kept]
     start = Refit(old, target_mean - old @ mean if centred else None)
-    error, offset = _error(weight, held, kept, start, residual)
-    cross, _ = _wanted(weight, held, kept, residual)
+    error, offset = _error(weight, held, kept, start)
+    cross, _ = _wanted(weight, held, kept)
     inner = held.covariance[kept][:, kept]
     linear = (((cross - old @ inner) @ vectors) * rotated).sum(0)
     square = (rotated.T @ rotated) * (vectors.T @ inner @ vectors)
@@ -308,15 +306,15 @@ def _path(weight, fit, held, kept, centred, grid, residual):
     return (spread + offsets.square().sum(0)).tolist()
 
 
-def _walk(weight, fit, held, kept, centred, grid, residual):
+def _walk(weight, fit, held, kept, centred, grid):
     """Held-out errors around the best value of the grid, one factorisation per value."""
-    block, right, mean, target_mean = _equations(weight, fit, kept, centred, residual)
+    block, right, mean, target_mean = _equations(weight, fit, kept, centred)
     old, errors = weight[:, kept], [math.nan] * len(grid)
 
     def measure(i):
         new = old + solve_damped(block, right, grid[i])
         refit = Refit(new, target_mean - new @ mean if centred else None)
-        errors[i] = output_error(weight, held, kept, refit, residual)
+        errors[i] = output_error(weight, held, kept, refit)
         return errors[i]
 
     usual = default_ridge(fit.n, len(kept))

@@ -1,7 +1,5 @@
 """Attention heads: their scores, the units that can be removed together, and budgets for heads and neurons."""
 
-from functools import partial
-
 import numpy as np
 import torch
 
@@ -9,7 +7,7 @@ from ..exceptions import ParameterError
 from ..models.anatomy import anatomy_of
 from ..models.hooks import restoring
 from ..models.linears import weight_of
-from ..models.surgery import channels, set_linear
+from ..models.surgery import channels, set_linear, weights_of
 from ..registry import Registry
 from . import scores as sc
 from .allocation import fill_by_curves, smooth_curves
@@ -77,10 +75,6 @@ def survey_heads(walk, parts, name, *, random_state=0, weighting=None, progress=
         if progress:
             progress()
     return found
-
-
-def _give_back(linear, weight, bias):
-    linear.weight, linear.bias = weight, bias
 
 
 @HEAD_UNITS.register("group")
@@ -219,7 +213,7 @@ def measure_heads(model, parts, steps, fit_blocks, probe, *, weighting=None, pro
     found = []
     for part, units in zip(parts, steps):
         moments = frozen(gather(fit_walk, part.layer, part.writer, weighting=weighting)[0])
-        weight, bias, original = weight_of(part.writer).detach(), part.writer.bias, part.writer.weight
+        weight, bias, put_back = weight_of(part.writer).detach(), part.writer.bias, weights_of([part.writer])
         losses = []
         for heads in units if len(units) > 1 else []:
             stay = torch.tensor([h for h in range(part.n_heads) if h not in heads])
@@ -227,7 +221,7 @@ def measure_heads(model, parts, steps, fit_blocks, probe, *, weighting=None, pro
             refit = compensate(weight, moments, kept, "affine", default_ridge(moments.n, len(kept)))
             full = torch.zeros_like(weight)
             full[:, kept] = refit.weight.to(full.dtype)
-            with restoring(partial(_give_back, part.writer, original, bias)):
+            with restoring(put_back):
                 set_linear(part.writer, full, refit.bias if bias is None else refit.bias + bias)
                 losses.append(probe.divergence(run_rest(probe_walk, part.layer, norm)))
         found.append(np.array(losses if losses else [np.inf] * len(units)))

@@ -57,34 +57,26 @@ def find_networks(how, model, tokenizer, texts, *, context, random_state, max_to
 
 
 @NETWORK_FINDERS.register("published")
-def published_networks(
-    model, tokenizer, texts, *, group_size=40, n_groups=1, context=1024, random_state=0, n_components=128,
-    progress=None,
-):  # fmt: skip
+def published_networks(model, tokenizer, texts, *, group_size=40, **options):
     """Find networks as the paper does: independent components of the outputs of activation function and ``up_proj``.
 
     Parameters
     ----------
-    model, tokenizer, random_state, progress
+    model, tokenizer
         As for :func:`layer_networks`.
     texts : Corpus, str, list of str or list of llmbrain.text.Window
-        Each text is truncated at ``context`` tokens. If there are fewer texts than a group holds, windows of
-        ``context`` tokens replace them.
-    group_size, n_groups : int
-        Texts in a group, and number of groups (1 and 80 in the paper).
-    context : int
-        Tokens of a text; 1,024 in the paper.
-    n_components : int
-        Reduced if a group has too few tokens; ``info`` holds the number used.
+        Each text is truncated at ``context`` tokens, 1,024 in the paper. If there are fewer texts than a group holds,
+        windows of ``context`` tokens replace them.
+    group_size : int
+        Texts in a group. The paper has 1 and 80 groups (``n_groups``).
+    **options
+        Passed to :func:`layer_networks`.
 
     Returns
     -------
     LayerMaps
     """
-    return layer_networks(
-        model, tokenizer, texts, signals="act_up", n_components=n_components, group_size=group_size, n_groups=n_groups,
-        context=context, random_state=random_state, progress=progress,
-    )  # fmt: skip
+    return layer_networks(model, tokenizer, texts, signals="act_up", group_size=group_size, **options)
 
 
 @NETWORK_FINDERS.register("layers")
@@ -110,6 +102,7 @@ def layer_networks(
     signals : {"neuron", "act_up"}
         The neurons, or the two factors of a gated neuron as separate signals.
     n_components : int
+        Reduced if a group has too few tokens; ``info`` holds the number used.
     group_size : int or None
         Texts in a group; None treats all texts as one group, cut into windows.
     n_groups : int

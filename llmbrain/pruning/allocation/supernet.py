@@ -5,7 +5,7 @@ import torch
 from ...models.anatomy import anatomy_of
 from ...models.linears import weight_of
 from ...models.parts import modules_of
-from ...models.surgery import count_features, set_linear
+from ...models.surgery import set_linear, weights_of
 from ...parallel import broadcast, rank, world_size
 from ..compensation import compensate, frozen
 from ..walk import Walk
@@ -24,15 +24,11 @@ class Supernet:
         self.model, self.parts, self.orders, self.widths = model, parts, orders, widths
         self.n_steps = int(n_steps)
         self.refits = [{} for _ in parts]
-        self._dense = [self._weights(p) for p in parts]
+        self._dense = [weights_of(p.linears) for p in parts]
 
     def width_of(self, state):
         """Convert steps per layer to widths."""
         return [max(1, round(p.size * int(k) / self.n_steps)) for p, k in zip(self.parts, state)]
-
-    @staticmethod
-    def _weights(part):
-        return [(linear, linear.weight, linear.bias) for linear in part.linears]
 
     def fit(self, i, moments, ridge):
         """Refit layer ``i`` at all widths; several processes share the widths."""
@@ -67,9 +63,7 @@ class Supernet:
 
     def take(self, i):
         """Make layer ``i`` dense again."""
-        for module, weight, bias in self._dense[i]:
-            module.weight, module.bias = weight, bias
-            count_features(module)
+        self._dense[i]()
 
     def take_all(self):
         """Make the whole model dense again."""

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from ...models.hooks import restoring
-from ...models.surgery import count_features, prunable_mlps, set_width
+from ...models.surgery import prunable_mlps, set_width, weights_of
 from ...stats.precision import reduced_precision
 from ..cut import cut
 from .curves import by_curves, tokens_of_curves, tokens_probed
@@ -62,12 +62,10 @@ def measure_cuts(model, candidates, fit_blocks, probe_blocks, compensation, opti
 def dense_again(model):
     """Give the MLPs of a model their weights back at the end of a ``with`` block."""
     parts = prunable_mlps(model)
-    dense = [(linear, linear.weight, linear.bias) for part in parts for linear in part.linears]
+    put_back = weights_of(linear for part in parts for linear in part.linears)
 
     def restore():
-        for linear, weight, bias in dense:
-            linear.weight, linear.bias = weight, bias
-            count_features(linear)
+        put_back()
         for part in parts:
             set_width(part.owner, part.size)
 
