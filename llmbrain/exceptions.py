@@ -3,6 +3,8 @@
 import math
 from numbers import Integral, Real
 
+MOST_NUMBERS = 100_000  # maximum length of a list such as 0,4,10-15
+
 
 class LLMBrainError(Exception):
     """Base class of every error that llmbrain raises on purpose."""
@@ -24,6 +26,24 @@ def check_seed(value):
     """Raise an error unless ``value`` is a whole number that can be a seed."""
     if not isinstance(value, Integral) or isinstance(value, bool) or not 0 <= value < 2**32:
         raise ParameterError(f"random_state={value!r}: it must be a whole number from 0 to 2**32 - 1.")
+
+
+def read_numbers(name, text):
+    """Read a list of numbers and ranges such as ``0,4,10-15``; None for None."""
+    if text is None:
+        return None
+    found = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or max(len(first), len(last)) > 18:
+            raise ParameterError(f"{name} {text!r}: pass numbers and ranges separated by commas, e.g. 0,4,10-15.")
+        first, last = int(first), int(last or first)
+        if last - first >= MOST_NUMBERS or len(found) > MOST_NUMBERS:
+            raise ParameterError(f"{name} {text!r} names more than {MOST_NUMBERS} numbers. Pass a smaller range.")
+        if last < first:
+            raise ParameterError(f"{name} {text!r}: the range {part.strip()} is empty. Write the smaller number first.")
+        found += range(first, last + 1)
+    return found
 
 
 def is_number(value):

@@ -15,8 +15,6 @@ from ..exceptions import ParameterError
 from ..parallel import launched, main_process, processes
 from ..registry import choose
 
-MOST_NUMBERS = 100_000  # maximum length of a list such as 0,4,10-15
-
 
 def number(help, *names, least=None, most=None, above=None, below=None):
     """Option for a number in a range, which its help shows; numbers outside are refused before any work.
@@ -162,23 +160,3 @@ def in_one_process(command):
 def read_bos(text):
     """The value of ``bos=`` for ``auto``, ``yes`` or ``no``."""
     return {"auto": "auto", "yes": True, "no": False}[choose("value of --bos", text, ("auto", "yes", "no"))]
-
-
-def numbers(option, text):
-    """Read a list of numbers and ranges such as ``0,4,10-15``; None for None."""
-    if text is None:
-        return None
-    found = []
-    for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        if not first.isdecimal() or (last and not last.isdecimal()) or part.strip().endswith("-"):
-            raise ParameterError(f"{option} {text!r}: pass numbers and ranges separated by commas, e.g. 0,4,10-15.")
-        first, last = int(first), int(last or first)
-        if last - first >= MOST_NUMBERS or len(found) > MOST_NUMBERS:
-            raise ParameterError(f"{option} {text!r} names more than {MOST_NUMBERS} numbers. Pass a smaller range.")
-        if last < first:
-            raise ParameterError(
-                f"{option} {text!r}: the range {part.strip()} is empty. Write the smaller number first."
-            )
-        found += range(first, last + 1)
-    return found

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..exceptions import ParameterError
+from ..exceptions import ParameterError, read_numbers
 from .endings import end
 from .options import (
     Bos,
@@ -25,7 +25,6 @@ from .options import (
     Threshold,
     _path,
     number,
-    numbers,
     read_bos,
 )
 
@@ -125,13 +124,13 @@ def record(
 
     sites = [name for given in site or ["mlp"] for name in given.split(",")]
     options = {
-        "site": sites if len(sites) > 1 else sites[0], "sites": modules, "layers": numbers("--layers", layers),
+        "site": sites if len(sites) > 1 else sites[0], "sites": modules, "layers": read_numbers("--layers", layers),
         "every": every, "max_tokens": max_tokens, "context": context, "warmup": warmup,
         "tokens_per_run": tokens_per_run, "batch_size": batch_size, "storage": storage,
         "special_tokens": special_tokens, "subject": subject, "session": session,
     }  # fmt: skip
     leading = read_bos(bos)
-    runs = numbers("--run-index", run_index)
+    runs = read_numbers("--run-index", run_index)
     if processes is not None and not forecast:
         raise ParameterError("--processes is for --forecast. To record in several processes, start them with torchrun.")
     check_study_folder(out, [model, text])
@@ -240,7 +239,7 @@ def lesion(
     from ..networks.labels import split_choice
     from ..pipeline import lesion_networks
 
-    where = positions if positions in POSITIONS else numbers("--positions", positions)
+    where = positions if positions in POSITIONS else read_numbers("--positions", positions)
     options = {
         **locals(), "bos": read_bos(bos), "positions": where, "masks": mask, "tasks": task, "controls": control,
     }  # fmt: skip

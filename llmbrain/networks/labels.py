@@ -11,7 +11,7 @@ import numpy as np
 from ..dataset import as_study, result_name
 from ..dataset.checks import read_own
 from ..dataset.publication import publish_together, recover
-from ..exceptions import DatasetError, ParameterError, check_count
+from ..exceptions import DatasetError, ParameterError, check_count, read_numbers
 from ..files import with_hashes
 from ..registry import choose
 from .result import NetworkSet
@@ -220,22 +220,8 @@ def split_choice(text):
     if not colon and which not in CHOICES and not which[:1].isdecimal():
         return which or None, "all"
     if which[:1].isdecimal():
-        which = _numbers(which)
+        which = read_numbers("networks", which)
     return name or None, which
-
-
-def _numbers(text):
-    found = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()) or len(first) > 6 or len(last) > 6:
-            raise ParameterError(f"networks {text!r}: pass numbers and ranges separated by commas, e.g. 0,4-6.")
-        if int(last or first) < int(first):
-            raise ParameterError(
-                f"networks {text!r}: the range {part.strip()} is empty. Write the smaller number first."
-            )
-        found += range(int(first), int(last or first) + 1)
-    return found
 
 
 def _checked_name(name):

@@ -8,9 +8,8 @@ import torch
 from commands import run
 from tiny import N_LAYERS, tiny_model, tiny_tokenizer
 
-from llmbrain.cli.options import numbers
 from llmbrain.dataset import open_recording
-from llmbrain.exceptions import ParameterError
+from llmbrain.exceptions import ParameterError, read_numbers
 from llmbrain.recording import record
 
 TEXT = "On the third morning the old heron stood in the river and ate one more of the restless fish, as ever. " * 4
@@ -129,10 +128,10 @@ def test_mistakes_are_one_line(args, says, folder, tmp_path, capsys):
 
 
 def test_numbers_and_ranges():
-    assert numbers("--layers", "0,4, 10-12") == [0, 4, 10, 11, 12] and numbers("--layers", None) is None
+    assert read_numbers("--layers", "0,4, 10-12") == [0, 4, 10, 11, 12] and read_numbers("--layers", None) is None
     for bad in ("", "a", "1-", "-1", "1,,2", "1-b", "5-2", "1-1000000000", "²"):
         with pytest.raises(ParameterError, match="--layers"):
-            numbers("--layers", bad)
+            read_numbers("--layers", bad)
 
 
 def test_info_lists_sites_sizes_geometry_and_weight(folder, capsys):
