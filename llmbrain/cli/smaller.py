@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ..exceptions import ParameterError
+from ..exceptions import ParameterError, read_numbers
 from ..parallel import main_process
 from .endings import end
 from .options import (
@@ -24,7 +24,6 @@ from .options import (
     Share,
     TestText,
     Text,
-    numbers,
     read_bos,
 )
 
@@ -78,6 +77,7 @@ def prune(
     from ..pruning import prune as prune_
     from ..pruning.pruned import MARKER
     from ..text import load_corpus
+    from ..text.corpus import is_demo, load_heldout
 
     FORMATS.check(format)
     RATIO_OF.check(ratio_of)
@@ -92,8 +92,8 @@ def prune(
         ALLOCATIONS.check(allocation)
     check_output_folder(out, MARKER, inputs=[model, text, test_text, study])
     texts = load_corpus(text)
-    heldout = text == "demo" and test_text in (None, "demo")
-    other = load_corpus("demo", split="heldout") if heldout else None if test_text is None else load_corpus(test_text)
+    test_text = test_text or (text if is_demo(text) else None)
+    other = None if test_text is None else load_heldout(test_text)
     loaded, tokenizer = load_model(model, dtype=dtype, device=device)
     pruned = prune_(
         loaded, tokenizer, calibration=texts, ratio=ratio, recipe=chosen, ratio_of=ratio_of, allocation=allocation,
@@ -141,12 +141,13 @@ def grid(
     from ..pruning import combine, run_grid
     from ..pruning.grid_table import GRID_KEYS
     from ..text import load_corpus
+    from ..text.corpus import load_heldout
 
     try:
         shares = [float(r) for r in ratios.split(",")]
     except ValueError as error:
         raise ParameterError(f"--ratios must be numbers separated by commas; got {ratios!r}.") from error
-    chosen_seeds = numbers("--seeds", seeds)
+    chosen_seeds = read_numbers("--seeds", seeds)
     options = {"max_tokens": max_tokens, "context": context, "heads": heads, "bos": read_bos(bos)}
     names = (scores.split(","), allocations.split(","), compensations.split(","))
     recipes = combine(*names, options=options, networks=_networks(networks, study))
@@ -156,7 +157,7 @@ def grid(
     for path in filter(None, (out, figure)):
         check_apart(path, [model, text, test_text, study], around=False)
     fit = load_corpus(text)
-    test = load_corpus("demo", split="heldout") if test_text in (None, "demo") else load_corpus(test_text)
+    test = load_heldout(test_text or "demo")
     loaded, tokenizer = load_model(model, dtype=dtype, device=device)
     settings = {
         "ratio_of": ratio_of, "seeds": chosen_seeds, "context": context, "max_tokens": max_test_tokens,
@@ -225,9 +226,10 @@ def evaluate(
     from ..models import load_model
     from ..pruning.pruned import MARKER
     from ..text import load_corpus
+    from ..text.corpus import load_heldout
 
     leading = read_bos(bos)
-    texts = load_corpus(text, split=split or ("heldout" if text == "demo" else None))
+    texts = load_corpus(text, split=split) if split else load_heldout(text)
     loaded, tokenizer = load_model(model, dtype=dtype, device=device)
     found = perplexity_report(loaded, tokenizer, texts, context=context, max_tokens=max_tokens, bos=leading)
     protocol = f"token level, {context} tokens of context, BOS: {found['bos']}, {texts.name}"

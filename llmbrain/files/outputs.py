@@ -10,7 +10,14 @@ from .keyhashes import with_hashes
 from .leftovers import recover
 from .paths import as_path
 
-__all__ = ["check_apart", "check_output_figure", "check_output_folder", "check_output_table", "mark_folder"]
+__all__ = [
+    "check_apart",
+    "check_output_figure",
+    "check_output_folder",
+    "check_output_head",
+    "check_output_table",
+    "mark_folder",
+]
 
 _BLOCK, _BLOCKS = 4096, 64  # of a file, to see whether it has changed
 _FIGURE_HEADS = (b"Matplotlib", b"%PDF-1.4\n%\xac\xdc \xab\xba")  # PNG, SVG and PostScript; PDF
@@ -159,14 +166,17 @@ def check_output_figure(path):
     ------
     ParameterError
     """
+    return check_output_head(path, _FIGURE_HEADS, "a figure that Matplotlib has drawn")
+
+
+def check_output_head(path, heads, what):
+    """Refuse an output file that exists, is not empty, and has none of some texts (bytes) in its first 2,000 bytes."""
     path = _file_or_free(path)
     if path.exists() and path.stat().st_size:
         with open(path, "rb") as file:
             head = file.read(2000)
-        if not any(known in head for known in _FIGURE_HEADS):
-            raise ParameterError(
-                f"The file {path} is no figure that Matplotlib has drawn; it is not replaced. Choose another file."
-            )
+        if not any(known in head for known in heads):
+            raise ParameterError(f"The file {path} is not {what}; it is not replaced. Choose another file.")
     return path
 
 

@@ -97,7 +97,7 @@ def lesion(
 
 def _statistics_of(reference, model, tokenizer, geometry, how):
     """Read the reference of a lesion kind; statistics and arrays are returned as they are."""
-    from .statistics import NeuronStatistics, neuron_statistics, reads_text
+    from .statistics import N_SAMPLES, NeuronStatistics, neuron_statistics, reads_text
 
     needed = KINDS[how].reference
     recorded = isinstance(reference, dict) or hasattr(reference, "geometry")
@@ -108,8 +108,7 @@ def _statistics_of(reference, model, tokenizer, geometry, how):
             "reference= is text, and reading it needs the tokenizer: lesion(..., reference=text, tokenizer=tokenizer). "
             "A recording needs none."
         )
-    n_samples = 1000 if needed == "samples" else 0
-    return neuron_statistics(model, tokenizer, reference, site=geometry.site, n_samples=n_samples)
+    return neuron_statistics(model, tokenizer, reference, site=geometry.site, n_samples=N_SAMPLES[needed])
 
 
 class Lesion(contextlib.ContextDecorator):

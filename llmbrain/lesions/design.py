@@ -7,7 +7,7 @@ import numpy as np
 
 from ..exceptions import MaskError, ParameterError
 from ..geometry import NeuronGeometry
-from ..masks import ControlFamily, NeuronMask, draw_control
+from ..masks import CONTROLS, ControlFamily, NeuronMask, draw_control
 from ..networks.result import THRESHOLD
 from ..parallel import gather, share, world_size
 from .context import sites_of
@@ -16,7 +16,7 @@ from .double_dipping import known_texts, network_texts, warn_of_double_dipping
 from .kinds import KINDS, Edit
 from .positions import check_positions
 from .scoring import Scorer
-from .statistics import IMPORTANCES, NeuronStatistics, neuron_statistics
+from .statistics import IMPORTANCES, N_SAMPLES, NeuronStatistics, neuron_statistics
 from .tasks import as_tasks
 
 __all__ = ["Condition", "Design", "checked_seed", "named_masks"]
@@ -108,7 +108,7 @@ class Design:
             self.tokenizer,
             "demo" if reference is None else reference,
             site=self.geometry.site,
-            n_samples=1000 if needed == "samples" else 0,
+            n_samples=N_SAMPLES[needed],
             random_state=self.seed,
         )
 
@@ -257,7 +257,7 @@ def named_masks(masks, maps=None):
 
 
 def _listed(controls):
-    # ("layer", "importance") alone is one family, although it is a tuple of strings
-    if controls is None or isinstance(controls, str) or tuple(controls) == ("layer", "importance"):
+    if controls is None or isinstance(controls, str):
         return [controls]
-    return list(controls)
+    # ("layer", "importance") alone is one family, although it is a tuple of strings
+    return [controls] if "+".join(map(str, controls)) in CONTROLS else list(controls)

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..exceptions import ParameterError, check_count
 from ..models.inputs import longest_context
-from ..registry import Registry
+from ..registry import Registry, choose
 from ..text import Corpus
 from .checkpoint import describe_function
 
@@ -25,12 +25,6 @@ TASKS = Registry("task", needs=(), source=None)
 
 # unit, and value of an item from its margin: nats by which the wrong answer is more likely than the right one
 _MEASURES = {"margin": ("nats", lambda margin: margin), "accuracy": ("error rate", lambda m: (1.0 + np.sign(m)) / 2)}
-
-
-def _measure(name):
-    if name not in _MEASURES:
-        raise ParameterError(f"measure must be 'margin' or 'accuracy'; got {name!r}.")
-    return _MEASURES[name]
 
 
 @dataclass(eq=False, repr=False)
@@ -107,10 +101,10 @@ class LossTask:
 
     def prepare(self, model, tokenizer):
         """Tokenise; see :class:`PreparedTask`."""
-        from ..text import as_corpus, describe_bos, load_corpus, text_windows
+        from ..text import describe_bos, text_windows
+        from ..text.corpus import load_heldout
 
-        is_demo = isinstance(self.text, str) and self.text == "demo"
-        corpus = load_corpus("demo", split="heldout") if is_demo else as_corpus(self.text)
+        corpus = load_heldout(self.text)
         check_count("passage", self.passage, 2, optional=True)
         check_count("max_tokens", self.max_tokens, 2, optional=True)
         check_count("context", self.context, 2)
@@ -179,7 +173,7 @@ class MinimalPairTask:
         from ..evaluation.minimal_pairs import as_pairs, pair_windows
         from ..text import describe_bos
 
-        unit, of_margin = _measure(self.measure)
+        unit, of_margin = _MEASURES[choose("measure", self.measure, _MEASURES)]
         pairs = as_pairs(self.pairs, self.n_pairs)
         kinds = [p.uid for p in pairs]
 
@@ -231,7 +225,7 @@ class MultipleChoiceTask:
         from ..evaluation.multiple_choice import load_questions, margins, option_windows
         from ..text import describe_bos
 
-        unit, of_margin = _measure(self.measure)
+        unit, of_margin = _MEASURES[choose("measure", self.measure, _MEASURES)]
         questions = load_questions(self.questions)
         windows, divisors = option_windows(questions, tokenizer, self.normalise, self.bos)
         kinds = [q.kind for q in questions]

@@ -74,15 +74,16 @@ def load_study_model(study, model=None, tokenizer=None, device="auto"):
 
 def heldout_of(study, text):
     """Load the text to test on; by default the demo's held-out part for a study of the demo corpus."""
-    from ..text import as_corpus, load_corpus
+    from ..text import load_corpus
+    from ..text.corpus import is_demo, load_heldout
 
-    if text is not None and not (isinstance(text, str) and text == "demo"):
-        return as_corpus(text)
+    if text is not None and not is_demo(text):
+        return load_heldout(text)
     recorded = study.info["corpus"].get("document_hashes")  # other corpora may be called demo, too
     known = [document.hash[:16] for document in load_corpus("demo")]
     if not isinstance(recorded, list) or not recorded or any(one not in known for one in recorded):
         raise ParameterError("Pass held-out text with text= (--text), not the recorded text.")
-    return load_corpus("demo", split="heldout")
+    return load_heldout()
 
 
 def done_before(study, kind, name, settings):

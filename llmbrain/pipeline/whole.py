@@ -263,11 +263,12 @@ STATIONS = {
 def _texts(text, test_text, random_state):
     """Load the text to fit on and the text to test on; no document is in both."""
     from ..text import load_corpus
+    from ..text.corpus import is_demo, load_heldout
 
     if test_text is not None:
         return load_corpus(text), load_corpus(test_text)
-    if isinstance(text, str) and text == "demo":
-        return load_corpus("demo"), load_corpus("demo", split="heldout")
+    if is_demo(text):
+        return load_corpus(text), load_heldout(text)
     texts = load_corpus(text)
     if len(texts) < 4:
         raise ParameterError(

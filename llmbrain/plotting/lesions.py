@@ -46,7 +46,7 @@ def plot_lesion_effects(result, controls=None, *, task=None, family=None, alpha=
     table, controls = (_pick(frame, task=task, family=family) for frame in (table, controls))
     if sort:
         table = table.sort_values("effect", ascending=False, kind="stable")
-    q = "q" if "q" in table and table["q"].notna().any() else "p"
+    q = q_column(table) or "p"
     row = 0.27 if len(table) <= 6 else 0.19 if len(table) <= 40 else 0.14
     body = row * len(table) + 0.1
     name = f"Lesion effects{'' if task is None else f', {task}'}"
@@ -140,7 +140,7 @@ def plot_selectivity(result, *, value="effect", alpha=0.05, family=None, label=N
     _need(table, ["network", "task", value])
     table = _pick(table, family=_first(table, "family", family))
     grid = table.pivot_table(index="network", columns="task", values=value, sort=False)
-    q = next((c for c in ("q", "p") if c in table and table[c].notna().any()), None)
+    q = q_column(table)
     limit = float(np.nanmax(np.abs(grid.to_numpy()))) or 1.0
     width = float(np.clip(1.6 + 0.42 * grid.shape[1], st.COLUMN, st.PAGE))
     height = float(np.clip(1.25 + 0.17 * len(grid) + 0.06 * max(map(len, _short_tasks(grid.columns))), 2.2, 9.5))
@@ -163,6 +163,11 @@ def plot_selectivity(result, *, value="effect", alpha=0.05, family=None, label=N
         found = f"Dot: {q}" if len(rows) else f"No effect has a {q}"
         st.caption(fig, f"{found} < {alpha:g} against matched controls.")
     return fig
+
+
+def q_column(table):
+    """The column to judge by: q, else p, else None."""
+    return next((c for c in ("q", "p") if c in table and table[c].notna().any()), None)
 
 
 def short_name(network):

@@ -6,6 +6,7 @@ from nilearn.reporting import HTMLReport as NilearnReport
 
 from ..exceptions import ParameterError
 from ..files import as_path, write_text
+from ..files.outputs import check_output_head
 
 __all__ = ["HTMLReport", "check_output_file"]
 
@@ -62,12 +63,4 @@ def check_output_file(path):
     path = as_path(path)
     if path.is_dir():
         raise ParameterError(f"{path} is a folder. Pass a file, e.g. {path / 'report.html'}.")
-    if path.exists() and not path.is_file():
-        raise ParameterError(f"{path} is no file, and it is not replaced. Choose another file.")
-    if path.exists() and path.stat().st_size:
-        with open(path, "rb") as file:
-            if MARK.encode() not in file.read(2000):
-                raise ParameterError(
-                    f"{path} is not a report of llmbrain, and it is not replaced. Choose another file."
-                )
-    return path
+    return check_output_head(path, [MARK.encode()], "a report of llmbrain")

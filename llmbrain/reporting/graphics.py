@@ -75,6 +75,11 @@ class MapPainter:
         index.ravel()[self.pixel[over]] = 2 + shade + np.where(z[over] < 0, LEVELS, 0).astype(np.uint8)
         return data_uri(png_bytes(index, self.palette))
 
+    @property
+    def note(self):
+        """Sentence on the order of the neurons."""
+        return "Neurons are in natural order." if self.topography is None else self.topography.note
+
     def labels(self):
         """Layer numbers as the inside of an SVG of the mosaic's size."""
         size = max(self.geometry.shape[2] * 0.2, self.width / 90)

@@ -4,7 +4,7 @@ import pandas as pd
 
 from .page import network_number
 
-__all__ = ["lesions_by_number", "main_controls", "main_family", "main_lesions", "q_column", "unit_of"]
+__all__ = ["lesions_by_number", "main_controls", "main_family", "main_lesions", "unit_of"]
 
 
 def main_lesions(lesion):
@@ -30,11 +30,6 @@ def lesions_by_number(lesion):
     table = main_lesions(lesion)
     numbers = table["network"].map(network_number)
     return table[numbers.notna()].set_index(pd.Index(numbers.dropna().astype(int), name="number"))
-
-
-def q_column(table):
-    """The column to judge by: q, else p, else None."""
-    return next((c for c in ("q", "p") if c in table and table[c].notna().any()), None)
 
 
 def unit_of(lesion, task):

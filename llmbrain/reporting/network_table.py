@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 
 from ..networks.result import STABLE
+from ..plotting.lesions import q_column
 from ..plotting.sheets import as_maps, layer_shares
-from .lesion_table import lesions_by_number, q_column
+from .lesion_table import lesions_by_number
 from .words import engagement_by_kind
 
 __all__ = ["ARTEFACTS", "METRICS", "kinds_of", "metric", "network_flags", "network_table", "readable"]

@@ -192,8 +192,14 @@ class Report:
                 found.append(result)
         return found
 
-    def current_one(self, kind, what):
-        """Open the one result of a kind that the report shows: of :meth:`current`, the one named like the networks."""
+    def current_one(self, kind, what, missing):
+        """Open the one result of a kind that the report shows: of :meth:`current`, the one named like the networks.
+
+        ``missing`` is what ``absent`` says if the study holds none.
+        """
+        if not find_results(self.study, kind):
+            self.absent.append(missing)
+            return None
         found = {result.name: result for result in self.current(kind, what)}
         name = self.networks_name if self.networks_name in found else next(iter(found), None)
         if len(found) > 1:
@@ -201,6 +207,12 @@ class Report:
             said = f"The study also holds another {what}: {others}; this report shows {name}."
             self.absent.append(f"{said} The tables of both are in the list of files.")
         return found.get(name)
+
+    @property
+    def shown_order(self):
+        """The display order of the neurons, a Topography, or None for the natural order."""
+        display = self["display"]
+        return None if display is None else display.topography
 
     @property
     def geometry(self):
@@ -237,11 +249,10 @@ def _asset(name, package=__package__, folder="assets"):
 
 def _maps_script(report):
     """The canvas of the maps and their data, or nothing for a report without networks or with too many neurons."""
-    found, display = report["networks"], report["display"]
+    found = report["networks"]
     if found is None:
         return None
-    topography = None if display is None else display.topography
-    data = map_data(found.networks.z, found.geometry, topography, found.threshold)
+    data = map_data(found.networks.z, found.geometry, report.shown_order, found.threshold)
     if data is None:
         return None
     return {"data": Markup(data), "js": _asset("map.js", plotting.__name__, "static") + _asset("maps.js")}

@@ -92,6 +92,16 @@ def as_corpus(texts):
     return load_corpus(texts)
 
 
+def is_demo(source):
+    """Whether a source of text is the corpus that ships with the package."""
+    return isinstance(source, str) and source == "demo"
+
+
+def load_heldout(source="demo"):
+    """Load text to measure on: of the demo its held-out part, of any other source all of it."""
+    return load_corpus("demo", split="heldout") if is_demo(source) else as_corpus(source)
+
+
 def _documents(source, split, limit):
     """Read the documents of any source, and the default name of the corpus."""
     if isinstance(source, Corpus):

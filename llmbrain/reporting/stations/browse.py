@@ -24,13 +24,10 @@ class Browse(Station):
         return report["networks"]
 
     def section(self, report, result):
-        display = report["display"]
-        topography = None if display is None else display.topography
-        painter = MapPainter(result.geometry, topography, result.threshold)
-        order = "Neurons are in natural order." if topography is None else topography.note
+        painter = MapPainter(result.geometry, report.shown_order, result.threshold)
         return render(
-            "browser.html", cards=_cards(report, painter), note=order, labels=painter.labels(), width=painter.width,
-            height=painter.height, threshold=result.threshold, full=FULL_Z,
+            "browser.html", cards=_cards(report, painter), note=painter.note, labels=painter.labels(),
+            width=painter.width, height=painter.height, threshold=result.threshold, full=FULL_Z,
             live=result.networks.maps.size <= MOST_VALUES,
         )  # fmt: skip
 

@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 
 from ... import plotting
-from ...dataset import find_results
 from ...lesions import LesionResult
 from ...lesions.result import FEW_ITEMS
-from ..lesion_table import main_family, main_lesions, q_column, unit_of
+from ...plotting.lesions import q_column
+from ..lesion_table import main_family, main_lesions, unit_of
 from ..network_table import network_flags
 from ..page import figure, network_number, note, page_of, render
 from ..station import STATIONS, Station
@@ -29,10 +29,7 @@ class Lesions(Station):
     what = "lesion study"
 
     def read(self, study, report):
-        if not find_results(study, "lesions"):
-            report.absent.append("No network has been lesioned yet (llmbrain lesion).")
-            return None
-        found = report.current_one("lesions", self.what)
+        found = report.current_one("lesions", self.what, "No network has been lesioned yet (llmbrain lesion).")
         if found is None:
             return None
         result = LesionResult.of_result(found)

@@ -82,9 +82,8 @@ def _read(result, geometry):
 
 
 def _card(report, found, i):
-    geometry, display = found.geometry, report["display"]
-    topography = None if display is None or display.topography.geometry != geometry else display.topography
-    painter = MapPainter(geometry, topography, LEVEL_Z)
+    geometry, order = found.geometry, report.shown_order
+    painter = MapPainter(geometry, None if order is None or order.geometry != geometry else order, LEVEL_Z)
     first, second = found.contrast
     more, less = (found.selected & (found.z * sign > 0) for sign in (1, -1))
     facts = [
@@ -102,7 +101,7 @@ def _card(report, found, i):
         "localizer.html", id=f"localizer-{i}", title=what, facts=facts, map=painter.paint(found.z),
         alt=f"Map of {what}: {n} neurons selected over {geometry.n_layers} layers.", labels=painter.labels(),
         width=painter.width, height=painter.height, threshold=LEVEL_Z, first=first, second=second,
-        note="Neurons are in natural order." if topography is None else topography.note,
+        note=painter.note,
         profile=profile_svg(*shares, geometry.layers, f"Share of each layer that tells {first} from {second}"),
         overlap=_overlap(report["networks"], found),
     )  # fmt: skip

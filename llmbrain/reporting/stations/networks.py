@@ -81,16 +81,14 @@ class Networks(Station):
         return [found] if report["recording"] is not None else [size, found]
 
     def section(self, report, result):
-        display = report["display"]
-        topography = None if display is None else display.topography
-        parts = [_maps(result, topography), _carpet(report, result)]
+        parts = [_maps(result, report.shown_order), _carpet(report, result)]
         shown = network_table(report).drop(columns=[*PAGE_ONLY], errors="ignore")
         parts.append(
             html_table(shown, "Networks; a number links to the network's page below", link=("network", page_of))
         )
         parts += [
             note(_flag_note(report)), _courses(report), _depth(result), _connectivity(report), _stability(result),
-            _atlas(result, display),
+            _atlas(result, report["display"]),
         ]  # fmt: skip
         return "".join(parts)
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from ... import plotting
-from ...dataset import find_results
 from ...plotting.pruning import split_dense
 from ...pruning.scores import SCORES
 from ..page import figure
@@ -28,13 +27,8 @@ class Pruning(Station):
     what = "pruning table"
 
     def read(self, study, report):
-        if not find_results(study, "pruning"):
-            report.absent.append("No pruning has been compared yet (llmbrain run).")
-            return None
-        found = report.current_one("pruning", self.what)
-        if found is None:
-            return None
-        return Grid(found.read("prune_table"), found.info)
+        found = report.current_one("pruning", self.what, "No pruning has been compared yet (llmbrain run).")
+        return None if found is None else Grid(found.read("prune_table"), found.info)
 
     def take(self, obj, report):
         return Grid(obj) if isinstance(obj, pd.DataFrame) and "perplexity" in obj else None
