@@ -2,12 +2,14 @@
 
     python benchmarks/pruning_models.py --model demo --device cuda
     python benchmarks/pruning_models.py --model qwen2.5-coder-0.5b.gguf --device cuda --rows best --seeds 0 1 2
+    python benchmarks/pruning_models.py --model demo --device cuda --rows best --widths "best, single blocks"
     python benchmarks/pruning_models.py --table results/pruning_models_*.tsv
 
 Calibration reads the first tokens of WikiText-2's validation text without the sentences that hold <unk>, in windows of
 --context tokens. Recipes are chosen by the perplexity on the **development** text alone: the tokens of the same file
 after the first 65,536. Perplexity on the test text takes its first --windows windows. Both texts are in the folder that
-the environment variable LLMBRAIN_BENCHMARK_DATA names. One table for each model in --out; to resume, repeat the call.
+the environment variable LLMBRAIN_BENCHMARK_DATA names. --widths cuts to the widths that another row of the table has
+found, without a search; such rows are named so. One table for each model in --out; to resume, repeat the call.
 """
 
 import argparse
@@ -36,9 +38,15 @@ def recipes():
         "fast, attention": fast.with_(refit_attention=True),
         "fast, blocks": fast.with_(refit_attention=True, block_steps=best.options.block_steps),
         "best": best,
+        "best, single blocks": best.with_(block_span=1),
         "best, least squares": best.with_(block_steps=0),
         "best, recovered": best.with_(recover=5.0),
     }
+
+
+def label(name, args):
+    """Name of the rows of a recipe."""
+    return f"{name}, widths of {args.widths}" if args.widths else name
 
 
 def measure(model, tokenizer, calibration, texts, recipe, ratio, seed, args):
@@ -92,10 +100,15 @@ def run(args):
         dense = perplexities(model, tokenizer, texts, args)
         rows.append({**dict(zip(KEYS, (0, 0.0, "dense", 0))), "seconds": 0.0, **dense, "kept": ""})
     for n, ratio, name, seed in wanted:
-        if any((r["calibration_tokens"], r["ratio"], r["recipe"], r["seed"]) == (n, ratio, name, seed) for r in rows):
+        place = n, ratio, label(name, args), seed
+        if any((r["calibration_tokens"], r["ratio"], r["recipe"], r["seed"]) == place for r in rows):
             continue
-        found = measure(model, tokenizer, tokenizer.decode(ids[:n]), texts, known[name], ratio, seed, args)
-        rows.append({**dict(zip(KEYS, (n, ratio, name, seed))), **found})
+        recipe = known[name]
+        if args.widths:
+            of = next(r for r in rows if (r["calibration_tokens"], r["ratio"], r["recipe"]) == (n, ratio, args.widths))
+            recipe = recipe.with_(allocation=[int(width) for width in of["kept"].split()])
+        found = measure(model, tokenizer, tokenizer.decode(ids[:n]), texts, recipe, ratio, seed, args)
+        rows.append({**dict(zip(KEYS, place)), **found})
         print({k: v for k, v in rows[-1].items() if k != "kept"}, flush=True)
         out.parent.mkdir(parents=True, exist_ok=True)
         pd.DataFrame(rows).to_csv(out, sep="\t", index=False)
@@ -130,6 +143,7 @@ def main():
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.2, 0.5])
     parser.add_argument("--calibration-tokens", type=int, nargs="+", default=[2048, 65_536])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the search of best")
+    parser.add_argument("--widths", help="name of the rows of the table whose widths are used again")
     parser.add_argument("--context", type=int, default=1024)
     parser.add_argument("--windows", type=int, default=80)
     parser.add_argument("--batch-size", type=int, default=4)

@@ -38,8 +38,8 @@ def expected_seconds(measured, speed):
     if COMPENSATIONS[measured.recipe.compensation].ridge:
         refit = _CHOSEN if options.ridge == "auto" and options.held_out else _REFIT
     products = sum(grams * n_tokens * n**2 + refit * n**3 for n in sizes)
-    of_steps = options.block_steps * _STEP * (1 + options.lookahead) * min(ROWS * options.context, n_tokens)
-    walks += of_steps / max(n_tokens, 1)
+    n_layers, n_read = options.block_span + options.lookahead, min(ROWS * options.context, n_tokens)
+    walks += options.block_steps * _STEP * n_layers * n_read / max(n_tokens, 1)
     return speed.of_tokens(walks * n_tokens) + speed.of_products(products) + 60.0 * options.recover
 
 

@@ -13,8 +13,8 @@ _PLAIN = 3  # calls of a shape before it is recorded: libraries choose their ker
 class Replay:
     """``function(*inputs)``, recorded once for tensors of the same shapes and then replayed.
 
-    Inputs are tensors, plain values, and lists, tuples and dicts of them. Results are overwritten by the next call. On a
-    CPU, and where a function cannot be recorded, it is called.
+    Inputs are tensors, plain values, and lists, tuples and dicts of them. Results are overwritten by the next call. On
+    a CPU, and where a function cannot be recorded, it is called.
     """
 
     def __init__(self, function):

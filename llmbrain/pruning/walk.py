@@ -60,14 +60,11 @@ class Walk:
 
         Only the first layer computes, which shows what a layer returns; the others return their input.
         """
-        arguments, first, rest, grouped = [], [], [], _grouped(self.model)
+        arguments, first, rest = [], [], []
 
         def note(args, kwargs):
             hidden = args[0] if args else kwargs["hidden_states"]
-            others = {k: v for k, v in kwargs.items() if k != "hidden_states"}
-            if grouped and others.get("attention_mask", 0) is None:
-                others["attention_mask"] = _causal(hidden)
-            arguments.append((args[1:], others))
+            arguments.append((args[1:], {k: v for k, v in kwargs.items() if k != "hidden_states"}))
             return hidden
 
         def before(module, args, kwargs):
@@ -193,24 +190,6 @@ def _of_rows(value, rows, n):
     if type(value) in (tuple, list):
         return type(value)(_of_rows(item, rows, n) for item in value)
     return value
-
-
-def _grouped(model):
-    """Whether attention of float32 on a GPU would be slow without a mask: query heads share keys and values.
-
-    Fast kernels for that exist in half precision only; with a mask, transformers repeats the keys and values and asks
-    for another kernel.
-    """
-    config = model.config.get_text_config()
-    shares = getattr(config, "num_key_value_heads", None) not in (None, getattr(config, "num_attention_heads", None))
-    sdpa = getattr(config, "_attn_implementation", None) == "sdpa"
-    return shares and sdpa and model.dtype == torch.float32 and input_device(model).type == "cuda"
-
-
-def _causal(hidden):
-    """The mask that transformers leaves out where every token may see all before it."""
-    length = hidden.shape[1]
-    return torch.ones(1, 1, length, length, dtype=torch.bool, device=hidden.device).tril()
 
 
 def _first(output):

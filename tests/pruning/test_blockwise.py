@@ -121,3 +121,23 @@ def test_whole_blocks_are_read_where_windows_cannot_be_run_alone(blocks, monkeyp
     table = cut(model, blocks, [np.arange(24)] * 4, "none", Options(block_steps=30))
     assert table.reconstruction.min() < 0.97
     assert chunks_of([torch.ones(5, 8, dtype=torch.bool)], [], None) == [(0, slice(0, 5))]
+
+
+@pytest.mark.parametrize("span", [1, 2, 3])
+def test_blocks_that_are_fitted_together_read_what_the_blocks_before_them_write_now(span, blocks, monkeypatch):
+    from llmbrain.pruning import cut as module
+
+    model, seen, plain = tiny_model("llama"), [], module.fit_blocks
+
+    def fit(walk, layers, *args):
+        now = Walk(model, blocks)
+        for i in range(layers[0]):
+            now.advance(i)
+        gap = max(float((a - b)[m].abs().max()) for a, b, m in zip(walk.hidden, now.hidden, walk.masks))
+        seen.append((list(layers), gap))
+        return plain(walk, layers, *args)
+
+    monkeypatch.setattr(module, "fit_blocks", fit)
+    table = cut(model, blocks, [np.arange(24)] * 4, "affine", Options(block_steps=20, block_span=span))
+    assert [layers for layers, _ in seen] == [list(range(max(0, i - span + 1), i + 1)) for i in range(4)]
+    assert max(gap for _, gap in seen) < 1e-4 and (table.reconstruction <= 1).all()

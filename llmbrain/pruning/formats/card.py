@@ -107,6 +107,10 @@ def _compensation(s):
     return f"and the kept neurons compensate for the removed ones by `{s['compensation']}` (closed forms, {text}"
 
 
+def _in_a_row(n_blocks):
+    return "each block" if n_blocks == 1 else f"each {n_blocks} blocks in a row"
+
+
 def _refits(s):
     """What else was fitted."""
     options, text = s["options"], ""
@@ -117,8 +121,8 @@ def _refits(s):
         text += " The attention's output projection was refitted by least squares, too."
     if options.get("block_steps"):
         text += (
-            f" Then all linears of each block took {options['block_steps']} gradient steps towards the residual stream "
-            f"of the base model {options['lookahead']} layers later."
+            f" Then all linears of {_in_a_row(options['block_span'])} took {options['block_steps']} gradient steps "
+            f"towards the residual stream of the base model {options['lookahead']} layers later."
         )
     if s.get("recovery"):
         text += (
