@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..exceptions import ParameterError, check_count, check_seed
+from ..models.finite import finite_logits
 from ..models.hooks import restoring
-from ..models.inputs import check_generation, check_vocabulary, input_device
+from ..models.inputs import check_generation, check_readable, input_device
 from ..text import encode_prompts, padding_id
 from ..text.tokens import describe_head
 
@@ -78,6 +79,8 @@ def generate_texts(
     ------
     ParameterError
         If a prompt has no token, or may grow beyond what the model reads at once.
+    NumericalError
+        If logits are not finite.
     """
     import torch
 
@@ -91,7 +94,7 @@ def generate_texts(
     if empty:
         raise ParameterError(f"The prompt {empty[0]!r} has no token.")
     check_generation(model, max(map(len, encoded)), max_new_tokens)
-    check_vocabulary(model, encoded)
+    check_readable(model, encoded)
     options = {"max_new_tokens": max_new_tokens, "do_sample": sample, "num_beams": 1}
     # top_k=0: no truncation besides top_p
     options |= {"temperature": temperature, "top_p": top_p, "top_k": 0} if sample else {}
@@ -104,7 +107,7 @@ def generate_texts(
         for length in sorted({len(ids) for ids in encoded}):
             rows = [i for i, ids in enumerate(encoded) if len(ids) == length]
             ids = torch.from_numpy(np.stack([encoded[i] for i in rows])).to(device)
-            with torch.no_grad():
+            with torch.no_grad(), finite_logits(model):
                 written = model.generate(ids, attention_mask=torch.ones_like(ids), **options)
             for i, new in zip(rows, written[:, length:].tolist()):
                 stop = next((n for n, token in enumerate(new) if token in ends), None)

@@ -1,6 +1,7 @@
 """Tasks of EleutherAI's lm-evaluation-harness on a loaded model (needs ``llmbrain[eval]``)."""
 
 from ..exceptions import LLMBrainError, ParameterError
+from ..models.finite import check_weights, finite_logits
 
 __all__ = ["harness"]
 
@@ -37,6 +38,8 @@ def harness(model, tokenizer, tasks, *, limit=None, num_fewshot=None, batch_size
     ------
     LLMBrainError
         If lm-eval is not installed, or returns no number.
+    NumericalError
+        If logits are not finite: lm-eval would choose an answer all the same.
     """
     try:
         import lm_eval
@@ -48,10 +51,12 @@ def harness(model, tokenizer, tasks, *, limit=None, num_fewshot=None, batch_size
     tasks = [tasks] if isinstance(tasks, str) else list(tasks)
     if not tasks:
         raise ParameterError("tasks is empty. Name at least one task of lm-eval.")
+    check_weights(model)
     live = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
     given = {"limit": limit, "num_fewshot": num_fewshot, "task_manager": task_manager, "bootstrap_iters": 1000}
     try:
-        found = lm_eval.simple_evaluate(model=live, tasks=tasks, **{**given, **options})
+        with finite_logits(model):
+            found = lm_eval.simple_evaluate(model=live, tasks=tasks, **{**given, **options})
     except KeyError as error:  # of a name that it does not know
         raise ParameterError(
             f"lm-eval cannot run {', '.join(tasks)} ({error.args[0]}). Its tasks are listed by: lm-eval ls tasks"

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..exceptions import ParameterError
 from ..models.finite import not_finite_error
-from ..models.inputs import check_vocabulary, input_device, longest_context
+from ..models.inputs import check_readable, input_device, longest_context
 from ..text import batches, text_windows
 from ..text.windows import token_mask
 from .reader import LogitReader
@@ -86,7 +86,7 @@ def window_losses(model, windows, *, max_batch_tokens=4096, progress=None):
     import torch
 
     check_length(model, windows)
-    check_vocabulary(model, (window.ids for window in windows))
+    check_readable(model, (window.ids for window in windows))
     losses = [None] * len(windows)
     reader, device = LogitReader(model), input_device(model)
     for batch in batches(windows, max_tokens=max_batch_tokens):

@@ -17,7 +17,7 @@ from ..evaluation.reader import LogitReader
 from ..models.anatomy import anatomy_of
 from ..models.finite import first_not_finite, not_finite_error
 from ..models.hooks import attached, site_hooks
-from ..models.inputs import check_vocabulary, input_device
+from ..models.inputs import check_readable, input_device
 from ..parallel import share
 from ..stats.precision import exact_products
 from ..text import Window, group_windows, pad
@@ -87,7 +87,7 @@ def condition_losses(model, sites, sequences, edits, passes=None, *, done=None, 
     import torch
 
     check_hooks_reach(model)
-    check_vocabulary(model, (sequence.ids for sequence in sequences))
+    check_readable(model, (sequence.ids for sequence in sequences))
     if sequences:
         check_length(model, sequences)
     passes = passes or Passes()

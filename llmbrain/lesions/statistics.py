@@ -7,7 +7,7 @@ import numpy as np
 
 from ..exceptions import RecordingError
 from ..geometry import NeuronGeometry
-from ..models.inputs import context_limit
+from ..models.inputs import check_readable, context_limit
 from ..models.linears import weight_of
 from ..registry import Registry
 from ..stats import Moments
@@ -186,6 +186,7 @@ def neuron_statistics(
     corpus = as_corpus(text)
     per_document = None if max_tokens is None else max(4, -(-max_tokens // len(corpus)) + 1)
     windows, _ = text_windows(corpus, tokenizer, context, bos=bos, per_document=per_document)
+    check_readable(model, (window.ids for window in windows))
     moments = _moments_of_layers(model, sites, windows, geometry, samples)
     info = {"corpus": corpus.name, "corpus_hash": corpus.hash, "document_hashes": [d.hash for d in corpus]}
     return _statistics(geometry, moments, samples, output_norms(sites), info | {"bos": describe_bos(tokenizer, bos)})

@@ -1,9 +1,12 @@
 """Find where a model begins to produce values that are not finite."""
 
+from contextlib import contextmanager
+from functools import partial
+
 from ..exceptions import NumericalError
 from .hooks import attached
 
-__all__ = ["check_weights", "first_not_finite", "not_finite_error", "tensors_in"]
+__all__ = ["check_weights", "finite_logits", "first_not_finite", "not_finite_error", "tensors_in"]
 
 
 def first_not_finite(model, run):
@@ -49,10 +52,37 @@ def not_finite_error(model, run, what):
     return NumericalError(f"{what} are not finite; {where}. The model computes in {dtype}. {remedy}")
 
 
+@contextmanager
+def finite_logits(model):
+    """Raise an error as soon as the model returns logits that are NaN or infinite inside a ``with`` block.
+
+    For libraries that choose tokens by themselves: NaN is the largest logit to them, or none. Logits of ``-inf``
+    exclude a word, and pass.
+    """
+    found = []
+
+    def check(module, args, kwargs, output):
+        if not found and not _largest(output.logits, kwargs.get("attention_mask")).isfinite().all():
+            found.append(True)  # the model runs once more to find the module
+            ids = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
+            raise not_finite_error(model, partial(model, input_ids=ids, use_cache=False), "The logits")
+
+    with attached([(partial(model.register_forward_hook, with_kwargs=True), check)]):
+        yield
+
+
+def _largest(logits, mask):
+    """Largest logit at each token; without padding, whose logits mean nothing."""
+    largest = logits.detach().amax(-1)
+    if mask is not None and mask.ndim == 2:
+        return largest[mask[:, -largest.shape[1] :].bool()]
+    return largest
+
+
 def check_weights(model):
     """Refuse a model with a weight that is not finite, by the name of the first such parameter."""
     for name, values in model.named_parameters():
-        if values.device.type != "meta" and not _finite(values):
+        if values.device.type != "meta" and values.dtype.itemsize > 1 and not _finite(values):
             raise NumericalError(f"The weights {name} hold nan or inf. They are damaged: load others.")
 
 

@@ -3,9 +3,10 @@
 import numpy as np
 
 from ..exceptions import ParameterError
-from .wrappers import check_model, refuse_wrapped
+from .finite import check_weights
+from .wrappers import check_model, refuse_prompts, refuse_wrapped
 
-__all__ = ["check_generation", "check_vocabulary", "context_limit", "input_device", "longest_context"]
+__all__ = ["check_generation", "check_readable", "context_limit", "input_device", "longest_context"]
 
 
 def input_device(model):
@@ -41,8 +42,11 @@ def context_limit(model, context=None):
     return longest
 
 
-def check_vocabulary(model, texts):
-    """Refuse tokens that a model does not have: they are an error deep inside it, and on a GPU one that ends Python.
+def check_readable(model, texts):
+    """Refuse weights that are not finite, learned prompts, and tokens that a model lacks, before it reads texts.
+
+    Such tokens are an error deep inside the model, and on a GPU one that ends Python. Not every NaN reaches the logits:
+    the attention of torch takes queries of NaN for queries that see nothing.
 
     Parameters
     ----------
@@ -52,8 +56,10 @@ def check_vocabulary(model, texts):
 
     Raises
     ------
-    ParameterError
+    NumericalError, ParameterError
     """
+    refuse_prompts(model)
+    check_weights(model)
     embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
     n_known = getattr(embedding, "num_embeddings", None)
     largest = max((int(np.max(ids)) for ids in texts if len(ids)), default=0)

@@ -306,7 +306,12 @@ def _few(names):
 
 
 def _check_folder(folder):
-    """Refuse a folder without a model, and name the first missing file of a checkpoint in several files."""
+    """Refuse a folder without a whole model, and name the first missing file of a checkpoint in several files."""
+    if (folder / "adapter_config.json").is_file():
+        raise ModelNotFoundError(
+            f"{str(folder)!r} holds an adapter of PEFT. Merge it into its model, and save the result as a folder: "
+            "PeftModel.from_pretrained(base_model, adapter).merge_and_unload().save_pretrained(folder)."
+        )
     if not (folder / "config.json").is_file():
         raise _not_found(folder, "the folder holds no config.json")
     for path in folder.glob("*.safetensors"):  # the library would say that there is no such file

@@ -2,7 +2,7 @@
 
 from ..exceptions import ParameterError
 
-__all__ = ["check_model", "plain", "refuse_compiled", "refuse_wrapped"]
+__all__ = ["check_model", "plain", "refuse_compiled", "refuse_prompts", "refuse_wrapped"]
 
 _SHARDED = ("FullyShardedDataParallel", "FSDPModule")
 
@@ -22,6 +22,7 @@ def refuse_wrapped(model):
     import torch
 
     check_model(model)
+    refuse_prompts(model)
     name = type(model).__name__
     if hasattr(model, "merge_and_unload"):
         raise ParameterError(
@@ -53,6 +54,15 @@ def refuse_wrapped(model):
     inner = next((path for path, child in model.named_children() if hasattr(child, "config")), None)
     if inner is not None and not hasattr(model, "config"):
         raise ParameterError(f"{name} wraps a language model of transformers. Pass model.{inner} instead.")
+
+
+def refuse_prompts(model):
+    """Refuse a model with prompts that were learned: it reads more tokens than a text has."""
+    if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+        raise ParameterError(
+            f"{type(model).__name__} reads learned prompts before every text ({model.active_peft_config.peft_type}), "
+            "whose tokens are of no text. Pass model.get_base_model() for the model without them."
+        )
 
 
 def plain(model):

@@ -246,11 +246,12 @@ def _check_settings(rows, recipes, out):
         reads = Recipe(**names).reads_networks
         if reads and recipe.networks is None:  # this run has no networks to compare with
             continue
-        found = row.get("settings_hash")
-        if found != recipe.settings_hash(networks=reads):
+        if row["settings_hash"] != recipe.settings_hash(networks=reads):
             name = " + ".join(row[k] for k in GRID_KEYS[:4] if row[k])
-            what = "other options or networks than this run's" if isinstance(found, str) else "no settings_hash"
-            raise DatasetError(f"{out} holds results of {name} with {what}. Use another file, or name the recipe.")
+            raise DatasetError(
+                f"{out} holds results of {name} with other options or networks than this run's. Use another file, or "
+                "name the recipe."
+            )
 
 
 def _test_hash(test_text, max_tokens):

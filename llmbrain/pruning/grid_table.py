@@ -1,9 +1,8 @@
 """The table of a grid: its columns, rows of an earlier run, and the shares of several jobs put together."""
 
+import hashlib
 import json
 from pathlib import Path
-
-import numpy as np
 
 from .. import parallel
 from ..dataset.checks import read_own, read_table
@@ -26,11 +25,12 @@ GRID_COLUMNS = (
     "score", "allocation", "compensation", "variant", "ratio", "seed", "perplexity", "ratio_to_dense", "parameters",
     "neurons_removed", "decoder_removed", "total_removed", "minimal_pairs", "context", "test_tokens",
     "calibration_tokens", "calibration_hash", "seconds", "ratio_of", "test_hash", "settings_hash",
-    "weights_hash", "bos",
+    "weights_hash", "bos", "row_hash",
 )  # fmt: skip
 
 
 GRID_KEYS = GRID_COLUMNS[:6]  # columns that identify a row
+_TEXTS = (*GRID_COLUMNS[:4], "calibration_hash", *GRID_COLUMNS[-6:])
 _REMEDY = "Remove it, or use another file."
 
 
@@ -40,10 +40,18 @@ def key_of(row):
 
 
 def as_table(rows):
-    """Rows as a data frame."""
+    """Rows as a data frame, each with a hash of its other cells, by which :func:`read_rows` sees edits."""
     import pandas as pd
 
-    return pd.DataFrame(rows, columns=list(GRID_COLUMNS))
+    return pd.DataFrame([{**row, "row_hash": _hash(row)} for row in rows], columns=list(GRID_COLUMNS))
+
+
+def _hash(row):
+    """Hash of the cells of a row but its seconds, of numbers to twelve digits; ``r`` keeps it a text."""
+    cells = [row.get(name) for name in GRID_COLUMNS[:-1] if name != "seconds"]
+    cells = ["" if cell is None or cell != cell else cell for cell in cells]
+    cells = [cell if isinstance(cell, str) else f"{float(cell):.12g}" for cell in cells]
+    return "r" + hashlib.sha256("\t".join(cells).encode()).hexdigest()[:12]
 
 
 def as_text(rows):
@@ -70,22 +78,22 @@ def read_rows(out, constants, minimal_pairs=False):
     """
     if not Path(out).is_file():
         return []
-    frame = read_table(out)
+    frame = read_table(out, dtype=dict.fromkeys(_TEXTS, str))
     missing = [name for name in GRID_KEYS if name not in frame]
     if missing:
         raise DatasetError(f"{out} has no column {missing[0]!r}: it is no table of a grid. {_REMEDY}")
-    for name in GRID_KEYS[:4]:
-        frame[name] = frame[name].fillna("").astype(str)
+    frame = frame.reindex(columns=list(GRID_COLUMNS))
+    frame[list(GRID_KEYS[:4])] = frame[list(GRID_KEYS[:4])].fillna("")
     try:
         frame["ratio"], frame["seed"] = frame["ratio"].astype(float), frame["seed"].astype(int)
+        changed = [key_of(row) for row in frame.to_dict("records") if row["row_hash"] != _hash(row)]
     except (ValueError, TypeError) as error:
         raise DatasetError(f"{out} is damaged ({error}). {_REMEDY}") from error
+    if changed:
+        row = ", ".join(str(cell) for cell in changed[0] if cell != "")
+        raise DatasetError(f"{out} is damaged: its row {row} has changed since it was written. {_REMEDY}")
     for name, value in constants.items():
-        if name not in frame:
-            frame[name] = np.nan
-            continue
-        known = frame[name].dropna().astype(str)
-        if not (known == str(value)).all():
+        if not (frame[name].astype(str) == str(value)).all():
             raise DatasetError(
                 f"{out} holds results with another {name} than this run's ({value}). Results are comparable only "
                 "with the same model, calibration, context, evaluation text and kind of ratio. Use another file."

@@ -7,9 +7,9 @@ import torch
 
 from ..exceptions import UnsupportedArchitectureError
 from ..models.anatomy import anatomy_of
-from ..models.finite import check_weights, not_finite_error
+from ..models.finite import not_finite_error
 from ..models.hooks import attached, restoring, site_hooks
-from ..models.inputs import check_vocabulary, input_device
+from ..models.inputs import check_readable, input_device
 from ..models.linears import features, weight_of
 from ..models.sites import Site
 from ..parallel import all_reduce, alone, broadcast, rank, share, world_size
@@ -42,8 +42,7 @@ class Walk:
     """
 
     def __init__(self, model, blocks):
-        check_weights(model)
-        check_vocabulary(model, (window.ids for block in blocks for window in block.windows))
+        check_readable(model, (window.ids for block in blocks for window in block.windows))
         self.numbers = share(range(len(blocks)))
         self.model, self.blocks = model, [blocks[i] for i in self.numbers]
         self.layers = anatomy_of(model).layers

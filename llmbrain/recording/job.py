@@ -14,7 +14,7 @@ from ..exceptions import DatasetError, ParameterError, UnsupportedArchitectureEr
 from ..files import write_json
 from ..geometry import NeuronGeometry
 from ..models.identity import describe_model
-from ..models.inputs import check_vocabulary, context_limit
+from ..models.inputs import check_readable, context_limit
 from ..models.sites import find_sites
 from ..models.wrappers import refuse_wrapped
 from ..text import batches, padding_id
@@ -244,7 +244,7 @@ def prepare(model, tokenizer, corpus, options):
     geometries = {name: NeuronGeometry.from_sites(group, name) for name, group in sites.items()}
     check_count("batch_size", options.batch_size)
     material = options.material(corpus, tokenizer)
-    check_vocabulary(model, (document.ids for document in material.documents))
+    check_readable(model, (document.ids for document in material.documents))
     plan = options.plan(model, material.documents)
     forecast = make_forecast(
         plan, geometries, BATCH_TOKENS, getattr(model.config.get_text_config(), "vocab_size", 0),

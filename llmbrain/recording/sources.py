@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..exceptions import CorpusError, ParameterError, check_count
-from ..models.inputs import check_generation, input_device
+from ..exceptions import CorpusError, ParameterError, check_count, check_seed
+from ..models.finite import finite_logits
+from ..models.inputs import check_generation, check_readable, input_device
 from ..text import Corpus, Document, TokenizedDocument, as_corpus, encode, padding_id, token_spans
 from ..text.reading import read_jsonl
 from ..text.spans import NOWHERE, encode_with_places
@@ -156,12 +157,16 @@ def generated(model, tokenizer, prompts, *, max_new_tokens=64, random_state=None
     ------
     ParameterError
         If a prompt and its continuation may be longer than what the model reads at once.
+    NumericalError
+        If logits are not finite.
     """
     import torch
 
     from .capture import quiet_forward
 
     check_count("max_new_tokens", max_new_tokens)
+    if random_state is not None:
+        check_seed(random_state)
     material = texts(prompts, tokenizer, bos)
     special = special_ids(tokenizer)
     options = {"do_sample": random_state is not None, "max_new_tokens": int(max_new_tokens), **options}
@@ -170,9 +175,10 @@ def generated(model, tokenizer, prompts, *, max_new_tokens=64, random_state=None
         options["pad_token_id"] = padding_id(tokenizer)
     documents = []
     device = input_device(model)
+    check_readable(model, (document.ids for document in material.documents))
     for document in material.documents:
         check_generation(model, len(_without_end(document, tokenizer)), int(max_new_tokens))
-    with quiet_forward(model), torch.no_grad(), torch.random.fork_rng():
+    with quiet_forward(model), finite_logits(model), torch.no_grad(), torch.random.fork_rng():
         for number, document in enumerate(material.documents):
             if random_state is not None:
                 torch.manual_seed(int(random_state) + number)  # so that a document does not depend on the others

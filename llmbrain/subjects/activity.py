@@ -8,7 +8,7 @@ import numpy as np
 from ..exceptions import NumericalError
 from ..geometry import NeuronGeometry
 from ..models.finite import not_finite_error
-from ..models.inputs import check_vocabulary, input_device, longest_context
+from ..models.inputs import check_readable, input_device, longest_context
 from ..models.sites import find_sites
 from ..recording.capture import quiet_forward, run_batch
 from ..text import batches, cut_windows, encode, padding_id, token_spans
@@ -44,7 +44,7 @@ def read_activity(model, tokenizer, texts, sites=("layer", "mlp"), *, surprisals
     found = {name: find_sites(model, name) for name in sites}
     flat = [site for group in found.values() for site in group]
     documents = encode(list(texts), tokenizer)
-    check_vocabulary(model, (document.ids for document in documents))
+    check_readable(model, (document.ids for document in documents))
     spans = [token_spans(tokenizer, text, document.ids) for text, document in zip(texts, documents)]
     context = min(CONTEXT, longest_context(model) or CONTEXT)
     windows = []

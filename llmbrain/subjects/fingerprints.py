@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..exceptions import DatasetError, ParameterError, check_count
-from ..files import as_path, atomic_path
+from ..files import KEY_HASHES, as_path, atomic_path, changed_key, with_hashes
 from ..models.lesioned import refuse_lesioned
 from .activity import read_activity
 from .alignment import align, find_units
@@ -28,7 +28,7 @@ __all__ = [
     "standard_texts",
 ]
 
-VERSION = "2"
+VERSION = "3"
 PARTS = ("choose", "score")
 SITE = "mlp"
 N_FIRST = 3  # layers: changes of the weights add up with depth, so the first layers are the most alike
@@ -80,7 +80,7 @@ class Fingerprint:
         tensors |= {f"words.{part}": x.astype(np.int32) for part, x in self.words.items()}
         tensors |= {"layers": self.layers.astype(np.int32), "activity": self.activity.astype(np.float16)}
         tensors = {name: np.ascontiguousarray(x) for name, x in tensors.items()}  # save_file ignores strides
-        info = {**self.info, "content": _content_hash(tensors)}
+        info = with_hashes({**self.info, "content": _content_hash(tensors)})
         with atomic_path(path) as part:
             save_file(tensors, part, {"llmbrain_fingerprint": json.dumps(info, sort_keys=True)})
         return path
@@ -110,6 +110,7 @@ class Fingerprint:
             parts = _parts_in(tensors)
             if info.pop("content", None) != _content_hash(tensors):
                 raise _Damaged("its content has changed since it was written")
+            del info[KEY_HASHES]
             return cls(info, *parts)
         except _Damaged as error:
             raise DatasetError(
@@ -150,6 +151,9 @@ def _check_info(info):
         raise _Damaged("its description names no version")
     if info["version"] != VERSION:
         return
+    changed = changed_key(info)
+    if changed:
+        raise _Damaged(f"{changed!r} of its description has changed since it was written")
     for name in ("model", "texts", "options"):
         if not isinstance(info.get(name), dict):
             raise _Damaged(f"its description has no {name}")

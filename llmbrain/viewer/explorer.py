@@ -10,6 +10,7 @@ from ..exceptions import LLMBrainError, ModelNotFoundError, ParameterError, chec
 from ..lesions.context import sites_of
 from ..lesions.statistics import output_norms
 from ..masks import CONTROLS, NeuronMask
+from ..models.finite import check_weights
 from ..models.inputs import longest_context
 from ..plotting import style
 from ..registry import choose
@@ -76,6 +77,7 @@ class Explorer:
     def _open(self, job):
         try:
             model, tokenizer = self._load()
+            check_weights(model)
             geometry = self.contents.geometry
             if geometry is not None:
                 everything = NeuronMask(np.ones(geometry.n_neurons, bool), geometry, name="the recorded neurons")

@@ -137,9 +137,9 @@ def compare(model, tokenizer, window, tokens, contexts, check=lambda: None):
             inputs = batch.inputs(input_device(model))
             hidden = reader.read(**inputs)
             losses = batch_losses(hidden, reader, inputs["input_ids"], batch.windows)[0]
-            if not np.isfinite(losses).all():
-                raise not_finite_error(model, partial(model, **inputs, use_cache=False), f"The losses ({name})")
             ahead[name] = torch.softmax(reader.score(hidden[:, -1]).float()[0], -1).cpu().numpy()
+            if not np.isfinite(losses).all() or not np.isfinite(ahead[name]).all():
+                raise not_finite_error(model, partial(model, **inputs, use_cache=False), f"The losses ({name})")
         every = np.full(len(window), np.nan, np.float32)
         every[window.scored] = losses
         found[name] = every[window.kept]
@@ -157,17 +157,7 @@ def _spell(tokenizer, ids):
 
 def write_on(model, tokenizer, text, context, *, max_new_tokens=32, bos="auto"):
     """Let a model continue a text inside a lesion; returns the new text. Predictions must be finite."""
-    import torch
-
-    from ..text import encode_prompts
-
     with context:
-        (ids,) = encode_prompts([text], tokenizer, bos)
-        inputs = {"input_ids": torch.as_tensor(ids)[None].to(input_device(model)), "use_cache": False}
-        with torch.no_grad():
-            ahead = model(**inputs).logits[0, -1]
-        if not torch.isfinite(ahead).all():
-            raise not_finite_error(model, partial(model, **inputs), "The predictions")
         (written,) = generate_texts(model, tokenizer, [text], max_new_tokens=max_new_tokens, bos=bos)
     return written.text
 

@@ -1,10 +1,12 @@
 """Generated text of lesioned models: side by side, and as tasks."""
 
+import harnessed
 import numpy as np
 import pytest
+from tiny import tiny_model
 
 from llmbrain.evaluation import generate_texts, text_metrics
-from llmbrain.exceptions import LLMBrainError, ParameterError
+from llmbrain.exceptions import LLMBrainError, NumericalError, ParameterError
 from llmbrain.lesions import (
     LesionStudy,
     generation_task,
@@ -37,28 +39,14 @@ def test_repetition_is_a_task_of_a_study(tiny, masks):
 
 
 def test_harness_says_how_to_install_lm_eval_or_runs_a_task_under_a_lesion(tiny, masks, tmp_path):
-    try:
-        import lm_eval  # noqa: F401
-        from lm_eval.tasks import TaskManager
-    except ImportError:
-        from llmbrain.evaluation import harness
+    from llmbrain.evaluation import harness, multiple_choice
 
+    try:
+        manager, rows = harnessed.cats(tmp_path)
+    except ImportError:
         with pytest.raises(LLMBrainError, match=r"llmbrain\[eval\]"):
             harness(*tiny, "arc_easy")
         return
-    import json
-
-    rows = [{"question": f"The cat number {i} sat", "options": ["on", "under"], "answer": i % 2} for i in range(6)]
-    (tmp_path / "q.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
-    (tmp_path / "cats.yaml").write_text(
-        "task: cats\ndataset_path: json\ndataset_kwargs:\n  data_files:\n"
-        f"    test: {tmp_path / 'q.jsonl'}\ntest_split: test\noutput_type: multiple_choice\n"
-        "doc_to_text: '{{question}}'\ndoc_to_choice: '{{options}}'\ndoc_to_target: answer\n"
-        "metric_list:\n  - metric: acc\n    aggregation: mean\n    higher_is_better: true\n"
-    )
-    from llmbrain.evaluation import harness, multiple_choice
-
-    manager = TaskManager(include_path=str(tmp_path), include_defaults=False)
     questions = [{"prompt": r["question"], "options": r["options"], "answer": r["answer"]} for r in rows]
     expected = multiple_choice(*tiny, questions).correct.mean()
     with pytest.raises(ParameterError, match="cannot run dogs"):
@@ -72,3 +60,7 @@ def test_harness_says_how_to_install_lm_eval_or_runs_a_task_under_a_lesion(tiny,
     assert study.table.intact.iloc[0] == pytest.approx(expected)
     with lesion(tiny[0], masks[0], how="scale", value=8.0):
         assert task.function(*tiny) == pytest.approx(lesioned)
+    broken = tiny_model("llama")
+    broken.lm_head.weight.data.fill_(3e38)
+    with pytest.raises(NumericalError, match="The logits"):
+        task.function(broken, tiny[1])  # lm-eval would count one of the answers as chosen

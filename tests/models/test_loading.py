@@ -31,6 +31,9 @@ def test_what_can_be_no_model_is_said(name):
 def test_a_folder_without_a_model_is_said(tmp_path):
     with pytest.raises(ModelNotFoundError, match=r"config\.json"):
         load_model(tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelNotFoundError, match=r"adapter of PEFT.*merge_and_unload\(\)"):
+        load_model(tmp_path)
 
 
 def test_unknown_types_and_devices_are_refused():

@@ -1,6 +1,7 @@
 """Wrapped models are refused everywhere with what to do."""
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +22,15 @@ class Adapted(torch.nn.Module):
         super().__init__()
         self.base_model = model
         self.merge_and_unload = lambda: model
+
+
+class Prompted(torch.nn.Module):
+    """A wrapper of PEFT with learned prompts, which cannot be merged."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.base_model = model
+        self.active_peft_config = SimpleNamespace(is_prompt_learning=True, peft_type="PREFIX_TUNING")
 
 
 class FSDPModule:
@@ -62,6 +72,7 @@ WRAPPED = [
     (torch.nn.DataParallel, "DataParallel.*Pass model.module"),
     (Engine, "Engine.*Pass model.module"),
     (Adapted, "merge_and_unload"),
+    (Prompted, "PREFIX_TUNING.*model.get_base_model"),
     (with_injected_adapter, "adapters of PEFT.*merge_and_unload"),
     (sharded, "sharded over several processes"),
     (lambda model: "llama", "model is str; it must be a loaded model"),
@@ -95,7 +106,7 @@ def test_wrappers_are_refused_with_what_to_do(wrap, words, work, tmp_path):
     assert not (tmp_path / "study").exists()
 
 
-@pytest.mark.parametrize("wrap", [torch.nn.DataParallel, torch.nn.Sequential])
+@pytest.mark.parametrize("wrap", [torch.nn.DataParallel, torch.nn.Sequential, Prompted])
 def test_wrappers_without_a_config_have_no_perplexity(wrap):
     with pytest.raises(ParameterError, match="Pass model"):
         lb.perplexity(wrap(tiny_model("llama")), tiny_tokenizer(), TEXTS)

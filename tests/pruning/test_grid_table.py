@@ -8,7 +8,7 @@ import pytest
 from llmbrain.exceptions import DatasetError, ParameterError
 from llmbrain.files import read_tsv, with_hashes, write_json, write_tsv
 from llmbrain.pruning import Recipe, merge_grid, run_grid
-from llmbrain.pruning.grid_table import GRID_KEYS
+from llmbrain.pruning.grid_table import GRID_COLUMNS, GRID_KEYS, as_table, read_rows
 
 SENTENCES = [f"the cat number {i} sat on the mat and then the rain in spain fell over hills {i * 7}" for i in range(16)]
 
@@ -51,6 +51,34 @@ def test_damaged_files_of_shares_are_one_sentence(content, suffix, tmp_path):
     file.write_text(changed if content is None else content)
     with pytest.raises(DatasetError, match=file.name):
         merge_grid(out)
+
+
+ROW = {
+    **dict.fromkeys(GRID_COLUMNS), "score": "flap", "allocation": "uniform", "compensation": "none", "variant": "",
+    "ratio": 0.2, "seed": 0, "perplexity": 20 / 3, "parameters": 123456789, "context": 64, "test_tokens": 99,
+    "test_hash": "0123456789012345", "calibration_hash": "12e4567890123456", "bos": "none", "seconds": 1.5,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("column", GRID_COLUMNS)
+@pytest.mark.parametrize("other", ["7", "n/a", "another", None])
+def test_cells_that_were_edited_are_refused(column, other, tmp_path):
+    """Also of the dense model, by whose perplexity all others are divided; a table without the column is one case."""
+    out = tmp_path / "grid.tsv"
+    write_tsv(out, as_table([ROW, {**ROW, "score": "dense"}]))
+    assert read_rows(out, {"context": 64, "test_hash": ROW["test_hash"]})[0]["perplexity"] == ROW["perplexity"]
+    table = read_tsv(out, dtype=str)
+    known = table.loc[1, column]
+    if other is None:
+        table = table.drop(columns=column)
+    else:
+        table.loc[1, column] = other
+    write_tsv(out, table)
+    if column == "seconds" or (pd.isna(known) and other is None):
+        assert len(read_rows(out, {})) == 2
+        return
+    with pytest.raises(DatasetError, match=r"grid.tsv (is damaged|has no column)"):
+        read_rows(out, {})
 
 
 def test_tables_of_before_stay_readable():

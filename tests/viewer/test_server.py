@@ -262,9 +262,10 @@ def test_a_damaged_recording_is_said_and_not_shown(study):
     assert explorer.contents.recording is None and any(f"{path.name} is damaged" in line for line in said)
 
 
-def test_a_model_whose_logits_are_not_finite_shows_no_numbers(study):
+@pytest.mark.parametrize("value", [float("nan"), 3e38])
+def test_a_model_whose_logits_are_not_finite_shows_no_numbers(study, value):
     model = tiny_model("llama", max_position_embeddings=2048)
-    model.get_parameter("model.norm.weight").data.fill_(float("nan"))
+    model.get_parameter("model.norm.weight").data.fill_(value)
     explorer = Explorer(study, load=lambda: (model, tiny_tokenizer())).start()
     explorer.thread.submit("wait", lambda job: None).result(60)
     client = testclient.TestClient(make_app(explorer, TOKEN), base_url=HOST)

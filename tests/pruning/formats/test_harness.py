@@ -1,7 +1,6 @@
 """EleutherAI's lm-evaluation-harness loads pruned folders by itself. Skipped by name where lm-eval is not installed."""
 
-import json
-
+import harnessed
 import numpy as np
 import pytest
 from tiny import tiny_model, tiny_tokenizer
@@ -9,37 +8,18 @@ from tiny import tiny_model, tiny_tokenizer
 import llmbrain as lb
 
 TEXTS = ["the cat sat on the mat and then the rain in spain fell on it " * 3 + str(i) * i for i in range(10)]
-TASK = """task: cats
-dataset_path: json
-dataset_kwargs:
-  data_files:
-    test: {file}
-test_split: test
-output_type: multiple_choice
-doc_to_text: '{{{{question}}}}'
-doc_to_choice: '{{{{options}}}}'
-doc_to_target: answer
-metric_list:
-  - metric: acc
-    aggregation: mean
-    higher_is_better: true
-"""
 
 
 @pytest.mark.parametrize(("format", "options"), [("hetero", {"trust_remote_code": True}), ("padded", {})])
 def test_lm_eval_loads_a_pruned_folder(format, options, tmp_path):
     lm_eval = pytest.importorskip("lm_eval", reason="lm-eval (pip install 'llmbrain[eval]') is not installed")
     from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
 
     pruned = lb.prune(
         tiny_model("llama"), tiny_tokenizer(), TEXTS, 0.4, recipe="fast", measure=False, options={"context": 48}
     )
     pruned.save_pretrained(tmp_path / "m", format=format)
-    rows = [{"question": f"The cat number {i} sat", "options": ["on", "under"], "answer": i % 2} for i in range(8)]
-    (tmp_path / "q.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
-    (tmp_path / "cats.yaml").write_text(TASK.format(file=tmp_path / "q.jsonl"))
-    manager = TaskManager(include_path=str(tmp_path), include_defaults=False)
+    manager, _ = harnessed.cats(tmp_path, n=8)
 
     def ask(model):
         found = lm_eval.simple_evaluate(
