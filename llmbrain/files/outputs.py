@@ -17,6 +17,7 @@ __all__ = [
     "check_output_head",
     "check_output_table",
     "mark_folder",
+    "sample_hash",
 ]
 
 _BLOCK, _BLOCKS = 4096, 64  # of a file, to see whether it has changed
@@ -26,12 +27,12 @@ _FIGURE_HEADS = (b"Matplotlib", b"%PDF-1.4\n%\xac\xdc \xab\xba")  # PNG, SVG and
 def mark_folder(folder, marker, obj):
     """Write ``obj`` and the files of a folder as JSON, so that :func:`check_output_folder` recognises it."""
     folder = Path(folder)
-    files = {p.relative_to(folder).as_posix(): _sample(p) for p in sorted(folder.rglob("*")) if not p.is_dir()}
+    files = {p.relative_to(folder).as_posix(): sample_hash(p) for p in sorted(folder.rglob("*")) if not p.is_dir()}
     return write_json(folder / marker, with_hashes({**obj, "files": files}))
 
 
-def _sample(path):
-    """Hash of the size and of 64 evenly spaced blocks of a file, the last one included."""
+def sample_hash(path):
+    """Hash the size and 64 evenly spaced blocks of a file, the last one included: what :func:`mark_folder` lists."""
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     with open(path, "rb") as file:
@@ -102,7 +103,7 @@ def check_output_folder(path, marker, inputs=()):
                     f"The folder {path} holds {name}, which is not part of an earlier output of this kind. "
                     "It is not replaced. Choose another folder."
                 )
-            if file.is_symlink() or (name != marker and _sample(file) != own[name]):
+            if file.is_symlink() or (name != marker and sample_hash(file) != own[name]):
                 raise ParameterError(
                     f"The folder {path} holds {name}, which has changed since it was written. It is not replaced. "
                     "Choose another folder."

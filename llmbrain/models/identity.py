@@ -1,6 +1,7 @@
 """Identify a model: the name and the hash by which sidecars, masks and checkpoints refer to it."""
 
 import hashlib
+import os
 import re
 from pathlib import Path
 
@@ -102,7 +103,7 @@ def describe_model(model):
     config = model.config
     text = config.get_text_config()
     name = str(getattr(config, "_name_or_path", "") or "") or type(model).__name__
-    if Path(name).is_absolute() or Path(name).exists():
+    if Path(name).is_absolute() or os.path.exists(name):
         name = Path(name).name
     return {
         "id": name,

@@ -252,11 +252,11 @@ def _drop_older_copies(folder):
 def _load_pretrained(source, options, device):
     from transformers import AutoModelForCausalLM
 
-    if Path(source).is_dir():
+    if os.path.isdir(source):  # False for names that are too long
         _check_folder(Path(source))
     else:
         _check_hub(str(source), options["revision"])
-    if (Path(source) / PRUNED_MARKER).is_file():
+    if os.path.isfile(Path(source) / PRUNED_MARKER):
         return _open(load_heterogeneous, source, options).to(as_device(device))
     if device == "auto" and as_device(device).type != "cpu" and importlib.util.find_spec("accelerate"):
         return _open(AutoModelForCausalLM.from_pretrained, source, options, device_map="auto")

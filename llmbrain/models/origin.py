@@ -1,6 +1,7 @@
 """Where a model comes from: an id that resolves on the hub, and its licence, as far as its files say so."""
 
 import contextlib
+import os
 import re
 import weakref
 from pathlib import Path
@@ -35,9 +36,9 @@ def origin_of(model):
     found = {"base_model": None, "license": None}
     if source == "demo":
         return dict(_DEMO)
-    if source.endswith(".gguf") and Path(source).is_file():
+    if source.endswith(".gguf") and os.path.isfile(source):
         return found | _of_gguf(Path(source))
-    if Path(source).is_dir():
+    if os.path.isdir(source):
         return found | _of_card(Path(source) / "README.md")
     if _HUB_ID.fullmatch(source):
         return found | _of_card(_cached_card(source)) | {"base_model": source}

@@ -119,7 +119,7 @@ def run_grid(
     ------
     DatasetError
         If ``out`` holds rows of another model, calibration, context or evaluation, rows of a variant of this run with
-        other options or networks, or, if minimal pairs are requested, rows without.
+        other options or networks, or, if minimal pairs are requested, rows without; or if another run writes it now.
     ParameterError
         For unknown names, recipes that read networks without ``networks``, and impossible budgets; before any work.
     """
@@ -139,7 +139,8 @@ def run_grid(
     parallel.agree("model, texts or settings", json.dumps([constants, list(map(_key, plans))], default=str))
     if out is not None:
         parallel.check_shared_folder(as_path(out).parent)
-    with parallel.only_launch(own) if own is not None and mine is not None else contextlib.nullcontext():
+    each_alone = mine is None and parallel.launched() > 1  # all processes of a launch do the same
+    with contextlib.nullcontext() if own is None or each_alone else parallel.only_launch(own):
         earlier = [own] if mine is None or part is not None else [out, *parallel.Share.find(out).values()]
         pairs = settings.minimal_pairs is not None
         rows = [row for file in earlier if file is not None for row in read_rows(file, constants, pairs)]
@@ -151,17 +152,17 @@ def run_grid(
         todo = todo if part is not None else parallel.share(todo)
         with parallel.alone():
             rows = _run_rows(pruner, todo, rows, constants, test_text, settings, own)
-    if part is not None:
-        noted = {"constants": constants, "keys": list(map(_key, plans))}
-        write_json(own.with_suffix(".json"), with_hashes(noted))
-    elif mine is not None:
-        rows = [row for text in parallel.gather_texts(as_text(rows)) for row in json.loads(text)]
-        rows = in_order(rows, map(_key, plans))
-    table = as_table(rows)
-    if own is not None and (mine is None or part is not None or parallel.main_process()):
-        write_tsv(own if part is not None else out, table)
-        for file in parallel.Share.find(out).values() if part is None and mine is not None else ():
-            file.unlink()
+        if part is not None:
+            noted = {"constants": constants, "keys": list(map(_key, plans))}
+            write_json(own.with_suffix(".json"), with_hashes(noted))
+        elif mine is not None:
+            rows = [row for text in parallel.gather_texts(as_text(rows)) for row in json.loads(text)]
+            rows = in_order(rows, map(_key, plans))
+        table = as_table(rows)
+        if own is not None and (mine is None or part is not None or parallel.main_process()):
+            write_tsv(own if part is not None else out, table)
+            for file in parallel.Share.find(out).values() if part is None and mine is not None else ():
+                file.unlink()
     parallel.barrier()
     return table
 

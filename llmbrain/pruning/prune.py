@@ -97,7 +97,7 @@ def prune(
         Other text. Perplexity on its first 2,048 tokens and a short continuation, before and after, go into the
         summary and the model card.
     inplace : bool
-        Prune the model itself instead of a copy.
+        Prune the model itself instead of a copy; an interruption leaves it cut in part.
     measure : bool
         Measure tokens per second of both models in turn (some seconds for a small model), for the summary. Not with
         ``inplace``, where only one model is left.

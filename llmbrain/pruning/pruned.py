@@ -6,7 +6,7 @@ import numpy as np
 
 from ..dataset.checks import read_own
 from ..exceptions import ModelNotFoundError
-from ..files import as_path, atomic_dir, check_output_folder, mark_folder, write_text
+from ..files import as_path, atomic_dir, check_output_folder, mark_folder, sample_hash, write_text
 from ..geometry import NeuronGeometry
 from ..models.lesioned import refuse_lesioned
 from ..parallel import main_process
@@ -187,11 +187,13 @@ def load_pruned(folder, *, dtype="auto", device="auto"):
     if not (folder / MARKER).is_file():
         raise ModelNotFoundError(f"{folder} holds no pruned model of llmbrain ({MARKER} is missing).")
     summary = read_own(folder / MARKER)
-    summary.pop("files", None)
+    files = summary.pop("files", {})
     try:
-        arrays = load_file(folder / SUBNETWORK)
+        arrays, made = load_file(folder / SUBNETWORK), sample_hash(folder / SUBNETWORK)
     except (SafetensorError, OSError) as error:
         raise ModelNotFoundError(f"{folder / SUBNETWORK} cannot be read ({error}). Prune the model again.") from error
+    if made != files.get(SUBNETWORK):
+        raise ModelNotFoundError(f"{folder / SUBNETWORK} has changed since it was written. Prune the model again.")
     model, tokenizer = load_model(folder, dtype=dtype, device=device)
     geometry = NeuronGeometry.from_dict(summary["geometry"])
 

@@ -66,7 +66,7 @@ def test_importances_are_one_finite_number_per_neuron(name, tokenizer):
 def test_statistics_refuse_what_is_not_finite(tokenizer):
     model = tiny_model("llama")
     with torch.no_grad():
-        model.model.layers[1].mlp.up_proj.weight[5] = float("inf")
+        model.model.layers[1].mlp.up_proj.weight[5] = 3e38
     with pytest.raises(RecordingError, match="Layer 1 has activations that are infinite"):
         neuron_statistics(model, tokenizer, ["a text of a few words"])
 

@@ -16,7 +16,7 @@ from llmbrain.exceptions import LLMBrainWarning, ModelNotFoundError, ParameterEr
 from llmbrain.models import describe_model, load_model
 
 
-@pytest.mark.parametrize("name", ["./no-model", "/no/such/place", "nobody/nothing-of-this-name", "no.gguf", "a b"])
+@pytest.mark.parametrize("name", ["./no-model", "/no/such/place", "nobody/nothing-of-this-name", "no.gguf", "a b", "x" * 300])
 def test_what_is_not_there_is_said(name):
     with pytest.raises(ModelNotFoundError, match=name.replace(".", r"\.")):
         load_model(name)

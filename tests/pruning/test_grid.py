@@ -68,6 +68,19 @@ def test_rows_of_other_settings_are_not_taken_for_ours(model, tokenizer, tmp_pat
         again(recipes_of(plain, guided, networks=MAPS))
 
 
+def test_two_grids_at_once_lose_no_row(model, tokenizer, tmp_path):
+    """Each writes the rows that it knows, so that the last one would win."""
+    out, (one, other) = tmp_path / "grid.tsv", (recipes_of((score, "uniform", "none")) for score in ("flap", "wanda"))
+
+    def meanwhile(row, pruned):
+        with pytest.raises(DatasetError, match="Another launch is writing .*grid.tsv"):
+            grid_of(model, tokenizer, other, out=out)
+
+    grid_of(model, tokenizer, one, out=out, keep=meanwhile)
+    assert grid_of(model, tokenizer, other, out=out).score.tolist() == ["dense", "flap", "wanda"]
+    assert [file.name for file in tmp_path.iterdir()] == ["grid.tsv"]
+
+
 def test_the_grid_refuses_what_cannot_run_before_any_work(model, tokenizer, monkeypatch):
     module = importlib.import_module("llmbrain.evaluation.perplexity")
     monkeypatch.setattr(module, "perplexity_report", lambda *a, **k: 1 / 0)

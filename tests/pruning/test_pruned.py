@@ -132,6 +132,18 @@ def test_saving_leaves_the_model_as_it_is(pruned_models, ids, tmp_path):
     assert pruned.model.config.to_dict() == config
 
 
+@pytest.mark.parametrize("change", [lambda kept: kept[:-1], lambda kept: np.r_[kept[:-1], kept[-1] ^ 1], None])
+def test_other_kept_neurons_are_refused(pruned_models, tmp_path, change):
+    from safetensors.numpy import load_file, save_file
+
+    pruned_models["llama"].save_pretrained(tmp_path / "m")
+    arrays = load_file(path := tmp_path / "m" / "llmbrain_subnetwork.safetensors")
+    kept = arrays.pop("layers.1.kept")
+    save_file(arrays if change is None else {**arrays, "layers.1.kept": change(kept)}, path)
+    with pytest.raises(ModelNotFoundError, match="subnetwork.safetensors has changed since it was written"):
+        load_pruned(tmp_path / "m")
+
+
 def test_a_folder_without_a_pruned_model_is_refused(tmp_path):
     with pytest.raises(ModelNotFoundError, match="llmbrain_pruning"):
         load_pruned(tmp_path)
