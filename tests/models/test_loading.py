@@ -15,8 +15,10 @@ from tiny import tiny_model, tiny_tokenizer
 from llmbrain.exceptions import LLMBrainWarning, ModelNotFoundError, ParameterError
 from llmbrain.models import describe_model, load_model
 
+NOT_THERE = ["./no-model", "/no/such/place", "nobody/nothing-of-this-name", "no.gguf", "a b", "x" * 300]
 
-@pytest.mark.parametrize("name", ["./no-model", "/no/such/place", "nobody/nothing-of-this-name", "no.gguf", "a b", "x" * 300])
+
+@pytest.mark.parametrize("name", NOT_THERE)
 def test_what_is_not_there_is_said(name):
     with pytest.raises(ModelNotFoundError, match=name.replace(".", r"\.")):
         load_model(name)
