@@ -167,7 +167,7 @@ def test_two_gpus_measure_and_lesion_as_one_does(tokenizer):
 def test_two_gpus_name_what_is_not_finite(tokenizer, tmp_path):
     model = spread_over_two()
     with torch.no_grad():
-        model.model.layers[3].mlp.up_proj.weight[5] = float("inf")
+        model.model.layers[3].mlp.up_proj.weight[5] = 3e38
     with pytest.raises(RecordingError, match="Layer 3 .* unit 5, is"):
         quiet(model, tokenizer, TEXTS, tmp_path / "study")
     with pytest.raises(RecordingError, match="Layer 3 has activations that are infinite"):

@@ -53,7 +53,7 @@ def test_broken_models_and_missing_tokenizers_are_refused():
     with pytest.raises(ParameterError, match="own tokenizer"):
         read_activity(model, None, TEXTS)
     with torch.no_grad():
-        model.model.layers[1].mlp.down_proj.weight.fill_(float("nan"))
+        model.model.layers[1].mlp.down_proj.weight.fill_(3e38)
     for surprisals in (True, False):
         with pytest.raises(NumericalError, match="not finite"):
             read_activity(model, tiny_tokenizer(), TEXTS, surprisals=surprisals)
