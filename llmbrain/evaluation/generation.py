@@ -7,7 +7,7 @@ import numpy as np
 
 from ..exceptions import ParameterError, check_count, check_seed
 from ..models.finite import finite_logits
-from ..models.hooks import restoring
+from ..models.hooks import evaluating, restoring
 from ..models.inputs import check_generation, check_readable, input_device
 from ..text import encode_prompts, padding_id
 from ..text.tokens import describe_head
@@ -107,7 +107,7 @@ def generate_texts(
         for length in sorted({len(ids) for ids in encoded}):
             rows = [i for i, ids in enumerate(encoded) if len(ids) == length]
             ids = torch.from_numpy(np.stack([encoded[i] for i in rows])).to(device)
-            with torch.no_grad(), finite_logits(model):
+            with torch.no_grad(), evaluating(model), finite_logits(model):
                 written = model.generate(ids, attention_mask=torch.ones_like(ids), **options)
             for i, new in zip(rows, written[:, length:].tolist()):
                 stop = next((n for n, token in enumerate(new) if token in ends), None)

@@ -2,6 +2,7 @@
 
 from ..exceptions import LLMBrainError, ParameterError
 from ..models.finite import check_weights, finite_logits
+from ..models.hooks import evaluating
 
 __all__ = ["harness"]
 
@@ -55,7 +56,7 @@ def harness(model, tokenizer, tasks, *, limit=None, num_fewshot=None, batch_size
     live = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
     given = {"limit": limit, "num_fewshot": num_fewshot, "task_manager": task_manager, "bootstrap_iters": 1000}
     try:
-        with finite_logits(model):
+        with evaluating(model), finite_logits(model):
             found = lm_eval.simple_evaluate(model=live, tasks=tasks, **{**given, **options})
     except KeyError as error:  # of a name that it does not know
         raise ParameterError(

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..exceptions import ParameterError
 from ..models.finite import not_finite_error
+from ..models.hooks import evaluating
 from ..models.inputs import check_readable, input_device, longest_context
 from ..text import batches, text_windows
 from ..text.windows import token_mask
@@ -90,7 +91,7 @@ def window_losses(model, windows, *, max_batch_tokens=4096, progress=None):
     losses = [None] * len(windows)
     reader, device = LogitReader(model), input_device(model)
     for batch in batches(windows, max_tokens=max_batch_tokens):
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(model):
             inputs = batch.inputs(device)
             hidden = reader.read(**inputs)
             parts = batch_losses(hidden, reader, inputs["input_ids"], batch.windows)

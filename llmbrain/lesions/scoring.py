@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..exceptions import ParameterError
+from ..models.hooks import evaluating
 from ..models.inputs import input_device
 from ..parallel import (
     agree,
@@ -78,7 +79,8 @@ class Scorer:
         progress = progress and main_process()
         file = checkpoint if checkpoint is None or mine is None else mine.path(checkpoint)
         each_alone = mine is None and launched() > 1  # all processes of a launch do the same
-        with contextlib.nullcontext() if file is None or each_alone else only_launch(file):
+        alone = contextlib.nullcontext() if file is None or each_alone else only_launch(file)
+        with alone, evaluating(self.model):
             sums = self._score(sequences, edits, progress, checkpoint, part) if sequences else None
             return [
                 sums if task.call is None else self._call(task, edits, progress, checkpoint, part) for task in tasks

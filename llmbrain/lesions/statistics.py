@@ -7,6 +7,7 @@ import numpy as np
 
 from ..exceptions import RecordingError
 from ..geometry import NeuronGeometry
+from ..models.hooks import evaluating
 from ..models.inputs import check_readable, context_limit
 from ..models.linears import weight_of
 from ..registry import Registry
@@ -194,7 +195,7 @@ def neuron_statistics(
 
 def _moments_of_layers(model, sites, windows, geometry, samples):
     """Read windows of text; the moments of each layer stay on the device where the layer is."""
-    from ..recording.capture import quiet_forward, run_batch
+    from ..recording.capture import run_batch
     from ..text import batches
 
     moments = [None] * len(sites)
@@ -205,7 +206,7 @@ def _moments_of_layers(model, sites, windows, geometry, samples):
         moments[i].add(rows)
         samples.values[drawn[1], geometry.layer_slice(i)] = rows[drawn[0]].float().cpu().numpy()
 
-    with quiet_forward(model):
+    with evaluating(model):
         for batch in batches(windows, max_tokens=1024):
             places = [np.flatnonzero(window.scored) for window in batch.windows]
             drawn = samples.draw(sum(map(len, places)))

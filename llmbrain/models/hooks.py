@@ -3,7 +3,7 @@
 import contextlib
 from functools import partial
 
-__all__ = ["attached", "is_checkpointing", "restoring", "site_hooks"]
+__all__ = ["attached", "evaluating", "is_checkpointing", "restoring", "site_hooks"]
 
 
 @contextlib.contextmanager
@@ -16,6 +16,20 @@ def restoring(undo):
             undo()
     finally:
         undo()
+
+
+@contextlib.contextmanager
+def evaluating(model):
+    """Put a model into evaluation mode inside a block: dropout would change activity, losses and choices."""
+    modes = {module: module.training for module in model.modules()}  # some may be frozen in a model that is trained
+
+    def restore():
+        for module, mode in modes.items():
+            module.training = mode
+
+    with restoring(restore):
+        model.eval()
+        yield
 
 
 @contextlib.contextmanager

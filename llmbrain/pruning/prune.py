@@ -10,6 +10,7 @@ import torch
 
 from ..exceptions import GeometryMismatchError, LLMBrainWarning, ParameterError, check_seed
 from ..geometry import NeuronGeometry
+from ..models.hooks import evaluating
 from ..models.identity import describe_model, other_weights
 from ..models.lesioned import refuse_lesioned
 from ..models.origin import origin_of
@@ -237,8 +238,11 @@ class Pruner:
 
     def run(self, plan, *, inplace=False, measure=False):
         """Carry out a plan and return a :class:`PrunedModel`."""
-        start = time.perf_counter()
-        shared = self.measurements
+        with evaluating(self.measurements.model):
+            return self._run(plan, inplace, measure)
+
+    def _run(self, plan, inplace, measure):
+        start, shared = time.perf_counter(), self.measurements
         if inplace and plan.recipe.options.recover:
             raise ParameterError("recover= trains on what the dense model predicts, so it needs inplace=False.")
         if world_size() > 1 and plan.recipe.options.recover:

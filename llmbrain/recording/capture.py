@@ -5,17 +5,16 @@ A scanner runs the batches of whole runs and passes each token's neurons to the 
 in file order on the device, and copies and writes them while the next batch is computed.
 """
 
-import contextlib
 import inspect
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from ..exceptions import RecordingError
-from ..models.hooks import restoring, site_hooks
+from ..models.hooks import site_hooks
 from ..models.inputs import input_device
 
-__all__ = ["HostScanner", "NotFiniteError", "quiet_forward", "run_batch", "surprisal"]
+__all__ = ["HostScanner", "NotFiniteError", "run_batch", "surprisal"]
 
 # Rows of logits turned into probabilities at a time: they fit the cache, and no second copy of all logits is made.
 _CHUNK = 32
@@ -93,20 +92,6 @@ def surprisal(logits, ids, places):
             values[a + 1 : a + 1 + len(chunk)] = torch.nn.functional.cross_entropy(chunk, target, reduction="none")
         parts.append(values[_send(np.asarray(wanted), values.device)])
     return torch.cat(parts)
-
-
-@contextlib.contextmanager
-def quiet_forward(model):
-    """Put a model in evaluation mode inside the block: dropout would be recorded as activity."""
-    modes = {module: module.training for module in model.modules()}  # some may be frozen in a model that is trained
-
-    def restore():
-        for module, mode in modes.items():
-            module.training = mode
-
-    with restoring(restore):
-        model.eval()
-        yield
 
 
 class HostScanner:

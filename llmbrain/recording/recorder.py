@@ -19,11 +19,12 @@ from ..dataset.layout import bids_label
 from ..exceptions import NumericalWarning, RecordingError, check_count
 from ..files import sha256, with_hashes, write_json, write_tsv
 from ..models.finite import not_finite_error
+from ..models.hooks import evaluating
 from ..models.inputs import input_device
 from ..models.lesioned import refuse_lesioned
 from ..models.origin import source_of
 from ..models.wrappers import check_model, plain, refuse_compiled
-from .capture import HostScanner, NotFiniteError, pieces, quiet_forward
+from .capture import HostScanner, NotFiniteError, pieces
 from .events import run_events
 from .forecast import check_room
 from .job import RecordingOptions, prepare
@@ -168,7 +169,7 @@ def _record_runs(job, study, missing, scales, progress):
         return
     total = sum(run.n_tokens for run, _ in missing)
     scanners = _Scanners(job, [run for run, _ in missing])
-    with quiet_forward(job.model), tqdm(total=total, unit="token", disable=not progress) as bar:
+    with evaluating(job.model), tqdm(total=total, unit="token", disable=not progress) as bar:
         while missing:
             busy = []
             for runs, names in _groups(missing, scanners):

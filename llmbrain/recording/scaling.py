@@ -4,7 +4,8 @@ import numpy as np
 
 from ..exceptions import GeometryMismatchError
 from ..files import save_img
-from .capture import quiet_forward, run_batch
+from ..models.hooks import evaluating
+from .capture import run_batch
 
 __all__ = ["neuron_scales"]
 
@@ -38,7 +39,7 @@ def _largest(job, names):
         np.maximum(part, values, out=part)
 
     seen = 0
-    with quiet_forward(job.model):
+    with evaluating(job.model):
         for batch, places, _ in (batch for run in job.plan.runs for batch in job.batches(run)):
             run_batch(job.model, [site for _, _, site in sites], batch, places, keep)
             seen += sum(map(len, places))

@@ -7,7 +7,8 @@ from .. import parallel
 from ..dataset.checks import read_own
 from ..exceptions import DatasetError, ParameterError
 from ..files import with_hashes, write_json
-from .capture import quiet_forward, run_batch
+from ..models.hooks import evaluating
+from .capture import run_batch
 
 __all__ = ["check_processes", "check_shares", "forecast_of_shares", "note_share", "runs_of_share"]
 
@@ -106,7 +107,7 @@ def _speed(job):
         rows.float().cpu()
 
     batches, done = (batch for run in job.plan.runs for batch in job.batches(run)), 0
-    with quiet_forward(job.model):
+    with evaluating(job.model):
         batch, places, _ = next(batches)
         run_batch(job.model, sites, batch, places, keep)  # the first pass is slower
         start = time.perf_counter()

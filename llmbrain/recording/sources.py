@@ -9,6 +9,7 @@ import numpy as np
 
 from ..exceptions import CorpusError, ParameterError, check_count, check_seed
 from ..models.finite import finite_logits
+from ..models.hooks import evaluating
 from ..models.inputs import check_generation, check_readable, input_device
 from ..text import Corpus, Document, TokenizedDocument, as_corpus, encode, padding_id, token_spans
 from ..text.reading import read_jsonl
@@ -162,8 +163,6 @@ def generated(model, tokenizer, prompts, *, max_new_tokens=64, random_state=None
     """
     import torch
 
-    from .capture import quiet_forward
-
     check_count("max_new_tokens", max_new_tokens)
     if random_state is not None:
         check_seed(random_state)
@@ -178,7 +177,7 @@ def generated(model, tokenizer, prompts, *, max_new_tokens=64, random_state=None
     check_readable(model, (document.ids for document in material.documents))
     for document in material.documents:
         check_generation(model, len(_without_end(document, tokenizer)), int(max_new_tokens))
-    with quiet_forward(model), finite_logits(model), torch.no_grad(), torch.random.fork_rng():
+    with evaluating(model), finite_logits(model), torch.no_grad(), torch.random.fork_rng():
         for number, document in enumerate(material.documents):
             if random_state is not None:
                 torch.manual_seed(int(random_state) + number)  # so that a document does not depend on the others

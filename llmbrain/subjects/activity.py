@@ -8,9 +8,10 @@ import numpy as np
 from ..exceptions import NumericalError
 from ..geometry import NeuronGeometry
 from ..models.finite import not_finite_error
+from ..models.hooks import evaluating
 from ..models.inputs import check_readable, input_device, longest_context
 from ..models.sites import find_sites
-from ..recording.capture import quiet_forward, run_batch
+from ..recording.capture import run_batch
 from ..text import batches, cut_windows, encode, padding_id, token_spans
 
 __all__ = ["TextActivity", "read_activity"]
@@ -53,7 +54,7 @@ def read_activity(model, tokenizer, texts, sites=("layer", "mlp"), *, surprisals
             document, context, warmup=context // 4, kept=_kept(document, spans[number]), number=number
         )
     pieces = [{} for _ in windows]
-    with quiet_forward(model):
+    with evaluating(model):
         for number, batch in enumerate(batches(windows, max_tokens=BATCH_TOKENS, pad_id=padding_id(tokenizer))):
             if not surprisals and number == 0:
                 _check_logits(model, batch)

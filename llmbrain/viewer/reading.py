@@ -12,8 +12,9 @@ import numpy as np
 
 from ..exceptions import CorpusError, ParameterError
 from ..models.finite import not_finite_error
+from ..models.hooks import evaluating
 from ..models.inputs import input_device
-from ..recording.capture import quiet_forward, run_batch
+from ..recording.capture import run_batch
 from ..stats import Moments
 from ..text import Document, pad
 from ..text.tokens import Encoder
@@ -152,7 +153,7 @@ def read_text(model, sites, window, tokens, cut=False):
     def keep(i, rows):
         parts[i] = rows.float().cpu().numpy()
 
-    with quiet_forward(model):
+    with evaluating(model):
         surprisal = run_batch(model, sites, batch, [window.places], keep).float().cpu().numpy()
     if not np.isfinite(surprisal[window.places > 0]).all():  # nothing predicts a first token
         inputs = batch.inputs(input_device(model))

@@ -2,10 +2,13 @@
 
 import sys
 
+import numpy as np
 import pytest
 import torch
-from tiny import ARCHITECTURES, HIDDEN, N_LAYERS, tiny_model
+from tiny import ARCHITECTURES, HIDDEN, N_LAYERS, tiny_model, tiny_tokenizer
 
+import llmbrain as lb
+from llmbrain.evaluation import generate_texts, minimal_pairs
 from llmbrain.models import SITES, Site, find_sites, site_hooks
 
 IDS = torch.tensor([[256, 5, 17, 200, 44, 9], [256, 8, 8, 31, 2, 90]])
@@ -209,3 +212,31 @@ def test_hooks_that_an_interruption_leaves_behind_do_nothing(line):
         sys.settrace(own)
     assert n == line or n < 40
     torch.testing.assert_close(logits(model), before, rtol=0, atol=0)
+
+
+def _effects(model, mask):
+    study = lb.LesionStudy([mask], TRAINED[:1], n_controls=1, controls=("layer",))
+    return study.run(model, tiny_tokenizer(), progress=False).items["effect"].tolist()
+
+
+TRAINED = ["the cat of a house that is on an island " * 4] * 2
+READINGS = {
+    "perplexity": lambda model, mask: lb.perplexity(model, tiny_tokenizer(), TRAINED, context=64),
+    "pairs": lambda model, mask: minimal_pairs(model, tiny_tokenizer(), [("a cat", "a bat")]).margin.tolist(),
+    "generation": lambda model, mask: generate_texts(model, tiny_tokenizer(), ["the cat"], max_new_tokens=9)[0].text,
+    "lesions": _effects,
+    "pruning": lambda model, mask: lb.prune(
+        model, tiny_tokenizer(), TRAINED, recipe="flap", options={"context": 32}, progress=False, measure=False
+    ).summary["layers"]["error"],
+}
+
+
+@pytest.mark.parametrize("work", READINGS.values(), ids=READINGS)
+def test_dropout_of_a_model_that_is_trained_changes_nothing(work):
+    trained, model = tiny_model("gpt2").train(), tiny_model("gpt2")
+    trained.transformer.h[1].eval()
+    geometry = lb.NeuronGeometry.from_model(model)
+    mask = lb.NeuronMask(np.arange(geometry.n_neurons) % 5 == 0, geometry)
+    assert str(work(trained, mask)) == str(work(model, mask))
+    assert trained.training and trained.transformer.h[0].attn.resid_dropout.training
+    assert not any(module.training for module in trained.transformer.h[1].modules())
