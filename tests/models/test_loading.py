@@ -191,6 +191,24 @@ def test_a_damaged_copy_of_a_gguf_file_is_made_again(file, tmp_path, monkeypatch
     assert describe_model(again)["weights_hash"] == describe_model(first)["weights_hash"]
 
 
+def test_a_copy_opens_with_the_tokenizer_of_its_file_and_without_a_pass(tmp_path, monkeypatch):
+    pytest.importorskip("gguf")
+    from llmbrain.models import loading, tokenizer_check
+
+    given = tiny_tokenizer()
+    given.add_tokens(["<think>"])
+    monkeypatch.setenv("LLMBRAIN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(loading, "_dequantise", lambda *_: (tiny_model("llama"), given))
+    (tmp_path / "x.gguf").write_bytes(b"the weights")
+    _, first = load_model(tmp_path / "x.gguf")
+    monkeypatch.setattr(tokenizer_check, "_loss", lambda *_: pytest.fail("the passage was read again"))
+    _, again = load_model(tmp_path / "x.gguf")
+    for tokenizer in (first, again):
+        assert loading._fingerprint(tokenizer) == loading._fingerprint(given)
+        assert repr(tokenizer.added_tokens_decoder) == repr(given.added_tokens_decoder)
+        assert tokenizer("a <think> b")["input_ids"] == given("a <think> b")["input_ids"]
+
+
 @pytest.mark.parametrize("damaged", [False, True])
 def test_a_gguf_file_opens_without_a_cache_that_can_be_written(damaged, tmp_path, monkeypatch):
     pytest.importorskip("gguf")

@@ -10,7 +10,7 @@ from tokenizers import Regex, normalizers
 from llmbrain.exceptions import LLMBrainWarning, ModelNotFoundError
 from llmbrain.files import read_json, write_json
 from llmbrain.models import load_model
-from llmbrain.models.tokenizer_check import PASSAGE, SAMPLE, check_bos, check_predictions, check_tokenizer
+from llmbrain.models.tokenizer_check import PASSAGE, SAMPLE, Losses, check_bos, check_predictions, check_tokenizer
 
 
 def big_tokenizer(pieces, **normalisation):
@@ -139,6 +139,19 @@ def test_a_model_worse_than_chance_is_noticed(reader):
     with pytest.warns(LLMBrainWarning, match="worse than chance"):
         check_predictions(reader, tiny_tokenizer())
     rows.copy_(rows.flip(0))
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"a": "b"}'])
+def test_losses_are_computed_once_and_kept_in_a_file(content, reader, tmp_path, monkeypatch):
+    file = tmp_path / "losses.json"
+    if content is not None:
+        file.write_text(content)
+    first = Losses(reader, file)([1, 2, 3], 1)
+    assert first == Losses(reader)([1, 2, 3], 1) and first != Losses(reader)([1, 2, 3], 2)
+    monkeypatch.setattr("llmbrain.models.tokenizer_check._loss", lambda *_: -1.0)
+    assert Losses(reader, file)([1, 2, 3], 1) == first
+    assert Losses(reader, file)([1, 2, 4], 1) == Losses(reader.to(torch.bfloat16), file)([1, 2, 3], 1) == -1
+    reader.float()
 
 
 @pytest.mark.demo
