@@ -135,4 +135,4 @@ def _loss(model, ids, start):
 
 
 def _warn(message):
-    warnings.warn(message, LLMBrainWarning, stacklevel=4)
+    warnings.warn(message, LLMBrainWarning, stacklevel=5)  # the caller of load_model

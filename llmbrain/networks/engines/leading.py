@@ -70,14 +70,15 @@ def is_tall(n_rows, n_neurons, k):
     return n_neurons < n_rows and one_matrix(n_neurons, k)
 
 
-def leading(data, k, seed=0, at_least=None):
+def leading(data, k, seed=0, at_least=None, single=False):
     """Find the leading singular pairs of data that come in blocks, a :class:`Leading`.
 
     Fewer than ``k`` pairs are returned if the data have fewer independent directions, and an error is raised if these
-    are fewer than ``at_least`` (``k`` by default; 0 for no check).
+    are fewer than ``at_least`` (``k`` by default; 0 for no check). ``single`` allows single precision for products
+    between neurons.
     """
     if is_tall(data.n_rows, data.columns.n_neurons, k):
-        found = from_neurons(neuron_gram(data), k, seed)
+        found = from_neurons(neuron_gram(data), k, seed, single)
     elif one_matrix(data.n_rows, k):
         found = from_tokens(token_gram(data), k, seed).agreed(data.columns)
     else:
@@ -92,9 +93,9 @@ def from_tokens(matrix, k, seed=0, overwrite=False):
     return Leading(*leading_eigenpairs(matrix, k, seed, overwrite))
 
 
-def from_neurons(matrix, k, seed=0):
+def from_neurons(matrix, k, seed=0, single=False):
     """Leading pairs from the products between neurons; directions without variance are left out."""
-    values, vectors = leading_eigenpairs(matrix, min(k, len(matrix)), seed)
+    values, vectors = leading_eigenpairs(matrix, min(k, len(matrix)), seed, single=single)
     kept = values > 1e-7 * values[0]
     return Leading(values[kept], right=vectors[:, kept].T.float().contiguous())
 

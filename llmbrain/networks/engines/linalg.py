@@ -23,6 +23,8 @@ __all__ = [
 
 SMALL = 1024  # up to this order a direct eigendecomposition costs less than any iteration,
 DENSE = 2048  # and up to this one less than an iteration of many blocks
+FEW = 32  # with more vectors than this part of the order, a few blocks cost as much and do not converge
+SINGLE = 1e-3  # smallest eigenvalue, relative to the largest, whose vector single precision gives well enough
 LOOK = 3  # blocks between two tests of convergence
 
 
@@ -123,16 +125,21 @@ def polar_factor(m, low=1e-7):
     return x.reshape(m.shape)
 
 
-def leading_eigenpairs(matrix, k, seed=0, overwrite=False):
+def leading_eigenpairs(matrix, k, seed=0, overwrite=False, single=False):
     """Largest ``k`` eigenvalues (descending) and eigenvectors ``(n, k)`` of a symmetric float64 matrix.
 
-    With ``overwrite`` the matrix is overwritten, which saves a copy.
+    With ``overwrite`` the matrix is overwritten, which saves a copy. With ``single``, a direct decomposition on the CPU
+    is made in single precision, in half the time, if the eigenvalues are of similar size.
     """
     n = len(matrix)
-    if n <= SMALL or k > n // 8:
-        return _largest(matrix, k, overwrite)
     # a few blocks suffice for pairs above the noise; inside its bulk a direct decomposition soon costs less
     few = n <= DENSE
+    if n <= SMALL or k > n // (FEW if few else 8):
+        if single and matrix.device.type == "cpu":
+            values, vectors = (part.double() for part in _largest(matrix.float(), k, overwrite=True))
+            if values[-1] > SINGLE * values[0]:
+                return values, vectors
+        return _largest(matrix, k, overwrite)
     hand_back()
     options = {"device": matrix.device, "seed": seed, "tol": 1e-5 if few else 1e-4, "max_blocks": 6 if few else 40}
     values, vectors, residual = krylov_eigenpairs(lambda q: product(matrix, q), n, k, **options)

@@ -170,7 +170,7 @@ def _begin(run, k, seed):
             return partial(from_tokens, matrix, k, seed, overwrite=True)
         found = from_tokens(matrix, k, seed, overwrite=True)
     else:
-        found = leading(run, k, seed, 0)
+        found = leading(run, k, seed, 0, single=True)  # all these rows get unit norm: their span is what counts
     return lambda: found
 
 

@@ -18,6 +18,18 @@ def test_krylov_finds_what_eigh_finds():
     assert residual < 1e-8
 
 
+@pytest.mark.parametrize(("smallest", "is_single"), [(0.1, True), (1e-5, False)])
+def test_single_precision_is_used_where_it_suffices(smallest, is_single):
+    rng = np.random.default_rng(0)
+    basis = np.linalg.qr(rng.standard_normal((200, 200)))[0]
+    matrix = torch.from_numpy((basis * np.r_[np.geomspace(1, smallest, 20), np.zeros(180)]) @ basis.T)
+    exact, expected = linalg.leading_eigenpairs(matrix, 20)
+    values, vectors = linalg.leading_eigenpairs(matrix, 20, single=True)
+    assert torch.equal(values, exact) != is_single and vectors.dtype == torch.float64
+    np.testing.assert_allclose(values, exact, rtol=1e-5)
+    assert torch.linalg.matrix_norm(vectors.T @ expected, "nuc") == pytest.approx(20, abs=1e-4)
+
+
 def test_polar_factor_is_the_decorrelation():
     generator = torch.Generator().manual_seed(0)
     m = torch.randn(5, 40, 40, dtype=torch.float64, generator=generator)
