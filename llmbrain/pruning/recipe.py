@@ -7,7 +7,7 @@ from numbers import Integral
 
 import numpy as np
 
-from ..exceptions import ParameterError, is_number
+from ..exceptions import ParameterError, check_count, is_number
 from ..registry import Registry, choose
 from .allocation import ALLOCATIONS
 from .compensation import COMPENSATIONS
@@ -20,6 +20,11 @@ __all__ = ["RECIPES", "Options", "Recipe", "describe_networks", "networks_id"]
 
 # Each member returns a Recipe.
 RECIPES = Registry("recipe")
+# smallest values of options that are whole numbers
+_LEAST = {
+    "context": 2, "batch_size": 1, "max_tokens": 2, "block_steps": 0, "block_span": 1, "lookahead": 0,
+    "n_evaluations": 1, "network_tokens": 4,
+}  # fmt: skip
 
 
 def _choice(default, choices):
@@ -130,29 +135,20 @@ class Options:
             raise ParameterError(f"ridge={self.ridge!r} must be a number from 0, or 'auto'.")
         if self.round_to not in range(1, 257):
             raise ParameterError(f"round_to={self.round_to!r} must be a whole number from 1 to 256.")
-        self._check_whole("context", 2)
-        self._check_whole("batch_size", 1)
-        self._check_whole("max_tokens", 2, none=True)
-        self._check_whole("block_steps", 0)
-        self._check_whole("block_span", 1)
-        self._check_whole("lookahead", 0)
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            check_count(name, value, least, optional=name in ("max_tokens", "network_tokens"))
+            object.__setattr__(self, name, value and int(value))  # numpy's numbers cannot be written as JSON
         if self.block_steps and (self.propagation, self.target) != ("sequential", "stream"):
             raise ParameterError(
                 f"block_steps={self.block_steps} fits blocks to the stream of the dense model, one after the other. "
                 "Set propagation='sequential' and target='stream', or block_steps=0."
             )
-        self._check_whole("network_tokens", 4, none=True)
         if self.head_score is not None:
             HEAD_SCORES.check(self.head_score)
         if not isinstance(self.exempt, (list, tuple)) or not all(isinstance(i, Integral) for i in self.exempt):
             raise ParameterError(f"exempt={self.exempt!r} must be a list of numbers of layers.")
         object.__setattr__(self, "exempt", tuple(int(i) for i in self.exempt))
-
-    def _check_whole(self, name, least, none=False):
-        value = getattr(self, name)
-        if (value is None and none) or (isinstance(value, int) and not isinstance(value, bool) and value >= least):
-            return
-        raise ParameterError(f"{name}={value!r} must be a whole number from {least}{', or None' if none else ''}.")
 
     def with_(self, **changes):
         """Options with some of them changed.
