@@ -21,7 +21,7 @@ def report(
     from ..dataset import as_study
 
     if not group:
-        as_study(study)  # refuses what is no study before the seconds that the next imports take
+        as_study(study)  # refuses what is not a study before the seconds that the next imports take
     from ..reporting import generate_group_report, generate_report
 
     if group:
@@ -40,7 +40,7 @@ def view(
         bool, typer.Option("--no-model", help="Show the study without its model; no new text can be read.")
     ] = False,
     mask: Annotated[
-        list[Path] | None, typer.Option(help="File of an own mask that can be lesioned; repeat for several.")
+        list[Path] | None, typer.Option(help="File of a mask of your own that can be lesioned; repeat for several.")
     ] = None,
     port: Annotated[int, number("Port of the page; 0 for any free one.", least=0, most=65535)] = 0,
     host: Annotated[

@@ -200,7 +200,7 @@ def _networks(which, study):
 
 
 def _check_figure(path):
-    """Refuse a file format that cannot be drawn, and a file that is no figure."""
+    """Refuse a file format that cannot be drawn, and a file that is not a figure."""
     from matplotlib.backend_bases import FigureCanvasBase
 
     from ..files import check_output_figure

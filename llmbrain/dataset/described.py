@@ -26,8 +26,8 @@ def write_described(path, img, description, key):
         raise ParameterError(f"{path} belongs to a study, and it is not replaced. Choose another name.")
     if (path.exists() or side.exists()) and there.get(key, object()) != description[key]:
         raise ParameterError(
-            f"{path} or {side.name} exists and is no earlier output of this kind; it is not replaced. Choose another "
-            "name."
+            f"{path} or {side.name} exists and is not an earlier output of this kind. It is not replaced. Choose "
+            "another name."
         )
     publish_together(side, {path: img}, lambda _: with_hashes(description), lambda: ())
     return path

@@ -115,7 +115,7 @@ def _file_or_free(path):
     """The path, if a file is there or nothing."""
     path = as_path(path)
     if path.exists() and not path.is_file():
-        raise ParameterError(f"The output {path} is no file; it is not replaced. Choose another file.")
+        raise ParameterError(f"The output {path} is not a file, so it is not replaced. Choose another file.")
     return path
 
 
@@ -145,7 +145,7 @@ def check_output_table(path, columns):
     missing = [name for name in columns if name not in header]
     if missing:
         raise ParameterError(
-            f"The file {path} has no column {missing[0]!r}, so it is no earlier output of this kind; it is not "
+            f"The file {path} has no column {missing[0]!r}, so it is not an earlier output of this kind. It is not "
             "replaced. Choose another file."
         )
     return path

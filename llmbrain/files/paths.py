@@ -17,7 +17,7 @@ def as_path(path):
     'study'
     """
     if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
-        raise ParameterTypeError(f"{path!r} is no path. Pass the name of a file or folder as text or as pathlib.Path.")
+        raise ParameterTypeError(f"{path!r} is not a path. Pass the name of a file or folder as text or pathlib.Path.")
     text = os.fspath(path)
     if not text.strip() or "\0" in text:
         what = "holds a NUL character" if "\0" in text else "is empty"

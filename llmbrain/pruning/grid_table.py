@@ -81,7 +81,7 @@ def read_rows(out, constants, minimal_pairs=False):
     frame = read_table(out, dtype=dict.fromkeys(_TEXTS, str))
     missing = [name for name in GRID_KEYS if name not in frame]
     if missing:
-        raise DatasetError(f"{out} has no column {missing[0]!r}: it is no table of a grid. {_REMEDY}")
+        raise DatasetError(f"{out} has no column {missing[0]!r}: it is not the table of a grid. {_REMEDY}")
     frame = frame.reindex(columns=list(GRID_COLUMNS))
     frame[list(GRID_KEYS[:4])] = frame[list(GRID_KEYS[:4])].fillna("")
     try:

@@ -205,7 +205,7 @@ def check_fingerprint_file(path):
     if path.exists():
         try:
             if not path.is_file():
-                raise _Damaged("it is no file")
+                raise _Damaged("it is not a file")
             _read_file(path, tensors=False)
         except _Damaged as error:
             raise ParameterError(

@@ -33,7 +33,7 @@ def packed(z):
 
 
 class Contents:
-    """A study as the page shows it, with files of own masks for lesions; read again when its files change.
+    """A study as the page shows it, with files of further masks for lesions; read again when its files change.
 
     ``networks`` names the networks, if the study holds several; by default the first.
     """

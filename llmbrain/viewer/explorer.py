@@ -38,7 +38,7 @@ class Explorer:
         Returns the model and its tokenizer; called in the thread of the model. Without it the study is shown without
         a model.
     masks : list of path-like
-        Files of own masks for lesions, see :meth:`llmbrain.NeuronMask.load`.
+        Files of further masks for lesions, see :meth:`llmbrain.NeuronMask.load`.
     networks : str, optional
         Name of the networks, if the study holds several.
 

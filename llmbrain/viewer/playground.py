@@ -49,12 +49,12 @@ def chosen_mask(networks, masks, request):
 
     A request holds ``networks``, the numbers of networks whose union is lesioned at ``threshold`` (with ``top`` only
     the ``top`` neurons with the largest \\|z\\| in any of them); or ``neurons``, text such as ``"3:17, 5:20-30"``,
-    layer and units; or ``mask``, the number of an own mask in ``masks``.
+    layer and units; or ``mask``, the number of a further mask in ``masks``.
     """
     if request.get("mask") is not None:
         check_count("mask", request["mask"], 0)
         if request["mask"] >= len(masks):
-            raise ParameterError(f"There is no own mask number {request['mask']}.")
+            raise ParameterError(f"There is no mask number {request['mask']}.")
         return masks[request["mask"]]
     if networks is None:
         raise ParameterError("The study has no networks, so there is nothing to lesion.")

@@ -54,7 +54,7 @@ def test_what_is_no_path_is_refused(taker, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("wrong", ["nothing", "bytes", "an array"])
 def test_wrong_kinds_are_type_errors_too(wrong):
-    with pytest.raises(TypeError, match="is no path"):
+    with pytest.raises(TypeError, match="is not a path"):
         as_path(WRONG[wrong])
 
 

@@ -121,7 +121,7 @@ def test_save_and_load_give_the_same_mask(tmp_path, suffix):
 def test_only_earlier_masks_are_replaced(tmp_path):
     path, mask = tmp_path / "brain.nii.gz", some_mask()
     path.write_bytes(b"of another tool")
-    with pytest.raises(ParameterError, match=r"brain.nii.gz or brain.json exists and is no earlier"):
+    with pytest.raises(ParameterError, match=r"brain.nii.gz or brain.json exists and is not an earlier"):
         mask.save(path)
     path.unlink()
     (tmp_path / "brain.json").write_text('{"format": "a sidecar of another tool"}')

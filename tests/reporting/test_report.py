@@ -298,7 +298,7 @@ def test_only_earlier_reports_are_replaced(tmp_path):
             generate_report(prune_table()).save_as_html(path)
     assert foreign.read_text().endswith("<title>mine</title>")
     os.mkfifo(tmp_path / "pipe.html")
-    with pytest.raises(ParameterError, match="is no file"):
+    with pytest.raises(ParameterError, match="is not a file"):
         generate_report(prune_table()).save(tmp_path / "pipe.html")
     earlier = generate_report(prune_table(), title="first").save(tmp_path / "report.html")
     generate_report(prune_table(), title="second", output_file=earlier)

@@ -113,7 +113,7 @@ def test_masks_are_made_as_they_are_asked_for(networks):
         ({"neurons": "0-1"}, ParameterError, "layer:unit"),
         ({"neurons": "0:5-2"}, ParameterError, "smaller unit first"),
         ({"neurons": "77:0"}, ParameterError, "Layer 77"),
-        ({"mask": 3}, ParameterError, "own mask"),
+        ({"mask": 3}, ParameterError, "no mask number"),
         ({"networks": [0], "threshold": 900.0}, MaskError, "empty"),
     ],
 )

@@ -107,7 +107,7 @@ def interpret(time_courses, events, *, n_top=10, width=12, n_draws=199, random_s
     table["best_r"] = [wide.loc[k, name] for k, name in enumerate(table["best"])]
     table.insert(1, "side", engaged_side(z))
     table["top_tokens"] = [_listed(tokens, k, side) for k, side in zip(table["network"], table["side"])]
-    whole = tokens[~tokens["token"].isin(_beginnings(events))]  # the beginning of a longer word is no name
+    whole = tokens[~tokens["token"].isin(_beginnings(events))]  # the beginning of a longer word is not a name
     table.insert(1, "label", [_name(row, correlations, whole) for _, row in table.iterrows()])
     return Interpretation(table, correlations, pd.DataFrame(tokens), pd.DataFrame(contexts))
 
