@@ -1,6 +1,7 @@
 """Make a report: collect the results of all stations and fill the page."""
 
 import datetime
+import warnings
 from importlib import resources
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from markupsafe import Markup
 
 from .. import __version__, plotting
 from ..dataset import Study, find_results, find_studies, open_result, result_name
-from ..exceptions import DatasetError, LLMBrainError, ParameterError
+from ..exceptions import DatasetError, LLMBrainError, LLMBrainWarning, ParameterError
 from ..subjects.comparison import Comparison
 from .document import HTMLReport, check_output_file
 from .mapdata import map_data
@@ -170,6 +171,11 @@ class Report:
             self.results[name] = next(one for one in stations() if one.name == name)().result(self)
         return self.results[name]
 
+    def lacks(self, reason):
+        """Note on the page and in a warning that something is damaged and not shown."""
+        self.absent.append(reason)
+        warnings.warn(reason, LLMBrainWarning, stacklevel=2)
+
     def current(self, kind, what, name=None):
         """Open the results of a kind that belong to the study and to the networks shown.
 
@@ -182,7 +188,7 @@ class Report:
                 result = open_result(self.study, kind, one)
                 reason, made = result.stale, result.sources.get("networks")
             except (LLMBrainError, OSError) as error:
-                self.absent.append(f"The {what} {one!r} cannot be read: {error}")
+                self.lacks(f"The {what} {one!r} cannot be read: {error}")
                 continue
             if not reason and made and own and own not in made:
                 reason = f"The {what} {one!r} is of other networks than {self.networks_name}; choose with --networks."

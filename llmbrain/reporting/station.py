@@ -29,7 +29,7 @@ class Station:
         try:
             return self.read(report.study, report)
         except (LLMBrainError, OSError) as error:
-            report.absent.append(f"The {self.what} cannot be read: {error}")
+            report.lacks(f"The {self.what} cannot be read: {error}")
             return None
 
     def read(self, study, report):

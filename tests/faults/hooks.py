@@ -60,8 +60,9 @@ def _block(model, options):
 
 
 LESIONS = ("lesions/context", "lesions/positions", "models/hooks", "contextlib")
-OTHERS = ("models/hooks", "recording/capture", "pruning/walk", "pruning/allocation", "evaluation/", "viewer/work",
-          "lesions/batched", "contextlib")  # fmt: skip
+OTHERS = ("models/hooks", "recording/capture", "pruning/walk", "pruning/allocation", "pruning/blockwise",
+          "pruning/descent", "pruning/recover", "stats/precision", "evaluation/", "viewer/work", "lesions/batched",
+          "contextlib")  # fmt: skip
 
 
 def _lines(work, stop_at=None, files=LESIONS):
@@ -195,6 +196,10 @@ def works(room):
 
     tokenizer, some = tiny_tokenizer(), texts(3, 5)
     trial = Recipe("flap", "trial", "affine", {"context": 32})
+    fit = Recipe.named("best").with_(options={"context": 32, "max_tokens": 120, "block_steps": 3, "n_evaluations": 4})
+
+    def prune(model, recipe, **more):
+        lb.prune(model, tokenizer, some, 0.2, recipe=recipe, progress=False, measure=False, **more)
 
     def study(model):
         lb.LesionStudy([_mask(model)], tasks=[LossTask(some[:1], max_tokens=40)], n_controls=1).run(model, tokenizer)
@@ -202,7 +207,9 @@ def works(room):
     return {
         "record": lambda model: lb.record(model, tokenizer, some, room.fresh(), max_tokens=60, progress=False),
         "perplexity": lambda model: lb.perplexity(model, tokenizer, some, context=32),
-        "prune": lambda model: lb.prune(model, tokenizer, some, 0.2, recipe=trial, progress=False),
+        "prune": lambda model: prune(model, trial),
+        "fit blocks": lambda model: prune(model, fit),
+        "recover": lambda model: prune(model, trial, recover=0.002),
         "generate": lambda model: generate_texts(model, tokenizer, ["the cat"], max_new_tokens=4),
         "lesion study": study,
         "statistics": lambda model: neuron_statistics(model, tokenizer, some[:1], n_samples=5),
@@ -218,7 +225,7 @@ def _trained():
 
 def _state(model):
     modules = list(model.modules())
-    plain = [(m.training, "forward" in vars(m)) for m in modules]
+    plain = [(m.training, "forward" in vars(m), len(m._forward_hooks) + len(m._forward_pre_hooks)) for m in modules]
     flags = [(p.shape, p.requires_grad) for p in model.parameters()]
     return _logits(model), (plain, flags, model.config.to_json_string(), model.generation_config.to_json_string())
 

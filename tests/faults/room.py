@@ -14,7 +14,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tiny import tiny_model, tiny_tokenizer
 
 from llmbrain import cli
+from llmbrain.exceptions import LLMBrainWarning
 
+DAMAGE = "cannot be read|damaged|has changed|no longer"  # in warnings that count as an answer
 WORDS = "the cat of a house that is on an island has other name than all those near the road to town"
 
 
@@ -90,6 +92,7 @@ def command(*args):
     out, err, code, error = io.StringIO(), io.StringIO(), 0, None
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        warnings.filterwarnings("always", f".*({DAMAGE})", LLMBrainWarning)
         try:
             cli.main([str(a) for a in args])
         except SystemExit as left:

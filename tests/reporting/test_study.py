@@ -9,7 +9,7 @@ from pages import check_page
 from synthetic import DOSE_INFO, dose_table, localizer, order_curve
 
 from llmbrain.dataset import Study
-from llmbrain.exceptions import DatasetError
+from llmbrain.exceptions import DatasetError, LLMBrainWarning
 from llmbrain.reporting import generate_report
 from llmbrain.reporting.report import Report
 from llmbrain.reporting.stations import browse, display, drivers
@@ -170,12 +170,13 @@ def test_a_study_of_several_sites_shows_the_one_of_its_networks(tmp_path):
 
 
 def test_a_damaged_file_of_one_station_leaves_the_others(study):
-    """The report names the file and shows everything else."""
+    """The report names the file, also in a warning, and shows everything else."""
     path = study.path("components_json", desc="canica4")
     before = path.read_text()
     path.write_text("[]")
     try:
-        report = generate_report(study.root)
+        with pytest.warns(LLMBrainWarning, match=f"The decomposition 'canica4' cannot be read: .*{path.name}"):
+            report = generate_report(study.root)
         check_page(report.html)
         assert "cannot be read" in report.html and path.name in report.html
         assert "networks" not in report.sections and "recording" in report.sections

@@ -50,7 +50,7 @@ class Localizers(Station):
             try:
                 found.append(_read(result, report.geometry))
             except (LLMBrainError, ValueError, OSError) as error:
-                report.absent.append(f"The localizer {result.name} cannot be read: {error}")
+                report.lacks(f"The localizer {result.name} cannot be read: {error}")
         return found or None
 
     def section(self, report, result):
