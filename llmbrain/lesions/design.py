@@ -259,5 +259,7 @@ def named_masks(masks, maps=None):
 def _listed(controls):
     if controls is None or isinstance(controls, str):
         return [controls]
+    if not isinstance(controls, (list, tuple)):
+        raise ParameterError(f"controls={controls!r} must be a family or a list of families: {', '.join(CONTROLS)}.")
     # ("layer", "importance") alone is one family, although it is a tuple of strings
     return [controls] if "+".join(map(str, controls)) in CONTROLS else list(controls)

@@ -216,6 +216,8 @@ def split_choice(text):
     >>> split_choice("accepted"), split_choice("canica20"), split_choice("canica20:0,4-6")
     ((None, 'accepted'), ('canica20', 'all'), ('canica20', [0, 4, 5, 6]))
     """
+    if text is not None and not isinstance(text, str):
+        raise ParameterError(f"networks={text!r}: pass a name or a choice as text, such as 'canica20' or '0,4-6'.")
     name, colon, which = (text or "").rpartition(":")
     if not colon and which not in CHOICES and not which[:1].isdecimal():
         return which or None, "all"

@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import json
+import os
 from pathlib import Path
 
 from .. import parallel
@@ -103,13 +104,15 @@ def lesion_networks(
     given = locals()
     from ..lesions import LesionResult, LesionStudy
     from ..lesions.checkpoint import check_shares, remove_checkpoints
+    from ..masks import NeuronMask
     from ..networks.labels import select_networks, split_choice
 
     study = as_study(study)
     check_count("n_networks", n_networks, optional=True)
+    masks = [masks] if isinstance(masks, (str, os.PathLike, NeuronMask)) else masks
     for what, values in {"masks": masks, "tasks": tasks, "controls": controls}.items():
-        if isinstance(values, (list, tuple)) and not values:
-            raise ParameterError(f"{what}={values!r} is empty. Name at least one, or leave it out.")
+        if values is not None and not (isinstance(values, (list, tuple)) and values):
+            raise ParameterError(f"{what}={values!r} must be a list. Name at least one, or leave it out.")
     parallel.check_shared_folder(study.root)
     if masks is None:
         wanted, which = split_choice(networks)
@@ -256,7 +259,7 @@ def _given_masks(study, masks):
     from ..masks import NeuronMask
 
     read = []
-    for mask in [masks] if isinstance(masks, (str, Path, NeuronMask)) else masks:
+    for mask in masks:
         if not isinstance(mask, NeuronMask):
             path, sites = as_path(mask), study.sites()
             sidecar = path.with_name(path.name.partition(".nii")[0] + ".json")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -110,6 +111,7 @@ class RecordingOptions:
         if not isinstance(self.special_tokens, bool):
             raise ParameterError(f"special_tokens={self.special_tokens!r}: it must be True or False.")
         check_count("every", self.every)
+        check_count("context", self.context, 2, optional=True)
         check_count("max_tokens", self.max_tokens, 2, optional=True)
         limit = None if self.max_tokens is None else max(FREQUENCY_TOKENS, self.max_tokens * self.every)
         return texts(corpus, tokenizer, self.bos, limit)
@@ -272,7 +274,7 @@ def _check_model(model):
 def _choose_layers(group, layers):
     if layers is None:
         return group
-    layers = [layers] if isinstance(layers, (int, np.integer)) else list(layers)
+    layers = list(layers) if isinstance(layers, Iterable) else [layers]
     known = {site.layer: site for site in group}
     unknown = [layer for layer in layers if layer not in known]
     if unknown or not layers:

@@ -37,7 +37,23 @@ VALUES = {
     ),
     "lesion_networks": (
         lambda study, **given: lesion_networks(study, text=TEXTS, **given),
-        {"n_networks": [0, -1, 1.5, "x"], "masks": [[]], "tasks": [[]], "controls": [[]]},
+        {
+            "n_networks": [0, -1, 1.5, "x"],
+            "networks": [3, [0, 1]],
+            "masks": [[], 5],
+            "tasks": [[], 5],
+            "controls": [[], 5],
+        },
+    ),
+    "record": (
+        lambda _, **given: lb.record(tiny_model("llama"), tiny_tokenizer(), TEXTS, progress=False, **given),
+        {"context": [1, "64", 2.5], "layers": [2.5, "x", [9], []]},
+    ),
+    "LesionStudy": (
+        lambda study, **given: lb.LesionStudy([network_of(study)], TEXTS, **given).run(
+            tiny_model("llama"), tiny_tokenizer(), progress=False
+        ),
+        {"controls": [5, True]},
     ),
     "LossTask": (
         lambda _, **given: LossTask(TEXTS, **given).prepare(tiny_model("llama"), tiny_tokenizer()),
