@@ -42,7 +42,10 @@ def choose_subspace(data, n_components, *, rows_per_run=ROWS_PER_RUN, do_cca=Tru
         subspace = group_subspace(data, n_components, group=group, **options)
         return Choice(subspace, whiten(data, subspace), {})
     if is_tall(data.n_rows, data.columns.n_neurons, n_components):
-        tokens, runs = (group_subspace(data, n_components, group=g, **options) for g in ("tokens", "runs"))
+        data.square = torch.zeros(data.n_neurons, data.n_neurons, dtype=torch.float64, device=data.device)
+        runs = group_subspace(data, n_components, group="runs", **options)  # adds its products between neurons there
+        tokens = group_subspace(data, n_components, group="tokens", **options)
+        data.square = None
     else:
         data.hold()
         matrix = token_gram(data)

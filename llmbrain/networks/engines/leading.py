@@ -41,6 +41,7 @@ class Leading:
     left: torch.Tensor = None  # (n_rows, k) orthonormal columns, float64
     right: torch.Tensor = None  # (k, n_neurons) orthonormal rows, float32
     residual: float = 0.0
+    square: torch.Tensor = None  # all products between neurons, where they were computed
 
     def __getitem__(self, which):
         """Return the pairs of a slice or a mask."""
@@ -78,7 +79,9 @@ def leading(data, k, seed=0, at_least=None, single=False):
     between neurons.
     """
     if is_tall(data.n_rows, data.columns.n_neurons, k):
-        found = from_neurons(neuron_gram(data), k, seed, single)
+        square = neuron_gram(data) if data.square is None else data.square
+        found = from_neurons(square, k, seed, single)
+        found.square = square
     elif one_matrix(data.n_rows, k):
         found = from_tokens(token_gram(data), k, seed).agreed(data.columns)
     else:

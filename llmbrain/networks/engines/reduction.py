@@ -110,6 +110,8 @@ def _of_runs(runs, n_components, *, rows_per_run, do_cca, seed, at_least):
     stack = _Stack(runs, n_rows, do_cca)
     for found in _leading_of_runs(runs, n_rows, seed):
         stack.add(found)
+        if runs.square is not None:
+            runs.square = None if found.square is None else runs.square + found.square
     if not stack.n_rows:
         raise ParameterError(NOTHING)
     found = stack.leading(min(n_components, stack.n_rows), seed, at_least)
@@ -119,6 +121,7 @@ def _of_runs(runs, n_components, *, rows_per_run, do_cca, seed, at_least):
             # Any subspace of these directions is as good as the returned one. With one row per component, the rows
             # that explain most of each run are the only ones left.
             del stack
+            runs.square = None
             options = {"rows_per_run": 1, "do_cca": do_cca, "seed": seed, "at_least": at_least}
             return replace(_of_runs(runs, n_components, **options), flat=True)
     if found.left is None:
@@ -280,7 +283,7 @@ class _OneRun:
 
     def __init__(self, runs, r):
         self.runs, self.r, self.n_rows, self.device = runs, r, runs.n_tokens[r], runs.device
-        self.n_neurons, self.columns = runs.n_neurons, runs.columns
+        self.n_neurons, self.columns, self.square = runs.n_neurons, runs.columns, None
 
     def token_gram(self):
         """Products between tokens, which the run may keep for other decompositions."""

@@ -56,6 +56,7 @@ class CleanedRuns:
         self.scale = [torch.full((self.n_neurons,), torch.nan) for _ in self.sources]
         self.fits = [None] * len(self.sources)  # of the confounds of long runs to every neuron
         self.bad = torch.zeros(self.n_neurons, dtype=torch.bool)
+        self.square = None  # products between neurons, as far as they are known
         self._lock = Lock()  # for ``bad``, which all runs write
         self.release()
 

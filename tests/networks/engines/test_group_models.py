@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from planted import planted_runs, recovery
 
+from llmbrain.networks.engines import leading
 from llmbrain.networks.engines.group import group_ica
 
 
@@ -21,6 +22,18 @@ def test_group_model_is_chosen_by_the_tails_of_the_maps():
     direct = group_ica(runs, 6, group="runs")
     assert recovery(direct.maps, found.maps).min() > 0.999
     assert found.tail_weights["runs"] == pytest.approx(group_ica(runs, 6).tail_weights["runs"])
+
+
+@pytest.mark.parametrize("n_tokens", [(400,) * 3, (400, 200)])
+def test_products_between_neurons_are_computed_once(n_tokens, monkeypatch):
+    """Of tall runs, those of single runs add up to those of the group; the result is the same."""
+    runs, _ = planted_runs(300, 4, n_tokens, snr=0.5)
+    expected = {g: group_ica(runs, 4, group=g, warn=False) for g in ("tokens", "runs")}
+    calls, plain = [], leading.neuron_gram
+    monkeypatch.setattr(leading, "neuron_gram", lambda data: calls.append(data) or plain(data))
+    found = group_ica(runs, 4, warn=False)
+    assert len(calls) == (3 if n_tokens[-1] > 300 else 2)
+    np.testing.assert_array_equal(found.singular_values, expected[found.group].singular_values)
 
 
 @pytest.mark.parametrize("snr", [0.2, 0.5, 1.0])
