@@ -166,8 +166,8 @@ def test_fingerprints_of_other_texts_or_another_version_are_refused(folder, tmp_
     code, _, error = run(capsys, "fingerprint", files["a"], files["b"])
     assert code == 2 and "are of other texts" in error
     old = files["a"].read_bytes()
-    new = old.replace(rb"\"version\": \"2\"", rb"\"version\": \"1\"")
+    new = old.replace(rb"\"version\": \"3\"", rb"\"version\": \"1\"")
     assert new != old
     files["a"].write_bytes(new)
     code, _, error = run(capsys, "fingerprint", files["a"], files["b"])
-    assert code == 2 and "has version 1 of the format; this llmbrain reads version 2" in error
+    assert code == 2 and "has version 1 of the format; this llmbrain reads version 3" in error
