@@ -138,7 +138,7 @@ def contents(folder, hidden=True):
             if b"seconds" in rows[0]:
                 column = rows[0].index(b"seconds")
                 data = b"\n".join(b"\t".join(row[:column] + row[column + 1 :]) for row in rows)
-            data = re.sub(rb'"seconds": [0-9.]+', b"", data) if name.endswith(".json") else data
+            data = re.sub(rb'"seconds": ("[0-9a-f]+"|[0-9.]+)', b"", data) if name.endswith(".json") else data
             found[name] = hashlib.sha256(data).hexdigest()
         elif path.is_dir() and ".part." in path.name:
             found[name] = "a folder"
