@@ -3,6 +3,7 @@
     python benchmarks/networks_growth.py                   every series
     python benchmarks/networks_growth.py tokens case       some series
     python benchmarks/networks_growth.py --largest 65536   stop the series of tokens early
+    python benchmarks/networks_growth.py --study FOLDER    every layer of a study alone, 10 components
 
 Planted data are sparse, heavy-tailed maps with Gaussian courses under Gaussian noise, in memory. Every series changes
 one number of 8 runs of 1,024 tokens of 1,536 neurons with 20 components and 3 starts. Seconds of the wall and of the
@@ -56,13 +57,32 @@ class _Repeated:
         return self.block[np.arange(rows.start or 0, rows.stop) % len(self.block), columns]
 
 
+def layers_of(study, groups):
+    """Print the seconds in which every layer of a recording is decomposed alone, from memory."""
+    import llmbrain as lb
+
+    recording = lb.open_recording(study)
+    runs, layer = [run.to_array() for run in recording], recording.geometry.layer_of
+    parts = [[np.ascontiguousarray(run[:, layer == i], np.float32) for run in runs] for i in np.unique(layer)]
+    for group in groups:
+        start, used = time.perf_counter(), time.process_time()
+        for part in parts:
+            group_ica([ArraySource(lambda x=x: x, *x.shape) for x in part], 10, group=group, random_state=0)
+        seconds, used = time.perf_counter() - start, time.process_time() - used
+        print(f"{len(parts)} layers, {group}: {seconds:.1f} s, {used:.1f} of processor time", flush=True)
+
+
 def main():
     """Print one table per series."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("series", nargs="*", default=list(SERIES), help=", ".join(SERIES))
     parser.add_argument("--largest", type=int, default=131072, help="largest number of tokens per run")
     parser.add_argument("--groups", nargs="+", choices=GROUPS, default=GROUPS)
+    parser.add_argument("--study", help="decompose each layer of this recording, and nothing else")
     args = parser.parse_args()
+    if args.study:
+        layers_of(args.study, args.groups)
+        return
     for name in args.series:
         print(f"\n| {SERIES[name][0][0]} | " + " | ".join(f"{g}: wall, processor (s)" for g in args.groups) + " |")
         print("| --- " * (len(args.groups) + 1) + "|")
