@@ -4,6 +4,7 @@ import errno
 import os
 import sys
 import time
+import traceback
 import warnings
 
 import typer
@@ -26,19 +27,19 @@ _WRONG_PATHS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, e
 
 
 def main(args=None):
-    """Run the command line. An error is one sentence, or with ``--debug`` a traceback.
+    """Run the command line. An error is one sentence, with ``--debug`` after its traceback.
 
     The exit code is 0 for success, 2 for wrong input, 130 for an interruption and 1 for anything unexpected.
     """
     args = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in args
     if debug:  # accepted anywhere on the line
-        args = ["--debug", *(a for a in args if a != "--debug")]
+        args = [a for a in args if a != "--debug"]
     try:
         _check_here()
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            code = app(args or ["--help"], standalone_mode=False)
+            code = app([*["--debug"] * debug, *(args or ["--help"])], standalone_mode=False)
         if sys.stdout is not None:  # else it was closed
             sys.stdout.flush()
     except SystemExit:  # from click, if what reads the output has ended
@@ -47,7 +48,7 @@ def main(args=None):
     except Exception as error:
         code, message = _explain(error)
         if debug and code != INTERRUPTED:
-            raise
+            traceback.print_exc()
         typer.echo(f"{_speaker()}: {message}", err=True)
     except KeyboardInterrupt:
         code = INTERRUPTED

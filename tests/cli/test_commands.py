@@ -54,8 +54,10 @@ def test_unexpected_errors_have_no_traceback_either(monkeypatch, capsys):
     assert left.value.code == 1
     said = capsys.readouterr().err
     assert "out of luck" in said and "--debug" in said and "Traceback" not in said
-    with pytest.raises(RuntimeError, match="luck"):
+    with pytest.raises(SystemExit) as left:
         cli.main(["info", "--debug"])
+    said = capsys.readouterr().err
+    assert left.value.code == 1 and "Traceback" in said and "unexpected RuntimeError: out of luck" in said
 
 
 def test_a_kind_of_lesion_and_its_value_reach_the_study(monkeypatch, tmp_path, capsys):
@@ -109,8 +111,15 @@ def test_errors_are_one_line_and_nothing_is_written(args, says, tmp_path):
 
 def test_debug_shows_the_traceback(tmp_path):
     done = llmbrain("report", "no-study", "--debug", cwd=tmp_path)
-    assert done.returncode != 0
-    assert "Traceback" in done.stderr
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr and "\nllmbrain: " in done.stderr
+
+
+def test_debug_alone_shows_the_help(capsys):
+    from llmbrain import cli
+
+    cli.main(["--debug"])
+    assert "Usage" in capsys.readouterr().out
 
 
 @pytest.mark.demo
