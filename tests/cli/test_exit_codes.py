@@ -26,9 +26,10 @@ def fails_with(error):
 
 
 def test_ctrl_c_ends_with_130_and_a_sentence():
-    """A real interruption of a real process."""
+    """A real interruption of a real process, also where the tests run in the background, which ignores Ctrl-C."""
     command = (
-        "import time, llmbrain.pipeline as p; from llmbrain import cli;"
+        "import signal, time, llmbrain.pipeline as p; from llmbrain import cli;"
+        "signal.signal(signal.SIGINT, signal.default_int_handler);"
         "p.describe_environment = lambda: (print('on', flush=True), time.sleep(60)); cli.main(['info'])"
     )
     process = subprocess.Popen(
