@@ -26,7 +26,8 @@ from llmbrain.models.surgery import prunable_mlps
 from llmbrain.pruning import LayerMaps, Pruner, Recipe, layer_networks
 from llmbrain.pruning.calibration import calibration_blocks
 from llmbrain.pruning.scores import flap
-from llmbrain.pruning.walk import Walk, gather, input_site
+from llmbrain.pruning.survey import gather, input_site
+from llmbrain.pruning.walk import Walk
 from llmbrain.text import as_corpus, text_windows
 
 WAYS = (

@@ -31,13 +31,8 @@ from .compensation import (
     frozen,
     output_error,
 )
-from .walk import (
-    TOKEN_WEIGHTS,
-    Walk,
-    gather,
-    output_site,
-    writes_to_stream,
-)
+from .survey import TOKEN_WEIGHTS, gather, output_site, writes_to_stream
+from .walk import Walk
 
 __all__ = ["Cutter", "account", "cut", "follows_dense"]
 

@@ -13,7 +13,8 @@ from . import scores as sc
 from .allocation import fill_by_curves, smooth_curves
 from .allocation.supernet import run_rest
 from .compensation import compensate, default_ridge, frozen
-from .walk import Walk, gather
+from .survey import gather
+from .walk import Walk
 
 __all__ = [
     "HEAD_BUDGETS",

@@ -22,7 +22,8 @@ from .heads import HEAD_BUDGETS, HEAD_SCORES, HEAD_UNITS, measure_heads, survey_
 from .published import find_networks
 from .recipe import describe_networks, networks_id
 from .scores import SCORES, needs_covariance, reads_networks, score_neurons
-from .walk import TOKEN_WEIGHTS, Walk, survey
+from .survey import TOKEN_WEIGHTS, survey
+from .walk import Walk
 
 __all__ = ["Measured", "Measurements"]
 

@@ -16,7 +16,8 @@ from ..models.inputs import longest_context
 from ..models.surgery import prunable_mlps
 from ..registry import Registry, choose
 from .calibration import calibration_blocks, calibration_windows
-from .walk import Walk, input_site, output_site
+from .survey import input_site, output_site
+from .walk import Walk
 
 __all__ = ["NETWORK_FINDERS", "LayerMaps", "find_networks", "joint_networks", "layer_networks", "published_networks"]
 

@@ -14,7 +14,7 @@ from .compensation import COMPENSATIONS
 from .heads import HEAD_SCORES, HEAD_UNITS
 from .published import NETWORK_FINDERS
 from .scores import SCORES, reads_networks
-from .walk import TOKEN_WEIGHTS
+from .survey import TOKEN_WEIGHTS
 
 __all__ = ["RECIPES", "Options", "Recipe", "describe_networks", "networks_id"]
 
@@ -324,7 +324,7 @@ class Recipe:
 
 @RECIPES.register("best")
 def best():
-    """FLAP score, searched allocation, affine least squares, then every block fitted to the dense residual stream."""
+    """FLAP score, searched allocation, affine least squares, then blocks fitted to the dense residual stream."""
     steps = {"block_steps": 300, "block_span": 2, "lookahead": 3}
     options = Options(token_weights="stream", refit_attention=True, held_out=0.2, n_evaluations=300, **steps)
     return Recipe("flap", "search", "affine", options)

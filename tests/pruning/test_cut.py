@@ -18,7 +18,8 @@ from llmbrain.pruning.compensation import (
     output_error,
 )
 from llmbrain.pruning.cut import Cutter, cut
-from llmbrain.pruning.walk import Walk, gather, survey
+from llmbrain.pruning.survey import gather, survey
+from llmbrain.pruning.walk import Walk
 from llmbrain.stats.moments import Moments
 
 TEXTS = ["the cat sat on the mat and then the rain in spain fell on it " * 3 + str(i) * i for i in range(10)]

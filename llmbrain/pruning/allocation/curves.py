@@ -10,7 +10,8 @@ from ...models.anatomy import anatomy_of
 from ...models.hooks import restoring
 from ...stats.precision import reduced_precision
 from ..compensation import default_ridge
-from ..walk import Walk, gather
+from ..survey import gather
+from ..walk import Walk
 from .probe import Probe
 from .shares import ALLOCATIONS, check_floors, round_counts
 from .supernet import Supernet, run_rest
