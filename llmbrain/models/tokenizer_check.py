@@ -5,7 +5,7 @@ import math
 import warnings
 
 from ..exceptions import LLMBrainWarning, ModelNotFoundError
-from ..files import read_json, write_json
+from ..files import read_json, sample_hash, write_json
 
 __all__ = ["Losses", "check_bos", "check_predictions", "check_tokenizer"]
 
@@ -57,17 +57,21 @@ HARM = 0.2  # nats per token of the passage from which BOS is taken to be none
 
 
 class Losses:
-    """Losses of a model on short texts, each computed once, also over several openings if they are kept in a file."""
+    """Losses of a model on short texts, each computed once, also over several openings if they are kept in a file.
+
+    The file lies beside the weights, and losses of other weights are not used.
+    """
 
     def __init__(self, model, file=None):
-        self.model, self.file, self.known = model, file, {}
+        self.model, self.file, self.known, self.weights = model, file, {}, ""
         if file is not None:
             with contextlib.suppress(OSError, ValueError, TypeError):  # missing or damaged: computed again
+                self.weights = " ".join(sample_hash(path) for path in sorted(file.parent.glob("*.safetensors")))
                 self.known = {name: float(loss) for name, loss in dict(read_json(file)).items()}
 
     def __call__(self, ids, start):
         """Mean loss of the tokens from ``start`` on, in nats; infinite if it is not finite."""
-        name = f"{self.model.dtype} {self.model.device.type} {start} {ids}"
+        name = f"{self.weights} {self.model.dtype} {self.model.device.type} {start} {ids}"
         if name not in self.known:
             loss = _loss(self.model, ids, start)
             if not math.isfinite(loss):

@@ -152,6 +152,8 @@ def test_losses_are_computed_once_and_kept_in_a_file(content, reader, tmp_path, 
     assert Losses(reader, file)([1, 2, 3], 1) == first
     assert Losses(reader, file)([1, 2, 4], 1) == Losses(reader.to(torch.bfloat16), file)([1, 2, 3], 1) == -1
     reader.float()
+    (tmp_path / "model.safetensors").write_bytes(b"other weights")
+    assert Losses(reader, file)([1, 2, 3], 1) == -1
 
 
 @pytest.mark.demo
