@@ -105,7 +105,7 @@ def fit_blocks(walk, layers, last, wanted, weights, held, chunks, n_steps):
 
 
 def _half_products(device):
-    """Multiply in bfloat16 on a GPU: enough for gradients. The stream stays float32, and no error is measured so."""
+    """Multiply in bfloat16 on a GPU: enough for gradients. The residual stream keeps its precision."""
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda", cache_enabled=False)
 
 
