@@ -39,6 +39,7 @@ def recipes():
         "fast, blocks": fast.with_(refit_attention=True, block_steps=best.options.block_steps),
         "best": best,
         "best, single blocks": best.with_(block_span=1),
+        "best, two blocks": best.with_(block_span=2),
         "best, least squares": best.with_(block_steps=0),
         "best, recovered": best.with_(recover=5.0),
     }

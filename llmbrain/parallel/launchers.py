@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from ..exceptions import ParallelError, ParameterError
 
-__all__ = ["Place", "meet", "read_place", "take_gpus"]
+__all__ = ["Place", "cores_of", "meet", "read_place", "take_gpus"]
 
 _MEETING = timedelta(minutes=5)  # for all processes to start
 _WAITING = timedelta(days=1)  # for others to finish their part; a process that dies is noticed at once
@@ -94,6 +94,21 @@ def take_gpus(place, backend, wanted):
     # "cuda" would mean the first of them in every process, and NCCL refuses two processes on one GPU.
     if torch._C._cuda_getDeviceCount() > wanted:
         torch.cuda.set_device(place.local * wanted)
+
+
+def cores_of(place):
+    """Number of threads for a process with GPUs, its share of the cores; None to leave the number as it is.
+
+    torchrun sets OMP_NUM_THREADS=1 where the user has set nothing. One thread cannot feed a GPU from main memory.
+    """
+    import torch
+
+    if not torch.cuda.is_available() or "TORCHELASTIC_RUN_ID" not in os.environ:
+        return None
+    if os.environ.get("OMP_NUM_THREADS") != "1":
+        return None
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, n_cores // place.local_size)
 
 
 def meet(place, backend):

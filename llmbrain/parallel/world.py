@@ -4,7 +4,7 @@ import contextlib
 from dataclasses import dataclass
 
 from ..exceptions import ParameterError
-from .launchers import meet, read_place, take_gpus
+from .launchers import cores_of, meet, read_place, take_gpus
 from .shares import Share
 
 __all__ = [
@@ -63,7 +63,8 @@ def processes(backend=None, gpus_per_rank=1):
     """Share the work of the block between the processes that torchrun or srun has started.
 
     Without a launcher, or with one process, nothing happens. Otherwise the processes meet, and each sees only its own
-    GPUs, if there are any. The process group ends with the block.
+    GPUs, if there are any; one with a GPU uses its share of the cores, unless OMP_NUM_THREADS is set to more than the 1
+    that torchrun sets. The process group ends with the block.
 
     Parameters
     ----------
@@ -90,14 +91,18 @@ def processes(backend=None, gpus_per_rank=1):
     if place is None:
         yield
         return
+    import torch
     import torch.distributed as dist
 
     take_gpus(place, backend, gpus_per_rank)
+    n_threads, n_cores = torch.get_num_threads(), cores_of(place)
     group, ours = meet(place, backend)
     _WORLD = _World(place.rank, place.size, group)
     try:
+        torch.set_num_threads(n_cores or n_threads)
         yield
     finally:
+        torch.set_num_threads(n_threads)
         _WORLD = group = None
         if ours:
             with contextlib.suppress(RuntimeError):  # another process may be gone already

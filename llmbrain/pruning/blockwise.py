@@ -10,8 +10,10 @@ arXiv 2102.05426), windows of blocks that overlap are from Ding et al. 2023 (CBQ
 import numpy as np
 import torch
 
+from ..models.anatomy import anatomy_of
 from ..models.linears import linears
 from ..parallel import all_reduce
+from ..stats.moments import Moments
 from ..stats.precision import reduced_precision
 from .descent import Descent, copies, put, trained
 from .replay import Replay
@@ -20,6 +22,7 @@ __all__ = ["N_CHECKS", "RATE", "ROWS", "chunks_of", "fit_blocks"]
 
 RATE = 4e-3  # largest step of a weight, as a share of the root mean square of its matrix
 ROWS = 2  # windows of a step
+SPREAD = 0.5  # errors in a dimension of the stream are divided by this power of its spread
 N_CHECKS = 10  # times the held-out error is measured
 
 
@@ -56,6 +59,7 @@ def fit_blocks(walk, layers, last, wanted, weights, held, chunks, n_steps):
     """
     parameters = [p for layer in layers for p in _parameters(walk.layers[layer])]
     fitted, judged = _sides(weights, held)
+    scale = _scale(walk, wanted, fitted)
     own = {number: place for place, number in enumerate(walk.numbers)}
     path = range(layers[0], last + 1)
 
@@ -66,12 +70,12 @@ def fit_blocks(walk, layers, last, wanted, weights, held, chunks, n_steps):
     def error_of(hidden, arguments, target, weight):
         for i, given in zip(path, arguments):
             hidden = walk.apply(i, hidden, given)
-        gap = (hidden.float() - target.float()).square().sum(-1)
+        gap = ((hidden.float() - target.float()) * scale).square().sum(-1)
         return torch.stack([(gap * weight).sum(), weight.sum()]).double()
 
     @torch.no_grad()
     def error():
-        with reduced_precision():
+        with reduced_precision(), _half_products(walk.device):
             totals = [error_of(*inputs(judged, i, slice(0, len(w)))) for i, w in enumerate(judged) if bool(w.any())]
         total = sum(totals, torch.zeros(2, dtype=torch.float64, device=walk.device))
         total, count = all_reduce(total).tolist()
@@ -104,8 +108,22 @@ def fit_blocks(walk, layers, last, wanted, weights, held, chunks, n_steps):
     return lowest / max(before, 1e-300)
 
 
+def _scale(walk, wanted, weights):
+    """Factor of each dimension of the stream in the error, shape (hidden_size,), from its spread over the tokens.
+
+    A few dimensions of the stream are many times as large as the others, and would decide the error alone, although
+    the norms of later layers weigh them down.
+    """
+    moments = Moments(anatomy_of(walk.model).config.hidden_size, full=False, device=walk.device)
+    for x, weight in zip(wanted, weights):
+        moments.add(x[weight > 0])
+    spread = moments.all_reduce().variance.sqrt()
+    scale = spread.clamp_min(0.01 * spread.median()).pow(-SPREAD)  # dead dimensions get no weight to speak of
+    return (scale / scale.square().mean().sqrt()).float()
+
+
 def _half_products(device):
-    """Multiply in bfloat16 on a GPU: enough for gradients. The residual stream keeps its precision."""
+    """Multiply in bfloat16 on a GPU, which suffices here. The residual stream keeps its precision."""
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda", cache_enabled=False)
 
 

@@ -10,6 +10,7 @@ from ..models.hooks import restoring
 __all__ = ["Descent", "copies", "put", "trained"]
 
 _BETAS = (0.9, 0.95)
+_EPS = 1e-15  # gradients are multiplied with rates, so torch's 1e-8 would not be small
 _WARMUP = 10  # steps until the full learning rate
 
 
@@ -21,9 +22,11 @@ class Descent:
 
     def __init__(self, parameters, rates):
         self.parameters, self.rates, self.n_steps = parameters, rates, 0
-        self.masters = [p.detach().float().clone().requires_grad_() for p in parameters]
-        groups = [{"params": [master], "lr": rate} for master, rate in zip(self.masters, rates)]
-        self.optimizer = torch.optim.AdamW(groups, betas=_BETAS, weight_decay=0.0, fused=parameters[0].is_cuda)
+        self.units = [rate or 1.0 for rate in rates]
+        # in units of their rates all copies share one rate, and one kernel updates them instead of one for each
+        self.masters = [(p.detach().float() / u).requires_grad_() for p, u in zip(parameters, self.units)]
+        fused = parameters[0].is_cuda
+        self.optimizer = torch.optim.AdamW(self.masters, lr=1.0, betas=_BETAS, eps=_EPS, weight_decay=0.0, fused=fused)
 
     def step(self, gradients, done, largest=None):
         """Take one step; the rates rise at first, then fall as half a cosine with the share ``done`` of the work.
@@ -31,12 +34,16 @@ class Descent:
         ``largest`` is the norm to which gradients are clipped.
         """
         share = min(1.0, (self.n_steps + 1) / _WARMUP) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
-        for master, gradient, rate, group in zip(self.masters, gradients, self.rates, self.optimizer.param_groups):
-            master.grad, group["lr"] = gradient.float(), rate * share
+        gradients = [gradient.float() for gradient in gradients]
         if largest is not None:
-            torch.nn.utils.clip_grad_norm_(self.masters, largest)
+            norm = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients]).norm()
+            gradients = [gradient * (largest / norm).clamp(max=1.0) for gradient in gradients]
+        for master, gradient in zip(self.masters, torch._foreach_mul(gradients, self.rates)):
+            master.grad = gradient
+        self.optimizer.param_groups[0]["lr"] = share
         self.optimizer.step()
-        put(self.parameters, self.masters)
+        with torch.no_grad():
+            put(self.parameters, torch._foreach_mul(self.masters, self.units))
         self.n_steps += 1
 
 
@@ -66,5 +73,4 @@ def copies(parameters):
 @torch.no_grad()
 def put(parameters, values):
     """Give parameters these values."""
-    for parameter, value in zip(parameters, values):
-        parameter.copy_(value)
+    torch._foreach_copy_(list(parameters), list(values))

@@ -325,7 +325,7 @@ class Recipe:
 @RECIPES.register("best")
 def best():
     """FLAP score, searched allocation, affine least squares, then blocks fitted to the dense residual stream."""
-    steps = {"block_steps": 300, "block_span": 2, "lookahead": 3}
+    steps = {"block_steps": 300, "block_span": 3, "lookahead": 3}
     options = Options(token_weights="stream", refit_attention=True, held_out=0.2, n_evaluations=300, **steps)
     return Recipe("flap", "search", "affine", options)
 

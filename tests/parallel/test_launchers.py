@@ -76,6 +76,29 @@ def test_processes_that_see_all_gpus_take_one_each(monkeypatch):
     assert taken == [3, 2]
 
 
+@pytest.mark.parametrize(
+    ("env", "gpu", "n"),
+    [
+        ({"TORCHELASTIC_RUN_ID": "x", "OMP_NUM_THREADS": "1"}, True, 4),
+        ({"TORCHELASTIC_RUN_ID": "x", "OMP_NUM_THREADS": "3"}, True, None),
+        ({"OMP_NUM_THREADS": "1"}, True, None),
+        ({"TORCHELASTIC_RUN_ID": "x", "OMP_NUM_THREADS": "1"}, False, None),
+    ],
+)
+def test_processes_with_gpus_share_the_cores_of_a_machine_unless_the_user_has_said_how_many(monkeypatch, env, gpu, n):
+    import torch
+
+    from llmbrain.parallel.launchers import Place, cores_of
+
+    for name in ("TORCHELASTIC_RUN_ID", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    assert cores_of(Place(0, 2, 0, 2)) == n
+
+
 def test_srun_is_a_launcher(monkeypatch):
     from llmbrain.parallel.launchers import read_place
 

@@ -10,7 +10,7 @@ from tiny import tiny_model
 from llmbrain.exceptions import ParameterError
 from llmbrain.models.surgery import prunable_mlps
 from llmbrain.pruning import Options
-from llmbrain.pruning.blockwise import ROWS, chunks_of, fit_blocks
+from llmbrain.pruning.blockwise import ROWS, _scale, chunks_of, fit_blocks
 from llmbrain.pruning.calibration import calibration_blocks, held_out_masks
 from llmbrain.pruning.cut import cut
 from llmbrain.pruning.walk import Walk
@@ -66,6 +66,25 @@ def test_held_out_tokens_are_never_fitted_and_decide(blocks):
     weights = [m.float() for m in walk.masks]
     left = fit_blocks(walk, range(1), 0, wanted, weights, held, chunks_of(walk.masks, held), 20)
     assert left == 1.0 and all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def test_dimensions_of_the_stream_count_by_their_spread_over_the_tokens_that_are_fitted(blocks):
+    walk = Walk(tiny_model("llama"), blocks)
+    spread = torch.rand(walk.hidden[0].shape[-1]) + 0.5
+    spread[3], spread[5] = 1000, 0
+    wanted = [torch.randn(x.shape) * spread + 7 for x in walk.hidden]
+    weights = [torch.rand(m.shape) * m for m in walk.masks]
+    for x, w in zip(wanted, weights):
+        x[w == 0] = 1e9
+    scale = _scale(walk, wanted, weights)
+    assert scale.square().mean() == pytest.approx(1, rel=1e-5)
+    usual = [i for i in range(len(scale)) if i not in (3, 5)]
+    torch.testing.assert_close(
+        scale[usual] * spread[usual].sqrt(), (scale * spread.sqrt())[0].expand(len(usual)), rtol=0.4, atol=0
+    )
+    assert scale[3] < 0.1 * scale[usual].median() and scale[5] == pytest.approx(
+        10 * float(scale[usual].median()), rel=0.2
+    )
 
 
 def test_steps_read_only_windows_with_fitted_tokens():

@@ -16,6 +16,24 @@ def test_steps_rise_then_fall_and_reach_a_minimum():
     assert seen[0] < seen[9] and seen[-1] < 0.1 * max(seen)
 
 
+def test_each_parameter_moves_at_its_own_rate_whatever_the_size_of_its_gradient():
+    p = [torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.zeros(2))]
+    descent = Descent(p, [1e-2, 1e-5, 0.0])
+    for _ in range(20):
+        descent.step([torch.full((3,), 1e-6), torch.full((2,), 1e3), torch.ones(2)], 0.0)
+    moved = [1 - p[0].detach(), 1 - p[1].detach()]
+    torch.testing.assert_close(moved[0], torch.full((3,), 0.155), rtol=1e-2, atol=0)
+    torch.testing.assert_close(moved[1], torch.full((2,), 1.55e-4), rtol=1e-2, atol=0)
+    assert torch.equal(p[2].detach(), torch.zeros(2))
+
+
+def test_large_gradients_are_shortened_together():
+    p = [torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.zeros(1))]
+    descent = Descent(p, [1.0, 1.0])
+    descent.step([torch.tensor([30.0]), torch.tensor([40.0])], 0.0, largest=1.0)
+    torch.testing.assert_close([float(m.grad) for m in descent.masters], [0.6, 0.8])
+
+
 def test_half_precision_adds_up_steps_that_it_cannot_hold():
     p = torch.nn.Parameter(torch.ones(1, dtype=torch.bfloat16))
     descent = Descent([p], [1e-3])

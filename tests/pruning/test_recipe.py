@@ -35,7 +35,7 @@ def test_the_default_recipe_is_the_one_whose_figures_are_published():
     best = Recipe.named("best")
     assert best.names() == ("flap", "search", "affine") and best.describe() == best.name == "best"
     o = best.options
-    assert (o.block_steps, o.block_span, o.lookahead) == (300, 2, 3)
+    assert (o.block_steps, o.block_span, o.lookahead) == (300, 3, 3)
     assert (o.refit_attention, o.token_weights, o.held_out) == (True, "stream", 0.2)
     assert o.n_evaluations == 300
 

@@ -209,9 +209,9 @@ class CleanedRuns:
         return out
 
     def _staged(self, shape):
-        """Memory through which blocks go to another device; new memory for each would cost more than the copy."""
+        """Memory through which blocks go to another device: locked, so that the copy is fast, and used again."""
         if self._stage is None or self._stage.numel() < shape.numel():
-            self._stage = torch.empty(shape.numel())
+            self._stage = torch.empty(shape.numel(), pin_memory=self.device.type == "cuda")
         return self._stage[: shape.numel()].view(shape)
 
     def stacked(self, start, stop):
