@@ -12,6 +12,7 @@ from functools import cached_property
 import torch
 
 from ..registry import Registry
+from ..stats.precision import full_precision
 
 __all__ = [
     "COMPENSATIONS",
@@ -26,6 +27,7 @@ __all__ = [
     "removed_of",
     "schur_residual",
     "solve_damped",
+    "wanted_power",
 ]
 
 # needs: moments that are gathered; with none of them nothing is refitted. bias: whether a bias results.
@@ -82,6 +84,11 @@ def frozen(moments):
     return moments if isinstance(moments, _Frozen) else _Frozen(moments)
 
 
+def _keeps_tokens(moments):
+    """Whether these are :class:`~llmbrain.stats.rows.Rows`, with which least squares are solved in the tokens."""
+    return hasattr(moments, "centred")
+
+
 def removed_of(kept, size, device=None):
     """Indices that are not kept, in order."""
     left = torch.ones(size, dtype=torch.bool, device=device)
@@ -103,37 +110,135 @@ def solve_damped(matrix, right, ridge):
         damped[:, dead] = 0
         damped.diagonal()[dead] = scale
         right = right.masked_fill(dead[None, :], 0)
+    return torch.cholesky_solve(right.T, _factor(damped, scale)).T
+
+
+def _factor(damped, scale):
+    """Cholesky factor of a matrix, to whose diagonal more is added if need be."""
     factor, info = torch.linalg.cholesky_ex(damped)
     while int(info):  # float32 sums can leave a matrix a little short of positive definite
         damped.diagonal().add_(1e-6 * scale)
         factor, info = torch.linalg.cholesky_ex(damped)
-    return torch.cholesky_solve(right.T, factor).T
+    return factor
 
 
-def _wanted(weight, moments, kept):
-    """Covariance of the wanted output with the kept inputs, and its mean: the layer's own output plus a correction."""
-    cross = weight @ moments.covariance[:, kept]
-    mean = weight @ moments.mean
+@dataclass(frozen=True)
+class _Equations:
+    """Normal equations of the correction ``B``: ``B block = right``, and the means of inputs and wanted output."""
+
+    block: torch.Tensor
+    right: torch.Tensor
+    mean: torch.Tensor
+    target_mean: torch.Tensor
+
+    @property
+    def scale(self):
+        return float(self.block.diagonal().mean())
+
+    def solve(self, ridge):
+        """The correction, and what it explains of the variance of the wanted output."""
+        change = solve_damped(self.block, self.right, ridge)
+        # 2 change.right - change block change^T, where change block = right - penalty change
+        explained = (change * self.right).sum() + _penalty(ridge, self.scale) * change.square().sum()
+        return change, float(explained)
+
+    def eigen(self):
+        """Eigenvalues, the right side in a basis of eigenvectors, and that basis: ``B = right diag(1 / e) basis^T``."""
+        block, right, diagonal = self.block, self.right, self.block.diagonal()
+        dead = diagonal <= 1e-14 * self.scale
+        if bool(dead.any()):
+            block = block.masked_fill(dead[None, :] | dead[:, None], 0)
+            right = right.masked_fill(dead[None, :], 0)
+        values, vectors = torch.linalg.eigh(block)
+        return values, right @ vectors, vectors
+
+    def judge(self, weight, held, kept, basis, means):
+        """Of held-out tokens, in the basis: covariance with what is left to correct, covariance, and ``means``."""
+        cross, inner = weight @ held.covariance[:, kept], held.covariance[kept][:, kept]
+        if held.n_targets:
+            cross = cross + held.cross_covariance[:, kept]
+        return (cross - weight[:, kept] @ inner) @ basis, basis.T @ inner @ basis, basis.T @ means
+
+
+@dataclass(frozen=True)
+class _DualEquations:
+    """The same for few tokens ``A`` that are kept: ``B = C^T (A A^T + l I)^-1 A``, ``C`` what is left to correct."""
+
+    inputs: torch.Tensor
+    wanted: torch.Tensor
+    mean: torch.Tensor
+    target_mean: torch.Tensor
+
+    @cached_property
+    def inner(self):
+        """Products of the tokens, shape (n_tokens, n_tokens), float64."""
+        return _product(self.inputs, self.inputs.T).double()
+
+    @property
+    def scale(self):
+        return float(self.inner.diagonal().sum()) / self.inputs.shape[1]
+
+    def solve(self, ridge):
+        scale, wanted = self.scale, self.wanted.double()
+        if scale <= 0 or math.isinf(ridge):
+            return wanted.new_zeros(wanted.shape[1], self.inputs.shape[1]), 0.0
+        penalty = _penalty(ridge, scale)
+        damped = self.inner.clone()
+        damped.diagonal().add_(penalty)
+        shares = torch.cholesky_solve(wanted, _factor(damped, scale))
+        change = _product(shares.T.float(), self.inputs).double()
+        return change, float((wanted * (wanted - penalty * shares)).sum() + penalty * change.square().sum())
+
+    def eigen(self):
+        values, vectors = torch.linalg.eigh(self.inner)
+        return values, self.wanted.double().T @ vectors, vectors
+
+    def judge(self, weight, held, kept, basis, means):
+        inputs, wanted = _tokens(weight, held, kept)
+        inputs = _product(inputs, self.inputs.T).double() @ basis
+        moved = self.inputs @ means.to(self.inputs)
+        return wanted.double().T @ inputs, inputs.T @ inputs, basis.T @ moved.double()
+
+
+def _penalty(ridge, scale):
+    return 0.0 if math.isinf(ridge) else max(ridge, 1e-12) * scale
+
+
+def _product(left, right):
+    with full_precision():
+        return left @ right
+
+
+def _tokens(weight, rows, kept):
+    """Kept inputs of tokens, and what is left to correct: what removed inputs would write, and the targets."""
+    removed = removed_of(kept, weight.shape[1], weight.device)
+    wanted = _product(rows.centred[:, removed], weight[:, removed].float().T)
+    return rows.centred[:, kept], wanted + rows.target_centred if rows.n_targets else wanted
+
+
+def _equations(weight, moments, kept, centred, ridge):
+    """Equations of the correction, in the tokens if those are kept, or in the inputs."""
+    mean, target_mean = moments.mean[kept], weight @ moments.mean
     if moments.n_targets:
-        cross = cross + moments.cross_covariance[:, kept]
-        mean = mean + moments.target_mean
-    return cross, mean
-
-
-def _equations(weight, moments, kept, centred):
-    """Normal equations of the correction: matrix, right side, and the means of inputs and wanted output."""
+        target_mean = target_mean + moments.target_mean
+    offset = target_mean - weight[:, kept] @ mean
+    # with more tokens than inputs the products of tokens are singular, which only a penalty mends
+    if _keeps_tokens(moments) and (moments.n <= len(kept) or ridge >= RIDGE_GRID[0]):
+        inputs, wanted = _tokens(weight, moments, kept)
+        if not centred:
+            inputs = torch.cat([inputs, mean[None].to(inputs)])
+            wanted = torch.cat([wanted, offset[None].to(wanted)])
+        return _DualEquations(inputs, wanted, mean, target_mean)
     # what the kept inputs give already cancels: only the removed ones and the targets are left to correct
     removed = removed_of(kept, weight.shape[1], weight.device)
     rows, lost = moments.covariance[:, kept], weight[:, removed]
-    mean, target_mean = moments.mean[kept], weight @ moments.mean
     block, right = rows[kept], lost @ rows[removed]
     if moments.n_targets:
         right = right + moments.cross_covariance[:, kept]
-        target_mean = target_mean + moments.target_mean
     if not centred:
         block = block + torch.outer(mean, mean)
-        right = right + torch.outer(target_mean - weight[:, kept] @ mean, mean)
-    return block, right, mean, target_mean
+        right = right + torch.outer(offset, mean)
+    return _Equations(block, right, mean, target_mean)
 
 
 def compensate(weight, moments, kept, method="affine", ridge=1e-2):
@@ -191,8 +296,8 @@ def least_squares(weight, moments, kept, ridge):
 
     As in OSSCAR, Týr, FASP and GRAIL.
     """
-    block, right, _, _ = _equations(weight, moments, kept, False)
-    return Refit(weight[:, kept] + solve_damped(block, right, ridge), None, ridge)
+    change, _ = _equations(weight, moments, kept, False, ridge).solve(ridge)
+    return Refit(weight[:, kept] + change, None, ridge)
 
 
 @COMPENSATIONS.register("affine", needs=("covariance",), bias=True, ridge=True)
@@ -201,13 +306,10 @@ def affine_least_squares(weight, moments, kept, ridge):
 
     Bias and ridge are its limits.
     """
-    block, right, mean, target_mean = _equations(weight, moments, kept, True)
-    change = solve_damped(block, right, ridge)
+    equations = _equations(weight, moments, kept, True, ridge)
+    change, explained = equations.solve(ridge)
     new = weight[:, kept] + change
-    # 2 change.right - change block change^T, where change block = right - penalty change
-    penalty = 0.0 if math.isinf(ridge) else max(ridge, 1e-12) * float(block.diagonal().mean())
-    explained = (change * right).sum() + penalty * change.square().sum()
-    return Refit(new, target_mean - new @ mean, ridge, float(explained))
+    return Refit(new, equations.target_mean - new @ equations.mean, ridge, explained)
 
 
 def output_error(weight, moments, kept, refit):
@@ -244,11 +346,30 @@ def _error(weight, moments, kept, refit):
         offset = offset - refit.bias
     changed = (gap != 0).any(0).nonzero()[:, 0]  # the removed inputs alone, if the others were not refitted
     part = gap[:, changed]
-    spread = ((part @ moments.covariance[changed][:, changed]) * part).sum()
     if moments.n_targets:
         offset = offset + moments.target_mean
+    if _keeps_tokens(moments):
+        missed = _product(moments.centred[:, changed], part.float().T)
+        if moments.n_targets:
+            missed += moments.target_centred
+        return missed.square().sum(dtype=torch.float64), offset
+    spread = ((part @ moments.covariance[changed][:, changed]) * part).sum()
+    if moments.n_targets:
         spread = spread + 2 * (gap * moments.cross_covariance).sum() + moments.target_variance.sum()
     return spread, offset
+
+
+def wanted_power(weight, moments):
+    """Return the variance of the wanted output, summed over outputs, in which errors are expressed."""
+    weight = weight.to(moments.device, torch.float32)  # a sum of squares, from which nothing is subtracted
+    if _keeps_tokens(moments):
+        none = torch.zeros(0, dtype=torch.long, device=moments.device)
+        power, _ = _error(weight.double(), moments, none, Refit(weight[:, none].double(), None))
+    else:
+        power = ((weight @ moments.covariance.to(weight)) * weight).sum(dtype=torch.float64)
+        if moments.n_targets:
+            power = power + 2 * (weight * moments.cross_covariance).sum() + moments.target_variance.sum()
+    return max(float(power), 1e-300)
 
 
 def choose_ridge(weight, fit, held, kept, method="affine", grid=RIDGE_GRID):
@@ -266,7 +387,7 @@ def choose_ridge(weight, fit, held, kept, method="affine", grid=RIDGE_GRID):
     # The best penalty falls as tokens are added, so it cannot be a constant. One eigendecomposition gives the error at
     # every value of the grid. For many unknowns it would cost more than it saves: there the search starts at the usual
     # value and moves in both directions while the error falls, one factorisation per step.
-    if len(kept) > _LARGE:
+    if (min(len(kept), fit.n) if _keeps_tokens(fit) else len(kept)) > _LARGE:
         errors = _walk(weight, fit, held, kept, member.bias, grid)
     else:
         errors = _path(weight, fit, held, kept, member.bias, grid)
@@ -278,27 +399,17 @@ def _path(weight, fit, held, kept, centred, grid):
     """Held-out errors along the whole grid, from the eigenvectors of the matrix of the normal equations.
 
     With ``C_SS = V e V^T`` the correction is ``Y diag(1 / (e + l)) V^T``, ``Y`` the rotated right side; the error is
-    then a quadratic form in the vector ``1 / (e + l)``.
+    then a quadratic form in the vector ``1 / (e + l)``. So it is with the eigenvectors ``U`` of products of tokens,
+    where ``V`` is ``A^T U``.
     """
-    block, right, mean, target_mean = _equations(weight, fit, kept, centred)
-    diagonal = block.diagonal()
-    scale = float(diagonal.mean())
-    dead = diagonal <= 1e-14 * scale
-    if bool(dead.any()):
-        block[dead, :] = 0
-        block[:, dead] = 0
-        right = right.masked_fill(dead[None, :], 0)
-    values, vectors = torch.linalg.eigh(block)
-    rotated = right @ vectors
-    old = weight[:, kept]
-    start = Refit(old, target_mean - old @ mean if centred else None)
+    equations = _equations(weight, fit, kept, centred, grid[0])
+    values, rotated, basis = equations.eigen()
+    scale, mean, old = equations.scale, equations.mean, weight[:, kept]
+    start = Refit(old, equations.target_mean - old @ mean if centred else None)
     error, offset = _error(weight, held, kept, start)
-    cross, _ = _wanted(weight, held, kept)
-    inner = held.covariance[kept][:, kept]
-    linear = (((cross - old @ inner) @ vectors) * rotated).sum(0)
-    square = (rotated.T @ rotated) * (vectors.T @ inner @ vectors)
     means = held.mean[kept] - mean if centred else held.mean[kept]
-    moved = vectors.T @ means
+    cross, inner, moved = equations.judge(weight, held, kept, basis, means)
+    linear, square = (cross * rotated).sum(0), (rotated.T @ rotated) * inner
     penalties = torch.tensor([max(r, 1e-12) * scale for r in grid], dtype=torch.float64, device=weight.device)
     shrunk = 1 / (values.clamp_min(0)[:, None] + penalties) if scale > 0 else values.new_zeros(len(values), len(grid))
     spread = error - 2 * linear @ shrunk + ((square @ shrunk) * shrunk).sum(0)
@@ -308,12 +419,12 @@ def _path(weight, fit, held, kept, centred, grid):
 
 def _walk(weight, fit, held, kept, centred, grid):
     """Held-out errors around the best value of the grid, one factorisation per value."""
-    block, right, mean, target_mean = _equations(weight, fit, kept, centred)
+    equations = _equations(weight, fit, kept, centred, grid[0])
     old, errors = weight[:, kept], [math.nan] * len(grid)
 
     def measure(i):
-        new = old + solve_damped(block, right, grid[i])
-        refit = Refit(new, target_mean - new @ mean if centred else None)
+        new = old + equations.solve(grid[i])[0]
+        refit = Refit(new, equations.target_mean - new @ equations.mean if centred else None)
         errors[i] = output_error(weight, held, kept, refit)
         return errors[i]
 

@@ -30,6 +30,7 @@ from .compensation import (
     fitted_error,
     frozen,
     output_error,
+    wanted_power,
 )
 from .survey import TOKEN_WEIGHTS, gather, output_site, writes_to_stream
 from .walk import Walk
@@ -283,7 +284,7 @@ class Cutter:
             trial = compensate(weight, fit, keep, method, ridge)
             error = (fitted_error if held is None else output_error)(weight, judge, keep, trial)
         plain = output_error(weight, judge, keep, compensate(weight, judge, keep, "none"))
-        row["ridge"], row["error"] = ridge, min(error, plain) / _power(weight, judge)
+        row["ridge"], row["error"] = ridge, min(error, plain) / wanted_power(weight, judge)
         if not error < plain:
             return compensate(weight, fit, keep, "none"), False
         if held is not None and whole.n >= ENOUGH * len(keep) and not self.fits:
@@ -295,12 +296,3 @@ class Cutter:
 def _owner(part):
     """Process that refits a layer."""
     return part.layer % world_size()
-
-
-def _power(weight, moments):
-    """Power of the wanted output, in which errors are expressed."""
-    weight = weight.to(moments.device, torch.float32)  # a sum of squares, from which nothing is subtracted
-    power = ((weight @ moments.covariance.to(weight)) * weight).sum(dtype=torch.float64)
-    if moments.n_targets:
-        power = power + 2 * (weight * moments.cross_covariance).sum() + moments.target_variance.sum()
-    return max(float(power), 1e-300)

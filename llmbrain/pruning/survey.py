@@ -1,6 +1,7 @@
 """Surveys: statistics and scores of the layers, collected while calibration text walks through a model."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -10,6 +11,7 @@ from ..models.sites import Site
 from ..parallel import broadcast, rank, world_size
 from ..parallel import gather as gather_records
 from ..stats.moments import Moments
+from ..stats.rows import Rows
 from .compensation import schur_residual
 
 __all__ = [
@@ -82,8 +84,12 @@ def gather(walk, layer, linear, *, full=True, targets=None, held=None, weighting
     are added up, in the process ``owner`` alone if it is given.
     """
     n_in, n_out = features(linear)
-    kind = {"n_targets": n_out if targets else 0, "full": full, "device": walk.device}
-    moments = [Moments(n_in, **kind), None if held is None else Moments(n_in, **kind)]
+    kind = {"n_targets": n_out if targets else 0, "device": walk.device}
+    if full and world_size() == 1 and sum(block.n_tokens for block in walk.blocks) < n_in:
+        make = partial(Rows, n_in, **kind)  # least squares are then solved in the tokens
+    else:
+        make = partial(Moments, n_in, full=full, **kind)
+    moments = [make(), None if held is None else make()]
     caught = {}
     with torch.no_grad(), site_hooks([input_site(linear)], lambda i, x: caught.update(x=x)):
         for i in range(len(walk.blocks)):
@@ -98,7 +104,9 @@ def gather(walk, layer, linear, *, full=True, targets=None, held=None, weighting
 
 def of_all(moments, owner=None):
     """Moments of the fitted and of the held-out tokens of all processes; None for the latter if there are none."""
-    fit, held = (m if m is None else m.all_reduce() if owner is None else m.reduce_to(owner) for m in moments)
+    fit, held = moments
+    if world_size() > 1:
+        fit, held = (m if m is None else m.all_reduce() if owner is None else m.reduce_to(owner) for m in moments)
     return fit, held if held is not None and held.n else None
 
 

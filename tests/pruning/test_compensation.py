@@ -18,8 +18,10 @@ from llmbrain.pruning.compensation import (
     fitted_error,
     output_error,
     schur_residual,
+    wanted_power,
 )
 from llmbrain.stats.moments import Moments
+from llmbrain.stats.rows import Rows
 
 
 def direct_error(d, refit, y=None):
@@ -144,6 +146,35 @@ def test_the_whole_path_of_penalties_equals_one_refit_after_another(data, method
     wanted = _direct_errors(weight, *sides, kept, method)
     np.testing.assert_allclose(errors, wanted, rtol=1e-7)
     assert ridge == RIDGE_GRID[int(np.argmin(wanted))]
+
+
+@pytest.mark.parametrize("with_target", [False, True])
+@pytest.mark.parametrize("method", ["ridge", "affine"])
+def test_few_tokens_give_the_same_refits_as_their_moments(method, with_target):
+    g = torch.Generator().manual_seed(1)
+    x, weight, y = torch.randn(60, 90, generator=g), torch.randn(7, 90, generator=g), torch.randn(60, 7, generator=g)
+    x = x @ torch.randn(90, 90, generator=g) + 4
+    x[:, 3] = 0  # a dead channel
+    weights = torch.rand(60, generator=g)
+    sides = {}
+    for kind, precision in ((Moments, {"dtype": torch.float64}), (Rows, {})):
+        sides[kind] = [kind(90, 7 if with_target else 0, **precision) for _ in range(2)]
+        for side, part in zip(sides[kind], (slice(0, 40), slice(40, None))):
+            side.add(x[part], y[part] if with_target else None, weights[part])
+    for kept in (torch.arange(70), torch.arange(25)):  # more and fewer than there are tokens to fit on
+        ridge, errors = choose_ridge(weight, *sides[Rows], kept, method)
+        again, wanted = choose_ridge(weight, *sides[Moments], kept, method)
+        assert ridge == again
+        np.testing.assert_allclose(errors, wanted, rtol=1e-3)
+        for penalty in (1e-6, 1e-3, ridge, math.inf):
+            given, other = (compensate(weight, sides[kind][0], kept, method, penalty) for kind in (Rows, Moments))
+            scale = float(other.weight.abs().max())
+            torch.testing.assert_close(given.weight, other.weight, rtol=0, atol=2e-3 * scale)
+            for measure in (output_error, fitted_error):
+                found = [measure(weight, sides[kind][0], kept, given) for kind in (Rows, Moments)]
+                assert found[0] == pytest.approx(found[1], rel=2e-3, abs=1e-3 * wanted_power(weight, sides[Rows][0]))
+    powers = [wanted_power(weight, sides[kind][0]) for kind in (Rows, Moments)]
+    assert powers[0] == pytest.approx(powers[1], rel=1e-4)
 
 
 def test_the_walk_along_the_penalties_finds_the_same(data, monkeypatch):

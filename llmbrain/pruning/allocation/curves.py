@@ -66,7 +66,8 @@ def measure_curves(
     losses = np.zeros((len(parts), len(levels)))
     norm = anatomy_of(model).norm
     for i, part in enumerate(parts):
-        moments = gather(fit_walk, part.layer, part.writer, weighting=weighting)[0]
+        outputs = []
+        moments = gather(fit_walk, part.layer, part.writer, weighting=weighting, outputs=outputs)[0]
         supernet.fit(i, moments, default_ridge(moments.n, part.size))
         with reduced_precision():
             for j, level in enumerate(levels):
@@ -74,7 +75,7 @@ def measure_curves(
                     supernet.put(i, round(part.size * (1 - level)))
                     losses[i, j] = probe.divergence(run_rest(probe_walk, part.layer, norm))
             probe_walk.advance(part.layer)
-        fit_walk.advance(part.layer)
+        fit_walk.restart(outputs)
         if progress:
             progress()
     return Curves(losses, tuple(levels), supernet, probe)
