@@ -10,14 +10,18 @@ ROWS, WARMUP, TOKENS = 4, 8, 64
 
 
 class Speed:
-    """Seconds that this machine needs, for a token through the model and for a billion products."""
+    """Seconds that this machine needs: for a token through the model, through its layers, and for a billion products.
 
-    def __init__(self, token, products):
+    The output embedding is more than half of a small model with a large vocabulary.
+    """
+
+    def __init__(self, token, products, layers=None):
         self.token, self.products = token, products
+        self.layers = token if layers is None else min(layers, token)
 
-    def of_tokens(self, n):
-        """Seconds for ``n`` tokens through the model."""
-        return self.token * n
+    def of_tokens(self, n, head=True):
+        """Seconds for ``n`` tokens through the model; without ``head`` no word is predicted."""
+        return (self.token if head else self.layers) * n
 
     def of_products(self, n):
         """Seconds for ``n`` multiplications and additions of large matrices."""
@@ -35,10 +39,13 @@ def measure_machine(model):
     with torch.no_grad():
         for n in (min(WARMUP, longest), min(TOKENS, longest)):
             ids = torch.arange(ROWS * n, device=device).reshape(ROWS, n) % size
-            token = _seconds(lambda ids=ids: model(ids, use_cache=False), device) / ids.numel()
+            token, layers = (
+                _seconds(lambda run=run, ids=ids: run(ids, use_cache=False), device) / ids.numel()
+                for run in (model, model.base_model)
+            )
         square = torch.ones(1024, 1024, device=device)
         products = _seconds(lambda: [square @ square for _ in range(4)], device) / (4 * 1024**3 / 1e9)
-    return Speed(token, products)
+    return Speed(token, products, layers)
 
 
 def _seconds(work, device):

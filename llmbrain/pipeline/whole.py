@@ -167,12 +167,17 @@ def run_study(
 def forecast_run(run):
     """Estimate the seconds of every station, if none is done before, from its amounts and the speed of this machine."""
     from ..geometry import NeuronGeometry
+    from ..models.surgery import prunable_mlps
+    from ..pruning import COMPENSATIONS
+    from ..pruning.expected import refit_products
 
     plan, speed = run.plan, measure_machine(run.model)
     n_tokens = plan.record_tokens or 250 * len(run.train)
     n_neurons = NeuronGeometry.from_model(run.model).n_neurons
     conditions = 1 + plan.lesion_networks * (1 + plan.n_controls * len(plan.controls))
     reads = N_PASSES * plan.calibration_tokens + len(PRUNING_RECIPES) * plan.test_tokens
+    n_refits = sum(COMPENSATIONS[compensation].ridge for _, _, compensation, _ in PRUNING_RECIPES)
+    refits = n_refits * refit_products(prunable_mlps(run.model), plan.calibration_tokens, plan.ratio)
     # Gram matrices of the runs, the decomposition, and as much again for every repetition and for the two halves
     gram = n_neurons * n_tokens * plan.tokens_per_run
     fits = (3 + plan.n_repeats) * 40 * n_neurons * plan.n_components**2 * plan.n_init
@@ -180,7 +185,7 @@ def forecast_run(run):
         "recording": 1.3 * speed.of_tokens(n_tokens),
         "networks": 1.7 * (3 * speed.of_products(gram) + speed.of_products(fits)),  # with reading and resampling
         "lesions": speed.of_tokens(conditions * plan.lesion_tokens + 2000),
-        "pruning": speed.of_tokens(reads),
+        "pruning": speed.of_tokens(reads) + speed.of_products(refits),
         "report": 5.0 + 50.0 * min(n_neurons / 200_000, 1.0),
     }
 

@@ -104,13 +104,18 @@ def _cut_off(window, share):
 
 
 def thin_out(blocks, most):
-    """Evenly spread windows of about ``most`` tokens in blocks of the same size, or all blocks if they hold no more."""
+    """Evenly spread windows of about ``most`` tokens in blocks of the same size, or all blocks if they hold no more.
+
+    A single window is cut to its first ``most`` tokens.
+    """
     total = n_calibration_tokens(blocks)
     if total <= most:
         return blocks
     windows = [window for block in blocks for window in block.windows]
     chosen = held_out_share(len(windows), most / total)
-    return group_blocks([w for w, c in zip(windows, chosen) if c], max(len(block.ids) for block in blocks))
+    few = [w for w, c in zip(windows, chosen) if c] or windows[:1]
+    few = few if len(few) > 1 else [few[0].first(most)]
+    return group_blocks(few, max(len(block.ids) for block in blocks))
 
 
 def _hold_out(sizes, share):

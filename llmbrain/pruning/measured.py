@@ -7,16 +7,16 @@ import numpy as np
 import torch
 
 from ..exceptions import GeometryMismatchError
-from ..models.inputs import longest_context
+from ..models.inputs import input_device, longest_context
 from ..models.surgery import prunable_attentions, prunable_mlps
 from ..parallel import alone
 from ..text import describe_bos
 from .allocation import ALLOCATIONS, check_counts, round_counts
 from .allocation.curves import PROBED, measure_curves
 from .allocation.probe import KEPT_VALUES
-from .allocation.trial import ROUGH, TRIED, measure_cuts
+from .allocation.trial import ROUGH, TRIED, measure_cuts, most_probed
 from .budget import count_parameters, layer_floors
-from .calibration import calibration_windows, group_blocks, split_windows, thin_out
+from .calibration import calibration_windows, group_blocks, n_calibration_tokens, split_windows, thin_out
 from .cut import follows_dense
 from .heads import HEAD_BUDGETS, HEAD_SCORES, HEAD_UNITS, measure_heads, survey_heads
 from .published import find_networks
@@ -39,6 +39,7 @@ class Measurements:
         self.model, self.tokenizer, self.calibration = model, tokenizer, calibration
         self.parts = prunable_mlps(model)
         self.sizes = [p.size for p in self.parts]
+        self.device = input_device(model)
         self.progress = progress or (lambda what, total: None)
         self.expected = []  # what other recipes will read: one walk then measures all of it
         self.known, self._functions = {}, {}
@@ -265,7 +266,12 @@ class Measured:
     @property
     def rough_curves(self):
         """Divergence when only one layer is cut, at few widths and on part of the text."""
-        return self._curves(**ROUGH)
+        return self._curves(**ROUGH, probe=self.curve_tokens)
+
+    @property
+    def curve_tokens(self):
+        """Most held-out tokens on which rough curves are measured."""
+        return most_probed(self.options, self.shared.device, n_calibration_tokens(self.blocks))
 
     def _curves(self, fit=None, probe=PROBED, **widths):
         key = (*self._curves_key, fit, probe, *widths.items())

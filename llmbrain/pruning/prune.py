@@ -146,7 +146,7 @@ def prune(
         warn_unread()
     if progress and ratio and main_process():
         n_test_tokens = 0 if test_text is None else TEST_TOKENS
-        print(forecast_in_words(pruner.measurements.of(recipe, random_state), n_test_tokens), flush=True)
+        print(forecast_in_words(pruner.measurements.of(recipe, random_state), n_test_tokens, ratio), flush=True)
     before = None if test_text is None else measure_quality(model, tokenizer, test_text)
     pruned = pruner.run(plan, inplace=inplace, measure=measure)
     pruned.format = format or "hetero"

@@ -23,7 +23,7 @@ RECIPES = Registry("recipe")
 # smallest values of options that are whole numbers
 _LEAST = {
     "context": 2, "batch_size": 1, "max_tokens": 2, "block_steps": 0, "block_span": 1, "lookahead": 0,
-    "n_evaluations": 1, "network_tokens": 4,
+    "curve_tokens": 2, "n_evaluations": 1, "network_tokens": 4,
 }  # fmt: skip
 
 
@@ -79,6 +79,9 @@ class Options:
         Blocks that are fitted together: the one that was cut last and those before it.
     lookahead : int
         Layers after the block at whose end the stream is compared in these steps.
+    curve_tokens : int or None
+        Most held-out tokens on which the allocation "trial" measures its curves; None means 8192 on an accelerator, and
+        on a CPU a sixteenth of the calibration text, but at least 512.
     n_evaluations : int
         Divergences that the allocation "search" measures.
     extremes : float
@@ -114,6 +117,7 @@ class Options:
     block_steps: int = 0
     block_span: int = 1
     lookahead: int = 3
+    curve_tokens: int | None = _reading(None)
     n_evaluations: int = 150
     extremes: float = 0.3
     heads: bool = False
@@ -137,7 +141,7 @@ class Options:
             raise ParameterError(f"round_to={self.round_to!r} must be a whole number from 1 to 256.")
         for name, least in _LEAST.items():
             value = getattr(self, name)
-            check_count(name, value, least, optional=name in ("max_tokens", "network_tokens"))
+            check_count(name, value, least, optional=name.endswith("_tokens"))
             object.__setattr__(self, name, value and int(value))  # numpy's numbers cannot be written as JSON
         if self.block_steps and (self.propagation, self.target) != ("sequential", "stream"):
             raise ParameterError(

@@ -16,6 +16,7 @@ from llmbrain.pruning.calibration import (
     held_out_share,
     n_calibration_tokens,
     split_windows,
+    thin_out,
 )
 from llmbrain.pruning.walk import Walk
 
@@ -134,6 +135,14 @@ def test_many_blocks_are_held_out_whole(tokenizer):
     fit, held = split_windows(many, 0.25)
     assert [len(fit), len(held)] == [10, 3] and not {id(b) for b in fit} & {id(b) for b in held}
     assert split_windows(many, 0) == (many, many)
+
+
+def test_text_is_thinned_to_windows_and_a_single_window_to_its_beginning(tokenizer):
+    many = calibration_blocks(tokenizer, TEXTS, context=32, batch_size=4)
+    few = thin_out(many, 320)
+    assert thin_out(many, 10_000) is many and 280 < sum(block.n_tokens for block in few) < 360
+    (block,) = thin_out(many[:1], 20)
+    assert block.windows[0].ids.tolist() == many[0].windows[-1].ids[:20].tolist() and len(block.windows) == 1
 
 
 def test_of_few_blocks_the_ends_of_all_windows_are_held_out(tokenizer):

@@ -18,6 +18,7 @@ from .supernet import Supernet, run_rest
 
 __all__ = [
     "LEVELS",
+    "N_REFITS",
     "PROBED",
     "Curves",
     "by_curves",
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 LEVELS = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
+N_REFITS = 6.0  # of a whole layer, of which fits at twenty widths are the work
 PROBED = 16_384  # most tokens on which divergences are measured
 
 
@@ -102,7 +104,7 @@ def tokens_probed(options, n_tokens, most=PROBED):
     return min(held, most)
 
 
-@ALLOCATIONS.register("curves", needs=("curves", "extremes"), reads=tokens_of_curves, heads="losses")
+@ALLOCATIONS.register("curves", needs=("curves", "extremes"), reads=tokens_of_curves, n_refits=N_REFITS, heads="losses")
 def by_curves(curves, extremes, n_keep, *, floors=1, round_to=1):
     """Remove neurons at equal marginal loss along the measured curves of every layer."""
     smooth, levels = smooth_curves(curves.losses, curves.levels), [0, *curves.levels]

@@ -4,7 +4,7 @@ import numpy as np
 
 from ...models.hooks import restoring
 from ...stats.precision import reduced_precision
-from .curves import by_curves, tokens_of_curves, tokens_probed
+from .curves import N_REFITS, by_curves, tokens_of_curves, tokens_probed
 from .shares import ALLOCATIONS, round_counts, uniform
 from .supernet import Assembly
 
@@ -54,7 +54,7 @@ def _tokens(options, n_layers, n_tokens):
 
 @ALLOCATIONS.register(
     "search", needs=("curves", "extremes", "n_evaluations", "random_state", "progress", "measure_cuts"),
-    random=True, reads=_tokens, heads="losses",
+    random=True, reads=_tokens, n_refits=N_REFITS, heads="losses",
 )  # fmt: skip
 def by_search(curves, extremes, n_evaluations, random_state, progress, measure_cuts, n_keep, *, floors=1, round_to=1):
     """Move neurons between layers while the divergence of the whole model falls."""

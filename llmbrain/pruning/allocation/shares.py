@@ -25,8 +25,11 @@ CLIP = 0.02, 0.85  # smallest and largest share removed from a layer, unless the
 
 # score: the score that it reads instead of the recipe's. random: whether the counts depend on the seed.
 # reads: tokens that pass through the model to measure it, of options, number of layers, and calibration tokens.
+# n_refits: refits that it makes, in equivalents of one of every layer.
 # heads: how a budget of parameters is split between heads and neurons, a name of heads.HEAD_BUDGETS.
-ALLOCATIONS = Registry("allocation", needs=(), score=None, random=False, reads=lambda *_: 0, heads="threshold")
+ALLOCATIONS = Registry(
+    "allocation", needs=(), score=None, random=False, reads=lambda *_: 0, n_refits=0.0, heads="threshold"
+)
 
 
 def check_counts(counts, sizes):
@@ -189,7 +192,7 @@ def by_power(scores, stream_powers, exponent, n_keep, *, floors=1, round_to=1):
     return sensitivity_counts(written, sizes, n_keep, exponent=exponent, floors=floors, round_to=round_to)
 
 
-@ALLOCATIONS.register("schur", needs=("schur_residuals", "sizes", "exponent"))
+@ALLOCATIONS.register("schur", needs=("schur_residuals", "sizes", "exponent"), n_refits=1.0)
 def by_schur(schur_residuals, sizes, exponent, n_keep, *, floors=1, round_to=1):
     """Remove less where least squares repairs less: the Schur residual at half removal."""
     exponent = 0.3 if exponent is None else exponent

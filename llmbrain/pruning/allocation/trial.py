@@ -11,21 +11,31 @@ from .curves import by_curves, tokens_of_curves, tokens_probed
 from .probe import KEPT_VALUES, Probe
 from .shares import ALLOCATIONS, by_power, round_counts
 
-__all__ = ["ROUGH", "TRIED", "by_trial", "dense_again", "measure_cuts"]
+__all__ = ["ROUGH", "TRIED", "by_trial", "dense_again", "measure_cuts", "most_probed"]
 
-# Shares at which curves are measured roughly, tokens to fit on, and most tokens on which divergences are measured.
-ROUGH = {"levels": (0.2, 0.5, 0.8), "fit": 16_384, "probe": 8_192}
+# Shares at which curves are measured roughly, and tokens to fit on.
+ROUGH = {"levels": (0.2, 0.5, 0.8), "fit": 16_384}
 TRIED = {"fit": 8_192, "probe": 4_096}  # tokens of a cut that is only measured
 
 
+def most_probed(options, device, n_tokens):
+    """Most held-out tokens on which rough curves are measured, of a calibration text of ``n_tokens``."""
+    if options.curve_tokens is not None:
+        return options.curve_tokens
+    # On a CPU these passes took most of the time, and half of a window gives nearly the same widths.
+    return max(512, n_tokens // 16) if device.type == "cpu" else 8_192
+
+
 def _tokens(options, n_layers, n_tokens):
-    rough = tokens_of_curves(options, n_layers, n_tokens, ROUGH["levels"], ROUGH["probe"])
-    return rough + 3 * (2 * min(n_tokens, TRIED["fit"]) + tokens_probed(options, n_tokens, TRIED["probe"]))
+    rough = tokens_of_curves(options, n_layers, n_tokens, ROUGH["levels"], options.curve_tokens)
+    n_fitted = n_tokens - tokens_probed(options, n_tokens, n_tokens)
+    cuts = 2 * min(n_fitted, TRIED["fit"]) + tokens_probed(options, n_tokens, TRIED["probe"])
+    return rough + min(n_fitted, ROUGH["fit"]) + 3 * cuts
 
 
 @ALLOCATIONS.register(
     "trial", needs=("rough_curves", "extremes", "scores", "stream_powers", "measure_cuts"), score="flap",
-    reads=_tokens, heads="share",
+    reads=_tokens, n_refits=4.5, heads="share",
 )  # fmt: skip
 def by_trial(rough_curves, extremes, scores, stream_powers, measure_cuts, n_keep, *, floors=1, round_to=1):
     """Cut the model by roughly measured curves, by power, and half-way between them, and take what diverges least."""

@@ -21,6 +21,13 @@ def _measured(model, tokenizer, **options):
     return Measurements(model, tokenizer, TEXTS).of(recipe)
 
 
+def test_curves_read_less_on_a_cpu():
+    options, cpu, gpu = Recipe.named("fast").options, torch.device("cpu"), torch.device("cuda")
+    most = [trial.most_probed(options, cpu, n) for n in (2_048, 65_536)] + [trial.most_probed(options, gpu, 2_048)]
+    assert most == [512, 4_096, 8_192]
+    assert trial.most_probed(options.with_(curve_tokens=100), cpu, 2_048) == 100
+
+
 @pytest.mark.parametrize("name", ["llama", "gpt2", "phi3"])
 def test_divergences_are_those_of_the_cut_models(name, tokenizer):
     model = tiny_model(name)
