@@ -363,8 +363,8 @@ def wanted_power(weight, moments):
     """Return the variance of the wanted output, summed over outputs, in which errors are expressed."""
     weight = weight.to(moments.device, torch.float32)  # a sum of squares, from which nothing is subtracted
     if _keeps_tokens(moments):
-        none = torch.zeros(0, dtype=torch.long, device=moments.device)
-        power, _ = _error(weight.double(), moments, none, Refit(weight[:, none].double(), None))
+        wanted = _product(moments.centred, weight.T)
+        power = (wanted + moments.target_centred if moments.n_targets else wanted).square().sum(dtype=torch.float64)
     else:
         power = ((weight @ moments.covariance.to(weight)) * weight).sum(dtype=torch.float64)
         if moments.n_targets:
