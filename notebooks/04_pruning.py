@@ -2,15 +2,15 @@
 # # 4. Pruning with fair baselines
 #
 # If a fifth of the neurons is removed permanently, without retraining, which neurons should go, and what does it cost?
-# A paper proposes to keep the neurons of functional networks. To judge that idea, we need a table in which everything
-# else is the same: the same calibration text, the same number of neurons from the same layers, the same evaluation on
-# other text. It needs a row for chance, rows for simple rules, and a row for the intact model.
+# A published method keeps the neurons of functional networks. To judge that idea, we need a table in which everything
+# else is the same: the calibration text, the number of neurons removed from each layer, and the text on which the
+# result is measured. It needs a row for chance, rows for simple rules, and a row for the intact model.
 #
-# Three choices that are often mixed are kept separate here:
+# Three choices that are often mixed up are kept separate here:
 #
 # - the **score** decides which neurons are removed,
-# - the **allocation** how many are removed from each layer,
-# - the **compensation** how the remaining neurons make up for them.
+# - the **allocation** decides how many are removed from each layer,
+# - the **compensation** decides how the remaining neurons make up for them.
 
 # %%
 import os
@@ -28,7 +28,7 @@ quick = os.environ.get("LLMBRAIN_QUICK") == "1"  # set by the tests, which take 
 
 # %% [markdown]
 # The networks are those of [notebook 2](02_networks.ipynb), found on the training part of the demo corpus. Pruning is
-# calibrated on that part too. The held-out part is used for measuring only.
+# calibrated on that part too. The held-out part is only used for measuring.
 
 # %%
 model, tokenizer = lb.load_model("demo")
@@ -48,7 +48,7 @@ print("documents in both:", len(calibration.overlap(evaluation)))
 #
 # | score | keeps the neurons |
 # | --- | --- |
-# | `random` | of a draw: the floor |
+# | `random` | drawn at random: the floor |
 # | `magnitude` | with large output weights |
 # | `wanda` | with large weights times large activations |
 # | `flap` | whose fluctuation can move the residual stream |
@@ -93,18 +93,18 @@ table.sort_values(["ratio", "perplexity"])[shown].round(3)
 figure = plot_pruning_grid(table[table["score"] != "magnitude"])
 
 # %% [markdown]
-# Read without compensation first. The published rule beats chance (26 against 43 and 64 at a fifth of the neurons) and
-# is far worse than two one-line formulas that ignore networks (both 13; the intact model has 10). Weights alone are
-# worse than chance.
+# First compare the rows without compensation. The published rule beats chance (26 against 43 and 64 at a fifth of the neurons) and
+# is far worse than two one-line formulas that ignore networks (both 13; the intact model has 10). The size of the
+# weights alone is worse than chance.
 #
 # Compensation helps the good selection and ruins the poor one: FLAP falls to 12, the network rule rises to hundreds.
-# Least squares has two thousand tokens here for some twelve hundred weights per output. That is enough where the
-# remaining neurons predict the removed ones; where they do not, it fits only the calibration text. More text solves
-# this ([benchmarks/RESULTS.md](../benchmarks/RESULTS.md) has the table with 65,536 tokens, on which the refit more than
+# Here least squares fits about 1,200 weights per output to 2,048 tokens. That is enough where the remaining neurons
+# predict the removed ones; where they do not, it fits only the calibration text. More text solves this
+# ([benchmarks/RESULTS.md](../benchmarks/RESULTS.md) has the table with 65,536 tokens, on which the refit more than
 # halves the damage of the network rule too). A single column of numbers would have hidden this.
 #
 # How different are the choices? The next table shows the overlap of the kept neurons (Jaccard index, mean over layers).
-# Two random choices of four fifths share two thirds by chance.
+# By chance, two choices of four fifths of the neurons overlap by two thirds.
 
 # %%
 kept_overlap({name.split(" + ")[0]: value for name, value in kept.items() if name.endswith("none")}).round(2)
@@ -112,10 +112,11 @@ kept_overlap({name.split(" + ")[0]: value for name, value in kept.items() if nam
 # %% [markdown]
 # ## The recipes of the package
 #
-# `recipe="fast"` tries three ways to share the cut among the layers and takes the one that diverges least from the whole model on held-out
-# calibration text. That takes some minutes on a CPU, so `allocation="power"` is set here: more is taken from layers that write little. Each layer is
-# fitted on the real output of the pruned layers before it, with tokens weighted by their residual stream. It is measured in the same way as the
-# rows above.
+# `recipe="fast"` tries three ways to divide the cut among the layers and takes the one that diverges least from the
+# whole model on held-out calibration text. That takes some minutes on a CPU, so `allocation="power"` is set here:
+# layers that write little to the residual stream lose more neurons. Each layer is fitted to the real output of the
+# pruned layers before it, with tokens weighted by their residual stream. The result is measured like the rows above.
+#
 # `recipe="best"`, the default on a GPU, also searches for the allocation and refits the attention; it needs a GPU to be fast.
 
 # %%
@@ -149,8 +150,8 @@ counts
 # %% [markdown]
 # ## A folder that loads
 #
-# Saved with its tokenizer, the recipe and a model card. `load_model` opens it; so does transformers, and the format
-# `gguf` is for llama.cpp.
+# The folder holds the model with its tokenizer, the recipe and a model card. `load_model` opens it, and so does
+# transformers. For llama.cpp, save with `format="gguf"`.
 
 # %%
 folder = pruned.save_pretrained("smaller")
@@ -166,5 +167,5 @@ print(
 #
 # - A claim about a score needs rows for chance and for simple scores on the same calibration text.
 # - Use compensation in all rows or in none, with enough text to fit it.
-# - The numbers above are from a few hundred tokens of one small model; the same call with `max_tokens=None`, more
-#   seeds, and other calibration and evaluation texts is the experiment.
+# - The numbers above come from a few hundred tokens and one small model. For a real experiment, use `max_tokens=None`,
+#   more seeds, and other calibration and evaluation texts.

@@ -3,12 +3,12 @@
 #
 # Before asking *how* a brain does something, imagers ask *where*: they show sentences and nonsense, and keep the voxels
 # that distinguish the two. The same design finds the neurons of a language model that respond to code, or to
-# arithmetic. And as in the scanner, a contrast always finds something. So this notebook asks of each map
+# arithmetic. As in the scanner, a contrast always finds something. So this notebook asks four questions of each map:
 #
-# - does it survive when the unit is the item rather than the token,
-# - what does the same analysis find when the labels mean nothing,
-# - is it found again in other items,
-# - and do the neurons *matter* for what they respond to?
+# - Does it survive when the unit is the item rather than the token?
+# - What does the same analysis find when the labels mean nothing?
+# - Does it replicate in other items?
+# - Do the neurons *matter* for what they respond to?
 
 # %%
 import os
@@ -29,8 +29,8 @@ quick = os.environ.get("LLMBRAIN_QUICK") == "1"  # set by the tests, which take 
 # %% [markdown]
 # ## The paradigm
 #
-# Two localizers ship with the package: forty items of code, and forty of prose that says the same; forty of worked
-# arithmetic, and forty of prose of the same lengths.
+# Two localizers ship with the package. One has forty items of code and forty of prose that says the same; the other
+# has forty items of worked arithmetic and forty of prose of the same lengths.
 
 # %%
 n_pairs = 16 if quick else 40
@@ -49,7 +49,7 @@ geometry = recordings["code"].geometry
 {function: f"{recording.n_tokens} tokens" for function, recording in recordings.items()}
 
 # %% [markdown]
-# The first half of the items localizes; the second half is kept to test the result.
+# The first half of the items is used to localize; the second half is kept to test the result.
 
 # %%
 def items_of(recording, half):
@@ -79,10 +79,9 @@ for found in (code, arithmetic):
 # %% [markdown]
 # ## Items, not tokens
 #
-# The model of the general linear model was fitted on the *mean of each item*. It is tempting to take every token
-# instead, which gives thirty times as many observations. But the tokens of one item are not independent: they share a
-# topic and a state. To test a test, apply it to data in which there is nothing to find. We give a random half of the
-# items the wrong label:
+# The general linear model was fitted to the *mean of each item*. It is tempting to take every token instead, which
+# gives thirty times as many observations. But the tokens of one item are not independent: they share a topic and a
+# state. To check a test, apply it to data in which there is nothing to find. We shuffle the labels of the items:
 
 # %%
 rng = np.random.default_rng(0)
@@ -97,8 +96,8 @@ table.insert(0, "true labels", [int(code.selected().sum()), int(contrast("code",
 table
 
 # %% [markdown]
-# With items as the unit, shuffled labels give nothing or next to nothing. With tokens they "find" neurons by the
-# thousand. In brain imaging this is the difference between a fixed and a random effect of stimuli.
+# With items as the unit, shuffled labels give nothing or next to nothing. With tokens they "find" thousands of
+# neurons. In brain imaging this is the difference between treating stimuli as fixed and as random effects.
 #
 # ## Where
 
@@ -113,8 +112,8 @@ ax.set(xlabel="layer", ylabel="% of the layer's neurons", ylim=(0, None))
 ax.legend(frameon=False, fontsize=8)
 
 # %% [markdown]
-# They are everywhere, more at some depths than at others. A z map is an image like any other; here six layers of the
-# code map, in nilearn:
+# The neurons are everywhere, more at some depths than at others. A z map is an image like any other. Here are six
+# layers of the code map, drawn with nilearn:
 
 # %%
 layers = np.linspace(2, geometry.n_layers - 1, 6).astype(int)
@@ -127,10 +126,10 @@ for panel, layer in zip(panels, layers):
     )  # fmt: skip
 
 # %% [markdown]
-# ## Is it found again?
+# ## Does it replicate?
 #
-# The same contrasts in the second half of the items, which the maps above have not seen. And a question that a single
-# contrast cannot ask: are the code neurons any different from the arithmetic neurons, or are both just "not prose"?
+# We compute the same contrasts on the second half of the items, which the maps above have not seen. We also ask what a
+# single contrast cannot answer: do code neurons differ from arithmetic neurons, or are both just "not prose"?
 
 # %%
 again = {"code": contrast("code", 2), "arithmetic": contrast("arithmetic", 2)}
@@ -148,15 +147,15 @@ pd.DataFrame(
 ).round(2)
 
 # %% [markdown]
-# The maps are very reproducible, and they overlap: a part of what is "code" by this contrast is what code and sums have
-# in common, digits and brackets instead of sentences. So for the lesion we take the neurons that respond more to one
-# *than to the other*: the largest differences between the two z maps.
+# The maps are very reproducible, and they overlap: part of what this contrast calls "code" is what code and arithmetic
+# have in common, such as digits and brackets instead of sentences. So for the lesion we take the neurons that respond
+# more to one *than to the other*: the largest differences between the two z maps.
 #
 # ## Do they matter?
 #
-# Responding is not contributing. We silence the most selective one percent of each, and read the second half of the
-# items. Does one lesion harm code and the other arithmetic, and both more than other neurons of the same layers and
-# importance?
+# Responding is not contributing. We silence the one percent of neurons that are most selective for each, and measure
+# the loss on the second half of the items. Does one lesion harm code and the other arithmetic? And does each do more
+# harm than lesions of other neurons of the same layers and importance?
 
 # %%
 n = geometry.n_neurons // 100
@@ -189,11 +188,11 @@ figure = plot_selectivity(selectivity(result), value="effect", label="change in 
 double_dissociations(result).round(3)
 
 # %% [markdown]
-# Responding is not contributing. The maps were found again in other items almost unchanged, and yet none of the four
-# effects exceeds its controls. Code suffers no more without "its" neurons than without other, equally important ones,
-# arithmetic suffers a little more than on average, and the double dissociation is far from its threshold. One percent
-# of the neurons carries nothing that the other ninety-nine do not carry as well; the responses are everywhere.
+# Responding is not contributing. The maps replicated almost unchanged in other items, and yet none of the four effects
+# exceeds its controls. Code suffers no more without "its" neurons than without other, equally important ones;
+# arithmetic suffers slightly more than with the average control; and the double dissociation is far from its threshold.
+# One percent of the neurons carries nothing that the other 99 do not carry as well: the responses are everywhere.
 #
 # Networks that were found without any contrast, in [notebook 3](03_lesions.ipynb), did dissociate in the same test.
-# What neurons do *together* says more about what depends on them than what each responds to. This is a single small
-# comparison on a small model; the design is the point.
+# What neurons do *together* says more about what depends on them than what each responds to. This is one small
+# comparison on a small model, and is meant to show the design.

@@ -1,10 +1,10 @@
 # %% [markdown]
 # # 6. Bring your own model
 #
-# Everything in the other notebooks works with any dense decoder of transformers. This one shows the ways in: a hub id,
-# a folder, a `.gguf` file, or a loaded model. It shows which neurons can be recorded, how to use your own texts, and
-# what is refused, with the reason. The models made here are tiny and random, so it takes seconds. Nothing is
-# downloaded.
+# Everything in the other notebooks works with any dense decoder model of transformers. This one shows how to open
+# yours: from a hub id, a folder, a `.gguf` file, or as a loaded model. It shows which neurons can be recorded, how to
+# use your own texts, and which models are refused and why. The models made here are tiny and random, so the notebook
+# takes seconds. Nothing is downloaded.
 
 # %%
 from pathlib import Path
@@ -26,7 +26,7 @@ print(describe_environment())
 #
 # ## A model from the hub
 #
-# This needs an internet connection, so it is not run here. The revision is part of the study's files, and becomes the
+# This needs an internet connection, so it is not run here. The revision is stored with the study, and becomes the
 # session.
 #
 # ```python
@@ -48,7 +48,7 @@ lb.describe_model(model)
 # ## A folder
 #
 # Anything that `save_pretrained` writes can be opened: a fine-tuned model, a checkpoint of a training run, a model that
-# llmbrain has pruned. Here a small GPT-2 with random weights, with the tokenizer from above.
+# llmbrain has pruned. Here it is a small GPT-2 with random weights and the tokenizer from above.
 
 # %%
 transformers.set_seed(0)
@@ -62,18 +62,18 @@ mine, my_tokenizer = lb.load_model("my-model")
 print(lb.describe_model(mine)["architecture"], "of", lb.describe_model(mine)["id"])
 
 # %% [markdown]
-# A loaded model is passed directly, `lb.load_model(model, tokenizer=tokenizer)`, or straight to `record`.
+# A loaded model can be passed to `lb.load_model(model, tokenizer=tokenizer)`, or directly to `record`.
 #
 # ## What can be recorded in it
 #
 # The sites are found by the structure of the blocks, not by a list of model names: the linear that writes the MLP back
-# to the residual stream is the one whose output is as wide as the stream. `llmbrain info my-model` says the same.
+# to the residual stream is the one whose output is as wide as the stream. `llmbrain info my-model` prints the same.
 
 # %%
 print(describe_sites("my-model"))
 
 # %% [markdown]
-# Several sites can be recorded in one pass. Attention neurons are grouped into heads, which become an atlas.
+# Several sites can be recorded in one pass. Attention neurons are grouped into heads, which form an atlas.
 
 # %%
 texts = Corpus(
@@ -94,7 +94,7 @@ lesion.summary()
 # %% [markdown]
 # ## A structure that is not recognised
 #
-# If the structure is not recognised, name the modules by hand, with a regular expression, a list, or a dict of layers.
+# If llmbrain does not recognise the structure, name the modules: with a regular expression, a list, or a dict of layers.
 
 # %%
 for site in lb.find_sites(mine, "mlp", sites=r"transformer\.h\.[13]\.mlp\.c_proj"):
@@ -103,8 +103,8 @@ for site in lb.find_sites(mine, "mlp", sites=r"transformer\.h\.[13]\.mlp\.c_proj
 # %% [markdown]
 # ## What is refused
 #
-# In a mixture of experts, which MLP neurons exist depends on the token; an encoder-decoder is two models. What does not
-# apply is refused, with the reason and an alternative.
+# In a mixture of experts, the token decides which MLP neurons are used; an encoder-decoder is two models. Sites that
+# do not apply are refused, with the reason and an alternative.
 
 # %%
 experts = transformers.MixtralConfig(
@@ -149,11 +149,11 @@ for document in texts:
 print(lb.load_corpus("my-texts"), lb.load_corpus("my-texts").kinds)
 
 # %% [markdown]
-# ## All of it
+# ## The whole study
 #
-# The whole path, from the shell as `llmbrain run --model my-model --text my-texts --out my-study --quick`. A quarter
-# of the documents is set aside first, to measure lesions and pruning. (The threshold is lower than usual: in a random
-# model the maps have no heavy tails, and hardly any neuron exceeds 3.)
+# One call runs all stations. From the shell it is `llmbrain run --model my-model --text my-texts --out my-study --quick`.
+# A quarter of the documents is set aside first, to measure lesions and pruning. (The threshold is lower than usual: in a
+# random model the maps have no heavy tails, and hardly any neuron exceeds 3.)
 
 # %%
 report = lb.run_study("my-model", "my-texts", "my-study", quick=True, threshold=2.0)
@@ -165,8 +165,7 @@ figure = plot_network_maps(
 )
 
 # %% [markdown]
-# The pictures of a random model look like a finding. What distinguishes them from one is in [notebook
-# 2](02_networks.ipynb).
+# The maps of a random model look like a finding. [Notebook 2](02_networks.ipynb) shows how to tell the difference.
 #
 # ## Larger models
 #

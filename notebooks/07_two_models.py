@@ -1,13 +1,13 @@
 # %% [markdown]
 # # 7. Two models read one text
 #
-# When two people listen to one story, their brains rise and fall together. Inter-subject correlation rests on this: we
-# need not know what a region does to find out that two listeners share it. Here the listeners are a language model and
-# its pruned version, from which every fifth MLP neuron was removed. Their neurons can no longer be compared one by one,
-# but both read the same words.
+# When two people listen to the same story, their brain activity rises and falls together. Inter-subject correlation
+# relies on this: we can find out that two listeners share a response without knowing what the region does. Here the
+# listeners are a language model and its pruned version, from which a fifth of the MLP neurons was removed. Their neurons
+# can no longer be compared one by one, but both read the same words.
 #
 # - Which networks of the whole model does the pruned one keep?
-# - What do we see without any pruning, and in a model that is not related?
+# - What would the same comparison show without pruning, and with an unrelated model?
 # - Does a network that both models have *do* the same in both?
 
 # %%
@@ -28,9 +28,9 @@ quick = os.environ.get("LLMBRAIN_QUICK") == "1"  # set by the tests, which take 
 # %% [markdown]
 # ## The models
 #
-# Pruning is calibrated on other texts than those that the models read below. If the folder in the environment variable
-# `LLMBRAIN_TEST_MODELS` holds `gemma-3-270m.gguf`, this unrelated model with another tokenizer reads the texts too. It
-# did in the run shown here.
+# Pruning is calibrated on texts other than those that the models read below. If the folder in the environment variable
+# `LLMBRAIN_TEST_MODELS` holds `gemma-3-270m.gguf`, that model reads the texts too: it is unrelated and has another
+# tokenizer. It was there in the run shown here.
 
 # %%
 demo = lb.load_corpus("demo")
@@ -67,9 +67,9 @@ for name, (model, its_tokenizer) in models.items():
 # %% [markdown]
 # ## Time courses of the same words
 #
-# The value of a token is spread over its characters, and the characters of a word are averaged. Models with different
-# tokenizers can be compared in this way. Position in the text and word frequency are regressed out, because every
-# language model follows them. The figure shows the three best matches of the two models.
+# Each token's value is assigned to its characters, and the characters of a word are averaged, so that models with
+# different tokenizers can be compared. Position in the text and word frequency are regressed out, because every language
+# model follows them. The figure shows the three best matches of the two models.
 
 # %%
 studies = [recordings[name].study for name in models]
@@ -83,7 +83,7 @@ figure = plot_coupling(
 # ## Kept, split, lost
 #
 # The figure above is too optimistic, because it chooses the pairs on the words that it shows. `compare_studies` matches
-# the networks on every other document and scores them on the documents between. A network is *kept* if its match
+# the networks on every other document and scores them on the remaining ones. A network is *kept* if its match
 # correlates with it at 0.7 or more, *split* if only a combination of several networks does, and *lost* otherwise.
 
 # %%
@@ -102,8 +102,8 @@ ours.pivot(index="network", columns="other", values="score").round(2)
 #
 # ## Two yardsticks
 #
-# These numbers mean little alone. One end of the scale is the whole model again, with networks that ICA finds from
-# another random start. The other end is the unrelated model.
+# These numbers mean little without a scale. One end of the scale is the whole model again, with the networks that ICA
+# finds from another random start. The other end is the unrelated model.
 
 # %%
 again = lb.CanICA(n_networks, n_init=1 if quick else 4, random_state=1).fit(recordings["whole"])
@@ -134,8 +134,8 @@ scale.round(2)
 # %% [markdown]
 # ## What the models share
 #
-# `isc` is the correlation of the whole model with the mean of the others, on documents that did not choose the matches;
-# `words` drive the network most.
+# `isc` is the correlation of the whole model with the mean of the others, on documents that were not used to choose the
+# matches. `words` are those that drive the network most.
 
 # %%
 shared = found.shared.sort_values("isc", ascending=False)
@@ -144,15 +144,15 @@ if not quick:
 shared[["network", "isc", "q", "n_kept", "words"]].round(3)
 
 # %% [markdown]
-# All networks are shared beyond chance. The two that are shared most follow punctuation and digits: none of the words
-# that drive them has a letter. With `confounds=("position", "frequency", "punctuation")` or `"surprisal"`, more of what
+# All networks are shared more than chance predicts. The two that are shared most follow punctuation and digits: none of
+# the words that drive them has a letter. With `confounds=("position", "frequency", "punctuation")` or `"surprisal"`, more of what
 # all models share can be regressed out.
 
 # %% [markdown]
 # ## Is it the same function?
 #
-# Two networks that follow the same words could still do different things. We silence the networks with the best matches
-# in both models, on text that neither the networks nor the pruning has seen. When both studies hold the lesions of
+# Two networks that follow the same words could still do different things. We silence the best matches in both models,
+# and measure the loss on text that neither the networks nor the pruning has seen. When both studies hold the lesions of
 # their networks, `compare_studies` places the effects side by side: the change in loss, in nats per token.
 
 # %%
