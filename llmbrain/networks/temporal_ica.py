@@ -256,12 +256,14 @@ class _Concatenated(ArraySource):
         super().__init__(None, sum(s.n_tokens for s in sources), sources[0].n_neurons)
         self.sources = sources
 
-    def read(self, start, stop, out):
-        """Read the neurons of every run into its rows of ``out``."""
-        first = 0
+    def read(self, start, stop, out, first=0):
+        """Read the neurons of every run, from token ``first`` of all runs on, into its rows of ``out``."""
+        done = 0
         for source in self.sources:
-            source.read(start, stop, out[first : first + source.n_tokens])
-            first += source.n_tokens
+            n = min(max(source.n_tokens - first, 0), len(out) - done)
+            if n:
+                source.read(start, stop, out[done : done + n], first)
+            done, first = done + n, max(first - source.n_tokens, 0)
 
 
 def _mix(data, courses):

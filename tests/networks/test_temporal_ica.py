@@ -8,6 +8,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from llmbrain.exceptions import NumericalWarning, ParameterError
 from llmbrain.geometry import NeuronGeometry
+from llmbrain.networks.engines import runs as blocks
 from llmbrain.networks.temporal_ica import TemporalICA
 
 
@@ -85,6 +86,20 @@ def test_confounds_are_removed_over_all_tokens():
     for bad in ([ramps[0], None], [ramps[0], np.ones((500, 2))]):
         with pytest.raises(ParameterError, match="same confounds"):
             TemporalICA(4).fit(runs, confounds=bad)
+
+
+def test_long_runs_are_read_in_chunks(monkeypatch):
+    """More tokens than neurons, and too many to hold: the chunks cross the ends of runs."""
+    runs, _, _ = temporal_runs()
+    ramps = [np.linspace(0, 1, 700), np.linspace(2, 5, 500)]
+    whole = TemporalICA(4).fit(runs, confounds=ramps)
+    expected = whole.transform(runs, confounds=ramps)
+    monkeypatch.setattr(blocks, "HOLD_BYTES", 1 << 16)
+    monkeypatch.setattr(blocks, "BLOCK_VALUES", 300 * 130)
+    found = TemporalICA(4).fit(runs, confounds=ramps)
+    np.testing.assert_allclose(found.components_, whole.components_, atol=1e-3)
+    for ours, theirs in zip(whole.transform(runs, confounds=ramps), expected):
+        np.testing.assert_allclose(ours, theirs, atol=1e-3)
 
 
 def test_what_is_said():

@@ -146,7 +146,7 @@ class CleanedRuns:
         if not self.is_long(r):
             return self.block(r, 0, self.n_neurons)[first:last]
         with self._lock:
-            if self.scale[r].isnan().any():
+            if self.scale[r].isnan().any() or (self.nuisance[r] is not None and self.fits[r] is None):
                 self._measure(r)
         out = self._chunk(r, first, last)
         out -= self.mean[r].to(out.device)
@@ -162,7 +162,7 @@ class CleanedRuns:
         return out.to(self.device)
 
     def _measure(self, r):
-        """Compute mean, scale and the fit of the confounds of a long run, in one pass over chunks of tokens."""
+        """Compute mean and scale, unless they are given, and the fit of the confounds of a long run, in one pass."""
         moments, fit = Moments(self.n_neurons, full=False, device=self.device), 0
         for _, first, last in self.pieces([r]):
             x = self._chunk(r, first, last)
@@ -177,6 +177,8 @@ class CleanedRuns:
             constant |= left <= CONSTANT * size
             size = left
             self.fits[r] = torch.where(constant, 0, fit).float().cpu()
+        if not self.scale[r].isnan().any():
+            return
         scale = 1 / size if self.standardize else torch.ones_like(size)
         self.bad |= bad.cpu()
         self.mean[r] = torch.where(constant, 0, mean).float().cpu()
