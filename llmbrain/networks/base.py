@@ -26,7 +26,7 @@ _LAZY = ("components_img_", "masker_", "maps_masker_", "mask_img_", "memory_")
 class NetworkEstimator:
     """Mixin of :class:`CanICA` and :class:`DictLearning` over nilearn's classes of the same names.
 
-    A subclass names its parameters in its constructor, hands ``locals()`` to :meth:`_store`, and implements
+    A subclass names its parameters in its constructor, passes ``locals()`` to :meth:`_store`, and implements
     ``_fit_torch`` and ``_fit_nilearn`` (the engines), ``_check`` and ``_threshold``.
     """
 

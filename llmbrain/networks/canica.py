@@ -10,12 +10,12 @@ from .base import NetworkEstimator, keep_largest
 from .engines.group import group_ica
 from .engines.layered import can_batch, group_ica_of_parts
 from .engines.reduction import ROWS_PER_RUN
-from .options import share_parameters
+from .options import share_docs
 
 __all__ = ["CanICA"]
 
 
-@share_parameters
+@share_docs
 class CanICA(NetworkEstimator, StockCanICA):
     """Independent networks of neurons: nilearn's CanICA with defaults that suit language models.
 
@@ -55,26 +55,11 @@ class CanICA(NetworkEstimator, StockCanICA):
 
     Attributes
     ----------
-    cleaning_ : dict
-        nilearn's options with which the runs were cleaned: those of the estimator, or of the masker given as ``mask``.
-    components_ : ndarray of shape (n_components, n_neurons), float32
-        Maps of unit norm, in the flat order of neurons.
+    {shared attributes}
     converged_ : ndarray of shape (n_init,)
         Whether each start converged (a single value with ``"nilearn"``, which does not report them).
-    dead_ : ndarray of bool, shape (n_neurons,)
-        Neurons that are constant in every run; their maps are 0.
-    engine_ : str
-        The engine that was used.
-    geometry_ : NeuronGeometry
-        Geometry of the neurons.
-    n_features_in_ : int
-        Number of neurons.
     n_iter_ : ndarray of shape (n_init,)
         Number of steps of each start.
-    networks_ : NetworkSet
-        Maps with metrics, time courses and settings.
-    variance_ : ndarray of shape (n_components,)
-        Share of the variance of the cleaned data that each map explains.
 
     Notes
     -----

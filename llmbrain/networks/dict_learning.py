@@ -8,7 +8,7 @@ from nilearn.decomposition import DictLearning as StockDictLearning
 from ..exceptions import HarmfulOptionWarning, ParameterError, check_count, is_number
 from .base import NetworkEstimator
 from .engines.dictionary import group_dictionary
-from .options import needs_nilearn, share_parameters
+from .options import needs_nilearn, share_docs
 
 __all__ = ["DictLearning"]
 
@@ -22,7 +22,7 @@ _EPOCHS = (
 )
 
 
-@share_parameters
+@share_docs
 class DictLearning(NetworkEstimator, StockDictLearning):
     """Sparse networks of neurons: nilearn's DictLearning with defaults that suit language models.
 
@@ -64,32 +64,17 @@ class DictLearning(NetworkEstimator, StockDictLearning):
 
     Attributes
     ----------
+    {shared attributes}
     alpha_ : float
         The weight of sparsity that was used.
-    cleaning_ : dict
-        nilearn's options with which the runs were cleaned; see :class:`CanICA`.
-    components_ : ndarray of shape (n_components, n_neurons), float32
-        Maps of unit norm, in the flat order of neurons.
     components_init_ : ndarray of shape (n_components, n_neurons)
         Initial maps, in their own order.
     converged_ : ndarray of shape (1,)
         Whether the objective converged.
-    dead_ : ndarray of bool, shape (n_neurons,)
-        Neurons that are constant in every run; their maps are 0.
-    engine_ : str
-        The engine that was used.
-    geometry_ : NeuronGeometry
-        Geometry of the neurons.
     loadings_init_ : ndarray, or list of ndarray
         Loadings of the data on the initial maps; a list if there are several layers or windows.
-    n_features_in_ : int
-        Number of neurons.
     n_iter_ : ndarray of shape (1,)
         Number of passes.
-    networks_ : NetworkSet
-        Maps with metrics, time courses and settings.
-    variance_ : ndarray of shape (n_components,)
-        Share of the variance of the cleaned data that each map explains.
 
     Notes
     -----

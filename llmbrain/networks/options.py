@@ -17,7 +17,7 @@ __all__ = [
     "check_options",
     "engine_of",
     "options_of_masker",
-    "share_parameters",
+    "share_docs",
 ]
 
 # Options of nilearn's maskers that say how a run is read; those of a masker that is given as mask= count.
@@ -165,9 +165,28 @@ _SHARED_PARAMETERS = """mask : NeuronMask, image, path or nilearn masker, option
         With 1, progress bars and a line for each step, with 2 also one for each run."""
 
 
-def share_parameters(cls):
-    """Insert the description of nilearn's parameters into the docstring of an estimator."""
-    cls.__doc__ = cls.__doc__.replace("{parameters of nilearn}", _SHARED_PARAMETERS)
+_SHARED_ATTRIBUTES = """cleaning_ : dict
+        nilearn's options with which the runs were cleaned: those of the estimator, or of the masker given as ``mask``.
+    components_ : ndarray of shape (n_components, n_neurons), float32
+        Maps of unit norm, in the flat order of neurons.
+    dead_ : ndarray of bool, shape (n_neurons,)
+        Neurons that are constant in every run; their maps are 0.
+    engine_ : str
+        The engine that was used.
+    geometry_ : NeuronGeometry
+        Geometry of the neurons.
+    n_features_in_ : int
+        Number of neurons.
+    networks_ : NetworkSet
+        Maps with metrics, time courses and settings.
+    variance_ : ndarray of shape (n_components,)
+        Share of the variance of the cleaned data that each map explains."""
+
+
+def share_docs(cls):
+    """Insert what the estimators have in common into the docstring of one: nilearn's parameters, and attributes."""
+    text = cls.__doc__.replace("{parameters of nilearn}", _SHARED_PARAMETERS)
+    cls.__doc__ = text.replace("{shared attributes}", _SHARED_ATTRIBUTES)
     return cls
 
 

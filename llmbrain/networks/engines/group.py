@@ -84,7 +84,7 @@ def check_n_components(n_components, n_tokens, n_neurons):
     if n_components > limit:
         raise ParameterError(
             f"n_components={n_components}, but the runs hold only {sum(n_tokens)} tokens of {n_neurons} neurons, which "
-            f"carry at most {limit} components. Ask for fewer components or record more text."
+            f"carry at most {limit} components. Use fewer components or record more text."
         )
 
 

@@ -209,7 +209,7 @@ def check_rank(values, k, where):
         raise ParameterError(NOTHING)
     if rank < k:
         raise ParameterError(
-            f"n_components={k}, but there are only {rank} independent directions {where}. Ask for at most {rank} "
+            f"n_components={k}, but there are only {rank} independent directions {where}. Use at most {rank} "
             "components, or record more tokens."
         )
     return rank
