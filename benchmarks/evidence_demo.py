@@ -176,7 +176,7 @@ def _corpora(recording, args):
 
 def _permuted(runs, events, contrast, pairs, n_draws=20):
     from llmbrain.networks.localizer.design import choose_tokens, item_design, item_means, item_table
-    from llmbrain.networks.localizer.localize import permuted_discoveries
+    from llmbrain.networks.localizer.statistics import permuted_discoveries
 
     frames = [choose_tokens(frame, contrast) for frame in events]
     items = item_table(frames)
@@ -187,7 +187,8 @@ def _permuted(runs, events, contrast, pairs, n_draws=20):
 
 def _localizers(networks, folder, args):
     import llmbrain as lb
-    from llmbrain.networks.localizer.localize import localize, localizer_overlap
+    from llmbrain.networks.localizer.localize import localize
+    from llmbrain.networks.localizer.statistics import localizer_overlap
     from llmbrain.text import LOCALIZERS, load_localizer
 
     model, tokenizer = _model(args)

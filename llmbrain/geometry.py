@@ -16,8 +16,6 @@ import numpy as np
 from .exceptions import GeometryMismatchError, LLMBrainError, ParameterError
 from .images import NIFTI1_MAX, check_space, fold, load_img, new_img, nifti_dtype, read_data
 
-__all__ = ["NeuronGeometry"]
-
 
 @dataclass(frozen=True)
 class NeuronGeometry:

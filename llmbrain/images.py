@@ -7,8 +7,6 @@ import numpy as np
 
 from .exceptions import DatasetError, GeometryMismatchError
 
-__all__ = ["NIFTI1_MAX", "check_space", "fold", "load_img", "new_img", "nifti_dtype", "read_data"]
-
 NIFTI1_MAX = 32767  # NIfTI-1 stores each axis in a signed 16-bit integer
 
 

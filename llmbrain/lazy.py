@@ -4,8 +4,6 @@ import sys
 from importlib import import_module
 from importlib.util import find_spec
 
-__all__ = ["lazy_names"]
-
 
 def lazy_names(package, modules):
     """Make ``__getattr__`` and ``__dir__`` of a package (PEP 562) from ``{name: relative module}``."""

@@ -21,8 +21,6 @@ from typing import Any
 
 from .exceptions import ParameterError
 
-__all__ = ["Member", "Registry", "choose"]
-
 
 def choose(what: str, name: Any, choices: Iterable[str]) -> Any:
     """Return ``name`` if it is one of ``choices``; else raise an error with the choices and the nearest match."""

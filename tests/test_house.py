@@ -207,6 +207,19 @@ def test_only_one_module_opens_images(name):
     assert not opened or name == "llmbrain.images"
 
 
+def test_only_rooms_list_their_names():
+    """Inside a room, an underscore says which names stay in their file; a second list would go stale."""
+    assert [name for name in FILES if FILES[name].name != "__init__.py" and _assigns(name, "__all__")] == []
+
+
+def test_names_with_an_underscore_stay_in_their_file():
+    found = []
+    for name, tree in TREES.items():
+        nodes = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
+        found += [(name, alias.name) for node in nodes for alias in node.names if re.match("_(?!_)", alias.name)]
+    assert found == []
+
+
 # Rooms whose modules may share a file of tests, and why. Other modules are tested in tests/<room>/test_<module>.py.
 SHARED_TESTS = {
     "llmbrain": "files and exceptions are tested where they are used",

@@ -7,13 +7,13 @@ import typer
 
 from ..exceptions import ParameterError
 from .endings import end
-from .options import Device, Dtype, Seed, _path, number
+from .options import Device, Dtype, Seed, number, to_path
 
 
 def compare(
     studies: Annotated[
         list[Path],
-        typer.Argument(parser=_path, metavar="DATASET...", help="A dataset with several models, or several studies."),
+        typer.Argument(parser=to_path, metavar="DATASET...", help="A dataset with several models, or several studies."),
     ],
     networks: Annotated[str | None, typer.Option(help="Name of the networks, if a study holds several.")] = None,
     confounds: Annotated[
@@ -58,7 +58,7 @@ def fingerprint(
     other: Annotated[str | None, typer.Argument(help="A second one, to compare with.")] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", parser=_path, metavar="PATH", help="File to write, ending in .safetensors."),
+        typer.Option("--out", "-o", parser=to_path, metavar="PATH", help="File to write, ending in .safetensors."),
     ] = None,
     text: Annotated[
         str, typer.Option(help="Text to read. Only fingerprints on the same text are comparable.")

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import typer
 
-__all__ = ["end", "shell"]
-
 
 def shell(*words):
     """Join words into a command line that can be pasted into a shell.

@@ -44,7 +44,8 @@ def number(help, *names, least=None, most=None, above=None, below=None):
     return typer.Option(*names, help=f"{help} [{allowed}]" if ends else help, callback=check)
 
 
-def _path(text):
+def to_path(text):
+    """Turn an argument into a path, and refuse an empty one."""
     if not str(text).strip():
         raise typer.BadParameter("the path is empty. Name a folder or a file.")
     return Path(text)
@@ -62,14 +63,16 @@ MaxTokensOrAll = Annotated[
 ]
 MaxTestTokens = Annotated[int | None, number("Maximum number of test tokens.", "--max-test-tokens", least=2)]
 Out = Annotated[
-    Path, typer.Option("--out", "-o", parser=_path, metavar="PATH", help="Folder to write; created if it is missing.")
+    Path,
+    typer.Option("--out", "-o", parser=to_path, metavar="PATH", help="Folder to write; created if it is missing."),
 ]
 OutFile = Annotated[
-    Path, typer.Option("--out", "-o", parser=_path, metavar="PATH", help="TSV to write; its rows are not run again.")
+    Path,
+    typer.Option("--out", "-o", parser=to_path, metavar="PATH", help="TSV to write; its rows are not run again."),
 ]
 StudyFolder = Annotated[
     Path,
-    typer.Argument(parser=_path, metavar="STUDY", help="Study folder from 'llmbrain record' or 'llmbrain run'."),
+    typer.Argument(parser=to_path, metavar="STUDY", help="Study folder from 'llmbrain record' or 'llmbrain run'."),
 ]
 Networks = Annotated[str | None, typer.Option(help="Name of the networks, if the study holds several.")]
 ChosenNetworks = Annotated[

@@ -23,9 +23,9 @@ from .options import (
     StudyFolder,
     Text,
     Threshold,
-    _path,
     number,
     read_bos,
+    to_path,
 )
 
 _TASKS = "Task: loss, minimal_pairs, or NAME=FILE, such as minimal_pairs=pairs.jsonl or multiple_choice=questions.jsonl"
@@ -256,7 +256,7 @@ def lesion(
 def merge(
     study: Annotated[
         Path,
-        typer.Argument(parser=_path, metavar="STUDY OR TSV", help="What the shares have filled: a study, or a grid."),
+        typer.Argument(parser=to_path, metavar="STUDY OR TSV", help="What the shares have filled: a study, or a grid."),
     ],
     model: Annotated[str | None, typer.Option("--model", "-m", help="Where the study's model is now.")] = None,
     device: Annotated[str | None, typer.Option(help="Device of the model; by default that of the shares.")] = None,

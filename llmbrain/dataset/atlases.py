@@ -5,8 +5,6 @@ import numpy as np
 from .layout import bids_label
 from .results import is_done, write_result
 
-__all__ = ["write_atlases"]
-
 _COLUMNS = {
     "index": {"Description": "Label of the voxels.", "Format": "integer"},
     "name": {"Description": "Name of the region."},

@@ -10,8 +10,6 @@ from ..geometry import NeuronGeometry
 from .checksums import checksums, hash_sums, sampled, volume_sums
 from .layout import bids_label, events_of
 
-__all__ = ["check_content", "check_run", "inside_study", "read_object", "read_own", "read_sidecar", "read_table"]
-
 _NEEDED = (
     "ModelID", "WeightsHash", "Site", "Geometry", "NumberOfTokens", "Run", "DataType", "Checksums", "EventsHash",
 )  # fmt: skip

@@ -4,8 +4,6 @@ import hashlib
 
 import numpy as np
 
-__all__ = ["checksums", "run_hash", "sampled", "volume_sums"]
-
 SAMPLES = 64  # volumes that the quick check reads; a damaged stretch of 1/64 of the run contains one of them
 
 

@@ -6,8 +6,6 @@ from .checks import read_object, read_own
 from .folder import holds_study
 from .publication import publish_together, recover
 
-__all__ = ["read_description", "write_described"]
-
 _ENDS = (".nii.gz", ".nii")
 
 

@@ -6,8 +6,6 @@ from ..exceptions import DatasetError
 from ..files import as_path, check_apart
 from .layout import FILES
 
-__all__ = ["check_study_folder", "holds_study", "model_files"]
-
 
 def check_study_folder(root, inputs=()):
     """Refuse a folder that a study cannot be written to: one that holds files and no study. Hidden files may stay.

@@ -3,8 +3,6 @@
 from .. import __version__
 from .layout import BIDSIGNORE
 
-__all__ = ["SESSION_COLUMNS", "frame_of", "label_text", "participants_of", "sessions_of"]
-
 BIDS_VERSION = "1.10.0"
 _DESCRIPTIONS = {  # of desc- labels, by the kind of the result that has the label first
     "lesions": "Lesion study {name}: effects of networks and their controls.",

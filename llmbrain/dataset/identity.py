@@ -2,8 +2,6 @@
 
 from ..exceptions import DatasetError
 
-__all__ = ["check_same", "check_settings"]
-
 _OTHER_LABEL = {"model": " or another label, with subject= (--subject) or session= (--session),"}
 _IDENTITY = {"model": ("weights_hash", "id"), "corpus": ("hash", "name")}  # the first that both know decides
 

@@ -10,20 +10,6 @@ from typing import NamedTuple
 
 from ..exceptions import ParameterError
 
-__all__ = [
-    "BIDSIGNORE",
-    "FILES",
-    "RESULTS",
-    "Found",
-    "ResultKind",
-    "bare_label",
-    "bids_label",
-    "events_of",
-    "file_name",
-    "file_pattern",
-    "is_label",
-]
-
 # {subject} is the model's folder, {model} that of its checkpoint and {func} that of its functional files; {stem} names
 # the model, the checkpoint and the corpus. Every other field is an entity that Study.path takes.
 _BIDS = {

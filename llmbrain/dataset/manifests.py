@@ -10,8 +10,6 @@ from .layout import FILES, NUMBERS, RESULTS, bids_label
 from .publication import recover
 from .study import Study
 
-__all__ = ["Manifest", "find_results", "numbered", "place", "read_manifest", "result_name"]
-
 KEY = "provenance"  # of a manifest: files, sources, settings
 
 

@@ -13,8 +13,6 @@ from filelock import FileLock
 from ..exceptions import DatasetError
 from ..files import discard_leftovers, fill, publish, read_json, sibling, write_json
 
-__all__ = ["publish_together", "recover"]
-
 _JOURNAL = ".next.part."  # begins the name of a journal; the name of the manifest follows
 _LOCK = ".results.lock"
 

@@ -20,8 +20,6 @@ from .publication import publish_together, recover
 from .staleness import stale_reason
 from .study import Study
 
-__all__ = ["Result", "is_done", "open_result", "write_result"]
-
 
 class Result(Manifest):
     """A result whose files were checked.

@@ -13,8 +13,6 @@ from .checks import check_content, check_run, inside_study, read_sidecar
 from .checksums import run_hash
 from .layout import events_of
 
-__all__ = ["CONFOUNDS", "Recording", "Run", "open_runs", "read_confounds"]
-
 CONFOUNDS = ("position", "sink", "log_frequency", "surprisal")
 _TEXT = {"token": str, "document": str, "kind": str, "role": str}
 

@@ -9,8 +9,6 @@ from .layout import RESULTS
 from .manifests import find_results, read_manifest
 from .study import Study, find_studies
 
-__all__ = ["lesions_of", "stale_reason"]
-
 
 def stale_reason(result):
     """Say why a result no longer belongs to its study; an empty text if it does, or if this cannot be told."""

@@ -15,8 +15,6 @@ from .identity import check_same, check_settings
 from .layout import FILES, NUMBERS, Found, bare_label, bids_label, file_name, file_pattern, is_label
 from .runs import Recording, open_runs
 
-__all__ = ["Study", "as_study", "find_studies", "open_recording"]
-
 
 @dataclass(frozen=True)
 class Study:

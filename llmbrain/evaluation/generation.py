@@ -12,8 +12,6 @@ from ..models.inputs import check_generation, check_readable, input_device
 from ..text import encode_prompts, padding_id
 from ..text.tokens import describe_head
 
-__all__ = ["GeneratedText", "distinct_n", "generate_texts", "longest_loop", "text_metrics"]
-
 
 @dataclass(frozen=True, eq=False)
 class GeneratedText:

@@ -4,8 +4,6 @@ from ..exceptions import LLMBrainError, ParameterError
 from ..models.finite import check_weights, finite_logits
 from ..models.hooks import evaluating
 
-__all__ = ["harness"]
-
 
 def harness(model, tokenizer, tasks, *, limit=None, num_fewshot=None, batch_size=8, task_manager=None, **options):
     """Run tasks of lm-eval on a loaded model.

@@ -16,8 +16,6 @@ from ..text import batches, text_windows
 from ..text.windows import token_mask
 from .reader import LogitReader
 
-__all__ = ["batch_losses", "hidden_losses", "scored_losses", "token_losses", "window_losses"]
-
 # On a CPU with a linear head, logits of this many tokens for this many words are held at a time (8 MiB): the product
 # with all words at once takes up to 1.7 times as long, because it copies the whole head for a few tokens.
 ROWS_AT_ONCE, WORDS_AT_ONCE = 2048, 1024

@@ -6,8 +6,6 @@ from ..exceptions import ParameterError
 from ..text import Corpus, Document, MinimalPair, describe_bos, load_minimal_pairs, text_windows
 from .losses import window_losses
 
-__all__ = ["as_pairs", "minimal_pairs", "pair_windows"]
-
 
 def minimal_pairs(model, tokenizer, pairs="all", *, n_pairs=None, max_batch_tokens=4096, bos="auto"):
     """Measure how often a model finds the acceptable sentence of a pair more likely.

@@ -11,15 +11,6 @@ from ..text import Window, describe_bos, encode_prompts
 from ..text.reading import read_jsonl
 from .losses import window_losses
 
-__all__ = [
-    "Question",
-    "load_questions",
-    "margins",
-    "multiple_choice",
-    "option_windows",
-    "parse_answer",
-]
-
 NORMALISATIONS = ("none", "token", "character")
 
 

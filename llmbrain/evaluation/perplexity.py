@@ -8,8 +8,6 @@ from ..exceptions import CorpusError
 from ..text import describe_bos, text_windows
 from .losses import window_losses
 
-__all__ = ["perplexity", "perplexity_report"]
-
 
 def perplexity(model, tokenizer, text, context=1024, *, max_tokens=None, batch_size=4, bos="auto"):
     """Compute the perplexity of a text: ``exp`` of the mean loss in nats per token.

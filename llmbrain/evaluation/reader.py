@@ -3,8 +3,6 @@
 from ..models.hooks import attached
 from ..stats.precision import exact_products
 
-__all__ = ["LogitReader", "find_rescaling"]
-
 
 class LogitReader:
     """Runs a model up to its last hidden states, and turns some of them into logits.

@@ -11,8 +11,6 @@ from pathlib import Path
 from .leftovers import discard_leftovers, recover, sibling
 from .paths import as_path
 
-__all__ = ["atomic_dir", "atomic_path", "publish"]
-
 
 def publish(part, path):
     """Rename a complete file or folder to its final name; after a power failure the old or the new one is there.

@@ -9,8 +9,6 @@ from pathlib import Path
 from .atomic import atomic_path
 from .tables import fill_table
 
-__all__ = ["as_read", "fill", "read_json", "save_img", "sha256", "write_any", "write_json", "write_text"]
-
 
 def write_any(path, content):
     """Write a file atomically, see :func:`fill`; returns its path."""

@@ -5,8 +5,6 @@ import json
 
 from .contents import as_read
 
-__all__ = ["KEY_HASHES", "changed_key", "with_hashes"]
-
 KEY_HASHES = "KeyHashes"
 
 

@@ -9,8 +9,6 @@ import time
 import uuid
 import zlib
 
-__all__ = ["discard_leftovers", "recover", "sibling"]
-
 _HOST = f"{zlib.crc32(platform.node().encode()):08x}"
 _DAY = 86400
 

@@ -10,16 +10,6 @@ from .keyhashes import with_hashes
 from .leftovers import recover
 from .paths import as_path
 
-__all__ = [
-    "check_apart",
-    "check_output_figure",
-    "check_output_folder",
-    "check_output_head",
-    "check_output_table",
-    "mark_folder",
-    "sample_hash",
-]
-
 _BLOCK, _BLOCKS = 4096, 64  # of a file, to see whether it has changed
 _FIGURE_HEADS = (b"Matplotlib", b"%PDF-1.4\n%\xac\xdc \xab\xba")  # PNG, SVG and PostScript; PDF
 

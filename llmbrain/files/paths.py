@@ -5,8 +5,6 @@ from pathlib import Path
 
 from ..exceptions import ParameterError, ParameterTypeError
 
-__all__ = ["as_path"]
-
 
 def as_path(path):
     """Turn what a user gave as a path into a :class:`pathlib.Path`; refuse what cannot be one.

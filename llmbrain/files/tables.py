@@ -5,8 +5,6 @@ from pathlib import Path
 
 from .atomic import atomic_path
 
-__all__ = ["fill_table", "read_tsv", "write_tsv"]
-
 _UNSAFE = re.compile("[\\\\\x00-\x1f\x7f\x85\u2028\u2029\ufeff\ud800-\udfff]")
 _ESCAPED = re.compile(r"\\(?:u([0-9a-f]{4})|([nrt\\/]))")
 _SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t", "\\": r"\\"}

@@ -25,8 +25,6 @@ from ..text.windows import token_mask
 from .context import Lesion, check_hooks_reach
 from .positions import FixedPositions, scored_positions
 
-__all__ = ["BatchPlan", "Passes", "condition_losses", "plan_batches", "row_mode", "start_of"]
-
 # prefix: conditions join at their first lesioned layer; rows: all rows from the first layer on; single: one condition
 # at a time through a Lesion. All give the same numbers
 MODES = ("prefix", "rows", "single")

@@ -17,8 +17,6 @@ from ..exceptions import DatasetError, LLMBrainWarning
 from ..files import atomic_path
 from ..parallel import Share, check_complete
 
-__all__ = ["Checkpoint", "check_shares", "describe_function", "remove_checkpoints"]
-
 SECONDS_BETWEEN = 20.0
 _ASIDE = ".aside-"
 

@@ -11,8 +11,6 @@ from .batched import Passes, condition_losses
 from .context import Lesion
 from .kinds import KINDS, Edit
 
-__all__ = ["check_lesion_kind"]
-
 
 def check_lesion_kind(name, model, *, site="mlp", value=0.5, random_state=0):
     """Check a registered lesion kind on a model.

@@ -5,15 +5,6 @@ import pandas as pd
 
 from .. import stats
 
-__all__ = [
-    "compare",
-    "effects_table",
-    "mean_over_items",
-    "pooled_p",
-    "power_note",
-    "smallest_p",
-]
-
 COLUMNS = ["network", "task", "family", "n_neurons", "share", "intact", "effect", "ci_low", "ci_high"]
 COLUMNS += ["n_items", "control_mean", "control_sd", "control_max", "n_controls", "z", "p", "p_min", "q"]
 COLUMNS += ["p_pooled", "q_pooled"]

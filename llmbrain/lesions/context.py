@@ -14,8 +14,6 @@ from ..models.wrappers import refuse_compiled, refuse_wrapped
 from .kinds import KINDS, Edit
 from .positions import PositionTracker
 
-__all__ = ["Lesion", "check_hooks_reach", "check_mask", "lesion", "sites_of"]
-
 
 def lesion(
     model, mask, how="zero", *, positions="all", prompt_length=None, sites=None, check_model=True, tokenizer=None,

@@ -19,8 +19,6 @@ from .scoring import Scorer
 from .statistics import IMPORTANCES, N_SAMPLES, NeuronStatistics, neuron_statistics
 from .tasks import as_tasks
 
-__all__ = ["Condition", "Design", "checked_seed", "named_masks"]
-
 
 @dataclass(frozen=True, eq=False)
 class Condition:

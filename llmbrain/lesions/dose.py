@@ -13,8 +13,6 @@ from ..registry import Registry
 from .comparison import compare, mean_over_items
 from .sources import derived_name, lesioned_networks, sources_of
 
-__all__ = ["DOSES", "DoseAxis", "DoseResponse", "dose_axis", "dose_result"]
-
 # defaults: doses that a study uses if none are given; resizes: the set of neurons depends on the dose, so maps are
 # needed and controls are drawn anew at every dose
 DOSES = Registry("dose", defaults=(), resizes=False)

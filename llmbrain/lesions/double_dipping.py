@@ -4,8 +4,6 @@ import warnings
 
 from ..exceptions import DoubleDippingWarning
 
-__all__ = ["known_texts", "network_texts", "warn_of_double_dipping"]
-
 DIGITS = 16  # of a hash; recordings store this many per document
 
 

@@ -12,8 +12,6 @@ from ..registry import choose
 from .context import lesion
 from .tasks import TASKS, CallableTask
 
-__all__ = ["answer_task", "generation_task", "harness_task", "side_by_side"]
-
 MEASURES = {"repetition": False, "loop": False, "distinct_1": True, "distinct_2": True}  # whether higher is better
 
 

@@ -30,8 +30,6 @@ from ..exceptions import GeometryMismatchError, MaskError, ParameterError
 from ..masks import NeuronMask
 from ..registry import Registry
 
-__all__ = ["KINDS", "Edit", "LesionKind", "Tokens"]
-
 # needs_value: value= is required (a number, or one per neuron), else refused; reference: which part of the reference
 # statistics is required ("mean" or "samples"); by_position: the target depends on the position of a token in its text;
 # removes: the target is 0 whatever the input, so the neurons can be masked out; complement: the neurons that are not

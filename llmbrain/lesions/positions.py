@@ -11,16 +11,6 @@ from ..exceptions import ParameterError
 from ..models.hooks import attached
 from ..registry import Registry
 
-__all__ = [
-    "POSITIONS",
-    "FixedPositions",
-    "Pass",
-    "PositionTracker",
-    "acts_everywhere",
-    "check_positions",
-    "scored_positions",
-]
-
 # everywhere: nothing has to be tracked; needs_prompt: not defined for texts that are scored as a whole
 POSITIONS = Registry("position rule", everywhere=False, needs_prompt=True)
 

@@ -8,8 +8,6 @@ from ..dataset import open_result, write_result
 from ..masks import CONTROLS
 from .sources import derived_name, sources_of
 
-__all__ = ["LesionResult", "kinds_or_none"]
-
 _PARTS = {"table": "lesion_effects", "controls": "lesion_controls", "items": "lesion_items"}
 FEW_ITEMS = 6  # a bootstrap of five documents has only 126 different outcomes
 _TEXT = {"network": str, "task": str, "family": str, "item": str, "kind": str}

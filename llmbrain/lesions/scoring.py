@@ -27,8 +27,6 @@ from .checkpoint import Checkpoint
 from .context import Lesion
 from .positions import PositionTracker, acts_everywhere, check_positions, scored_positions
 
-__all__ = ["Scorer", "default_batch_tokens"]
-
 AUTOCASTS = ("bfloat16", "float16")
 
 

@@ -9,8 +9,6 @@ from .. import stats
 from ..exceptions import ParameterError
 from .comparison import mean_over_items
 
-__all__ = ["double_dissociations", "selectivity"]
-
 
 def selectivity(result, family=None, tasks=None):
     """Compute the effects of every network on every task, on the scale of the controls.

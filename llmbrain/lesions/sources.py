@@ -3,8 +3,6 @@
 from ..dataset import Study, find_results
 from ..dataset.manifests import read_manifest
 
-__all__ = ["derived_name", "lesioned_networks", "sources_of"]
-
 
 def lesioned_networks(masks):
     """Hashes of the networks that masks come from, sorted; empty for other masks."""

@@ -13,8 +13,6 @@ from ..models.linears import weight_of
 from ..registry import Registry
 from ..stats import Moments
 
-__all__ = ["IMPORTANCES", "N_SAMPLES", "NeuronStatistics", "neuron_statistics", "output_norms", "reads_text"]
-
 _CONTEXT = 512  # tokens of a window, if the model reads as many
 
 # tokens whose values are kept, by what a lesion kind needs of the reference

@@ -14,8 +14,6 @@ from .sources import lesioned_networks
 from .statistics import IMPORTANCES
 from .tables import study_result
 
-__all__ = ["LesionStudy", "StudyOptions"]
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StudyOptions:

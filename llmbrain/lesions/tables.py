@@ -8,8 +8,6 @@ from .comparison import effects_table, mean_over_items, power_note
 from .result import LesionResult, kinds_or_none
 from .sources import lesioned_networks
 
-__all__ = ["study_result"]
-
 CONTROL_COLUMNS = ["network", "task", "family", "draw", "n_neurons", "overlap", "importance_ratio", "effect"]
 
 

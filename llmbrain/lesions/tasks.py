@@ -17,8 +17,6 @@ from ..registry import Registry, choose
 from ..text import Corpus
 from .checkpoint import describe_function
 
-__all__ = ["TASKS", "CallableTask", "LossTask", "MinimalPairTask", "MultipleChoiceTask", "PreparedTask", "as_tasks"]
-
 # needs: arguments without a default; tasks without any can be passed by name. source: the argument that a file can
 # fill, as in "minimal_pairs=pairs.jsonl" on the command line
 TASKS = Registry("task", needs=(), source=None)

@@ -17,18 +17,6 @@ import numpy as np
 from ..exceptions import MaskError, ParameterError
 from .family import CONTROLS
 
-__all__ = [
-    "CONTROLS",
-    "anti_network",
-    "importance_matched",
-    "layer_matched",
-    "other_networks",
-    "overlap_share",
-    "permuted",
-    "random_set",
-    "top_matched",
-]
-
 POOL = 0.2  # share of a layer from which the family "anti" draws
 
 

@@ -8,8 +8,6 @@ from ..exceptions import MaskError, ParameterError
 from ..registry import Registry
 from .heads import ControlUnits
 
-__all__ = ["CONTROLS", "ControlFamily", "draw_control"]
-
 # needs: arguments besides values and layer_of, among "importance", "map" and "networks" (the other sets of a study);
 # takes: further arguments with defaults; random: whether draws differ, so that they form a null distribution;
 # shared: all networks of a study get the same random state; description: for tables and reports

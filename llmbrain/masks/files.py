@@ -7,8 +7,6 @@ from ..exceptions import MaskError, ParameterError
 from ..files import as_path
 from ..geometry import NeuronGeometry
 
-__all__ = ["describe_mask", "read_image", "read_mask", "write_mask"]
-
 FORMAT = "llmbrain neuron mask"
 
 

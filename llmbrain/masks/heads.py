@@ -2,8 +2,6 @@
 
 import numpy as np
 
-__all__ = ["ControlUnits", "heads_of_share", "whole_heads"]
-
 
 class ControlUnits:
     """The units that controls of a set are made of: whole heads if the set consists of heads, else neurons."""

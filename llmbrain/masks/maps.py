@@ -5,8 +5,6 @@ import numpy as np
 from ..exceptions import ParameterError
 from .mask import NeuronMask
 
-__all__ = ["masks_from_maps"]
-
 
 def masks_from_maps(maps, geometry, threshold=3.0, two_sided=True, names=None, info=None):
     """Threshold several maps, with one threshold for all or one for each.

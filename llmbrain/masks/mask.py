@@ -9,8 +9,6 @@ from .files import describe_mask, read_image, read_mask, write_mask
 from .heads import heads_of_share, whole_heads
 from .selection import above, as_geometry, flat_index, highest, named, of_heads, of_layers
 
-__all__ = ["NeuronMask"]
-
 
 class NeuronMask:
     """A set of neurons of one model, usually of one site; the union of masks of two sites has both.

@@ -7,8 +7,6 @@ import numpy as np
 from ..exceptions import GeometryMismatchError, MaskError, ParameterError, check_threshold
 from ..geometry import NeuronGeometry
 
-__all__ = ["above", "as_geometry", "flat_index", "highest", "named", "of_heads", "of_layers"]
-
 
 def above(map, geometry, threshold, two_sided=True):
     """Select the neurons whose value, or absolute value, lies strictly above a threshold."""

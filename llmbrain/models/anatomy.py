@@ -13,8 +13,6 @@ from ..exceptions import UnsupportedArchitectureError
 from .linears import below, features, inside, linears, parent_of
 from .parts import Attention, Mlp, Reader
 
-__all__ = ["Anatomy", "Block", "anatomy_of"]
-
 _QUERY_KEY_VALUE = re.compile(r"(^|_|\b)(q|k|v|qkv|query|key|value)(_|\b|$)")
 _ATTENTION = re.compile("att(e)?n")
 _FEED_FORWARD = re.compile("mlp|ffn|feed_?forward")

@@ -2,8 +2,6 @@
 
 from ..exceptions import ParameterError
 
-__all__ = ["as_device"]
-
 
 def as_device(device="auto"):
     """Check the name of a device; ``"auto"`` is the GPU if there is one, else the CPU. Returns a torch.device."""

@@ -6,8 +6,6 @@ from functools import partial
 from ..exceptions import NumericalError
 from .hooks import attached
 
-__all__ = ["check_weights", "finite_logits", "first_not_finite", "not_finite_error", "tensors_in"]
-
 
 def first_not_finite(model, run):
     """Find the first module that returns a value that is not finite while ``run()`` runs the model once.

@@ -15,8 +15,6 @@ from unittest.mock import patch
 
 import numpy as np
 
-__all__ = ["quick_reader", "quick_reading"]
-
 AHEAD = 3  # tensors that are dequantised before transformers asks for them
 PIECE = 1 << 18  # values that are dequantised at once (1 MiB of float32, in the second-level cache)
 TASK = 1 << 22  # values of a tensor that one thread dequantises

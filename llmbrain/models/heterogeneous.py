@@ -14,8 +14,6 @@ import torch
 import transformers
 from transformers.pytorch_utils import Conv1D
 
-__all__ = ["heterogeneous_class", "load_heterogeneous", "resize_linears"]
-
 
 def resize_linears(model, linears, attributes):
     """Resize the linears of a new model to the shapes that its config lists (see the module's description)."""

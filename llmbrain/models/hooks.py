@@ -3,8 +3,6 @@
 import contextlib
 from functools import partial
 
-__all__ = ["attached", "evaluating", "is_checkpointing", "restoring", "site_hooks"]
-
 
 @contextlib.contextmanager
 def restoring(undo):

@@ -5,8 +5,6 @@ import os
 import re
 from pathlib import Path
 
-__all__ = ["describe_model", "model_label", "other_weights", "weights_hash"]
-
 _SAMPLE = 4096  # values of each tensor that enter the hash
 _PART = 1 << 22  # values per part; the sum of the bits of every part enters the hash
 

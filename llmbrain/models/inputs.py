@@ -6,8 +6,6 @@ from ..exceptions import ParameterError
 from .finite import check_weights
 from .wrappers import check_model, refuse_prompts, refuse_wrapped
 
-__all__ = ["check_generation", "check_readable", "context_limit", "input_device", "longest_context"]
-
 
 def input_device(model):
     """Find the device on which a model expects its token ids, also when it is spread over several devices."""

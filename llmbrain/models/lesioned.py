@@ -5,8 +5,6 @@ import weakref
 from ..exceptions import ParameterError
 from .wrappers import check_model
 
-__all__ = ["ACTIONS", "is_lesioned", "refuse_lesioned"]
-
 ACTIONS = weakref.WeakSet()  # of all lesions that are entered at the moment; each has `active` and `sites`
 
 

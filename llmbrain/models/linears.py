@@ -1,7 +1,5 @@
 """Linears of any kind, and dotted paths of modules."""
 
-__all__ = ["below", "features", "inside", "is_linear", "is_transposed", "linears", "parent_of", "weight_of"]
-
 
 def is_linear(module):
     """Whether a module is a linear: it has numbers of inputs and outputs, as quantised linears and Conv1D have."""

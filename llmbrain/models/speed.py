@@ -2,8 +2,6 @@
 
 import time
 
-__all__ = ["Speed", "duration", "measure_machine"]
-
 # Tokens of the passes, of which the last is timed. One short text would be too slow on several cores, and is not what
 # the stations read at once.
 ROWS, WARMUP, TOKENS = 4, 8, 64

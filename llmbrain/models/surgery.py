@@ -7,20 +7,6 @@ from .anatomy import anatomy_of
 from .linears import is_transposed, weight_of
 from .parts import modules_of
 
-__all__ = [
-    "attention_writers",
-    "channels",
-    "even_heads",
-    "prunable_attentions",
-    "prunable_mlps",
-    "set_head_counts",
-    "set_linear",
-    "set_width",
-    "slice_attention",
-    "slice_mlp",
-    "weights_of",
-]
-
 # Attributes of modules of transformers that hold numbers of neurons and heads; slicing corrects those that exist.
 WIDTH_COUNTS = ("intermediate_size", "ffn_dim")
 HEAD_COUNTS = (

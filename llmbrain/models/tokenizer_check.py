@@ -7,8 +7,6 @@ import warnings
 from ..exceptions import LLMBrainWarning, ModelNotFoundError
 from ..files import read_json, sample_hash, write_json
 
-__all__ = ["Losses", "check_bos", "check_predictions", "check_tokenizer"]
-
 SAMPLE = "The old ferry left the harbour before dawn, and nobody on the quay knew when it would return."
 LEAST_VOCABULARY = 5000  # smaller vocabularies, of bytes or letters, spell on purpose
 MOST_TOKENS = 0.6  # per character of the sample; vocabularies made for English text need 0.2 to 0.3

@@ -2,8 +2,6 @@
 
 from ..exceptions import ParameterError
 
-__all__ = ["check_model", "plain", "refuse_compiled", "refuse_prompts", "refuse_wrapped"]
-
 _SHARDED = ("FullyShardedDataParallel", "FSDPModule")
 
 

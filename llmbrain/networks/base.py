@@ -7,9 +7,9 @@ import numpy as np
 
 from ..exceptions import NumericalWarning, ParameterError
 from ..models.devices import as_device
-from .engines.group import check_n_components, order_maps, warn_dead
+from .engines.group import check_n_components, warn_dead
 from .engines.leading import leading
-from .engines.maps import least_squares_courses
+from .engines.maps import least_squares_courses, order_maps
 from .engines.parallel import workers
 from .engines.progress import show_progress
 from .engines.runs import CleanedRuns
@@ -17,8 +17,6 @@ from .inputs import as_confounds, load_runs
 from .options import CLEANING, check_options, engine_of, options_of_masker
 from .result import THRESHOLD, NetworkSet, describe_maps, zscored_rows
 from .scope import decompose_parts, parts_of
-
-__all__ = ["NetworkEstimator", "keep_largest", "settings_of"]
 
 _LAZY = ("components_img_", "masker_", "maps_masker_", "mask_img_", "memory_")
 

@@ -12,8 +12,6 @@ from .engines.layered import can_batch, group_ica_of_parts
 from .engines.reduction import ROWS_PER_RUN
 from .options import share_docs
 
-__all__ = ["CanICA"]
-
 
 @share_docs
 class CanICA(NetworkEstimator, StockCanICA):

@@ -8,8 +8,6 @@ import numpy as np
 from ..exceptions import NumericalWarning, ParameterError
 from ..registry import Registry
 
-__all__ = ["Connectivity", "KINDS", "functional_connectivity"]
-
 # nilearn's measures, with the mean of the runs' matrices. min_runs: fewest runs that the measure needs
 KINDS = Registry("kind of connectivity", min_runs=1)
 

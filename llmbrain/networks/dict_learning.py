@@ -10,8 +10,6 @@ from .base import NetworkEstimator
 from .engines.dictionary import group_dictionary
 from .options import needs_nilearn, share_docs
 
-__all__ = ["DictLearning"]
-
 _BATCH = (
     "batch_size={value} makes nilearn's online solver learn from a small part of the neurons: networks are found less "
     "well, and some maps become zero. Use at least 200."

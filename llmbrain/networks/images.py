@@ -2,8 +2,6 @@
 
 import numpy as np
 
-__all__ = ["image_parts", "strongest_network"]
-
 _REFERENCE = {"SpatialReference": "orig", "Manual": False}
 
 

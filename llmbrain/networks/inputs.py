@@ -12,8 +12,6 @@ from ..geometry import NeuronGeometry
 from ..images import load_img
 from .engines.sources import ArraySource
 
-__all__ = ["GridGeometry", "Runs", "as_confounds", "geometry_from_dict", "grid_geometry", "load_runs", "open_study"]
-
 
 @dataclass(frozen=True)
 class GridGeometry(NeuronGeometry):

@@ -16,8 +16,6 @@ from ..files import with_hashes
 from ..registry import choose
 from .result import NetworkSet
 
-__all__ = ["CHOICES", "DECISIONS", "HandLabels", "chosen_networks", "maps_hash", "select_networks", "split_choice"]
-
 DECISIONS = ("accepted", "rejected", "undecided")
 CHOICES = ("all", "accepted", "not-rejected")
 LONGEST_NAME = 80

@@ -10,16 +10,6 @@ from ..models.devices import as_device
 from ..parallel import world_size
 from ..registry import Registry
 
-__all__ = [
-    "CLEANING",
-    "ENGINES",
-    "NEEDS_NILEARN",
-    "check_options",
-    "engine_of",
-    "options_of_masker",
-    "share_docs",
-]
-
 # Options of nilearn's maskers that say how a run is read; those of a masker that is given as mask= count.
 CLEANING = (
     "smoothing_fwhm", "standardize", "standardize_confounds", "detrend", "low_pass", "high_pass", "t_r", "dtype",

@@ -10,8 +10,6 @@ from ..dataset import as_study, bids_label, open_result, write_result
 from ..exceptions import ParameterError, check_threshold
 from .images import image_parts
 
-__all__ = ["NetworkSet", "describe_maps", "networks_name", "zscore_maps"]
-
 STABLE = 0.7  # networks of less stability are flagged
 THRESHOLD = 3.0  # neurons with a larger |z| over neurons belong to a network
 

@@ -10,8 +10,6 @@ from ..parallel import alone, gather, share, world_size
 from .engines.group import GroupICA
 from .engines.parallel import hand_back
 
-__all__ = ["Part", "decompose_parts", "parts_of"]
-
 _LISTS = ("time_courses", "initial")  # fields of GroupICA that hold several arrays
 
 

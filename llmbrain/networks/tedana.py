@@ -6,8 +6,6 @@ from ..dataset.layout import TEDANA
 from ..exceptions import ParameterError
 from ..files import atomic_dir, check_output_folder, mark_folder, save_img, write_text, write_tsv
 
-__all__ = ["write_tedana"]
-
 MARKER = "llmbrain_tedana.json"
 
 _REPORT = """\

@@ -21,8 +21,6 @@ from .evidence.stability import restart_stability
 from .inputs import as_confounds, load_runs
 from .result import THRESHOLD, NetworkSet, describe_maps, zscored_rows
 
-__all__ = ["TemporalICA"]
-
 
 class TemporalICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Networks whose time courses, rather than maps, are independent.

@@ -8,8 +8,6 @@ from datetime import timedelta
 
 from ..exceptions import ParallelError, ParameterError
 
-__all__ = ["Place", "cores_of", "meet", "read_place", "take_gpus"]
-
 _MEETING = timedelta(minutes=5)  # for all processes to start
 _WAITING = timedelta(days=1)  # for others to finish their part; a process that dies is noticed at once
 

@@ -12,17 +12,6 @@ from pathlib import Path
 from ..exceptions import DatasetError, ParallelError, ParameterError
 from .world import main_process, process_group, rank, world_size
 
-__all__ = [
-    "agree",
-    "all_reduce",
-    "barrier",
-    "broadcast",
-    "check_shared_folder",
-    "gather",
-    "gather_texts",
-    "reduce_to",
-]
-
 _LOST = re.compile("gloo|nccl|closed by peer|reset by peer|broken pipe", re.IGNORECASE)
 _SECONDS_UNTIL_VISIBLE = 15  # a network file system may show a new file late
 

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from ..exceptions import DatasetError, ParameterError
 
-__all__ = ["Share", "check_complete", "only_launch", "split"]
-
 
 @dataclass(frozen=True)
 class Share:

@@ -7,19 +7,6 @@ from ..exceptions import ParameterError
 from .launchers import cores_of, meet, read_place, take_gpus
 from .shares import Share
 
-__all__ = [
-    "alone",
-    "check_enough",
-    "here",
-    "launched",
-    "main_process",
-    "process_group",
-    "processes",
-    "rank",
-    "share",
-    "world_size",
-]
-
 
 @dataclass(frozen=True)
 class _World:

@@ -3,8 +3,6 @@
 import platform
 from importlib import metadata
 
-__all__ = ["describe_environment", "describe_sites"]
-
 
 def describe_environment():
     """Describe the versions of the libraries that results depend on, and the devices that torch sees.

@@ -9,8 +9,6 @@ from ..exceptions import ParameterError, check_count, check_threshold
 from ..registry import Registry
 from .sources import done_before
 
-__all__ = ["METHODS", "find_networks"]
-
 METHODS = Registry("method")  # each makes an estimator, whose module takes seconds to import
 
 

@@ -6,8 +6,6 @@ from ..dataset import as_study, check_content, check_run, find_results, open_res
 from ..dataset.layout import FILES, RESULTS
 from ..exceptions import LLMBrainError
 
-__all__ = ["StudyState", "inspect_study"]
-
 
 @dataclass
 class StudyState:

@@ -13,8 +13,6 @@ from ..exceptions import DatasetError, ParameterError, check_count
 from ..files import as_path, sha256, with_hashes, write_json
 from .sources import current_networks, done_before, heldout_of, load_study_model, plain_settings
 
-__all__ = ["lesion_networks", "merge_shares"]
-
 MERGE = "merge"  # instead of a share: make the result of all
 _NOT_NOTED = {"study", "tokenizer", "resume", "share"}  # arguments of a share that a merge gives itself
 PASSAGE = 64  # least tokens of a document that a lesion study reads in one piece

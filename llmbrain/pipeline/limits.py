@@ -4,8 +4,6 @@ import math
 
 from ..exceptions import ParameterError
 
-__all__ = ["check_limits"]
-
 
 def check_limits(model, tokenizer, train, test, out, plan):
     """Refuse a run of which a later station would fail, with the error that the station would raise.

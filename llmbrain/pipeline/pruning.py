@@ -3,8 +3,6 @@
 from ..dataset import as_study, open_result, write_result
 from .sources import current_networks, done_before
 
-__all__ = ["PRUNING_RECIPES", "compare_pruning", "pruning_context", "pruning_recipes"]
-
 # What the pruning table compares, at one ratio and on one calibration text: score, allocation, compensation and how
 # statistics are taken. Published rules take them once in the dense model, all tokens alike. Least squares counts each
 # token relative to its residual stream: with few tokens, the handful with massive activations would decide the fit.

@@ -5,8 +5,6 @@ import json
 from ..dataset import as_study, is_done, open_result
 from ..exceptions import DatasetError, ModelNotFoundError, ParameterError
 
-__all__ = ["current_networks", "done_before", "heldout_of", "load_study_model", "plain_settings"]
-
 
 def current_networks(study, name=None):
     """Open the networks of a study to work with them.

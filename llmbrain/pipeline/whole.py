@@ -12,9 +12,6 @@ from .lesioning import lesion_networks
 from .limits import check_limits
 from .pruning import PRUNING_RECIPES, compare_pruning
 
-__all__ = ["RunPlan", "run_study"]
-
-
 N_PASSES = 9  # of the model over the calibration text, for all recipes of the pruning table together
 
 

@@ -13,8 +13,6 @@ from .maps import checked_network, frame_sheets, join_notes
 from .matrices import matched_pairs
 from .sheets import as_maps, network_names, sheet_mosaic
 
-__all__ = ["plot_atlas", "plot_comparison", "plot_prob_atlas", "view_map"]
-
 
 @st.figure
 def plot_atlas(networks, geometry=None, *, threshold=3.0, topography=None, title=None):

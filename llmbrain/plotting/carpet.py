@@ -9,8 +9,6 @@ from . import style as st
 from .sheets import as_maps, network_names
 from .text import axis_token
 
-__all__ = ["carpet_rows", "plot_carpet", "plot_time_courses"]
-
 # Ways to sort the neurons: (networks, geometry, threshold) -> group of each neuron, order within a group, names and
 # colours of the groups.
 ORDERS = Registry("order")

@@ -7,8 +7,6 @@ from ..networks.evidence.order import Order
 from ..networks.evidence.stability import Icasso
 from . import style as st
 
-__all__ = ["plot_order", "plot_stability", "plot_token_quality"]
-
 LABELS = {
     "n_reproduced": "networks found again",
     "share": "share found again",

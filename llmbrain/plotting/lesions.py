@@ -8,8 +8,6 @@ import pandas as pd
 from ..exceptions import ParameterError
 from . import style as st
 
-__all__ = ["plot_dose_response", "plot_lesion_effects", "plot_selectivity"]
-
 UNIT = "change in loss (nats per token)"
 DOSES = ("strength", "gain", "threshold", "n_neurons")
 

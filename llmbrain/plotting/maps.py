@@ -7,8 +7,6 @@ from ..registry import Registry
 from . import style as st
 from .sheets import as_maps, layer_shares, network_names, sheet_mosaic, unit_mosaic
 
-__all__ = ["plot_layer_profiles", "plot_network_map", "plot_network_maps"]
-
 # Ways to draw a small map: (axes, thresholded map, geometry, topography) -> image.
 KINDS = Registry("kind", n_columns=3, aspect=0.5, layer_axis=False)
 

@@ -8,8 +8,6 @@ from ..networks.evidence.matching import Matching, assign
 from . import style as st
 from .text import axis_token
 
-__all__ = ["plot_connectivity", "plot_coupling", "plot_layer_graph", "plot_matching", "similarity_order"]
-
 BAR = {"shrink": 0.7, "aspect": 22, "pad": 0.02}  # size and place of colour bars
 
 

@@ -4,8 +4,6 @@ import numpy as np
 
 from . import style as st
 
-__all__ = ["plot_models"]
-
 FATES = {"kept": st.SERIES[2], "split": st.SERIES[5], "lost": st.GRID}
 
 

@@ -5,8 +5,6 @@ import numpy as np
 from ..exceptions import ParameterError
 from . import style as st
 
-__all__ = ["plot_kept_neurons", "plot_pruning_grid", "recipe_names", "split_dense"]
-
 PARTS = ("score", "allocation", "compensation", "variant")
 MARKERS = "osD^vP<X"
 

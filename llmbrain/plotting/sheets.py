@@ -8,10 +8,6 @@ from ..masks import NeuronMask
 from ..networks.base import NetworkEstimator
 from ..networks.result import NetworkSet, zscore_maps
 
-__all__ = [
-    "as_maps", "layer_shares", "mosaic_layout", "network_names", "sheet_mosaic", "signed_max", "unit_mosaic",
-]  # fmt: skip
-
 FLAG = "°"  # behind the number of a network that is empty or unstable
 FLAG_NOTE = f"{FLAG} flagged: empty or unstable."
 GAP = 2  # pixels between sheets

@@ -14,12 +14,6 @@ import numpy as np
 from ..exceptions import ParameterError
 from ..files import as_path, atomic_path, check_output_figure
 
-__all__ = [
-    "COLUMN", "GRID", "INK", "MUTED", "NEGATIVE", "PAGE", "POSITIVE", "SERIES", "caption", "colorbar", "diverging",
-    "figure", "fixed_figure", "network_colors", "layer_ticks", "new_figure", "sequential", "small_multiples",
-    "style",
-]  # fmt: skip
-
 COLUMN, PAGE = 3.5, 7.2  # inches: one column and two columns of a journal page
 
 INK, MUTED, GRID, FACE = "#1d2733", "#5b6776", "#d9dee5", "#fdfefe"

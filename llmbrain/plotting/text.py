@@ -7,8 +7,6 @@ import numpy as np
 from ..exceptions import ParameterError
 from . import style as st
 
-__all__ = ["plot_words", "visible_token", "words_html"]
-
 FULL = 3.0  # |z| at which the shade is full
 
 

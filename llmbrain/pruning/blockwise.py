@@ -18,8 +18,6 @@ from ..stats.precision import reduced_precision
 from .descent import Descent, copies, put, trained
 from .replay import Replay
 
-__all__ = ["N_CHECKS", "RATE", "ROWS", "chunks_of", "fit_blocks"]
-
 RATE = 4e-3  # largest step of a weight, as a share of the root mean square of its matrix
 ROWS = 2  # windows of a step
 SPREAD = 0.5  # errors in a dimension of the stream are divided by this power of its spread

@@ -19,19 +19,6 @@ from ..models.surgery import prunable_mlps
 from ..registry import Registry
 from .allocation import uniform
 
-__all__ = [
-    "RATIO_OF",
-    "check_budget",
-    "check_ratio",
-    "compare_counts",
-    "compare_speed",
-    "count_parameters",
-    "forward_seconds",
-    "layer_floors",
-    "layer_latency",
-    "measure_speed",
-]
-
 PAIRS = 5  # of measurements that compare the speed of two models
 
 # heads: the entry of count_parameters that a budget with heads is a share of; None if heads have no such budget.

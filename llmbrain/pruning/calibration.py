@@ -8,18 +8,6 @@ import torch
 
 from ..text import batches, text_windows
 
-__all__ = [
-    "calibration_blocks",
-    "calibration_hash",
-    "calibration_windows",
-    "group_blocks",
-    "held_out_masks",
-    "held_out_share",
-    "n_calibration_tokens",
-    "split_windows",
-    "thin_out",
-]
-
 _FEW = 8  # with fewer blocks than this, ends of windows are held out; with fewer windows, whole ones
 _END = 0.25  # share of a window that is held out then
 _SHORTEST = 8  # tokens of such an end

@@ -14,22 +14,6 @@ import torch
 from ..registry import Registry
 from ..stats.precision import full_precision
 
-__all__ = [
-    "COMPENSATIONS",
-    "RIDGE_GRID",
-    "Refit",
-    "choose_ridge",
-    "compensate",
-    "default_ridge",
-    "fitted_error",
-    "frozen",
-    "output_error",
-    "removed_of",
-    "schur_residual",
-    "solve_damped",
-    "wanted_power",
-]
-
 # needs: moments that are gathered; with none of them nothing is refitted. bias: whether a bias results.
 # ridge: whether it is least squares, whose penalty is chosen on held-out tokens.
 COMPENSATIONS = Registry("compensation", needs=(), bias=False, ridge=False)

@@ -35,8 +35,6 @@ from .compensation import (
 from .survey import TOKEN_WEIGHTS, gather, output_site, writes_to_stream
 from .walk import Walk
 
-__all__ = ["Cutter", "account", "cut", "follows_dense"]
-
 # Tokens per unknown from which the last fit includes the held-out tokens. With fewer, they would look better after the
 # first layers than any other text, and mislead the choices of all later layers. Before block-wise fits they stay out,
 # because they judge the steps.

@@ -7,8 +7,6 @@ import torch
 
 from ..models.hooks import restoring
 
-__all__ = ["Descent", "copies", "put", "trained"]
-
 _BETAS = (0.9, 0.95)
 _EPS = 1e-15  # gradients are multiplied with rates, so torch's 1e-8 would not be small
 _WARMUP = 10  # steps until the full learning rate

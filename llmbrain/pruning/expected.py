@@ -8,8 +8,6 @@ from .blockwise import ROWS
 from .calibration import n_calibration_tokens
 from .compensation import COMPENSATIONS
 
-__all__ = ["default_recipe", "expected_seconds", "forecast_in_words", "refit_products"]
-
 # Readings of the calibration text by the scores, and by a cut with refits, which runs the dense layers (unless their
 # outputs are kept), those whose statistics it reads, and the cut ones.
 _SURVEY, _CUT = 1.0, 2.5

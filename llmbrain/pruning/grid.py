@@ -21,8 +21,6 @@ from .prune import Pruner, warn_unread
 from .recipe import Recipe, networks_id
 from .scores import SCORES
 
-__all__ = ["GridSettings", "combine", "kept_overlap", "run_grid"]
-
 
 @dataclass(frozen=True)
 class GridSettings:

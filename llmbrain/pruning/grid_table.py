@@ -9,18 +9,6 @@ from ..dataset.checks import read_own, read_table
 from ..exceptions import DatasetError
 from ..files import as_path, check_output_table, write_tsv
 
-__all__ = [
-    "GRID_COLUMNS",
-    "GRID_KEYS",
-    "as_table",
-    "as_text",
-    "first_of_each",
-    "in_order",
-    "key_of",
-    "merge_grid",
-    "read_rows",
-]
-
 GRID_COLUMNS = (
     "score", "allocation", "compensation", "variant", "ratio", "seed", "perplexity", "ratio_to_dense", "parameters",
     "neurons_removed", "decoder_removed", "total_removed", "minimal_pairs", "context", "test_tokens",

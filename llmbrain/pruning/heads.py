@@ -16,15 +16,6 @@ from .compensation import compensate, default_ridge, frozen
 from .survey import gather
 from .walk import Walk
 
-__all__ = [
-    "HEAD_BUDGETS",
-    "HEAD_SCORES",
-    "HEAD_UNITS",
-    "joint_counts",
-    "measure_heads",
-    "survey_heads",
-]
-
 # needs: names of attributes of scores.LayerInputs, passed in this order. random: whether it draws at random.
 HEAD_SCORES = Registry("head score", needs=(), random=False)
 # Called as unit(part), with the methods order(scores) and the attribute cost.

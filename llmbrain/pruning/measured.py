@@ -25,8 +25,6 @@ from .scores import SCORES, needs_covariance, reads_networks, score_neurons
 from .survey import TOKEN_WEIGHTS, survey
 from .walk import Walk
 
-__all__ = ["Measured", "Measurements"]
-
 
 class Measurements:
     """A dense model, its calibration text, and everything measured on them so far.

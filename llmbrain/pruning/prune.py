@@ -28,8 +28,6 @@ from .quality import TEST_TOKENS, compare_quality, measure_quality
 from .recipe import Recipe
 from .recover import N_CHECKS, recover
 
-__all__ = ["Plan", "Pruner", "prune"]
-
 
 def prune(
     model,

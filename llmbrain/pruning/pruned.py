@@ -13,8 +13,6 @@ from ..parallel import main_process
 from .formats import FORMATS
 from .formats.card import gain_in_words, model_card
 
-__all__ = ["MARKER", "PrunedModel", "load_pruned"]
-
 MARKER = "llmbrain_pruning.json"
 SUBNETWORK = "llmbrain_subnetwork.safetensors"
 

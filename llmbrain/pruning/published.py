@@ -19,8 +19,6 @@ from .calibration import calibration_blocks, calibration_windows
 from .survey import input_site, output_site
 from .walk import Walk
 
-__all__ = ["NETWORK_FINDERS", "LayerMaps", "find_networks", "joint_networks", "layer_networks", "published_networks"]
-
 # limited: whether it holds the neurons of all layers at once, so that the number of tokens is limited.
 NETWORK_FINDERS = Registry("networks", limited=False)
 SIGNALS = ("neuron", "act_up")

@@ -2,8 +2,6 @@
 
 from ..models.inputs import longest_context
 
-__all__ = ["TEST_TOKENS", "compare_quality", "measure_quality"]
-
 TEST_TOKENS = 2048  # of other text that are read
 PROMPT_TOKENS = 12
 NEW_TOKENS = 32

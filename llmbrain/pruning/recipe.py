@@ -16,8 +16,6 @@ from .published import NETWORK_FINDERS
 from .scores import SCORES, reads_networks
 from .survey import TOKEN_WEIGHTS
 
-__all__ = ["RECIPES", "Options", "Recipe", "describe_networks", "networks_id"]
-
 # Each member returns a Recipe.
 RECIPES = Registry("recipe")
 # smallest values of options that are whole numbers

@@ -13,8 +13,6 @@ from .allocation.probe import Probe, Words
 from .calibration import group_blocks, split_windows
 from .descent import Descent, copies, put, trained
 
-__all__ = ["LEARNING_RATE", "N_CHECKS", "recover"]
-
 LEARNING_RATE = 1e-4
 _ROWS = 2  # windows of a step
 N_CHECKS = 8  # times the held-out divergence is measured

@@ -5,8 +5,6 @@ A gradient step through a few layers is hundreds of small kernels, which take lo
 
 import torch
 
-__all__ = ["Replay"]
-
 _PLAIN = 3  # calls of a shape before it is recorded: libraries choose their kernels and allocate in them
 
 

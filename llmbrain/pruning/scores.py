@@ -14,25 +14,6 @@ from ..models.linears import weight_of
 from ..registry import Registry
 from .compensation import solve_damped
 
-__all__ = [
-    "SCORES",
-    "LayerInputs",
-    "block_sum",
-    "flap",
-    "greedy_obs",
-    "magnitude",
-    "network_flap",
-    "needs_covariance",
-    "obs_blocks",
-    "obs_column",
-    "random",
-    "reads_networks",
-    "ridge_leverage",
-    "score_neurons",
-    "union_z",
-    "wanda_sp",
-]
-
 # needs: names of attributes of LayerInputs, passed in this order. random: whether the scores depend on the seed.
 # heads: the corresponding head score, None if it ranks neurons only.
 SCORES = Registry("score", needs=(), random=False, heads=None, cites=())

@@ -14,19 +14,6 @@ from ..stats.moments import Moments
 from ..stats.rows import Rows
 from .compensation import schur_residual
 
-__all__ = [
-    "TOKEN_WEIGHTS",
-    "LayerSurvey",
-    "gather",
-    "input_site",
-    "of_all",
-    "output_site",
-    "split_update",
-    "survey",
-    "token_weights",
-    "writes_to_stream",
-]
-
 
 @dataclass
 class LayerSurvey:

@@ -12,8 +12,6 @@ from ..models.inputs import check_readable, input_device
 from ..parallel import all_reduce, alone, share
 from ..text import pad
 
-__all__ = ["Walk"]
-
 
 class Walk:
     """Calibration blocks on their way through a decoder, one layer at a time.

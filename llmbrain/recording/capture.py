@@ -14,8 +14,6 @@ from ..exceptions import RecordingError
 from ..models.hooks import site_hooks
 from ..models.inputs import input_device
 
-__all__ = ["HostScanner", "NotFiniteError", "run_batch", "surprisal"]
-
 # Rows of logits turned into probabilities at a time: they fit the cache, and no second copy of all logits is made.
 _CHUNK = 32
 _CHUNK_GPU = 1024

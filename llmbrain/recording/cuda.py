@@ -11,8 +11,6 @@ from ..models.hooks import site_hooks
 from ..models.inputs import input_device
 from .capture import NotFiniteError, columns_of, pieces, raise_if_not_finite, run_batch
 
-__all__ = ["CudaScanner"]
-
 _BYTES = 16 << 20  # per transfer: large enough for the bus, small enough that many fit in memory
 _RUNS = 8  # most runs recorded at once: threads write into different files without waiting for each other
 _FEW = 4  # fewer files than this are written through memory maps, which threads can share

@@ -4,8 +4,6 @@ import numpy as np
 
 from ..text.spans import NOWHERE
 
-__all__ = ["EVENT_COLUMNS", "extra_columns", "log_frequencies", "run_events"]
-
 EVENT_COLUMNS = {
     "onset": {
         "Description": "Number of the volume, from 0. The repetition time is 1: one volume is one token.",

@@ -6,8 +6,6 @@ from pathlib import Path
 
 from ..exceptions import RecordingError
 
-__all__ = ["Forecast", "check_room", "make_forecast"]
-
 
 @dataclass(frozen=True)
 class Forecast:

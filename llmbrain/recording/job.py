@@ -25,8 +25,6 @@ from .forecast import Forecast, make_forecast
 from .sources import texts
 from .windows import Plan, RunPlan, plan_recording
 
-__all__ = ["Job", "RecordingOptions", "prepare"]
-
 CONTEXT = 1024
 FREQUENCY_TOKENS = 65536  # tokens of the text that are always read, to know how frequent each token is
 BATCH_TOKENS = 2048  # tokens per batch including padding: bounds the memory; larger batches are not faster

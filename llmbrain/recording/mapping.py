@@ -13,8 +13,6 @@ import os
 
 import numpy as np
 
-__all__ = ["MappedFile"]
-
 _POPULATE_WRITE = 23  # Linux 5.14: allocate the pages at once, and fail if there is no room
 
 

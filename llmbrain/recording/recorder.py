@@ -32,8 +32,6 @@ from .scaling import neuron_scales
 from .shares import check_processes, forecast_of_shares, note_share, runs_of_share
 from .writer import RunWriter
 
-__all__ = ["forecast", "record"]
-
 _WAIT = 0.5  # seconds before retrying runs that another process is recording
 
 

@@ -7,8 +7,6 @@ from ..files import save_img
 from ..models.hooks import evaluating
 from .capture import run_batch
 
-__all__ = ["neuron_scales"]
-
 _STEPS = 4096  # per largest value seen; values up to eight times as large still fit int16
 _TOKENS = 2048  # in which the largest value is searched
 

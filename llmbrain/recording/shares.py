@@ -10,8 +10,6 @@ from ..files import with_hashes, write_json
 from ..models.hooks import evaluating
 from .capture import run_batch
 
-__all__ = ["check_processes", "check_shares", "forecast_of_shares", "note_share", "runs_of_share"]
-
 _TIMED_TOKENS = 4096  # read to measure the speed of the model
 
 

@@ -17,8 +17,6 @@ from ..text.spans import NOWHERE, encode_with_places
 from ..text.tokens import Speller, special_ids
 from .events import extra_columns
 
-__all__ = ["Material", "conversations", "generated", "texts"]
-
 
 @dataclass(frozen=True, eq=False)
 class MarkedDocument(TokenizedDocument):

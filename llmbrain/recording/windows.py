@@ -12,8 +12,6 @@ from ..exceptions import CorpusError, ParameterError, check_count
 from ..images import NIFTI1_MAX
 from ..text import cut_windows
 
-__all__ = ["Plan", "RunPlan", "plan_recording"]
-
 
 @dataclass(frozen=True, eq=False)
 class RunPlan:

@@ -11,8 +11,6 @@ from ..exceptions import RecordingError
 from ..images import new_img
 from .mapping import MappedFile
 
-__all__ = ["RunWriter", "nifti_header"]
-
 _OFFSET = 352  # 348 bytes of header and 4 that declare that no extension follows
 
 

@@ -8,8 +8,6 @@ from ..exceptions import ParameterError
 from ..files import as_path, write_text
 from ..files.outputs import check_output_head
 
-__all__ = ["HTMLReport", "check_output_file"]
-
 MARK = '<meta name="generator" content="llmbrain '  # in the head of every report
 
 

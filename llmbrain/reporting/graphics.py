@@ -12,8 +12,6 @@ from ..plotting import style as st
 from ..plotting.sheets import sheet_mosaic
 from ..plotting.text import visible_token
 
-__all__ = ["MapPainter", "course_svg", "data_uri", "effect_strip", "figure_svg", "png_bytes", "profile_svg"]
-
 LEVELS = 24  # shades per sign; finer ones look the same
 FULL_Z = 8.0
 

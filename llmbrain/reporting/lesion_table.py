@@ -4,8 +4,6 @@ import pandas as pd
 
 from .page import network_number
 
-__all__ = ["lesions_by_number", "main_controls", "main_family", "main_lesions", "unit_of"]
-
 
 def main_lesions(lesion):
     """Rows of the first task and of :func:`main_family`; the summary and the network pages show these."""

@@ -5,8 +5,6 @@ import json
 
 import numpy as np
 
-__all__ = ["MOST_VALUES", "map_data"]
-
 MOST_VALUES = 4_000_000  # of all maps together; larger reports show pictures only
 
 

@@ -9,8 +9,6 @@ from ..plotting.sheets import as_maps, layer_shares
 from .lesion_table import lesions_by_number
 from .words import engagement_by_kind
 
-__all__ = ["ARTEFACTS", "METRICS", "kinds_of", "metric", "network_flags", "network_table", "readable"]
-
 METRICS = {
     "variance": "share of variance", "stability": "stability", "iq": "stability (Iq)",
     "coverage": "found in repetitions", "split_half_r": "r in the other half of the text",

@@ -8,8 +8,6 @@ import numpy as np
 
 from .graphics import figure_svg
 
-__all__ = ["figure", "network_number", "note", "page_of", "render"]
-
 
 @functools.cache
 def _environment():

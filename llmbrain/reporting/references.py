@@ -3,8 +3,6 @@
 import re
 from importlib import resources
 
-__all__ = ["CITED_AS", "REFERENCES", "bibtex"]
-
 _ENTRIES = resources.files(__package__).joinpath("assets", "references.bib").read_text(encoding="utf-8")
 REFERENCES = {re.search(r"{(\w+),", entry)[1]: entry.strip() for entry in _ENTRIES.split("\n\n")}
 

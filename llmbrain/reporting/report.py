@@ -16,8 +16,6 @@ from .mapdata import map_data
 from .page import render
 from .station import stations
 
-__all__ = ["HTMLReport", "Report", "generate_group_report", "generate_report"]
-
 
 def generate_report(study_or_object, *, networks=None, title=None, topography="auto", output_file=None):
     """Make a report of a whole study, or of one result.

@@ -10,8 +10,6 @@ import pkgutil
 from ..exceptions import LLMBrainError
 from ..registry import Registry
 
-__all__ = ["STATIONS", "Station", "stations"]
-
 # title: heading of the section; place: its position on the page; alone: what a report of this result alone is called;
 # accepts: the objects that such a report is made of, for messages.
 STATIONS = Registry("report station", title="", place=0, alone="", accepts="")

@@ -8,8 +8,6 @@ import pandas as pd
 from ..lesions.result import FEW_ITEMS
 from ..plotting.lesions import p_text, short_name
 
-__all__ = ["html_table", "number", "with_intervals"]
-
 LABELS = {
     "n_neurons": "neurons", "interval": "95 % interval", "control_mean": "controls, mean",
     "control_sd": "controls, sd", "control_max": "controls, max", "n_controls": "controls",

@@ -2,8 +2,6 @@
 
 import numpy as np
 
-__all__ = ["best_stretch", "engagement_by_kind", "peaks"]
-
 
 def peaks(course, events, around=8):
     """Find the six strongest tokens of a course (n_tokens,) whose contexts do not overlap.

@@ -5,8 +5,6 @@ import numpy as np
 from ..exceptions import ParameterError
 from ..registry import choose
 
-__all__ = ["icc", "overlap"]
-
 # numerator and denominator, from the size of the intersection and the sum of both sizes
 _OVERLAPS = {
     "dice": lambda both, total: (2.0 * both, total),

@@ -8,8 +8,6 @@ from scipy import special
 from ..exceptions import ParameterError
 from ..registry import choose
 
-__all__ = ["Interval", "bootstrap_interval"]
-
 
 class Interval(NamedTuple):
     """An estimate and its confidence interval; three floats, or three arrays for several columns.

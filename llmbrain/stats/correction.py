@@ -4,8 +4,6 @@ import numpy as np
 
 from ..exceptions import ParameterError
 
-__all__ = ["fdr"]
-
 
 def fdr(p):
     """Compute Benjamini-Hochberg q-values: the smallest false discovery rate at which each test is rejected.

@@ -6,8 +6,6 @@ from ..exceptions import ParameterError
 from ..parallel import all_reduce, broadcast, rank, reduce_to, world_size
 from .precision import full_precision
 
-__all__ = ["Moments"]
-
 _COLUMNS = 1024  # summed at a time on a CPU, so that their powers stay in the cache
 
 

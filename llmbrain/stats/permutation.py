@@ -7,8 +7,6 @@ import numpy as np
 from ..exceptions import ParameterError
 from ..registry import choose
 
-__all__ = ["ALTERNATIVES", "minimum_draws", "permutation_p"]
-
 ALTERNATIVES = ("greater", "less", "two-sided")
 
 

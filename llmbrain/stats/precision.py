@@ -2,8 +2,6 @@
 
 from contextlib import contextmanager
 
-__all__ = ["exact_products", "full_precision", "reduced_precision"]
-
 
 def full_precision():
     """Multiply float32 matrices in float32 inside the block, whatever is set: TF32 keeps 10 bits of the mantissa.

@@ -3,8 +3,6 @@
 from ..exceptions import ParameterError
 from .precision import full_precision
 
-__all__ = ["Rows"]
-
 
 class Rows:
     """Vectors that are kept, with the reading side of full :class:`~llmbrain.stats.Moments`.

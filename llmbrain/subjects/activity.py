@@ -14,8 +14,6 @@ from ..models.sites import find_sites
 from ..recording.capture import run_batch
 from ..text import batches, cut_windows, encode, padding_id, token_spans
 
-__all__ = ["TextActivity", "read_activity"]
-
 CONTEXT = 1024
 BATCH_TOKENS = 2048
 CHECKED_TOKENS = 32

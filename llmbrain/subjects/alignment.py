@@ -14,8 +14,6 @@ from scipy import sparse
 from ..exceptions import ParameterError
 from ..registry import Registry
 
-__all__ = ["UNITS", "Units", "align", "alignment_matrix", "find_units", "rebuild_text"]
-
 # A run of letters and digits, a run of punctuation, or one ideograph: languages without spaces have no longer words.
 _IDEOGRAPH = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_IDEOGRAPH}]|(?:(?![{_IDEOGRAPH}])\w)+(?:['’]\w+)*|[^\w\s]+")

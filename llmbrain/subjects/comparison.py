@@ -17,8 +17,6 @@ from .isc import isc_test
 from .matching import KEPT, alternate_documents, check_kept_at, correlate_courses, match_both_ways
 from .similarity import model_tree
 
-__all__ = ["AlignedCourses", "Comparison", "align_studies", "compare_studies"]
-
 LEAST_WORDS = 100
 N_WORDS = 8  # example words of a network
 

@@ -6,8 +6,6 @@ from ..exceptions import ParameterError
 from ..registry import Registry
 from .isc import document_ends
 
-__all__ = ["CONFOUNDS", "regress_out", "word_confounds"]
-
 # A member takes the words of all documents, their documents and their surprisals, and returns one or several columns.
 CONFOUNDS = Registry("confound", needs_surprisal=False)
 

@@ -12,8 +12,6 @@ from .fingerprints import PARTS, Fingerprint, check_words
 from .isc import document_ends, shifted_places
 from .similarity import linear_cka
 
-__all__ = ["FingerprintComparison", "compare_fingerprints", "neuron_score"]
-
 QUANTILE = 0.75  # of the neurons of a layer: pruning and noise may leave some of them without their counterpart
 
 

@@ -19,15 +19,6 @@ from .activity import read_activity
 from .alignment import align, find_units
 from .confounds import regress_out, word_confounds
 
-__all__ = [
-    "Fingerprint",
-    "check_fingerprint_file",
-    "fingerprint",
-    "make_fingerprint",
-    "parts_of",
-    "standard_texts",
-]
-
 VERSION = "3"
 PARTS = ("choose", "score")
 SITE = "mlp"

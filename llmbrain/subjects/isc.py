@@ -12,15 +12,6 @@ from ..exceptions import ParameterError, check_count
 from ..registry import Registry
 from ..stats import fdr, permutation_p
 
-__all__ = [
-    "ISC_NULLS",
-    "ISC",
-    "document_ends",
-    "inter_subject_correlation",
-    "inter_subject_functional_correlation",
-    "isc_test",
-]
-
 # A null takes courses (n_subjects, n_units, n_features), the ends of the documents and a generator, and returns
 # courses without what the subjects share. Features of a subject are treated alike, and each keeps its mean and norm.
 ISC_NULLS = Registry("null", needs_documents=False)

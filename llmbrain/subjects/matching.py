@@ -12,8 +12,6 @@ from ..networks.evidence.matching import matched_scores, standardize_maps
 from ..stats import permutation_p
 from .isc import document_ends, shifted_places
 
-__all__ = ["KEPT", "CourseMatching", "alternate_documents", "correlate_courses", "match_courses"]
-
 KEPT = 0.7  # a network whose match correlates at least this much on held-out texts is kept, as a stable one is found
 
 

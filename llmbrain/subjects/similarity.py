@@ -6,8 +6,6 @@ import numpy as np
 
 from ..exceptions import ParameterError
 
-__all__ = ["ModelTree", "linear_cka", "model_tree"]
-
 
 def linear_cka(a, b):
     """Compute linear centred kernel alignment of two activities on the same units.

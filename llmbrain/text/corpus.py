@@ -7,7 +7,7 @@ from itertools import chain, zip_longest
 from pathlib import Path
 
 from ..exceptions import CorpusError, LLMBrainWarning, ParameterError, check_count
-from .documents import Corpus, Document, _some
+from .documents import Corpus, Document, first_names
 from .reading import data_path, read_jsonl, read_text, shorten
 
 DEMO_SPLITS = ("train", "heldout", "all")
@@ -186,7 +186,7 @@ def _from_jsonl(path, prefix=None, kind=None):
         text = row.get("text")
         if not isinstance(text, str) or not text.strip():
             found = "no field 'text'" if "text" not in row else f"'text' is {shorten(text)}"
-            raise CorpusError(f"{path}, line {number}: {found} (fields: {_some(row)}). Every row needs a text.")
+            raise CorpusError(f"{path}, line {number}: {found} (fields: {first_names(row)}). Every row needs a text.")
         row_id = row.get("id")
         row_kind = row.get("kind", kind)
         documents.append(
@@ -264,7 +264,7 @@ def _from_hub(source, split, limit):
     documents, n_empty = [], 0
     for i, row in enumerate(rows):
         if field not in row:
-            raise CorpusError(f"{source!r} has no field {field!r}. Its fields are {_some(row)}.")
+            raise CorpusError(f"{source!r} has no field {field!r}. Its fields are {first_names(row)}.")
         if not isinstance(row[field], str) or not row[field].strip():
             n_empty += 1
             continue

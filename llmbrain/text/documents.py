@@ -95,7 +95,7 @@ class Corpus(Sequence):
         twice = [key for key, n in Counter(d.id for d in documents).items() if n > 1]
         if twice:
             raise CorpusError(
-                f"Corpus {name!r}: document ids must be unique, but {_some(twice)} occur(s) more than once. "
+                f"Corpus {name!r}: document ids must be unique, but {first_names(twice)} occur(s) more than once. "
                 "Rename the documents."
             )
         self.name = str(name)
@@ -186,8 +186,8 @@ class Corpus(Sequence):
             present = {getattr(d, field) for d in self.documents}
             if wanted - present:
                 raise CorpusError(
-                    f"Corpus {self.name!r} has no document of {field} {_some(sorted(wanted - present))}. "
-                    f"There is: {_some(sorted(str(p) for p in present))}."
+                    f"Corpus {self.name!r} has no document of {field} {first_names(sorted(wanted - present))}. "
+                    f"There is: {first_names(sorted(str(p) for p in present))}."
                 )
             keep = [d for d in keep if getattr(d, field) in wanted]
         return Corpus(keep, self.name)
@@ -257,7 +257,7 @@ class Corpus(Sequence):
         return tuple(Corpus([self.documents[i] for i in part], self.name) for part in parts)
 
 
-def _some(names, n=6):
+def first_names(names, n=6):
     """List a few names for an error message."""
     names = list(names)
     more = f" and {len(names) - n} more" if len(names) > n else ""

@@ -4,8 +4,6 @@ import numpy as np
 
 from ..exceptions import ParameterError
 
-__all__ = ["NOWHERE", "encode_with_places", "token_spans"]
-
 NOWHERE = -1  # start and stop of a token that is not part of the text, such as an added BOS
 
 

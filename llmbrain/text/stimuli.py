@@ -6,7 +6,7 @@ import numpy as np
 
 from ..exceptions import CorpusError, check_count
 from ..files import as_path
-from .documents import Corpus, Document, _some
+from .documents import Corpus, Document, first_names
 from .reading import data_path, read_jsonl
 
 LOCALIZERS = {
@@ -136,7 +136,7 @@ def load_localizer(name="language", *, random_state=0):
     True
     """
     if name not in LOCALIZERS:
-        raise CorpusError(f"There is no localizer {name!r}. Allowed: {_some(LOCALIZERS)}.")
+        raise CorpusError(f"There is no localizer {name!r}. Allowed: {first_names(LOCALIZERS)}.")
     rng = np.random.default_rng(random_state)
     documents = []
     for _, row in read_jsonl(data_path("localizers", f"{name}.jsonl")):
@@ -198,7 +198,7 @@ def _pair_files(name_or_path):
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path] if path.is_file() else []
     if not files:
         raise CorpusError(
-            f"No minimal pairs under {str(name_or_path)!r}. Allowed: 'all', {_some(names, 20)}, a .jsonl file in "
+            f"No minimal pairs under {str(name_or_path)!r}. Allowed: 'all', {first_names(names, 20)}, a .jsonl file in "
             "BLiMP's format, or a folder of such files."
         )
     return files
@@ -210,7 +210,7 @@ def _pair(row, path, number):
     if not (isinstance(good, str) and isinstance(bad, str) and good.strip() and bad.strip()):
         raise CorpusError(
             f"{path}, line {number}: needs the fields 'sentence_good' and 'sentence_bad', both with a sentence "
-            f"(fields: {_some(row)})."
+            f"(fields: {first_names(row)})."
         )
     if good == bad:
         raise CorpusError(f"{path}, line {number}: the good and the bad sentence are the same: {good!r}.")

@@ -18,8 +18,6 @@ from ..exceptions import CorpusError, check_count
 from .corpus import as_corpus
 from .tokens import Encoder
 
-__all__ = ["Batch", "Window", "batches", "cut_windows", "group_windows", "pad", "padding_id", "text_windows"]
-
 # A batch ends where more padding than both would be read: a pass of a few tokens costs about as much as 256 more.
 PADDING_TOKENS, PADDING_SHARE = 256, 0.2
 

@@ -2,8 +2,6 @@
 
 import numpy as np
 
-__all__ = ["assign_to_grid", "embed_features", "hilbert_curve", "two_largest"]
-
 ROUNDS = 300  # of exchanges between cells
 
 

@@ -10,8 +10,6 @@ from ..geometry import NeuronGeometry
 from ..registry import Registry
 from .layout import assign_to_grid, embed_features, hilbert_curve, two_largest
 
-__all__ = ["Topography", "fit_topography", "loadings_from_maps"]
-
 METHODS = Registry("method")
 FORMAT = "llmbrain display order"
 

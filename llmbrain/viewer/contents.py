@@ -16,8 +16,6 @@ from ..reporting.network_table import readable
 from ..topography import Topography
 from .reading import measure_yardstick
 
-__all__ = ["Contents", "packed"]
-
 STEPS_PER_Z = 100  # z-scores travel as int16 in hundredths, so up to 327
 TOP = 12  # tokens and contexts shown of each side of a network
 CHUNK = 512  # tokens of a run that are projected at a time

@@ -20,8 +20,6 @@ from .contents import Contents, packed, rounded
 from .reading import read_text, window_of
 from .work import ModelThread, stops
 
-__all__ = ["Explorer", "MOST_NEW_TOKENS", "MOST_TOKENS"]
-
 MOST_TOKENS = 512  # of a text that the page sends
 MOST_NEW_TOKENS = 100
 KEPT_READINGS = 2

@@ -19,8 +19,6 @@ from ..models.inputs import input_device
 from ..registry import choose
 from ..text import pad
 
-__all__ = ["CONDITIONS", "chosen_mask", "choices", "compare", "control_families", "word_of", "write_on"]
-
 CONDITIONS = ("intact", "lesion", "control")
 MOVED = 10  # next tokens shown
 _PLACE = re.compile(r"\s*(\d+)\s*:\s*(\d+)(?:\s*-\s*(\d+))?\s*")

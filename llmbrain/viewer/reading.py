@@ -20,8 +20,6 @@ from ..text import Document, pad
 from ..text.tokens import Encoder
 from ..text.windows import cut_windows
 
-__all__ = ["Reading", "Yardstick", "course_weights", "measure_yardstick", "read_text", "window_of"]
-
 MOST_VALUES = 1 << 27  # of the recording that the yardstick reads: 512 MiB of float32
 BLOCK = 64  # consecutive tokens that are read at a time
 

@@ -8,8 +8,6 @@ page itself loads comes from elsewhere.
 import secrets
 from urllib.parse import urlsplit
 
-__all__ = ["Guard", "HEADERS", "LOOPBACK", "MOST_BYTES", "new_token"]
-
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MOST_BYTES = 1 << 20  # of a request's body
 MOST_PATH = 512

@@ -11,8 +11,6 @@ from ..exceptions import LLMBrainError, ParameterError
 from .security import LOOPBACK, Guard, new_token
 from .work import Replaced
 
-__all__ = ["make_app", "make_server", "serve"]
-
 TYPES = {
     ".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8",
     ".txt": "text/plain; charset=utf-8", ".svg": "image/svg+xml",

@@ -6,8 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from ..exceptions import LLMBrainError
 from ..models.hooks import attached
 
-__all__ = ["Job", "ModelThread", "Replaced", "stops"]
-
 
 class Replaced(LLMBrainError, RuntimeError):
     """A newer request of the same kind arrived, so this one was given up."""

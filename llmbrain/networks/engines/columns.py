@@ -5,8 +5,6 @@ import torch
 from ...exceptions import ParameterError
 from ...parallel import all_reduce, broadcast, rank, reduce_to, world_size
 
-__all__ = ["WHOLE", "Columns"]
-
 
 class Columns:
     """The neurons of this process, ``first:last`` of ``n_neurons``; all of them unless they are ``shared``.

@@ -11,8 +11,6 @@ import torch
 from ...exceptions import ParameterError
 from ...registry import Registry
 
-__all__ = ["CONTRASTS", "Cube", "LogCosh", "check_contrast"]
-
 # fourth_moments: whether the derivative is cubic, so that steps can be computed from the fourth moments of the data
 CONTRASTS = Registry("contrast", fourth_moments=False)
 

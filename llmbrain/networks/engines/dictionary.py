@@ -13,15 +13,14 @@ import torch
 
 from ...exceptions import NumericalWarning, ParameterError
 from .columns import WHOLE
-from .group import GroupICA, can_share, check_n_components, order_maps, warn_dead, warn_flat
+from .group import GroupICA, can_share, check_n_components, warn_dead, warn_flat
 from .ica import draw_rotations, fastica
 from .linalg import gram, product
+from .maps import order_maps
 from .parallel import block_map, workers
 from .progress import track
 from .reduction import group_subspace, project, whiten_rows
 from .runs import CleanedRuns
-
-__all__ = ["group_dictionary", "sparse_dictionary"]
 
 BLOCK = 1 << 16  # values of a block of codes, which stays in the cache during a whole sweep
 SWEEPS = 3  # of coordinate descent over the components in each pass over the neurons

@@ -10,23 +10,11 @@ from .contrasts import CONTRASTS
 from .group_models import TRY_CONTRAST, TRY_STEPS, TRY_TOL, choose_subspace
 from .ica import Rotations, batched_fastica, draw_rotations, fastica, sparsest_start
 from .leading import is_tall
-from .maps import order_and_sign, order_maps, rotate
+from .maps import order_and_sign, rotate
 from .parallel import hand_back, workers
 from .reduction import ROWS_PER_RUN, group_subspace, whiten
 from .runs import CleanedRuns
 from .sources import as_sources
-
-__all__ = [
-    "GroupICA",
-    "check_n_components",
-    "can_share",
-    "check_search",
-    "group_ica",
-    "order_maps",
-    "warn_convergence",
-    "warn_dead",
-    "warn_flat",
-]
 
 
 @dataclass

@@ -11,8 +11,6 @@ from .linalg import leading_eigenpairs, product
 from .parallel import block_map, hand_back, temporary
 from .reduction import ROWS_PER_RUN, Subspace, group_subspace, is_flat, strides, whiten
 
-__all__ = ["Choice", "choose_subspace", "tail_weight"]
-
 HEAVIER = 1.03  # tail weights of equally good models differ a little by chance; "tokens" is kept below this ratio
 TRY_CONTRAST, TRY_STEPS, TRY_TOL = "cube", 100, 1e-4  # of FastICA, for the maps whose tails are compared
 KEEP_SHARE = 0.25  # of a run: white data up to this size are kept while those of the other model are computed

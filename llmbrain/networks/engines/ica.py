@@ -12,8 +12,6 @@ from .linalg import decorrelate, gram, polar_factor, product
 from .parallel import block_map, temporary
 from .progress import progress_bar
 
-__all__ = ["Rotations", "batched_fastica", "draw_rotations", "extreme_start", "fastica", "sparsest_start"]
-
 CACHE_VALUES = 1 << 17  # float32 values in each buffer of a step (512 KiB); two of them fit into the second-level cache
 CACHE_ROWS = 256  # maps in a buffer; with more, too few samples would fit for fast products
 SAMPLES_GPU = 1 << 14  # samples per block on a GPU where only sums over them are needed

@@ -11,12 +11,11 @@ import torch
 
 from ...exceptions import ParameterError
 from ...stats.precision import full_precision
-from .group import GroupICA, check_n_components, order_maps, warn_convergence, warn_dead
+from .group import GroupICA, check_n_components, warn_convergence, warn_dead
 from .ica import batched_fastica, draw_rotations, sparsest_start
+from .maps import order_maps
 from .reduction import GROUP_MODELS, whiten_rows
 from .runs import CleanedRuns
-
-__all__ = ["BatchedICA", "can_batch", "group_ica_of_parts", "layered_ica", "leading_signals", "standardize_"]
 
 TOGETHER = 16  # layers that are reduced together
 ROWS = 1024  # tokens that are held in float32 at a time

@@ -11,20 +11,6 @@ from .linalg import gram, krylov_eigenpairs, leading_eigenpairs, lower_gram, pro
 from .parallel import block_map, hand_back, run_blocks, temporary
 from .progress import track
 
-__all__ = [
-    "GRAM_ROWS",
-    "GRAM_ROWS_PER_VECTOR",
-    "Leading",
-    "check_rank",
-    "from_neurons",
-    "from_tokens",
-    "is_tall",
-    "leading",
-    "neuron_gram",
-    "one_matrix",
-    "token_gram",
-]
-
 GRAM_ROWS = 4096  # up to this number of tokens (or neurons), or
 GRAM_ROWS_PER_VECTOR = 60  # this number for each requested vector, a matrix of products costs less than a Krylov space
 GRAM_TASKS = 32  # partial sums of a matrix of products, whatever the number of workers

@@ -9,18 +9,6 @@ from scipy.linalg.blas import ssyrk
 
 from .parallel import hand_back
 
-__all__ = [
-    "decorrelate",
-    "gram",
-    "krylov_eigenpairs",
-    "leading_eigenpairs",
-    "lower_gram",
-    "polar_factor",
-    "polar_schedule",
-    "product",
-    "symmetric_decorrelation",
-]
-
 SMALL = 1024  # up to this order a direct eigendecomposition costs less than any iteration,
 DENSE = 2048  # and up to this one less than an iteration of many blocks
 FEW = 32  # with more vectors than this part of the order, a few blocks cost as much and do not converge

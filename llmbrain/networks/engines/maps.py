@@ -7,8 +7,6 @@ from .linalg import product
 from .parallel import block_map, run_blocks, temporary, workers
 from .reduction import strides
 
-__all__ = ["least_squares_courses", "order_and_sign", "order_maps", "reorder", "rotate", "run_products"]
-
 
 def rotate(w, z):
     """Replace ``Z`` by ``W Z``, block by block of neurons."""

@@ -6,8 +6,6 @@ import numpy as np
 
 from ...exceptions import ParameterError
 
-__all__ = ["fit_stock"]
-
 
 def fit_stock(stock, estimator, images, mask_img, confounds=None, **special):
     """Fit one of nilearn's decomposition classes with the parameters of our estimator; ``special`` overrides them.

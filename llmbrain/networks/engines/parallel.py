@@ -19,8 +19,6 @@ from threadpoolctl import ThreadpoolController
 
 from ...stats.precision import full_precision
 
-__all__ = ["block_map", "hand_back", "run_blocks", "temporary", "workers"]
-
 SMALL_BYTES = 1 << 18
 
 _POOL = ContextVar("pool", default=None)

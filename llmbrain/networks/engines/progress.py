@@ -5,8 +5,6 @@ from contextvars import ContextVar
 
 from tqdm import tqdm
 
-__all__ = ["progress_bar", "show_progress", "track"]
-
 DELAY = 1.0  # seconds before a bar appears, so that quick steps show none
 
 _SHOWN = ContextVar("shown", default=False)

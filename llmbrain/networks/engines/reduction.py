@@ -26,20 +26,6 @@ from .parallel import block_map, run_blocks, temporary
 from .progress import track
 from .runs import HOLD_BYTES
 
-__all__ = [
-    "GROUP_MODELS",
-    "ROWS_PER_RUN",
-    "Subspace",
-    "default_group",
-    "group_subspace",
-    "is_flat",
-    "project",
-    "run_rows",
-    "strides",
-    "whiten",
-    "whiten_rows",
-]
-
 STACK_BYTES = 1 << 29  # largest size of the reduced rows of all runs that is held if they are read many times,
 STACK_BYTES_TWICE = 1 << 26  # and if they are read twice
 STRIDE_VALUES = 1 << 19  # values of a block of a few rows on the CPU (2 MiB)

@@ -13,8 +13,6 @@ from .columns import Columns
 from .parallel import temporary
 from .sources import as_sources
 
-__all__ = ["CleanedRuns"]
-
 BLOCK_VALUES = 1 << 21  # float32 values of a block on the CPU (8 MiB): long reads, fast products, little memory
 BLOCK_VALUES_GPU = 1 << 26
 BLOCKS_PER_RUN = 32  # smallest number of blocks of one run on the CPU,

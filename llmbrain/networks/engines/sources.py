@@ -8,8 +8,6 @@ import torch
 
 from ...exceptions import ParameterError
 
-__all__ = ["ArraySource", "as_sources", "keep_grams"]
-
 KEPT_BYTES = 1 << 29  # largest size of the Gram matrices of runs that are kept for reuse
 MOST_GAPS = 256  # largest number of gaps between the columns of a block that is read with one call per row
 

@@ -13,17 +13,6 @@ from scipy import stats as sps
 
 from ...exceptions import ParameterError
 
-__all__ = [
-    "BLOCK_VALUES",
-    "DualRegression",
-    "dual_regression",
-    "pooled_maps",
-    "regress_maps",
-    "regress_recording",
-    "t_to_z",
-    "time_courses",
-]
-
 BLOCK_VALUES = 1 << 23
 
 

@@ -9,8 +9,6 @@ from ...exceptions import NumericalWarning, ParameterError
 from ...parallel import alone, gather, share, world_size
 from ..result import NetworkSet
 
-__all__ = ["Evidence", "gather_evidence"]
-
 REPEATS = 20
 
 

@@ -15,18 +15,6 @@ from ...registry import Registry
 from ...stats import permutation_p
 from ..engines.progress import track
 
-__all__ = [
-    "Matching",
-    "NULLS",
-    "assign",
-    "correlate_maps",
-    "match_maps",
-    "matched_scores",
-    "null_matches",
-    "permute_neurons",
-    "standardize_maps",
-]
-
 
 @dataclass(frozen=True)
 class Matching:

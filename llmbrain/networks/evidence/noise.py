@@ -8,16 +8,6 @@ from ...exceptions import NumericalWarning, ParameterError
 from ...registry import Registry
 from ..engines.progress import track
 
-__all__ = [
-    "LARGEST_SIDE",
-    "explained_variance",
-    "marchenko_pastur_count",
-    "noise_bound",
-    "parallel_analysis",
-    "spectrum",
-    "standardized_sample",
-]
-
 LARGEST_SIDE = 2048  # largest order of the Gram matrices of spectra; longer recordings use a sample of the neurons
 SHUFFLES = Registry("null")  # ways to break the relations between neurons in parallel analysis
 

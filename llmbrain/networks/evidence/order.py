@@ -11,19 +11,6 @@ from .matching import match_maps
 from .noise import explained_variance, marchenko_pastur_count, parallel_analysis, standardized_sample
 from .resampling import ROWS_PER_COMPONENT, cut_blocks, decompose, draw_seed, joint_subspace
 
-__all__ = [
-    "Order",
-    "REPRODUCED",
-    "choose_n_components",
-    "default_grid",
-    "draw_seeds",
-    "half_subspace",
-    "half_spans",
-    "halves",
-    "sparsest_maps",
-    "split_half_curve",
-]
-
 REPRODUCED = 0.7  # a network counts as found again if its maps in two halves have at least this correlation
 
 

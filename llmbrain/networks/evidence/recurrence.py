@@ -15,8 +15,6 @@ from ..engines.progress import track
 from ..result import THRESHOLD, zscore_maps
 from .matching import correlate_maps, matched_scores, permute_neurons
 
-__all__ = ["IOU", "Recurrence", "individual_networks", "recurrence", "threshold_maps"]
-
 SHORTEST = 4  # tokens; shorter texts are skipped
 IOU = 0.2  # a network counts for a template if their overlap exceeds this, as in the published method
 

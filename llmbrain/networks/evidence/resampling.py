@@ -16,18 +16,6 @@ from ..engines.progress import track
 from ..engines.reduction import ROWS_PER_RUN, STACK_BYTES
 from .stability import icasso
 
-__all__ = [
-    "JointSubspace",
-    "LONGEST_BLOCK",
-    "MINIMUM_BLOCKS",
-    "ROWS_PER_COMPONENT",
-    "cut_blocks",
-    "decompose",
-    "draw_seed",
-    "joint_subspace",
-    "resampled_networks",
-]
-
 MINIMUM_BLOCKS = 12  # pieces into which runs are cut at least: a bootstrap of very few pieces is mostly the same data
 ROWS_PER_COMPONENT = 3  # rows of the joint subspace; networks are found only inside this space
 LONGEST_BLOCK = 2048  # tokens of a piece at most, which limits its Gram matrix

@@ -15,16 +15,6 @@ from ...stats import icc, overlap
 from ..result import STABLE, THRESHOLD, zscore_maps
 from .matching import correlate_maps, match_maps, null_matches
 
-__all__ = [
-    "Icasso",
-    "cluster_estimates",
-    "icasso",
-    "quality_index",
-    "restart_stability",
-    "score_networks",
-    "split_half",
-]
-
 
 @dataclass(frozen=True, repr=False)
 class Icasso:

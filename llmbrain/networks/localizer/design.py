@@ -4,16 +4,6 @@ import numpy as np
 
 from ...exceptions import ParameterError
 
-__all__ = [
-    "check_conditions",
-    "choose_tokens",
-    "item_design",
-    "item_means",
-    "item_table",
-    "read_tokens",
-    "token_design",
-]
-
 
 def choose_tokens(frame, contrast):
     """Select the rows of the two conditions in the events of a run, without sinks, and add their place in the run."""

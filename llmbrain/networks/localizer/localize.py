@@ -12,17 +12,7 @@ from ...registry import Registry
 from ...stats import fdr
 from ..result import THRESHOLD
 from .design import check_conditions, choose_tokens, item_design, item_means, item_table, read_tokens, token_design
-from .statistics import contrast_glm, localizer_overlap, permuted_discoveries
-
-__all__ = [
-    "Localization",
-    "contrast_glm",
-    "localize",
-    "localizer_overlap",
-    "permuted_discoveries",
-    "run_localizer",
-]
-
+from .statistics import contrast_glm, localizer_overlap
 
 # dependent: whether observations of one unit depend on each other, so that the noise model matters
 UNITS = Registry("unit", dependent=False)

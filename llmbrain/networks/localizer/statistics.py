@@ -8,8 +8,6 @@ from ..engines.progress import track
 from ..evidence.dual_regression import t_to_z
 from ..evidence.matching import standardize_maps
 
-__all__ = ["NEURONS_AT_ONCE", "contrast_glm", "localizer_overlap", "permuted_discoveries"]
-
 NEURONS_AT_ONCE = 4096
 
 

@@ -14,19 +14,6 @@ from ..engines.progress import track
 from .labels import candidate_name, engaged_side
 from .token_classes import classify_tokens, token_regressors
 
-__all__ = [
-    "FEW_SHARE",
-    "Interpretation",
-    "POSITION_SHARE",
-    "SINK_SHARE",
-    "align_events",
-    "artefacts",
-    "correlate_events",
-    "interpret",
-    "top_contexts",
-    "top_tokens",
-]
-
 POSITION_SHARE = 0.25  # of a course's variance, explained by position, from which it is an artefact of position
 SINK_SHARE = 0.5  # of a course's energy, on attention sinks, from which it is an artefact of sinks
 FEW_SHARE = 0.5  # of a course's energy, on its largest 0.2 % of tokens, from which it is an artefact of few tokens

@@ -4,8 +4,6 @@ import re
 
 import numpy as np
 
-__all__ = ["UNNAMED", "candidate_name", "engaged_side", "regressor_name"]
-
 UNNAMED = "unnamed"
 LEAST_R = 0.3  # smallest correlation that gives a name
 LEAST_N = 5  # occurrences of a token in a name,

@@ -6,8 +6,6 @@ from ...exceptions import ParameterError
 from ...stats import fdr, permutation_p
 from ..engines.progress import track
 
-__all__ = ["kind_engagement", "layer_profile"]
-
 
 def layer_profile(maps, layer_of, *, threshold=None):
     """Compute the share of each network in each layer.

@@ -6,8 +6,6 @@ import numpy as np
 
 from ...exceptions import ParameterError
 
-__all__ = ["CLASSES", "PATTERNS", "classify_tokens", "token_regressors"]
-
 PATTERNS = {
     "number": r"\s*\d[\d.,]*\s*",
     "punctuation": r"\s*[.,;:!?…\-–—]+\s*",

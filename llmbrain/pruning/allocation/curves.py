@@ -16,19 +16,6 @@ from .probe import Probe
 from .shares import ALLOCATIONS, check_floors, round_counts
 from .supernet import Supernet, run_rest
 
-__all__ = [
-    "LEVELS",
-    "N_REFITS",
-    "PROBED",
-    "Curves",
-    "by_curves",
-    "fill_by_curves",
-    "measure_curves",
-    "smooth_curves",
-    "tokens_of_curves",
-    "tokens_probed",
-]
-
 LEVELS = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
 N_REFITS = 6.0  # of a whole layer, of which fits at twenty widths are the work
 PROBED = 16_384  # most tokens on which divergences are measured

@@ -15,8 +15,6 @@ from ...exceptions import UnsupportedArchitectureError
 from ...models.inputs import input_device
 from ...parallel import all_reduce, share, world_size
 
-__all__ = ["KEPT_VALUES", "Probe", "Words"]
-
 KEPT_VALUES = 1 << 28  # 1 GiB in float32
 _LEADING = 32  # words of each token that are looked at one by one
 _SAMPLED = 1024  # words by which the mass of all others is estimated

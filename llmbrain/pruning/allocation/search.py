@@ -8,8 +8,6 @@ from .curves import N_REFITS, by_curves, tokens_of_curves, tokens_probed
 from .shares import ALLOCATIONS, round_counts, uniform
 from .supernet import Assembly
 
-__all__ = ["by_search", "search_counts"]
-
 
 @reduced_precision()
 def search_counts(supernet, probe, starts, n_keep, *, floors, n_evaluations=200, seed=0, progress=None):

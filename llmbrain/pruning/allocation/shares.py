@@ -9,18 +9,6 @@ import numpy as np
 from ...exceptions import ParameterError
 from ...registry import Registry
 
-__all__ = [
-    "ALLOCATIONS",
-    "by_power",
-    "check_counts",
-    "check_floors",
-    "global_standardised",
-    "global_threshold",
-    "round_counts",
-    "sensitivity_counts",
-    "uniform",
-]
-
 CLIP = 0.02, 0.85  # smallest and largest share removed from a layer, unless the ratio itself lies outside
 
 # score: the score that it reads instead of the recipe's. random: whether the counts depend on the seed.

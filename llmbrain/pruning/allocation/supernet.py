@@ -10,8 +10,6 @@ from ...parallel import broadcast, rank, world_size
 from ..compensation import compensate, frozen
 from ..walk import Walk
 
-__all__ = ["Assembly", "Supernet", "run_rest"]
-
 
 class Supernet:
     """All layers cut and refitted at several widths, which can be swapped into the model.

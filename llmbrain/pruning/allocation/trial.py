@@ -11,8 +11,6 @@ from .curves import by_curves, tokens_of_curves, tokens_probed
 from .probe import KEPT_VALUES, Probe
 from .shares import ALLOCATIONS, by_power, round_counts
 
-__all__ = ["ROUGH", "TRIED", "by_trial", "dense_again", "measure_cuts", "most_probed"]
-
 # Shares at which curves are measured roughly, and tokens to fit on.
 ROUGH = {"levels": (0.2, 0.5, 0.8), "fit": 16_384}
 TRIED = {"fit": 8_192, "probe": 4_096}  # tokens of a cut that is only measured

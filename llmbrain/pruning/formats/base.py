@@ -2,8 +2,6 @@
 
 from ...registry import Registry
 
-__all__ = ["FORMATS"]
-
 # Called as format(model, tokenizer, folder). loading: section of the model card. check: check(model, recipe) refuses a
 # model that the format cannot hold, before the work. allocation: the only one that it can hold, None for all.
 # own_tokenizer: whether it writes the tokenizer itself. then: the command that tries a folder.

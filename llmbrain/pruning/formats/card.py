@@ -7,8 +7,6 @@ import re
 from ..compensation import COMPENSATIONS
 from .base import FORMATS
 
-__all__ = ["gain_in_words", "model_card"]
-
 
 def model_card(pruned, format, results=None, size=None):
     """Write the README of a saved model: Markdown with a YAML head, in which names and values are escaped.

@@ -11,8 +11,6 @@ from ...models.surgery import prunable_attentions, prunable_mlps
 from .base import FORMATS
 from .hetero import stock_class
 
-__all__ = ["permute_for_rope", "save_gguf", "write_gguf"]
-
 _ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM")
 _NORMAL, _CONTROL, _USER = 1, 3, 4
 _LOADING = """`model.gguf` is for llama.cpp (architecture `deci`, in which each layer has its own width).

@@ -13,17 +13,6 @@ from ...models.linears import features
 from ...models.surgery import HEAD_COUNTS, WIDTH_COUNTS, prunable_attentions, prunable_mlps
 from .base import FORMATS
 
-__all__ = [
-    "attention_parts",
-    "layout_of",
-    "name_in_config",
-    "plain_config",
-    "save_hetero",
-    "save_weights",
-    "stock_class",
-    "width_in_config",
-]
-
 _CODE = "modeling_llmbrain_pruned"
 _LOADING = """The layers differ in width.
 

@@ -12,9 +12,6 @@ from ..compensation import COMPENSATIONS
 from .base import FORMATS
 from .hetero import attention_parts, name_in_config, plain_config, save_weights, stock_class, width_in_config
 
-__all__ = ["STOCK_LOADING", "check_biases", "save_padded"]
-
-
 STOCK_LOADING = """```python
 from transformers import AutoModelForCausalLM
 model = AutoModelForCausalLM.from_pretrained("this folder")

@@ -6,8 +6,6 @@ from .base import FORMATS
 from .hetero import attention_parts
 from .padded import STOCK_LOADING, check_biases, save_padded
 
-__all__ = ["save_uniform"]
-
 
 def _check(model, recipe):
     if not (isinstance(recipe.allocation, str) and recipe.allocation == FORMATS["uniform"].allocation):

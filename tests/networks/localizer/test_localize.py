@@ -8,6 +8,7 @@ from llmbrain.dataset import Study
 from llmbrain.exceptions import ParameterError
 from llmbrain.geometry import NeuronGeometry
 from llmbrain.networks.localizer import localize as loc
+from llmbrain.networks.localizer import statistics
 from llmbrain.networks.localizer.design import item_design, item_table
 from llmbrain.networks.localizer.localize import SIDES
 from llmbrain.stats import fdr
@@ -115,10 +116,10 @@ def test_permuted_labels_find_nothing():
     items = item_table(frames)
     data = loc.item_means(runs, frames, items)
     design = item_design(items, frames, ("a", "b"))
-    counts, largest = loc.permuted_discoveries(data, design, n_draws=60)
+    counts, largest = statistics.permuted_discoveries(data, design, n_draws=60)
     assert (counts > 0).mean() < 0.15 and 2.5 < np.quantile(largest, 0.95) < 6
     # the unpermuted fit of the same function agrees with the general linear model
-    effect, z, p, dof = loc.contrast_glm(data, design)
+    effect, z, p, dof = statistics.contrast_glm(data, design)
     assert np.abs(z).max() < np.quantile(largest, 0.999) + 1
 
 
@@ -163,7 +164,7 @@ def test_mask_and_overlap_with_networks():
     maps = rng.normal(size=(3, N_NEURONS)).astype(np.float32)
     maps[0, :60] += 6
     maps[1, 150:210] += 6
-    table = loc.localizer_overlap(mask.values, found.z, maps, maps > 3, layer_of=geometry.layer_of, n_draws=99)
+    table = statistics.localizer_overlap(mask.values, found.z, maps, maps > 3, layer_of=geometry.layer_of, n_draws=99)
     assert table["p"].tolist()[0] == 0.01 and table["enrichment"][0] > 2 and table["r"][0] > 0.5
     assert table["p"][1] > 0.05 and table["dice"][1] < 0.1
     # neurons of the same layer overlap by chance: expected is the hypergeometric mean of the layer
@@ -184,7 +185,9 @@ def test_overlap_with_a_set_of_networks():
     found = loc.localize(runs, events, ("a", "b"))
     table = found.overlap(networks, 0.01, threshold=2.0, n_draws=99)
     masks = np.stack([m.values for m in networks.masks(2.0)])
-    plain = loc.localizer_overlap(found.selected(0.01), found.z, maps, masks, layer_of=geometry.layer_of, n_draws=99)
+    plain = statistics.localizer_overlap(
+        found.selected(0.01), found.z, maps, masks, layer_of=geometry.layer_of, n_draws=99
+    )
     pd.testing.assert_frame_equal(table.drop(columns="flagged"), plain)
     assert table["flagged"].tolist() == [False, True, False] and table["q"][0] < 0.05 < table["q"][1]
     with pytest.raises(ParameterError, match="600 neurons, the networks 10"):
