@@ -62,7 +62,8 @@ def real(name):
     """The tokenizer of a real model, read from the folder of its dequantised copy, or from its file."""
     import os
 
-    from llmbrain.models.loading import cached_copy, demo_file
+    from llmbrain.models.gguf_copies import cached_copy
+    from llmbrain.models.loading import demo_file
 
     if name == "demo":
         path = demo_file()
