@@ -113,10 +113,10 @@ def _scale(walk, wanted, weights):
     the norms of later layers weigh them down.
     """
     moments = Moments(anatomy_of(walk.model).config.hidden_size, full=False, device=walk.device)
-    for x, weight in zip(wanted, weights):
-        moments.add(x[weight > 0])
+    for x, weight in zip(wanted, weights):  # weighed, or the few tokens that attract attention would decide the spread
+        moments.add(x, weights=weight)
     spread = moments.all_reduce().variance.sqrt()
-    scale = spread.clamp_min(0.01 * spread.median()).pow(-SPREAD)  # dead dimensions get no weight to speak of
+    scale = spread.clamp_min(0.01 * spread.median()).pow(-SPREAD)  # those that hardly vary count ten times at most
     return (scale / scale.square().mean().sqrt()).float()
 
 
