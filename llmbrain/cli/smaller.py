@@ -72,10 +72,10 @@ def prune(
     """Remove MLP neurons permanently and save the smaller model."""
     from ..files import check_output_folder
     from ..models import load_model
+    from ..models.checkpoints import PRUNED_MARKER
     from ..models.devices import as_device
     from ..pruning import ALLOCATIONS, FORMATS, RATIO_OF, Recipe
     from ..pruning import prune as prune_
-    from ..pruning.pruned import MARKER
     from ..text import load_corpus
     from ..text.corpus import is_demo, load_heldout
 
@@ -90,7 +90,7 @@ def prune(
     chosen = Recipe.named(recipe).with_(**{name: value for name, value in given.items() if value is not None})
     if allocation is not None:
         ALLOCATIONS.check(allocation)
-    check_output_folder(out, MARKER, inputs=[model, text, test_text, study])
+    check_output_folder(out, PRUNED_MARKER, inputs=[model, text, test_text, study])
     texts = load_corpus(text)
     test_text = test_text or (text if is_demo(text) else None)
     other = None if test_text is None else load_heldout(test_text)
@@ -224,7 +224,7 @@ def evaluate(
     """Measure token-level perplexity."""
     from ..evaluation import perplexity_report
     from ..models import load_model
-    from ..pruning.pruned import MARKER
+    from ..models.checkpoints import PRUNED_MARKER
     from ..text import load_corpus
     from ..text.corpus import load_heldout
 
@@ -234,7 +234,7 @@ def evaluate(
     found = perplexity_report(loaded, tokenizer, texts, context=context, max_tokens=max_tokens, bos=leading)
     protocol = f"token level, {context} tokens of context, BOS: {found['bos']}, {texts.name}"
     typer.echo(f"perplexity {found['perplexity']:.3f} ({protocol}, {found['n_tokens']:,} tokens)")
-    if (Path(model) / MARKER).is_file():
+    if (Path(model) / PRUNED_MARKER).is_file():
         end([], f"read {Path(model) / 'README.md'}: how to load the model, and what was measured before and after")
     else:
         end([], "llmbrain", "prune", "--model", model, "--out", "smaller")

@@ -39,7 +39,7 @@ def check_apart(path, inputs, around=True):
     ----------
     path : path-like
     inputs : sequence
-        Files and folders that are read; names of anything else, such as ``"demo"``, are passed over.
+        Files and folders that are read; names of anything else, such as ``"demo"``, are ignored.
     around : bool
         Whether the output may not contain an input either, because it is replaced as a whole.
 

@@ -95,7 +95,7 @@ def take_gpus(place, backend, wanted):
 
 
 def cores_of(place):
-    """Number of threads for a process with GPUs, its share of the cores; None to leave the number as it is.
+    """Number of threads for a process with GPUs, its share of the cores; None if the number should stay as it is.
 
     torchrun sets OMP_NUM_THREADS=1 where the user has set nothing. One thread cannot feed a GPU from main memory.
     """

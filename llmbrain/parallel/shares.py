@@ -1,4 +1,4 @@
-"""Parts of a piece of work: which there are, where their files lie, and whether they are complete."""
+"""Shares of a piece of work: which parts exist, where their files are, and whether they are complete."""
 
 import contextlib
 import re
@@ -90,7 +90,7 @@ def split(n_items, count, costs=None):
 
 
 def check_complete(shares, where):
-    """Raise an error that names what is missing in ``where``, unless shares are the shares 1 to n of one n."""
+    """Raise an error that names what is missing in ``where``, unless they are all shares of one split."""
     counts = sorted({share.count for share in shares})
     if not counts:
         raise DatasetError(f"{where} holds no shares to merge. Run the command with --share 1/N to N/N first.")

@@ -104,7 +104,7 @@ def launched():
 
 @contextlib.contextmanager
 def alone():
-    """Let this process do the work of the block by itself, for example inside an item of its share."""
+    """Run the block in this process alone, for example for one item of its share."""
     global _WORLD
     before, _WORLD = _WORLD, None
     try:
@@ -114,7 +114,7 @@ def alone():
 
 
 def here(part=None):
-    """Return the share of this process, or None if there is one process: of a share ``part``, or of everything."""
+    """Return the share of this process, of ``part`` or of all work; without other processes, ``part`` itself."""
     part = Share.parse(part)
     if _WORLD is None:
         return part

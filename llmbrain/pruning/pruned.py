@@ -8,12 +8,12 @@ from ..dataset.checks import read_own
 from ..exceptions import ModelNotFoundError
 from ..files import as_path, atomic_dir, check_output_folder, mark_folder, sample_hash, write_text
 from ..geometry import NeuronGeometry
+from ..models.checkpoints import PRUNED_MARKER
 from ..models.lesioned import refuse_lesioned
 from ..parallel import main_process
 from .formats import FORMATS
 from .formats.card import gain_in_words, model_card
 
-MARKER = "llmbrain_pruning.json"
 SUBNETWORK = "llmbrain_subnetwork.safetensors"
 
 
@@ -124,7 +124,7 @@ class PrunedModel:
         refuse_lesioned(self.model, "saved")
         if not main_process():
             return as_path(folder)
-        check_output_folder(folder, MARKER, inputs=[getattr(self.model.config, "_name_or_path", "")])
+        check_output_folder(folder, PRUNED_MARKER, inputs=[getattr(self.model.config, "_name_or_path", "")])
         with atomic_dir(folder) as part:
             writer(self.model, tokenizer, part)
             if tokenizer is not None and not writer.own_tokenizer:
@@ -134,7 +134,7 @@ class PrunedModel:
             dtype = str(self.model.dtype).removeprefix("torch.")
             size = {"bytes": sum(path.stat().st_size for path in files), "n_files": len(files), "dtype": dtype}
             write_text(part / "README.md", model_card(self, format, results, size))
-            mark_folder(part, MARKER, {**self._plain_summary(), "format": format})
+            mark_folder(part, PRUNED_MARKER, {**self._plain_summary(), "format": format})
         self.saved = size
         return Path(folder)
 
@@ -182,9 +182,9 @@ def load_pruned(folder, *, dtype="auto", device="auto"):
     from ..models.loading import load_model
 
     folder = as_path(folder)
-    if not (folder / MARKER).is_file():
-        raise ModelNotFoundError(f"{folder} holds no pruned model of llmbrain ({MARKER} is missing).")
-    summary = read_own(folder / MARKER)
+    if not (folder / PRUNED_MARKER).is_file():
+        raise ModelNotFoundError(f"{folder} holds no pruned model of llmbrain ({PRUNED_MARKER} is missing).")
+    summary = read_own(folder / PRUNED_MARKER)
     files = summary.pop("files", {})
     try:
         arrays, made = load_file(folder / SUBNETWORK), sample_hash(folder / SUBNETWORK)

@@ -24,7 +24,7 @@ class Forecast:
     peak_memory : int
         Bytes in addition to the model: the activations and logits of one batch; of each process.
     n_processes, n_fed_each, seconds : int, int, float
-        If they were asked for: processes, tokens that the busiest one reads, and the time that it needs for these.
+        With ``processes=``: their number, the tokens that the busiest one reads, and the time that it needs for them.
     """
 
     n_documents: int

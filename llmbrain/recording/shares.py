@@ -21,7 +21,7 @@ def runs_of_share(job, wanted, share):
 
 
 def check_processes(job, wanted, out):
-    """Refuse processes that would not fill one folder together, before any work; alone, do nothing."""
+    """Refuse processes that would not record into one folder together, before any work; alone, do nothing."""
     if parallel.world_size() == 1:
         return
     if out is None:
@@ -40,7 +40,7 @@ def note_share(job, study, share):
 
 
 def check_shares(study):
-    """Check that all shares of a recording are there, and forget that it was shared.
+    """Check that all shares of a recording are there, and remove the note that it was shared.
 
     Parameters
     ----------

@@ -218,7 +218,7 @@ def _write_chat(identity, messages, tokenizer, add_generation_prompt):
         rows = [{**message, "content": content} for message, content in zip(messages, contents)]
         try:
             return tokenizer.apply_chat_template(rows, tokenize=False, add_generation_prompt=add_generation_prompt)
-        except Exception as error:  # templates come with the model, and raise what they like
+        except Exception as error:  # templates come with the model, and may raise anything
             raise CorpusError(
                 f"Conversation {identity!r}: the tokenizer's chat template fails ({type(error).__name__}: {error}). "
                 "Correct the conversation, or write the text yourself and record it as plain text."

@@ -79,7 +79,7 @@ def find_units(text, unit="word"):
 
 
 def alignment_matrix(spans, units, total=False):
-    """Build the matrix that takes values of tokens to values of units.
+    """Build the matrix that turns values of tokens into values of units.
 
     Parameters
     ----------
@@ -131,7 +131,7 @@ def _counted(spans):
 
 
 def align(values, spans, units, total=False):
-    """Take values of tokens to units of the text.
+    """Turn values of tokens into values of units of the text.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ def align(values, spans, units, total=False):
     Returns
     -------
     array of shape (n_units,) or (n_units, n_columns), float64
-        NaN where a unit is not covered completely, as behind the end of a recording.
+        NaN where a unit is not covered completely, as after the end of a recording.
 
     Examples
     --------

@@ -59,7 +59,7 @@ class Comparison:
     ----------
     shared : DataFrame
         One row per network of the first model: network; isc, p, q and p_fwe (correlation between models on texts that
-        did not choose the matches); n_kept (in how many of the other models it is kept); words (that drive it most).
+        were not used for matching); n_kept (in how many of the other models it is kept); words (that drive it most).
     pairs : DataFrame
         One row per network and pair of models: model, other, network, match, chosen, score, explained, fate, p; and
         effect, effect_low, effect_high, match_effect, match_effect_low, match_effect_high, if both models have lesion
@@ -105,7 +105,7 @@ def compare_studies(
     """Compare the networks of several models that read the same texts.
 
     Time courses are aligned on words, networks are matched one to one on every other document, and the matches are
-    scored on the documents between. The correlation between models is tested by circular shifts.
+    scored on the others. The correlation between models is tested by circular shifts.
 
     Parameters
     ----------
@@ -228,7 +228,7 @@ def _networks_of(study, name):
 
 
 def align_studies(studies, networks):
-    """Take the time courses of several studies to the words that all of them cover.
+    """Align the time courses of several studies on the words that all of them cover.
 
     Parameters
     ----------
@@ -316,7 +316,7 @@ def _courses_of(study, networks, events):
 
 
 def _common_text(studies, documents, name):
-    """Put a document together from the tokens of all models, and check that it is the same text in each."""
+    """Rebuild a document from the tokens of all models, and check that it is the same text in each."""
     own = [rebuild_text(one["tokens"], one["spans"]) for one in documents]
     text = own[0]
     for one, known in zip(documents, own):

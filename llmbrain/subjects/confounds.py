@@ -1,4 +1,4 @@
-"""What all language models follow, whatever they learnt: position, word frequency, surprisal; and its removal."""
+"""What all language models follow, and its removal: position, word frequency, punctuation, surprisal."""
 
 import numpy as np
 

@@ -69,7 +69,7 @@ class FingerprintComparison:
         Linear CKA of the activity of all neurons, as a reference.
     p : float
         p-value of the score against shifted courses: whether the models share anything at all. Unrelated language
-        models usually do, so this is not the decision.
+        models usually do, so it does not decide about descent.
     threshold : float
         Score from which two models are taken to have one origin.
     rates : dict

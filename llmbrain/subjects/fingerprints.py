@@ -25,7 +25,7 @@ SITE = "mlp"
 N_FIRST = 3  # layers: changes of the weights add up with depth, so the first layers are the most alike
 CKA_COMPONENTS = 64
 CHARACTERS = 1200  # of each text that are read
-LEAST_WORDS = 50  # of each part: correlations over fewer words say nothing
+LEAST_WORDS = 50  # of each part: correlations over fewer words are meaningless
 STEPS = 127  # largest value of a course in the file
 
 
@@ -206,7 +206,7 @@ def check_fingerprint_file(path):
 
 
 def parts_of(n_texts):
-    """Part of each of at least two texts: choose and score in turn, so that both parts have every kind of text in time.
+    """Part of each of at least two texts: choose and score take turns, so that both parts get every kind of text.
 
     Examples
     --------
@@ -227,7 +227,7 @@ def fingerprint(model, tokenizer, text="demo", *, n_texts=10, n_neurons=128):
         See :func:`llmbrain.load_model`.
     text : Corpus, list of str or source
         See :func:`llmbrain.load_corpus`. Only fingerprints on the same texts can be compared, so keep the default
-        unless you make all of them. The first 1,200 characters of each text are read.
+        unless you make all fingerprints yourself. The first 1,200 characters of each text are read.
     n_texts : int
         Number of texts, at least 2; half of them to choose pairs of neurons, half to score them.
     n_neurons : int

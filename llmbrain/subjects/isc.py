@@ -59,7 +59,7 @@ def _correlation(z, pairwise):
 def inter_subject_functional_correlation(courses):
     """Correlate every feature of a subject with every feature of the mean of the others.
 
-    What is not shared, such as noise of one model, drops out, unlike in functional connectivity within a subject.
+    Unlike in functional connectivity within a subject, what is not shared, such as noise of one model, cancels out.
 
     Parameters
     ----------
@@ -128,9 +128,9 @@ def isc_test(courses, *, documents=None, pairwise=False, null="shift", n_draws=1
     pairwise : bool
         See :func:`inter_subject_correlation`.
     null : {"shift", "phase", "documents"}
-        What keeps the autocorrelation of each subject and breaks the alignment: circular shifts within each document,
-        random phases within each document (a spectrum is kept, other properties of the distribution are not), or
-        documents in another order for each subject.
+        How the alignment between subjects is broken while each keeps its autocorrelation: circular shifts within each
+        document, random phases within each document (which keep the spectrum, but not the distribution), or documents
+        in another order for each subject.
     n_draws : int
     random_state : int, numpy Generator or None
 
@@ -166,7 +166,7 @@ def _fisher_mean(values):
 
 @ISC_NULLS.register("shift")
 def shifted(courses, ends, rng):
-    """Shift every subject around by another number of units within each document."""
+    """Shift every subject circularly by another number of units within each document."""
     return np.stack([course[shifted_places(ends, rng)] for course in courses])
 
 

@@ -9,7 +9,7 @@ def embed_features(halves, order, aspect=1.0):
     """Place neurons ``(n_neurons, 2)`` on the plane, between the anchors of the two features with the largest loadings.
 
     ``halves`` holds non-negative loadings ``(n_halves, n_neurons)``, ``order`` the order of the anchors along a Hilbert
-    curve. The coordinates lie about in ``[0, 1] x [0, aspect]``. Each anchor has the cube of the loading as its weight.
+    curve. The coordinates lie roughly in ``[0, 1] x [0, aspect]``. Each anchor is weighted by the cube of the loading.
     """
     n = len(halves)
     side = max(int(np.ceil(np.sqrt(n / max(aspect, 1e-6)))), 1)

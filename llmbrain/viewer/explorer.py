@@ -88,7 +88,7 @@ class Explorer:
 
     # -- what the page asks ---------------------------------------------------------------------------------------
     def describe(self):
-        """Everything that the page needs first."""
+        """Return everything that the page needs when it opens."""
         found = self.contents.describe()
         return {
             **found,
@@ -103,7 +103,7 @@ class Explorer:
         return {"state": self.state, "message": self.message}
 
     def read(self, text):
-        """Read a text; a future of what :meth:`Contents.run_view` returns for a run, with ``id`` and ``cut``."""
+        """Read a text; returns a future of what :meth:`Contents.run_view` returns, with ``id`` and ``cut``."""
         return self._submit("read", lambda job: self._read(text, job))
 
     def _read(self, text, job):
@@ -134,7 +134,7 @@ class Explorer:
         return reading[token].tobytes()
 
     def lesion(self, request):
-        """Compare the intact model, a lesion and a matched control on a text; a future of a dict."""
+        """Compare the intact model, a lesion and a matched control on a text; returns a future of a dict."""
         mask, control, about = self._sets(request)
         return self._submit("lesion", lambda job: self._lesion(request, mask, control, about, job))
 
@@ -154,7 +154,7 @@ class Explorer:
         }  # fmt: skip
 
     def write_on(self, request):
-        """Let the model continue a text in one condition; a future of a dict."""
+        """Let the model continue a text in one condition; returns a future of a dict."""
         condition = choose("condition", request.get("condition"), playground.CONDITIONS)
         n_new = request.get("new_tokens", 32)
         check_count("new_tokens", n_new)

@@ -43,7 +43,7 @@ def choices():
 
 
 def chosen_mask(networks, masks, request):
-    """Make the mask that a request describes; one that names nothing, or something that is not there, raises an error.
+    """Make the mask that a request describes; an error if it names nothing, or something that does not exist.
 
     A request holds ``networks``, the numbers of networks whose union is lesioned at ``threshold`` (with ``top`` only
     the ``top`` neurons with the largest \\|z\\| in any of them); or ``neurons``, text such as ``"3:17, 5:20-30"``,
@@ -121,8 +121,8 @@ def compare(model, tokenizer, window, tokens, contexts, check=lambda: None):
     """Read a text from :func:`window_of` in each condition, and compare the losses and the next-token probabilities.
 
     ``contexts`` holds the context managers of ``intact``, ``lesion`` and ``control``; ``check()`` is called between
-    them, and may raise to give up. Returns ``losses``, arrays (n_tokens,) in nats for each condition, NaN for a first
-    token that nothing predicts, and ``next``, the tokens whose probability after the text the lesion changes most:
+    them, and may raise to stop. Returns ``losses``, arrays (n_tokens,) in nats for each condition, NaN for a first token
+    that nothing predicts, and ``next``, the tokens whose probability after the text the lesion changes most:
     ``token`` and one probability for each condition.
     """
     import torch

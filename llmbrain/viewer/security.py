@@ -1,8 +1,8 @@
 """The guard in front of every request: a secret in the address, Host and Origin, size bounds, strict headers.
 
-The server runs on the user's own machine, next to a browser that also shows strange pages. Such a page must not be able
-to read the study or to run the model: it does not know the secret, it cannot forge Host or Origin, and nothing that the
-page itself loads comes from elsewhere.
+The server runs on the user's own machine, next to a browser that also shows pages of other sites. Such a page cannot
+read the study or run the model: it does not know the secret and cannot forge Host or Origin. The viewer's own page
+loads nothing from elsewhere.
 """
 
 import secrets
@@ -31,7 +31,7 @@ def new_token():
 
 
 class Guard:
-    """ASGI application that passes on only requests that may come from the page itself.
+    """ASGI application that forwards only requests that may come from the page itself.
 
     ``token`` is the first part of every path; ``app`` gets the path behind it. ``hosts`` are the names under which the
     server may be addressed, without ports: a tunnel may change the port.
@@ -110,7 +110,7 @@ async def _body(receive):
 
 
 def _again(body, receive):
-    """A ``receive`` that gives a body that was read already, and then waits for the client to leave."""
+    """A ``receive`` that returns a body that was already read, and then waits for the client to disconnect."""
     messages = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive_again():

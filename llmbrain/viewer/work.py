@@ -1,4 +1,4 @@
-"""The one thread that runs the model: requests wait in line, and a newer request of a kind cancels the older ones."""
+"""The one thread that runs the model: requests queue, and a newer request of a kind cancels the older ones."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +8,7 @@ from ..models.hooks import attached
 
 
 class Replaced(LLMBrainError, RuntimeError):
-    """A newer request of the same kind arrived, so this one was given up."""
+    """A newer request of the same kind has arrived, so this one was cancelled."""
 
 
 class Job:
@@ -43,7 +43,7 @@ class ModelThread:
         self._latest, self._lock = {}, threading.Lock()
 
     def submit(self, kind, work):
-        """Run ``work(job)`` after the work before it; earlier jobs of the same kind that have not ended are cancelled.
+        """Run ``work(job)`` after the work before it; unfinished earlier jobs of the same kind are cancelled.
 
         Returns a concurrent.futures.Future.
         """
@@ -71,6 +71,6 @@ class ModelThread:
 def stops(model, job):
     """Make every forward pass of a model stop inside a ``with`` block once a job is cancelled.
 
-    Generation is a long series of passes, so a cancelled one ends after the token that it is at.
+    Generation is a long series of passes, so it ends after the current token.
     """
     return attached([(model.register_forward_pre_hook, lambda *_: job.check())])

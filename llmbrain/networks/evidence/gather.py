@@ -194,7 +194,7 @@ def _of_parts(evidence_of, parts):
 
 
 def _options(networks, runs, device):
-    """Options that repeat the decomposition of the networks, as far as their info tells."""
+    """Options that repeat the decomposition of the networks, as far as their info holds them."""
     from ..engines.reduction import GROUP_MODELS, ROWS_PER_RUN, default_group
 
     given = networks.info.get("parameters") or {}

@@ -285,7 +285,7 @@ def _listed(tokens, network, side):
 
 
 def _beginnings(events):
-    """Tokens after which the same word goes on, in more than half of the places where they occur."""
+    """Tokens after which the same word continues, in more than half of the places where they occur."""
     if "token" not in events:
         return []
     names = events["token"].fillna("").astype(str)
