@@ -150,7 +150,7 @@ def read_sidecar(path):
 
 
 def inside_study(path, name):
-    """Path of a file that the sidecar of ``path`` names; it must lie in the same study, also through links."""
+    """Path of a file that the sidecar of ``path`` names; it must lie in the same study, with links resolved."""
     side = path.with_suffix(".json")
     if not isinstance(name, str) or Path(name).is_absolute():
         raise DatasetError(f"{side} names the file {name!r}; only paths relative to its folder are allowed.")

@@ -59,7 +59,7 @@ def _fill(part, content, path):
 
 
 def recover(folder):
-    """Finish what a killed process has published; a folder that is read only must not need it.
+    """Finish what a killed process has published; in a read-only folder this raises an error.
 
     Raises
     ------

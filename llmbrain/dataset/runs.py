@@ -210,7 +210,7 @@ class Recording(Sequence):
             run.check(thorough)
 
     def source(self):
-        """What a result that is made from this recording notes of it: the site, the runs, and all runs there are."""
+        """Describe this recording for results that are made from it: its site, its runs, and all runs of the study."""
         known = self.study.run_hashes(self.site)
         return {"site": self.site, "runs": {str(run.index): run.hash for run in self.runs}, "known": sorted(known)}
 

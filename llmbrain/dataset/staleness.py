@@ -1,4 +1,4 @@
-"""Does a result still belong to its study: what it was made from, compared with what is there now."""
+"""Whether a result still belongs to its study: what it was made from is compared with what is there now."""
 
 import hashlib
 import json

@@ -25,7 +25,7 @@ class Checkpoint:
     """Finished numbers of a study, written to a ``.npz`` file and read when the same study resumes; None keeps nothing.
 
     ``parts`` identify the study: weights, lesions, texts. Another study starts from the beginning; the unfinished
-    numbers of the one before are set aside beside the file, and found there when that one is repeated. ``task`` names a
+    numbers of the one before are set aside beside the file, and used when that study is repeated. ``task`` names a
     task that has its own file next to ``path``. With a ``share``, that share is written into a file of its own, and the
     files of all shares are read.
 
@@ -72,7 +72,7 @@ class Checkpoint:
         self._last = time.monotonic()
 
     def _set_aside(self):
-        """Give the unfinished numbers of another study a name of their own, before they would be overwritten."""
+        """Rename the unfinished numbers of another study before they are overwritten."""
         if self._other is None:
             return
         aside = _aside(self.path, self._other["key"])

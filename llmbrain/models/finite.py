@@ -54,8 +54,8 @@ def not_finite_error(model, run, what):
 def finite_logits(model):
     """Raise an error as soon as the model returns logits that are NaN or infinite inside a ``with`` block.
 
-    For libraries that choose tokens by themselves: NaN is the largest logit to them, or none. Logits of ``-inf``
-    exclude a word, and pass.
+    For libraries that choose tokens themselves: they take NaN for the largest logit, or ignore it. Logits of ``-inf``
+    exclude a word, and are allowed.
     """
     found = []
 

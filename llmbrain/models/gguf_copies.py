@@ -87,7 +87,7 @@ def _make_copy(path, folder, options):
 
 
 def _save_model(model, folder):
-    """Save a model from whichever process this is: transformers writes nothing in any but the first of several."""
+    """Save a model in any of several processes; transformers itself would write only in the first."""
     model.should_save_on_this_rank = lambda is_main_process: True
     model.save_pretrained(folder)
     del model.should_save_on_this_rank
@@ -96,8 +96,8 @@ def _save_model(model, folder):
 def _save_tokenizer(tokenizer, folder):
     """Save a tokenizer in a form that opens quickly.
 
-    The tokenizer classes of single models build anew, token by token, what the saved file holds already. The general
-    class reads the file, so it is named in the config if it makes the same tokenizer. With the added tokens in the
+    The tokenizer classes of single models rebuild, token by token, what the saved file already holds. The general class
+    reads the file, so it is named in the config if it makes the same tokenizer. With the added tokens in the
     config, the file is read only once.
     """
     from transformers import AutoTokenizer

@@ -68,7 +68,7 @@ def check_readable(model, texts):
 
 
 def check_generation(model, n_prompt, max_new_tokens):
-    """Refuse to generate more tokens than a model can read at once: it would go on for a long time, and write noise.
+    """Refuse to generate more tokens than a model can read at once: it would run for a long time and write noise.
 
     Raises
     ------

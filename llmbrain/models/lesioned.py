@@ -1,4 +1,4 @@
-"""Models in which a lesion is active: what is made of them must not pass for the intact model's."""
+"""Models in which a lesion is active: what is made with them must not be taken for the intact model's."""
 
 import weakref
 

@@ -78,7 +78,7 @@ def load_model(
 
 
 def _checked(model, given, own, code, copy=None):
-    """The model and its tokenizer, ready and checked together; ``given`` goes before ``own``.
+    """The model and its tokenizer, ready and checked together; ``given`` overrides ``own``.
 
     Losses by which a dequantised copy was checked are kept in its folder ``copy``.
     """
@@ -91,7 +91,7 @@ def _checked(model, given, own, code, copy=None):
 
 
 def _pruned_with(source, bos):
-    """Whether a folder holds a model that was pruned on text with this BOS token: it is read as the model before it."""
+    """Whether a folder holds a model that was pruned on text with this BOS token, and is read with it."""
     marker = Path(source) / PRUNED_MARKER if isinstance(source, (str, Path)) else None
     if marker is None or not marker.is_file():
         return False

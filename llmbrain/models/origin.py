@@ -28,7 +28,7 @@ def source_of(model):
 def origin_of(model):
     """Find out where a model comes from: ``base_model``, an id on the hub, and ``license``; None for what is not known.
 
-    A folder or a GGUF file is believed what it says about itself. Of a hub id, the card in the cache is read.
+    For a folder or a GGUF file, its own description is used; for a hub id, the card in the cache.
     """
     source = source_of(model)
     found = {"base_model": None, "license": None}

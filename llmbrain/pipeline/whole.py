@@ -104,8 +104,8 @@ def run_study(
     """Take a model through the whole path: record, networks, lesions, pruning, report.
 
     The limits of all stations are checked before the first one starts. Every station writes its result into the study
-    folder. To resume an interrupted run, repeat the call: results that were made
-    with the same settings from the same sources are kept, and the others are made again.
+    folder. To resume an interrupted run, repeat the call: results that were made with the same settings from the same
+    sources are kept, and the others are made again.
 
     Parameters
     ----------

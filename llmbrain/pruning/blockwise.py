@@ -1,8 +1,8 @@
 """Block-wise fits: the linears of cut blocks are fitted together to the residual stream of the dense model.
 
 Least squares see one linear at a time and the error right behind it. Here all linears of a block and of those before
-it, attention too, take gradient steps on the error of the stream a few layers later, as the dense layers in between
-pass it on. The target is the stream of the dense model on the calibration text: no label and no prediction is read, and
+it, attention too, take gradient steps on the error of the stream a few layers later, behind the dense layers in
+between. The target is the stream of the dense model on the calibration text: no label and no prediction is read, and
 no gradient passes more than these layers. Fitting block by block is the reconstruction of Li et al. 2021 (BRECQ,
 arXiv 2102.05426), windows of blocks that overlap are from Ding et al. 2023 (CBQ, arXiv 2312.07950).
 """

@@ -47,7 +47,7 @@ class Descent:
 
 @contextmanager
 def trained(model, parameters):
-    """Only these parameters of the model ask for gradients inside the block; afterwards all flags are as before."""
+    """Let only these parameters of the model require gradients inside the block; afterwards all flags are as before."""
     flags = {p: p.requires_grad for p in model.parameters()}
 
     def undo():

@@ -109,9 +109,9 @@ def run_grid(
     Returns
     -------
     pandas.DataFrame
-        Columns :data:`llmbrain.pruning.grid_table.GRID_COLUMNS`; the first row is the dense model (score "dense"). Of
-        a share, its rows. Inside
-        :func:`llmbrain.parallel.processes` the rows are shared between the processes, and all return the whole table.
+        Columns :data:`llmbrain.pruning.grid_table.GRID_COLUMNS`; the first row is the dense model (score "dense").
+        With a share, only its rows. Inside :func:`llmbrain.parallel.processes` the rows are shared between the
+        processes, and all return the whole table.
 
     Raises
     ------
@@ -166,7 +166,7 @@ def run_grid(
 
 
 def _constants(pruner, plans, test_text, settings):
-    """What is the same in all rows, by column."""
+    """Values that are the same in all rows, by column."""
     first = pruner.measurements.of(plans[0].recipe if plans else Recipe())
     return {
         "context": settings.context, "calibration_hash": calibration_hash(first.blocks), "ratio_of": settings.ratio_of,

@@ -298,7 +298,7 @@ class Pruner:
         return table
 
     def _recover(self, target, plan, measured):
-        """Train the cut model if the recipe says so; returns what came of it."""
+        """Train the cut model if the recipe says so; returns what :func:`recover` measured."""
         minutes = measured.options.recover
         if not minutes or not plan.ratio:
             return None

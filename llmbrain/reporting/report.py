@@ -170,7 +170,7 @@ class Report:
         return self.results[name]
 
     def lacks(self, reason):
-        """Note on the page and in a warning that something is damaged and not shown."""
+        """Say on the page and in a warning that something is damaged and not shown."""
         self.absent.append(reason)
         warnings.warn(reason, LLMBrainWarning, stacklevel=2)
 

@@ -121,8 +121,8 @@ def compare(model, tokenizer, window, tokens, contexts, check=lambda: None):
     """Read a text from :func:`window_of` in each condition, and compare the losses and the next-token probabilities.
 
     ``contexts`` holds the context managers of ``intact``, ``lesion`` and ``control``; ``check()`` is called between
-    them, and may raise to stop. Returns ``losses``, arrays (n_tokens,) in nats for each condition, NaN for a first token
-    that nothing predicts, and ``next``, the tokens whose probability after the text the lesion changes most:
+    them, and may raise to stop. Returns ``losses``, arrays (n_tokens,) in nats for each condition, NaN for a first
+    token that nothing predicts, and ``next``, the tokens whose probability after the text the lesion changes most:
     ``token`` and one probability for each condition.
     """
     import torch

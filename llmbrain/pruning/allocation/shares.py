@@ -1,8 +1,4 @@
-"""Allocations in closed form: how many units each layer keeps, from scores and statistics.
-
-A registered allocation is called as ``allocation(*needs, n_keep, floors=, round_to=)``. What it may need are the
-attributes of :class:`llmbrain.pruning.measured.Measured` and the fields of :class:`llmbrain.pruning.Options`.
-"""
+"""Allocations in closed form: how many units each layer keeps, from scores and statistics."""
 
 import numpy as np
 

@@ -116,7 +116,7 @@ class Assembly:
                     self.supernet.put(i, self.widths[i])
 
     def accept(self, trial):
-        """Go on from a trial."""
+        """Continue from a trial."""
         widths, first, streams = trial
         for i, (old, new) in enumerate(zip(self.widths, widths)):
             if old != new:
