@@ -41,7 +41,8 @@ def load_model(
     trust_remote_code : bool
         Whether Python code that comes with the model may run. Pruned folders of llmbrain never need it.
     cache : bool
-        Keep the dequantised weights of a GGUF file in :func:`cache_folder`, so that it opens quickly the next time.
+        Keep the dequantised weights of a GGUF file in ``$LLMBRAIN_CACHE`` (``~/.cache/llmbrain`` by default), so that
+        it opens quickly the next time.
 
     Returns
     -------
