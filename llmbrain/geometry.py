@@ -13,6 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
+from .arguments import whole
 from .exceptions import GeometryMismatchError, LLMBrainError, ParameterError
 from .images import NIFTI1_MAX, check_space, fold, load_img, new_img, nifti_dtype, read_data
 
@@ -52,7 +53,9 @@ class NeuronGeometry:
     parts: tuple = None
 
     def __post_init__(self):
-        sizes = tuple(int(s) for s in self.sizes)
+        sizes = tuple(int(s) for s in np.atleast_1d(whole("sizes", self.sizes)))
+        if not isinstance(self.site, str):
+            raise ParameterError(f"site={self.site!r}: it must be the name of a site.")
         if not sizes or min(sizes) < 1:
             raise ParameterError(f"A geometry needs at least one layer of at least one neuron; got {list(sizes)}.")
         layers = tuple(range(len(sizes))) if self.layers is None else tuple(int(i) for i in self.layers)

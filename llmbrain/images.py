@@ -5,11 +5,13 @@ import math
 
 import numpy as np
 
+from .arguments import checked, count
 from .exceptions import DatasetError, GeometryMismatchError
 
 NIFTI1_MAX = 32767  # NIfTI-1 stores each axis in a signed 16-bit integer
 
 
+@checked(width=count)
 def fold(width):
     """Fold ``width`` neurons into a nearly square sheet ``(rows, cols)`` with ``rows >= cols``.
 

@@ -14,6 +14,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from ..arguments import checked, numbers
 from ..exceptions import MaskError, ParameterError
 from .family import CONTROLS
 
@@ -21,6 +22,7 @@ POOL = 0.2  # share of a layer from which the family "anti" draws
 
 
 @CONTROLS.register("random", description="the same number of neurons, from anywhere in the model")
+@checked()
 def random_set(values, layer_of=None, random_state=None):
     """Draw the same number of neurons as the network has, from anywhere in the model.
 
@@ -47,6 +49,7 @@ def random_set(values, layer_of=None, random_state=None):
 
 
 @CONTROLS.register("layer", description="the same number of neurons in every layer")
+@checked()
 def layer_matched(values, layer_of, random_state=None):
     """Draw the same number of neurons as the network has in every layer.
 
@@ -78,6 +81,7 @@ def layer_matched(values, layer_of, random_state=None):
     takes=("n_nearest",),
     description="the same number of neurons in every layer, each close in importance rank to one of the network's",
 )
+@checked(importance=numbers)
 def importance_matched(values, layer_of, importance, random_state=None, n_nearest=10):
     """Draw a neuron of similar importance from the same layer for every neuron of the network.
 
@@ -127,6 +131,7 @@ def importance_matched(values, layer_of, importance, random_state=None, n_neares
     random=False,
     description="the most important neurons of every layer, the same number as the network has there (one set)",
 )
+@checked(importance=numbers)
 def top_matched(values, layer_of, importance):
     """Take the most important neurons of every layer, the same number as the network has there.
 
@@ -162,6 +167,7 @@ def top_matched(values, layer_of, importance):
     shared=True,
     description="the network with its neurons permuted within each layer, in the same way for all networks",
 )
+@checked(values=numbers)
 def permuted(values, layer_of, random_state=None):
     """Permute the neurons within each layer.
 
@@ -185,9 +191,10 @@ def permuted(values, layer_of, random_state=None):
     [1, 1, 0, 0]
     """
     values, rng = np.asarray(values), np.random.default_rng(random_state)
+    layer_of = _checked_layers(layer_of, values)
     order = np.arange(values.size)
     for layer in np.unique(layer_of):
-        neurons = np.flatnonzero(np.asarray(layer_of) == layer)
+        neurons = np.flatnonzero(layer_of == layer)
         order[neurons] = rng.permutation(neurons)
     return values[order]
 
@@ -197,6 +204,7 @@ def permuted(values, layer_of, random_state=None):
     needs=("map",),
     description="the same number of neurons in every layer, from the fifth of the layer with the lowest |map|",
 )
+@checked(map=numbers)
 def anti_network(values, layer_of, map, random_state=None):
     """Draw from the fifth of each layer with the lowest ``|map|``, whose neurons belong least to the network.
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..arguments import checked
 from ..exceptions import MaskError, ParameterError
 from ..registry import Registry
 from .heads import ControlUnits
@@ -84,6 +85,7 @@ class ControlFamily:
         return self.member.description + (f"; importance: {self.importance}" if self.importance else "")
 
 
+@checked()
 def draw_control(name, values, geometry, random_state=None, **given):
     """Draw one control set of a family; a set of whole attention heads gets whole heads.
 

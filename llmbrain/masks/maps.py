@@ -2,10 +2,12 @@
 
 import numpy as np
 
+from ..arguments import checked, numbers
 from ..exceptions import ParameterError
 from .mask import NeuronMask
 
 
+@checked(maps=numbers)
 def masks_from_maps(maps, geometry, threshold=3.0, two_sided=True, names=None, info=None):
     """Threshold several maps, with one threshold for all or one for each.
 

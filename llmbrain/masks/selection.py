@@ -4,10 +4,12 @@ import operator
 
 import numpy as np
 
+from ..arguments import checked, count, numbers, whole
 from ..exceptions import GeometryMismatchError, MaskError, ParameterError, check_threshold
 from ..geometry import NeuronGeometry
 
 
+@checked()
 def above(map, geometry, threshold, two_sided=True):
     """Select the neurons whose value, or absolute value, lies strictly above a threshold."""
     check_threshold(threshold, two_sided)
@@ -15,6 +17,7 @@ def above(map, geometry, threshold, two_sided=True):
     return (np.abs(values) if two_sided else values) > threshold
 
 
+@checked(n=count)
 def highest(map, geometry, n, two_sided=True):
     """Select the ``n`` neurons with the highest values, or absolute values."""
     values = _checked_map(map, geometry)
@@ -51,8 +54,8 @@ def of_heads(heads, geometry):
 
 def of_layers(layers, geometry):
     """Select all neurons of some layers, given by the model's own layer numbers."""
-    unknown = sorted(set(layers) - set(geometry.layers))
-    if unknown:
+    unknown = [i for i in whole("layers", layers).ravel().tolist() if i not in geometry.layers]
+    if unknown or not np.size(layers):
         raise MaskError(f"Layers {unknown} are not among the layers {list(geometry.layers)} of this geometry.")
     positions = [i for i, layer in enumerate(geometry.layers) if layer in set(layers)]
     return np.isin(geometry.layer_of, positions)
@@ -88,11 +91,12 @@ def flat_index(geometry, neuron):
 
 def _checked_map(map, geometry):
     """Return a map as floats, one per neuron and none NaN."""
-    values = np.asarray(map, dtype=float)
+    values = np.asarray(numbers("map", map), dtype=float)
     if values.shape != (geometry.n_neurons,):
         raise GeometryMismatchError(
             f"A map must have one value per neuron ({geometry.n_neurons}); got shape {values.shape}."
         )
-    if np.isnan(values).any():
-        raise MaskError(f"The map has {int(np.isnan(values).sum())} NaN values, which cannot be thresholded.")
+    if not np.isfinite(values).all():
+        n_bad = int((~np.isfinite(values)).sum())
+        raise MaskError(f"The map has {n_bad} NaN or infinite values, which cannot be thresholded.")
     return values

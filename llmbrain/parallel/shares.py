@@ -5,7 +5,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..exceptions import DatasetError, ParameterError
+from ..arguments import finite
+from ..exceptions import DatasetError, ParameterError, check_count
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,12 @@ class Share:
 
     index: int
     count: int
+
+    def __post_init__(self):
+        check_count("count", self.count)
+        check_count("index", self.index, 0)
+        if self.index >= self.count:
+            raise ParameterError(f"index={self.index}: {self.count} shares are numbered from 0 to {self.count - 1}.")
 
     @classmethod
     def parse(cls, text):
@@ -79,8 +86,12 @@ def split(n_items, count, costs=None):
     >>> split(4, 2, costs=[1, 9, 2, 3])
     [[1], [0, 2, 3]]
     """
+    check_count("n_items", n_items, 0)
+    check_count("count", count)
     if costs is None:
         return [list(range(k, n_items, count)) for k in range(count)]
+    if len(finite("costs", costs)) != n_items:
+        raise ParameterError(f"{len(costs)} costs for {n_items} items; pass one cost for each item.")
     shares, loads = [[] for _ in range(count)], [0.0] * count
     for i in sorted(range(n_items), key=lambda i: (-float(costs[i]), i)):  # the largest first, to the least loaded
         least = min(range(count), key=loads.__getitem__)

@@ -5,8 +5,10 @@ import warnings
 
 import numpy as np
 
+from ..arguments import checked
 from ..exceptions import ParameterError
 from ..files import atomic_path, check_output_figure
+from ..masks.selection import of_layers
 from ..registry import choose
 from . import style as st
 from .maps import checked_network, frame_sheets, join_notes
@@ -105,6 +107,7 @@ def plot_comparison(
     return fig
 
 
+@checked(**st.RULES)
 def plot_prob_atlas(
     networks, geometry=None, *, topography=None, layers=None, threshold=3.0, view_type="continuous", output_file=None
 ):
@@ -140,6 +143,7 @@ def plot_prob_atlas(
     if layers is None:
         layers = np.unique(np.linspace(0, geometry.n_layers - 1, min(6, geometry.n_layers)).astype(int))
     else:
+        of_layers(layers, geometry)
         layers = [geometry.layers.index(i) for i in layers]
     colors = st.network_colors(len(z))
     with st.style(), warnings.catch_warnings():
@@ -166,6 +170,7 @@ def plot_prob_atlas(
     return None
 
 
+@checked(**st.RULES)
 def view_map(networks, network=0, geometry=None, *, threshold=3.0, topography=None):
     """Open one network in nilearn's interactive viewer, without a brain behind it.
 
@@ -217,12 +222,7 @@ def _pairs(pairs, maps, geometries):
     if pairs is None:
         geometries[0].check_same(geometries[1], "The second model (for different models give pairs=)")
         return matched_pairs(None, maps[0] @ maps[1].T)
-    pairs = matched_pairs(pairs, None)
-    if len(pairs) and (pairs.min() < 0 or (pairs.max(axis=0) >= [len(maps[0]), len(maps[1])]).any()):
-        raise ParameterError(
-            f"pairs={pairs.tolist()}: the networks are 0 to {len(maps[0]) - 1} and 0 to {len(maps[1]) - 1}."
-        )
-    return pairs
+    return matched_pairs(pairs, np.empty((len(maps[0]), len(maps[1]))))
 
 
 def _frame_cut(ax, geometry):

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ..arguments import whole
 from ..dataset import Run
 from ..exceptions import GeometryMismatchError, ParameterError
 from ..registry import Registry
@@ -186,6 +187,8 @@ def plot_time_courses(courses, events=None, *, networks=None, tokens=None, surpr
 
 # -- parts --------------------------------------------------------------------------------------------------------
 def _token_range(tokens, n):
+    if tokens is not None and np.shape(whole("tokens", tokens)) != (2,):
+        raise ParameterError(f"tokens={tokens!r}: pass (first, last + 1).")
     first, last = (0, n) if tokens is None else (int(tokens[0]), min(int(tokens[1]), n))
     if not 0 <= first < last:
         raise ParameterError(f"tokens={tokens} selects none of the {n} tokens. Pass (first, last + 1).")

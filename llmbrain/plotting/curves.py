@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from ..exceptions import ParameterError
+from ..arguments import holds, text
+from ..exceptions import ParameterError, is_number
 from ..networks.evidence.order import Order
 from ..networks.evidence.stability import Icasso
 from . import style as st
@@ -82,6 +83,13 @@ def plot_order(curves, x="n_components", *, chosen=None, ylabel=None, title=None
     """
     if isinstance(curves, Order):
         curves, chosen = curves.curve, curves.n_components if chosen is None else chosen
+    holds("columns", "select_dtypes", what="a table (a DataFrame) or an Order")("curves", curves)
+    text("x", x)
+    for name, best in (chosen if isinstance(chosen, dict) else {"chosen": chosen}).items():
+        if best is not None and not is_number(best):
+            raise ParameterError(f"{name}={best!r}: it must be a number.")
+    if ylabel is not None and not isinstance(ylabel, dict):
+        raise ParameterError(f"ylabel={ylabel!r}: pass a dict of labels by the names of the columns.")
     if x not in curves:
         raise ParameterError(f"The table has no column {x!r}; it has {list(curves.columns)}.")
     helpers = ("_low", "_high", "_null")

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pandas as pd
 
+from ..arguments import holds
 from ..exceptions import ParameterError
 from . import style as st
 
@@ -193,7 +194,10 @@ def _short_tasks(tasks):
 
 
 def _need(table, columns):
+    holds("columns", "groupby", what="a table (a DataFrame)")("The table", table)
     missing = [c for c in columns if c not in table]
+    if not len(table):
+        raise ParameterError("The table has no rows, so there is nothing to draw.")
     if missing:
         raise ParameterError(f"The table has no column {', '.join(map(repr, missing))}; it has {list(table.columns)}.")
 
@@ -219,6 +223,7 @@ def _pick(frame, **values):
 def _control_cloud(ax, table, controls):
     if controls is None or not len(controls):
         return
+    _need(controls, ["network", "effect"])
     place = {k: i for i, k in enumerate(table["network"])}
     known = controls[controls["network"].isin(place)]
     y = known["network"].map(place).to_numpy(float)

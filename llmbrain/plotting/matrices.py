@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ..arguments import whole
 from ..exceptions import ParameterError
 from ..networks.connectivity import Connectivity
 from ..networks.evidence.matching import Matching, assign
@@ -251,7 +252,12 @@ def matched_pairs(pairs, similarity):
     if pairs is None or isinstance(pairs, Matching):
         index = assign(np.abs(similarity)) if pairs is None else pairs.index
         pairs = [(i, j) for i, j in enumerate(index) if j >= 0]
-    return np.asarray(pairs, int).reshape(-1, 2)
+    pairs = whole("pairs", pairs).astype(int)
+    if pairs.size and (pairs.shape[1:] != (2,) or (pairs < 0).any() or (pairs >= similarity.shape).any()):
+        raise ParameterError(
+            f"pairs={pairs.tolist()}: the networks are 0 to {len(similarity) - 1} and 0 to {similarity.shape[1] - 1}."
+        )
+    return pairs.reshape(-1, 2)
 
 
 def _matched_order(similarity, pairs):

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ..arguments import holds, text
 from ..exceptions import ParameterError
 from . import style as st
 
@@ -48,6 +49,8 @@ def plot_pruning_grid(table, *, x=None, y="perplexity", dense=None, title=None):
     >>> table = pd.DataFrame({"score": ["flap"] * 2, "ratio": [0.1, 0.2], "perplexity": [20.0, 25.0]})
     >>> figure = plot_pruning_grid(table)
     """
+    holds("columns", "groupby", what="a table (a DataFrame)")("table", table)
+    text("y", y)
     missing = [c for c in (x, y) if c is not None and c not in table]
     if missing or not len(table):
         raise ParameterError(f"The pruning table lacks {missing or 'rows'}; it has the columns {list(table.columns)}.")

@@ -3,6 +3,7 @@
 import numpy as np
 from nibabel.spatialimages import SpatialImage
 
+from ..arguments import COMMON, finite
 from ..exceptions import GeometryMismatchError, ParameterError
 from ..masks import NeuronMask
 from ..networks.base import NetworkEstimator
@@ -24,10 +25,12 @@ def as_maps(networks, geometry=None):
         return networks.z, networks.geometry
     if isinstance(networks, NeuronMask):
         return np.atleast_2d(np.asarray(networks.values, np.float32)), networks.geometry
-    if geometry is None:
+    if geometry is not None:
+        COMMON["geometry"]("geometry", geometry)
+    else:
         raise ParameterError("Maps given as an array or image need geometry=, the NeuronGeometry of the recording.")
-    maps = geometry.to_array(networks) if isinstance(networks, SpatialImage) else np.asarray(networks)
-    if maps.shape[-1] != geometry.n_neurons:
+    maps = geometry.to_array(networks) if isinstance(networks, SpatialImage) else finite("networks", networks)
+    if maps.ndim not in (1, 2) or not maps.size or maps.shape[-1] != geometry.n_neurons:
         raise GeometryMismatchError(
             f"Maps of shape {maps.shape} do not fit a geometry of {geometry.n_neurons} neurons."
         )

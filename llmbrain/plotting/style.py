@@ -11,7 +11,8 @@ import textwrap
 
 import numpy as np
 
-from ..exceptions import ParameterError
+from ..arguments import between, checked, count, flag, holds, numbers, text
+from ..exceptions import ParameterError, check_threshold
 from ..files import as_path, atomic_path, check_output_figure
 
 COLUMN, PAGE = 3.5, 7.2  # inches: one column and two columns of a journal page
@@ -114,15 +115,51 @@ def style():
         mpl.interactive(interactive)
 
 
+def _names(name, value):
+    """The names of two things that are compared."""
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ParameterError(f"{name}={value!r}: pass two names.")
+    for part in value:
+        text(name, part)
+
+
+def _tokens(name, value):
+    """A table of tokens."""
+    holds("columns", "iloc", what="a table of tokens (a DataFrame)")(name, value)
+    if "token" not in value:
+        raise ParameterError(f"{name} has no column 'token'; it has {list(value.columns)}.")
+
+
+# What arguments of figures must be, by their names.
+RULES = {
+    "threshold": lambda _, value: check_threshold(value),
+    "topography": holds("arrange", "note", what="a Topography"),
+    "events": _tokens,
+    "names": _names,
+    "comparison": holds("tree", "similarity", what="a Comparison, from compare_studies"),
+    **dict.fromkeys(("title", "label", "unit", "xlabel"), text),
+    **dict.fromkeys(("reorder", "sort", "surprisal", "one_line"), flag),
+    **dict.fromkeys(("n_columns", "n_pairs"), count),
+    "values": lambda name, value: hasattr(value, "stability") or numbers(name, value),
+    "courses": numbers,
+    "alpha": between(0, 1, ends=False),
+    "bar": between(-1e9, 1e9),
+    "scale": between(1e-9, 1e9),
+    "width": between(1, 100),
+}
+
+
 def figure(draw):
     """Make a plotting function of one that draws: it takes ``output_file=`` too, and its docstring says so."""
+
+    drawn = checked(**RULES)(draw)
 
     @functools.wraps(draw)
     def plot(*args, output_file=None, **kwargs):
         if output_file is not None:
             check_output_figure(output_file)
         with style():
-            fig = draw(*args, **kwargs)
+            fig = drawn(*args, **kwargs)
         return fig if output_file is None else _save(fig, as_path(output_file))
 
     signature = inspect.signature(draw)

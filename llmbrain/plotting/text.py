@@ -4,6 +4,7 @@ from html import escape
 
 import numpy as np
 
+from ..arguments import checked
 from ..exceptions import ParameterError
 from . import style as st
 
@@ -22,6 +23,7 @@ def axis_token(token):
     return text.replace("$", r"\$")
 
 
+@checked(**st.RULES)
 def words_html(tokens, values, scale=FULL, mark=None, one_line=False):
     """Write tokens as HTML, each shaded by its value: warm for positive, cool for negative.
 

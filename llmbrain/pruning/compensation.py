@@ -11,6 +11,7 @@ from functools import cached_property
 
 import torch
 
+from ..exceptions import NumericalError
 from ..registry import Registry
 from ..stats.precision import full_precision
 
@@ -101,6 +102,8 @@ def _factor(damped, scale):
     """Cholesky factor of a matrix, to whose diagonal more is added if need be."""
     factor, info = torch.linalg.cholesky_ex(damped)
     while int(info):  # float32 sums can leave a matrix a little short of positive definite
+        if not bool(torch.isfinite(damped).all()):
+            raise NumericalError("A covariance holds NaN or infinite values, so nothing can be fitted to it.")
         damped.diagonal().add_(1e-6 * scale)
         factor, info = torch.linalg.cholesky_ex(damped)
     return factor

@@ -6,17 +6,28 @@ A unit is a neuron (one input of the linear that writes the output of the MLP) o
 A registered score declares the arguments that it ``needs``, in order; :class:`LayerInputs` lists their names.
 """
 
+import math
+
 import numpy as np
 import torch
 
-from ..exceptions import ParameterError
+from ..arguments import checked, count, tensor
+from ..exceptions import ParameterError, is_number
 from ..models.linears import weight_of
-from ..registry import Registry
+from ..registry import Registry, choose
 from .compensation import solve_damped
 
 # needs: names of attributes of LayerInputs, passed in this order. random: whether the scores depend on the seed.
 # heads: the corresponding head score, None if it ranks neurons only.
+WEIGHT, VARIANCE, COVARIANCE = tensor("outputs", "inputs"), tensor("inputs"), tensor("inputs", "inputs")
+
 SCORES = Registry("score", needs=(), random=False, heads=None, cites=())
+
+
+def ridge_share(name, value):
+    """A penalty of at least 0; an infinite one removes everything."""
+    if value != math.inf and not (is_number(value) and value >= 0):
+        raise ParameterError(f"{name}={value!r}: it must be a number of at least 0.")
 
 
 class LayerInputs:
@@ -70,12 +81,14 @@ def score_neurons(score, part, moments, maps=None, random_state=0):
 
 
 @SCORES.register("random", needs=("n_units", "generator"), random=True, heads="random")
+@checked(n_units=count)
 def random(n_units, generator=None):
     """Uniform random numbers, shape (n_units,): the baseline that every method must beat, over several seeds."""
     return torch.rand(n_units, generator=generator, dtype=torch.float64)
 
 
 @SCORES.register("magnitude", needs=("weight",), heads="magnitude")
+@checked(weight=WEIGHT)
 def magnitude(weight):
     """Norm of the weights that leave each neuron, ``|W_:j|``.
 
@@ -88,6 +101,7 @@ def magnitude(weight):
 
 
 @SCORES.register("wanda", needs=("weight", "second_moment"), heads="wanda", cites=("sun2024wanda",))
+@checked(weight=WEIGHT, second_moment=VARIANCE)
 def wanda_sp(weight, second_moment):
     """Wanda for structures: mean absolute weight times the root mean square of the input.
 
@@ -106,6 +120,7 @@ def wanda_sp(weight, second_moment):
 
 
 @SCORES.register("flap", needs=("weight", "variance"), heads="flap", cites=("an2024flap",))
+@checked(weight=WEIGHT, variance=VARIANCE)
 def flap(weight, variance):
     """FLAP's weighted input fluctuation (WIFV): ``var(x_j) |W_:j|^2``; An et al. 2024, eq. 5."""
     return variance.double().to(weight.device) * weight.double().square().sum(0)
@@ -117,6 +132,7 @@ def _damped_inverse(matrix, ridge):
 
 
 @SCORES.register("obs", needs=("weight", "gram"), heads="obs")
+@checked(weight=WEIGHT, gram=COVARIANCE, ridge=ridge_share)
 def obs_column(weight, gram, ridge=1e-2):
     """Optimal-brain-surgeon saliency of a column: ``|W_:j|^2 / (2 [(H + l I)^-1]_jj)``.
 
@@ -146,6 +162,7 @@ def _blank_dead(score, gram):
 
 
 @SCORES.register("greedy_obs", needs=("weight", "covariance"), heads="obs")
+@checked(weight=WEIGHT, gram=COVARIANCE, ridge=ridge_share, min_kept=count)
 def greedy_obs(weight, gram, ridge=1e-2, min_kept=1):
     """Order of removal when the worst column is removed first and the others are refitted after each removal.
 
@@ -199,6 +216,7 @@ def greedy_obs(weight, gram, ridge=1e-2, min_kept=1):
 
 
 @SCORES.register("leverage", needs=("covariance", "weight"), heads="obs")
+@checked(covariance=COVARIANCE, weight=WEIGHT, ridge=ridge_share)
 def ridge_leverage(covariance, weight=None, ridge=1e-2):
     """Leverage of a unit in the joint activity of all units: ``1 - l [(C + l I)^-1]_jj``.
 
@@ -247,6 +265,7 @@ def network_flap(maps, weight, variance):
     return union_z(maps).to(weight.device) * flap(weight, variance)
 
 
+@checked(size=count)
 def block_sum(values, size, how="sum"):
     """Score of heads from the scores of their channels.
 
@@ -262,6 +281,7 @@ def block_sum(values, size, how="sum"):
     >>> block_sum(torch.tensor([1.0, 2.0, 3.0, 4.0]), 2).tolist()
     [3.0, 7.0]
     """
+    choose("how", how, ("sum", "mean"))
     if values.shape[-1] % size:
         raise ParameterError(f"{values.shape[-1]} channels do not divide into heads of {size}.")
     blocks = values.reshape(*values.shape[:-1], -1, size)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ..arguments import checked, finite
 from ..exceptions import ParameterError
 from ..registry import choose
 
@@ -12,6 +13,7 @@ _OVERLAPS = {
 }
 
 
+@checked(ratings=finite)
 def icc(ratings, kind="ICC(3,1)"):
     """Compute the intraclass correlation of `n_raters` measurements of `n_targets` targets.
 
@@ -56,6 +58,7 @@ def icc(ratings, kind="ICC(3,1)"):
     return float((between - residual) / total) if total > 0 else float("nan")
 
 
+@checked(a=finite, b=finite)
 def overlap(a, b, kind="dice"):
     """Compute the overlap of every mask of `a` with every mask of `b`.
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special
 
+from ..arguments import between, checked, numbers
 from ..exceptions import ParameterError
 from ..registry import choose
 
@@ -44,6 +45,7 @@ def _bca_levels(estimate, draws, sums, sizes, levels):
     return special.ndtr(bias + shifted / (1.0 - acceleration * shifted))
 
 
+@checked(values=numbers, other=numbers, weights=numbers, level=between(0, 1, ends=False))
 def bootstrap_interval(
     values, other=None, *, clusters=None, weights=None, level=0.95, n_draws=2000, method="bca", random_state=0
 ):

@@ -2,9 +2,11 @@
 
 import numpy as np
 
+from ..arguments import checked, numbers
 from ..exceptions import ParameterError
 
 
+@checked(p=numbers)
 def fdr(p):
     """Compute Benjamini-Hochberg q-values: the smallest false discovery rate at which each test is rejected.
 

@@ -2,7 +2,7 @@
 
 import copy
 
-from ..exceptions import ParameterError
+from ..exceptions import ParameterError, check_count
 from ..parallel import all_reduce, broadcast, rank, reduce_to, world_size
 from .precision import full_precision
 
@@ -58,6 +58,8 @@ class Moments:
     def __init__(self, size, n_targets=0, *, full=True, order=2, device=None, dtype=None):
         import torch
 
+        check_count("size", size)
+        check_count("n_targets", n_targets, 0)
         if order not in (2, 4) or (full and order == 4) or (n_targets and not full):
             raise ParameterError(
                 f"order={order}, full={full}, n_targets={n_targets}: order must be 2 or 4; order=4 needs full=False, "

@@ -4,12 +4,14 @@ import math
 
 import numpy as np
 
+from ..arguments import between, checked, count, numbers
 from ..exceptions import ParameterError
 from ..registry import choose
 
 ALTERNATIVES = ("greater", "less", "two-sided")
 
 
+@checked(observed=numbers, null=numbers)
 def permutation_p(observed, null, alternative="greater"):
     """Compute the p-value of an observed value among draws of a null: ``(1 + #{null >= observed}) / (N + 1)``.
 
@@ -64,6 +66,7 @@ def permutation_p(observed, null, alternative="greater"):
     return float(p) if p.ndim == 0 else p
 
 
+@checked(alpha=between(0, 1, ends=False), n_tests=count)
 def minimum_draws(alpha=0.05, n_tests=1):
     """Compute the smallest number of null draws with which one of `n_tests` tests can pass at `alpha`.
 

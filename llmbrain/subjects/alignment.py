@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
+from ..arguments import checked, flag, holds, numbers, whole
 from ..exceptions import ParameterError
 from ..registry import Registry
 
@@ -19,6 +20,7 @@ _IDEOGRAPH = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_IDEOGRAPH}]|(?:(?![{_IDEOGRAPH}])\w)+(?:['’]\w+)*|[^\w\s]+")
 
 UNITS = Registry("unit")
+UNITS_OF_TEXT = holds("spans", "text", what="units of a text, from find_units")
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +80,7 @@ def find_units(text, unit="word"):
     return Units(text, np.array(UNITS[unit](text), dtype=np.int64).reshape(-1, 2))
 
 
+@checked(spans=whole, units=UNITS_OF_TEXT, total=flag)
 def alignment_matrix(spans, units, total=False):
     """Build the matrix that turns values of tokens into values of units.
 
@@ -130,6 +133,7 @@ def _counted(spans):
     return starts + np.arange(lengths.sum())
 
 
+@checked(values=numbers, spans=whole, units=UNITS_OF_TEXT, total=flag)
 def align(values, spans, units, total=False):
     """Turn values of tokens into values of units of the text.
 
@@ -165,6 +169,7 @@ _ESCAPE = re.compile(r"\\(?:x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8}|[ntr])")
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 
 
+@checked(spans=whole)
 def rebuild_text(tokens, spans, into=None):
     """Rebuild a text from the spellings of its tokens, as tables of events have them.
 
@@ -187,6 +192,8 @@ def rebuild_text(tokens, spans, into=None):
     'a\\n\ufffd'
     """
     spans = np.asarray(spans, dtype=np.int64).reshape(-1, 2)
+    if len(tokens) != len(spans):
+        raise ParameterError(f"{len(tokens)} tokens, {len(spans)} spans; pass one span for each token.")
     n = int(max(spans.max(initial=0), 0))
     text = list(into or "")
     text += [UNKNOWN] * (n - len(text))

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ..arguments import checked, finite, numbers
 from ..exceptions import ParameterError
 from ..registry import Registry
 from .isc import document_ends
@@ -38,10 +39,11 @@ def punctuation(words, documents, surprisal):
 def surprisal(words, documents, surprisal):
     """Surprisal of the word and of the word before it; missing ones are the mean."""
     values = np.asarray(surprisal, dtype=float)
-    values = np.where(np.isfinite(values), values, np.nanmean(values))
+    values = np.where(np.isfinite(values), values, values[np.isfinite(values)].mean())
     return np.stack([values, np.concatenate([values[:1], values[:-1]])], axis=1)
 
 
+@checked(surprisal=numbers)
 def word_confounds(words, documents, names=("position", "frequency", "punctuation"), surprisal=None):
     """Compute confounds of words.
 
@@ -67,12 +69,17 @@ def word_confounds(words, documents, names=("position", "frequency", "punctuatio
     words = list(words)
     if not words or len(words) != len(documents):
         raise ParameterError(f"{len(words)} words, {len(documents)} documents; pass one label per word.")
+    if not all(isinstance(word, str) and word for word in words):
+        raise ParameterError("Every word must be a text of at least one character.")
+    if surprisal is not None and (np.shape(surprisal) != (len(words),) or not np.isfinite(surprisal).any()):
+        raise ParameterError(f"surprisal must hold one value for each of {len(words)} words, some of them finite.")
     missing = [name for name in names if CONFOUNDS[name].needs_surprisal and surprisal is None]
     if missing:
         raise ParameterError(f"The confound {missing[0]!r} needs surprisal=, one value per word.")
     return np.concatenate([CONFOUNDS[name](words, documents, surprisal) for name in names], axis=1).astype(float)
 
 
+@checked(courses=finite, confounds=finite)
 def regress_out(courses, confounds):
     """Remove from courses what confounds and a constant explain by least squares.
 

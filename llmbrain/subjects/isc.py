@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..arguments import checked, numbers
 from ..exceptions import ParameterError, check_count
 from ..registry import Registry
 from ..stats import fdr, permutation_p
@@ -17,6 +18,7 @@ from ..stats import fdr, permutation_p
 ISC_NULLS = Registry("null", needs_documents=False)
 
 
+@checked(courses=numbers)
 def inter_subject_correlation(courses, pairwise=False):
     """Correlate the course of every subject with that of the others, for each feature.
 
@@ -56,6 +58,7 @@ def _correlation(z, pairwise):
     return np.einsum("sut,sut->st", z, others) / np.where(norm > 1e-12, norm, np.nan)
 
 
+@checked(courses=numbers)
 def inter_subject_functional_correlation(courses):
     """Correlate every feature of a subject with every feature of the mean of the others.
 
@@ -117,6 +120,7 @@ class ISC:
         return pd.DataFrame({"feature": names, **columns, "p": self.p, "p_fwe": self.p_fwe, "q": self.q})
 
 
+@checked(courses=numbers)
 def isc_test(courses, *, documents=None, pairwise=False, null="shift", n_draws=199, random_state=0):
     """Compute inter-subject correlation and test it for each feature.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..arguments import checked, finite
 from ..exceptions import ParameterError, check_count, is_number
 from ..networks.evidence.matching import matched_scores, standardize_maps
 from ..stats import permutation_p
@@ -144,6 +145,7 @@ def match_courses(a, b, documents, *, kept_at=KEPT, n_draws=99, random_state=0):
     return match_both_ways(a, b, documents, **options)[0]
 
 
+@checked(a=finite, b=finite)
 def match_both_ways(a, b, documents, *, kept_at=KEPT, n_draws=99, random_state=0):
     """Match networks of two models in both directions, in little more time than in one; see :func:`match_courses`.
 
@@ -154,6 +156,8 @@ def match_both_ways(a, b, documents, *, kept_at=KEPT, n_draws=99, random_state=0
     a, b = (np.asarray(x, dtype=np.float64) for x in (a, b))
     if a.ndim != 2 or b.ndim != 2 or len(a) != len(b):
         raise ParameterError(f"Courses must be (n_units, n_networks) on the same units; got {a.shape} and {b.shape}.")
+    if len(documents) != len(a):
+        raise ParameterError(f"{len(documents)} documents for {len(a)} units; pass one label for each unit.")
     half = alternate_documents(documents)
     least = max(a.shape[1], b.shape[1]) + 3
     if min(half.sum(), (~half).sum()) < least:

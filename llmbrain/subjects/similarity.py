@@ -4,9 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..arguments import checked, finite, numbers
 from ..exceptions import ParameterError
 
 
+@checked(a=finite, b=finite)
 def linear_cka(a, b):
     """Compute linear centred kernel alignment of two activities on the same units.
 
@@ -76,6 +78,7 @@ class ModelTree:
         return list(groups.values())
 
 
+@checked(similarity=numbers)
 def model_tree(similarity, names):
     """Build a tree of models by average linkage of ``1 - similarity``.
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..arguments import COMMON, checked, finite, numbers, whole
 from ..dataset.described import read_description, write_described
 from ..exceptions import DatasetError, GeometryMismatchError, ParameterError
 from ..geometry import NeuronGeometry
@@ -42,7 +43,8 @@ class Topography:
     info: dict = field(default_factory=dict)
 
     def __post_init__(self):
-        cells = np.asarray(self.cells).astype(np.int64)
+        COMMON["geometry"]("geometry", self.geometry)
+        cells = whole("cells", self.cells).astype(np.int64)
         if cells.shape != (self.geometry.n_neurons,):
             raise GeometryMismatchError(
                 f"A display order needs a cell for each of {self.geometry.n_neurons} neurons; got shape {cells.shape}."
@@ -129,6 +131,7 @@ class Topography:
             )
 
 
+@checked(features=numbers)
 def fit_topography(features, geometry, method="transport", source=None, random_state=0):
     """Find a display order in which neurons with similar features are neighbours.
 
@@ -190,6 +193,7 @@ def _along_a_curve(halves, order, rows, cols, rng):
     return cells
 
 
+@checked(courses=finite, maps=finite)
 def loadings_from_maps(courses, maps):
     """Compute the loadings of known networks in one part of the data by dual regression.
 

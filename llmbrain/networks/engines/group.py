@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ...exceptions import NumericalWarning, ParameterError
+from ...arguments import checked, count, flag
+from ...exceptions import NumericalWarning, ParameterError, is_number
 from .contrasts import CONTRASTS
 from .group_models import TRY_CONTRAST, TRY_STEPS, TRY_TOL, choose_subspace
 from .ica import Rotations, batched_fastica, draw_rotations, fastica, sparsest_start
@@ -76,6 +77,7 @@ def check_n_components(n_components, n_tokens, n_neurons):
         )
 
 
+@checked(n_components=count, do_cca=flag, detrend=flag, time_courses=flag, warn=flag)
 def group_ica(
     runs,
     n_components=20,
@@ -227,11 +229,10 @@ def can_share(runs, n_components, rows_per_run=ROWS_PER_RUN):
 
 def check_search(n_init, contrast, max_iter, tol):
     """Refuse options of FastICA that are not allowed."""
-    if n_init < 1 or max_iter < 1 or not tol > 0:
-        raise ParameterError(
-            f"n_init and max_iter must be at least 1 and tol positive; got n_init={n_init}, max_iter={max_iter}, "
-            f"tol={tol}."
-        )
+    for name, value in (("n_init", n_init), ("max_iter", max_iter)):
+        count(name, value)
+    if not is_number(tol) or not tol > 0:
+        raise ParameterError(f"tol={tol!r}: it must be a positive number.")
     CONTRASTS.check(contrast)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats as sps
 
+from ...arguments import checked, flag
 from ...exceptions import ParameterError
 
 BLOCK_VALUES = 1 << 23
@@ -31,6 +32,7 @@ class DualRegression:
         return f"DualRegression({len(self.maps)} networks, {len(self.time_courses):,} tokens)"
 
 
+@checked(demean=flag, normalize=flag)
 def dual_regression(run, maps, *, demean=True, normalize=True):
     """Compute the time courses and maps of given networks in one run.
 
@@ -161,7 +163,7 @@ def _standardized(source, confounds=None, warn=False):
 
 def time_courses(run, maps, *, demean=True):
     """Stage 1: time courses ``(n_tokens, n_networks)`` float64 of all networks by joint least squares."""
-    if np.ndim(run) != 2 or np.ndim(maps) != 2:
+    if np.ndim(run) != 2 or np.ndim(maps) != 2 or not len(maps):
         raise ParameterError(
             f"Expected a run (n_tokens, n_neurons) and maps (n_networks, n_neurons); "
             f"got {np.shape(run)} and {np.shape(maps)}."
@@ -181,6 +183,8 @@ def time_courses(run, maps, *, demean=True):
     if demean:
         gram -= n_neurons * np.outer(mean, mean)
         products -= token_mean[:, None] * mean
+    if not np.isfinite(token_mean).all() or not np.isfinite(gram).all():
+        raise ParameterError("The run or the maps hold NaN or infinite values. Remove those neurons first.")
     return products @ _inverse(gram, "The maps")
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from ...arguments import checked, numbers
 from ...exceptions import ParameterError
 from ...registry import Registry
 from ...stats import permutation_p
@@ -54,6 +55,7 @@ class Matching:
         return frame
 
 
+@checked(maps=numbers)
 def standardize_maps(maps, dtype=np.float32):
     """Centre each map over neurons and scale it to unit norm, so that products are correlations.
 
@@ -153,6 +155,7 @@ def permute_neurons(n_neurons, layer_of=None, random_state=None):
 NULLS = Registry("null", needs_layers=False)
 
 
+@checked()
 def null_matches(reference, other, n_draws=100, null="layers", layer_of=None, random_state=0):
     """Scores of the whole one-to-one matching when `other` holds no information about the networks.
 

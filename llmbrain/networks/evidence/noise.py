@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 
+from ...arguments import checked, count, finite
 from ...exceptions import NumericalWarning, ParameterError
 from ...registry import Registry
 from ..engines.progress import track
@@ -12,6 +13,7 @@ LARGEST_SIDE = 2048  # largest order of the Gram matrices of spectra; longer rec
 SHUFFLES = Registry("null")  # ways to break the relations between neurons in parallel analysis
 
 
+@checked(max_neurons=count)
 def standardized_sample(runs, *, max_neurons=LARGEST_SIDE, confounds=None, random_state=0):
     """Z-scored activations of a random sample of the neurons, one array ``(n_tokens, n_sampled)`` float32 per run.
 
@@ -66,6 +68,14 @@ def noise_bound(n_tokens, n_neurons):
     return float((centre + 0.9793 * scale) / n_neurons)
 
 
+def _as_runs(name, runs):
+    """Refuse what is not a list of arrays (n_tokens, n_neurons) of the same neurons."""
+    widths = {np.shape(finite(f"{name}[{i}]", run))[1:] for i, run in enumerate(runs)} if np.iterable(runs) else set()
+    if len(widths) != 1 or len(*widths) != 1 or isinstance(runs, dict | str):
+        raise ParameterError(f"{name} must be a list of arrays (n_tokens, n_neurons) that have the same neurons.")
+
+
+@checked(runs=_as_runs)
 def marchenko_pastur_count(runs):
     """Number of directions above the noise edge, and that edge: an eigenvalue at unit noise variance.
 
@@ -114,6 +124,7 @@ def _gram(runs):
     return sum((x.T @ x).astype(np.float64) for x in runs), False
 
 
+@checked(runs=_as_runs)
 def parallel_analysis(runs, *, null="shift", n_draws=10, random_state=0):
     """Number of directions that explain more than those of data without any shared signal (Horn).
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ...arguments import checked, count, whole
 from ...exceptions import ParameterError
 from ...parallel import gather, share
 from ..engines.progress import track
@@ -33,6 +34,8 @@ def halves(runs, confounds=None):
     from ..engines.sources import ArraySource, as_sources
 
     sources = as_sources(runs)
+    if confounds is not None and (not isinstance(confounds, list | tuple) or len(confounds) != len(sources)):
+        raise ParameterError(f"confounds must be a list of one table for each of {len(sources)} runs.")
     sides, nuisance = [], []
     for spans in half_spans([s.n_tokens for s in sources]):
         side = []
@@ -51,6 +54,7 @@ def halves(runs, confounds=None):
     return sides, nuisance
 
 
+@checked(grid=whole)
 def split_half_curve(runs, grid, *, n_init=3, confounds=None, random_state=0, **reduction):
     """Decompose two halves of the data with each number of components and count the networks that they share.
 
@@ -148,6 +152,7 @@ def default_grid(limit):
     return [k for k in grid if k <= limit] or [max(1, limit)]
 
 
+@checked(grid=whole, largest=count)
 def choose_n_components(
     runs, *, largest=80, grid=None, n_draws=5, n_init=3, confounds=None, random_state=0, **reduction
 ):

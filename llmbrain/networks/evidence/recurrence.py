@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...exceptions import ParameterError
+from ...arguments import between, checked, count, finite
+from ...exceptions import ParameterError, check_threshold
 from ...stats import fdr, overlap, permutation_p
 from ..engines.progress import track
 from ..result import THRESHOLD, zscore_maps
@@ -44,15 +45,20 @@ class Recurrence:
     n_draws: int
 
 
+@checked(maps=finite)
 def threshold_maps(maps, threshold=THRESHOLD, two_sided=True):
     """Turn maps into masks ``(n_networks, n_neurons)``: neurons whose z over neurons exceeds the threshold.
 
     With ``two_sided`` strong negative weights count too, since the sign of a component is arbitrary.
     """
+    check_threshold(threshold, two_sided)
+    if np.ndim(maps) != 2:
+        raise ParameterError(f"Maps must be (n_networks, n_neurons); got shape {np.shape(maps)}.")
     z = zscore_maps(maps)
     return (np.abs(z) if two_sided else z) > threshold
 
 
+@checked(iou=between(0, 1))
 def recurrence(
     templates, individuals, *, threshold=THRESHOLD, two_sided=True, iou=IOU, n_draws=100, layer_of=None, random_state=0
 ):
@@ -126,6 +132,7 @@ def recurrence(
     return Recurrence(table, overlaps, correlations, n_draws)
 
 
+@checked(n_components=count)
 def individual_networks(texts, n_components=10, *, contrast="cube", n_init=1, random_state=0):
     """Decompose texts of at least four tokens one by one, for :func:`recurrence`.
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.linalg import eigh
 
+from ...arguments import checked, count, flag
 from ...exceptions import ParameterError
 from ...parallel import gather, share
 from ..engines.progress import track
@@ -164,6 +165,7 @@ def cut_blocks(n_tokens, minimum=MINIMUM_BLOCKS):
     return labels
 
 
+@checked(n_components=count, n_repeats=count, resample=flag)
 def resampled_networks(
     runs,
     n_components,

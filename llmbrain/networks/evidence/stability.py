@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.cluster.hierarchy import cut_tree, fcluster, linkage
 
+from ...arguments import checked, holds
 from ...exceptions import ParameterError
 from ...stats import icc, overlap
 from ..result import STABLE, THRESHOLD, zscore_maps
@@ -161,6 +162,7 @@ def restart_stability(rotations, chosen):
     return quality_index(similarity, labels)[labels[chosen * n_components : (chosen + 1) * n_components]]
 
 
+@checked(clusters=holds("maps", "iq", what="the clusters of icasso"))
 def score_networks(maps, clusters):
     """Stability of given maps ``(n_networks, n_neurons)`` from an ICASSO of the same data, one row per network.
 
@@ -186,6 +188,7 @@ def score_networks(maps, clusters):
     )
 
 
+@checked()
 def split_half(maps_a, maps_b, threshold=THRESHOLD, layer_of=None, n_draws=100, random_state=0):
     r"""Test-retest reliability of the networks of two halves of a corpus.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...arguments import checked, count
 from ...exceptions import ParameterError
 from ...stats import permutation_p
 from ..engines.progress import track
@@ -44,6 +45,7 @@ class Interpretation:
     contexts: object
 
 
+@checked(width=count)
 def interpret(time_courses, events, *, n_top=10, width=12, n_draws=199, random_state=0):
     """Describe networks by the tokens that drive them.
 

@@ -2,11 +2,13 @@
 
 import numpy as np
 
+from ...arguments import checked, finite
 from ...exceptions import ParameterError
 from ...stats import fdr, permutation_p
 from ..engines.progress import track
 
 
+@checked(maps=finite)
 def layer_profile(maps, layer_of, *, threshold=None):
     """Compute the share of each network in each layer.
 
@@ -42,6 +44,7 @@ def layer_profile(maps, layer_of, *, threshold=None):
     return np.divide(mass, total, out=np.zeros_like(mass), where=total > 0)
 
 
+@checked()
 def kind_engagement(time_courses, events, *, n_draws=999, random_state=0):
     """Compare the activity of each network between kinds of text, with documents as the unit of inference.
 

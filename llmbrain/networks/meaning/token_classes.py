@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 
+from ...arguments import checked
 from ...exceptions import ParameterError
 
 PATTERNS = {
@@ -57,6 +58,7 @@ def classify_tokens(tokens):
     return pd.DataFrame({name: table[name] for name in CLASSES})
 
 
+@checked()
 def token_regressors(events):
     """Describe every token by numbers that time courses can be correlated with.
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from ...exceptions import ParameterError
+from ...arguments import checked, finite, whole
+from ...exceptions import ParameterError, check_count
 from ...registry import Registry
 
 CLIP = 0.02, 0.85  # smallest and largest share removed from a layer, unless the ratio itself lies outside
@@ -18,7 +19,7 @@ ALLOCATIONS = Registry(
 
 def check_counts(counts, sizes):
     """Return given counts as an array, after checking that each is a whole number from 1 to the size of its layer."""
-    counts = np.asarray(counts, dtype=np.int64)
+    counts = whole("counts", counts).astype(np.int64)
     if counts.shape != (len(sizes),) or (counts < 1).any() or (counts > np.asarray(sizes)).any():
         raise ParameterError(f"Counts must be {len(sizes)} whole numbers from 1 to the width of each layer.")
     return counts
@@ -26,8 +27,11 @@ def check_counts(counts, sizes):
 
 def check_floors(sizes, n_keep, floors):
     """Return sizes, total and floors as whole numbers, after checking that the total lies between floors and sizes."""
-    sizes = np.asarray(sizes, dtype=np.int64)
-    floors = np.broadcast_to(np.asarray(floors, dtype=np.int64), sizes.shape).copy()
+    check_count("n_keep", n_keep)
+    sizes, floors = (whole(*given).astype(np.int64) for given in (("sizes", sizes), ("floors", floors)))
+    if sizes.ndim != 1 or (sizes < 1).any() or (floors < 0).any() or floors.shape not in ((), sizes.shape):
+        raise ParameterError("sizes must be one positive number for each layer, and floors one, or one for each.")
+    floors = np.broadcast_to(floors, sizes.shape).copy()
     floors = np.minimum(floors, sizes)
     if not floors.sum() <= n_keep <= sizes.sum():
         raise ParameterError(
@@ -37,6 +41,7 @@ def check_floors(sizes, n_keep, floors):
     return sizes, int(n_keep), floors
 
 
+@checked()
 def round_counts(wanted, sizes, n_keep, *, floors=1, round_to=1):
     """Round to the nearest whole numbers that sum to ``n_keep``, within floors and sizes.
 
@@ -66,9 +71,7 @@ def round_counts(wanted, sizes, n_keep, *, floors=1, round_to=1):
     """
     sizes, n_keep, floors = check_floors(sizes, n_keep, floors)
     step = int(round_to)
-    if step < 1:
-        raise ParameterError(f"round_to={round_to!r} must be a whole number from 1 to 256.")
-    wanted = _project(np.asarray(wanted, dtype=float), sizes, n_keep, floors)
+    wanted = _project(np.asarray(finite("wanted", wanted), dtype=float), sizes, n_keep, floors)
     low = np.minimum(np.ceil(floors / step) * step, sizes).astype(np.int64)
     counts = np.maximum(np.floor(wanted / step + 1e-9).astype(np.int64) * step, low)
     counts = np.where(wanted >= sizes - 1e-9, sizes, counts)
@@ -102,6 +105,7 @@ def _project(wanted, sizes, n_keep, floors):
 
 
 @ALLOCATIONS.register("uniform", needs=("sizes",), heads="share")
+@checked()
 def uniform(sizes, n_keep, *, floors=1, round_to=1):
     """Keep the same share of every layer that may be pruned; layers of equal size get equal widths.
 
