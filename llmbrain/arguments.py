@@ -12,23 +12,6 @@ import numpy as np
 
 from .exceptions import ParameterError, ParameterTypeError, check_count, is_number
 
-__all__ = [
-    "COMMON",
-    "between",
-    "checked",
-    "count",
-    "finite",
-    "flag",
-    "holds",
-    "layers",
-    "numbers",
-    "seed",
-    "tables",
-    "tensor",
-    "text",
-    "whole",
-]
-
 MOST = 10**9  # draws, starts or steps: more would not end
 
 
@@ -53,6 +36,19 @@ def seed(name, value):
     parts = value if isinstance(value, list | tuple | np.ndarray) and np.size(value) else [value]
     if not all(isinstance(part, Integral) and not isinstance(part, bool) and part >= 0 for part in parts):
         raise ParameterError(f"{name}={value!r}: it must be a whole number of at least 0, a numpy Generator or None.")
+
+
+def optional(rule):
+    """Make the rule of a value that may be None."""
+    return lambda name, value: None if value is None else rule(name, value)
+
+
+def texts(name, value):
+    """A text, or a list of texts."""
+    for part in [value] if isinstance(value, str) else value if isinstance(value, list | tuple) else [None]:
+        if not isinstance(part, str):
+            got = type(value).__name__
+            raise ParameterTypeError(f"{name} must be a string or a list of at least one string; got {got}.")
 
 
 def text(name, value):

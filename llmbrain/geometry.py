@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from .arguments import whole
+from .arguments import text, whole
 from .exceptions import GeometryMismatchError, LLMBrainError, ParameterError
 from .images import NIFTI1_MAX, check_space, fold, load_img, new_img, nifti_dtype, read_data
 
@@ -94,6 +94,7 @@ class NeuronGeometry:
         """
         from .models.sites import find_sites
 
+        text("site", site)
         by_hand = sites if "+" in site else {site: sites}
         found = {name: find_sites(model, name, sites=(by_hand or {}).get(name)) for name in site.split("+")}
         return cls.join(*(cls.from_sites(places, name) for name, places in found.items()))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..arguments import between, checked, flag, texts
 from ..exceptions import ParameterError, check_count, check_seed
 from ..models.finite import finite_logits
 from ..models.hooks import evaluating, restoring
@@ -35,6 +36,7 @@ class GeneratedText:
     bos: str = "none"
 
 
+@checked(prompts=texts, sample=flag, temperature=between(1e-6, 1e6), top_p=between(1e-9, 1), chat=flag)
 def generate_texts(
     model,
     tokenizer,

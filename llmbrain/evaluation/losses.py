@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 
+from ..arguments import checked, count, optional
 from ..exceptions import ParameterError
 from ..models.finite import not_finite_error
 from ..models.hooks import evaluating
@@ -24,6 +25,7 @@ LOGITS_AT_ONCE = {"cpu": 6 * 2**20}
 LOGITS_AT_ONCE_ELSEWHERE = 2**28
 
 
+@checked(batch_size=count, per_document=optional(count))
 def token_losses(model, tokenizer, text, *, context=1024, batch_size=8, per_document=None, bos="auto"):
     """Loss of every token of every document.
 

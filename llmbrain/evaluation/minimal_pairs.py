@@ -2,11 +2,13 @@
 
 import numpy as np
 
+from ..arguments import checked, count, optional
 from ..exceptions import ParameterError
 from ..text import Corpus, Document, MinimalPair, describe_bos, load_minimal_pairs, text_windows
 from .losses import window_losses
 
 
+@checked(n_pairs=optional(count), max_batch_tokens=optional(count))
 def minimal_pairs(model, tokenizer, pairs="all", *, n_pairs=None, max_batch_tokens=4096, bos="auto"):
     """Measure how often a model finds the acceptable sentence of a pair more likely.
 
@@ -55,6 +57,7 @@ def minimal_pairs(model, tokenizer, pairs="all", *, n_pairs=None, max_batch_toke
     )
 
 
+@checked(n_pairs=optional(count))
 def as_pairs(pairs, n_pairs=None):
     """Load pairs by name or path, or check a list; keep the first ``n_pairs`` of each phenomenon."""
     if isinstance(pairs, (list, tuple)):

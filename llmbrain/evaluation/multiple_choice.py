@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..arguments import checked, text, texts
 from ..exceptions import CorpusError, ParameterError
+from ..files import as_path
 from ..registry import choose
 from ..text import Window, describe_bos, encode_prompts
 from ..text.reading import read_jsonl
@@ -60,9 +62,11 @@ def load_questions(source):
     -------
     list of Question
     """
-    rows = source if isinstance(source, (list, tuple)) else [row for _, row in read_jsonl(source)]
+    rows = source if isinstance(source, (list, tuple)) else [row for _, row in read_jsonl(as_path(source))]
     if not rows:
         raise CorpusError("The list of questions is empty.")
+    if not all(isinstance(row, Question | dict) for row in rows):
+        raise CorpusError("Every question must be a Question or a dict with prompt, options and answer.")
     return [row if isinstance(row, Question) else _question(row, i) for i, row in enumerate(rows)]
 
 
@@ -167,6 +171,7 @@ def multiple_choice(model, tokenizer, questions, *, normalise="none", max_batch_
     )
 
 
+@checked(text=text, labels=texts)
 def parse_answer(text, labels):
     """Find the label that a generated text names.
 

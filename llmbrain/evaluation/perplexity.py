@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from ..arguments import checked, count
 from ..exceptions import CorpusError
 from ..text import describe_bos, text_windows
 from .losses import window_losses
@@ -55,6 +56,7 @@ def perplexity(model, tokenizer, text, context=1024, *, max_tokens=None, batch_s
     return perplexity_report(model, tokenizer, text, context, **options)["perplexity"]
 
 
+@checked(batch_size=count)
 def perplexity_report(model, tokenizer, text, context=1024, *, max_tokens=None, batch_size=4, bos="auto"):
     """Compute the perplexity of a text and describe how it was measured.
 

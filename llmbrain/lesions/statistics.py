@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..arguments import checked, count, optional, text
 from ..exceptions import RecordingError
 from ..geometry import NeuronGeometry
 from ..models.hooks import evaluating
@@ -131,6 +132,7 @@ def _statistics(geometry, moments, samples, norms, info):
     return NeuronStatistics(geometry, moments[0].n, mean, variance, kurtosis, norms, samples.result(), info)
 
 
+@checked(site=text, max_tokens=optional(count), n_samples=lambda name, value: count(name, value, 0))
 def neuron_statistics(
     model,
     tokenizer=None,

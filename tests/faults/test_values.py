@@ -5,15 +5,19 @@ import pytest
 from tiny import tiny_model, tiny_tokenizer
 
 import llmbrain as lb
+from llmbrain.evaluation import generate_texts, minimal_pairs, parse_answer, token_losses
 from llmbrain.exceptions import ParameterError
-from llmbrain.lesions import LossTask
+from llmbrain.lesions import LossTask, neuron_statistics
 from llmbrain.networks import DictLearning, TemporalICA
 from llmbrain.pipeline import find_networks, lesion_networks
 from llmbrain.pipeline.whole import RunPlan
 from llmbrain.pruning import Recipe
 from llmbrain.subjects.comparison import compare_studies
+from llmbrain.text import MinimalPair
 
 NAN = float("nan")
+BOTH = tiny_model("llama"), tiny_tokenizer()
+PAIR = MinimalPair("The heron ate.", "The heron eat.", "agreement", "0")
 TEXTS = ["On the third morning the old heron stood in the river and ate one more fish. " * 4] * 2
 
 
@@ -93,6 +97,37 @@ VALUES = {
     "DictLearning": (
         lambda study, **given: DictLearning(2, **given).fit(lb.open_recording(study)),
         {"batch_size": [0, -1], "n_epochs": [0, NAN]},
+    ),
+    "generate_texts": (
+        lambda _, **given: generate_texts(*BOTH, **{"prompts": ["The"], "max_new_tokens": 2, **given}),
+        {
+            "prompts": [None, 5, []],
+            "sample": ["x", NAN],
+            "chat": ["x"],
+            "temperature": [0, -1, NAN, "x"],
+            "top_p": [0, 2, NAN, "x"],
+        },
+    ),
+    "neuron_statistics": (
+        lambda _, **given: neuron_statistics(*BOTH, TEXTS, **given),
+        {
+            "max_tokens": [-1, 0, 1.5, NAN, "x"],
+            "n_samples": [-1, 1.5, None],
+            "random_state": [-1, "x"],
+            "site": [5, None],
+        },
+    ),
+    "token_losses": (
+        lambda _, **given: token_losses(*BOTH, TEXTS, **given),
+        {"batch_size": [None, "x"], "per_document": [1.5, NAN, "x"]},
+    ),
+    "minimal_pairs": (
+        lambda _, **given: minimal_pairs(*BOTH, [PAIR], **given),
+        {"n_pairs": [0, 1.5, "x"], "max_batch_tokens": ["x", NAN]},
+    ),
+    "parse_answer": (
+        lambda _, **given: parse_answer(**{"text": "A", "labels": ["A"], **given}),
+        {"text": [None, 5], "labels": [None, [5]]},
     ),
 }
 CASES = [

@@ -27,7 +27,7 @@ def check_counts(counts, sizes):
 
 def check_floors(sizes, n_keep, floors):
     """Return sizes, total and floors as whole numbers, after checking that the total lies between floors and sizes."""
-    check_count("n_keep", n_keep)
+    check_count("n_keep", n_keep, 0)
     sizes, floors = (whole(*given).astype(np.int64) for given in (("sizes", sizes), ("floors", floors)))
     if sizes.ndim != 1 or (sizes < 1).any() or (floors < 0).any() or floors.shape not in ((), sizes.shape):
         raise ParameterError("sizes must be one positive number for each layer, and floors one, or one for each.")
