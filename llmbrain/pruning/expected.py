@@ -28,7 +28,8 @@ def expected_seconds(measured, speed, ratio=0.2):
     """Estimate how many seconds a recipe will take, from its :class:`Measured` and the speed of the machine.
 
     The readings of the text are counted, and the refits of every layer of which a share ``ratio`` is removed. While
-    the load of the machine stays the same, the estimate is right within a factor of about 1.5. Minutes of ``recover`` are added.
+    the load of the machine stays the same, the estimate is right within a factor of about 1.5. Minutes of ``recover``
+    are added.
     """
     recipe, options = measured.recipe, measured.options.with_(curve_tokens=measured.curve_tokens)
     n_tokens, compensation = n_calibration_tokens(measured.blocks), COMPENSATIONS[recipe.compensation]
