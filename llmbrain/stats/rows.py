@@ -31,10 +31,8 @@ class Rows:
     >>> import torch
     >>> rows = Rows(3)
     >>> rows.add(torch.tensor([[1.0, 2.0, 0.0], [3.0, 6.0, 0.0]]))
-    >>> rows.mean.tolist(), rows.centred.T @ rows.centred
-    ([2.0, 4.0, 0.0], tensor([[1., 2., 0.],
-            [2., 4., 0.],
-            [0., 0., 0.]]))
+    >>> rows.mean.tolist(), (rows.centred.T @ rows.centred).round().tolist()
+    ([2.0, 4.0, 0.0], [[1.0, 2.0, 0.0], [2.0, 4.0, 0.0], [0.0, 0.0, 0.0]])
     """
 
     full = True
