@@ -98,10 +98,10 @@ def write_result(folder, kind, name, parts, info, *, sources=None, settings=None
         Further content of the manifest.
     sources : dict, optional
         Hashes of what the result was made from: ``weights`` (of the model), ``text``, ``recording`` (from
-        :meth:`llmbrain.dataset.Recording.source`), ``networks`` (list of :attr:`llmbrain.NetworkSet.hash`), and any
-        others. These four are compared with the study when the result is opened, and so are ``others`` (label of
-        another model of the dataset -> hash of its networks) and ``lesions`` (label of a model -> what
-        :func:`llmbrain.dataset.staleness.lesions_of` returns).
+        :meth:`llmbrain.dataset.Recording.source`, or a list of these), ``networks`` (list of
+        :attr:`llmbrain.NetworkSet.hash`), and any others. These four are compared with the study when the result is
+        opened, and so are ``others`` (label of another model of the dataset -> hash of its networks) and ``lesions``
+        (label of a model -> what :func:`llmbrain.dataset.staleness.lesions_of` returns).
     settings : dict, optional
         Settings that the result depends on; see :func:`is_done`.
 

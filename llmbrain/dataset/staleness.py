@@ -7,6 +7,7 @@ from ..exceptions import DatasetError
 from .folder import holds_study
 from .layout import RESULTS
 from .manifests import find_results, read_manifest
+from .runs import Run
 from .study import Study, find_studies
 
 
@@ -24,9 +25,9 @@ def _changed(study, sources):
     made, own = sources.get("weights"), study.info.get("model", {}).get("weights_hash")
     if made and own and made != own:
         return f"made with a model with the weights hash {made}, but this study is of {own}"
-    recording = sources.get("recording")
-    if isinstance(recording, dict):
-        reason = _changed_runs(study, recording)
+    recordings = sources.get("recording")
+    for recording in recordings if isinstance(recordings, list) else [recordings]:
+        reason = _changed_runs(study, recording) if isinstance(recording, dict) else ""
         if reason:
             return reason
     wanted = sources.get("networks")
@@ -35,6 +36,26 @@ def _changed(study, sources):
         if reason:
             return reason
     return _changed_others(study, sources.get("others")) or _changed_lesions(study, sources)
+
+
+def noted_runs(runs):
+    """Note the runs that a result is made from, for :func:`own_recordings`; empty if some are not recorded runs."""
+    if not runs or not all(isinstance(run, Run) for run in runs):
+        return []
+    return [{"site": runs[0].geometry.site, "runs": {str(run.index): run.hash for run in runs}}]
+
+
+def own_recordings(study, noted):
+    """Of noted runs, those that a study holds, with all of its runs, as sources of a result.
+
+    Others are not compared later: a localizer or a reference text may be recorded elsewhere.
+    """
+    found = []
+    for one in noted if isinstance(study, Study) else ():
+        now = study.run_hashes(one["site"])
+        if one["runs"].items() <= now.items():
+            found.append({**one, "known": sorted(now)})
+    return found
 
 
 def _changed_others(study, others):

@@ -11,7 +11,7 @@ from ..exceptions import MaskError, ParameterError
 from ..masks import NeuronMask
 from ..registry import Registry
 from .comparison import compare, mean_over_items
-from .sources import derived_name, lesioned_networks, sources_of
+from .sources import derived_name, describe_reference, lesioned_networks, sources_of
 
 # defaults: doses that a study uses if none are given; resizes: the set of neurons depends on the dose, so maps are
 # needed and controls are drawn anew at every dose
@@ -144,7 +144,7 @@ class DoseResponse:
         study = as_study(study)
         name = bids_label(name or derived_name(study, self.info, "") + self.info.get("over", "strength"))
         parts = {"dose_effects": self.table, "dose_controls": self.controls}
-        return write_result(study, "doses", name, parts, self.info, sources=sources_of(self.info)).paths
+        return write_result(study, "doses", name, parts, self.info, sources=sources_of(self.info, study)).paths
 
     @classmethod
     def load(cls, study, name=None):
@@ -228,6 +228,7 @@ def _describe(design):
         "unit": task.unit,
         "family": {family.label: family.description},
         "n_controls": int(design.study.n_controls),
+        "reference": describe_reference(design.statistics),
         "random_state": design.seed,
         "mode": design.scorer.mode,
         "autocast": design.scorer.autocast,

@@ -171,7 +171,7 @@ class LesionResult:
         """
         name = name or derived_name(study, self.info, "lesion")
         parts = {kind: getattr(self, part) for part, kind in _PARTS.items()}
-        sources = sources_of(self.info)
+        sources = sources_of(self.info, study)
         return write_result(study, "lesions", name, parts, self.info, sources=sources, settings=settings).paths
 
     @classmethod

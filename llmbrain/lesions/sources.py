@@ -2,6 +2,7 @@
 
 from ..dataset import Study, find_results
 from ..dataset.manifests import read_manifest
+from ..dataset.staleness import own_recordings
 
 
 def lesioned_networks(masks):
@@ -9,12 +10,20 @@ def lesioned_networks(masks):
     return sorted({mask.info["networks"] for mask in masks if mask.info.get("networks")})
 
 
-def sources_of(info):
+def describe_reference(statistics):
+    """Describe the text that importances and reference values come from; None without statistics."""
+    if statistics is None:
+        return None
+    return {k: v for k, v in statistics.info.items() if k != "document_hashes"} | {"n_tokens": statistics.n_tokens}
+
+
+def sources_of(info, study):
     """What a lesion result was made from, from its description; see :func:`llmbrain.dataset.write_result`."""
     tasks = info.get("tasks") or {}
     return {
         "weights": (info.get("model") or {}).get("weights_hash"),
         "networks": info.get("networks") or [],
+        "recording": own_recordings(study, (info.get("reference") or {}).get("recording") or []),
         "text": {name: about["corpus_hash"] for name, about in tasks.items() if about.get("corpus_hash")},
     }
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ..arguments import checked, count, optional, text
+from ..dataset.staleness import noted_runs
 from ..exceptions import RecordingError
 from ..geometry import NeuronGeometry
 from ..models.hooks import evaluating
@@ -235,7 +236,7 @@ def _of_recording(model, recording, max_tokens, n_samples, random_state):
             samples.values[places] = block[rows]
     corpus = (getattr(getattr(recording, "study", None), "info", None) or {}).get("corpus", {})
     known = ("name", "corpus"), ("hash", "corpus_hash"), ("document_hashes", "document_hashes")
-    info = {ours: corpus.get(theirs) for theirs, ours in known}
+    info = {ours: corpus.get(theirs) for theirs, ours in known} | {"recording": noted_runs(runs)}
     return _statistics(geometry, [moments], samples, output_norms([sites[i] for i in geometry.layers]), info)
 
 
@@ -251,7 +252,8 @@ def _of_recordings(model, recordings, max_tokens, n_samples, random_state):
     joined = (np.concatenate([getattr(p, name) for p in parts]) for name in ("mean", "variance", "kurtosis"))
     samples = None if parts[0].samples is None else np.concatenate([p.samples for p in parts], axis=1)
     norms = np.concatenate([p.output_norm for p in parts])
-    return NeuronStatistics(geometry, parts[0].n_tokens, *joined, norms, samples, parts[0].info)
+    info = parts[0].info | {"recording": [noted for part in parts for noted in part.info["recording"]]}
+    return NeuronStatistics(geometry, parts[0].n_tokens, *joined, norms, samples, info)
 
 
 def reads_text(reference):

@@ -6,7 +6,7 @@ import pandas as pd
 from ..masks.controls import other_networks, overlap_share
 from .comparison import effects_table, mean_over_items, power_note
 from .result import LesionResult, kinds_or_none
-from .sources import lesioned_networks
+from .sources import describe_reference, lesioned_networks
 
 CONTROL_COLUMNS = ["network", "task", "family", "draw", "n_neurons", "overlap", "importance_ratio", "effect"]
 
@@ -100,7 +100,7 @@ def _describe(design):
     from .. import __version__
     from ..models.identity import describe_model
 
-    options, study, statistics = design.options, design.study, design.statistics
+    options, study = design.options, design.study
     drawn = any(family.member.random for family in design.families)
     networks = lesioned_networks(design.masks)
     what = "network" if networks else "mask"
@@ -123,7 +123,7 @@ def _describe(design):
         "correction": "FDR (Benjamini-Hochberg) over the networks of one task and family",
         "random_state": design.seed,
         "tasks": {t.name: {"unit": t.unit, "n_items": len(t.items), **_public(t.info)} for t in design.tasks},
-        "reference": _public(statistics.info) | {"n_tokens": statistics.n_tokens} if statistics else None,
+        "reference": describe_reference(design.statistics),
         "double_dipping_checked": design.checked,
         "power": power_note(n_controls, len(design.masks), alternative=design.alternative, what=what),
         "mode": design.scorer.mode,

@@ -61,12 +61,12 @@ class Contents:
             self._signature = signature
 
     def _state(self):
-        kinds = ("components_json", "labels", "topography_json")
+        kinds = ("components_json", "labels", "topography_json", "bold_json")
         files = [found.path for kind in kinds for found in self.study.find(kind)]
         return (
             [(str(path), path.stat().st_mtime_ns) for path in files if path.exists()],
-            len(self.study.find("bold_json")), len(self.study.find("bold")),
-        )  # fmt: skip
+            len(self.study.find("bold")),
+        )
 
     def _read_networks(self):
         self.networks = self.labels = self.result = self._unreadable = None
@@ -123,9 +123,11 @@ class Contents:
         geometry = self.geometry
         if self.networks is None:
             return
-        path = self.study.path("topography", desc=self.desc)
+        if self.desc not in find_results(self.study, "topography"):
+            return
         try:
-            order = Topography.load(path) if path.is_file() else None
+            result = open_result(self.study, "topography", self.desc)
+            order = None if result.stale else Topography.load(result.path("topography"))
         except (LLMBrainError, OSError, ValueError) as error:
             self.messages.append(f"The display order cannot be read: {error}")
             return

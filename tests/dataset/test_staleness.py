@@ -1,7 +1,10 @@
 """Results that were made from lesions know when these change; what else makes a result stale is in test_results."""
 
+import numpy as np
 import pandas as pd
 import pytest
+from recorded import TEXTS, quiet
+from tiny import tiny_model, tiny_tokenizer
 
 from llmbrain.dataset import Study, open_result, write_result
 from llmbrain.dataset.staleness import lesions_of, stale_reason
@@ -52,3 +55,48 @@ def test_other_results_do_not_ask_for_lesions(compared):
     write_result(compared[0], "doses", "a", {"dose_effects": pd.DataFrame({"network": [0]})}, {}, sources={})
     lesions(compared[0], "loss", 1.0)
     assert open_result(compared[0], "doses", "a").stale == ""
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_results_of_a_recording_know_when_it_grows(tmp_path):
+    """Also those that need no networks: localizers, and lesions of masks with controls matched by activity."""
+    import llmbrain as lb
+    from llmbrain.lesions import LossTask
+    from llmbrain.networks import localize
+
+    model, tokenizer = tiny_model(), tiny_tokenizer()
+    amounts = {"tokens_per_run": 40}
+    recording = quiet(model, tokenizer, TEXTS * 3, tmp_path / "study", run_index=[1, 2], **amounts)
+    events = [run.events.assign(document=lambda e: e.index // 5, kind=lambda e: e.index // 5 % 2) for run in recording]
+    found = localize(list(recording), events, (0, 1))
+    mask = lb.NeuronMask(np.arange(recording.geometry.n_neurons) % 9 == 0, recording.geometry, name="mine")
+
+    def lesion(how, **options):
+        return lb.LesionStudy([mask], [LossTask(TEXTS)], n_controls=1, how=how, **options).run(model, tokenizer)
+
+    study = recording.study
+    found.save(study, recording.geometry, "own")
+    lesion("zero", controls=["layer+importance"], reference=recording).save(study, "matched")
+    lesion("mean", controls=["layer"], reference={"mlp": recording}).save(study, "mean")
+    lesion("zero", controls=["layer"], reference=recording).save(study, "silent")
+    elsewhere = quiet(model, tokenizer, TEXTS * 2, tmp_path / "elsewhere", **amounts)
+    rows = [run.events.assign(document=lambda e: e.index // 5, kind=lambda e: e.index // 5 % 2) for run in elsewhere]
+    localize(list(elsewhere), rows, (0, 1)).save(study, recording.geometry, "elsewhere")
+
+    names = {"own": "localizer", "elsewhere": "localizer", "matched": "lesions", "mean": "lesions", "silent": "lesions"}
+    assert not any(open_result(study, kind, name).stale for name, kind in names.items())
+    quiet(model, tokenizer, TEXTS * 3, study.root, **amounts)
+    stale = {name: open_result(study, kind, name).stale for name, kind in names.items()}
+    assert all("the recording has" in stale[name] for name in ("own", "matched", "mean")), stale
+    assert not stale["silent"] and not stale["elsewhere"]  # these did not read the recording
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_localizer_of_another_model_is_stale(tmp_path):
+    from llmbrain.networks import localize
+
+    other = quiet(tiny_model(seed=1), tiny_tokenizer(), TEXTS * 2, tmp_path / "other")
+    rows = [run.events.assign(document=lambda e: e.index // 5, kind=lambda e: e.index // 5 % 2) for run in other]
+    own = quiet(tiny_model(), tiny_tokenizer(), TEXTS * 2, tmp_path / "own").study
+    localize(list(other), rows, (0, 1)).save(own, other.geometry, "a")
+    assert "weights hash" in open_result(own, "localizer", "a").stale

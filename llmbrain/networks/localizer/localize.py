@@ -108,6 +108,7 @@ class Localization:
         ``name`` is the label in the file names; by default it is the contrast.
         """
         from ...dataset import as_study, bids_label, write_result
+        from ...dataset.staleness import own_recordings
 
         name = bids_label(name or "".join(self.contrast))
         mask = self.mask(geometry)
@@ -119,8 +120,10 @@ class Localization:
         parts = {"statmap": geometry.to_img(self.z.astype(np.float32))}
         if mask.count:
             parts |= {"localizer_mask": mask.to_img(), "localizer_mask_json": mask.sidecar()}
-        sources = {"weights": (self.info.get("model") or {}).get("weights_hash"), "text": self.info.get("corpus_hash")}
-        return write_result(as_study(study), "localizer", name, parts, info, sources=sources).paths
+        weights = (self.info.get("model") or self.info).get("weights_hash")
+        recordings = own_recordings(study := as_study(study), self.info.get("recording") or [])
+        sources = {"weights": weights, "text": self.info.get("corpus_hash"), "recording": recordings}
+        return write_result(study, "localizer", name, parts, info, sources=sources).paths
 
 
 def run_localizer(model, tokenizer, name="language", *, out=None, record_options=None, **options):
@@ -200,6 +203,8 @@ def localize(runs, events, contrast, *, unit="item", covariates=None, pairs=None
     AlKhamissi et al. (2025), NAACL, arXiv:2411.02280 (in language models);
     Benjamini & Hochberg (1995), J. R. Stat. Soc. B 57, 289-300.
     """
+    from ...dataset.staleness import noted_runs
+
     UNITS.check(unit)
     if len(contrast) != 2 or contrast[0] == contrast[1]:
         raise ParameterError(f"contrast={contrast!r} must name two different conditions.")
@@ -212,4 +217,6 @@ def localize(runs, events, contrast, *, unit="item", covariates=None, pairs=None
     noise_model = noise_model if UNITS[unit].dependent else "ols"
     effect, z, p, dof = contrast_glm(data, design, noise_model)
     info = {"unit": unit, "noise_model": noise_model, "dof": dof, "magnitude": magnitude}
+    if noted := noted_runs(list(runs)):
+        info |= {"recording": noted, "weights_hash": runs[0].sidecar["WeightsHash"]}
     return Localization(effect, z, p, fdr(p), tuple(contrast), items, info)

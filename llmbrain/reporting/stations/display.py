@@ -68,6 +68,7 @@ def _topography(report, found, recording):
     topography = fit_topography(features, found.geometry, source=source)
     if settings is not None:
         parts, sources = {"topography": topography.img}, {"networks": [found.networks.hash]}
+        sources |= {} if recording is None else {"recording": recording.source()}
         given = {"sources": sources, "settings": settings}
         write_result(report.study, "topography", report.networks_name, parts, topography.sidecar, **given)
     return topography
