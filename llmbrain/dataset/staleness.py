@@ -25,14 +25,14 @@ def _changed(study, sources):
     made, own = sources.get("weights"), study.info.get("model", {}).get("weights_hash")
     if made and own and made != own:
         return f"made with a model with the weights hash {made}, but this study is of {own}"
-    recordings = sources.get("recording")
-    for recording in recordings if isinstance(recordings, list) else [recordings]:
-        reason = _changed_runs(study, recording) if isinstance(recording, dict) else ""
-        if reason:
-            return reason
     wanted = sources.get("networks")
     for made in [wanted] if isinstance(wanted, str) else wanted or ():
         reason = _changed_networks(study, made)
+        if reason:
+            return reason
+    recordings = sources.get("recording")
+    for recording in recordings if isinstance(recordings, list) else [recordings]:
+        reason = _changed_runs(study, recording) if isinstance(recording, dict) else ""
         if reason:
             return reason
     return _changed_others(study, sources.get("others")) or _changed_lesions(study, sources)
