@@ -208,7 +208,12 @@ def lesion(
     positions: Annotated[
         str, typer.Option(help="Tokens at which the lesions act: all, prompt, generated, last, or e.g. 0,4,10-15.")
     ] = "all",
-    threshold: Threshold = 3.0,
+    threshold: Annotated[
+        float | None,
+        number(
+            "A neuron is lesioned if its |z| in the network exceeds this; by default that of the networks.", above=0
+        ),
+    ] = None,
     n_networks: Annotated[int | None, number("Lesion this many networks, stable ones first.", least=1)] = None,
     mask: Annotated[
         list[str] | None,

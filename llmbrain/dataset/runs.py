@@ -100,7 +100,7 @@ class Run:
     @cached_property
     def _stored(self):
         """Type of the stored values, and the byte at which they begin; read once, because runs are read in blocks."""
-        img = self.img()
+        img = self.geometry.open_img(self.path)
         return img.get_data_dtype(), img.dataobj.offset
 
     def to_array(self, start=None, stop=None):
@@ -121,8 +121,8 @@ class Run:
         return array if self.scale is None else array.astype(np.float32) * self.scale
 
     def img(self):
-        """The run as a nibabel image; its data stay on disk until they are read."""
-        return self.geometry.open_img(self.path)
+        """The run as a nibabel image. Its data stay on disk until they are read; int16 is read and scaled at once."""
+        return self.geometry.open_img(self.path) if self.scale is None else self.geometry.to_img(self.to_array())
 
     def confounds(self, columns=CONFOUNDS):
         """See :func:`read_confounds`."""

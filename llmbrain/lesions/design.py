@@ -8,7 +8,6 @@ import numpy as np
 from ..exceptions import MaskError, ParameterError
 from ..geometry import NeuronGeometry
 from ..masks import CONTROLS, ControlFamily, NeuronMask, draw_control
-from ..networks.result import THRESHOLD
 from ..parallel import gather, share, world_size
 from .context import sites_of
 from .dose import dose_axis
@@ -227,11 +226,11 @@ def checked_seed(random_state):
 def named_masks(masks, maps=None):
     """Return the masks of a study, with different names and none empty, and their maps or None.
 
-    A NetworkSet is thresholded at the threshold of its ``info`` (:meth:`llmbrain.NetworkSet.set_threshold`), or at 3.
+    A NetworkSet is thresholded at its own threshold (:meth:`llmbrain.NetworkSet.set_threshold`).
     """
     if hasattr(masks, "masks") and hasattr(masks, "z"):  # a NetworkSet
         maps = masks.z if maps is None else maps
-        masks = masks.masks(masks.info.get("threshold") or THRESHOLD)
+        masks = masks.masks()
     masks = list(masks) if isinstance(masks, (list, tuple)) else [masks]
     if not masks or not all(isinstance(m, NeuronMask) for m in masks):
         raise MaskError("A lesion study needs a list of NeuronMask, at least one, e.g. networks.masks(threshold=3.0).")

@@ -262,7 +262,7 @@ class NetworkEstimator:
         alone = np.einsum("ij,jk,ki->i", gram, table, gram) / norms
         return alone / data.sum_of_squares()
 
-    def masks(self, threshold=THRESHOLD, two_sided=True):
+    def masks(self, threshold=None, two_sided=True):
         """Return the networks as sets of neurons; see :meth:`NetworkSet.masks`."""
         self._check_fitted()
         return self.networks_.masks(threshold, two_sided)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ..exceptions import DatasetError, GeometryMismatchError, ParameterError
-from ..files import as_path
+from ..files import as_path, read_json
 from ..geometry import NeuronGeometry
 from ..images import load_img
 from .engines.sources import ArraySource
@@ -195,18 +195,31 @@ def _from_path(path, geometry, i):
         return _from_array(np.load(path, mmap_mode="r", allow_pickle=False), geometry, i)
     if not path.name.endswith((".nii", ".nii.gz")):
         raise ParameterError(f"Run {i}: {path.name} is neither a NIfTI image (.nii, .nii.gz) nor an array (.npy).")
-    if geometry is None and path.name.endswith("_bold.nii") and path.with_suffix(".json").is_file():
+    if path.name.endswith("_bold.nii") and path.with_suffix(".json").is_file():
         from ..dataset import Run
 
-        return _from_run(Run(path))
+        if geometry is None or _is_own(path.with_suffix(".json")):  # integers need the scale that the sidecar names
+            return _from_run(Run(path))
     return _from_image(load_img(path), geometry, i, path)
+
+
+def _is_own(sidecar):
+    """Whether a sidecar was written by this package, or cannot be read, so that opening the run says why."""
+    try:
+        return "Geometry" in read_json(sidecar)
+    except (ValueError, TypeError):
+        return True
 
 
 def _from_run(run):
     g = run.geometry
     if hasattr(run, "check"):  # some volumes, once per run
         run.check()
-    return _Item(run.raw, run.n_tokens, g, g.disk_voxels, lambda: str(run.path), True, run.scale)
+
+    def image():
+        return str(run.path) if run.scale is None else run.img()
+
+    return _Item(run.raw, run.n_tokens, g, g.disk_voxels, image, True, run.scale)
 
 
 def _from_image(img, geometry, i, path=None):

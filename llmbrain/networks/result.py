@@ -135,13 +135,18 @@ class NetworkSet:
         n_components = self.info.get("n_components", len(self))
         return networks_name(self.info.get("method", "networks"), n_components, self.geometry.site)
 
-    def masks(self, threshold=THRESHOLD, two_sided=True):
+    @property
+    def threshold(self):
+        """Neurons with a larger \\|z\\| belong to a network: 3, or what :meth:`set_threshold` was given."""
+        return float(self.info.get("threshold") or THRESHOLD)
+
+    def masks(self, threshold=None, two_sided=True):
         """Return the networks as sets of neurons.
 
         Parameters
         ----------
-        threshold : float or sequence of n_networks floats
-            Neurons with a larger \\|z\\| over neurons belong to the network.
+        threshold : float or sequence of n_networks floats, optional
+            Neurons with a larger \\|z\\| over neurons belong to the network; by default that of the networks.
         two_sided : bool
             Whether negative weights count. The sign of a component is arbitrary, so one side alone can lose half of a
             network.
@@ -159,6 +164,7 @@ class NetworkSet:
         info |= {"document_hashes": documents} if documents else {}
         info["networks"] = self.hash
         names = [f"network-{k:02d}" for k in range(len(self))]
+        threshold = self.threshold if threshold is None else threshold
         masks = masks_from_maps(self.z, self.geometry, threshold, two_sided, names=names, info=info)
         for k, mask in enumerate(masks):
             mask.info["flagged"] = k in self.flagged
@@ -209,7 +215,7 @@ class NetworkSet:
         runs = self.info.get("runs") or range(1, len(courses) + 1)
         mixing = {run: pd.DataFrame(course, columns=names) for run, course in zip(runs, courses)}
         parts = {"components": self.img, "metrics": self.metrics, "mixing": mixing, **(tables or {})}
-        parts |= image_parts(self, float(self.info.get("threshold", THRESHOLD)))
+        parts |= image_parts(self, self.threshold)
         info = {"Units": "arbitrary: maps of unit norm", **info}
         model, corpus = self.info.get("model") or {}, self.info.get("corpus_hash")
         sources = {"weights": model.get("weights_hash"), "text": corpus, "recording": self.info.get("recording")}

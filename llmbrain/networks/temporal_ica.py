@@ -19,7 +19,7 @@ from .engines.runs import CleanedRuns
 from .engines.sources import ArraySource
 from .evidence.stability import restart_stability
 from .inputs import as_confounds, load_runs
-from .result import THRESHOLD, NetworkSet, describe_maps, zscored_rows
+from .result import NetworkSet, describe_maps, zscored_rows
 
 
 class TemporalICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -162,7 +162,7 @@ class TemporalICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             courses[start : start + step] = (part - np.where(self.dead_, 0, self.mean_)) @ weights.T
         return courses.astype(np.result_type(X.dtype, np.float32), copy=False)
 
-    def masks(self, threshold=THRESHOLD, two_sided=True):
+    def masks(self, threshold=None, two_sided=True):
         """Networks as sets of neurons; see :meth:`NetworkSet.masks`."""
         check_is_fitted(self)
         return self.networks_.masks(threshold, two_sided)

@@ -29,7 +29,7 @@ def lesion_networks(
     value=None,
     strength=1.0,
     positions="all",
-    threshold=3.0,
+    threshold=None,
     n_networks=None,
     masks=None,
     tasks=None,
@@ -66,8 +66,8 @@ def lesion_networks(
         1 for the full lesion, less for a partial one.
     positions : {"all", "prompt", "generated", "last"}, list of int, or callable
         At which tokens the lesions act, see :func:`llmbrain.lesion`.
-    threshold : float
-        Neurons whose \\|z\\| exceeds this are lesioned.
+    threshold : float, optional
+        Neurons whose \\|z\\| exceeds this are lesioned; by default that of the networks.
     n_networks : int, optional
         Number of networks to lesion: those that are not flagged first, by share of variance. All by default.
     masks : list of NeuronMask or path-like, optional
@@ -116,6 +116,7 @@ def lesion_networks(
         wanted, which = split_choice(networks)
         name, found = current_networks(study, wanted)
         numbers = select_networks(study, which, name, found)
+        threshold = found.threshold if threshold is None else threshold
         chosen, empty = _masks_of_networks(found, numbers, threshold, n_networks)
         kept = {"threshold": threshold, "empty_networks": empty}
     else:

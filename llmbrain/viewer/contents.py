@@ -168,7 +168,7 @@ class Contents:
                 "messages": list(self.messages),
                 "geometry": None if geometry is None else geometry.to_dict(),
                 "order": None if self.order is None else self.order.note,
-                "threshold": float((self.networks.info if self.networks else {}).get("threshold") or 3.0),
+                "threshold": 3.0 if self.networks is None else self.networks.threshold,
                 "networks": [] if self.networks is None else self._network_rows(),
                 "runs": [] if self.recording is None else self._run_rows(),
                 "masks": [{"name": m.name or f"mask {i}", "n_neurons": m.count} for i, m in enumerate(self.masks)],

@@ -54,6 +54,8 @@ def test_another_threshold(fitted):
     assert networks.metrics["n_neurons"].tolist() == [m.count for m in networks.masks(4.5)]
     np.testing.assert_array_equal(networks.metrics["stability"], fitted.networks_.metrics["stability"])
     assert networks.info["threshold"] == 4.5 and "own" in networks.metrics
+    assert networks.threshold == 4.5 and fitted.networks_.threshold == 3
+    assert [mask.count for mask in networks.masks()] == networks.metrics["n_neurons"].tolist()
 
 
 @pytest.mark.parametrize("threshold", [np.nan, np.inf, -1, "3"])

@@ -18,12 +18,25 @@ from llmbrain.files import save_img
 def test_int16_keeps_each_neuron_to_a_fraction_of_its_range(llama, tokenizer, tmp_path):
     full = quiet(llama, tokenizer, TEXTS, tmp_path / "full")[0].to_array()
     runs = quiet(llama, tokenizer, TEXTS, tmp_path / "half", storage="int16")
-    assert runs[0].img().get_data_dtype() == np.int16
+    assert runs[0].raw().dtype == np.int16
+    np.testing.assert_array_equal(runs[0].geometry.to_array(runs[0].img()), runs[0].to_array())
     step = runs[0].scale
     assert (step >= np.abs(full).max(0) / 4096 - 1e-9).all()
     assert (np.abs(runs[0].to_array() - full) <= 0.51 * step + 1e-7).all()
     float_file, int_file = (Path(r[0].path).stat().st_size - 352 for r in (open_recording(tmp_path / "full"), runs))
     assert float_file == 2 * int_file
+
+
+@pytest.mark.parametrize("engine", ["torch", "nilearn"])
+def test_int16_is_decomposed_in_units_of_activation_however_it_is_given(llama, tokenizer, tmp_path, engine):
+    from llmbrain import CanICA
+
+    runs = quiet(llama, tokenizer, TEXTS, tmp_path / "half", storage="int16")
+    options = {"geometry": runs[0].geometry, "engine": engine, "standardize": False, "n_init": 1}
+    wanted = CanICA(2, **options).fit([run.to_array() for run in runs]).components_
+    for given in (runs, [run.path for run in runs]):
+        found = CanICA(2, **options).fit(given).components_
+        assert min(np.abs(np.corrcoef(found, wanted)[:2, 2:]).max(1)) > 0.999
 
 
 def test_int16_says_what_it_cut(llama, tokenizer, tmp_path):

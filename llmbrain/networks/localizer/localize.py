@@ -10,7 +10,6 @@ import numpy as np
 from ...exceptions import ParameterError
 from ...registry import Registry
 from ...stats import fdr
-from ..result import THRESHOLD
 from .design import check_conditions, choose_tokens, item_design, item_means, item_table, read_tokens, token_design
 from .statistics import contrast_glm, localizer_overlap
 
@@ -87,12 +86,12 @@ class Localization:
         info = {"localizer": name, "fdr": level, **{k: v for k, v in self.info.items() if k in keep}}
         return NeuronMask(self.selected(level, side), geometry, name=name, info=info)
 
-    def overlap(self, networks, level=0.05, side="both", threshold=THRESHOLD, n_draws=199, random_state=0):
+    def overlap(self, networks, level=0.05, side="both", threshold=None, n_draws=199, random_state=0):
         r"""Compare the overlap of the selected neurons with networks to that of neurons permuted within layers.
 
         Returns the table of :func:`localizer_overlap` with ``flagged`` of each network. A strict ``level``, which
-        selects about as many neurons as a network has, is most informative. Neurons with \|z\| above ``threshold``
-        belong to a network.
+        selects about as many neurons as a network has, is most informative. Neurons with \|z\| above ``threshold``,
+        by default that of the networks, belong to a network.
         """
         geometry = networks.geometry
         if geometry.n_neurons != len(self.z):

@@ -125,7 +125,7 @@ class Networks(Station):
 
 
 def _found(networks, stability=None):
-    return Found(networks, float((networks.info or {}).get("threshold") or THRESHOLD), stability)
+    return Found(networks, networks.threshold, stability)
 
 
 def _flag_note(report):
