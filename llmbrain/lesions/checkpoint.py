@@ -9,6 +9,7 @@ import types
 import uuid
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -174,7 +175,7 @@ def read_checkpoint(path):
     try:
         with np.load(path, allow_pickle=False) as kept:
             return {"key": str(kept["key"]), "numbers": kept["numbers"], "finished": kept["finished"]}
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         warnings.warn(
             f"{path} is damaged ({error}); the study starts from the beginning.", LLMBrainWarning, stacklevel=5
         )

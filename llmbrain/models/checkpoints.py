@@ -47,7 +47,27 @@ def open_checkpoint(load, source, options, **more):
                 f"The checkpoint of {name!r} does not fit {type(model).__name__}: {problem.format(_few(keys))}. "
                 "Get a complete copy of the model."
             )
+    _refuse_integers(model, Path(source), name)
     return model
+
+
+def _refuse_integers(model, folder, name):
+    """Refuse whole numbers as weights of a model that is not quantized; libraries turn them into floats."""
+    from safetensors import safe_open
+
+    if getattr(model.config, "quantization_config", None) is not None:
+        return
+    known = {key for key, weight in model.named_parameters() if weight.is_floating_point()}
+    known |= {key.partition(".")[2] for key in known}  # some checkpoints leave out the name of the model's body
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            kinds = {key: file.get_slice(key).get_dtype() for key in known.intersection(file.keys())}
+        wrong = sorted(key for key, kind in kinds.items() if kind == "BOOL" or kind.startswith(("I", "U")))
+        if wrong:
+            raise ModelNotFoundError(
+                f"The checkpoint of {name!r} holds whole numbers or booleans as weights, and its config no "
+                f"quantization: {_few(wrong)}. Get a complete copy of the model."
+            )
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ class Document:
     Raises
     ------
     CorpusError
-        If the text is not a string or holds only white space.
+        If the text is not a string or holds only white space, or if a part is no valid Unicode.
 
     Examples
     --------
@@ -45,13 +45,9 @@ class Document:
             )
         if not self.text.strip():
             raise CorpusError(f"Document {self.id!r} is empty or only white space. Remove it or give it a text.")
-        try:
-            self.text.encode()
-        except UnicodeEncodeError as error:
-            raise CorpusError(
-                f"Document {self.id!r} holds half of a character ({self.text[error.start]!a}), which no tokenizer "
-                "reads. Read the text again in its own encoding, or remove it."
-            ) from error
+        # ids and kinds too: they come from file names, which need not be UTF-8, and are written into tables
+        for part in filter(None, (self.id, self.kind, self.text)):
+            _refuse_halves(self.id, part)
 
     @property
     def hash(self):
@@ -262,3 +258,14 @@ def first_names(names, n=6):
     names = list(names)
     more = f" and {len(names) - n} more" if len(names) > n else ""
     return ", ".join(repr(name) for name in names[:n]) + more
+
+
+def _refuse_halves(name, part):
+    """Refuse a string that cannot be written: JSON and file names may hold half of a surrogate pair."""
+    try:
+        str(part).encode()
+    except UnicodeEncodeError as error:
+        raise CorpusError(
+            f"Document {name!a} holds half of a character ({part[error.start]!a}), which no file or tokenizer takes. "
+            "Read it again in its own encoding, rename it, or remove it."
+        ) from error

@@ -67,6 +67,7 @@ def of_another_write(path):
         ("components", lambda path: path.write_bytes(b"x"), "content has changed"),
         ("components", lambda path: path.write_bytes(b""), "content has changed"),
         ("components", lambda path: path.write_bytes(gzip.compress(b"short")), "content has changed"),
+        ("components", lambda path: path.write_bytes(path.read_bytes()[:12] + b"\xff" * 99), "content has changed"),
         ("metrics", shorten, "has 2 rows instead of 3"),
         ("metrics", reorder, "content has changed"),
         ("metrics", of_another_write, "content has changed"),

@@ -32,6 +32,8 @@ KEY = "model.layers.1.mlp.down_proj.weight"
         (lambda w: w.pop(KEY), f"it lacks {KEY}"),
         (lambda w: w.update(extra=torch.zeros(3)), "it has unknown weights: extra"),
         (lambda w: w.update({KEY: w[KEY][:, :5].contiguous()}), f"requires other shapes of {KEY}"),
+        (lambda w: w.update({KEY: w[KEY].to(torch.int8)}), f"whole numbers or booleans as weights.*{KEY}"),
+        (lambda w: w.update({KEY: w[KEY] > 0}), f"whole numbers or booleans as weights.*{KEY}"),
     ],
 )
 def test_a_checkpoint_must_hold_exactly_the_weights_of_the_model(folder, change, message):

@@ -98,3 +98,6 @@ def test_half_a_character_is_refused():
     """A lone surrogate is no text: tokenizers raise a TypeError for it."""
     with pytest.raises(CorpusError, match=r"half of a character \('\\ud83d'\)"):
         Document("the cat \ud83d", "a")
+    for parts in ({"id": "a\udcff"}, {"id": "a", "kind": "\udcff"}):
+        with pytest.raises(CorpusError, match=r"half of a character \('\\udcff'\)"):
+            Document("the cat", **parts)
