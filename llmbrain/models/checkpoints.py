@@ -53,15 +53,18 @@ def open_checkpoint(load, source, options, **more):
 
 def _refuse_integers(model, folder, name):
     """Refuse whole numbers as weights of a model that is not quantized; libraries turn them into floats."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     if getattr(model.config, "quantization_config", None) is not None:
         return
     known = {key for key, weight in model.named_parameters() if weight.is_floating_point()}
     known |= {key.partition(".")[2] for key in known}  # some checkpoints leave out the name of the model's body
     for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, "pt") as file:
-            kinds = {key: file.get_slice(key).get_dtype() for key in known.intersection(file.keys())}
+        try:
+            with safe_open(path, "pt") as file:
+                kinds = {key: file.get_slice(key).get_dtype() for key in known.intersection(file.keys())}
+        except SafetensorError:  # not of the checkpoint, which has been read by now
+            continue
         wrong = sorted(key for key, kind in kinds.items() if kind == "BOOL" or kind.startswith(("I", "U")))
         if wrong:
             raise ModelNotFoundError(

@@ -144,6 +144,14 @@ def test_other_kept_neurons_are_refused(pruned_models, tmp_path, change):
         load_pruned(tmp_path / "m")
 
 
+@pytest.mark.parametrize("content", [b"", b"null", b"noise" * 99])
+def test_damaged_kept_neurons_are_named_with_what_to_do(pruned_models, tmp_path, content):
+    pruned_models["llama"].save_pretrained(tmp_path / "m")
+    (tmp_path / "m" / "llmbrain_subnetwork.safetensors").write_bytes(content)
+    with pytest.raises(ModelNotFoundError, match="subnetwork.safetensors cannot be read .*Prune the model again"):
+        load_pruned(tmp_path / "m")
+
+
 def test_a_folder_without_a_pruned_model_is_refused(tmp_path):
     with pytest.raises(ModelNotFoundError, match="llmbrain_pruning"):
         load_pruned(tmp_path)
