@@ -16,7 +16,7 @@ from llmbrain.networks.evidence.dual_regression import dual_regression
 from llmbrain.networks.evidence.recurrence import recurrence, threshold_maps
 from llmbrain.networks.meaning import profiles, token_classes
 from llmbrain.pruning import allocation, scores
-from llmbrain.pruning.compensation import solve_damped
+from llmbrain.pruning.equations import solve_damped
 
 NAN = float("nan")
 RNG = np.random.default_rng(0)

@@ -28,10 +28,10 @@ from .compensation import (
     compensate,
     default_ridge,
     fitted_error,
-    frozen,
     output_error,
     wanted_power,
 )
+from .equations import frozen
 from .survey import TOKEN_WEIGHTS, gather, output_site, writes_to_stream
 from .walk import Walk
 

@@ -12,7 +12,8 @@ from ..registry import Registry
 from . import scores as sc
 from .allocation import fill_by_curves, smooth_curves
 from .allocation.supernet import run_rest
-from .compensation import compensate, default_ridge, frozen
+from .compensation import compensate, default_ridge
+from .equations import frozen
 from .survey import gather
 from .walk import Walk
 

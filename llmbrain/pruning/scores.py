@@ -15,7 +15,7 @@ from ..arguments import checked, count, tensor
 from ..exceptions import ParameterError, is_number
 from ..models.linears import weight_of
 from ..registry import Registry, choose
-from .compensation import solve_damped
+from .equations import solve_damped
 
 # needs: names of attributes of LayerInputs, passed in this order. random: whether the scores depend on the seed.
 # heads: the corresponding head score, None if it ranks neurons only.

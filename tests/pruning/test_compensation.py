@@ -201,17 +201,6 @@ def test_an_endless_penalty_is_mean_bias(data):
     torch.testing.assert_close(limit.bias, bias.bias)
 
 
-def test_frozen_moments_are_the_same_moments(data):
-    from llmbrain.pruning.compensation import frozen
-
-    moments = Moments(data["x"].shape[1], data["y"].shape[1])
-    moments.add(data["x"], data["y"])
-    once = frozen(moments)
-    for name in ("mean", "covariance", "target_mean", "cross_covariance", "target_variance", "variance", "n"):
-        assert torch.equal(torch.as_tensor(getattr(once, name)), torch.as_tensor(getattr(moments, name)))
-    assert once.covariance is once.covariance and frozen(once) is once
-
-
 def test_unknown_compensation_is_refused(data):
     with pytest.raises(ParameterError, match="affine"):
         compensate(data["w"], moments_of(data["x"]), data["kept"], "magic")

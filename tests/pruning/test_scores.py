@@ -6,7 +6,8 @@ from blockwise import moments_of
 
 from llmbrain.exceptions import ParameterError
 from llmbrain.pruning import scores as sc
-from llmbrain.pruning.compensation import compensate, output_error, removed_of, schur_residual
+from llmbrain.pruning.compensation import compensate, output_error, schur_residual
+from llmbrain.pruning.equations import removed_of
 
 
 def test_simple_scores_are_their_formulas(data):

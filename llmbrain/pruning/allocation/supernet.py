@@ -7,7 +7,8 @@ from ...models.linears import weight_of
 from ...models.parts import modules_of
 from ...models.surgery import set_linear, weights_of
 from ...parallel import broadcast, rank, world_size
-from ..compensation import compensate, frozen
+from ..compensation import compensate
+from ..equations import frozen
 from ..walk import Walk
 
 
