@@ -7,32 +7,23 @@ from .lazy import lazy_names
 
 __version__ = "0.1.0"
 
-_ROOM_OF = {
-    "load_model": "models",
-    "describe_model": "models",
-    "find_sites": "models",
-    "load_corpus": "text",
-    "NeuronGeometry": "geometry",
-    "NeuronMask": "masks",
-    "Study": "dataset",
-    "open_recording": "dataset",
-    "record": "recording",
-    "CanICA": "networks",
-    "DictLearning": "networks",
-    "NetworkSet": "networks",
-    "perplexity": "evaluation",
-    "lesion": "lesions",
-    "LesionStudy": "lesions",
-    "fingerprint": "subjects",
-    "compare_fingerprints": "subjects",
-    "compare_studies": "subjects",
-    "prune": "pruning",
-    "Recipe": "pruning",
-    "run_grid": "pruning",
-    "generate_report": "reporting",
-    "run_study": "pipeline",
-}
+_public, __getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "models": ("load_model", "describe_model", "find_sites"),
+        "text": ("load_corpus",),
+        "geometry": ("NeuronGeometry",),
+        "masks": ("NeuronMask",),
+        "dataset": ("Study", "open_recording"),
+        "recording": ("record",),
+        "networks": ("CanICA", "DictLearning", "NetworkSet"),
+        "evaluation": ("perplexity",),
+        "lesions": ("lesion", "LesionStudy"),
+        "subjects": ("fingerprint", "compare_fingerprints", "compare_studies"),
+        "pruning": ("prune", "Recipe", "run_grid"),
+        "reporting": ("generate_report",),
+        "pipeline": ("run_study",),
+    },
+)
 
-__all__ = ["__version__", *_ROOM_OF]
-
-__getattr__, __dir__ = lazy_names(__name__, _ROOM_OF)
+__all__ = ["__version__", *_public]

@@ -6,11 +6,12 @@ from importlib.util import find_spec
 
 
 def lazy_names(package, modules):
-    """Make ``__getattr__`` and ``__dir__`` of a package (PEP 562) from ``{name: relative module}``."""
+    """Make ``__all__``, ``__getattr__`` and ``__dir__`` of a package (PEP 562); ``modules`` holds the names in each."""
+    where = {name: module for module, names in modules.items() for name in names}
 
     def find(name):
-        if name in modules:
-            value = getattr(import_module(f".{modules[name]}", package), name)
+        if name in where:
+            value = getattr(import_module(f".{where[name]}", package), name)
             setattr(sys.modules[package], name, value)
             return value
         if not name.startswith("_") and find_spec(f"{package}.{name}"):
@@ -18,6 +19,6 @@ def lazy_names(package, modules):
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     def names():
-        return sorted({*vars(sys.modules[package]), *modules})
+        return sorted({*vars(sys.modules[package]), *where})
 
-    return find, names
+    return sorted(where), find, names

@@ -2,16 +2,13 @@
 
 from ..lazy import lazy_names
 
-_WHERE = {
-    "SITES": "sites",
-    "Site": "sites",
-    "anatomy_of": "anatomy",
-    "describe_model": "identity",
-    "find_sites": "sites",
-    "load_model": "loading",
-    "site_hooks": "hooks",
-}
-
-__all__ = sorted(_WHERE)
-
-__getattr__, __dir__ = lazy_names(__name__, _WHERE)
+__all__, __getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "sites": ("SITES", "Site", "find_sites"),
+        "anatomy": ("anatomy_of",),
+        "identity": ("describe_model",),
+        "loading": ("load_model",),
+        "hooks": ("site_hooks",),
+    },
+)

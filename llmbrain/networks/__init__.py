@@ -2,30 +2,25 @@
 
 from ..lazy import lazy_names
 
-_WHERE = {
-    "CanICA": "canica",
-    "DictLearning": "dict_learning",
-    "TemporalICA": "temporal_ica",
-    "NetworkSet": "result",
-    "write_tedana": "tedana",
-    "group_ica": "engines.group",
-    "GroupICA": "engines.group",
-    "choose_n_components": "evidence.order",
-    "functional_connectivity": "connectivity",
-    "gather_evidence": "evidence.gather",
-    "icasso": "evidence.stability",
-    "interpret": "meaning.interpretation",
-    "kind_engagement": "meaning.profiles",
-    "layer_profile": "meaning.profiles",
-    "localize": "localizer.localize",
-    "match_maps": "evidence.matching",
-    "regress_recording": "evidence.dual_regression",
-    "resampled_networks": "evidence.resampling",
-    "run_localizer": "localizer.localize",
-    "show_progress": "engines.progress",
-    "split_half": "evidence.stability",
-}
-
-__all__ = sorted(_WHERE)
-
-__getattr__, __dir__ = lazy_names(__name__, _WHERE)
+__all__, __getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "canica": ("CanICA",),
+        "dict_learning": ("DictLearning",),
+        "temporal_ica": ("TemporalICA",),
+        "result": ("NetworkSet",),
+        "tedana": ("write_tedana",),
+        "engines.group": ("group_ica", "GroupICA"),
+        "evidence.order": ("choose_n_components",),
+        "connectivity": ("functional_connectivity",),
+        "evidence.gather": ("gather_evidence",),
+        "evidence.stability": ("icasso", "split_half"),
+        "meaning.interpretation": ("interpret",),
+        "meaning.profiles": ("kind_engagement", "layer_profile"),
+        "localizer.localize": ("localize", "run_localizer"),
+        "evidence.matching": ("match_maps",),
+        "evidence.dual_regression": ("regress_recording",),
+        "evidence.resampling": ("resampled_networks",),
+        "engines.progress": ("show_progress",),
+    },
+)

@@ -6,33 +6,17 @@ None. There are no brain outlines, because neurons have no spatial neighbourhood
 
 from ..lazy import lazy_names
 
-_MODULE_OF = {
-    "plot_network_map": "maps",
-    "plot_network_maps": "maps",
-    "plot_layer_profiles": "maps",
-    "plot_atlas": "atlas",
-    "plot_comparison": "atlas",
-    "plot_prob_atlas": "atlas",
-    "view_map": "atlas",
-    "plot_carpet": "carpet",
-    "plot_time_courses": "carpet",
-    "plot_connectivity": "matrices",
-    "plot_layer_graph": "matrices",
-    "plot_matching": "matrices",
-    "plot_coupling": "matrices",
-    "plot_stability": "curves",
-    "plot_order": "curves",
-    "plot_token_quality": "curves",
-    "plot_models": "models",
-    "plot_lesion_effects": "lesions",
-    "plot_dose_response": "lesions",
-    "plot_selectivity": "lesions",
-    "plot_pruning_grid": "pruning",
-    "plot_kept_neurons": "pruning",
-    "plot_words": "text",
-    "words_html": "text",
-}
-
-__all__ = list(_MODULE_OF)
-
-__getattr__, __dir__ = lazy_names(__name__, _MODULE_OF)
+__all__, __getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "maps": ("plot_network_map", "plot_network_maps", "plot_layer_profiles"),
+        "atlas": ("plot_atlas", "plot_comparison", "plot_prob_atlas", "view_map"),
+        "carpet": ("plot_carpet", "plot_time_courses"),
+        "matrices": ("plot_connectivity", "plot_layer_graph", "plot_matching", "plot_coupling"),
+        "curves": ("plot_stability", "plot_order", "plot_token_quality"),
+        "models": ("plot_models",),
+        "lesions": ("plot_lesion_effects", "plot_dose_response", "plot_selectivity"),
+        "pruning": ("plot_pruning_grid", "plot_kept_neurons"),
+        "text": ("plot_words", "words_html"),
+    },
+)
