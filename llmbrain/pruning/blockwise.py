@@ -14,7 +14,7 @@ from ..models.anatomy import anatomy_of
 from ..models.linears import linears
 from ..parallel import all_reduce
 from ..stats.moments import Moments
-from ..stats.precision import reduced_precision
+from ..stats.precision import half_products, reduced_precision
 from .descent import Descent, copies, put, trained
 from .replay import Replay
 
@@ -73,7 +73,7 @@ def fit_blocks(walk, layers, last, wanted, weights, held, chunks, n_steps):
 
     @torch.no_grad()
     def error():
-        with reduced_precision(), _half_products(walk.device):
+        with reduced_precision(), half_products(walk.device):
             totals = [error_of(*inputs(judged, i, slice(0, len(w)))) for i, w in enumerate(judged) if bool(w.any())]
         total = sum(totals, torch.zeros(2, dtype=torch.float64, device=walk.device))
         total, count = all_reduce(total).tolist()
@@ -81,7 +81,7 @@ def fit_blocks(walk, layers, last, wanted, weights, held, chunks, n_steps):
 
     @torch.enable_grad()
     def gradients_of(*given):
-        with _half_products(walk.device):
+        with half_products(walk.device):
             total, count = error_of(*given)
         return torch.autograd.grad(total / (count * max(before, 1e-30)), parameters)
 
@@ -118,11 +118,6 @@ def _scale(walk, wanted, weights):
     spread = moments.all_reduce().variance.sqrt()
     scale = spread.clamp_min(0.01 * spread.median()).pow(-SPREAD)  # those that hardly vary count ten times at most
     return (scale / scale.square().mean().sqrt()).float()
-
-
-def _half_products(device):
-    """Multiply in bfloat16 on a GPU, which suffices here. The residual stream keeps its precision."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda", cache_enabled=False)
 
 
 def _parameters(layer):

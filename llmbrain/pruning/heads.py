@@ -11,6 +11,7 @@ from ..models.surgery import channels, set_linear, weights_of
 from ..registry import Registry
 from . import scores as sc
 from .allocation import fill_by_curves, smooth_curves
+from .allocation.probe import probing
 from .allocation.supernet import run_rest
 from .compensation import compensate, default_ridge
 from .equations import frozen
@@ -202,7 +203,9 @@ def measure_heads(model, parts, steps, fit_blocks, probe, *, weighting=None, pro
     ``steps`` are the query heads of each unit of each layer. The model is dense before and after. Returns an array of
     shape (n_units,) per layer, nats per token.
     """
-    fit_walk, probe_walk, norm = Walk(model, fit_blocks), Walk(model, probe.blocks), anatomy_of(model).norm
+    fit_walk, norm = Walk(model, fit_blocks), anatomy_of(model).norm
+    with probing(probe.device):
+        probe_walk = Walk(model, probe.blocks)
     found = []
     for part, units in zip(parts, steps):
         moments = frozen(gather(fit_walk, part.layer, part.writer, weighting=weighting)[0])
@@ -214,12 +217,13 @@ def measure_heads(model, parts, steps, fit_blocks, probe, *, weighting=None, pro
             refit = compensate(weight, moments, kept, "affine", default_ridge(moments.n, len(kept)))
             full = torch.zeros_like(weight)
             full[:, kept] = refit.weight.to(full.dtype)
-            with restoring(put_back):
+            with restoring(put_back), probing(probe.device):
                 set_linear(part.writer, full, refit.bias if bias is None else refit.bias + bias)
                 losses.append(probe.divergence(run_rest(probe_walk, part.layer, norm)))
         found.append(np.array(losses if losses else [np.inf] * len(units)))
         fit_walk.advance(part.layer)
-        probe_walk.advance(part.layer)
+        with probing(probe.device):
+            probe_walk.advance(part.layer)
         if progress:
             progress()
     return found

@@ -17,6 +17,15 @@ def reduced_precision():
 
 
 @contextmanager
+def half_products(device):
+    """Multiply in bfloat16 on a GPU inside the block, where float32 is not needed. Sums keep their precision."""
+    import torch
+
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda", cache_enabled=False):
+        yield
+
+
+@contextmanager
 def _products(precision):
     import torch
 

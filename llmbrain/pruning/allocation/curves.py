@@ -8,11 +8,11 @@ import torch
 
 from ...models.anatomy import anatomy_of
 from ...models.hooks import restoring
-from ...stats.precision import reduced_precision
+from ...models.inputs import input_device
 from ..compensation import default_ridge
 from ..survey import gather
 from ..walk import Walk
-from .probe import Probe
+from .probe import Probe, probing
 from .shares import ALLOCATIONS, check_floors, round_counts
 from .supernet import Supernet, run_rest
 
@@ -48,7 +48,8 @@ def measure_curves(
     Refits read ``fit_blocks``, divergences ``probe_blocks``. Layers are fitted at the widths of the levels, or at all
     multiples of ``1 / n_steps``. The model is dense before and after.
     """
-    with reduced_precision():
+    device = input_device(model)
+    with probing(device):
         probe, probe_walk = Probe(model, probe_blocks), Walk(model, probe_blocks)
     supernet = Supernet(model, parts, orders, widths=_widths(parts, levels, n_steps), n_steps=n_steps or 20)
     fit_walk = Walk(model, fit_blocks)
@@ -58,7 +59,7 @@ def measure_curves(
         outputs = []
         moments = gather(fit_walk, part.layer, part.writer, weighting=weighting, outputs=outputs)[0]
         supernet.fit(i, moments, default_ridge(moments.n, part.size))
-        with reduced_precision():
+        with probing(device):
             for j, level in enumerate(levels):
                 with restoring(partial(supernet.take, i)):
                     supernet.put(i, round(part.size * (1 - level)))

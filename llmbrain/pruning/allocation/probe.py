@@ -5,6 +5,7 @@ two losses on the same tokens is many times noisier, and needs labels.
 """
 
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +15,21 @@ from ...evaluation.reader import find_rescaling
 from ...exceptions import UnsupportedArchitectureError
 from ...models.inputs import input_device
 from ...parallel import all_reduce, share, world_size
+from ...stats.precision import half_products, reduced_precision
 
 KEPT_VALUES = 1 << 28  # 1 GiB in float32
 _LEADING = 32  # words of each token that are looked at one by one
 _SAMPLED = 1024  # words by which the mass of all others is estimated
+
+
+@contextmanager
+def probing(device):
+    """Let models run fast inside the block: differences of divergences are much larger than the rounding.
+
+    On a GPU layers multiply in bfloat16, predictions in TF32. A probe is made and used inside such a block.
+    """
+    with reduced_precision(), half_products(device):
+        yield
 
 
 @dataclass(frozen=True)
@@ -108,11 +120,12 @@ class Probe:
 
     def predict(self, head, hidden, words):
         """Log probabilities of one window from its final hidden states, shape (n_tokens, n_words)."""
-        if words is None:
-            return torch.log_softmax(self._rescale(head(hidden)).float(), dim=-1)
-        bias = None if head.bias is None else head.bias[words.all]
-        logits = torch.nn.functional.linear(hidden, head.weight[words.all], bias)
-        return words.log_probabilities(self._rescale(logits).float())
+        with torch.autocast(hidden.device.type, enabled=False):
+            if words is None:
+                return torch.log_softmax(self._rescale(head(hidden)).float(), dim=-1)
+            bias = None if head.bias is None else head.bias[words.all]
+            logits = torch.nn.functional.linear(hidden, head.weight[words.all], bias)
+            return words.log_probabilities(self._rescale(logits).float())
 
     def divergence(self, finals=None):
         """Mean divergence of the current model, nats per token; ``finals`` are final hidden states already known."""

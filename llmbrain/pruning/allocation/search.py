@@ -3,13 +3,12 @@
 import numpy as np
 
 from ...models.hooks import restoring
-from ...stats.precision import reduced_precision
 from .curves import N_REFITS, by_curves, tokens_of_curves, tokens_probed
+from .probe import probing
 from .shares import ALLOCATIONS, round_counts, uniform
 from .supernet import Assembly
 
 
-@reduced_precision()
 def search_counts(supernet, probe, starts, n_keep, *, floors, n_evaluations=200, seed=0, progress=None):
     """Improve an allocation: move neurons between layers while the divergence of the whole model falls.
 
@@ -25,8 +24,8 @@ def search_counts(supernet, probe, starts, n_keep, *, floors, n_evaluations=200,
     states = [_fit_budget(s, lowest, steps, n_keep, supernet.n_steps) for s in states]
     state, lowest_sum, history = None, np.inf, []
     tried, paid = np.ones(len(sizes)), np.ones(len(sizes))
-    assembly = Assembly(supernet, probe)
-    with restoring(supernet.take_all):
+    with restoring(supernet.take_all), probing(probe.device):
+        assembly = Assembly(supernet, probe)
         while len(history) < max(n_evaluations, len(states)):
             start = len(history) < len(states)
             trial = states[len(history)] if start else _move(state, lowest, supernet.n_steps, steps, paid / tried, rng)

@@ -4,11 +4,11 @@ import numpy as np
 import torch
 
 from ...models.hooks import restoring
+from ...models.inputs import input_device
 from ...models.surgery import prunable_mlps, set_width, weights_of
-from ...stats.precision import reduced_precision
 from ..cut import cut
 from .curves import by_curves, tokens_of_curves, tokens_probed
-from .probe import KEPT_VALUES, Probe
+from .probe import KEPT_VALUES, Probe, probing
 from .shares import ALLOCATIONS, by_power, round_counts
 
 # Shares at which curves are measured roughly, and tokens to fit on.
@@ -53,14 +53,15 @@ def measure_cuts(model, candidates, fit_blocks, probe_blocks, compensation, opti
     """
     # A rule instead of held-out tokens chooses the penalty, and only writers are refitted: the order stays the same.
     options = options.with_(held_out=0.0, block_steps=0, refit_attention=False)
-    with reduced_precision():
+    device = input_device(model)
+    with probing(device):
         probe, found = Probe(model, probe_blocks), []
     n_values = sum(block.ids.numel() for block in fit_blocks) * model.config.get_text_config().hidden_size
     streams = {} if n_values * len(prunable_mlps(model)) <= KEPT_VALUES else None
     for kept in candidates:
         with dense_again(model):
             cut(model, fit_blocks, kept, compensation, options, streams=streams)
-            with reduced_precision():
+            with probing(device):
                 found.append(probe.divergence())
         if progress:
             progress()
