@@ -1,5 +1,7 @@
 """Running a model up to its last hidden states, so that logits are computed only where they are needed."""
 
+import inspect
+
 from ..models.hooks import attached
 from ..stats.precision import exact_products
 
@@ -12,8 +14,6 @@ class LogitReader:
     """
 
     def __init__(self, model):
-        import inspect
-
         self.model, self.head = model, model.get_output_embeddings()
         known = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._finish = None if known and self.head is not None else _full

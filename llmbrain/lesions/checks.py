@@ -7,6 +7,7 @@ from ..masks import NeuronMask
 from ..models.hooks import site_hooks
 from ..models.inputs import input_device
 from ..models.sites import find_sites
+from ..text import Window
 from .batched import Passes, condition_losses
 from .context import Lesion
 from .kinds import KINDS, Edit
@@ -83,8 +84,6 @@ def _check_values(name, edit, half, layer, x):
 def _check_model(name, model, sites, geometry, edit, rng):
     """Check the lesion inside the model, alone and batched with another condition."""
     import torch
-
-    from ..text import Window
 
     def n_hooks():
         return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())

@@ -8,11 +8,13 @@ from ..exceptions import GeometryMismatchError, LLMBrainWarning, ParameterError,
 from ..masks import NeuronMask
 from ..models.finite import tensors_in
 from ..models.hooks import attached, is_checkpointing, restoring, site_hooks
+from ..models.identity import other_weights
 from ..models.lesioned import ACTIONS
 from ..models.sites import find_sites
 from ..models.wrappers import refuse_compiled, refuse_wrapped
 from .kinds import KINDS, Edit
 from .positions import PositionTracker
+from .statistics import N_SAMPLES, NeuronStatistics, neuron_statistics, reads_text
 
 
 def lesion(
@@ -95,8 +97,6 @@ def lesion(
 
 def _statistics_of(reference, model, tokenizer, geometry, how):
     """Read the reference of a lesion kind; statistics and arrays are returned as they are."""
-    from .statistics import N_SAMPLES, NeuronStatistics, neuron_statistics, reads_text
-
     needed = KINDS[how].reference
     recorded = isinstance(reference, dict) or hasattr(reference, "geometry")
     if needed is None or isinstance(reference, NeuronStatistics) or not (recorded or reads_text(reference)):
@@ -271,8 +271,6 @@ def sites_of(model, mask, *, sites=None, check_model=True):
 
 def check_mask(model, mask, name="The mask"):
     """Refuse a mask that was made on other weights, if its sidecar names any."""
-    from ..models.identity import other_weights
-
     made = other_weights(model, mask.info.get("model"))
     if made:
         raise GeometryMismatchError(

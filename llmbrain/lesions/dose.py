@@ -9,6 +9,7 @@ from .. import stats
 from ..dataset import as_study, bids_label, open_result, write_result
 from ..exceptions import MaskError, ParameterError
 from ..masks import NeuronMask
+from ..models.identity import describe_model
 from ..registry import Registry
 from .comparison import compare, mean_over_items
 from .sources import derived_name, describe_reference, lesioned_networks, sources_of
@@ -214,8 +215,6 @@ def _tables(design, values):
 
 def _describe(design):
     """What the sidecar of a :class:`DoseResponse` contains."""
-    from ..models.identity import describe_model
-
     (task,), (family,) = design.tasks, design.families
     return {
         "model": describe_model(design.model),

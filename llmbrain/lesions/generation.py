@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ..evaluation.generation import generate_texts, text_metrics
+from ..evaluation.harness import harness
 from ..evaluation.multiple_choice import load_questions, parse_answer
 from ..exceptions import ParameterError
 from ..registry import choose
@@ -124,7 +125,6 @@ def harness_task(task, metric="acc", *, name=None, **options):
     **options
         Passed to :func:`llmbrain.evaluation.harness`.
     """
-    from ..evaluation.harness import harness
 
     def number(model, tokenizer):
         frame = harness(model, tokenizer, task, **options)

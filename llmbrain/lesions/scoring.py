@@ -7,6 +7,7 @@ import numpy as np
 
 from ..exceptions import ParameterError
 from ..models.hooks import evaluating
+from ..models.identity import weights_hash
 from ..models.inputs import input_device
 from ..parallel import (
     agree,
@@ -156,8 +157,6 @@ class Scorer:
         return torch.autocast(device, dtype=getattr(torch, self.autocast))
 
     def _key(self, edits, sequences):
-        from ..models.identity import weights_hash
-
         return [
             weights_hash(self.model),
             str(self.autocast),

@@ -12,8 +12,11 @@ from ..geometry import NeuronGeometry
 from ..models.hooks import evaluating
 from ..models.inputs import check_readable, context_limit
 from ..models.linears import weight_of
+from ..models.sites import find_sites
+from ..recording.capture import run_batch
 from ..registry import Registry
 from ..stats import Moments
+from ..text import as_corpus, batches, describe_bos, text_windows
 
 _CONTEXT = 512  # tokens of a window, if the model reads as many
 
@@ -173,9 +176,6 @@ def neuron_statistics(
     NeuronStatistics
         Over all tokens except special ones.
     """
-    from ..models.sites import find_sites
-    from ..text import as_corpus, describe_bos, text_windows
-
     if isinstance(text, dict):
         return _of_recordings(model, text, max_tokens, n_samples, random_state)
     if hasattr(text, "geometry"):
@@ -196,9 +196,6 @@ def neuron_statistics(
 
 def _moments_of_layers(model, sites, windows, geometry, samples):
     """Read windows of text; the moments of each layer stay on the device where the layer is."""
-    from ..recording.capture import run_batch
-    from ..text import batches
-
     moments = [None] * len(sites)
 
     def keep(i, rows):
@@ -217,8 +214,6 @@ def _moments_of_layers(model, sites, windows, geometry, samples):
 
 def _of_recording(model, recording, max_tokens, n_samples, random_state):
     import torch
-
-    from ..models.sites import find_sites
 
     geometry = recording.geometry
     sites = {s.layer: s for s in find_sites(model, geometry.site)}

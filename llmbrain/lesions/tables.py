@@ -3,7 +3,9 @@
 import numpy as np
 import pandas as pd
 
+from .. import __version__
 from ..masks.controls import other_networks, overlap_share
+from ..models.identity import describe_model
 from .comparison import effects_table, mean_over_items, power_note
 from .result import LesionResult, kinds_or_none
 from .sources import describe_reference, lesioned_networks
@@ -97,9 +99,6 @@ def _other_networks(design, label, means):
 
 def _describe(design):
     """What the sidecar of a :class:`LesionResult` contains."""
-    from .. import __version__
-    from ..models.identity import describe_model
-
     options, study = design.options, design.study
     drawn = any(family.member.random for family in design.families)
     networks = lesioned_networks(design.masks)

@@ -11,10 +11,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..evaluation.minimal_pairs import as_pairs, pair_windows
+from ..evaluation.multiple_choice import load_questions, margins, option_windows
 from ..exceptions import ParameterError, check_count
 from ..models.inputs import longest_context
 from ..registry import Registry, choose
-from ..text import Corpus
+from ..text import Corpus, describe_bos, text_windows
+from ..text.corpus import load_heldout
 from .checkpoint import describe_function
 
 # needs: arguments without a default; tasks without any can be passed by name. source: the argument that a file can
@@ -99,9 +102,6 @@ class LossTask:
 
     def prepare(self, model, tokenizer):
         """Tokenise; see :class:`PreparedTask`."""
-        from ..text import describe_bos, text_windows
-        from ..text.corpus import load_heldout
-
         corpus = load_heldout(self.text)
         check_count("passage", self.passage, 2, optional=True)
         check_count("max_tokens", self.max_tokens, 2, optional=True)
@@ -168,9 +168,6 @@ class MinimalPairTask:
 
     def prepare(self, model, tokenizer):
         """Tokenise; see :class:`PreparedTask`."""
-        from ..evaluation.minimal_pairs import as_pairs, pair_windows
-        from ..text import describe_bos
-
         unit, of_margin = _MEASURES[choose("measure", self.measure, _MEASURES)]
         pairs = as_pairs(self.pairs, self.n_pairs)
         kinds = [p.uid for p in pairs]
@@ -220,9 +217,6 @@ class MultipleChoiceTask:
 
     def prepare(self, model, tokenizer):
         """Tokenise; see :class:`PreparedTask`."""
-        from ..evaluation.multiple_choice import load_questions, margins, option_windows
-        from ..text import describe_bos
-
         unit, of_margin = _MEASURES[choose("measure", self.measure, _MEASURES)]
         questions = load_questions(self.questions)
         windows, divisors = option_windows(questions, tokenizer, self.normalise, self.bos)

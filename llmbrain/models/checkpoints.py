@@ -7,6 +7,9 @@ import os
 import pickle
 from pathlib import Path
 
+import torch
+from safetensors import SafetensorError, safe_open
+
 from ..exceptions import LLMBrainError, ModelNotFoundError, ParameterError
 from ..files import read_json
 from .devices import as_device
@@ -53,8 +56,6 @@ def open_checkpoint(load, source, options, **more):
 
 def _refuse_integers(model, folder, name):
     """Refuse whole numbers as weights of a model that is not quantized; libraries turn them into floats."""
-    from safetensors import SafetensorError, safe_open
-
     if getattr(model.config, "quantization_config", None) is not None:
         return
     known = {key for key, weight in model.named_parameters() if weight.is_floating_point()}
@@ -76,8 +77,6 @@ def _refuse_integers(model, folder, name):
 @contextlib.contextmanager
 def reading(name):
     """Turn whatever libraries raise for damaged files into one sentence that names the model."""
-    import torch
-
     try:
         yield
     except (LLMBrainError, MemoryError, torch.OutOfMemoryError):

@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
 
+from filelock import FileLock
+
 from ..exceptions import LLMBrainError, LLMBrainWarning, ModelNotFoundError
 from ..files import atomic_dir, read_json, sha256, write_json
 from .checkpoints import load_pretrained, open_checkpoint, reading, tokenizer_of
@@ -72,8 +74,6 @@ def _load_copy(path, options, device):
 
 def _make_copy(path, folder, options):
     """Dequantise a GGUF file into a folder; of several processes, one does it and the others wait."""
-    from filelock import FileLock
-
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.parent / f".{folder.name}.lock"):
         if (folder / "config.json").is_file():

@@ -2,6 +2,8 @@
 
 import time
 
+from .inputs import input_device, longest_context
+
 # Tokens of the passes, of which the last is timed. One short text would be too slow on several cores, and is not what
 # the stations read at once.
 ROWS, WARMUP, TOKENS = 4, 8, 64
@@ -29,8 +31,6 @@ class Speed:
 def measure_machine(model):
     """Time a short forward pass of a model, and a product of matrices on the same device."""
     import torch
-
-    from .inputs import input_device, longest_context
 
     device, longest = input_device(model), longest_context(model, TOKENS)
     size = model.get_input_embeddings().num_embeddings

@@ -6,6 +6,7 @@ import warnings
 
 from ..exceptions import LLMBrainWarning, ModelNotFoundError
 from ..files import read_json, sample_hash, write_json
+from .inputs import input_device, longest_context
 
 SAMPLE = "The old ferry left the harbour before dawn, and nobody on the quay knew when it would return."
 LEAST_VOCABULARY = 5000  # smaller vocabularies, of bytes or letters, spell on purpose
@@ -126,8 +127,6 @@ def check_bos(model, tokenizer, own=True, loss_of=None):
 
 def _loss(model, ids, start):
     import torch
-
-    from .inputs import input_device, longest_context
 
     ids = torch.tensor([ids[: longest_context(model, len(ids))]], device=input_device(model))
     with torch.no_grad():

@@ -4,12 +4,15 @@ import warnings
 from functools import cached_property
 
 import numpy as np
+from sklearn.base import clone
+from sklearn.utils.validation import check_is_fitted, check_memory
 
 from ..exceptions import NumericalWarning, ParameterError
 from ..models.devices import as_device
 from .engines.group import check_n_components, warn_dead
 from .engines.leading import leading
 from .engines.maps import least_squares_courses, order_maps
+from .engines.nilearn_engine import fit_stock
 from .engines.parallel import workers
 from .engines.progress import show_progress
 from .engines.runs import CleanedRuns
@@ -87,8 +90,6 @@ class NetworkEstimator:
 
     def _fit_as(self, imgs, confounds, **params):
         """Take over all results of a fit with other parameters."""
-        from sklearn.base import clone
-
         fitted = clone(self).set_params(**params).fit(imgs, confounds=confounds)
         for name in _LAZY:
             self.__dict__.pop(name, None)
@@ -149,8 +150,6 @@ class NetworkEstimator:
 
     def _finish_stock(self, runs, confounds, stock, info, **special):
         """Fit nilearn's own estimator, store its maps and return it."""
-        from .engines.nilearn_engine import fit_stock
-
         neurons = self._living(runs, confounds)
         chosen = np.zeros(runs.geometry.n_neurons, bool)
         chosen[neurons] = True
@@ -268,8 +267,6 @@ class NetworkEstimator:
         return self.networks_.masks(threshold, two_sided)
 
     def _check_fitted(self):
-        from sklearn.utils.validation import check_is_fitted
-
         check_is_fitted(self)
 
     def __sklearn_is_fitted__(self):
@@ -290,8 +287,6 @@ class NetworkEstimator:
     @cached_property
     def memory_(self):
         """joblib's cache, as nilearn's estimators have it."""
-        from sklearn.utils.validation import check_memory
-
         self._check_fitted()
         return check_memory(self.memory)
 

@@ -6,6 +6,7 @@ import re
 from .. import parallel
 from ..dataset import Recording, open_recording
 from ..exceptions import ParameterError, check_count, check_threshold
+from ..networks.result import networks_name
 from ..registry import Registry
 from .sources import done_before
 
@@ -89,7 +90,6 @@ def find_networks(
     from ..networks.engines.progress import show_progress
     from ..networks.engines.sources import keep_grams
     from ..networks.inputs import load_runs
-    from ..networks.result import networks_name
 
     if site not in (None, recording.site):
         raise ParameterError(f"site={site!r}, but the recording is of the site {recording.site!r}.")

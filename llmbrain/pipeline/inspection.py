@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from ..dataset import as_study, check_content, check_run, find_results, open_result
 from ..dataset.layout import FILES, RESULTS
 from ..exceptions import LLMBrainError
+from ..registry import choose
 
 
 @dataclass
@@ -47,8 +48,6 @@ def inspect_study(study, check="headers", progress=True):
     -------
     StudyState
     """
-    from ..registry import choose
-
     check = choose("check", check, ("headers", "sample", "all"))
     study, state = as_study(study), StudyState()
     model, corpus = study.info["model"], study.info["corpus"]

@@ -11,6 +11,7 @@ from ..dataset import as_study
 from ..dataset.checks import read_own
 from ..exceptions import DatasetError, ParameterError, check_count
 from ..files import as_path, sha256, with_hashes, write_json
+from ..networks.labels import select_networks, split_choice
 from .sources import current_networks, done_before, heldout_of, load_study_model, plain_settings
 
 MERGE = "merge"  # instead of a share: make the result of all
@@ -103,7 +104,6 @@ def lesion_networks(
     from ..lesions import LesionResult, LesionStudy
     from ..lesions.checkpoint import check_shares, remove_checkpoints
     from ..masks import NeuronMask
-    from ..networks.labels import select_networks, split_choice
 
     study = as_study(study)
     check_count("n_networks", n_networks, optional=True)

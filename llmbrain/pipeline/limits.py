@@ -3,6 +3,8 @@
 import math
 
 from ..exceptions import ParameterError
+from ..recording.job import RecordingOptions, prepare
+from .pruning import pruning_context, pruning_recipes
 
 
 def check_limits(model, tokenizer, train, test, out, plan):
@@ -11,9 +13,7 @@ def check_limits(model, tokenizer, train, test, out, plan):
     ``train`` is the text to fit on, ``test`` the text to measure on, and ``plan`` the :class:`RunPlan` of all stations.
     """
     from ..lesions import LossTask
-    from ..recording.job import RecordingOptions, prepare
     from ..text import text_windows
-    from .pruning import pruning_context, pruning_recipes
 
     options = RecordingOptions(max_tokens=plan.record_tokens, tokens_per_run=plan.tokens_per_run, context=plan.context)
     job = prepare(model, tokenizer, train, options)

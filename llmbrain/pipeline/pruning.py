@@ -1,6 +1,9 @@
 """The station that compares ways to prune the model of a study."""
 
 from ..dataset import as_study, open_result, write_result
+from ..geometry import NeuronGeometry
+from ..models import describe_model
+from ..models.inputs import context_limit
 from .sources import current_networks, done_before
 
 # What the pruning table compares, at one ratio and on one calibration text: score, allocation, compensation and how
@@ -65,7 +68,6 @@ def compare_pruning(
     pandas.DataFrame
         See :func:`llmbrain.run_grid`.
     """
-    from ..models import describe_model
     from ..pruning import run_grid
 
     study = as_study(study)
@@ -99,8 +101,6 @@ def pruning_context(model, max_tokens, context=None):
 
     A model that cannot read ``context`` tokens at once raises :class:`ParameterError`.
     """
-    from ..models.inputs import context_limit
-
     return min(context or 512, max_tokens, context_limit(model, context) or 512)
 
 
@@ -109,7 +109,6 @@ def pruning_recipes(model, networks, max_tokens, context):
 
     All have the same ridge penalty, by the rule for the calibration size: the text is too short to hold some out.
     """
-    from ..geometry import NeuronGeometry
     from ..pruning import Recipe
     from ..pruning.compensation import default_ridge
 

@@ -4,6 +4,8 @@ import json
 
 from ..dataset import as_study, is_done, open_result
 from ..exceptions import DatasetError, ModelNotFoundError, ParameterError
+from ..text import load_corpus
+from ..text.corpus import is_demo, load_heldout
 
 
 def current_networks(study, name=None):
@@ -72,9 +74,6 @@ def load_study_model(study, model=None, tokenizer=None, device="auto"):
 
 def heldout_of(study, text):
     """Load the text to test on; by default the demo's held-out part for a study of the demo corpus."""
-    from ..text import load_corpus
-    from ..text.corpus import is_demo, load_heldout
-
     if text is not None and not is_demo(text):
         return load_heldout(text)
     recorded = study.info["corpus"].get("document_hashes")  # other corpora may be called demo, too

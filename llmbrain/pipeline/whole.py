@@ -6,7 +6,11 @@ from dataclasses import asdict, dataclass, replace
 from ..dataset import check_study_folder
 from ..exceptions import ParameterError, check_count, check_seed, is_number
 from ..files import as_path
+from ..geometry import NeuronGeometry
 from ..models.speed import duration, measure_machine
+from ..networks.result import networks_name
+from ..text import load_corpus
+from ..text.corpus import is_demo, load_heldout
 from .finding import find_networks
 from .lesioning import lesion_networks
 from .limits import check_limits
@@ -163,7 +167,6 @@ def run_study(
 
 def forecast_run(run):
     """Estimate the seconds of every station, if none is done before, from its amounts and the speed of this machine."""
-    from ..geometry import NeuronGeometry
     from ..models.surgery import prunable_mlps
     from ..pruning import COMPENSATIONS
     from ..pruning.expected import refit_products
@@ -196,8 +199,6 @@ class _Run:
     """The state of one run: its plan, its texts, the name of its networks, and what its stations have made so far."""
 
     def __init__(self, plan, out, train, test):
-        from ..networks.result import networks_name
-
         self.plan, self.out, self.train, self.test = plan, out, train, test
         self.networks = networks_name("canica", plan.n_components)
         self.model = self.tokenizer = self.recording = self.report = None
@@ -264,9 +265,6 @@ STATIONS = {
 
 def _texts(text, test_text, random_state):
     """Load the text to fit on and the text to test on; no document is in both."""
-    from ..text import load_corpus
-    from ..text.corpus import is_demo, load_heldout
-
     if test_text is not None:
         return load_corpus(text), load_corpus(test_text)
     if is_demo(text):

@@ -1,6 +1,7 @@
 """Matrices and graphs: connectivity, links between layers, matched components, coupled models."""
 
 import numpy as np
+from scipy.spatial.distance import squareform
 
 from ..arguments import whole
 from ..exceptions import ParameterError
@@ -18,7 +19,6 @@ def similarity_order(matrix):
     Average linkage on 1 - r, optimal leaf order. Returns the row numbers in their new order.
     """
     from scipy.cluster.hierarchy import leaves_list, linkage
-    from scipy.spatial.distance import squareform
 
     if len(matrix) < 3:
         return np.arange(len(matrix))

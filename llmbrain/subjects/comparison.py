@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..dataset import Study, find_results, find_studies, open_result, write_result
+from ..dataset import Study, find_results, find_studies, open_result, result_name, write_result
 from ..dataset.staleness import lesions_of
 from ..exceptions import DatasetError, LLMBrainError, check_count, check_seed
+from ..networks import NetworkSet
 from ..networks.evidence.matching import matched_scores
 from ..stats import Interval
 from .alignment import UNKNOWN, align, find_units, rebuild_text
@@ -211,9 +212,6 @@ def _open_all(studies):
 
 def _networks_of(study, name):
     """Networks of a study with time courses, and their name."""
-    from ..dataset import result_name
-    from ..networks import NetworkSet
-
     try:
         name = result_name(study, "networks", name)
     except LLMBrainError as error:

@@ -8,6 +8,7 @@ import numpy as np
 from ..exceptions import ParameterError, check_count
 from ..networks.evidence.matching import standardize_maps
 from ..stats import permutation_p
+from ..text import data_path
 from .fingerprints import PARTS, Fingerprint, check_words
 from .isc import document_ends, shifted_places
 from .similarity import linear_cka
@@ -179,8 +180,6 @@ def shared_words(a, b):
 
 def decision_of(options):
     """Threshold and measured error rates for fingerprints of some options; see ``benchmarks/fingerprint``."""
-    from ..text import data_path
-
     known = json.loads(data_path("fingerprint", "rates.json").read_text(encoding="utf-8"))
     same = {name: known["options"][name] == options.get(name) for name in known["options"]}
     rates = known["rates"].get(str(options["n_texts"]), {}) if all(same.values()) else {}

@@ -14,7 +14,9 @@ import numpy as np
 
 from ..exceptions import DatasetError, ParameterError, check_count
 from ..files import KEY_HASHES, as_path, atomic_path, changed_key, with_hashes
+from ..models import describe_model
 from ..models.lesioned import refuse_lesioned
+from ..text import as_corpus
 from .activity import read_activity
 from .alignment import align, find_units
 from .confounds import regress_out, word_confounds
@@ -248,8 +250,6 @@ def fingerprint(model, tokenizer, text="demo", *, n_texts=10, n_neurons=128):
     --------
     >>> fingerprint(model, tokenizer).save("model.safetensors")  # doctest: +SKIP
     """
-    from ..models import describe_model
-
     check_count("n_neurons", n_neurons, 2)
     refuse_lesioned(model, "given a fingerprint")
     chosen = standard_texts(text, n_texts)
@@ -260,8 +260,6 @@ def fingerprint(model, tokenizer, text="demo", *, n_texts=10, n_neurons=128):
 
 def standard_texts(text="demo", n_texts=10):
     """The texts of a fingerprint: the beginnings of the first ``n_texts`` documents, a list of str."""
-    from ..text import as_corpus
-
     check_count("n_texts", n_texts, len(PARTS))
     corpus = as_corpus(text)
     if len(corpus) < n_texts:

@@ -7,7 +7,8 @@ import numpy as np
 
 from ...exceptions import NumericalWarning, ParameterError
 from ...parallel import alone, gather, share, world_size
-from ..result import NetworkSet
+from ..connectivity import functional_connectivity
+from ..result import NetworkSet, describe_maps, zscore_maps
 
 REPEATS = 20
 
@@ -56,8 +57,6 @@ class Evidence:
         A centrotype is the estimate that is most similar to all others of its cluster: the map to use where single fits
         are unreliable. The metrics hold iq, coverage and stability, and unstable ones are flagged.
         """
-        from ..result import describe_maps, zscore_maps
-
         geometry, support = self.networks.geometry, self.networks.support
         if support is not None:
             rows = [rows[0] for rows, _ in _parts(self.networks)]
@@ -129,7 +128,6 @@ def gather_evidence(
     """
     import pandas as pd
 
-    from ..connectivity import functional_connectivity
     from ..engines.maps import least_squares_courses
     from ..engines.runs import CleanedRuns
     from ..engines.sources import keep_grams

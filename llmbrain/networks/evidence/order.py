@@ -5,9 +5,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ...arguments import checked, count, whole
+from ...dataset import as_study, write_result
 from ...exceptions import ParameterError
 from ...parallel import gather, share
 from ..engines.progress import track
+from ..engines.reduction import default_group
+from ..engines.sources import ArraySource, as_sources
+from ..inputs import load_runs
 from .matching import match_maps
 from .noise import explained_variance, marchenko_pastur_count, parallel_analysis, standardized_sample
 from .resampling import ROWS_PER_COMPONENT, cut_blocks, decompose, draw_seed, joint_subspace
@@ -31,8 +35,6 @@ def half_spans(n_tokens):
 
 def halves(runs, confounds=None):
     """Split runs into two halves of sources, see :func:`half_spans`, and their confounds in the same way."""
-    from ..engines.sources import ArraySource, as_sources
-
     sources = as_sources(runs)
     if confounds is not None and (not isinstance(confounds, list | tuple) or len(confounds) != len(sources)):
         raise ParameterError(f"confounds must be a list of one table for each of {len(sources)} runs.")
@@ -77,8 +79,6 @@ def split_half_curve(runs, grid, *, n_init=3, confounds=None, random_state=0, **
         (of the components); mean_r and median_r of all pairs.
     """
     import pandas as pd
-
-    from ..engines.reduction import default_group
 
     grid = sorted({int(k) for k in grid})
     rng = np.random.default_rng(random_state)
@@ -138,8 +138,6 @@ class Order:
 
     def save(self, study, name="canica"):
         """Write the curve (TSV) and the choice (JSON) into a study under a name; returns the paths."""
-        from ...dataset import as_study, write_result
-
         chosen = {name: int(getattr(self, name)) for name in ("n_components", "marchenko_pastur", "parallel")}
         sources = {"recording": self.info.get("recording")}
         info = {**chosen, **self.info}
@@ -183,9 +181,6 @@ def choose_n_components(
     Order
     """
     import pandas as pd
-
-    from ..engines.sources import ArraySource
-    from ..inputs import load_runs
 
     recording = None
     if not isinstance(runs, (list, tuple)) or not all(isinstance(run, ArraySource) for run in runs):

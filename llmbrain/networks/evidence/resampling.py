@@ -8,13 +8,20 @@ are read and whitened only once.
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from scipy.linalg import eigh
 
 from ...arguments import checked, count, flag
 from ...exceptions import ParameterError
 from ...parallel import gather, share
+from ...stats.precision import full_precision
+from ..engines.ica import draw_rotations, fastica
+from ..engines.leading import check_rank, from_tokens
+from ..engines.linalg import gram, product
+from ..engines.parallel import workers
 from ..engines.progress import track
-from ..engines.reduction import ROWS_PER_RUN, STACK_BYTES
+from ..engines.reduction import GROUP_MODELS, ROWS_PER_RUN, STACK_BYTES, group_subspace, run_rows, whiten, whiten_rows
+from ..engines.runs import CleanedRuns
 from .stability import icasso
 
 MINIMUM_BLOCKS = 12  # pieces into which runs are cut at least: a bootstrap of very few pieces is mostly the same data
@@ -59,11 +66,6 @@ def joint_subspace(
     ``"runs"`` every piece enters with its leading rows at unit norm, as a run does in canonical ICA; how many of them
     count is ``rows_per_run`` times the number of components of a decomposition.
     """
-    from ...stats.precision import full_precision
-    from ..engines.parallel import workers
-    from ..engines.reduction import GROUP_MODELS, group_subspace, whiten
-    from ..engines.runs import CleanedRuns
-
     data = CleanedRuns(runs, confounds, detrend=detrend, standardize=standardize, device=device)
     blocks = cut_blocks(data.n_tokens) if blocks is None else [np.asarray(b) for b in blocks]
     if [len(b) for b in blocks] != data.n_tokens:
@@ -105,12 +107,6 @@ def _of_whole_runs(data, n_rows, n_leading, rows_per_run):
 
     The rows are kept by the sources, so that the decomposition of each half of the runs needs no reading at all.
     """
-    import torch
-
-    from ..engines.leading import check_rank, from_tokens
-    from ..engines.linalg import product
-    from ..engines.reduction import run_rows, whiten_rows
-
     by_run = [run_rows(data, r, n_leading) for r in track(range(len(data.sources)), "Reading runs")]
     stack = torch.cat([rows[:n_rows] for rows in by_run])
     found = from_tokens(product(stack, stack.T).double(), min(n_rows, len(stack)))
@@ -123,10 +119,6 @@ def _of_whole_runs(data, n_rows, n_leading, rows_per_run):
 
 def _scores_and_grams(data, r, rows, pieces):
     """Coordinates of the tokens of a run, and the Gram matrix of each of its pieces, in one pass over the run."""
-    import torch
-
-    from ..engines.linalg import gram, product
-
     score = torch.zeros(data.n_tokens[r], len(rows), dtype=torch.float64, device=data.device)
     kept = data.kept_gram(r) if pieces else None  # pieces are cleaned with their run, so theirs are blocks of it
     if kept is not None:
@@ -247,11 +239,6 @@ def draw_seed(rng):
 
 def decompose(subspace, weights, n_components, seed, contrast="cube", max_iter=200, tol=1e-4):
     """Decompose one weighting of the blocks from a random start; returns map coordinates ``(n_components, n_rows)``."""
-    import torch
-
-    from ..engines.ica import draw_rotations, fastica
-    from ..engines.parallel import workers
-
     covariance = subspace.covariance(weights, n_components)
     leading = np.linalg.eigh(covariance)[1][:, ::-1][:, :n_components]
     white = torch.from_numpy(np.ascontiguousarray(leading.T.astype(np.float32) @ subspace.rows))

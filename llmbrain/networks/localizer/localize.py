@@ -3,10 +3,12 @@
 nilearn's general linear model with a design from the events, a z map, and a mask at a false discovery rate.
 """
 
+import tempfile
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from ...dataset.staleness import noted_runs, own_recordings
 from ...exceptions import ParameterError
 from ...registry import Registry
 from ...stats import fdr
@@ -107,7 +109,6 @@ class Localization:
         ``name`` is the label in the file names; by default it is the contrast.
         """
         from ...dataset import as_study, bids_label, write_result
-        from ...dataset.staleness import own_recordings
 
         name = bids_label(name or "".join(self.contrast))
         mask = self.mask(geometry)
@@ -145,8 +146,6 @@ def run_localizer(model, tokenizer, name="language", *, out=None, record_options
     -------
     Localization
     """
-    import tempfile
-
     from ...recording import record
     from ...text import LOCALIZERS, load_localizer
 
@@ -202,8 +201,6 @@ def localize(runs, events, contrast, *, unit="item", covariates=None, pairs=None
     AlKhamissi et al. (2025), NAACL, arXiv:2411.02280 (in language models);
     Benjamini & Hochberg (1995), J. R. Stat. Soc. B 57, 289-300.
     """
-    from ...dataset.staleness import noted_runs
-
     UNITS.check(unit)
     if len(contrast) != 2 or contrast[0] == contrast[1]:
         raise ParameterError(f"contrast={contrast!r} must name two different conditions.")

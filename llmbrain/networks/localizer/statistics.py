@@ -1,6 +1,7 @@
 """Statistics of localizers on arrays: general linear model, permuted labels, overlap with networks."""
 
 import numpy as np
+from scipy import stats as sps
 
 from ...exceptions import ParameterError
 from ...stats import fdr, overlap, permutation_p
@@ -19,7 +20,6 @@ def contrast_glm(data, design, noise_model="ols"):
     """
     from nilearn.glm import compute_contrast
     from nilearn.glm.first_level import run_glm
-    from scipy import stats as sps
 
     x = np.asarray(design, dtype=np.float64)
     vector = np.eye(x.shape[1])[0]
@@ -47,8 +47,6 @@ def permuted_discoveries(data, design, *, level=0.05, n_draws=100, random_state=
     ``(n_items, n_neurons)``; the contrast is the first column of the design. Returns the counts, and the largest
     absolute z of each draw, whose 95 % quantile is a family-wise threshold.
     """
-    from scipy import stats as sps
-
     rng = np.random.default_rng(random_state)
     x = np.asarray(design, dtype=np.float64)
     dof = len(x) - np.linalg.matrix_rank(x)

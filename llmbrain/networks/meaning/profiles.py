@@ -6,6 +6,7 @@ from ...arguments import checked, finite
 from ...exceptions import ParameterError
 from ...stats import fdr, permutation_p
 from ..engines.progress import track
+from .interpretation import align_events
 
 
 @checked(maps=finite)
@@ -73,8 +74,6 @@ def kind_engagement(time_courses, events, *, n_draws=999, random_state=0):
         If document or kind is missing, or there are fewer than two kinds.
     """
     import pandas as pd
-
-    from .interpretation import align_events
 
     z, events, _ = align_events(time_courses, events)
     missing = {"document", "kind"} - set(events.columns)
