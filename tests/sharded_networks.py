@@ -14,7 +14,7 @@ from llmbrain.geometry import NeuronGeometry
 from llmbrain.networks import CanICA, DictLearning, choose_n_components, gather_evidence
 from llmbrain.networks.engines import columns, leading
 from llmbrain.networks.engines.group import group_ica
-from llmbrain.networks.result import NetworkSet, describe_maps, zscore_maps
+from llmbrain.networks.result import NetworkSet
 from llmbrain.parallel import main_process, processes, rank
 from llmbrain.pipeline import find_networks
 
@@ -54,9 +54,7 @@ def results():
         "layers clusters exact": evidence.clusters[3].maps,
     }
     truth = truth.astype(np.float32)
-    evidence = gather_evidence(
-        NetworkSet(truth, GEOMETRY, describe_maps(zscore_maps(truth), GEOMETRY)), runs, n_repeats=4, n_draws=5
-    )
+    evidence = gather_evidence(NetworkSet(truth, GEOMETRY), runs, n_repeats=4, n_draws=5)
     out |= {"evidence exact": evidence.stability.to_numpy(float), "clusters exact": evidence.clusters[0].maps}
     order = choose_n_components(runs, grid=[2, 3, 5], n_draws=2)
     out |= {"order exact": order.curve.to_numpy(float)}

@@ -18,7 +18,7 @@ from .engines.progress import show_progress
 from .engines.runs import CleanedRuns
 from .inputs import as_confounds, load_runs
 from .options import CLEANING, check_options, engine_of, options_of_masker
-from .result import THRESHOLD, NetworkSet, describe_maps, zscored_rows
+from .result import THRESHOLD, NetworkSet, describe_maps
 from .scope import decompose_parts, parts_of
 
 _LAZY = ("components_img_", "masker_", "maps_masker_", "mask_img_", "memory_")
@@ -191,11 +191,10 @@ class NetworkEstimator:
         self.components_ = components
         self.variance_ = variance
         self.n_features_in_ = components.shape[1]
-        z = zscored_rows(components, support, runs.geometry.layer_of)
-        metrics = describe_maps(z, runs.geometry, variance=variance, stability=stability, support=support)
+        metrics = describe_maps(components, runs.geometry, variance=variance, stability=stability, support=support)
         info = {**settings_of(self, runs), "engine": self.engine_, **(info or {})}
         self.networks_ = NetworkSet(components, runs.geometry, metrics, info, courses, support)
-        empty = [k for k, row in enumerate(components) if not row.any()]
+        empty = [k for k in self.networks_.flagged if not components[k].any()]
         if empty:
             warnings.warn(
                 f"{len(empty)} of {len(components)} networks are empty (numbers {empty}) and are flagged.",

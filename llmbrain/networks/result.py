@@ -3,15 +3,19 @@
 import hashlib
 import json
 from functools import cached_property
+from itertools import groupby
 
 import numpy as np
 
 from ..dataset import as_study, bids_label, open_result, write_result
 from ..exceptions import ParameterError, check_threshold
+from .engines.parallel import block_map, run_blocks, workers
+from .engines.sources import as_slice
 from .images import image_parts
 
 STABLE = 0.7  # networks of less stability are flagged
 THRESHOLD = 3.0  # neurons with a larger |z| over neurons belong to a network
+_BLOCK_VALUES = 1 << 19  # of maps that are described at a time (2 MiB)
 
 
 class NetworkSet:
@@ -56,7 +60,8 @@ class NetworkSet:
             raise ParameterError(f"maps must be (n_networks, n_neurons) with at least one network; got {maps.shape}.")
         if maps.shape[1] != geometry.n_neurons:
             raise ParameterError(f"maps have {maps.shape[1]} neurons, but the geometry has {geometry.n_neurons}.")
-        bad = [k for k, row in enumerate(maps) if not np.isfinite(row).all()]
+        with workers():
+            bad = [k for k, finite in enumerate(block_map(lambda row: np.isfinite(row).all(), maps)) if not finite]
         if bad:
             raise ParameterError(f"Maps {bad} hold NaN or infinite values. Remove them first.")
         if support is not None:
@@ -65,7 +70,7 @@ class NetworkSet:
         self.info = dict(info or {})
         self.time_courses = time_courses
         if metrics is None:
-            metrics = describe_maps(zscored_rows(maps, support, geometry.layer_of), geometry, support=support)
+            metrics = describe_maps(maps, geometry, support=support)
         self.metrics = metrics
 
     @property
@@ -174,7 +179,7 @@ class NetworkSet:
         r"""Recompute the metrics of neurons, layers and signs at another \|z\|, and store it in ``info``."""
         check_threshold(threshold)
         columns = {name: self.metrics[name].to_numpy() for name in ("variance", "stability")}
-        fresh = describe_maps(self.z, self.geometry, threshold=threshold, support=self.support, **columns)
+        fresh = describe_maps(self.maps, self.geometry, threshold=threshold, support=self.support, **columns)
         self.metrics = self.metrics.assign(**{name: fresh[name] for name in fresh})
         self.info["threshold"] = float(threshold)
         return self
@@ -276,29 +281,41 @@ def zscore_maps(maps, support=None, layer_of=None):
     With ``support`` ``(n_networks, n_layers)``, only these layers of each map count; neurons of the others are 0. It
     needs ``layer_of``, the layer of each neuron.
     """
-    z = np.empty(np.shape(maps), np.float32)
-    for k, row in enumerate(zscored_rows(maps, support, layer_of)):
-        z[k] = row
+    maps, z = np.asarray(maps), np.zeros(np.shape(maps), np.float32)
+
+    def write(block):
+        z[block] = _zscored(maps[block])
+
+    with workers():
+        run_blocks(write, _blocks(maps, support, layer_of))
     return z
 
 
-def zscored_rows(maps, support=None, layer_of=None):
-    """Yield the maps of :func:`zscore_maps` one by one, since a copy of all of them may not fit into memory."""
-    for k, weights in enumerate(maps):
-        inside = slice(None) if support is None else np.asarray(support[k], bool)[layer_of]
-        row = np.array(weights, np.float32)
-        part = row[inside]
-        part -= np.float32(part.mean(dtype=np.float64)) if part.size else 0
-        sd = np.sqrt(np.mean(np.square(part), dtype=np.float64)) if part.size else 0
-        part /= np.float32(sd if sd > 0 else 1)
-        if support is not None:
-            row[:] = 0
-            row[inside] = part
-        yield row
+def _blocks(maps, support, layer_of):
+    """Yield (rows, neurons) of blocks of maps that were searched in the same neurons, a few megabytes each."""
+    every = slice(0, np.shape(maps)[1])
+    searched = [None] * len(maps) if support is None else [np.asarray(row, bool).tobytes() for row in support]
+    for where, rows in groupby(range(len(maps)), searched.__getitem__):
+        rows = list(rows)
+        neurons = every if where is None else as_slice(np.flatnonzero(np.frombuffer(where, bool)[layer_of]))
+        width = neurons.stop - neurons.start if isinstance(neurons, slice) else len(neurons)
+        step = max(1, _BLOCK_VALUES // max(width, 1))
+        for first in range(rows[0], rows[-1] + 1, step):
+            yield slice(first, min(first + step, rows[-1] + 1)), neurons
 
 
-def describe_maps(z, geometry, *, threshold=THRESHOLD, variance=None, stability=None, support=None):
-    """Summarise networks in a table, one row per network, from z-scored maps or an iterable of their rows.
+def _zscored(maps):
+    """Z-scores over the neurons of each map, float32; a constant map gives zeros."""
+    if not maps.size:
+        return np.array(maps, np.float32)
+    z = maps - maps.mean(1, dtype=np.float64, keepdims=True).astype(np.float32)
+    sd = np.sqrt(np.mean(np.square(z), 1, dtype=np.float64, keepdims=True)).astype(np.float32)
+    z /= np.where(sd > 0, sd, 1)
+    return z
+
+
+def describe_maps(maps, geometry, *, threshold=THRESHOLD, variance=None, stability=None, support=None):
+    """Summarise networks in a table, one row per network, from their z-scores.
 
     Columns: ``network``; ``n_neurons`` above the threshold and their ``share`` of all; ``variance``, the share of the
     variance of the data; ``peak_layer``, which holds most of the squared z of these neurons, and ``first_layer`` and
@@ -308,28 +325,43 @@ def describe_maps(z, geometry, *, threshold=THRESHOLD, variance=None, stability=
     """
     import pandas as pd
 
-    layers = np.asarray(geometry.layers)
-    rows = []
-    for k, row in enumerate(z):
-        inside = slice(None) if support is None else support[k][geometry.layer_of]
-        chosen = np.abs(row) > threshold
-        n = int(chosen.sum())
-        energy = np.bincount(geometry.layer_of, np.square(row) * (chosen if n else 1), geometry.n_layers)
-        reached = np.cumsum(energy) / max(energy.sum(), 1e-30)
-        known = stability is not None and np.isfinite(stability[k])
-        rows.append(
-            {
-                "network": k,
-                "n_neurons": n,
-                "share": n / geometry.n_neurons,
-                "variance": np.nan if variance is None else float(variance[k]),
-                "peak_layer": int(layers[energy.argmax()]),
-                "first_layer": int(layers[min(np.searchsorted(reached, 0.05), len(layers) - 1)]),
-                "last_layer": int(layers[min(np.searchsorted(reached, 0.95), len(layers) - 1)]),
-                "positive": float((row[chosen] > 0).mean()) if n else np.nan,
-                "kurtosis": float(np.mean(np.square(np.square(row[inside])), dtype=np.float64) - 3),
-                "stability": float(stability[k]) if known else np.nan,
-                "flagged": bool(n == 0 or (known and stability[k] < STABLE)),
-            }
+    with workers():
+        blocks = block_map(
+            lambda block: _moments_of(maps, *block, geometry, threshold), _blocks(maps, support, geometry.layer_of)
         )
-    return pd.DataFrame(rows)
+        n, n_positive, fourth, energy = (np.concatenate(part) for part in zip(*blocks))
+    layers = np.asarray(geometry.layers)
+    reached = np.cumsum(energy, 1) / np.maximum(energy.sum(1, keepdims=True), 1e-30)
+    first, last = ((reached < share).sum(1).clip(max=len(layers) - 1) for share in (0.05, 0.95))
+    known = np.full(len(n), np.nan) if stability is None else np.array(stability, float)
+    return pd.DataFrame(
+        {
+            "network": np.arange(len(n)),
+            "n_neurons": n,
+            "share": n / geometry.n_neurons,
+            "variance": np.nan if variance is None else np.asarray(variance, float),
+            "peak_layer": layers[energy.argmax(1)],
+            "first_layer": layers[first],
+            "last_layer": layers[last],
+            "positive": np.where(n > 0, n_positive / np.maximum(n, 1), np.nan),
+            "kurtosis": fourth - 3,
+            "stability": np.where(np.isfinite(known), known, np.nan),
+            "flagged": (n == 0) | (known < STABLE),
+        }
+    )
+
+
+def _moments_of(maps, rows, neurons, geometry, threshold):
+    """Of some maps: neurons above the threshold, how many are positive, mean of z^4, energy of the layers."""
+    z = _zscored(maps[rows, neurons])
+    chosen = np.abs(z) > threshold
+    n, n_positive = chosen.sum(1), (chosen & (z > 0)).sum(1)
+    z *= z
+    layer_of = geometry.layer_of[neurons]
+    starts = np.flatnonzero(np.diff(layer_of, prepend=-1))
+    energy = np.zeros((len(z), geometry.n_layers))
+    if len(starts):
+        counted = np.where(chosen | (n == 0)[:, None], z, 0)  # all neurons of a map that has none above the threshold
+        energy[:, layer_of[starts]] = np.add.reduceat(counted, starts, 1, np.float64)
+    z *= z
+    return n, n_positive, z.mean(1, dtype=np.float64), energy

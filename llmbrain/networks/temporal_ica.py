@@ -19,7 +19,7 @@ from .engines.runs import CleanedRuns
 from .engines.sources import ArraySource
 from .evidence.stability import restart_stability
 from .inputs import as_confounds, load_runs
-from .result import NetworkSet, describe_maps, zscored_rows
+from .result import NetworkSet, describe_maps
 
 
 class TemporalICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -231,8 +231,7 @@ class TemporalICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             "converged": found.converged.tolist(),
             "n_dead": int(dead.sum()),
         }
-        z = zscored_rows(self.components_)
-        metrics = describe_maps(z, runs.geometry, variance=self.variance_, stability=stability)
+        metrics = describe_maps(self.components_, runs.geometry, variance=self.variance_, stability=stability)
         courses = np.split(courses, np.cumsum(runs.n_tokens)[:-1])
         self.networks_ = NetworkSet(self.components_, runs.geometry, metrics, info, courses)
 

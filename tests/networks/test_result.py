@@ -124,3 +124,27 @@ def test_network_set_refuses_nonsense():
         NetworkSet(np.ones((1, 5)), GEOMETRY)
     with pytest.raises(ParameterError, match="at least one"):
         NetworkSet(np.ones((0, GEOMETRY.n_neurons)), GEOMETRY)
+
+
+def test_metrics_of_many_maps_are_those_of_each_alone(monkeypatch):
+    """Maps are described in blocks, of which each holds maps that were searched in the same layers."""
+    from llmbrain.networks import result
+
+    monkeypatch.setattr(result, "_BLOCK_VALUES", 700)
+    geometry = NeuronGeometry.from_sizes([300, 200, 250])
+    support = np.array([[1, 0, 0], [1, 0, 0], [1, 0, 0], [0, 1, 1], [1, 0, 1], [0, 1, 0]], bool)
+    inside = support[:, geometry.layer_of]
+    maps = np.where(inside, np.random.default_rng(0).laplace(size=inside.shape) ** 3, 0)
+    maps[1] = 0
+    table, z = (
+        result.describe_maps(maps, geometry, support=support),
+        result.zscore_maps(maps, support, geometry.layer_of),
+    )
+    for k, row in enumerate(inside):
+        part = maps[k, row].astype(np.float32)
+        expected = (part - part.mean()) / (part.std() or 1)
+        np.testing.assert_allclose(z[k, row], expected, atol=1e-5)
+        assert not z[k, ~row].any() and table["n_neurons"][k] == (np.abs(expected) > 3).sum()
+        energy = np.bincount(geometry.layer_of[row], np.where(np.abs(expected) > 3, expected, 0) ** 2, 3)
+        assert table["peak_layer"][k] == energy.argmax() and table["flagged"][k] == (k == 1)
+        np.testing.assert_allclose(table["kurtosis"][k], (expected**4).mean() - 3, rtol=1e-4)

@@ -36,7 +36,7 @@ class ArraySource:
 
         ``out`` has the shape ``(number of tokens, stop - start)``.
         """
-        where = slice(start, stop) if self.columns is None else _as_slice(self.columns[start:stop])
+        where = slice(start, stop) if self.columns is None else as_slice(self.columns[start:stop])
         run = self.open()
         if not _read_file(run, where, out, first):
             _copy(run[first : first + len(out), where], out)
@@ -127,7 +127,7 @@ def _pieces(where):
     return [*spans, (last, len(where) - last)], int(where[0]), width
 
 
-def _as_slice(columns):
+def as_slice(columns):
     """Turn consecutive columns into a slice, which is faster to read."""
     if columns[-1] - columns[0] == len(columns) - 1 and np.all(np.diff(columns) == 1):
         return slice(int(columns[0]), int(columns[-1]) + 1)

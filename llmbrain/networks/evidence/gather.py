@@ -8,7 +8,7 @@ import numpy as np
 from ...exceptions import NumericalWarning, ParameterError
 from ...parallel import alone, gather, share, world_size
 from ..connectivity import functional_connectivity
-from ..result import NetworkSet, describe_maps, zscore_maps
+from ..result import NetworkSet, describe_maps
 
 REPEATS = 20
 
@@ -63,8 +63,7 @@ class Evidence:
             support = np.repeat(support[rows], [len(c.maps) for c in self.clusters], axis=0)
         maps = np.concatenate([c.maps for c in self.clusters])
         table = {n: np.concatenate([getattr(c, n) for c in self.clusters]) for n in ("iq", "coverage", "stability")}
-        z = zscore_maps(maps, support, geometry.layer_of)
-        metrics = describe_maps(z, geometry, stability=table["stability"], support=support).assign(**table)
+        metrics = describe_maps(maps, geometry, stability=table["stability"], support=support).assign(**table)
         info = {**self.networks.info, "maps": "centrotypes of ICASSO over bootstrapped runs"}
         return NetworkSet(maps, geometry, metrics, info, support=support)
 
