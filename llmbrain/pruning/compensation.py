@@ -18,8 +18,7 @@ from .equations import LEAST_RIDGE, equations_of, frozen, keeps_tokens, product,
 COMPENSATIONS = Registry("compensation", needs=(), bias=False, ridge=False)
 # The last one is the limit in which only the bias is refitted.
 RIDGE_GRID = (LEAST_RIDGE, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0, 100.0, math.inf)
-# Unknowns from which factoring for a few penalties is cheaper than an eigendecomposition for all. GPUs decompose slowly.
-_LARGE, _LARGE_ON_GPU = 4096, 512
+_LARGE = 4096  # unknowns from which factoring for a few penalties is cheaper than an eigendecomposition for all
 
 
 @dataclass(frozen=True)
@@ -183,8 +182,7 @@ def choose_ridge(weight, fit, held, kept, method="affine", grid=RIDGE_GRID):
     # The best penalty falls as tokens are added, so it cannot be a constant. One eigendecomposition gives the error at
     # every value of the grid. For many unknowns it would cost more than it saves: there the search starts at the usual
     # value and moves in both directions while the error falls, one factorisation per step.
-    large = _LARGE if fit.device.type == "cpu" else _LARGE_ON_GPU
-    if (min(len(kept), fit.n) if keeps_tokens(fit) else len(kept)) > large:
+    if (min(len(kept), fit.n) if keeps_tokens(fit) else len(kept)) > _LARGE:
         errors = _walk(weight, fit, held, kept, member.bias, grid)
     else:
         errors = _path(weight, fit, held, kept, member.bias, grid)

@@ -1,11 +1,11 @@
 """Allocation by trial: a few candidates are cut as the model will be, and the one that diverges least is taken."""
 
-import numpy as np
 import torch
 
 from ...models.hooks import restoring
 from ...models.inputs import input_device
 from ...models.surgery import prunable_mlps, set_width, weights_of
+from ...parallel import all_reduce, alone, share
 from ..cut import cut
 from .curves import by_curves, tokens_of_curves, tokens_probed
 from .probe import KEPT_VALUES, Probe, probing
@@ -53,19 +53,22 @@ def measure_cuts(model, candidates, fit_blocks, probe_blocks, compensation, opti
     """
     # A rule instead of held-out tokens chooses the penalty, and only writers are refitted: the order stays the same.
     options = options.with_(held_out=0.0, block_steps=0, refit_attention=False)
-    device = input_device(model)
-    with probing(device):
-        probe, found = Probe(model, probe_blocks), []
     n_values = sum(block.ids.numel() for block in fit_blocks) * model.config.get_text_config().hidden_size
     streams = {} if n_values * len(prunable_mlps(model)) <= KEPT_VALUES else None
-    for kept in candidates:
-        with dense_again(model):
-            cut(model, fit_blocks, kept, compensation, options, streams=streams)
-            with probing(device):
-                found.append(probe.divergence())
-        if progress:
-            progress()
-    return np.array(found)
+    found, mine = torch.zeros(len(candidates), dtype=torch.float64), share(range(len(candidates)))
+    device = input_device(model)
+    with alone():  # so little text is read that processes would wait for one another's refits
+        with probing(device):
+            probe = Probe(model, probe_blocks)
+        for i, kept in enumerate(candidates):
+            if i in mine:
+                with dense_again(model):
+                    cut(model, fit_blocks, kept, compensation, options, streams=streams)
+                    with probing(device):
+                        found[i] = probe.divergence()
+            if progress:
+                progress()
+    return all_reduce(found).numpy()
 
 
 def dense_again(model):
