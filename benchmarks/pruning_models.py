@@ -9,7 +9,8 @@ Calibration reads the first tokens of WikiText-2's validation text without the s
 --context tokens. Recipes are chosen by the perplexity on the **development** text alone: the tokens of the same file
 after the first 65,536. Perplexity on the test text takes its first --windows windows. Both texts are in the folder that
 the environment variable LLMBRAIN_BENCHMARK_DATA names. --widths cuts to the widths that another row of the table has
-found, without a search; such rows are named so. One table for each model in --out; to resume, repeat the call.
+found, without a search; such rows are named so. With --share, rows after the first use what was measured on the dense
+model before, and their seconds leave that out. One table for each model in --out; to resume, repeat the call.
 """
 
 import argparse
@@ -41,7 +42,9 @@ def recipes():
         "best, single blocks": best.with_(block_span=1),
         "best, two blocks": best.with_(block_span=2),
         "best, least squares": best.with_(block_steps=0),
-        "best, recovered": best.with_(recover=5.0),
+        "best, 100 steps": best.with_(block_steps=100),
+        "best, trained for 2 minutes": best.with_(recover=2.0),
+        "best, trained for 5 minutes": best.with_(recover=5.0),
     }
 
 
@@ -50,7 +53,7 @@ def label(name, args):
     return f"{name}, widths of {args.widths}" if args.widths else name
 
 
-def measure(model, tokenizer, calibration, texts, recipe, ratio, seed, args):
+def measure(pruner, texts, recipe, ratio, seed, args):
     """Cut a copy of the model, and return seconds, kept neurons and perplexities."""
     import torch
 
@@ -58,16 +61,14 @@ def measure(model, tokenizer, calibration, texts, recipe, ratio, seed, args):
 
     recipe = recipe.with_(options={"context": args.context, "batch_size": args.batch_size, "max_tokens": None})
     start = time.perf_counter()
-    pruned = lb.prune(
-        model, tokenizer, calibration, ratio, recipe=recipe, random_state=seed, measure=False, progress=False
-    )
+    pruned = pruner.prune(recipe, ratio, random_state=seed)
     if args.device == "cuda":
         torch.cuda.synchronize()
     seconds = time.perf_counter() - start
     widths = lb.NeuronGeometry.from_model(pruned.model).sizes
     return {
         "seconds": round(seconds, 1),
-        **perplexities(pruned.model, tokenizer, texts, args),
+        **perplexities(pruned.model, pruned.tokenizer, texts, args),
         "kept": " ".join(map(str, widths)),
     }
 
@@ -84,9 +85,9 @@ def run(args):
     """Fill the table of one model, row by row."""
     import torch
 
-    from llmbrain.models import load_model
+    import llmbrain as lb
 
-    model, tokenizer = load_model(args.model, device=args.device)
+    model, tokenizer = lb.load_model(args.model, device=args.device)
     text = clean(data_file(args.calibration, "wikitext-2/valid.unk.txt", "--calibration").read_text("utf-8"), "drop")
     ids = tokenizer(text, verbose=False, add_special_tokens=False)["input_ids"]
     test = data_file(args.test, "wikitext-2/test.raw.txt", "--test").read_text("utf-8")
@@ -94,7 +95,7 @@ def run(args):
     texts = {"development": tokenizer.decode(ids[REST:]), "test": test}
     out = Path(args.out) / f"pruning_models_{args.name or Path(args.model).stem}.tsv"
     rows = pd.read_csv(out, sep="\t").to_dict("records") if out.is_file() else []
-    known = recipes()
+    known, pruners = recipes(), {}
     wanted = [(n, r, name, s) for n in args.calibration_tokens for r in args.ratios for name in args.rows
               for s in (args.seeds if name == "best" else [0])]  # fmt: skip
     if not any(row["recipe"] == "dense" for row in rows):
@@ -108,7 +109,9 @@ def run(args):
         if args.widths:
             of = next(r for r in rows if (r["calibration_tokens"], r["ratio"], r["recipe"]) == (n, ratio, args.widths))
             recipe = recipe.with_(allocation=[int(width) for width in of["kept"].split()])
-        found = measure(model, tokenizer, tokenizer.decode(ids[:n]), texts, recipe, ratio, seed, args)
+        if n not in pruners or not args.share:
+            pruners = {n: lb.pruning.Pruner(model, tokenizer, tokenizer.decode(ids[:n]))}
+        found = measure(pruners[n], texts, recipe, ratio, seed, args)
         rows.append({**dict(zip(KEYS, place)), **found})
         print({k: v for k, v in rows[-1].items() if k != "kept"}, flush=True)
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -145,6 +148,7 @@ def main():
     parser.add_argument("--calibration-tokens", type=int, nargs="+", default=[2048, 65_536])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the search of best")
     parser.add_argument("--widths", help="name of the rows of the table whose widths are used again")
+    parser.add_argument("--share", action="store_true", help="measure the dense model once for all rows")
     parser.add_argument("--context", type=int, default=1024)
     parser.add_argument("--windows", type=int, default=80)
     parser.add_argument("--batch-size", type=int, default=4)
