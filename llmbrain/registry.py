@@ -1,16 +1,7 @@
 """Registries: one per family of interchangeable members, such as scores, lesion kinds or control families.
 
 A member is added by decorating one function or class. What it needs is declared beside its name, so that no other
-module has to keep a list of names::
-
-    SCORES = Registry("score", needs=(), random=False)
-
-    @SCORES.register("wanda", needs=("second_moment",))
-    def wanda(part, moments): ...
-
-    SCORES["wanda"].needs  # ("second_moment",)
-    SCORES["wanda"](part, moments)  # calls the function
-    SCORES["wamda"]  # ParameterError: unknown score 'wamda'; ... Did you mean 'wanda'?
+module has to keep a list of names.
 """
 
 from __future__ import annotations

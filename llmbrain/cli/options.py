@@ -6,6 +6,7 @@ import inspect
 import io
 import math
 import warnings
+from operator import ge, gt, le, lt
 from pathlib import Path
 from typing import Annotated
 
@@ -21,23 +22,14 @@ def number(help, *names, least=None, most=None, above=None, below=None):
 
     ``names`` on the command line default to that of the parameter; ``above`` and ``below`` exclude the ends.
     """
-    ends = {"at least": least, "at most": most, "above": above, "below": below}
-    ends = {word: end for word, end in ends.items() if end is not None}
-    allowed = " and ".join(f"{word} {end}" for word, end in ends.items()) or "finite"
+    ends = (("at least", ge, least), ("at most", le, most), ("above", gt, above), ("below", lt, below))
+    ends = [one for one in ends if one[2] is not None]
+    allowed = " and ".join(f"{word} {end}" for word, _, end in ends) or "finite"
     if least is not None and most is not None:
         allowed = f"{least} to {most}"
 
     def check(value):
-        if value is None:
-            return None
-        inside = (
-            math.isfinite(value)
-            and (least is None or value >= least)
-            and (most is None or value <= most)
-            and (above is None or value > above)
-            and (below is None or value < below)
-        )
-        if not inside:
+        if value is not None and not (math.isfinite(value) and all(fits(value, end) for _, fits, end in ends)):
             raise typer.BadParameter(f"{value} is out of range. It must be {allowed}.")
         return value
 

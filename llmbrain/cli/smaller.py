@@ -7,25 +7,9 @@ import typer
 
 from ..exceptions import ParameterError, read_numbers
 from ..parallel import main_process
+from . import options as opt
 from .endings import end
-from .options import (
-    Bos,
-    Context,
-    Device,
-    Dtype,
-    MaxTestTokens,
-    MaxTokens,
-    MaxTokensOrAll,
-    Model,
-    Out,
-    OutFile,
-    Ratio,
-    Seed,
-    Share,
-    TestText,
-    Text,
-    read_bos,
-)
+from .options import read_bos
 
 Networks = Annotated[
     str | None,
@@ -41,11 +25,11 @@ RatioOf = Annotated[str, typer.Option(help="What a ratio is a share of: neurons,
 
 
 def prune(
-    out: Out,
-    model: Model = "demo",
-    text: Text = "demo",
-    test_text: TestText = None,
-    ratio: Ratio = 0.2,
+    out: opt.Out,
+    model: opt.Model = "demo",
+    text: opt.Text = "demo",
+    test_text: opt.TestText = None,
+    ratio: opt.Ratio = 0.2,
     ratio_of: RatioOf = "neurons",
     recipe: Annotated[
         str,
@@ -62,12 +46,12 @@ def prune(
     ] = None,
     networks: Networks = None,
     study: NetworkStudy = None,
-    max_tokens: MaxTokensOrAll = None,
-    bos: Bos = "auto",
+    max_tokens: opt.MaxTokensOrAll = None,
+    bos: opt.Bos = "auto",
     format: Annotated[str, typer.Option("--format", help="hetero, uniform, padded or gguf.")] = "hetero",
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-    random_state: Seed = 0,
+    dtype: opt.Dtype = "auto",
+    device: opt.Device = "auto",
+    random_state: opt.Seed = 0,
 ):
     """Remove MLP neurons permanently and save the smaller model."""
     from ..files import check_output_folder
@@ -105,10 +89,10 @@ def prune(
 
 
 def grid(
-    out: OutFile,
-    model: Model = "demo",
-    text: Text = "demo",
-    test_text: TestText = None,
+    out: opt.OutFile,
+    model: opt.Model = "demo",
+    text: opt.Text = "demo",
+    test_text: opt.TestText = None,
     scores: Annotated[str, typer.Option(help="Scores, separated by commas.")] = "random,magnitude,wanda,flap",
     allocations: Annotated[str, typer.Option(help="Allocations, separated by commas.")] = "uniform,global",
     compensations: Annotated[str, typer.Option(help="Compensations, separated by commas.")] = "none,bias,affine",
@@ -124,13 +108,13 @@ def grid(
         bool, typer.Option("--minimal-pairs", help="Also measure the accuracy on the packaged minimal pairs.")
     ] = False,
     figure: Annotated[Path | None, typer.Option(help="Also draw the table into this file (.png, .svg, .pdf).")] = None,
-    max_tokens: MaxTokens = 65536,
-    max_test_tokens: MaxTestTokens = None,
-    context: Context = 1024,
-    bos: Bos = "auto",
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-    share: Share = None,
+    max_tokens: opt.MaxTokens = 65536,
+    max_test_tokens: opt.MaxTestTokens = None,
+    context: opt.Context = 1024,
+    bos: opt.Bos = "auto",
+    dtype: opt.Dtype = "auto",
+    device: opt.Device = "auto",
+    share: opt.Share = None,
 ):
     """Compare pruning recipes that are calibrated on one text.
 
@@ -213,13 +197,13 @@ def _check_figure(path):
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="'demo', a hub id, a folder (also a pruned one), or a .gguf file.")],
-    text: Text = "demo",
+    text: opt.Text = "demo",
     split: Annotated[str | None, typer.Option(help="Part of the demo corpus or sub-folder of a folder.")] = None,
-    max_tokens: MaxTokensOrAll = None,
-    context: Context = 1024,
-    bos: Bos = "auto",
-    dtype: Dtype = "auto",
-    device: Device = "auto",
+    max_tokens: opt.MaxTokensOrAll = None,
+    context: opt.Context = 1024,
+    bos: opt.Bos = "auto",
+    dtype: opt.Dtype = "auto",
+    device: opt.Device = "auto",
 ):
     """Measure token-level perplexity."""
     from ..evaluation import perplexity_report

@@ -7,34 +7,17 @@ from typing import Annotated
 import typer
 
 from ..exceptions import ParameterError, read_numbers
+from . import options as opt
 from .endings import end
-from .options import (
-    Bos,
-    ChosenNetworks,
-    Device,
-    Dtype,
-    MaxTokens,
-    MaxTokensOrAll,
-    Model,
-    Out,
-    Ratio,
-    Seed,
-    Share,
-    StudyFolder,
-    Text,
-    Threshold,
-    number,
-    read_bos,
-    to_path,
-)
+from .options import number, read_bos, to_path
 
 _TASKS = "Task: loss, minimal_pairs, or NAME=FILE, such as minimal_pairs=pairs.jsonl or multiple_choice=questions.jsonl"
 
 
 def run(
-    out: Out,
-    model: Model = "demo",
-    text: Text = "demo",
+    out: opt.Out,
+    model: opt.Model = "demo",
+    text: opt.Text = "demo",
     test_text: Annotated[
         str | None, typer.Option(help="Other text, for lesions and evaluation; by default a quarter of the documents.")
     ] = None,
@@ -42,15 +25,15 @@ def run(
         bool, typer.Option("--quick", help="Use smaller amounts; takes a few minutes with the demo.")
     ] = False,
     n_components: Annotated[int | None, number("Number of networks; 20 by default, 8 with --quick.", least=1)] = None,
-    threshold: Threshold = 3.0,
-    ratio: Ratio = 0.2,
+    threshold: opt.Threshold = 3.0,
+    ratio: opt.Ratio = 0.2,
     context: Annotated[
         int | None,
         number("Tokens that the model reads at once; by default 1024 or 512, or the model's maximum.", least=2),
     ] = None,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-    random_state: Seed = 0,
+    dtype: opt.Dtype = "auto",
+    device: opt.Device = "auto",
+    random_state: opt.Seed = 0,
 ):
     """Record, find networks, lesion, prune and report in one go."""
     from ..pipeline import run_study
@@ -61,9 +44,9 @@ def run(
 
 
 def record(
-    out: Out,
-    model: Model = "demo",
-    text: Text = "demo",
+    out: opt.Out,
+    model: opt.Model = "demo",
+    text: opt.Text = "demo",
     site: Annotated[
         list[str] | None,
         typer.Option(help="mlp (the default), attention, mlp_gate, mlp_up, mlp_output, layer; repeat for several."),
@@ -74,7 +57,7 @@ def record(
     ] = None,
     layers: Annotated[str | None, typer.Option(help="Record only these layers, e.g. 0,4,10-15.")] = None,
     every: Annotated[int, number("Record every n-th token of a document.", least=1)] = 1,
-    max_tokens: MaxTokensOrAll = None,
+    max_tokens: opt.MaxTokensOrAll = None,
     context: Annotated[
         int | None,
         number(
@@ -90,7 +73,7 @@ def record(
     special_tokens: Annotated[
         bool, typer.Option("--special-tokens", help="Also record BOS and other special tokens.")
     ] = False,
-    bos: Bos = "auto",
+    bos: opt.Bos = "auto",
     chat: Annotated[
         bool, typer.Option("--chat", help="Apply the model's chat template to texts, or to the messages of a .jsonl.")
     ] = False,
@@ -101,7 +84,7 @@ def record(
     run_index: Annotated[
         str | None, typer.Option(help="Record only these runs, e.g. 3 or 1,4-6, as one job of an array.")
     ] = None,
-    share: Share = None,
+    share: opt.Share = None,
     gpus_per_rank: Annotated[
         int, number("GPUs of each process under torchrun, for a model that one cannot hold.", least=1)
     ] = 1,
@@ -115,8 +98,8 @@ def record(
     processes: Annotated[
         int | None, number("With --forecast: also the time of this many processes or shares.", least=1)
     ] = None,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
+    dtype: opt.Dtype = "auto",
+    device: opt.Device = "auto",
 ):
     """Record activations as 4D NIfTI runs in a study folder."""
     from ..dataset import bids_label, check_study_folder
@@ -161,7 +144,7 @@ def record(
 
 
 def networks(
-    study: StudyFolder,
+    study: opt.StudyFolder,
     site: Annotated[str | None, typer.Option(help="Which site, if several were recorded, e.g. mlp.")] = None,
     n_components: Annotated[str, typer.Option(help="Number of networks [at least 1], or auto.")] = "20",
     n_repeats: Annotated[
@@ -169,8 +152,8 @@ def networks(
     ] = 10,
     method: Annotated[str, typer.Option(help="canica or dictlearning.")] = "canica",
     engine: Annotated[str, typer.Option(help="torch (fast) or nilearn (reference).")] = "torch",
-    threshold: Threshold = 3.0,
-    random_state: Seed = 0,
+    threshold: opt.Threshold = 3.0,
+    random_state: opt.Seed = 0,
     name: Annotated[
         str | None, typer.Option(help="Name of the networks in the study; by default e.g. canica20.")
     ] = None,
@@ -189,8 +172,8 @@ def networks(
 
 
 def lesion(
-    study: StudyFolder,
-    networks: ChosenNetworks = None,
+    study: opt.StudyFolder,
+    networks: opt.ChosenNetworks = None,
     text: Annotated[
         str | None, typer.Option(help="Held-out text to measure on; by default the demo's own held-out part.")
     ] = None,
@@ -228,11 +211,11 @@ def lesion(
         typer.Option(help="Family of random sets, e.g. layer or layer+importance (the default: both); repeatable."),
     ] = None,
     n_controls: Annotated[int, number("Number of random sets per network and control family.", least=1)] = 20,
-    max_tokens: MaxTokens = 600,
-    bos: Bos = "auto",
-    device: Device = "auto",
-    random_state: Seed = 0,
-    share: Share = None,
+    max_tokens: opt.MaxTokens = 600,
+    bos: opt.Bos = "auto",
+    device: opt.Device = "auto",
+    random_state: opt.Seed = 0,
+    share: opt.Share = None,
 ):
     """Silence networks and matched controls, and measure the loss.
 

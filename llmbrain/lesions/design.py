@@ -42,15 +42,9 @@ class Design:
         self.masks, self.maps = named_masks(study.masks, options.maps)
         self.geometry = self.masks[0].geometry
         self.sites = sites_of(model, self.masks[0], check_model=options.check_model)
-        self.scorer = Scorer(
-            model,
-            tokenizer,
-            self.sites,
-            max_batch_tokens=options.max_batch_tokens,
-            mode=options.mode,
-            autocast=options.autocast,
-            positions=options.positions,
-        )
+        passes = {name: getattr(options, name) for name in ("max_batch_tokens", "mode", "autocast", "positions")}
+        self.scorer = Scorer(model, tokenizer, self.sites, **passes)
+        self.bootstrap = {"n_draws": options.n_bootstrap, "level": options.level, "random_state": self.seed}
         self.families = self._checked_families()
         if isinstance(study.reference, NeuronStatistics):
             self.geometry.check_same(study.reference.geometry, "The reference")
@@ -100,14 +94,9 @@ class Design:
             return reference
         if not needed and all(family.importance in (None, "given") for family in self.families):
             return None
-        return neuron_statistics(
-            self.model,
-            self.tokenizer,
-            "demo" if reference is None else reference,
-            site=self.geometry.site,
-            n_samples=N_SAMPLES[needed],
-            random_state=self.seed,
-        )
+        text, given = "demo" if reference is None else reference, {"n_samples": N_SAMPLES[needed]}
+        given |= {"site": self.geometry.site, "random_state": self.seed}
+        return neuron_statistics(self.model, self.tokenizer, text, **given)
 
     def importance(self, family):
         """Importances that a family matches or ranks by, or None."""
@@ -175,15 +164,12 @@ class Design:
         # drawn from the sites of the network alone, if the study has others as well
         own = mask.own_sites()
         here = NeuronMask(np.ones(own.geometry.n_neurons, bool), own.geometry).over(self.geometry).values
-        values = draw_control(
-            family.name,
-            own.values,
-            own.geometry,
-            seed,
-            importance=None if importance is None else importance[here],
-            map=None if self.maps is None else np.abs(self.maps[k][here]),
-            n_nearest=self.options.n_nearest,
-        )
+        given = {
+            "importance": None if importance is None else importance[here],
+            "map": None if self.maps is None else np.abs(self.maps[k][here]),
+            "n_nearest": self.options.n_nearest,
+        }
+        values = draw_control(family.name, own.values, own.geometry, seed, **given)
         return Condition(k, NeuronMask(values, own.geometry).over(self.geometry), family, draw, dose)
 
     def edit(self, condition):

@@ -12,7 +12,7 @@ from ..masks import NeuronMask
 from ..models.identity import describe_model
 from ..registry import Registry
 from .comparison import compare, mean_over_items
-from .sources import derived_name, describe_reference, lesioned_networks, sources_of
+from .sources import derived_name, describe_reference, lesioned_networks, public, sources_of
 
 # defaults: doses that a study uses if none are given; resizes: the set of neurons depends on the dose, so maps are
 # needed and controls are drawn anew at every dose
@@ -173,31 +173,24 @@ def dose_result(design, values):
 
 def _tables(design, values):
     """Effects of the networks and of their controls at every dose, for the first group of items of the task."""
-    (task,), (values,), axis, options = design.tasks, values, design.axis, design.options
+    (task,), (values,), axis = design.tasks, values, design.axis
     members = next(iter(task.groups.values()))
     weights = task.weights[members]
     effects = values[1:, members] - values[0, members]
     means = mean_over_items(effects, weights)
+    heads = [{"network": design.masks[c.network].name, axis.over: c.dose} for c in design.conditions]
     rows, draws, of_controls = [], [], {}
-    for mean, condition in zip(means, design.conditions):
-        head = {"network": design.masks[condition.network].name, axis.over: condition.dose}
+    for mean, head, condition in zip(means, heads, design.conditions):
         if condition.family is not None:
             of_controls.setdefault((condition.network, condition.dose), []).append(mean)
             draws.append({**head, "draw": condition.draw, "n_neurons": condition.mask.count, "effect": mean})
-    for effect, condition in zip(effects, design.conditions):
+    for effect, head, condition in zip(effects, heads, design.conditions):
         if condition.family is not None:
             continue
-        head = {"network": design.masks[condition.network].name, axis.over: condition.dose}
         head.setdefault("n_neurons", condition.mask.count)
         others = of_controls.get((condition.network, condition.dose), [])
         read = ~np.isnan(effect)
-        interval = stats.bootstrap_interval(
-            effect[read],
-            weights=weights[read],
-            level=options.level,
-            n_draws=options.n_bootstrap,
-            random_state=design.seed,
-        )
+        interval = stats.bootstrap_interval(effect[read], weights=weights[read], **design.bootstrap)
         low, high = np.quantile(others, [0.05, 0.95]) if others else (np.nan, np.nan)
         rows.append(
             {
@@ -219,7 +212,7 @@ def _describe(design):
     return {
         "model": describe_model(design.model),
         "networks": lesioned_networks(design.masks),
-        "tasks": {task.name: {k: v for k, v in task.info.items() if k != "document_hashes"}},
+        "tasks": {task.name: public(task.info)},
         "over": design.axis.over,
         "doses": list(design.axis.doses),
         "how": design.how,

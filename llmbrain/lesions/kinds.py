@@ -1,24 +1,8 @@
 """Lesion kinds: what replaces the values of the selected neurons.
 
-With ``x`` the value of a neuron at a token and ``s`` the strength, every kind gives ``x + s (target - x)``:
-
-========  ===============================================================================
-kind      target
-========  ===============================================================================
-zero      0
-retain    0 for all neurons that are *not* selected; the selected ones are unchanged
-mean      the neuron's mean over a reference text
-resample  the neuron's value at a random token of a reference text
-scale     ``value * x``: above 1 amplifies, below 1 weakens, -1 inverts
-add       ``x + value``
-clamp     ``value``
-========  ===============================================================================
-
-To add a kind, register a class and check it with :func:`llmbrain.lesions.check_lesion_kind`::
-
-    @KINDS.register("noise", needs_value=True, by_position=True)
-    class Noise(LesionKind):
-        def target(self, x, numbers, tokens): ...
+With ``x`` the value of a neuron at a token and ``s`` the strength, every kind gives ``x + s (target - x)``; each class
+says what its target is. A factor of ``scale`` above 1 amplifies, below 1 weakens, and -1 inverts.
+:func:`llmbrain.lesions.check_lesion_kind` checks a kind that was added.
 """
 
 import hashlib

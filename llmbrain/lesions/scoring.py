@@ -5,23 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .. import parallel
 from ..exceptions import ParameterError
 from ..models.hooks import evaluating
 from ..models.identity import weights_hash
 from ..models.inputs import input_device
-from ..parallel import (
-    agree,
-    all_reduce,
-    barrier,
-    check_enough,
-    gather_texts,
-    here,
-    launched,
-    main_process,
-    only_launch,
-    share,
-    world_size,
-)
 from ..registry import choose
 from .batched import MODES, Passes, condition_losses, row_mode
 from .checkpoint import Checkpoint
@@ -54,7 +42,7 @@ class Scorer:
 
         In several processes, each runs some of the conditions, and all return the same values.
         """
-        check_enough(1 + len(edits), "conditions")
+        parallel.check_enough(1 + len(edits), "conditions")
         found = self._measure(tasks, edits, progress, checkpoint)
         values, start = [], 0
         for task, rows in zip(tasks, found):
@@ -68,17 +56,17 @@ class Scorer:
 
     def run_share(self, tasks, edits, part, *, progress=False, checkpoint=None):
         """Run one share of the conditions and keep its numbers in the checkpoint."""
-        check_enough(1 + len(edits), "conditions", part)
+        parallel.check_enough(1 + len(edits), "conditions", part)
         self._measure(tasks, edits, progress, checkpoint, part)
 
     def _measure(self, tasks, edits, progress, checkpoint, part=None):
         """Return for every task what was measured, of callables or of all sequences together."""
         check_positions(self.positions, tasks)
-        sequences, mine = [s for task in tasks for s in task.sequences], here(part)
-        progress = progress and main_process()
+        sequences, mine = [s for task in tasks for s in task.sequences], parallel.here(part)
+        progress = progress and parallel.main_process()
         file = checkpoint if checkpoint is None or mine is None else mine.path(checkpoint)
-        each_alone = mine is None and launched() > 1  # all processes of a launch do the same
-        alone = contextlib.nullcontext() if file is None or each_alone else only_launch(file)
+        each_alone = mine is None and parallel.launched() > 1  # all processes of a launch do the same
+        alone = contextlib.nullcontext() if file is None or each_alone else parallel.only_launch(file)
         with alone, evaluating(self.model):
             sums = self._score(sequences, edits, progress, checkpoint, part) if sequences else None
             return [
@@ -89,10 +77,10 @@ class Scorer:
         if self.mode == "auto":
             self.mode = row_mode(self.model, self.sites, edits)
         max_tokens = self.max_batch_tokens or default_batch_tokens(self.model)
-        max_tokens = min(map(int, gather_texts(str(max_tokens))))  # the free memory of GPUs differs
-        key = self._key(edits, sequences) if checkpoint is not None or world_size() > 1 else []
-        agree("settings, texts or weights", self.mode, *key)
-        keeper, shape = Checkpoint(checkpoint, key, share=here(part)), (1 + len(edits), len(sequences))
+        max_tokens = min(map(int, parallel.gather_texts(str(max_tokens))))  # the free memory of GPUs differs
+        key = self._key(edits, sequences) if checkpoint is not None or parallel.world_size() > 1 else []
+        parallel.agree("settings, texts or weights", self.mode, *key)
+        keeper, shape = Checkpoint(checkpoint, key, share=parallel.here(part)), (1 + len(edits), len(sequences))
         before = keeper.found if np.shape(keeper.found) == shape else np.full(shape, np.nan)
         sums = before.copy()
         with _bar((1 + len(edits)) * sum(map(len, sequences)), "lesions", progress) as bar, self._precision():
@@ -103,35 +91,28 @@ class Scorer:
 
             bar.update(int((~np.isnan(sums)).sum(axis=0) @ [len(s) for s in sequences]))
             passes = Passes(max_tokens, self.mode, self.positions)
-            barrier()  # nobody writes before all have read the checkpoints
+            parallel.barrier()  # nobody writes before all have read the checkpoints
             try:
-                condition_losses(
-                    self.model,
-                    self.sites,
-                    sequences,
-                    edits,
-                    passes,
-                    done=sums,
-                    progress=step,
-                    part=None if part is None else here(part),
-                )
+                share = None if part is None else parallel.here(part)
+                given = {"done": sums, "progress": step, "part": share}
+                condition_losses(self.model, self.sites, sequences, edits, passes, **given)
             finally:
                 keeper.keep(sums, now=True)
         return _together(sums, ~np.isnan(sums), ~np.isnan(before))
 
     def _call(self, task, edits, progress, checkpoint, part):
         key = [] if checkpoint is None else [*self._key(edits, []), str(self.positions), task.name, task.key]
-        keeper, conditions = Checkpoint(checkpoint, key, task.name, here(part)), [None, *edits]
+        keeper, conditions = Checkpoint(checkpoint, key, task.name, parallel.here(part)), [None, *edits]
         before = np.zeros(len(conditions), bool) if keeper.found is None else keeper.finished[:, 0]
         rows = {k: keeper.found[k] for k in np.flatnonzero(before)}
-        todo = range(len(conditions)) if part is None else here(part).of(range(len(conditions)))
+        todo = range(len(conditions)) if part is None else parallel.here(part).of(range(len(conditions)))
         todo = [k for k in todo if not before[k]]
-        barrier()
+        parallel.barrier()
         with self._precision(), _bar(len(conditions), task.name, progress, unit="run") as bar:
             bar.update(len(rows))
             follow = any(edit.kind.by_position for edit in edits)
             tracker = PositionTracker(self.model, self.positions, follow=follow)
-            for k in todo if part is not None else share(todo):
+            for k in todo if part is not None else parallel.share(todo):
                 lesioned = contextlib.nullcontext()
                 if k:
                     lesioned = Lesion(self.model, conditions[k], self.sites, tracker)
@@ -140,9 +121,8 @@ class Scorer:
                 if len({len(row) for row in rows.values()}) == 1:
                     keeper.keep(*_table(rows, len(conditions)), now=True)
                 bar.update(1)
-        counts = {
-            size for text in gather_texts(" ".join(str(len(row)) for row in rows.values())) for size in text.split()
-        }
+        own = " ".join(str(len(row)) for row in rows.values())
+        counts = set(" ".join(parallel.gather_texts(own)).split())
         if len(counts) > 1:
             raise ParameterError(f"The task {task.name!r} returned different numbers of items under different lesions.")
         numbers, finished = _table(rows, len(conditions), int(next(iter(counts))))
@@ -188,11 +168,11 @@ def _together(numbers, finished, before):
     """Put together what each process has measured since ``before``, which all know; the same bits in all."""
     import torch
 
-    if world_size() == 1:
+    if parallel.world_size() == 1:
         return numbers
     # each value is a sum of one number and zeros; a NaN that was measured (an unread answer) stays one
     new = torch.from_numpy(np.where(finished & ~before, numbers, 0.0))
-    return np.where(before, numbers, all_reduce(new).numpy())
+    return np.where(before, numbers, parallel.all_reduce(new).numpy())
 
 
 def default_batch_tokens(model):

@@ -14,7 +14,12 @@ def describe_reference(statistics):
     """Describe the text that importances and reference values come from; None without statistics."""
     if statistics is None:
         return None
-    return {k: v for k, v in statistics.info.items() if k != "document_hashes"} | {"n_tokens": statistics.n_tokens}
+    return public(statistics.info) | {"n_tokens": statistics.n_tokens}
+
+
+def public(info):
+    """Return a description without the hashes of its documents, which can be many."""
+    return {k: v for k, v in info.items() if k != "document_hashes"}
 
 
 def sources_of(info, study):

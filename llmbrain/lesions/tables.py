@@ -8,7 +8,7 @@ from ..masks.controls import other_networks, overlap_share
 from ..models.identity import describe_model
 from .comparison import effects_table, mean_over_items, power_note
 from .result import LesionResult, kinds_or_none
-from .sources import describe_reference, lesioned_networks
+from .sources import describe_reference, lesioned_networks, public
 
 CONTROL_COLUMNS = ["network", "task", "family", "draw", "n_neurons", "overlap", "importance_ratio", "effect"]
 
@@ -20,8 +20,7 @@ def study_result(design, values):
     """
     networks = pd.DataFrame([{"network": m.name, "n_neurons": m.count, "share": m.share} for m in design.masks])
     items, draws = _items(design, values), _draws(design, values)
-    bootstrap = {"n_draws": design.options.n_bootstrap, "level": design.options.level, "random_state": design.seed}
-    table = effects_table(networks, items, draws, design.alternative, **bootstrap)
+    table = effects_table(networks, items, draws, design.alternative, **design.bootstrap)
     return LesionResult(table, draws, items, _describe(design))
 
 
@@ -121,7 +120,7 @@ def _describe(design):
         "interval": {"level": options.level, "n_bootstrap": options.n_bootstrap, "over": "items"},
         "correction": "FDR (Benjamini-Hochberg) over the networks of one task and family",
         "random_state": design.seed,
-        "tasks": {t.name: {"unit": t.unit, "n_items": len(t.items), **_public(t.info)} for t in design.tasks},
+        "tasks": {t.name: {"unit": t.unit, "n_items": len(t.items), **public(t.info)} for t in design.tasks},
         "reference": describe_reference(design.statistics),
         "double_dipping_checked": design.checked,
         "power": power_note(n_controls, len(design.masks), alternative=design.alternative, what=what),
@@ -137,7 +136,3 @@ def _position_name(positions):
     if callable(positions):
         return getattr(positions, "__name__", "a rule on token ids")
     return f"tokens {', '.join(map(str, positions))}"
-
-
-def _public(info):
-    return {k: v for k, v in info.items() if k != "document_hashes"}

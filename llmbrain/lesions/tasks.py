@@ -125,16 +125,9 @@ class LossTask:
             "context": self.context,
             "bos": describe_bos(tokenizer, self.bos),
         }
-        return PreparedTask(
-            self.name,
-            "nats per token",
-            [d.id for d in documents],
-            kinds,
-            counts,
-            _groups(self.name, kinds, self.by_kind),
-            windows,
-            lambda sums: sums @ membership / counts,
-            info=info,
+        ids = [d.id for d in documents]
+        return _prepared(
+            self, "nats per token", ids, kinds, windows, lambda sums: sums @ membership / counts, info, counts
         )
 
 
@@ -175,17 +168,9 @@ class MinimalPairTask:
         def values(sums):
             return of_margin(sums[:, 0::2] - sums[:, 1::2])  # nats of the good minus nats of the bad sentence
 
-        return PreparedTask(
-            self.name,
-            unit,
-            _unique([f"{p.uid}/{p.pair_id}" for p in pairs]),
-            kinds,
-            np.ones(len(pairs)),
-            _groups(self.name, kinds, self.by_kind),
-            pair_windows(pairs, tokenizer, self.bos),
-            values,
-            info={"n_pairs": len(pairs), "measure": self.measure, "bos": describe_bos(tokenizer, self.bos)},
-        )
+        items, windows = _unique([f"{p.uid}/{p.pair_id}" for p in pairs]), pair_windows(pairs, tokenizer, self.bos)
+        info = {"n_pairs": len(pairs), "measure": self.measure, "bos": describe_bos(tokenizer, self.bos)}
+        return _prepared(self, unit, items, kinds, windows, values, info)
 
 
 @TASKS.register("multiple_choice", needs=("questions",), source="questions")
@@ -225,23 +210,10 @@ class MultipleChoiceTask:
         def values(sums):
             return of_margin(-margins(questions, -sums / divisors))
 
-        return PreparedTask(
-            self.name,
-            unit,
-            _unique([q.id for q in questions]),
-            kinds,
-            np.ones(len(questions)),
-            _groups(self.name, kinds, self.by_kind),
-            windows,
-            values,
-            has_prompt=True,
-            info={
-                "n_questions": len(questions),
-                "measure": self.measure,
-                "normalise": self.normalise,
-                "bos": describe_bos(tokenizer, self.bos),
-            },
-        )
+        info = {"n_questions": len(questions), "measure": self.measure, "normalise": self.normalise}
+        info["bos"] = describe_bos(tokenizer, self.bos)
+        items = _unique([q.id for q in questions])
+        return _prepared(self, unit, items, kinds, windows, values, info, has_prompt=True)
 
 
 @TASKS.register("callable", needs=("function",))
@@ -355,10 +327,12 @@ def _unique(names):
     return [name if name not in first and not first.add(name) else f"{name}#{next(again[name])}" for name in names]
 
 
-def _groups(name, kinds, by_kind):
-    groups = {name: np.arange(len(kinds))}
+def _prepared(task, unit, items, kinds, windows, values, info, weights=None, has_prompt=False):
+    """Make a likelihood task ready, whose items are averaged together and, if the task says so, by their kinds."""
+    groups = {task.name: np.arange(len(kinds))}
     different = list(dict.fromkeys(k for k in kinds if k is not None))
-    if by_kind and len(different) > 1:
+    if task.by_kind and len(different) > 1:
         for kind in different:
-            groups[f"{name}:{kind}"] = np.flatnonzero([k == kind for k in kinds])
-    return groups
+            groups[f"{task.name}:{kind}"] = np.flatnonzero([k == kind for k in kinds])
+    weights, more = np.ones(len(items)) if weights is None else weights, {"has_prompt": has_prompt, "info": info}
+    return PreparedTask(task.name, unit, items, kinds, weights, groups, windows, values, **more)

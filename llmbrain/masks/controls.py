@@ -2,11 +2,7 @@
 
 A family is a function that draws a set of units from arrays: ``values``, the network, ``(n_units,)``, and ``layer_of``,
 the layer of each unit. A control has as many units as the network and avoids the network's own units as far as the
-layers have others; the rest is drawn from the network itself, and a lesion study reports the overlap. To add a family,
-register a function and declare what it needs::
-
-    @CONTROLS.register("weakest", needs=("importance",), random=False, description="...")
-    def weakest(values, layer_of, importance): ...
+layers have others; the rest is drawn from the network itself, and a lesion study reports the overlap.
 """
 
 from bisect import bisect_left

@@ -137,15 +137,7 @@ class NetworkEstimator:
             "converged": np.asarray(found.converged).tolist(),
             "n_dead": int(found.dead.sum()),
         }
-        self._finish(
-            runs,
-            found.maps,
-            courses=found.time_courses,
-            variance=found.variance,
-            stability=found.stability,
-            info=info,
-            support=found.support,
-        )
+        self._finish(runs, found.maps, found.time_courses, found.variance, info, found.stability, found.support)
         return found
 
     def _finish_stock(self, runs, confounds, stock, info, **special):
@@ -163,7 +155,7 @@ class NetworkEstimator:
         data = CleanedRuns(runs.sources, confounds, **self._cleaning)
         components, courses, variance = order_maps(data, runs.read_order(maps))
         info = {**info, "group": "runs", "rows_per_run": 1, "converged": [converged], "n_dead": int(self.dead_.sum())}
-        self._finish(runs, runs.flat_order(components), courses=courses, variance=variance, info=info)
+        self._finish(runs, runs.flat_order(components), courses, variance, info)
         return fitted
 
     def _living(self, runs, confounds):
@@ -186,21 +178,18 @@ class NetworkEstimator:
             raise ParameterError(f"Unknown solver_params {', '.join(unknown)}. Choose from {', '.join(defaults)}.")
         return {**defaults, **given, "device": as_device(given.get("device") or "auto")}
 
-    def _finish(self, runs, components, *, courses, variance, stability=None, info=None, support=None):
+    def _finish(self, runs, components, courses, variance, info, stability=None, support=None):
         """Store a decomposition: sorted components in the flat order of neurons."""
         self.components_ = components
         self.variance_ = variance
         self.n_features_in_ = components.shape[1]
         metrics = describe_maps(components, runs.geometry, variance=variance, stability=stability, support=support)
-        info = {**settings_of(self, runs), "engine": self.engine_, **(info or {})}
+        info = {**settings_of(self, runs), "engine": self.engine_, **info}
         self.networks_ = NetworkSet(components, runs.geometry, metrics, info, courses, support)
         empty = [k for k in self.networks_.flagged if not components[k].any()]
         if empty:
-            warnings.warn(
-                f"{len(empty)} of {len(components)} networks are empty (numbers {empty}) and are flagged.",
-                NumericalWarning,
-                stacklevel=8,
-            )
+            message = f"{len(empty)} of {len(components)} networks are empty (numbers {empty}) and are flagged."
+            warnings.warn(message, NumericalWarning, stacklevel=8)
 
     def _clean(self, imgs, confounds):
         runs = load_runs(imgs, self.geometry_)
@@ -213,7 +202,7 @@ class NetworkEstimator:
         by least squares. nilearn's own ``transform`` regresses the raw data. ``imgs`` and ``confounds`` are those of
         :meth:`fit`. The courses are float32, or of the type ``dtype`` if it is given.
         """
-        self._check_fitted()
+        check_is_fitted(self)
         data, runs = self._clean(imgs, confounds)
         courses = self._courses(data, runs)
         n_bad = int(data.bad.sum())
@@ -248,7 +237,7 @@ class NetworkEstimator:
         parameters are those of :meth:`fit`.
         """
         del y
-        self._check_fitted()
+        check_is_fitted(self)
         data, runs = self._clean(imgs, confounds)
         maps = runs.read_order(self.components_).astype(np.float64)
         courses = least_squares_courses(data, maps)
@@ -262,11 +251,8 @@ class NetworkEstimator:
 
     def masks(self, threshold=None, two_sided=True):
         """Return the networks as sets of neurons; see :meth:`NetworkSet.masks`."""
-        self._check_fitted()
-        return self.networks_.masks(threshold, two_sided)
-
-    def _check_fitted(self):
         check_is_fitted(self)
+        return self.networks_.masks(threshold, two_sided)
 
     def __sklearn_is_fitted__(self):
         return "components_" in self.__dict__
@@ -275,7 +261,7 @@ class NetworkEstimator:
     @cached_property
     def components_img_(self):
         """The maps as a 4D NIfTI image."""
-        self._check_fitted()
+        check_is_fitted(self)
         return self.geometry_.to_img(self.components_)
 
     @cached_property
@@ -286,7 +272,7 @@ class NetworkEstimator:
     @cached_property
     def memory_(self):
         """joblib's cache, as nilearn's estimators have it."""
-        self._check_fitted()
+        check_is_fitted(self)
         return check_memory(self.memory)
 
     @cached_property
@@ -294,36 +280,24 @@ class NetworkEstimator:
         """nilearn's masker of the neurons, fitted, with the cleaning of the fit."""
         from nilearn.maskers import MultiNiftiMasker
 
-        self._check_fitted()
+        check_is_fitted(self)
         options = dict(self.cleaning_)
         if options["standardize"] in (True, False):
             options["standardize"] = "zscore_sample" if options["standardize"] else None
         if options["dtype"] not in (None, "auto") and np.dtype(options["dtype"]).kind != "f":
             options["dtype"] = None  # integers would lose z-scores
-        return MultiNiftiMasker(
-            self.geometry_.mask_img,
-            **options,
-            memory=self.memory_,
-            memory_level=max(self.memory_level - 1, 0),
-            n_jobs=self.n_jobs,
-            verbose=max(int(self.verbose) - 1, 0),
-        ).fit()
+        options |= {"memory": self.memory_, "memory_level": max(self.memory_level - 1, 0), "n_jobs": self.n_jobs}
+        return MultiNiftiMasker(self.geometry_.mask_img, **options, verbose=max(int(self.verbose) - 1, 0)).fit()
 
     @cached_property
     def maps_masker_(self):
         """nilearn's masker of the maps, fitted."""
         from nilearn.maskers import NiftiMapsMasker
 
-        self._check_fitted()
-        return NiftiMapsMasker(
-            self.components_img_,
-            self.mask_img_,
-            resampling_target="maps",
-            standardize=None,
-            dtype=self.cleaning_["dtype"],
-            memory=self.memory_,
-            memory_level=self.memory_level,
-        ).fit()
+        check_is_fitted(self)
+        options = {"dtype": self.cleaning_["dtype"], "memory": self.memory_, "memory_level": self.memory_level}
+        images = self.components_img_, self.mask_img_
+        return NiftiMapsMasker(*images, resampling_target="maps", standardize=None, **options).fit()
 
 
 def settings_of(estimator, runs):

@@ -147,17 +147,9 @@ class DictLearning(NetworkEstimator, StockDictLearning):
         init = None if self.dict_init is None else self._init_maps(runs.geometry)
 
         def decompose(sources, neurons):
-            return group_dictionary(
-                sources,
-                self.n_components,
-                alpha=self.alpha_,
-                init=None if init is None else init[:, neurons],
-                confounds=confounds,
-                n_epochs=int(self.n_epochs),
-                random_state=self.random_state,
-                **self._cleaning,
-                **solver,
-            )
+            given = {"alpha": self.alpha_, "init": None if init is None else init[:, neurons], "confounds": confounds}
+            given |= {"n_epochs": int(self.n_epochs), "random_state": self.random_state}
+            return group_dictionary(sources, self.n_components, **given, **self._cleaning, **solver)
 
         found = self._finish_parts(runs, decompose, {"alpha": self.alpha_})
         self._keep_start(found.initial, runs.geometry.n_neurons)

@@ -179,15 +179,8 @@ class TemporalICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         single = not isinstance(X, (list, tuple)) or _is_table(X)
         plain = single and not hasattr(X, "runs") and not hasattr(X, "raw") and not hasattr(X, "dataobj")
         if plain and not hasattr(X, "__fspath__") and not isinstance(X, str):
-            X = validate_data(
-                self,
-                X,
-                reset=reset,
-                dtype=None,
-                ensure_all_finite=False,
-                ensure_min_samples=2 if reset else 1,
-                ensure_min_features=2 if reset else 1,
-            )
+            least = dict.fromkeys(("ensure_min_samples", "ensure_min_features"), 2 if reset else 1)
+            X = validate_data(self, X, reset=reset, dtype=None, ensure_all_finite=False, **least)
             if X.dtype.kind not in "fiub":
                 X = X.astype(np.float64)
         return load_runs(X, self.geometry if reset else self.geometry_), single
@@ -225,14 +218,10 @@ class TemporalICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         warn_convergence(found.converged, found.change.max())
         courses = (courses[order] * signs[:, None]).T.contiguous().numpy()
         stability = restart_stability(found.w.numpy(), chosen)[order.numpy()]
-        info = {
-            **settings_of(self, runs),
-            "n_iter": found.n_iter.tolist(),
-            "converged": found.converged.tolist(),
-            "n_dead": int(dead.sum()),
-        }
+        info = {"n_iter": found.n_iter.tolist(), "converged": found.converged.tolist(), "n_dead": int(dead.sum())}
         metrics = describe_maps(self.components_, runs.geometry, variance=self.variance_, stability=stability)
         courses = np.split(courses, np.cumsum(runs.n_tokens)[:-1])
+        info = {**settings_of(self, runs), **info}
         self.networks_ = NetworkSet(self.components_, runs.geometry, metrics, info, courses)
 
     def __sklearn_tags__(self):

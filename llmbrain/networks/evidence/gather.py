@@ -72,18 +72,10 @@ class Evidence:
 
         The parameters are those of :meth:`llmbrain.NetworkSet.save`.
         """
-        tables = {
-            "stability": self.stability,
-            "profile": self.profile,
-            "connectivity": self.connectivity.to_frame(),
-            "engagement": self.engagement,
-        }
+        tables = {"stability": self.stability, "profile": self.profile}
+        tables |= {"connectivity": self.connectivity.to_frame(), "engagement": self.engagement}
         if self.interpretation is not None:
-            tables.update(
-                correlations=self.interpretation.correlations,
-                tokens=self.interpretation.tokens,
-                contexts=self.interpretation.contexts,
-            )
+            tables |= {name: getattr(self.interpretation, name) for name in ("correlations", "tokens", "contexts")}
         return self.networks.save(study, name, tables=tables, settings=settings)
 
 
@@ -141,9 +133,8 @@ def gather_evidence(
     def evidence_of(rows, neurons):
         sources = runs.sources if neurons is None else runs.part(neurons)
         keep_grams(sources)  # the decompositions of the data and of its halves share them
-        maps = runs.read_order(networks.maps[rows]) if neurons is None else networks.maps[rows][:, neurons]
-        layer_of = networks.geometry.layer_of if neurons is None else networks.geometry.layer_of[neurons]
-        layer_of = runs.read_order(layer_of) if neurons is None else layer_of
+        maps, layer_of = networks.maps[rows], networks.geometry.layer_of
+        maps, layer_of = (runs.read_order(x) if neurons is None else x[..., neurons] for x in (maps, layer_of))
         table, found = _stability(sources, confounds, maps, layer_of, n_repeats, n_draws, random_state, options)
         for source in sources:
             source.grams = None
@@ -156,16 +147,9 @@ def gather_evidence(
         courses = least_squares_courses(CleanedRuns(runs.sources, confounds), runs.read_order(networks.maps))
     interpretation, engagement = _texts(courses, recording, n_draws, random_state)
     completed = _complete(networks, stability, interpretation)
-    live = [c[:, networks.maps.any(axis=1)] for c in courses]
-    return Evidence(
-        networks=completed,
-        stability=stability,
-        interpretation=interpretation,
-        engagement=engagement,
-        profile=_profile(networks),
-        connectivity=functional_connectivity(live),
-        clusters=list(clusters),
-    )
+    connectivity = functional_connectivity([c[:, networks.maps.any(axis=1)] for c in courses])
+    about = interpretation, engagement, _profile(networks), connectivity
+    return Evidence(completed, stability, *about, list(clusters))
 
 
 def _of_parts(evidence_of, parts):
@@ -236,15 +220,8 @@ def _stability(sources, confounds, maps, layer_of, n_repeats, n_draws, random_st
     reduction = {k: v for k, v in options.items() if k != "contrast"}
     alive = np.flatnonzero(maps.any(axis=1))
     n_components = max(len(alive), 1)
-    clusters = resampled_networks(
-        sources,
-        n_components,
-        n_repeats=n_repeats,
-        contrast=options["contrast"],
-        random_state=random_state,
-        confounds=confounds,
-        **reduction,
-    )
+    search = {"n_repeats": n_repeats, "random_state": random_state, "confounds": confounds}
+    clusters = resampled_networks(sources, n_components, **search, **options)
     table = score_networks(maps, clusters)
     rng = np.random.default_rng(random_state)
     sides, nuisance = halves(sources, confounds)
