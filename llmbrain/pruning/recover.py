@@ -8,7 +8,7 @@ import torch
 from ..models.anatomy import anatomy_of
 from ..models.hooks import restoring
 from ..models.inputs import input_device
-from ..stats.precision import reduced_precision
+from ..stats.precision import half_products, reduced_precision
 from .allocation.probe import Probe, Words
 from .calibration import group_blocks, split_windows
 from .descent import Descent, copies, put, trained
@@ -79,9 +79,10 @@ def _divergence(model, dense, probe, block):
     device, total = input_device(model), 0.0
     heads = [m.get_output_embeddings() for m in (dense, model)]
     inputs, mask = block.inputs(device), block.mask.to(device)
-    with torch.no_grad():
-        wanted = dense.base_model(**inputs, use_cache=False).last_hidden_state
-    given = model.base_model(**inputs, use_cache=False).last_hidden_state
+    with half_products(device):
+        with torch.no_grad():
+            wanted = dense.base_model(**inputs, use_cache=False).last_hidden_state
+        given = model.base_model(**inputs, use_cache=False).last_hidden_state
     for row, keep in enumerate(mask):
         with torch.no_grad():
             whole = probe.predict(heads[0], wanted[row][keep], None)
