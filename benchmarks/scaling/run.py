@@ -34,7 +34,7 @@ def measure(work, n_processes, args):
 def main():
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", nargs="*", choices=[*WORK, "record_70b", []], default=[])
+    parser.add_argument("work", nargs="*", choices=[*WORK, []], default=[])
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)

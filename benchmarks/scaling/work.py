@@ -101,10 +101,10 @@ def layers(args, folder):
     return lambda: lb.CanICA(k, n_init=1, random_state=0, scope="layer", geometry=geometry).fit(runs)
 
 
-def prune(args, folder):
+def prune(args, folder, shape=None, n_tokens=131_072):
     """Survey and cut of a 7B shape by the recipe ``fast``."""
-    model, tokenizer = random_model(SMALL if args.small else SEVEN_B, args.device)
-    options = {"max_tokens": 1024 if args.small else 131_072, "context": 128 if args.small else 2048}
+    model, tokenizer = random_model(SMALL if args.small else shape or SEVEN_B, args.device)
+    options = {"max_tokens": 1024 if args.small else n_tokens, "context": 128 if args.small else 2048}
     calibration = texts(options["max_tokens"])
     return lambda: lb.prune(
         model, tokenizer, calibration, ratio=0.2, recipe="fast", options=options, measure=False, progress=False
@@ -128,11 +128,16 @@ def record(args, folder, shape=None):
 
 
 def record_70b(args, folder):
-    """Recording of a 70B shape (random weights, bfloat16); start with --gpus-per-rank 2 or more on cards of 80 GB."""
-    return record(args, folder, SEVENTY_B)
+    """Recording of a 70B shape (random weights, bfloat16), or of its first --layers."""
+    return record(args, folder, {**SEVENTY_B, "num_hidden_layers": args.layers})
 
 
-WORK = {f.__name__: f for f in (lesion, networks, layers, prune, record, record_70b)}
+def prune_70b(args, folder):
+    """Survey and cut of a 70B shape, or of its first --layers, by the recipe ``fast`` on 32,768 tokens."""
+    return prune(args, folder, {**SEVENTY_B, "num_hidden_layers": args.layers}, 32_768)
+
+
+WORK = {f.__name__: f for f in (lesion, networks, layers, prune, record, record_70b, prune_70b)}
 
 
 def main():
@@ -144,6 +149,7 @@ def main():
     parser.add_argument("--gpus-per-rank", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm"))
     parser.add_argument("--controls", type=int, default=100, help="of the lesion study")
+    parser.add_argument("--layers", type=int, default=SEVENTY_B["num_hidden_layers"], help="of the 70B shape")
     parser.add_argument("--device")
     args = parser.parse_args()
     with parallel.processes(gpus_per_rank=args.gpus_per_rank):
@@ -163,7 +169,9 @@ def main():
             parallel.barrier()
             seconds.append(round(time.perf_counter() - start, 3))
         if parallel.main_process():
-            print(json.dumps({"work": args.work, "processes": parallel.world_size(), "seconds": seconds}), flush=True)
+            gib = round(torch.cuda.max_memory_allocated() / 2**30, 1) if args.device != "cpu" else None
+            facts = {"work": args.work, "processes": parallel.world_size(), "seconds": seconds, "gpu_gib": gib}
+            print(json.dumps(facts), flush=True)
 
 
 if __name__ == "__main__":
