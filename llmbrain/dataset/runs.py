@@ -141,11 +141,8 @@ def open_runs(paths, weights_hash=None):
     gaps = sorted(set(range(1, runs[-1].index)) - {run.index for run in runs})
     if gaps:
         site, lacking = runs[0].geometry.site, f"{'run' if len(gaps) == 1 else 'runs'} {', '.join(map(str, gaps))}"
-        warnings.warn(
-            f"{runs[0].path.parent} lacks {lacking} of the site {site!r}: never recorded, or removed.",
-            LLMBrainWarning,
-            stacklevel=3,
-        )
+        message = f"{runs[0].path.parent} lacks {lacking} of the site {site!r}: never recorded, or removed."
+        warnings.warn(message, LLMBrainWarning, stacklevel=3)
     return runs
 
 

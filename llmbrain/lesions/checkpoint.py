@@ -78,12 +78,8 @@ class Checkpoint:
             return
         aside = _aside(self.path, self._other["key"])
         os.replace(self.path, aside)
-        warnings.warn(
-            f"{self.path} held {np.mean(self._other['finished']):.0%} of another study, which is kept as {aside.name} "
-            "and goes on when that study is repeated.",
-            LLMBrainWarning,
-            stacklevel=4,
-        )
+        held = f"{self.path} held {np.mean(self._other['finished']):.0%} of another study, which is kept as "
+        warnings.warn(f"{held}{aside.name} and goes on when that study is repeated.", LLMBrainWarning, stacklevel=4)
         self._other = None
 
 
@@ -176,9 +172,8 @@ def read_checkpoint(path):
         with np.load(path, allow_pickle=False) as kept:
             return {"key": str(kept["key"]), "numbers": kept["numbers"], "finished": kept["finished"]}
     except (ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        warnings.warn(
-            f"{path} is damaged ({error}); the study starts from the beginning.", LLMBrainWarning, stacklevel=5
-        )
+        message = f"{path} is damaged ({error}); the study starts from the beginning."
+        warnings.warn(message, LLMBrainWarning, stacklevel=5)
         return None
 
 

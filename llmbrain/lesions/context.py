@@ -200,11 +200,8 @@ def _acting(model, edit, sites, tracker):
             "lesion() inside the block (not a copy, or a wrapper that runs copies)."
         )
     if action.sites and not tracker.matched:
-        warnings.warn(
-            f"The lesion changed nothing: its positions={tracker.rule!r} fit none of the tokens that were read.",
-            LLMBrainWarning,
-            stacklevel=4,
-        )
+        message = f"The lesion changed nothing: its positions={tracker.rule!r} fit none of the tokens that were read."
+        warnings.warn(message, LLMBrainWarning, stacklevel=4)
 
 
 @contextlib.contextmanager

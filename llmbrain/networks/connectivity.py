@@ -115,12 +115,8 @@ def _checked(time_courses, kind):
         raise ParameterError(f"The time courses of networks {sorted(dead)} are constant in some run. Remove them.")
     short = min(len(c) for c in courses)
     if short < 3 * courses[0].shape[1]:
-        warnings.warn(
-            f"The shortest run has {short} tokens for {courses[0].shape[1]} networks, so its connectivity is shrunk "
-            "strongly towards zero.",
-            NumericalWarning,
-            stacklevel=3,
-        )
+        message = f"The shortest run has {short} tokens for {courses[0].shape[1]} networks, so its connectivity is "
+        warnings.warn(message + "shrunk strongly towards zero.", NumericalWarning, stacklevel=3)
     return courses
 
 

@@ -274,10 +274,7 @@ def _kind_strip(ax, labels):
             ax.plot([low - 0.5, high - 0.5], [1, 1], transform=above, color=color, lw=2.5, solid_capstyle="butt",
                     clip_on=False)  # fmt: skip
         if named:
-            ax.annotate(
-                labels[low], ((low + high - 1) / 2, 1), xycoords=("data", "axes fraction"), xytext=(0, 4),
-                textcoords="offset points", ha="center", va="bottom", fontsize=6, color=st.MUTED, annotation_clip=False,
-            )  # fmt: skip
+            st.edge_note(ax, labels[low], ((low + high - 1) / 2, 1), (0, 4), size=6, ha="center", va="bottom")
     if names and not named:
         from matplotlib.lines import Line2D
 

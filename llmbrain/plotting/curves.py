@@ -40,18 +40,14 @@ def plot_stability(values, *, bar=0.7, label="stability (Iq)", title=None):
     order = np.argsort(-values, kind="stable")
     at = np.arange(len(values))
     width = float(np.clip(1.2 + 0.16 * len(values), st.COLUMN, st.PAGE))
-    fig = st.new_figure(width, 2.3, title if title is not None else "Stability of networks")
-    ax = fig.add_subplot()
+    fig, ax = st.one_axes(width, 2.3, title if title is not None else "Stability of networks")
     good = values[order] >= (-np.inf if bar is None else bar)
     ax.vlines(at, np.minimum(0, np.nanmin(values)), values[order], color=st.GRID, lw=1.5, zorder=1)
     ax.scatter(at[good], values[order][good], s=22, color=st.SERIES[0], zorder=3)
     ax.scatter(at[~good], values[order][~good], s=22, color=st.FACE, ec=st.SERIES[0], lw=1, zorder=3)
     if bar is not None:
         ax.axhline(bar, color=st.MUTED, lw=0.8, ls=(0, (4, 2)))
-        ax.annotate(
-            f"{bar:g}", (1, bar), xycoords=("axes fraction", "data"), xytext=(2, 0), textcoords="offset points",
-            va="center", fontsize=6.5, color=st.MUTED, annotation_clip=False,
-        )  # fmt: skip
+        st.edge_note(ax, f"{bar:g}", (1, bar), (2, 0), size=6.5, xycoords=("axes fraction", "data"), va="center")
     ax.set_xticks(at, order, rotation=90 if len(values) > 24 else 0, fontsize=7 if len(values) <= 30 else 5.5)
     ax.tick_params(axis="x", length=0)
     ax.set(xlabel="network", ylabel=label, ylim=(min(0, np.nanmin(values) * 1.1), 1.03), xlim=(-0.8, len(values) - 0.2))
@@ -113,10 +109,7 @@ def plot_order(curves, x="n_components", *, chosen=None, ylabel=None, title=None
         best = chosen.get(name) if isinstance(chosen, dict) else chosen
         if best is not None:
             ax.axvline(best, color=st.POSITIVE, lw=1)
-            ax.annotate(
-                f"{best:g}", (best, 1), xycoords=("data", "axes fraction"), xytext=(0, 1), ha="center", va="bottom",
-                textcoords="offset points", fontsize=7, color=st.POSITIVE, annotation_clip=False,
-            )  # fmt: skip
+            st.edge_note(ax, f"{best:g}", (best, 1), (0, 1), st.POSITIVE, ha="center", va="bottom")
         if name in FROM_ZERO:
             ax.set_ylim(0, max(1.0 if name.startswith("n_") else 0.1, 1.08 * ax.dataLim.y1))
             ax.yaxis.get_major_locator().set_params(integer=name.startswith("n_"))

@@ -143,8 +143,7 @@ def plot_selectivity(result, *, value="effect", alpha=0.05, family=None, label=N
     limit = float(np.nanmax(np.abs(grid.to_numpy()))) or 1.0
     width = float(np.clip(1.6 + 0.42 * grid.shape[1], st.COLUMN, st.PAGE))
     height = float(np.clip(1.25 + 0.17 * len(grid) + 0.06 * max(map(len, _short_tasks(grid.columns))), 2.2, 9.5))
-    fig = st.new_figure(width, height, "Lesions by task" if title is None else title)
-    ax = fig.add_subplot()
+    fig, ax = st.one_axes(width, height, "Lesions by task" if title is None else title)
     image = ax.imshow(grid, cmap=st.diverging(), vmin=-limit, vmax=limit, aspect="auto")
     if q is not None:
         low = table.pivot_table(index="network", columns="task", values=q, sort=False).reindex_like(grid) < alpha

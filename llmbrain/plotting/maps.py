@@ -126,8 +126,7 @@ def plot_layer_profiles(networks, geometry=None, *, threshold=3.0, title=None):
     names, flag_note = network_names(networks, len(z))
     share = 100 * np.stack([sum(layer_shares(row, geometry, threshold)) for row in z])
     height = float(np.clip(0.9 + (0.17 if len(z) <= 40 else 0.1) * len(z), 1.8, 9))
-    fig = st.new_figure(st.PAGE * 0.75, height, "Depth of the networks" if title is None else title)
-    ax = fig.add_subplot()
+    fig, ax = st.one_axes(st.PAGE * 0.75, height, "Depth of the networks" if title is None else title)
     image = ax.imshow(share, cmap=st.sequential(), aspect="auto", vmin=0)
     every = 1 if len(z) <= 40 else 4
     ax.set_yticks(range(0, len(z), every), names[::every])

@@ -61,8 +61,7 @@ def plot_connectivity(matrix, labels=None, *, reorder=True, label="correlation",
     longest = max(map(len, labels), default=0)
     extra = 0.045 * longest if longest > 6 else 0.0
     width = min(side + 0.7 + extra, st.PAGE)
-    fig = st.new_figure(width, side, title if title is not None else "Functional connectivity")
-    ax = fig.add_subplot()
+    fig, ax = st.one_axes(width, side, title if title is not None else "Functional connectivity")
     image = ax.imshow(shown, cmap=st.diverging(), vmin=-limit, vmax=limit)
     _name_axes(ax, [labels[i] for i in order], [labels[i].split(" ")[0] if extra else labels[i] for i in order])
     ax.set(xlabel="network", ylabel="network")
@@ -100,8 +99,7 @@ def plot_matching(similarity, pairs=None, *, names=("first", "second"), label="c
     shown = similarity[np.ix_(rows, cols)]
     width = float(np.clip(1.8 + 0.15 * len(cols), st.COLUMN, st.PAGE))
     height = float(np.clip(1.2 + 0.15 * len(rows), 2.4, 8.5))
-    fig = st.new_figure(width, height, "Matched networks" if title is None else title)
-    ax = fig.add_subplot()
+    fig, ax = st.one_axes(width, height, "Matched networks" if title is None else title)
     signed = shown.min() < 0
     limit = max(np.abs(shown).max(), 1e-9)
     cmap = st.diverging() if signed else st.sequential()
@@ -216,8 +214,7 @@ def plot_layer_graph(matrix, layers=None, *, keep=0.1, label="correlation", titl
     down = max([j[k] - i[k] for k in chosen if strength[k] < 0], default=0) / 2
     unit = (st.PAGE - 0.6) / n
     height = float(np.clip(unit * (up + down) * 0.8 + 1.0, 1.8, 6))
-    fig = st.new_figure(st.PAGE, height, "Links between layers" if title is None else title)
-    ax = fig.add_subplot()
+    fig, ax = st.one_axes(st.PAGE, height, "Links between layers" if title is None else title)
     for k in chosen:
         weight = abs(strength[k]) / strong
         positive = strength[k] >= 0

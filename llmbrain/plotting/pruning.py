@@ -112,15 +112,13 @@ def plot_kept_neurons(kept, geometry, *, title=None):
     at = np.arange(geometry.n_layers)
     if len(named) == 1:
         title = f"Neurons kept: {100 * _total(share[0], geometry):.1f} %" if title is None else title
-        fig = st.new_figure(st.PAGE * 0.75, 2.2, title)
-        ax = fig.add_subplot()
+        fig, ax = st.one_axes(st.PAGE * 0.75, 2.2, title)
         ax.bar(at, np.full(len(at), 100.0), color=st.GRID, width=0.8)
         ax.bar(at, 100 * share[0], color=st.SERIES[0], width=0.8)
         ax.set(ylim=(0, 100), ylabel="% of neurons kept", xlim=(-0.7, len(at) - 0.3))
     else:
         title = "Neurons kept in each layer" if title is None else title
-        fig = st.new_figure(st.PAGE, 0.95 + 0.24 * len(named), title)
-        ax = fig.add_subplot()
+        fig, ax = st.one_axes(st.PAGE, 0.95 + 0.24 * len(named), title)
         image = ax.imshow(100 * share, cmap=st.sequential(), aspect="auto", vmin=min(50, 100 * share.min()), vmax=100)
         ax.set_yticks(range(len(named)), list(named))
         st.colorbar(fig, image, "% kept", ax=ax, aspect=12, pad=0.02)
@@ -131,8 +129,7 @@ def plot_kept_neurons(kept, geometry, *, title=None):
 # -- parts --------------------------------------------------------------------------------------------------------
 def _recipe_lines(table, x, y, order, dense, parts, title):
     x = x or ("parameters" if "parameters" in table and table["parameters"].nunique() > 1 else "ratio")
-    fig = st.new_figure(st.PAGE, 3.3, title)
-    ax = fig.add_subplot()
+    fig, ax = st.one_axes(st.PAGE, 3.3, title)
     for i, recipe in enumerate(order):
         _recipe_line(ax, table[table["recipe"] == recipe], x, y, recipe, i)
     if dense is not None:
@@ -149,8 +146,7 @@ def _recipe_lines(table, x, y, order, dense, parts, title):
 
 def _recipe_dots(table, x, y, order, dense, parts, title):
     """Draw recipes of one size, one per line, the best at the top."""
-    fig = st.new_figure(st.PAGE, 1.0 + 0.24 * len(order), title)
-    ax = fig.add_subplot()
+    fig, ax = st.one_axes(st.PAGE, 1.0 + 0.24 * len(order), title)
     for i, recipe in enumerate(order):
         values = table.loc[table["recipe"] == recipe, y].to_numpy(float)
         ax.hlines(i, dense if dense is not None else values.min(), values.mean(), color=st.GRID, lw=2, zorder=1)
@@ -159,10 +155,7 @@ def _recipe_dots(table, x, y, order, dense, parts, title):
         ax.annotate(_price(values.mean()), (values.max(), i), fontsize=7, **place)
     if dense is not None:
         ax.axvline(dense, color=st.INK, lw=0.9, ls=(0, (4, 2)))
-        ax.annotate(
-            f"unpruned {_price(dense)}", (dense, 1), xycoords=("data", "axes fraction"), xytext=(3, 2),
-            textcoords="offset points", fontsize=7, color=st.MUTED, annotation_clip=False,
-        )  # fmt: skip
+        st.edge_note(ax, f"unpruned {_price(dense)}", (dense, 1), (3, 2))
     everything = np.append(table[y].to_numpy(float), [] if dense is None else dense)
     if everything.max() > 3 * everything.min() > 0:
         _log_axis(ax, ax.xaxis)

@@ -195,6 +195,18 @@ def new_figure(width=PAGE, height=3.0, title=None):
     return fig
 
 
+def one_axes(width, height, title):
+    """Make a figure of one plot; returns the figure and its axes."""
+    fig = new_figure(width, height, title)
+    return fig, fig.add_subplot()
+
+
+def edge_note(ax, text, at, shift, color=MUTED, size=7, xycoords=("data", "axes fraction"), **where):
+    """Write a small text outside a plot, ``shift`` points from its edge."""
+    place = {"xycoords": xycoords, "xytext": shift, "textcoords": "offset points", "annotation_clip": False}
+    ax.annotate(text, at, fontsize=size, color=color, **place, **where)
+
+
 def fixed_figure(width=PAGE, height=3.0, title=None, note=None):
     """Make a figure for many panels, where layout engines are slow, and a function that places its axes.
 

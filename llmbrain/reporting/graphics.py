@@ -95,18 +95,12 @@ def profile_svg(positive, negative, layers, label):
     up = max(positive.max(), 1e-9) / max(positive.max() + negative.max(), 1e-9)
     zero = 8 + (height - 30) * (up if negative.max() > 0 else 1.0)
     unit = (height - 30) / (100 * max(positive.max() + negative.max(), 1e-4))
-    bars = [
-        _bar(
-            i * step + 0.1 * step,
-            0.8 * step,
-            zero,
-            sign * 100 * share * unit,
-            f"layer {layers[i]}: {100 * share:.2g} % {name}",
-        )
-        for i in range(n)
-        for share, sign, name in ((positive[i], 1, "positive"), (negative[i], -1, "negative"))
-        if share > 0
-    ]
+    bars = []
+    for i in range(n):
+        for share, sign, name in ((positive[i], 1, "positive"), (negative[i], -1, "negative")):
+            tip = f"layer {layers[i]}: {100 * share:.2g} % {name}"
+            if share > 0:
+                bars.append(_bar(i * step + 0.1 * step, 0.8 * step, zero, sign * 100 * share * unit, tip))
     ticks = [((i + 0.5) * step, height - 2, "middle", layers[i]) for i in range(0, n, max(1, round(n / 10)))]
     ticks.append((-6, zero - 100 * positive.max() * unit + 8, "end", f"{top:.2g} %"))
     ticks.append((-6, height - 2, "end", "layer"))
