@@ -113,7 +113,7 @@ def record(model, tokenizer, text, out=None, *, run_index=None, share=None, prog
     if share is not None:
         note_share(job, study, share)
     scales = _scales(job, study) if missing else None
-    _record_runs(job, study, parallel.share(missing, [run.n_tokens for run, _ in missing]), scales, progress)
+    _record_runs(job, study, parallel.share(missing, [run.n_fed for run, _ in missing]), scales, progress)
     parallel.barrier()
     for run in wanted if parallel.main_process() else ():  # a process that was killed leaves its locks
         _remove_lock(study.path("lock", run=run.number))

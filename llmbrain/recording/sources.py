@@ -11,10 +11,10 @@ from ..exceptions import CorpusError, ParameterError, check_count, check_seed
 from ..models.finite import finite_logits
 from ..models.hooks import evaluating
 from ..models.inputs import check_generation, check_readable, input_device
-from ..text import Corpus, Document, TokenizedDocument, as_corpus, encode, padding_id, token_spans
+from ..text import Corpus, Document, TokenizedDocument, as_corpus, encode, padding_id
 from ..text.reading import read_jsonl
 from ..text.spans import NOWHERE, encode_with_places
-from ..text.tokens import Speller, special_ids
+from ..text.tokens import Speller, encode_with_spans, special_ids
 from .events import extra_columns
 
 
@@ -54,17 +54,13 @@ def texts(corpus, tokenizer, bos="auto", max_tokens=None):
             )
         return corpus
     corpus = as_corpus(corpus)
-    documents = encode(corpus, tokenizer, bos=bos, max_tokens=max_tokens)
-    placed = [_placed(document, corpus[i].text, tokenizer) for i, document in enumerate(documents)]
-    return Material(placed, _describe(corpus))
+    read = encode_with_spans(corpus, tokenizer, bos=bos, max_tokens=max_tokens)
+    return Material([_placed(document, spans) for document, spans in read], _describe(corpus))
 
 
-def _placed(document, text, tokenizer):
+def _placed(document, spans):
     """Add the place of each token in the text, by which models with other tokenizers are aligned."""
-    try:
-        # a document of which only the beginning is read is not tokenized to its end
-        spans = token_spans(tokenizer, text[: 1000 + 64 * len(document.ids)], document.ids)
-    except ParameterError:  # a tokenizer without positions: it can be recorded, but not aligned
+    if spans is None:  # a tokenizer without positions: it can be recorded, but not aligned
         return document
     fields = (document.ids, document.tokens, document.is_special, document.id, document.kind)
     return MarkedDocument(*fields, columns=_place_columns(spans))

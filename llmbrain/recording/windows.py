@@ -22,6 +22,11 @@ class RunPlan:
     rows: list
     n_tokens: int
 
+    @property
+    def n_fed(self):
+        """Number of tokens that the model reads: recorded, special and warm-up tokens, without padding."""
+        return sum(map(len, self.windows))
+
 
 @dataclass(frozen=True, eq=False)
 class Plan:
@@ -38,8 +43,8 @@ class Plan:
 
     @property
     def n_fed(self):
-        """Number of tokens that the model will read: recorded, special and warm-up tokens, without padding."""
-        return sum(len(window) for run in self.runs for window in run.windows)
+        """Number of tokens that the model will read, without padding."""
+        return sum(run.n_fed for run in self.runs)
 
 
 def plan_recording(documents, *, context, warmup, tokens_per_run, max_tokens=None, every=1, special_tokens=False):

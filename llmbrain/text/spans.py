@@ -47,7 +47,7 @@ def token_spans(tokenizer, text, ids):
     own = np.asarray(encoded["input_ids"], dtype=np.int64)
     first, n = _place(ids, own)
     spans = np.full((len(ids), 2), NOWHERE, dtype=np.int64)
-    whole = _filled(np.reshape(encoded["offset_mapping"], (-1, 2)), text)
+    whole = fill_gaps(np.reshape(encoded["offset_mapping"], (-1, 2)), text)
     spans[first : first + n] = whole[:n]
     return spans
 
@@ -78,17 +78,17 @@ def _place(ids, own):
     )
 
 
-def _filled(spans, text):
+def fill_gaps(spans, text):
     """Cover the characters that no token covers: white space goes to the token after it, others to the one before.
 
     The others are those that a normalizer joins with the character before, such as a combining accent.
     """
-    spans, end = spans.copy(), 0
-    for i, span in enumerate(spans):
-        if span[0] > end:
-            joined = len(text[end : span[0]].rstrip()) if i else 0
-            if joined:
-                spans[:i, 1][spans[:i, 1] == end] += joined
-            span[0] = end + joined
-        end = max(end, span[1])
+    spans = np.array(spans, dtype=np.int64)
+    ends = np.maximum.accumulate(np.append(0, spans[:-1, 1]))[: len(spans)]  # of the text before each token
+    for i in np.flatnonzero(spans[:, 0] > ends):
+        end, start = ends[i], spans[i, 0]
+        joined = len(text[end:start].rstrip()) if i else 0
+        if joined:
+            spans[:i, 1][spans[:i, 1] == end] += joined
+        spans[i, 0] = end + joined
     return spans

@@ -4,6 +4,7 @@
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
@@ -12,9 +13,11 @@ import numpy as np
 
 from ..exceptions import CorpusError, ParameterError, check_count
 from .corpus import as_corpus
+from .spans import NOWHERE, fill_gaps
 
 # Tokens at the end of a tokenized prefix that are not used, because the text after the cut may change them.
 MARGIN = 64
+AHEAD = 1 << 18  # characters of further documents that are tokenized in the same call, by all cores
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,9 +28,9 @@ class TokenizedDocument:
     ----------
     ids : ndarray of int64, shape (n_tokens,)
         Token ids, special tokens included.
-    tokens : list of str
+    tokens : sequence of str
         Readable spelling of each token, on one line: newlines and tabs are escaped, and a byte of a character that
-        spans several tokens is written as ``\\xe6``. Only the ids are exact.
+        spans several tokens is written as ``\\xe6``. Only the ids are exact. Spelled when it is read.
     is_special : ndarray of bool, shape (n_tokens,)
         True at BOS, EOS and every other special token.
     id : str
@@ -151,16 +154,28 @@ def encode(documents, tokenizer, *, bos="auto", per_document=None, max_tokens=No
     >>> document.ids.tolist(), document.is_special.tolist()
     ([0, 1, 2, 3], [True, False, False, False])
     """
+    limits = {"bos": bos, "per_document": per_document, "max_tokens": max_tokens}
+    return [document for document, _ in encode_with_spans(documents, tokenizer, **limits, spans=False)]
+
+
+def encode_with_spans(documents, tokenizer, *, bos="auto", per_document=None, max_tokens=None, spans=True):
+    """Turn documents into token ids like `encode`, and find the characters of each token in the same pass.
+
+    Returns
+    -------
+    list of (TokenizedDocument, int array or None)
+        The array is that of `token_spans`, or None if the tokenizer does not return positions.
+    """
     for name, value in (("per_document", per_document), ("max_tokens", max_tokens)):
         check_count(name, value, 2, optional=True)
-    encoder, found, left = Encoder(tokenizer, bos), [], max_tokens
-    for document in as_corpus(documents):
+    reader, found, left = Reader(documents, tokenizer, bos, spans=spans), [], max_tokens
+    for number in range(len(reader)):
         limit = per_document
         if left is not None:
-            limit = min(max(left, 2) + len(encoder.head), per_document or np.inf)
-        found.append(encoder.document(document, limit))
+            limit = min(max(left, 2) + len(reader.encoder.head), per_document or np.inf)
+        found.append(reader.read(number, limit, left))
         if left is not None:
-            left -= int((~found[-1].is_special).sum())
+            left -= int((~found[-1][0].is_special).sum())
             if left <= 0:
                 break
     return found
@@ -215,14 +230,26 @@ class Encoder:
 
     def prompt(self, text, limit=None):
         """Leading special tokens and the text as int64 ids, at most ``limit`` of them."""
-        ids = _text_ids(self.tokenizer, text, None if limit is None else max(0, limit - len(self.head)))
+        return self._with_head(_text_ids(self.tokenizer, text, self.room(limit)))[0][:limit]
+
+    def room(self, limit):
+        """Number of tokens that are left for the text."""
+        return None if limit is None else max(0, limit - len(self.head))
+
+    def _with_head(self, ids):
+        """Ids with the leading special tokens before them, and the number of these."""
         # a text that already begins with its special tokens, such as a rendered chat, does not get them twice
         head = () if self.head and tuple(ids[: len(self.head)]) == self.head else self.head
-        return np.asarray([*head, *ids], dtype=np.int64)[:limit]
+        return np.concatenate([np.asarray(part, dtype=np.int64) for part in (head, ids)]), len(head)
 
     def document(self, document, limit=None):
         """Turn one document into a `TokenizedDocument` of at most ``limit`` tokens."""
-        ids = self.prompt(document.text, limit)
+        return self.finish(document, _text_ids(self.tokenizer, document.text, self.room(limit)), limit)[0]
+
+    def finish(self, document, ids, limit=None):
+        """Make a `TokenizedDocument` of the ids of its text; return it and the number of ids added before them."""
+        ids, n_before = self._with_head(ids)
+        ids = ids[:limit]
         if limit is None or len(ids) < limit:  # the whole text
             ids = np.append(ids, np.asarray(self.tail, dtype=np.int64))
             limit = None
@@ -238,7 +265,59 @@ class Encoder:
                 f"Document {document.id!r} has {n_text} token{'' if n_text == 1 else 's'} ({document.text[:40]!r}); "
                 "at least 2 are needed. Remove it, or join it with another."
             )
-        return TokenizedDocument(ids, self.spell(ids), is_special, document.id, document.kind)
+        return TokenizedDocument(ids, Spellings(self.spell, ids), is_special, document.id, document.kind), n_before
+
+
+class Reader:
+    """Turns the documents of a corpus into ids, one after the other; later ones are tokenized in the same call."""
+
+    def __init__(self, texts, tokenizer, bos="auto", spans=False):
+        self.encoder, self.corpus = Encoder(tokenizer, bos), as_corpus(texts)
+        self._fast = getattr(tokenizer, "is_fast", False)
+        self.spans = spans and self._fast
+        self._known = {}
+
+    def __len__(self):
+        """Number of documents."""
+        return len(self.corpus)
+
+    def read(self, number, limit=None, left=None):
+        """Return a `TokenizedDocument` of at most ``limit`` tokens, and the spans of its tokens or None.
+
+        Of this and later documents together, about ``left`` tokens will be read; None for all.
+        """
+        document, room = self.corpus[number], self.encoder.room(limit)
+        if number not in self._known:
+            self._read_ahead(number, room, left)
+        ids, places = self._known.pop(number)
+        tokenized, n_before = self.encoder.finish(document, ids[:room], limit)
+        if places is None:
+            return tokenized, None
+        spans = np.full((len(tokenized), 2), NOWHERE, np.int64)
+        n = min(len(ids[:room]), len(tokenized) - n_before)
+        spans[n_before : n_before + n] = fill_gaps(places, document.text)[:n]
+        return tokenized, spans
+
+    def _read_ahead(self, number, room, left):
+        """Tokenize a document and those after it that are short enough to be tokenized whole and fit what is left."""
+        tokenizer, text = self.encoder.tokenizer, self.corpus[number].text
+        longest = np.inf if room is None else 8 * (room + MARGIN)
+        if not self._fast or len(text) > longest:
+            self._known[number] = _beginning(text, room, self._alone)
+            return
+        texts, n_left = [text], (AHEAD if left is None else min(AHEAD, 4 * left)) - len(text)
+        for other in range(number + 1, len(self.corpus)):
+            text = self.corpus[other].text
+            n_left -= len(text)
+            if n_left < 0 or len(text) > longest:
+                break
+            texts.append(text)
+        self._known.update(enumerate(_tokenize(tokenizer, texts, self.spans), number))
+
+    def _alone(self, text):
+        if not self._fast:
+            return _ids(self.encoder.tokenizer, text), None
+        return _tokenize(self.encoder.tokenizer, [text], self.spans)[0]
 
 
 def special_ids(tokenizer):
@@ -249,6 +328,26 @@ def special_ids(tokenizer):
         if getattr(token, "special", False):
             special.add(int(token_id))
     return special
+
+
+class Spellings(Sequence):
+    """Spellings of token ids, made when they are read: most tokens of a text are never shown."""
+
+    def __init__(self, spell, ids):
+        self._spell, self._ids = spell, ids
+
+    def __len__(self):
+        """Number of tokens."""
+        return len(self._ids)
+
+    def __getitem__(self, item):
+        """Return one spelling (integer), or a list of them (slice)."""
+        return self._spell(self._ids[item]) if isinstance(item, slice) else self._spell([self._ids[item]])[0]
+
+    def __eq__(self, other):
+        return list(self) == list(other)
+
+    __hash__ = None
 
 
 class Speller:
@@ -292,15 +391,27 @@ def _ids(tokenizer, text, add_special_tokens=False):
     return [int(i) for i in tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"]]
 
 
+def _tokenize(tokenizer, texts, spans=False):
+    """Ids of whole texts, and the characters of each token or None; a fast tokenizer works on them side by side."""
+    encoded = tokenizer(texts, add_special_tokens=False, verbose=False, return_offsets_mapping=spans)
+    places = [np.reshape(p, (-1, 2)) for p in encoded["offset_mapping"]] if spans else [None] * len(texts)
+    return list(zip(encoded["input_ids"], places))
+
+
 def _text_ids(tokenizer, text, limit=None):
     """The first ``limit`` ids of a text; little more of the text than that is tokenized."""
+    return _beginning(text, limit, lambda part: (_ids(tokenizer, part), None))[0][:limit]
+
+
+def _beginning(text, limit, tokenize):
+    """What ``tokenize`` returns for a text, or for a part of it that has at least the first ``limit`` ids."""
     n_characters = len(text) if limit is None else 8 * (limit + MARGIN)
     while n_characters < len(text):
-        ids = _ids(tokenizer, text[: _gap_before(text, n_characters)])
+        ids, places = tokenize(text[: _gap_before(text, n_characters)])
         if len(ids) >= limit + MARGIN:
-            return ids[:limit]
+            return ids, places
         n_characters *= 4
-    return _ids(tokenizer, text)[:limit] if text else []
+    return tokenize(text) if text else ([], None)
 
 
 def _gap_before(text, stop):

@@ -15,8 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..exceptions import CorpusError, check_count
-from .corpus import as_corpus
-from .tokens import Encoder
+from .tokens import Reader
 
 # A batch ends where more padding than both would be read: a pass of a few tokens costs about as much as 256 more.
 PADDING_TOKENS, PADDING_SHARE = 256, 0.2
@@ -116,15 +115,15 @@ def text_windows(texts, tokenizer, context=1024, *, bos="auto", max_tokens=None,
     """
     if isinstance(texts, (list, tuple)) and texts and isinstance(texts[0], Window):
         return _within(texts, max_tokens), []
-    encoder = Encoder(tokenizer, bos)
-    n_head = len(encoder.head)
+    reader = Reader(texts, tokenizer, bos)
+    n_head = len(reader.encoder.head)
     check_count("context", context, n_head + 2 - bool(n_head))
     check_count("max_tokens", max_tokens, n_head + 2, optional=True)
     windows, documents, left = [], [], max_tokens
-    for document in as_corpus(texts):
+    for number in range(len(reader)):
         limits = [limit for limit in (per_document, left) if limit is not None]
-        documents.append(encoder.document(document, min(limits) if limits else None))
-        new = cut_windows(documents[-1], context, number=len(documents) - 1)
+        documents.append(reader.read(number, min(limits) if limits else None, left)[0])
+        new = cut_windows(documents[-1], context, number=number)
         windows += _within(new, left)
         if left is not None:
             left = max_tokens - sum(map(len, windows))

@@ -19,7 +19,8 @@ from llmbrain.text import (
     encode_prompts,
     leading_tokens,
 )
-from llmbrain.text.tokens import Speller, _text_ids
+from llmbrain.text.spans import token_spans
+from llmbrain.text.tokens import Speller, _text_ids, encode_with_spans
 
 
 @pytest.fixture(scope="module")
@@ -207,6 +208,21 @@ def test_a_prefix_has_the_ids_of_the_whole_text_on_real_tokenizers(name, request
 def test_a_prefix_has_the_ids_of_the_whole_text(text, limit):
     tokenizer = tiny_tokenizer()
     assert _text_ids(tokenizer, text, limit) == tokenizer(text, add_special_tokens=False)["input_ids"][:limit]
+
+
+@given(texts=st.lists(hard_texts, min_size=1, max_size=4), most=st.none() | st.integers(2, 900))
+@settings(max_examples=20, deadline=None)
+def test_documents_of_one_call_are_those_of_single_calls(texts, most):
+    tokenizer, left = tiny_tokenizer(), most
+    texts = ["<s>begins with its mark", *("w" + text for text in texts)]  # no document is white space alone
+    found = encode_with_spans(texts, tokenizer, max_tokens=most)
+    for text, (document, spans) in zip(texts, found):
+        limit = None if left is None else left + 1
+        alone = encode([text], tokenizer)[0].ids[:limit].tolist()
+        assert document.ids.tolist()[: len(alone)] == alone[: len(document)]
+        left = None if left is None else left - int((~document.is_special).sum())
+        np.testing.assert_array_equal(spans, token_spans(tokenizer, text, document.ids))
+    assert left == 0 or len(found) == len(texts)
 
 
 # ---------------------------------------------------------------- spellings
