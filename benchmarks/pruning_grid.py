@@ -193,6 +193,7 @@ def main():
     )
     parser.add_argument("--calibration-tokens", type=int, default=65536)
     parser.add_argument("--context", type=int, default=1024)
+    parser.add_argument("--bos", default="auto", choices=["auto", "yes", "no"], help="at the head of every window")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--allocation", nargs="+", default=["search"], help="allocations of the preset best")
@@ -213,7 +214,7 @@ def main():
 
     calibration = data_file(args.calibration, "wikitext-2/valid.unk.txt", "--calibration")
     evaluation_file = data_file(args.evaluation, "wikitext-2/test.raw.txt", "--evaluation")
-    plans = presets(args)
+    plans, bos = presets(args), {"yes": True, "no": False}.get(args.bos, args.bos)
     start = time.perf_counter()
     model, tokenizer = load_model(args.model, device=args.device)
     text = clean(calibration.read_text(encoding="utf-8"), args.clean)
@@ -227,9 +228,10 @@ def main():
         out = Path(args.out) / f"{plan.get('table', args.preset)}_{args.clean}_{args.calibration_tokens}.tsv"
         left = args.max_seconds and max(0.0, args.max_seconds - (time.perf_counter() - start))
         options = {"context": args.context, "max_tokens": args.calibration_tokens, "batch_size": args.batch_size}
+        options["bos"] = bos
         settings = GridSettings(
             ratio_of=plan.get("ratio_of", "neurons"), seeds=plan.get("seeds", (0,)), context=args.context,
-            max_tokens=windows and windows * args.context, max_seconds=left, minimal_pairs=args.pairs,
+            max_tokens=windows and windows * args.context, max_seconds=left, minimal_pairs=args.pairs, bos=bos,
         )  # fmt: skip
         table = run_grid(
             model, tokenizer, tokenizer.decode(ids[: args.calibration_tokens]), evaluation,
