@@ -195,7 +195,7 @@ class TemporalICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         data = CleanedRuns([source], confounds, standardize=self.standardize is not None, min_tokens=1 if fitted else 2)
         if fitted:
             kept = (self.mean_, self.scale_, self.dead_)
-            data.mean[0], data.scale[0], data.bad = (torch.from_numpy(runs.read_order(a)) for a in kept)
+            data.use(*(torch.from_numpy(runs.read_order(a)) for a in kept))
         return data
 
     def _store(self, runs, data, maps, courses, found, chosen):

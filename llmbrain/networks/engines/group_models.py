@@ -30,7 +30,7 @@ def choose_subspace(data, n_components, *, rows_per_run=ROWS_PER_RUN, do_cca=Tru
     """Reduce a group of runs with both group models and keep the one whose independent maps have heavier tails.
 
     ``"tokens"`` is kept unless the tails of ``"runs"`` are heavier by more than 3 %, and also where the runs are copies
-    of each other. With too many tokens and too many neurons for one matrix of products (4,096, or 60 per component)
+    of each other. With too many tokens and too many neurons for one matrix of products (4,096, or 80 per component)
     ``"runs"`` is chosen without a comparison. For a single run the two models are the same. FastICA begins at the
     rotation ``start``, ``(1, n_components, n_components)``.
     """

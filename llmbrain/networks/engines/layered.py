@@ -16,6 +16,7 @@ from .ica import batched_fastica, draw_rotations, sparsest_start
 from .maps import order_maps
 from .reduction import GROUP_MODELS, whiten_rows
 from .runs import CleanedRuns
+from .staging import room
 
 TOGETHER = 16  # layers that are reduced together
 ROWS = 1024  # tokens that are held in float32 at a time
@@ -217,9 +218,7 @@ def group_ica_of_parts(
 
 def _fit(data):
     """Whether half of the free memory of the device holds all tokens of all parts."""
-    needed = sum(d.n_rows * d.n_neurons * 4 for d in data)
-    device = data[0].device
-    return device.type == "cuda" and 2 * needed < torch.cuda.mem_get_info(device)[0]
+    return 2 * sum(d.n_rows * d.n_neurons * 4 for d in data) < room(data[0].device)
 
 
 def _result(data, found, i, values):

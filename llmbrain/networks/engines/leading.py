@@ -7,12 +7,12 @@ from functools import partial
 import torch
 
 from ...exceptions import NumericalWarning, ParameterError
-from .linalg import gram, krylov_eigenpairs, leading_eigenpairs, lower_gram, product
+from .linalg import krylov_eigenpairs, leading_eigenpairs, lower_gram, product
 from .parallel import block_map, hand_back, run_blocks, temporary
 from .progress import track
 
 GRAM_ROWS = 4096  # up to this number of tokens (or neurons), or
-GRAM_ROWS_PER_VECTOR = 60  # this number for each requested vector, a matrix of products costs less than a Krylov space
+GRAM_ROWS_PER_VECTOR = 80  # this number for each requested vector, a matrix of products costs less than a Krylov space
 GRAM_TASKS = 32  # partial sums of a matrix of products, whatever the number of workers
 TALL = 1024  # with more rows than this, all workers add to one matrix instead,
 PANELS = 16  # in this number of panels
@@ -69,7 +69,7 @@ def leading(data, k, seed=0, at_least=None, single=False):
         found = from_neurons(square, k, seed, single)
         found.square = square
     elif one_matrix(data.n_rows, k):
-        found = from_tokens(token_gram(data), k, seed).agreed(data.columns)
+        found = from_tokens(token_gram(data), k, seed, overwrite=True).agreed(data.columns)
     else:
         found = _from_krylov(data, k, seed)
     if at_least == 0:
@@ -130,9 +130,11 @@ def _own_token_gram(data):
     n = data.n_rows
     matrix = torch.zeros(n, n, dtype=torch.float64, device=data.device)
     if data.device.type != "cpu":
-        for part in block_map(lambda block: gram(data.stacked(*block)), data.blocks()):
-            matrix += part
-        return matrix
+        for block in data.blocks():
+            x = data.stacked(*block).contiguous()  # rows of kept data are far apart
+            for panel in _panels(n, TALL):
+                _add_panel(matrix, x, *panel)
+        return _mirror(matrix, _panels(n, TALL))
     blocks = list(data.blocks())
     if n > TALL:
         _add_panels(matrix, data, blocks)
@@ -153,24 +155,35 @@ def _add_panels(matrix, data, blocks):
     The workers share one matrix, each adding to other rows, while the next block is read. A sum per worker, as
     for small matrices, would be the largest thing in memory.
     """
-    n = len(matrix)
-    height, size = -(-n // PANELS), max(stop - start for start, stop in blocks)
-    panels = [(i, min(i + height, n)) for i in range(0, n, height)][::-1]  # the longest ones first
+    n, size = len(matrix), max(stop - start for start, stop in blocks)
+    panels = _panels(n)[::-1]  # the longest ones first
     buffers, ready = [temporary(n, size), temporary(n, size)], None
-
-    def add(x, first, last):
-        matrix[first:last, :last] += product(x[first:last], x[:last].T)
-
     for block in track([*blocks, None], "Reading runs"):
         x, calls = data.stacking(*block, buffers[0]) if block else (None, [])
         if ready is not None:
-            calls += [partial(add, ready, *panel) for panel in panels]
+            calls += [partial(_add_panel, matrix, ready, *panel) for panel in panels]
         run_blocks(lambda call: call(), calls)
         ready, buffers = x, buffers[::-1]
+    _mirror(matrix, panels)
+
+
+def _panels(n, least=1):
+    """Bounds of bands of rows of a symmetric matrix, of which only the part up to the diagonal is computed."""
+    height = max(least, -(-n // PANELS))
+    return [(i, min(i + height, n)) for i in range(0, n, height)]
+
+
+def _add_panel(matrix, x, first, last):
+    matrix[first:last, :last] += product(x[first:last], x[:last].T)
+
+
+def _mirror(matrix, panels):
+    """Fill the part above the diagonal from that below it."""
     for first, last in panels:
         matrix[:first, first:last] = matrix[first:last, :first].T
         square = matrix[first:last, first:last]
         square.copy_(square.tril() + square.tril(-1).T)
+    return matrix
 
 
 def _apply(data, q):

@@ -12,6 +12,7 @@ from ...stats.moments import Moments
 from .columns import Columns
 from .parallel import temporary
 from .sources import as_sources
+from .staging import room, stage
 
 BLOCK_VALUES = 1 << 21  # float32 values of a block on the CPU (8 MiB): long reads, fast products, little memory
 BLOCK_VALUES_GPU = 1 << 26
@@ -48,15 +49,23 @@ class CleanedRuns:
         confounds = [None] * len(self.sources) if confounds is None else list(confounds)
         if len(confounds) != len(self.sources):
             raise ParameterError(f"{len(self.sources)} runs need as many confounds; got {len(confounds)}.")
-        self.nuisance = [_nuisance(c, t, detrend, i) for i, (c, t) in enumerate(zip(confounds, self.n_tokens))]
-        self.mean = [torch.zeros(self.n_neurons) for _ in self.sources]
-        # inverse standard deviations; 0 for neurons that are set to zero, NaN until the first pass
-        self.scale = [torch.full((self.n_neurons,), torch.nan) for _ in self.sources]
+        nuisance = [_nuisance(c, t, detrend, i) for i, (c, t) in enumerate(zip(confounds, self.n_tokens))]
+        self.nuisance = [None if basis is None else basis.to(self.device) for basis in nuisance]
+        # These lie on the device, so that a pass need not wait for it; ``known`` says here which neurons were measured.
+        self.mean = [torch.zeros(self.n_neurons, device=self.device) for _ in self.sources]
+        # inverse standard deviations; 0 for neurons that are set to zero
+        self.scale = [torch.full((self.n_neurons,), torch.nan, device=self.device) for _ in self.sources]
         self.fits = [None] * len(self.sources)  # of the confounds of long runs to every neuron
-        self.bad = torch.zeros(self.n_neurons, dtype=torch.bool)
+        self.bad = torch.zeros(self.n_neurons, dtype=torch.bool, device=self.device)
+        self.known = [torch.zeros(self.n_neurons, dtype=torch.bool) for _ in self.sources]
         self.square = None  # products between neurons, as far as they are known
         self._lock = Lock()  # for ``bad``, which all runs write
         self.release()
+
+    def use(self, mean, scale, bad):
+        """Clean the only run with what another one has told; tensors ``(n_neurons,)``."""
+        self.mean[0], self.scale[0], self.bad = mean, scale, bad
+        self.known[0][:] = True
 
     def keeps(self, r):
         """Whether the source of run ``r`` keeps what is computed from it."""
@@ -90,9 +99,9 @@ class CleanedRuns:
     def hold(self):
         """Keep the cleaned data from the next pass on, if they are small enough."""
         self.release()
-        limit = (
-            HOLD_BYTES if self.device.type == "cpu" else max(HOLD_BYTES_GPU, max(self.n_tokens) * self.n_neurons * 4)
-        )
+        limit = HOLD_BYTES
+        if self.device.type != "cpu":
+            limit = max(HOLD_BYTES_GPU, max(self.n_tokens) * self.n_neurons * 4, room(self.device) // 2)
         if self.n_rows * self.n_neurons * 4 > limit:
             return
         self._joint = torch.empty(self.n_rows, self.n_neurons, device=self.device)
@@ -101,7 +110,7 @@ class CleanedRuns:
 
     def release(self):
         """Delete the kept data."""
-        self._held, self._filled, self._joint, self._stage = {}, {}, None, None
+        self._held, self._filled, self._joint = {}, {}, None
 
     def blocks(self, rows=None):
         """Yield the bounds of blocks of neurons: a few megabytes for this number of rows, a small part of a run."""
@@ -110,6 +119,8 @@ class CleanedRuns:
             values = min(BLOCK_VALUES, max(BLOCK_VALUES // 8, max(self.n_tokens) * self.n_neurons // BLOCKS_PER_RUN))
         rows = max(rows or self.n_rows, 1)
         size = max(2048, min(BLOCK_NEURONS, BLOCK_VALUES // rows), values // rows)
+        if self.device.type != "cpu":
+            size -= size % 64  # products of rows that begin at odd places are slow
         for start in range(0, self.n_neurons, size):
             yield start, min(start + size, self.n_neurons)
 
@@ -122,8 +133,7 @@ class CleanedRuns:
                 self._filled[r][start:stop] = True
             return out
         if out is None:
-            shape = torch.Size((self.n_tokens[r], stop - start))
-            out = torch.empty(shape) if self.device.type == "cpu" else self._staged(shape)
+            out = torch.empty(self.n_tokens[r], stop - start, device=self.device)
         return self._read(out, r, start, stop)
 
     def is_long(self, r):
@@ -144,14 +154,14 @@ class CleanedRuns:
         if not self.is_long(r):
             return self.block(r, 0, self.n_neurons)[first:last]
         with self._lock:
-            if self.scale[r].isnan().any() or (self.nuisance[r] is not None and self.fits[r] is None):
+            if not self.known[r].all() or (self.nuisance[r] is not None and self.fits[r] is None):
                 self._measure(r)
         out = self._chunk(r, first, last)
-        out -= self.mean[r].to(out.device)
+        out -= self.mean[r]
         if self.fits[r] is not None:
-            out -= self.nuisance[r][first:last].to(out.device) @ self.fits[r].to(out.device)
-        out *= self.scale[r].to(out.device)
-        out[:, (self.scale[r] == 0).to(out.device)] = 0  # also where neurons are not finite
+            out -= self.nuisance[r][first:last] @ self.fits[r]
+        out *= self.scale[r]
+        out[:, self.scale[r] == 0] = 0  # also where neurons are not finite
         return out
 
     def _chunk(self, r, first, last):
@@ -166,7 +176,7 @@ class CleanedRuns:
             x = self._chunk(r, first, last)
             moments.add(x)
             if self.nuisance[r] is not None:  # centred, so the neurons need not be
-                fit += self.nuisance[r][first:last].to(x).double().T @ x.double()
+                fit += self.nuisance[r][first:last].double().T @ x.double()
         mean, size = moments.mean, (moments.variance * (moments.n / (moments.n - 1))).sqrt()
         bad = ~(torch.isfinite(mean) & torch.isfinite(size))
         constant = bad | (size <= CONSTANT * mean.abs() + torch.finfo(torch.float32).tiny)
@@ -174,45 +184,40 @@ class CleanedRuns:
             left = (size.square() - fit.square().sum(0) / (moments.n - 1)).clamp_min(0).sqrt()
             constant |= left <= CONSTANT * size
             size = left
-            self.fits[r] = torch.where(constant, 0, fit).float().cpu()
-        if not self.scale[r].isnan().any():
+            self.fits[r] = torch.where(constant, 0, fit).float()
+        if self.known[r].all():
             return
         scale = 1 / size if self.standardize else torch.ones_like(size)
-        self.bad |= bad.cpu()
-        self.mean[r] = torch.where(constant, 0, mean).float().cpu()
-        self.scale[r] = torch.where(constant, 0, scale).float().cpu()
+        self.bad |= bad
+        self.mean[r] = torch.where(constant, 0, mean).float()
+        self.scale[r] = torch.where(constant, 0, scale).float()
+        self.known[r][:] = True
 
     def each(self, start, stop):
         """Yield the number of each run and its cleaned neurons ``start:stop``; the next one overwrites them.
 
         Allocating new memory for every run would fragment it.
         """
-        place = None if self._held else temporary(max(self.n_tokens), stop - start)
+        place = None if self._held else temporary(max(self.n_tokens), stop - start, device=self.device)
         for r, n in enumerate(self.n_tokens):
             yield r, self.block(r, start, stop, None if place is None else place[:n])
 
     def _read(self, out, r, start, stop):
-        """Read and clean a block into ``out``, or into a copy on the device, which is returned."""
-        host = out if out.device.type == "cpu" else self._staged(out.shape)
-        self.sources[r].read(start, stop, host.numpy())
-        if host is not out:
-            out.copy_(host)
-        if self.device != out.device:
-            out = out.to(self.device)
-        if self.scale[r][start:stop].isnan().any():
+        """Read and clean a block into ``out``, which lies on the device; nothing here waits for a GPU."""
+        if out.device.type == "cpu":
+            self.sources[r].read(start, stop, out.numpy())
+        else:
+            stage(out.device).fill(out, partial(self.sources[r].read, start, stop))
+        if not self.known[r][start:stop].all():
             return self._clean_first(out, r, start, stop)
-        out -= self.mean[r][start:stop].to(out.device)
+        out -= self.mean[r][start:stop]
         self._remove_nuisance(out, r)
-        out *= self.scale[r][start:stop].to(out.device)
-        if bool(self.bad[start:stop].any()):
-            out[:, self.bad[start:stop].to(out.device)] = 0
-        return out
+        out *= self.scale[r][start:stop]
+        return self._without(out, self.bad[start:stop])
 
-    def _staged(self, shape):
-        """Memory through which blocks go to another device: locked, so that the copy is fast, and used again."""
-        if self._stage is None or self._stage.numel() < shape.numel():
-            self._stage = torch.empty(shape.numel(), pin_memory=self.device.type == "cuda")
-        return self._stage[: shape.numel()].view(shape)
+    def _without(self, out, bad):
+        """Set columns to zero; to ask a GPU whether there are any takes longer."""
+        return out.masked_fill_(bad, 0) if self.device.type != "cpu" or bool(bad.any()) else out
 
     def stacked(self, start, stop):
         """Return the cleaned neurons ``start:stop`` of all runs on top of each other, ``(n_rows, stop - start)``."""
@@ -248,12 +253,10 @@ class CleanedRuns:
     def _clean_first(self, out, r, start, stop):
         mean = out.mean(0)
         bad = ~torch.isfinite(mean)
-        if bool(bad.any()):
-            with self._lock:
-                self.bad[start:stop] |= bad.cpu()
-            out[:, bad] = 0
-            mean[bad] = 0
-        out -= mean
+        with self._lock:
+            self.bad[start:stop] |= bad
+        self._without(out, bad)
+        out -= mean.masked_fill_(bad, 0)
         size = torch.linalg.vector_norm(out, dim=0) / (len(out) - 1) ** 0.5
         constant = size <= CONSTANT * mean.abs() + torch.finfo(torch.float32).tiny
         if self.nuisance[r] is not None:
@@ -262,22 +265,19 @@ class CleanedRuns:
             constant |= left <= CONSTANT * size  # the confounds explain all of it
             size = left
         scale = 1 / size if self.standardize else torch.ones_like(size)
-        scale[constant] = 0
-        out *= scale
-        self.mean[r][start:stop], self.scale[r][start:stop] = mean.cpu(), scale.cpu()
+        out *= scale.masked_fill_(constant, 0)
+        self.mean[r][start:stop], self.scale[r][start:stop] = mean, scale
+        self.known[r][start:stop] = True
         return out
 
     def _remove_nuisance(self, out, r):
         if self.nuisance[r] is not None:
-            basis = self.nuisance[r].to(out.device)
-            out -= basis @ (basis.T @ out)
+            out -= self.nuisance[r] @ (self.nuisance[r].T @ out)
 
     def dead(self):
         """Neurons without signal in every run, a boolean tensor ``(n_neurons,)``; valid after one pass."""
-        alive = torch.zeros(self.n_neurons, dtype=torch.bool)
-        for scale in self.scale:
-            alive |= scale > 0
-        return ~alive | self.bad
+        alive = torch.stack([scale > 0 for scale in self.scale]).any(0)
+        return (~alive | self.bad).cpu()
 
     def sum_of_squares(self):
         """Sum of squares of the standardised data; valid after one pass."""

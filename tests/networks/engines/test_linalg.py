@@ -18,6 +18,28 @@ def test_krylov_finds_what_eigh_finds():
     assert residual < 1e-8
 
 
+SPECTRA = {
+    "noise": np.linspace(1.3, 0.8, 400) ** 2,
+    "steep": np.r_[np.geomspace(1e6, 2, 6), np.linspace(1.3, 0.8, 394)],
+    "of low rank": np.r_[np.linspace(5, 1, 9), np.zeros(391)],
+    "flat": np.ones(400),
+}
+
+
+@pytest.mark.parametrize("values", SPECTRA.values(), ids=SPECTRA)
+def test_polynomials_find_what_eigh_finds(values):
+    basis = torch.linalg.qr(torch.from_numpy(np.random.default_rng(0).standard_normal((400, 400)))).Q
+    matrix = (basis * torch.from_numpy(values)) @ basis.T
+    found, vectors = linalg.filtered_eigenpairs((matrix + matrix.T) / 2, 12)
+    np.testing.assert_allclose(found, values[:12], rtol=1e-6, atol=1e-9 * values[0])
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(12), atol=1e-12)
+    assert torch.linalg.vector_norm(matrix @ vectors - vectors * found, dim=0).max() < 1e-3 * max(values[11], 1e-7)
+
+
+def test_polynomials_of_nothing():
+    assert not linalg.filtered_eigenpairs(torch.zeros(90, 90, dtype=torch.float64), 3)[0].any()
+
+
 @pytest.mark.parametrize(("smallest", "is_single"), [(0.1, True), (1e-5, False)])
 def test_single_precision_is_used_where_it_suffices(smallest, is_single):
     rng = np.random.default_rng(0)
