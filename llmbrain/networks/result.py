@@ -34,7 +34,7 @@ class NetworkSet:
     time_courses : list of ndarray (n_tokens, n_networks), optional
         One for each run.
     support : ndarray of bool, shape (n_networks, n_layers), optional
-        Layers in which each network was searched; all by default.
+        Layers in which each network was searched; all by default. Weights in other layers are zero.
 
     Attributes
     ----------
@@ -60,12 +60,15 @@ class NetworkSet:
             raise ParameterError(f"maps must be (n_networks, n_neurons) with at least one network; got {maps.shape}.")
         if maps.shape[1] != geometry.n_neurons:
             raise ParameterError(f"maps have {maps.shape[1]} neurons, but the geometry has {geometry.n_neurons}.")
-        with workers():
-            bad = [k for k, finite in enumerate(block_map(lambda row: np.isfinite(row).all(), maps)) if not finite]
-        if bad:
-            raise ParameterError(f"Maps {bad} hold NaN or infinite values. Remove them first.")
         if support is not None:
             support = np.asarray(support, bool)
+        blocks = _blocks(maps, support, geometry.layer_of)  # to read the zeros elsewhere takes long
+        with workers():
+            bad = np.flatnonzero(
+                np.concatenate(list(block_map(lambda b: ~np.isfinite(maps[b]).all(1), blocks)))
+            ).tolist()
+        if bad:
+            raise ParameterError(f"Maps {bad} hold NaN or infinite values. Remove them first.")
         self.maps, self.geometry, self.support = maps, geometry, support
         self.info = dict(info or {})
         self.time_courses = time_courses

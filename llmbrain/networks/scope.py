@@ -8,7 +8,8 @@ import numpy as np
 from ..exceptions import MaskError, ParameterError, ParameterTypeError
 from ..parallel import alone, gather, share, world_size
 from .engines.group import GroupICA
-from .engines.parallel import hand_back
+from .engines.parallel import hand_back, temporary
+from .engines.sources import as_slice
 
 _LISTS = ("time_courses", "initial")  # fields of GroupICA that hold several arrays
 
@@ -110,7 +111,8 @@ def decompose_parts(runs, parts, decompose, batch=None):
     else:
         results = _results(read, range(len(read)), decompose, batch)
     hand_back()
-    maps = None if whole else np.zeros((sum(len(r.maps) for r in results), n_neurons), np.float32)
+    # numpy's zeros would lie in huge pages, of which each layer touches one in every map
+    maps = None if whole else temporary(sum(len(r.maps) for r in results), n_neurons).numpy()
     dead, first = np.zeros(n_neurons, bool), 0
     for (_, neurons), result in zip(read, results):
         rows = slice(first, first + len(result.maps))
@@ -121,7 +123,7 @@ def decompose_parts(runs, parts, decompose, batch=None):
                     row[runs.order] = row.copy()
             dead = runs.flat_order(result.dead)
         else:
-            maps[rows, neurons] = result.maps
+            maps[rows, as_slice(neurons)] = result.maps
             dead[neurons] |= result.dead
         first += len(result.maps)
     single = len(results) == 1

@@ -129,7 +129,7 @@ def _pieces(where):
 
 def as_slice(columns):
     """Turn consecutive columns into a slice, which is faster to read."""
-    if columns[-1] - columns[0] == len(columns) - 1 and np.all(np.diff(columns) == 1):
+    if len(columns) and columns[-1] - columns[0] == len(columns) - 1 and np.all(np.diff(columns) == 1):
         return slice(int(columns[0]), int(columns[-1]) + 1)
     return columns
 
