@@ -111,9 +111,11 @@ class HostScanner:
         self._widths = [sum(site.size for site in group) for group in groups]
         self._buffers = None
 
-    def scan(self, runs, progress):
-        """Record runs and return the surprisals of the kept tokens: for each run one array per batch.
+    def scan(self, runs, progress, before=None):
+        """Record runs; return a function that waits until they are written.
 
+        It returns the surprisals of the kept tokens: for each run one array per batch. ``before`` is called once,
+        where a device computes: it finishes the runs of the scan before.
         ``runs`` lists ``(todo, writers)``: the batches of a run, ``(Batch, places, rows)``, and one RunWriter per group
         of sites. ``rows`` gives, for each row of the batch, the position of its first kept token in the run.
         ``progress`` is called with the number of kept tokens after each batch. A :class:`NotFiniteError` has the
@@ -121,15 +123,18 @@ class HostScanner:
         """
         import torch
 
+        if before is not None:
+            before()
         if self._buffers is None:  # the last column stays zero: padding voxels are read from it
             self._buffers = [torch.empty(self.n_rows, width + 1) for width in self._widths]
             for buffer in self._buffers:
                 buffer[:, -1] = 0
         with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
-            return [
+            found = [
                 [self._batch(pool, run, number, *row, writers, progress) for number, row in enumerate(todo)]
                 for run, (todo, writers) in enumerate(runs)
             ]
+        return lambda: found
 
     def _batch(self, pool, run, number, batch, places, rows, writers, progress):
         n_kept = sum(map(len, places))

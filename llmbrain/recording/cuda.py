@@ -25,9 +25,9 @@ class CudaScanner:
     A wave consists of one batch of each of several runs. Its rows are collected on one device in the model's own type,
     put in file order and converted to the type of the files there, and copied to pinned memory on a second stream.
     Threads then write them, alternating between the files. Two sets of rows alternate, so that the device computes one
-    wave while the previous one is copied. Files are the bottleneck: the system lets only one thread at a time write
-    into a file. Memory is bounded by the two waves, which use a part of the device's free memory, and by 20 transfers
-    of 16 MiB on the host.
+    wave while the previous one is copied; this goes on from one group of runs to the next. Files are the bottleneck:
+    the system lets only one thread at a time write into a file. Memory is bounded by the two waves, which use a part of
+    the device's free memory, and by 20 transfers of 16 MiB on the host.
     """
 
     reserve = False  # see RunWriter; the device would wait for it
@@ -52,7 +52,7 @@ class CudaScanner:
             for _ in range(2)
         ]
         self._n_writers = min(_WRITERS, os.cpu_count() or 1)
-        self._slots = None
+        self._slots, self._turn = None, 0  # the set of rows of the latest wave
 
     def _dtype(self):
         """Find the type of all activations by running one token, because weights do not show it; float32 if mixed."""
@@ -64,29 +64,44 @@ class CudaScanner:
             self.model(input_ids=ids)
         return seen.pop() if len(seen) == 1 else torch.float32
 
-    def scan(self, runs, progress):
-        """Like :meth:`llmbrain.recording.capture.HostScanner.scan`, for up to ``n_runs`` runs."""
-        orders = [[_Order(writer, self.device) for writer in writers] for _, writers in runs]
+    def scan(self, runs, progress, before=None):
+        """Like :meth:`llmbrain.recording.capture.HostScanner.scan`, for up to ``n_runs`` runs.
+
+        The last wave is sent and written by the function that is returned. If that is ``before`` of the next scan, the
+        device computes meanwhile.
+        """
+        with self._lane.after(None):  # on the other stream, or the copies would wait for computations
+            orders = [[_Order(writer, self.device) for writer in writers] for _, writers in runs]
         self._make_slots(max(order.row_bytes for group in orders for order in group))
-        self._mapped = len(runs) < _FEW
-        surprisals, writing = [[] for _ in runs], []
-        waves, last = [None, None], None  # waves whose rows are on the device, by set; the wave not yet sent
-        with ThreadPoolExecutor(self._n_writers) as pool:
-            for number, members in enumerate(_waves(runs)):
-                self._settle(waves[number % 2])
-                wave = waves[number % 2] = self._compute(members, self._sets[number % 2], surprisals)
+        mapped = len(runs) < _FEW
+        surprisals, writing, sent, last = [[] for _ in runs], [], None, None
+        with contextlib.ExitStack() as stack:
+            pool = stack.enter_context(ThreadPoolExecutor(self._n_writers))
+            for members in _waves(runs):
+                self._settle(sent)  # its rows make room for this wave
+                self._turn = 1 - self._turn
+                wave = self._compute(members, self._sets[self._turn], surprisals)
+                if before is not None:
+                    before()
+                    before = None
                 if last is not None:  # it is copied while the device computes
-                    writing = _unfinished(writing) + self._send(pool, last, orders, progress)
-                last = wave
-            writing += self._send(pool, last, orders, progress)
-            for wave in waves:
-                self._settle(wave)
-            for future in writing:
-                future.result()
-        for group in orders:
-            for order in group:
-                order.finish()
-        return [[values.cpu().numpy() for values in parts] for parts in surprisals]
+                    writing = _unfinished(writing) + self._send(pool, last, orders, progress, mapped)
+                sent, last = last, wave
+            self._settle(sent)
+            rest = stack.pop_all()
+
+        def finish():
+            with rest:
+                writes = writing + self._send(pool, last, orders, progress, mapped)
+                self._settle(last)
+                for future in writes:
+                    future.result()
+            with self._lane.after(None):
+                for order in (order for group in orders for order in group):
+                    order.finish()
+                return [[values.cpu().numpy() for values in parts] for parts in surprisals]
+
+        return finish
 
     def _compute(self, members, sets, surprisals):
         """Start a wave: forward passes one after another, each into its own rows."""
@@ -129,7 +144,7 @@ class CudaScanner:
         g, start, stop = self.place[i]
         views[g][:, start:stop] = rows
 
-    def _send(self, pool, wave, orders, progress):
+    def _send(self, pool, wave, orders, progress, mapped):
         """Start the copies of a wave's rows, alternating between runs; return the pending writes."""
         futures = []
         with self._lane.after(wave.computed):
@@ -140,7 +155,8 @@ class CudaScanner:
                 slot = self._slots.get()
                 target = slot[: ordered.numel() * ordered.element_size()].view(ordered.dtype).view(ordered.shape)
                 target.copy_(ordered, non_blocking=True)
-                futures.append(pool.submit(self._write, order.writer, row, target, slot, self._lane.mark()))
+                write = order.writer.put_mapped if mapped else order.writer.put
+                futures.append(pool.submit(self._write, write, row, target, slot, self._lane.mark()))
             wave.left = self._lane.mark()
         progress(sum(len(kept) for _, _, places, _, _ in wave.members for kept in places))
         return futures
@@ -151,10 +167,10 @@ class CudaScanner:
             for row, part in pieces(places, rows, self._slot_bytes // order.row_bytes):
                 yield order, row, view[part]
 
-    def _write(self, writer, row, target, slot, arrived):
+    def _write(self, write, row, target, slot, arrived):
         try:
             arrived.synchronize()
-            (writer.put_mapped if self._mapped else writer.put)(row, target.numpy())
+            write(row, target.numpy())
         finally:
             self._slots.put(slot)
 
@@ -209,13 +225,14 @@ class _Lane:
 
     @contextlib.contextmanager
     def after(self, done):
-        """Run the block on this stream, after the event ``done``."""
+        """Run the block on this stream, after the event ``done`` if there is one."""
         import torch
 
         if self._stream is None:
             yield
             return
-        self._stream.wait_event(done)
+        if done is not None:
+            self._stream.wait_event(done)
         with torch.cuda.stream(self._stream):
             yield
 

@@ -166,16 +166,39 @@ def _record_runs(job, study, missing, scales, progress):
     if not missing:
         return
     total = sum(run.n_tokens for run, _ in missing)
-    scanners = _Scanners(job, [run for run, _ in missing])
-    with evaluating(job.model), tqdm(total=total, unit="token", disable=not progress) as bar:
+    scanners, writing = _Scanners(job, [run for run, _ in missing]), _Writing()
+    with evaluating(job.model), tqdm(total=total, unit="token", disable=not progress) as bar, writing:
         while missing:
             busy = []
             for runs, names in _groups(missing, scanners):
-                busy += [(run, names) for run in _try_runs(job, study, runs, names, scanners, scales, bar)]
+                busy += [(run, names) for run in _try_runs(job, study, runs, names, scanners, scales, bar, writing)]
+            writing.finish()
             if len(busy) == len(missing):
                 bar.set_postfix_str("waiting for another process")
                 time.sleep(_WAIT)
             missing = busy
+
+
+class _Writing:
+    """What remains to be done for runs that are computed: it is done while a device computes those after them."""
+
+    def __init__(self):
+        self._left = []
+
+    def add(self, step):
+        """Do a step at the next :meth:`finish`."""
+        self._left.append(step)
+
+    def finish(self):
+        """Do all steps."""
+        while self._left:
+            self._left.pop(0)()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.finish()
 
 
 def _groups(missing, scanners):
@@ -187,7 +210,7 @@ def _groups(missing, scanners):
             yield runs[a : a + at_once], names
 
 
-def _try_runs(job, study, runs, names, scanners, scales, bar):
+def _try_runs(job, study, runs, names, scanners, scales, bar, writing):
     """Record runs unless other processes are recording them; return the runs that others hold."""
     taken, free, locks = [], [], []
     with contextlib.ExitStack() as held:
@@ -197,19 +220,22 @@ def _try_runs(job, study, runs, names, scanners, scales, bar):
                 taken.append(run)
                 continue
             held.callback(lock.release)
+            held.callback(writing.finish)  # after an error: no run is written without its lock
             locks.append(Path(lock.lock_file))
             left = [name for name in names if not job.is_finished(study, run, name)]
             if left == names:
                 free.append(run)
             elif left:  # another process was killed between the sites of this run
-                _record_together(job, study, [run], left, scanners, scales, bar)
+                _record_together(job, study, [run], left, scanners, scales, bar, writing)
             else:
                 bar.update(run.n_tokens)
         if free:
-            _record_together(job, study, free, names, scanners, scales, bar)
-    # Only now: if a lock were removed while its run is unfinished, two processes could hold locks of one name.
+            _record_together(job, study, free, names, scanners, scales, bar, writing)
+        release = held.pop_all()
+    writing.add(release.close)
+    # Only then: if a lock were removed while its run is unfinished, two processes could hold locks of one name.
     for lock in locks:
-        _remove_lock(lock)
+        writing.add(partial(_remove_lock, lock))
     return taken
 
 
@@ -235,27 +261,52 @@ def _lock(path):
     return lock
 
 
-def _record_together(job, study, runs, names, scanners, scales, bar):
-    """Record a few runs: data first, then events, and last the sidecars, which mark them as finished."""
-    scanner, writers = scanners[names], [{} for _ in runs]
-    try:
+def _record_together(job, study, runs, names, scanners, scales, bar, writing):
+    """Record a few runs: data first, then events, and last the sidecars, which mark them as finished.
+
+    The end of it is left to ``writing``.
+    """
+    scanner, writers, todo = scanners[names], [{} for _ in runs], [list(job.batches(run)) for run in runs]
+
+    def finish():
+        with _abandoned(writers):
+            surprisals = _surprisals(job, runs, todo, collect)
+            for writer in (writer for mine in writers for writer in mine.values()):
+                writer.close()
+        for run, mine, values in zip(runs, writers, surprisals):
+            _finish(job, study, run, mine, values)
+
+    with _abandoned(writers):
         for run, mine in zip(runs, writers):
             for name in names:
                 path = study.path("bold", run=run.number, site=name)
                 mine[name] = RunWriter(
                     path, job.geometries[name], run.n_tokens, job.storage, scales[name], reserve=scanner.reserve
                 )
-        surprisals = _fill(job, runs, scanner, [list(mine.values()) for mine in writers], bar)
-        for mine in writers:
-            for writer in mine.values():
-                writer.close()
+        with _explained(job, todo):
+            given = [(batches, list(mine.values())) for batches, mine in zip(todo, writers)]
+            collect = scanner.scan(given, bar.update, writing.finish)
+    writing.add(finish)
+
+
+@contextlib.contextmanager
+def _abandoned(writers):
+    """Remove the files of runs if the block fails."""
+    try:
+        yield
     except BaseException:
-        for mine in writers:
-            for writer in mine.values():
-                writer.abandon()
+        for writer in (writer for mine in writers for writer in mine.values()):
+            writer.abandon()
         raise
-    for run, mine, values in zip(runs, writers, surprisals):
-        _finish(job, study, run, mine, values)
+
+
+@contextlib.contextmanager
+def _explained(job, todo):
+    """Name the token of a value that is not finite."""
+    try:
+        yield
+    except NotFiniteError as error:
+        raise _explain(error, job, todo[error.run][error.batch][0]) from error
 
 
 def _finish(job, study, run, writers, surprisals):
@@ -274,13 +325,10 @@ def _finish(job, study, run, writers, surprisals):
         write_json(study.path("bold_json", run=run.number, site=name), with_hashes(sidecar))
 
 
-def _fill(job, runs, scanner, writers, bar):
-    """Run the model and write each token to its row; return the surprisals of each run, shape ``(n_tokens,)``."""
-    todo = [list(job.batches(run)) for run in runs]
-    try:
-        parts = scanner.scan(list(zip(todo, writers)), bar.update)
-    except NotFiniteError as error:
-        raise _explain(error, job, todo[error.run][error.batch][0]) from error
+def _surprisals(job, runs, todo, collect):
+    """Wait until runs are written; return the surprisals of each, shape ``(n_tokens,)``."""
+    with _explained(job, todo):
+        parts = collect()
     surprisals = [np.full(run.n_tokens, np.nan) for run in runs]
     for into, run_parts, batches in zip(surprisals, parts, todo):
         for values, (batch, places, rows) in zip(run_parts, batches):

@@ -52,7 +52,7 @@ def test_both_scanners_write_the_same_bytes(storage, dtype, few, tmp_path, reque
     at_once = []
     scan = cuda.CudaScanner.scan
     monkeypatch.setattr(
-        cuda.CudaScanner, "scan", lambda self, runs, bar: at_once.append(len(runs)) or scan(self, runs, bar)
+        cuda.CudaScanner, "scan", lambda self, runs, *more: at_once.append(len(runs)) or scan(self, runs, *more)
     )
     quick = quiet(model, tmp_path / "quick", **options)
     assert len(plain["mlp"]) > 8 and at_once[0] == 8 and sum(at_once) == len(plain["mlp"])
@@ -60,6 +60,34 @@ def test_both_scanners_write_the_same_bytes(storage, dtype, few, tmp_path, reque
     for a, b in zip(plain["mlp"], quick["mlp"]):
         assert a.events.equals(b.events)
         assert a.sidecar == b.sidecar
+
+
+@pytest.mark.usefixtures("overlapped")
+def test_an_error_keeps_the_runs_of_the_group_before(tmp_path, monkeypatch):
+    """Their end is written while the next group is computed."""
+    model, options = tiny_model("llama"), {"tokens_per_run": 99, "batch_size": 1}
+    calls, run_batch = [], cuda.run_batch
+    monkeypatch.setattr(cuda, "_RUNS", 2)
+    monkeypatch.setattr(cuda, "_BYTES", 1 << 20)
+
+    def failing(*args):
+        calls.append(args)
+        if len(calls) == n_calls:
+            raise KeyError("the last batch")
+        return run_batch(*args)
+
+    n_calls = None
+    monkeypatch.setattr(cuda, "run_batch", failing)
+    whole = quiet(model, tmp_path / "whole", **options)
+    n_calls = len(calls)
+    calls.clear()
+    with pytest.raises(KeyError, match="the last batch"):
+        quiet(model, tmp_path / "broken", **options)
+    func = next((tmp_path / "broken").glob("sub-*/func"))
+    assert len(list(func.glob("*_bold.json"))) == (len(whole) - 1) // 2 * 2 > 0
+    assert not list(func.glob(".*.part.nii"))
+    quiet(model, tmp_path / "broken", **options)
+    assert images(tmp_path / "broken") == images(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(("free", "at_once"), [(0, 1), (320_000, 2), (1 << 32, 8)])
