@@ -127,21 +127,20 @@ def hidden_losses(hidden, reader, targets):
     """
     import torch
 
-    losses = torch.empty(len(targets), dtype=torch.float32)
     if reader.n_words is not None:
+        losses = torch.empty(len(targets), dtype=torch.float32)
         for start in range(0, len(targets), ROWS_AT_ONCE):
             rows = slice(start, start + ROWS_AT_ONCE)
             losses[rows] = _losses_by_words(hidden[rows], reader, targets[rows])
         return losses
-    start, step = 0, 64
+    parts, start, step = [], 0, 64
     while start < len(targets):
         logits = reader.score(hidden[start : start + step]).float()
         target = targets[start : start + step].to(logits.device)
-        stop = start + len(target)
-        losses[start:stop] = torch.nn.functional.cross_entropy(logits, target, reduction="none")
+        parts.append(torch.nn.functional.cross_entropy(logits, target, reduction="none"))
         limit = LOGITS_AT_ONCE.get(logits.device.type, LOGITS_AT_ONCE_ELSEWHERE)
-        start, step = stop, max(1, limit // logits.shape[-1])
-    return losses
+        start, step = start + step, max(1, limit // logits.shape[-1])
+    return torch.cat(parts).cpu() if parts else torch.empty(0)  # copied once, or the device would wait each time
 
 
 def _losses_by_words(hidden, reader, targets):

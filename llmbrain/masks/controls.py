@@ -289,14 +289,13 @@ def _draw(pool, values, count, rng):
 def _nearest_free(order, inside, rng, n_nearest):
     """Find for each selected place of a ranked list a free place near it; see :func:`importance_matched`."""
     selected, free = np.flatnonzero(inside), np.flatnonzero(~inside).tolist()
-    chosen = []
-    for rank in rng.permutation(selected).tolist():
-        if not free:
-            break
-        middle = bisect_left(free, rank)
-        low = max(0, min(middle - n_nearest // 2, len(free) - n_nearest))
+    chosen, ranks = [], rng.permutation(selected)[: len(free)].tolist()
+    # one call for all draws from n_nearest places; the last ones may have fewer
+    steps = rng.integers(n_nearest, size=max(0, min(len(ranks), len(free) - n_nearest + 1))).tolist()
+    for i, rank in enumerate(ranks):
         # the window of n_nearest free places is centred on the rank
-        chosen.append(free.pop(low + int(rng.integers(min(n_nearest, len(free) - low)))))
+        low = max(0, min(bisect_left(free, rank) - n_nearest // 2, len(free) - n_nearest))
+        chosen.append(free.pop(low + (steps[i] if i < len(steps) else int(rng.integers(len(free))))))
     missing = selected.size - len(chosen)
     if missing:
         chosen.extend(rng.choice(selected, missing, replace=False))

@@ -132,6 +132,27 @@ def test_importance_matching_matches_importance_where_layer_matching_does_not():
     assert len({c.tobytes() for c in by_both}) == 20
 
 
+def test_draws_in_one_call_are_those_of_single_calls():
+    """Seeds keep their controls: neurons were once drawn by one call each."""
+
+    def one_by_one(order, inside, rng, n_nearest):
+        free, chosen = np.flatnonzero(~inside).tolist(), []
+        for rank in rng.permutation(np.flatnonzero(inside)).tolist():
+            low = max(0, min(int(np.searchsorted(free, rank)) - n_nearest // 2, len(free) - n_nearest))
+            if free:
+                chosen.append(free.pop(low + int(rng.integers(min(n_nearest, len(free) - low)))))
+        missing = np.count_nonzero(inside) - len(chosen)
+        return order[np.r_[chosen, rng.choice(np.flatnonzero(inside), missing, replace=False)].astype(int)]
+
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        inside, n_nearest = rng.random(rng.integers(1, 40)) < rng.random(), int(rng.integers(1, 12))
+        order, draws = rng.permutation(len(inside)), [np.random.default_rng(seed) for _ in range(2)]
+        expected = one_by_one(order, inside, draws[0], n_nearest)
+        np.testing.assert_array_equal(controls._nearest_free(order, inside, draws[1], n_nearest), expected)
+        assert draws[0].random() == draws[1].random()
+
+
 def test_every_free_neuron_is_drawn_alike_by_layer_matching():
     network = np.zeros(40, bool)
     network[:4] = True
