@@ -15,7 +15,7 @@ from .images import image_parts
 
 STABLE = 0.7  # networks of less stability are flagged
 THRESHOLD = 3.0  # neurons with a larger |z| over neurons belong to a network
-_BLOCK_VALUES = 1 << 19  # of maps that are described at a time (2 MiB)
+_BLOCK_VALUES = 1 << 17  # of maps that are described at a time (512 KiB)
 
 
 class NetworkSet:

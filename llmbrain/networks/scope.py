@@ -55,12 +55,12 @@ def parts_of(geometry, scope, mask=None):
         width = int(scope)
     else:
         raise ParameterError(f"scope must be 'model', 'layer' or a window of 1 to {n} layers; got {scope!r}.")
-    parts = []
-    for first in range(n - width + 1):
-        layers = np.zeros(n, bool)
-        layers[first : first + width] = True
-        parts.append(Part(np.flatnonzero(allowed & layers[geometry.layer_of]), layers))
-    return parts
+    neurons, numbers = np.flatnonzero(allowed), np.arange(n)
+    cuts = np.searchsorted(neurons, geometry.offsets)
+    return [
+        Part(neurons[cuts[first] : cuts[first + width]], (numbers >= first) & (numbers < first + width))
+        for first in range(n - width + 1)
+    ]
 
 
 def _allowed(geometry, mask):

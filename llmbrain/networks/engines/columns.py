@@ -71,16 +71,16 @@ class Columns:
         return float(self.agreed(torch.tensor(value, dtype=torch.float64)))
 
     def whole(self, rows):
-        """Return rows ``(..., n_own)`` with the neurons of all processes, on the CPU."""
+        """Return rows ``(..., n_own)`` with the neurons of all processes, on the CPU, to which they are copied once."""
         if not self.is_shared:
             return rows.cpu()
         if rows.dtype == torch.bool:  # not all backends send these
             return self.whole(rows.to(torch.uint8)).bool()
-        out = torch.empty(*rows.shape[:-1], self.n_neurons, dtype=rows.dtype)
+        out = rows.new_empty(*rows.shape[:-1], self.n_neurons)
         for owner, (first, last) in enumerate(self.cuts):
             own = rows if owner == rank() else rows.new_empty(*rows.shape[:-1], last - first)
-            out[..., first:last] = broadcast(own.contiguous(), owner).cpu()
-        return out
+            out[..., first:last] = broadcast(own.contiguous(), owner)
+        return out.cpu()
 
 
 def _cuts(n_neurons, n_owners):

@@ -169,7 +169,7 @@ def group_dictionary(
         warn_dead(dead, data)
         warn_flat(subspace)
     found.codes[:, dead.to(found.codes.device)] = 0
-    maps, courses, variance = order_maps(data, found.codes.cpu().numpy())
+    maps, courses, variance = order_maps(data, found.codes)
     maps, dead = columns.whole(torch.from_numpy(maps)).numpy(), columns.whole(dead)
     return GroupICA(
         maps=maps,

@@ -222,10 +222,8 @@ def _fit(data):
 
 
 def _result(data, found, i, values):
-    dead = data.dead().numpy()
-    maps = found.maps[i].cpu().numpy()
-    maps[:, dead] = 0
-    maps, courses, variance = order_maps(data, maps)
+    dead = data.dead()
+    maps, courses, variance = order_maps(data, found.maps[i].masked_fill_(dead.to(data.device), 0))
     return GroupICA(
         maps=maps,
         variance=variance,
@@ -233,7 +231,7 @@ def _result(data, found, i, values):
         converged=found.converged[i].cpu().numpy(),
         chosen=int(found.chosen[i]),
         singular_values=values,
-        dead=dead,
+        dead=dead.numpy(),
         time_courses=courses,
         rotations=found.rotations[i].cpu().numpy(),
         group="tokens",

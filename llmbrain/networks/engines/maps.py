@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from ...stats.precision import full_precision
 from .linalg import product
 from .parallel import block_map, run_blocks, temporary, workers
 from .reduction import strides
@@ -52,24 +53,29 @@ def order_and_sign(data, maps):
 def order_maps(data, maps):
     """Sort maps ``(n_components, n_neurons)`` by the variance they explain alone, with positive peaks and unit norm.
 
+    The maps are an array, or a tensor on the device of the data, which is overwritten.
     Returns the maps, their courses in each run by least squares ``(n_tokens, n_components)``, and the share of the
     variance of the cleaned data that each map explains. Neurons are in reading order; where they are shared, those of
     this process.
     """
-    maps, columns = np.array(maps, np.float32), data.columns
-    highest, lowest = columns.largest(torch.from_numpy(np.stack([maps.max(1), -maps.min(1)]))).numpy()
-    maps[highest < lowest] *= -1
-    norms = columns.norm(torch.from_numpy(np.linalg.norm(maps, axis=1, keepdims=True))).numpy()
-    maps /= np.where(norms > 0, norms, 1)
-    with workers(data.device):
-        products = run_products(data, torch.from_numpy(maps).to(data.device))
-    energy = sum(p.square().sum(0) for p in products).cpu().numpy()
-    total = data.sum_of_squares() if data.standardize else energy.sum()
-    order = columns.agreed(torch.from_numpy(np.argsort(-energy, kind="stable"))).numpy()
-    maps = maps[order]
-    inverse = torch.linalg.pinv(columns.total(torch.from_numpy(maps @ maps.T).double()), hermitian=True)
-    courses = [(p.cpu()[:, order] @ inverse).float().numpy() for p in products]
-    return maps, courses, (energy / max(total, 1e-30))[order]
+    columns = data.columns
+    if not isinstance(maps, torch.Tensor):
+        maps = torch.from_numpy(np.array(maps, np.float32)).to(data.device)
+    with full_precision():
+        highest, lowest = columns.largest(torch.stack([maps.amax(1), -maps.amin(1)]))
+        maps *= torch.where(highest < lowest, -1.0, 1.0)[:, None]
+        norms = columns.norm(torch.linalg.vector_norm(maps, dim=1, keepdim=True))
+        maps /= torch.where(norms > 0, norms, 1)
+        with workers(data.device):
+            products = run_products(data, maps)
+        energy = sum(p.square().sum(0) for p in products)
+        total = data.sum_of_squares() if data.standardize else float(energy.sum())
+        order = columns.agreed(torch.argsort(energy, descending=True, stable=True))
+        reorder(maps, order)
+        square = columns.total(product(maps, maps.T).double())
+        inverse = torch.linalg.pinv(square.cpu(), hermitian=True).to(square.device)
+        courses = [product(p[:, order], inverse).float().cpu().numpy() for p in products]
+    return maps.cpu().numpy(), courses, (energy / max(total, 1e-30))[order].cpu().numpy()
 
 
 def least_squares_courses(data, maps):
