@@ -341,13 +341,19 @@ class Spellings(Sequence):
         return len(self._ids)
 
     def __getitem__(self, item):
-        """Return one spelling (integer), or a list of them (slice)."""
-        return self._spell(self._ids[item]) if isinstance(item, slice) else self._spell([self._ids[item]])[0]
+        """Return one spelling (integer), or a list of them (slice or array)."""
+        ids = self._ids[item]
+        return self._spell(ids) if np.ndim(ids) else self._spell([ids])[0]
 
     def __eq__(self, other):
         return list(self) == list(other)
 
     __hash__ = None
+
+
+def spelled(tokens, places):
+    """Spellings at some places of a document, a list of str."""
+    return tokens[places] if isinstance(tokens, Spellings) else [tokens[i] for i in places]
 
 
 class Speller:
@@ -362,19 +368,20 @@ class Speller:
 
     def __call__(self, ids):
         """Spellings of some ids, a list of str."""
-        return [self._spell(int(i)) for i in ids]
+        ids = np.asarray(ids).tolist()
+        for token_id in {*ids} - self.known.keys():
+            self.known[token_id] = self._spell(token_id)
+        return [self.known[token_id] for token_id in ids]
 
     def _decode(self, ids):
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def _spell(self, token_id):
-        if token_id not in self.known:
-            text = self._decode([*self.anchor, token_id])
-            text = text[len(self.prefix) :] if text.startswith(self.prefix) else ""
-            if not text or "\N{REPLACEMENT CHARACTER}" in text:  # a part of a character
-                text = _spell_bytes(str(self.tokenizer.convert_ids_to_tokens([token_id])[0]))
-            self.known[token_id] = "".join(_visible(c) for c in text)
-        return self.known[token_id]
+        text = self._decode([*self.anchor, token_id])
+        text = text[len(self.prefix) :] if text.startswith(self.prefix) else ""
+        if not text or "\N{REPLACEMENT CHARACTER}" in text:  # a part of a character
+            text = _spell_bytes(str(self.tokenizer.convert_ids_to_tokens([token_id])[0]))
+        return "".join(_visible(c) for c in text)
 
 
 def _added_tokens(tokenizer):
