@@ -148,15 +148,10 @@ def forecast(model, tokenizer, text, *, processes=None, **options):
 
 
 def _scales(job, study):
-    """Return the int16 factors of each site, measured once for all processes; None for float32."""
+    """Return the int16 factors of each site; None for float32."""
     if job.storage != np.int16:
         return dict.fromkeys(job.geometries)
-    if not parallel.main_process():
-        parallel.barrier()  # the main process writes them meanwhile
-    scales = neuron_scales(job, study)
-    if parallel.main_process():
-        parallel.barrier()
-    return scales
+    return neuron_scales(job, study)
 
 
 def _record_runs(job, study, missing, scales, progress):
