@@ -23,7 +23,7 @@ _MROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}
 DENSE = {
     "nemotron": {}, "olmo": {}, "glm": {"head_dim": 8}, "cohere2": {}, "codegen": {
         "n_embd": 32, "n_layer": 4, "n_head": 4, "n_inner": 48, "rotary_dim": 4, "n_positions": 64},
-    "mpt": {"d_model": 32, "n_heads": 4, "n_layers": 4, "expansion_ratio": 2, "max_seq_len": 64},
+    "mpt": {"d_model": 32, "n_heads": 4, "n_layers": 4, "expansion_ratio": 2, "max_seq_len": 128},
     "gpt_bigcode": {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_inner": 48, "n_positions": 64},
     "biogpt": {}, "seed_oss": {"head_dim": 8}, "arcee": {}, "exaone4": {}, "hunyuan_v1_dense": {"head_dim": 8},
     "ernie4_5": {}, "helium": {"head_dim": 8}, "apertus": {}, "olmo3": {}, "gemma4_text": {"head_dim": 8},

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from ..exceptions import UnsupportedArchitectureError
-from .linears import below, features, inside, linears, parent_of
+from .linears import below, features, inside, is_linear, linears, parent_of
 from .parts import Attention, Mlp, Reader
 
 _QUERY_KEY_VALUE = re.compile(r"(^|_|\b)(q|k|v|qkv|query|key|value)(_|\b|$)")
@@ -202,12 +202,15 @@ class Anatomy:
 
     @property
     def norm(self):
-        """The norm between the last block and the head; the identity if there is none."""
+        """The norm between the last block and the head, with a projection to a narrower head; the identity if none."""
         import torch
 
-        owner = self.model.get_submodule(self.path.rpartition(".")[0])
-        norms = [module for module in owner.children() if _is_norm(module, self.config.hidden_size, self.model.dtype)]
-        return norms[-1] if norms else torch.nn.Identity()
+        width, owner = self.config.hidden_size, self.model.get_submodule(self.path.rpartition(".")[0])
+        norms = [module for module in owner.children() if _is_norm(module, width, self.model.dtype)][-1:]
+        ends = width, features(self.head)[0]
+        if ends[0] != ends[1]:  # OPT of 350M parameters
+            norms += [module for module in owner.children() if is_linear(module) and features(module) == ends]
+        return torch.nn.Sequential(*norms) if len(norms) != 1 else norms[0]
 
 
 def anatomy_of(model):

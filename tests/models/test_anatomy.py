@@ -36,10 +36,12 @@ def test_parts_of_every_architecture(name):
         assert mlp.now() is not mlp and mlp.now().readers[0].stop == mlp.size
 
 
-@pytest.mark.parametrize("name", [*ARCHITECTURES, "olmo"])
-def test_the_final_norm_is_what_the_head_reads(name):
-    """Also where it has no weights (OLMo) or is defined before the blocks (OPT)."""
-    model = zoo_model(name) if name == "olmo" else tiny_model(name)
+@pytest.mark.parametrize(
+    ("name", "config"), [*((name, {}) for name in [*ARCHITECTURES, "olmo"]), ("opt", {"word_embed_proj_dim": 16})]
+)
+def test_the_final_norm_is_what_the_head_reads(name, config):
+    """Also where it has no weights (OLMo), is defined before the blocks (OPT), or a projection follows."""
+    model = zoo_model(name) if name == "olmo" else tiny_model(name, **config)
     anatomy, seen = anatomy_of(model), {}
     anatomy.layers[-1].register_forward_hook(lambda m, a, out: seen.update(last=out))
     anatomy.head.register_forward_pre_hook(lambda m, a: seen.update(head=a[0]))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from tiny import tiny_model, tiny_tokenizer
+from zoo import zoo_model
 
 import llmbrain as lb
 from llmbrain.exceptions import (
@@ -65,6 +66,24 @@ def test_hetero_folders_load_exactly(name, pruned_models, ids, tmp_path):
     assert back.geometry == pruned.geometry
     back.save_pretrained(tmp_path / "again")
     assert torch.equal(logits(lb.load_model(tmp_path / "again")[0], ids), want)
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [("phi3", {}), ("gpt_neox", {"tie_word_embeddings": False}), ("opt", {"word_embed_proj_dim": 16}), ("mpt", {})],
+)
+def test_unusual_models_load_exactly(name, config, tokenizer, ids, tmp_path):
+    """Attention that cannot be cut has a new bias, a class renames weights, a head is narrow, a config is strict."""
+    import transformers
+
+    model = zoo_model(name) if name == "mpt" else tiny_model(name, **config)
+    options = {"context": 48, "refit_attention": True}
+    pruned = quick(model, tokenizer, TEXTS, 0.3, allocation="curves", options=options)
+    pruned.save_pretrained(tmp_path / "m")
+    want = logits(pruned.model, ids)
+    assert torch.equal(logits(lb.load_model(tmp_path / "m")[0], ids), want)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "m", trust_remote_code=True).eval()
+    assert torch.equal(logits(theirs, ids), want)
 
 
 def test_stock_loading_without_remote_code_fails_loudly(pruned_models, tmp_path):

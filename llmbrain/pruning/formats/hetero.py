@@ -10,7 +10,7 @@ from ...files import read_json, write_json, write_text
 from ...models.anatomy import anatomy_of
 from ...models.hooks import restoring
 from ...models.linears import features
-from ...models.surgery import HEAD_COUNTS, WIDTH_COUNTS, prunable_attentions, prunable_mlps
+from ...models.surgery import HEAD_COUNTS, WIDTH_COUNTS, attention_writers, prunable_attentions, prunable_mlps
 from .base import FORMATS
 
 _CODE = "modeling_llmbrain_pruned"
@@ -47,6 +47,8 @@ def layout_of(model):
         for module in part.linears:
             note(module)
         attributes[paths[id(part.owner)]] = _numbers(part.owner, HEAD_COUNTS)
+    for part in filter(None, attention_writers(model)):  # refits give biases also to those that cannot be cut
+        note(part.writer)
     return linears, {path: values for path, values in attributes.items() if values}
 
 
@@ -93,8 +95,8 @@ def width_in_config(model):
 
 def _sets_width(model, name, width):
     config = plain_config(model.config)
-    setattr(config.get_text_config(), name, width)
     try:
+        setattr(config.get_text_config(), name, width)
         with torch.device("meta"):
             blocks = anatomy_of(stock_class(model)(config)).blocks
         return all(block.mlp.size == width for block in blocks)
@@ -112,7 +114,7 @@ def save_hetero(model, tokenizer, folder):
     _write_per_layer_config(model, config)
     config.architectures = [f"Pruned{base.__name__}"]
     config.auto_map = {"AutoModelForCausalLM": f"{_CODE}.Pruned{base.__name__}"}
-    save_weights(model, config, folder)
+    save_weights(model, config, folder, save_original_format=False)  # renaming knows stock classes only: GPT-NeoX
     from ...models import heterogeneous
 
     code = inspect.getsource(heterogeneous)
@@ -152,8 +154,8 @@ def _write_per_layer_config(model, config):
     config.per_layer_config = layers
 
 
-def save_weights(model, config, folder):
-    """Save with another config, without changing the model."""
+def save_weights(model, config, folder, **options):
+    """Save with another config, without changing the model; options go to ``save_pretrained``."""
     own, architectures = model.config, model.config.architectures
     own_generation = getattr(model, "generation_config", None)
 
@@ -164,7 +166,7 @@ def save_weights(model, config, folder):
 
     with restoring(restore):
         model.config = config
-        model.save_pretrained(folder, **_safe_flag(model))
+        model.save_pretrained(folder, **_safe_flag(model), **options)
     # save_pretrained writes the class of the object; loading needs the class that knows the layout.
     saved = read_json(folder / "config.json")
     saved["architectures"] = config.architectures
