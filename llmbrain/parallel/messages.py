@@ -72,6 +72,7 @@ def gather(record):
         return [record]
     import numpy as np
     import torch
+    import torch.distributed as dist
 
     arrays = {name: value for name, value in record.items() if isinstance(value, np.ndarray)}
     plain = {name: value for name, value in record.items() if name not in arrays}
@@ -79,17 +80,20 @@ def gather(record):
     head = np.frombuffer(json.dumps([plain, forms]).encode(), np.uint8)
     sizes = torch.zeros(world_size(), dtype=torch.int64)
     sizes[rank()] = len(head)
-    all_reduce(sizes)
-    found = []
-    for owner, size in enumerate(sizes.tolist()):
-        mine = owner == rank()
-        text = broadcast(torch.from_numpy(head.copy() if mine else np.empty(size, np.uint8)), owner)
-        plain, forms = json.loads(bytes(text.numpy()))
+    heads = torch.zeros(world_size(), int(all_reduce(sizes).max()), dtype=torch.uint8)
+    heads[rank(), : len(head)] = torch.from_numpy(head.copy())
+    found, messages = [], []
+    for owner, text in enumerate(all_reduce(heads)):
+        plain, forms = json.loads(bytes(text[: sizes[owner]].numpy()))
         for name, (dtype, shape) in forms.items():
-            plain[name] = np.array(arrays[name]) if mine else np.empty(shape, dtype)
+            mine = owner == rank()
+            plain[name] = np.require(arrays[name], None, ["C", "W"]) if mine else np.empty(shape, dtype)
             if plain[name].size:
-                broadcast(torch.from_numpy(plain[name].reshape(-1).view(np.uint8)), owner)
+                messages.append((torch.from_numpy(plain[name].reshape(-1).view(np.uint8)), owner))
         found.append(plain)
+    with _translated():  # in both directions at a time
+        for sent in [dist.broadcast(t, owner, process_group(), async_op=True) for t, owner in messages]:
+            sent.wait()
     return found
 
 
