@@ -41,7 +41,7 @@ def record(model, tokenizer, text, out=None, *, run_index=None, share=None, prog
     Activations are written into 4D NIfTI files, ``(layer, row, column, token)``, each with a JSON sidecar and an
     ``events.tsv`` that describes each token, in the layout of a BIDS derivative. Special tokens and padding are left
     out. Only one batch of activations is in memory at a time (on CUDA, two batches of each of up to eight runs, within
-    40 % of the free device memory). The tokenized text stays in memory: about 60 bytes per token. To resume an
+    40 % of the free device memory). The tokenized text stays in memory: about 40 bytes per token. To resume an
     interrupted recording, repeat the call: finished runs stay, and the others are recorded again with the same bytes.
     Inside :func:`llmbrain.parallel.processes`, the runs are shared between the processes; the bytes are the same.
 
