@@ -112,11 +112,16 @@ def condition_losses(model, sites, sequences, edits, passes=None, *, done=None, 
 
 
 def _costs(plans, sequences, first_layers, model):
-    """Estimate the cost of each pass: token rows times the layers that they run through, the head as one more."""
-    n_layers = len(anatomy_of(model).layers)
+    """Estimate the cost of each pass: token rows times the layers that they run through, and the head by its size."""
+    layers, head = anatomy_of(model).layers, model.get_output_embeddings()
+    n_layers = len(layers)
+    own = sum(p.numel() for layer in layers for p in layer.parameters()) / n_layers
+    whole = n_layers + (0 if head is None else sum(p.numel() for p in head.parameters()) / own)
     costs = []
     for plan in plans:
-        n_rows = n_layers + float((n_layers + 1 - first_layers[plan.conditions]).sum())
+        first = first_layers[plan.conditions]
+        # without their losses, intact rows end where the last condition has joined
+        n_rows = float((whole - first).sum()) + (whole if plan.with_intact else float(first.max()))
         costs.append(n_rows * len(plan.sequences) * max(len(sequences[i]) for i in plan.sequences))
     return costs
 

@@ -9,7 +9,7 @@ from llmbrain.evaluation import window_losses
 from llmbrain.exceptions import LLMBrainWarning, NumericalError
 from llmbrain.geometry import NeuronGeometry
 from llmbrain.lesions import Edit
-from llmbrain.lesions.batched import Passes, condition_losses, plan_batches, row_mode
+from llmbrain.lesions.batched import Passes, _costs, condition_losses, plan_batches, row_mode
 from llmbrain.lesions.checkpoint import Checkpoint
 from llmbrain.masks import NeuronMask
 from llmbrain.models.sites import find_sites
@@ -144,6 +144,17 @@ def test_plans_cover_every_pair_once_and_stay_within_the_limit():
     for plan in plans:
         longest = max(len(parts[i]) for i in plan.sequences)
         assert len(plan.conditions) == 1 or longest * len(plan.sequences) * (1 + len(plan.conditions)) <= 150
+
+
+def test_the_cost_of_a_pass_is_what_its_rows_run_through():
+    """Weights of layers and head times rows, which is the number of products; intact rows may end before the head."""
+    model, first = tiny_model("llama"), np.array([0, 1, 1])
+    layer = sum(p.numel() for p in model.model.layers[0].parameters())
+    head, n_layers = model.lm_head.weight.numel(), len(model.model.layers)
+    plans = plan_batches(sequences([10]), first, max_batch_tokens=30)
+    assert [(plan.with_intact, plan.conditions.tolist()) for plan in plans] == [(True, [1, 2]), (False, [0])]
+    products = [3 * head + (n_layers + 2 * (n_layers - 1)) * layer, head + n_layers * layer]
+    np.testing.assert_allclose(np.array(_costs(plans, sequences([10]), first, model)) * layer / 10, products)
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
