@@ -73,7 +73,7 @@ def order_maps(data, maps):
         order = columns.agreed(torch.argsort(energy, descending=True, stable=True))
         reorder(maps, order)
         square = columns.total(product(maps, maps.T).double())
-        inverse = torch.linalg.pinv(square.cpu(), hermitian=True).to(square.device)
+        inverse = torch.linalg.pinv(square, hermitian=True)
         courses = [product(p[:, order], inverse).float().cpu().numpy() for p in products]
     return maps.cpu().numpy(), courses, (energy / max(total, 1e-30))[order].cpu().numpy()
 
