@@ -8,7 +8,7 @@ from itertools import groupby
 import numpy as np
 
 from ..dataset import as_study, bids_label, open_result, write_result
-from ..exceptions import ParameterError, check_threshold
+from ..exceptions import DatasetError, ParameterError, check_threshold
 from .engines.parallel import block_map, run_blocks, workers
 from .engines.sources import as_slice
 from .images import image_parts
@@ -264,6 +264,8 @@ class NetworkSet:
         courses = [result.read("mixing", run) for run in result.runs("mixing")]
         courses = [course.to_numpy(np.float32) for course in courses] or None
         maps = geometry.to_array(result.path("components"))
+        if not np.isfinite(maps).all():  # also outside the layers that were searched
+            raise DatasetError(f"{result.path('components')} holds NaN or infinite values. Find the networks again.")
         return cls(maps, geometry, result.read("metrics"), info, courses, support)
 
 

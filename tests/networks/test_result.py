@@ -92,6 +92,20 @@ def test_save_and_load(fitted, tmp_path):
         NetworkSet.load(study, "third")
 
 
+def test_files_of_maps_that_are_not_finite_are_refused(fitted, tmp_path):
+    """Also outside the layers in which a network was searched, which are not looked at when maps are described."""
+    from llmbrain.dataset import Study
+
+    study = Study.create(tmp_path / "study", {"id": "tiny", "weights_hash": "abc"}, {"name": "texts", "hash": "h"})
+    maps, support = fitted.networks_.maps.copy(), np.ones((K, GEOMETRY.n_layers), bool)
+    maps[2, GEOMETRY.layer_slice(0)], support[2, 0] = 0, False
+    whole = NetworkSet(maps, GEOMETRY, support=support)
+    maps[2, 0] = np.nan
+    whole.save(study)
+    with pytest.raises(DatasetError, match="components.nii.gz holds NaN or infinite values"):
+        NetworkSet.load(study)
+
+
 @pytest.mark.parametrize("axes", [*AXES, "shifted"])
 def test_maps_that_were_reoriented_are_refused(axes, fitted, tmp_path):
     import nibabel as nib
