@@ -25,6 +25,7 @@ DENSE = {
         "n_embd": 32, "n_layer": 4, "n_head": 4, "n_inner": 48, "rotary_dim": 4, "n_positions": 64},
     "mpt": {"d_model": 32, "n_heads": 4, "n_layers": 4, "expansion_ratio": 2, "max_seq_len": 128},
     "gpt_bigcode": {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_inner": 48, "n_positions": 64},
+    "xglm": {"d_model": 32, "ffn_dim": 48, "num_layers": 4, "attention_heads": 4, "num_key_value_heads": 4},
     "biogpt": {}, "seed_oss": {"head_dim": 8}, "arcee": {}, "exaone4": {}, "hunyuan_v1_dense": {"head_dim": 8},
     "ernie4_5": {}, "helium": {"head_dim": 8}, "apertus": {}, "olmo3": {}, "gemma4_text": {"head_dim": 8},
 }  # fmt: skip

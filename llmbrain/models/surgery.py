@@ -1,5 +1,7 @@
 """Slice neurons and heads out of a model, or silence them in place; both give the same logits."""
 
+import inspect
+
 import torch
 
 from ..exceptions import ParameterError, UnsupportedArchitectureError
@@ -11,7 +13,7 @@ from .parts import modules_of
 WIDTH_COUNTS = ("intermediate_size", "ffn_dim")
 HEAD_COUNTS = (
     "num_heads", "num_attention_heads", "n_head", "num_key_value_heads", "num_kv_heads", "num_key_value_groups",
-    "split_size",
+    "split_size", "embed_dim",
 )  # fmt: skip
 
 
@@ -60,6 +62,8 @@ def prunable_attentions(model):
             why = "the layout of its query, key and value projections is unknown"
         elif getattr(block.config, "num_kv_shared_layers", 0):
             why = "its layers share keys and values"
+        elif "alibi" in inspect.signature(attention.owner.forward).parameters:
+            why = "the model adds a bias for each head, whose number is that of its config (ALiBi)"
         elif _other_parameters(attention):
             why = "its attention has parameters besides projections that depend on the heads"
         if why:
@@ -216,8 +220,9 @@ def set_width(owner, width):
 
 def set_head_counts(owner, n_heads, n_kv_heads, head_dim):
     """Correct the attributes of an attention of transformers that hold its numbers of heads."""
-    counts = (n_heads, n_heads, n_heads, n_kv_heads, n_kv_heads, n_heads // n_kv_heads, n_heads * head_dim)
-    _set_counts(owner, dict(zip(HEAD_COUNTS, counts)))
+    counts = (n_heads, n_heads, n_heads, n_kv_heads, n_kv_heads, n_heads // n_kv_heads)
+    widths = (n_heads * head_dim,) * 2
+    _set_counts(owner, dict(zip(HEAD_COUNTS, counts + widths)))
 
 
 def _set_counts(owner, counts):

@@ -57,6 +57,12 @@ def test_slicing_neurons_equals_masking_them(name, ids):
     assert torch.equal(masked.generate(ids, **kwargs), sliced.generate(ids, **kwargs))
 
 
+@pytest.mark.parametrize(("name", "why"), [("bloom", "ALiBi"), ("gpt_neox", "layout"), ("olmo2", "parameters")])
+def test_heads_that_cannot_be_sliced_are_refused_with_the_reason(name, why):
+    with pytest.raises(UnsupportedArchitectureError, match=why):
+        prunable_attentions(tiny_model(name))
+
+
 @pytest.mark.parametrize("name", HEADS)
 def test_slicing_heads_equals_masking_them(name, ids):
     masked, sliced = tiny_model(name), tiny_model(name)
