@@ -41,13 +41,14 @@ def measure(name, corpus, lengths, n_tokens):
     """One row per length of window for one model."""
     model, tokenizer = lb.load_model(name)
     adds = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
-    bos = tokenizer.bos_token_id
+    named = model.config.get_text_config().bos_token_id  # load_model forgets one that harms, as in Qwen's file
+    bos = named if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     for length in lengths:
         pieces = text_pieces(corpus, tokenizer, length - 1, n_tokens)
         without, n_scored = mean_loss(model, pieces, [])
         row = {
             "model": Path(name).stem,
-            "bos": "none" if bos is None else f"{tokenizer.bos_token} ({'added' if adds else 'not added'})",
+            "bos": "none" if bos is None else f"{tokenizer.decode([bos])} ({'added' if adds else 'not added'})",
             "text": corpus.name,
             "window": length,
             "n_tokens": n_scored,
