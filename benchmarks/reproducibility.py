@@ -151,7 +151,8 @@ def _recording(args, folder):
     if args.study:
         return load_runs(args.study).sources[: args.runs]
     model, tokenizer = lb.load_model(args.model)
-    lb.record(model, tokenizer, lb.load_corpus("demo"), out=f"{folder}/study", max_tokens=args.max_tokens)
+    options = {"max_tokens": args.max_tokens, "tokens_per_run": args.tokens_per_run}
+    lb.record(model, tokenizer, lb.load_corpus("demo"), out=f"{folder}/study", **options)
     return load_runs(f"{folder}/study").sources[: args.runs]
 
 
@@ -160,11 +161,12 @@ def _arguments():
     parser.add_argument("--model", default="demo", help="name or file of the model that is recorded")
     parser.add_argument("--study", help="folder of a recording")
     parser.add_argument("--runs", type=int, help="number of runs that are used")
-    parser.add_argument("--max-tokens", type=int)
+    parser.add_argument("--max-tokens", type=int, default=10_000, help="of the recording that is made")
+    parser.add_argument("--tokens-per-run", type=int, default=625)
     parser.add_argument("--n-components", type=int, default=20)
     parser.add_argument("--models", nargs="+", choices=CANDIDATES, default=CANDIDATES)
     parser.add_argument("--model-of-grid", choices=CANDIDATES, default=DEFAULT)
-    parser.add_argument("--grid", nargs="*", type=int, default=[5, 10, 20, 30, 40])
+    parser.add_argument("--grid", nargs="*", type=int, default=[5, 10, 15, 20, 30])
     parser.add_argument("--splits", type=int, default=4)
     parser.add_argument("--inner", type=int, default=2, help="splits of each half by which the nested choice is made")
     return parser.parse_args()
