@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..text.spans import NOWHERE
-from ..text.tokens import spelled
+from ..text.spelling import spelled
 
 EVENT_COLUMNS = {
     "onset": {

@@ -14,7 +14,8 @@ from ..models.inputs import check_generation, check_readable, input_device
 from ..text import Corpus, Document, TokenizedDocument, as_corpus, encode, padding_id
 from ..text.reading import read_jsonl
 from ..text.spans import NOWHERE, encode_with_places
-from ..text.tokens import Speller, encode_with_spans, special_ids
+from ..text.spelling import Speller
+from ..text.tokens import encode_with_spans, special_ids
 from .events import extra_columns
 
 
@@ -286,7 +287,7 @@ def _join(document, n_prompt, ids, tokenizer, special):
     }
     return MarkedDocument(
         np.concatenate([np.asarray(document.ids)[:n_prompt], new]).astype(np.int64),
-        [*list(document.tokens)[:n_prompt], *spelled],
+        [*document.tokens[:n_prompt], *spelled],
         np.concatenate([np.asarray(document.is_special)[:n_prompt], [int(i) in special for i in new]]).astype(bool),
         document.id,
         document.kind,

@@ -148,7 +148,7 @@ def compare(model, tokenizer, window, tokens, contexts, check=lambda: None):
 
 
 def _spell(tokenizer, ids):
-    from ..text.tokens import Speller
+    from ..text.spelling import Speller
 
     return Speller(tokenizer)(ids)
 

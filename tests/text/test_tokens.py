@@ -1,4 +1,4 @@
-"""Token ids: leading special tokens, tokenising up to a budget, readable spellings."""
+"""Token ids: leading special tokens, and tokenising up to a budget."""
 
 import os
 from pathlib import Path
@@ -20,7 +20,7 @@ from llmbrain.text import (
     leading_tokens,
 )
 from llmbrain.text.spans import token_spans
-from llmbrain.text.tokens import Speller, _text_ids, encode_with_spans
+from llmbrain.text.tokens import _text_ids, encode_with_spans
 
 
 @pytest.fixture(scope="module")
@@ -226,25 +226,3 @@ def test_documents_of_one_call_are_those_of_single_calls(texts, most):
 
 
 # ---------------------------------------------------------------- spellings
-
-
-def test_split_characters_are_spelled_as_bytes(tokenizer):
-    assert Speller(tokenizer)(tokenizer("é", add_special_tokens=False)["input_ids"]) == ["\\xc3", "\\xa9"]
-
-
-@pytest.mark.demo
-def test_real_tokens_are_spelled_as_the_characters_they_stand_for(demo_model):
-    text = "naïve café, größer; 日本 🙂 – ok"
-    spelled = encode([text], demo_model[1], bos=False)[0].tokens
-    assert "Ġ" not in "".join(spelled) and "Ã" not in "".join(spelled)
-    assert bytes_of(spelled) == text.encode()
-
-
-def bytes_of(spelled):
-    """The bytes that spellings stand for."""
-    import re
-
-    found = b""
-    for part in re.split(r"(\\x[0-9a-f]{2})", "".join(spelled)):
-        found += bytes([int(part[2:], 16)]) if re.fullmatch(r"\\x[0-9a-f]{2}", part) else part.encode()
-    return found

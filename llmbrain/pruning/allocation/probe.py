@@ -24,9 +24,9 @@ _SAMPLED = 1024  # words by which the mass of all others is estimated
 
 @contextmanager
 def probing(device):
-    """Let models run fast inside the block: differences of divergences are much larger than the rounding.
+    """Let a model run fast inside the block: on a GPU layers multiply in bfloat16 and predictions in TF32.
 
-    On a GPU layers multiply in bfloat16, predictions in TF32. A probe is made and used inside such a block.
+    A probe is made and used inside such a block, so that both sides of a divergence are rounded alike.
     """
     with reduced_precision(), half_products(device):
         yield
