@@ -232,8 +232,8 @@ class Encoder:
         return self._with_head(_text_ids(self.tokenizer, text, self.room(limit)))[0][:limit]
 
     def room(self, limit):
-        """Number of tokens that are left for the text."""
-        return None if limit is None else max(0, limit - len(self.head))
+        """Most tokens of the text that are needed: a text may bring its leading special tokens itself."""
+        return None if limit is None else max(0, limit)
 
     def _with_head(self, ids):
         """Ids with the leading special tokens before them, and the number of these."""
